@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN ?= $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:
+	@echo 'make demo    install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
+	@echo 'make test    install mascot and its tools into $(VENV), then everything that CI runs'
+	@echo 'make check   the same without installing; BIN=folder/of/another/venv/bin to use that one'
+	@echo 'make clean   remove $(VENV), caches and builds; runs are kept'
+
+# Installed once, and again when what is to be installed changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[trackers]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/installed-demo $@
+
+demo: $(VENV)/installed-demo
+	$(VENV)/bin/mascot demo --out runs/demo
+
+# The tests come last, so that their summary is the last line.
+define checks
+$(BIN)/ruff format --check .
+$(BIN)/ruff check .
+$(BIN)/pyright --pythonpath $(BIN)/python
+PYTHONPATH=src $(BIN)/lint-imports
+$(BIN)/python -m pytest
+endef
+
+test: $(VENV)/installed-dev
+	$(checks)
+
+check:
+	$(checks)
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""Teach a text-to-image diffusion model one subject from a few photos, draw it anywhere, and know how good the result is.
+
+    import mascot
+
+    recipe = mascot.Recipe.preset(photos=["photos/"], class_noun="dog")
+    run = mascot.train(recipe, out="runs/dog")
+    pictures = mascot.generate(run, ["a {subject} in the snow"])
+
+Importing costs nothing: everything is loaded when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mascot.errors import UserError as UserError
+    from mascot.generator import Knobs as Knobs
+    from mascot.recipe import Recipe as Recipe
+    from mascot.run import Run as Run
+    from mascot.verbs import doctor as doctor
+    from mascot.verbs import generate as generate
+    from mascot.verbs import train as train
+
+__version__ = "0.1.0"
+PUBLIC = {
+    "Knobs": "mascot.generator",
+    "Recipe": "mascot.recipe",
+    "Run": "mascot.run",
+    "UserError": "mascot.errors",
+    "doctor": "mascot.verbs",
+    "generate": "mascot.verbs",
+    "train": "mascot.verbs",
+}
+__all__ = ["Knobs", "Recipe", "Run", "UserError", "doctor", "generate", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'mascot' has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Everything public."""
+    return [*__all__, "__version__"]

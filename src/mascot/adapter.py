@@ -1,0 +1,80 @@
+"""The adapter file: tensors under the names other tools read, and a manifest of what made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mascot.errors import UserError
+from mascot.run import replacing
+
+VERSION = 1
+MANIFEST_KEY = "mascot"
+
+
+class Manifest(BaseModel):
+    """What made an adapter, kept in the file's metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = VERSION
+    method: str
+    base: str
+    base_identity: str
+    token: str
+    class_noun: str | None
+    resolution: int
+    step: int
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One file: `tensors`, the metadata that their method needs, and the manifest (None in another tool's file)."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    manifest: Manifest | None
+
+    def write(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all; equal adapters give equal bytes."""
+        header = {"format": "pt", **self.metadata}
+        if self.manifest is not None:
+            header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
+        with replacing(path) as temporary:
+            save_file({key: self.tensors[key] for key in sorted(self.tensors)}, temporary, metadata=dict(sorted(header.items())))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read an adapter of ours or of another tool.
+
+        Raises:
+            UserError: the file is not there, is no safetensors file, or has a manifest of a newer version.
+        """
+        if not path.is_file():
+            raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header: dict[str, str] = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a whole .safetensors file; mascot never opens pickled weights: export it again.") from error
+        text = header.pop(MANIFEST_KEY, None)
+        header.pop("format", None)
+        return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
+
+
+def read_manifest(path: Path, text: str) -> Manifest:
+    """Parse a manifest."""
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error

@@ -1,0 +1,17 @@
+"""The one kind of error that a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is one sentence that says what to do. The command line exits with 2."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say `; did you mean X?` where a known name is close, else list what is known."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."

@@ -1,0 +1,108 @@
+"""Kinds of base models: one file each, one table. The family is read off the base, never asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from mascot import starter
+from mascot.errors import UserError, suggest
+from mascot.protocols import Family
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+FAMILIES: Mapping[str, str] = {"StableDiffusionPipeline": "mascot.families.sd"}
+"""Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
+
+
+def source_of(base: str) -> str:
+    """Turn what the user calls a base into a folder, a file or a hub id: `starter` is the embedded one."""
+    return str(starter.folder()) if base == "starter" else base
+
+
+def describe(base: str) -> dict[str, Any]:
+    """Read a base's `model_index.json` without loading a weight.
+
+    Raises:
+        UserError: the base is not there, or is no diffusers pipeline of a known family.
+    """
+    source = source_of(base)
+    path = Path(source)
+    if path.is_dir():
+        index = path / "model_index.json"
+        if not index.exists():
+            raise UserError(f"{base} holds no model_index.json; give a folder in the diffusers layout, a .safetensors checkpoint or a hub id.")
+        return check(base, read_index(index))
+    if path.is_file():
+        return {"_class_name": "StableDiffusionPipeline"} if path.suffix == ".safetensors" else refuse_file(base)
+    if path.suffix or base.count("/") != 1 or base.startswith((".", "/", "~")):
+        raise UserError(f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
+    return check(base, read_index(download_index(base)))
+
+
+def refuse_file(base: str) -> dict[str, Any]:
+    """Say why a file is no base."""
+    raise UserError(f"{base} is not a .safetensors file; convert it first: mascot never opens pickled checkpoints.")
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Parse a `model_index.json`."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(index, dict)
+    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
+        raise UserError(f"{path} is not valid JSON; download the base again.") from error
+    return index
+
+
+def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a pipeline of an unknown kind."""
+    kind = str(index.get("_class_name"))
+    if kind not in FAMILIES:
+        raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
+    return index
+
+
+def download_index(base: str) -> Path:
+    """Fetch a hub model's index alone."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(base, "model_index.json"))
+    except Exception as error:
+        raise UserError(
+            f"the base {base!r} is no local folder and could not be fetched from the model hub ({type(error).__name__}); "
+            "check the name and the network, or use --base starter."
+        ) from error
+
+
+def family_name(base: str) -> str:
+    """The family of a base, by its index alone."""
+    return import_module(FAMILIES[describe(base)["_class_name"]]).NAME
+
+
+def load_family(base: str, *, device: str, precision: Precision) -> Family:
+    """Load a base.
+
+    Raises:
+        UserError: the base is unknown, broken or not there.
+    """
+    module = import_module(FAMILIES[describe(base)["_class_name"]])
+    return module.load(source_of(base), device=device, precision=precision)
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Hash weights by name, size and 64 KiB at 32 places of each file: quick on 10 GB, different for any retrained base."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda f: (f.parent.name, f.name)):
+        size = path.stat().st_size
+        digest.update(f"{path.parent.name}/{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for i in range(32):
+                file.seek(size * i // 32)
+                digest.update(file.read(65536))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""What denoisers are trained to answer: noising, targets and per-level weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Diffusion:
+    """Variance-preserving diffusion over T discrete levels (DDPM, Ho et al. 2020), answered as noise or as velocity.
+
+    `alphas_cumprod_T` falls from nearly 1 to nearly 0; it is exactly 0 at the end for zero terminal SNR (Lin et al. 2023).
+    """
+
+    alphas_cumprod_T: Tensor
+    prediction: Literal["epsilon", "v_prediction"]
+
+    def levels(self, generators: Sequence[Generator]) -> Tensor:
+        """Draw one of the T levels per generator, each as likely. Shape B, int64."""
+        count = len(self.alphas_cumprod_T)
+        return torch.cat([torch.randint(0, count, (1,), generator=generator) for generator in generators])
+
+    def signal(self, level_B: Tensor) -> tuple[Tensor, Tensor]:
+        """How much picture and how much noise is in a mix of a level; both B x 1 x 1 x 1."""
+        alpha = self.alphas_cumprod_T.to(level_B.device)[level_B].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """Mix: sqrt(a) x0 + sqrt(1 - a) eps (DDPM, eq. 4)."""
+        signal, noise = self.signal(level_B)
+        return signal * x0_BCHW + noise * eps_BCHW
+
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """The noise, or the velocity sqrt(a) eps - sqrt(1 - a) x0 (Salimans & Ho 2022, appendix D)."""
+        if self.prediction == "epsilon":
+            return eps_BCHW
+        signal, noise = self.signal(level_B)
+        return signal * eps_BCHW - noise * x0_BCHW
+
+    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+        """Weigh levels so that easy ones stop dominating (Hang et al. 2023, eq. 8); ones where `min_snr` is None.
+
+        With the signal-to-noise ratio s = a / (1 - a) and the limit g: min(s, g) / s for noise, min(s, g) / (s + 1) for velocity.
+        """
+        if min_snr is None:
+            return torch.ones(len(level_B), device=level_B.device)
+        alpha = self.alphas_cumprod_T.to(level_B.device)[level_B]
+        snr = alpha / (1 - alpha)
+        if self.prediction == "epsilon":
+            return snr.clamp(max=min_snr) / snr.clamp(min=1e-8)
+        return snr.clamp(max=min_snr) / (snr + 1)

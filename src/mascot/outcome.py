@@ -1,0 +1,107 @@
+"""What came of a run: draw the contexts and the knobs, and put everything into the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from PIL import Image
+
+from mascot.audit import audit
+from mascot.captions import Subject, fill
+from mascot.generator import Generator, Knobs, Shot
+from mascot.personalization import Personalization
+from mascot.prompts import CONTEXTS, KNOBS_PROMPT
+from mascot.report import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
+
+PICTURES = 3
+"""Pictures of the subject for each context."""
+GUIDANCES = (0.5, 1.0, 1.8)
+"""Times the recipe's guidance."""
+SCALES = (0.5, 1.0)
+"""Of the denoiser's part and of the text encoder's part."""
+
+
+def write_outcome(job: Personalization, rows: Sequence[tuple[str, str]]) -> None:
+    """Draw through the one generator, from the adapter as it will be shared, and write the report."""
+    adapter = job.adapter()
+    job.learner.detach()
+    generator = Generator(job.family, adapter)
+    recipe, knobs = job.recipe, job.recipe.knobs
+    method: Any = recipe.method
+    report = Report(
+        title=f"{recipe.subject.words} on {recipe.base}",
+        subject=recipe.subject.words,
+        base=recipe.base,
+        adapter=job.run.adapter.name,
+        photos=tuple(photo_entries(job)),
+        notes=tuple(notes(job)),
+        effective=tuple(rows),
+        losses=tuple((row["step"], row["subject_loss"]) for row in job.run.read_steps()),
+        preview_prompts=tuple(fill(prompt, recipe.subject) for prompt in recipe.previews.prompts),
+        previews=tuple(previews(job)),
+        contexts=tuple(contexts(generator, recipe.subject, knobs)),
+        knobs=knob_grid(generator, recipe.subject, knobs),
+        adapter_facts=(("method", method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", job.family.identity)),
+        recipe=recipe.to_toml(),
+        commands=(
+            f'mascot generate {job.run.folder} "a {{subject}} in the snow"',
+            f"mascot train --recipe {job.run.recipe} --out ANOTHER_FOLDER",
+        ),
+    )
+    write_report(report, job.run.report)
+
+
+def photo_entries(job: Personalization) -> Iterator[PhotoEntry]:
+    """The photos, small, with their captions."""
+    for photo in job.photos.photos:
+        picture = photo.picture.copy()
+        picture.thumbnail((320, 320))
+        caption = fill(photo.caption or job.recipe.dataset.template, job.recipe.subject)
+        yield PhotoEntry(picture=picture, name=photo.path.name, caption=caption)
+
+
+def notes(job: Personalization) -> Iterator[Note]:
+    """What the audit found."""
+    for finding in audit(job.photos, job.resolution).findings:
+        yield Note(severity=finding.severity, message=finding.message, remedy=finding.remedy)
+
+
+def previews(job: Personalization) -> Iterator[Preview]:
+    """The previews of the run, as they lie in its folder."""
+    for step, paths in sorted(job.run.previews().items()):
+        pictures: list[Image.Image] = []
+        for path in paths:
+            with Image.open(path) as picture:
+                pictures.append(picture.convert("RGB"))
+        yield Preview(step=step, pictures=tuple(pictures))
+
+
+def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
+    """Each context with the adapter, and once with the untouched base, the token left out."""
+    prompts = [prompt for group in CONTEXTS.values() for prompt in group]
+    drawn = list(generator.draw([Shot(fill(prompt, subject), seed) for prompt in prompts for seed in range(PICTURES)], knobs))
+    untouched = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
+    nouns = Subject(token=subject.class_noun or subject.token)
+    base = list(generator.draw([Shot(fill(prompt, nouns), 0) for prompt in prompts], untouched))
+    place = 0
+    for name, group in CONTEXTS.items():
+        rows: list[ContextRow] = []
+        for prompt in group:
+            pictures = tuple(drawn[place * PICTURES : (place + 1) * PICTURES])
+            rows.append(ContextRow(prompt=fill(prompt, subject), pictures=pictures, base=(base[place],)))
+            place += 1
+        yield ContextGroup(name=name, rows=tuple(rows))
+
+
+def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
+    """One prompt and seed over guidance x UNet scale x text-encoder scale."""
+    prompt = fill(KNOBS_PROMPT, subject)
+    cells: list[KnobCell] = []
+    for text in SCALES:
+        for times in GUIDANCES:
+            for unet in SCALES:
+                turned = knobs.model_copy(update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text})
+                picture = next(generator.draw([Shot(prompt, 0)], turned))
+                cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, picture=picture))
+    return KnobGrid(prompt=prompt, cells=tuple(cells))

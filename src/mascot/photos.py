@@ -1,0 +1,374 @@
+"""Folders and files of any origin become upright RGB photos, with their masks; what cannot be used is refused by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
+
+from mascot.errors import UserError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif"})
+"""How the name of a photo may end, in small letters."""
+
+PIXEL_LIMIT = 120_000_000
+"""More pixels than this are taken for a decompression bomb; the largest cameras for consumers stay below."""
+
+LONGEST_SIDE = 2048
+"""Larger pictures are reduced to this longest side, in pixels: no base is trained above half of it."""
+
+SHORTEST_SIDE = 32
+"""Smaller pictures hold no subject."""
+
+_HALF = 128  # of 255: from here on a pixel is more subject, or more opaque, than not
+_BESIDE = frozenset({".txt", ".jsonl", ".json", ".md"})
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2"})
+_SEVERAL = {
+    "GIF": "animated; its first frame is used",
+    "PNG": "animated; its first frame is used",
+    "WEBP": "animated; its first frame is used",
+    "AVIF": "animated; its first frame is used",
+    "TIFF": "several pages; its first page is used",
+    "HEIF": "several pictures; its main picture is used",
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_Colour = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """One upright picture of the subject: RGB, with an `L` mask of the same size (255 where the subject is) where one is known."""
+
+    path: Path
+    picture: Image.Image
+    mask: Image.Image | None = None
+    caption: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels (Pillow's own order is the other one)."""
+        return self.picture.height, self.picture.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A file that is not used, and one sentence that names it and says why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoSet:
+    """The usable photos in a fixed order, the files refused, and remarks on photos that were used with a reservation."""
+
+    photos: tuple[Photo, ...]
+    refused: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class _Unusable(Exception):  # noqa: N818 - never leaves this file, and the name reads as what it says
+    """Why one file cannot be used: a whole sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    picture: Image.Image
+    alpha: Image.Image | None
+    full_size: tuple[int, int]
+
+
+def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet:
+    """Every usable photo of the folders (not their subfolders) and files given, upright, decoded, and at most 2048 pixels a side.
+
+    Transparent parts are filled with `background` (a colour name or #rrggbb), and transparency becomes the mask where no mask file
+    (`<stem>.mask.png` beside the photo, or `masks/<stem>.png`) is given. Unusable files in a folder are refused, not fatal.
+
+    Raises UserError for an unknown colour, a path that does not exist, an unusable file named by itself, and when nothing is left.
+    """
+    colour = _colour(background)
+    photos: list[Photo] = []
+    refused: list[Refusal] = []
+    notes: list[str] = []
+    for path in _unique(_candidates(paths, notes)):
+        try:
+            photos.append(_read(path, colour, notes))
+        except _Unusable as error:
+            refused.append(Refusal(path=path, reason=str(error)))
+    _insist(paths, photos, refused)
+    return PhotoSet(photos=tuple(photos), refused=tuple(refused), notes=tuple(notes))
+
+
+def printable(path: Path) -> str:
+    """The file's name, fit for one line of a terminal: control characters and undecodable bytes show as `?`."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path.name)
+
+
+def _colour(background: str) -> _Colour:
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError:
+        raise UserError(f"{background!r} is not a colour; give a name such as white or grey, or #rrggbb.") from None
+
+
+def _candidates(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+    """What is offered: the files named, and what a folder holds that could be meant as a photo."""
+    if not paths:
+        raise UserError("No photos are given; name a folder with photos, or the photos themselves.")
+    found: list[Path] = []
+    for path in paths:
+        found += _listing(path, notes) if os.path.isdir(path) else [path]  # noqa: PTH112 - Path.is_dir raises on overlong names
+    return found
+
+
+def _listing(folder: Path, notes: list[str]) -> list[Path]:
+    """A folder's photos in natural order (`2.jpg` before `10.jpg`); masks that belong to none of them are noted."""
+    try:
+        entries = sorted(folder.iterdir(), key=_natural)
+        masks = sorted((folder / "masks").glob("*.png"), key=_natural)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}); check that you may read it.") from error
+    offered = [path for path in entries if _may_be_photo(path)]
+    wanted = {mask for path in offered for mask in _mask_names(path)}
+    masks += [path for path in entries if _is_mask(path)]
+    notes += [f"{printable(mask)}: a mask without a photo of that name; it is not used." for mask in masks if mask not in wanted]
+    return offered
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    pieces = re.split(r"(\d+)", path.name.casefold())
+    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)], path.name
+
+
+def _may_be_photo(path: Path) -> bool:
+    """Whether a folder's entry is read or refused, rather than passed over in silence."""
+    extension = path.suffix.lower()
+    if path.name.startswith(".") or path.name.lower() in _CLUTTER or extension in _BESIDE or _is_mask(path):
+        return False
+    return extension in EXTENSIONS or not path.is_dir()
+
+
+def _is_mask(path: Path) -> bool:
+    return path.name.lower().endswith(".mask.png")
+
+
+def _mask_names(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.stem}.mask.png"), path.parent / "masks" / f"{path.stem}.png"
+
+
+def _unique(paths: Iterable[Path]) -> list[Path]:
+    """Each file once, under the first name that it was given by (realpath, because Path.resolve raises on a loop of links)."""
+    return list({os.path.realpath(path): path for path in reversed(list(paths))}.values())[::-1]
+
+
+def _insist(paths: Sequence[Path], photos: Sequence[Photo], refused: Sequence[Refusal]) -> None:
+    """Raise where the user named an unusable file, or where nothing is left."""
+    for refusal in refused:
+        if refusal.path in paths:
+            raise UserError(refusal.reason)
+    if photos:
+        return
+    places = ", ".join(str(path) for path in paths)
+    if not refused:
+        raise UserError(f"{places} holds no photos; put 3 to 20 pictures of the subject there (jpg, png, webp, avif, heic, bmp, tif, gif).")
+    shown = [refusal.reason.rstrip(".") for refusal in refused[:3]] + [f"and {len(refused[3:])} more"] * bool(refused[3:])
+    raise UserError(f"{places} holds no usable photo: {'; '.join(shown)}.")
+
+
+def _read(path: Path, colour: _Colour, notes: list[str]) -> Photo:
+    """One photo with its mask; remarks are added to the notes only when it is usable."""
+    _check_file(path)
+    remarks: list[str] = []
+    decoded = _decode(path, colour, remarks)
+    if min(decoded.picture.size) < SHORTEST_SIDE:
+        width, height = decoded.full_size
+        raise _Unusable(f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
+    mask = _mask(path, decoded, colour)
+    notes += [f"{printable(path)}: {remark}." for remark in remarks]
+    return Photo(path=path, picture=decoded.picture, mask=mask)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what need not be opened; a named pipe, for one, would block for ever."""
+    name = printable(path)
+    if not os.path.lexists(path):
+        raise _Unusable(f"{path} does not exist.")
+    if path.is_symlink() and not path.exists():
+        raise _Unusable(f"{name} is a link to a file that does not exist.")
+    if path.is_dir():
+        raise _Unusable(f"{name} is a folder, though it is named like a picture.")
+    if not path.is_file():
+        raise _Unusable(f"{name} is not a regular file.")
+    if _is_mask(path):
+        raise _Unusable(f"{name} is a mask; name the photo that it belongs to.")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise _Unusable(f"{name} is no picture of a kind that can be read; save it as jpg or png.")
+
+
+def _decode(path: Path, colour: _Colour, remarks: list[str]) -> _Decoded:
+    """A file's first picture: upright, RGB, reduced; every way in which a decoder can fail becomes one sentence."""
+    try:
+        with warnings.catch_warnings(record=True) as caught, path.open("rb") as file:
+            warnings.filterwarnings("always", category=UserWarning)
+            # Pillow warns at 90 megapixels; our own limit decides.
+            warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+            with _open(file, path) as image:
+                decoded = _finish(image, path, colour, remarks)
+        remarks += dict.fromkeys(f"read with a warning ({_one_line(warning.message)})" for warning in caught)
+    except _Unusable:
+        raise
+    except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
+        raise _Unusable(_explain(path, error)) from error
+    return decoded
+
+
+def _open(file: BinaryIO, path: Path) -> Image.Image:
+    """The picture, not yet decoded; contents decide, not the extension, since phones and web sites misname files."""
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise _Unusable(f"{printable(path)} is empty (0 bytes); copy or download it again.")
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS or b"avif" in head:
+        return Image.open(file, formats=_FORMATS)
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise _Unusable(f"{printable(path)} is a HEIC picture, which needs: pip install mascot[heic].") from None
+    return HeifImageFile(file)
+
+
+def _finish(image: Image.Image, path: Path, colour: _Colour, remarks: list[str]) -> _Decoded:
+    if image.width * image.height > PIXEL_LIMIT:
+        raise _Unusable(_too_large(path))
+    if image.format in _SEVERAL and getattr(image, "is_animated", False):
+        remarks.append(_SEVERAL[image.format])
+    image.load()
+    turn = _orientation(image, remarks)
+    picture, alpha = _flatten(_eight_bits(image, path, remarks), colour, remarks)
+    if alpha is not None and alpha.getextrema() == (0, 0):
+        raise _Unusable(f"{printable(path)} is transparent all over.")
+    picture = picture.transpose(turn) if turn is not None else picture
+    alpha = alpha.transpose(turn) if alpha is not None and turn is not None else alpha
+    return _Decoded(picture=_reduce(picture), alpha=alpha and _reduce(alpha), full_size=picture.size)
+
+
+def _orientation(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
+    """How to turn a loaded picture upright, by its EXIF data (tag 274)."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - a damaged EXIF block makes Pillow raise anything; the pixels are good all the same
+        remarks.append("its EXIF data is damaged and was ignored; check that the picture is upright")
+        return None
+
+
+def _eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.Image:
+    """Deep grey pictures as `L`, scaled by the white of their format: Pillow's own conversion clips them at 255."""
+    if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    peak = float(values.max())
+    # Files of floats or long integers do not say what white is: the smallest usual white that holds the values is taken.
+    # Up to 2 counts as 0..1, since resampling and bright lights overshoot, and nobody keeps a black picture.
+    whites = {"I": {255: 255, 65535: 65535}, "F": {2: 1, 255: 255, 65535: 65535}}.get(image.mode, {65535: 65535})
+    white = next((white for most, white in whites.items() if peak <= most), None)
+    if white is None or not np.isfinite(values).all():
+        raise _Unusable(f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel.")
+    if len(whites) > 1:
+        remarks.append(f"its pixel values are read as 0 to {white}")
+    return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
+
+
+def _flatten(image: Image.Image, colour: _Colour, remarks: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """The picture in RGB on the background, and its alpha channel."""
+    if not image.has_transparency_data:
+        return _to_srgb(image, remarks), None
+    whole = image.convert("RGBA")
+    alpha = whole.getchannel("A")
+    canvas = Image.new("RGB", whole.size, colour)
+    opaque = whole.convert("RGB")
+    opaque.info = image.info
+    canvas.paste(_to_srgb(opaque, remarks), mask=alpha)
+    return canvas, alpha
+
+
+def _to_srgb(image: Image.Image, remarks: list[str]) -> Image.Image:
+    """The picture in sRGB: phones save Display P3 and presses CMYK, whose numbers mean other colours."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in {"RGB", "L", "CMYK"}:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            remarks.append("its colour profile is damaged and was ignored")
+        else:
+            assert converted is not None
+            return converted
+    return image.convert("RGB")
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    shrink = LONGEST_SIDE / max(image.size)
+    if shrink >= 1:
+        return image
+    width, height = (max(1, round(side * shrink)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _mask(path: Path, decoded: _Decoded, colour: _Colour) -> Image.Image | None:
+    """The photo's mask: from its file, else from its alpha channel where that tells a subject from a background."""
+    file = next((name for name in _mask_names(path) if os.path.lexists(name)), None)
+    if file is None:
+        low, high = decoded.alpha.getextrema() if decoded.alpha is not None else (255, 255)
+        # Soft watermarks and the rounding of encoders touch the alpha channel too; a background is more transparent than not.
+        return decoded.alpha if low < _HALF <= high else None  # pyright: ignore[reportOperatorIssue]
+    try:
+        mask = _decode(file, (0,) * len(colour), [])
+    except _Unusable as error:
+        raise _Unusable(f"{printable(path)} has an unusable mask: {error}") from error
+    if mask.full_size != decoded.full_size:
+        sizes = "{}x{}, upright photo {}x{} pixels".format(*mask.full_size, *decoded.full_size)
+        raise _Unusable(f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes}).")
+    grey = mask.picture.convert("L")
+    if np.asarray(grey).max() < _HALF:
+        raise _Unusable(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")
+    return grey
+
+
+def _too_large(path: Path) -> str:
+    return f"{printable(path)} has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:120].rstrip(". ")
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """One sentence for whatever went wrong inside a decoder or the file system."""
+    name = printable(path)
+    if isinstance(error, UnidentifiedImageError):
+        return f"{name} is not a picture, or is damaged from the start; copy or download it again."
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(path)
+    if isinstance(error, PermissionError):
+        return f"{name} may not be read (permission denied)."
+    if "truncated" in str(error).lower():
+        return f"{name} is cut short; copy or download it again."
+    return f"{name} is damaged ({_one_line(error) or type(error).__name__}); copy or download it again."

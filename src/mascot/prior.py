@@ -1,0 +1,55 @@
+"""Class pictures for prior preservation: drawn by the frozen base, cached by what made them, topped up when more are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from mascot.run import replacing
+
+Draw = Callable[[str, Sequence[int]], Iterator[Image.Image]]
+"""Draws a prompt once per seed with the untouched base."""
+
+
+class Settings(BaseModel):
+    """Prior preservation (Ruiz et al. 2023, eq. 2): pictures of the class that keep the model from forgetting it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
+    weight: float = Field(1.0, ge=0, le=100, description="lambda of the paper")
+    steps: int = Field(25, ge=1, le=1000, description="solver steps of each class picture")
+    guidance: float = Field(5.0, ge=0, le=50, description="guidance scale of each class picture")
+    seed: int = Field(0, ge=0, description="seed of the first class picture")
+
+
+def cache_folder() -> Path:
+    """Where class pictures are kept: $MASCOT_CACHE, else the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MASCOT_CACHE") or Path(home) / "mascot")
+
+
+def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution: int, precision: str, draw: Draw) -> list[Image.Image]:
+    """Read the class pictures of one base and prompt, drawing those that are missing.
+
+    The cache key holds everything that decides a picture but its number; picture i has the seed `settings.seed + i`.
+    """
+    facts = {"base": identity, "prompt": prompt, "resolution": resolution, "steps": settings.steps, "guidance": settings.guidance}
+    key = hashlib.sha256(json.dumps(facts | {"precision": precision}, sort_keys=True).encode()).hexdigest()[:20]
+    folder = cache_folder() / "prior" / key
+    seeds = [settings.seed + i for i in range(settings.count)]
+    missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
+    for seed, picture in zip(missing, draw(prompt, missing), strict=True):
+        with replacing(folder / f"{seed}.png") as temporary:
+            picture.save(temporary, format="PNG")
+    pictures: list[Image.Image] = []
+    for seed in seeds:
+        with Image.open(folder / f"{seed}.png") as picture:
+            pictures.append(picture.convert("RGB"))
+    return pictures

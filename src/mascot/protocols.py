@@ -1,0 +1,234 @@
+"""The architecture on one page: what a family answers, what a method answers, and the values that pass between them.
+
+A **family** knows one kind of base model: how pixels become latents, how prompts become conditioning, what the denoiser was trained
+to answer. A **method** knows what learns. The loop (`trainer.py`) and the generator (`generator.py`) are the only places where both
+meet, and they name neither.
+
+Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Generator, Tensor, nn
+
+Conditioning = Mapping[str, Tensor]
+"""What the denoiser is told besides the noisy picture: named tensors, each with the batch first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How a picture was cut: some families (SDXL) are told. All in pixels, (height, width) and (top, left)."""
+
+    original: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+    target: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """Pictures as the denoiser sees them, as a normal distribution: `latents.sample` draws from it at each use.
+
+    A family in pixel space has a deviation of 0.
+    """
+
+    mean_BCHW: Tensor
+    deviation_BCHW: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One micro-batch of training. Prior preservation is nothing but examples with their own weight."""
+
+    latents: Latents
+    prompts: tuple[str, ...]
+    framings: tuple[Framing, ...]
+    weight_B: Tensor
+    subject_count: int
+    """The first so many examples show the subject; the rest the class."""
+    generators: tuple[Generator, ...]
+    """One generator an example: all that is random about it (latents, level, noise) is drawn from here."""
+
+
+class Objective(Protocol):
+    """What a denoiser was trained to answer, at which noise levels."""
+
+    def levels(self, generators: Sequence[Generator]) -> Tensor:
+        """Draw one training level per generator, as the denoiser expects it. Shape B."""
+        ...
+
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """Mix pictures with noise."""
+        ...
+
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """The right answer."""
+        ...
+
+    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+        """How much each level counts in the loss. Shape B."""
+        ...
+
+
+class Solver(Protocol):
+    """A diffusers scheduler, ready for one drawing."""
+
+    timesteps: Tensor
+    init_noise_sigma: Any
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Scale the input at one step."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
+        """Take one step."""
+        ...
+
+
+class Stage(Protocol):
+    """One denoiser with everything that belongs to it. Most families have one; a pixel cascade has several."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules that may learn, under their names in the diffusers layout; the denoiser first."""
+        ...
+
+    @property
+    def denoiser(self) -> str:
+        """Which part denoises."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What the denoiser answers."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures must divide by this, in pixels."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """The side this base was trained at, in pixels."""
+        ...
+
+    def adaptable(self, part: str, layers: str) -> list[str]:
+        """Names of the layers of a part that a LoRA may change; `layers` is a word of the family's own (`attention`)."""
+        ...
+
+    def encode(self, pixels_BCHW: Tensor) -> Latents:
+        """Pixels in -1..1 to latents."""
+        ...
+
+    def decode(self, x0_BCHW: Tensor) -> Tensor:
+        """Latents to pixels in 0..1."""
+        ...
+
+    def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        """Prompts to what the denoiser is told; differentiable with respect to the text encoders."""
+        ...
+
+    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Ask the denoiser once."""
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """C, H, W of the noise for a picture of so many pixels."""
+        ...
+
+    def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
+        """A scheduler set up for one drawing."""
+        ...
+
+    def prompt_length(self, prompt: str) -> tuple[int, int]:
+        """Tokens that a prompt takes, and how many are heard."""
+        ...
+
+    def release_encoders(self, *, text: bool) -> None:
+        """Let the picture encoder (and the text encoders) leave memory; the next call that needs one loads it again."""
+        ...
+
+
+class Family(Protocol):
+    """One base model, loaded."""
+
+    @property
+    def name(self) -> str:
+        """The kind of base, as presets call it."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A hash of the weights: caches and adapters are keyed by it."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The denoisers, in the order in which they draw."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Parameters that learn at one rate."""
+
+    part: str
+    parameters: tuple[nn.Parameter, ...]
+    rate: float
+
+
+class Learner(Protocol):
+    """A method, attached to a stage: what learns now."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What learns, by rate."""
+        ...
+
+    def after_step(self) -> None:
+        """Put back what must not have moved."""
+        ...
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What is kept: tensors under the names other tools know, and the safetensors metadata that they need."""
+        ...
+
+    def detach(self) -> None:
+        """Give the untouched base back."""
+        ...
+
+
+class Phase(Protocol):
+    """A method's settings, which can attach themselves: one leg of a training run."""
+
+    def attach(self, stage: Stage, seed: int) -> Learner:
+        """Make the stage's parts ready to learn."""
+        ...
+
+    def trains(self, stage: Stage) -> tuple[str, ...]:
+        """Which parts will learn: the text of parts that will not is computed once."""
+        ...
+
+
+class Restored(Protocol):
+    """An adapter put on a stage."""
+
+    def scale(self, scales: Mapping[str, float]) -> None:
+        """Set each part's strength; 0 is exactly the base, 1 what was trained."""
+        ...
+
+    def remove(self) -> None:
+        """Give the base back, exactly."""
+        ...
+
+
+class Restore(Protocol):
+    """The inverse of `Learner.export`."""
+
+    def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Restored:
+        """Put an adapter on; raises UserError with the keys that do not fit."""
+        ...

@@ -1,0 +1,197 @@
+"""Recipe: everything that decides the outcome of a run, as one frozen value that is written beside the result."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+
+from mascot import dataset, prior, trainer
+from mascot.captions import Subject
+from mascot.errors import UserError, suggest
+from mascot.families import family_name
+from mascot.generator import Knobs
+from mascot.methods import METHODS, settings_of
+from mascot.prompts import PREVIEWS
+
+
+class Previews(BaseModel):
+    """Pictures drawn while training, at fixed seeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: int = Field(200, ge=0, description="steps between two previews; 0 draws none")
+    prompts: tuple[str, ...] = Field(PREVIEWS, min_length=1, description="what they show; preview i has seed + i")
+    seed: int = Field(0, ge=0, description="seed of the first preview")
+
+
+class Recipe(BaseModel):
+    """Everything that decides the outcome of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = Field("starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
+    photos: tuple[str, ...] = Field(min_length=1, description="folders and files with photos of the subject")
+    token: str = Field("sks", min_length=1, description="the word that will mean the subject; a rare one")
+    class_noun: str | None = Field(None, description="what kind of thing the subject is: dog, toy, ...")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides everything random")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dataset: dataset.Settings = dataset.Settings()
+    method: SerializeAsAny[BaseModel]
+    training: trainer.Settings = trainer.Settings()
+    prior: prior.Settings = prior.Settings()
+    previews: Previews = Previews()
+    knobs: Knobs = Knobs()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def parse_method(cls, value: Any) -> Any:
+        """Read the settings of whichever method is named."""
+        if isinstance(value, BaseModel):
+            return value
+        settings = dict(value)
+        name = str(settings.get("name", next(iter(METHODS))))
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
+        return settings_of(name).model_validate(settings | {"name": name})
+
+    @property
+    def subject(self) -> Subject:
+        """Token and class noun."""
+        return Subject(token=self.token, class_noun=self.class_noun)
+
+    @classmethod
+    def preset(cls, *, base: str = "starter", overrides: Sequence[str] = (), file: Path | None = None, **given: Any) -> Self:
+        """Build a recipe: the preset of the base and method, then a file, then what is given by name, then `key.path=value` overrides.
+
+        Raises:
+            UserError: all mistakes at once, each with its dotted path.
+        """
+        written = read_toml(file) if file is not None else {}
+        given = {key: value for key, value in given.items() if value is not None}
+        base = str(given.pop("base", None) or written.get("base") or base)
+        changes = merge(merge(written, given), parse_overrides(overrides))
+        base = str(changes.get("base", base))
+        method = str(changes.get("method", {}).get("name", next(iter(METHODS)))) if isinstance(changes.get("method", {}), dict) else ""
+        return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate, and say every mistake in one error."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(describe_mistakes(error, known_keys(values))) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a complete recipe, as a run keeps it."""
+        return cls.parse(read_toml(path))
+
+    def to_toml(self) -> str:
+        """Write every value, defaults too; absent ones are left out, as TOML has no null."""
+        return tomli_w.dumps(without_none(self.model_dump(mode="json")))
+
+
+def preset_values(base: str, method: str) -> dict[str, Any]:
+    """The packaged values for a base and a method: those of `starter`, else of the base's family; nothing for an unknown pair."""
+    name = "starter" if base == "starter" else family_name(base)
+    path = files("mascot") / "recipes" / f"{name}-{method}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the recipe {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the recipe {path} is not valid TOML ({error}).") from None
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def without_none(value: Any) -> Any:
+    """Drop absent values from nested mappings."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read `method.rank=16` items; values are TOML where they parse as such, else plain text.
+
+    Raises:
+        UserError: an item has no `=` or no key.
+    """
+    values: dict[str, Any] = {}
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"--set {item!r} is not of the form key=value, such as method.rank=16.")
+        nested: Any = parse_value(text.strip())
+        for key in reversed(keys):
+            nested = {key: nested}
+        values = merge(values, nested)
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value, or the text itself; `none` is absence."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) -> str:
+    """Put every mistake of a recipe into one line each: dotted path, what is wrong, what was meant."""
+    lines: list[str] = []
+    for mistake in error.errors():
+        place = [str(part) for part in mistake["loc"]]
+        path = ".".join(place)
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{path} is not a setting{suggest(place[-1], known.get('.'.join(place[:-1]), []))}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{path} is missing.")
+        else:
+            given = json.dumps(mistake["input"], default=str)[:80]
+            lines.append(f"{path} = {given}: {mistake['msg'].removeprefix('Value error, ')}.".replace("..", "."))
+    return "the recipe has mistakes: " + " ".join(lines) if len(lines) > 1 else f"the recipe has a mistake: {lines[0]}"
+
+
+def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The settings that exist, by dotted path of their section."""
+    method = values.get("method", {})
+    name = str(method.get("name", next(iter(METHODS)))) if isinstance(method, Mapping) else next(iter(METHODS))
+    sections = dict(sections_of(Recipe))
+    if name in METHODS:
+        sections["method"] = list(settings_of(name).model_fields)
+    return sections
+
+
+def sections_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Walk the nested settings."""
+    yield path, list(model.model_fields)
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
+                yield from sections_of(kind, f"{path}.{name}".lstrip("."))

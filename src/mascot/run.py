@@ -1,0 +1,166 @@
+"""A run's folder: the only place that names its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mascot.errors import UserError
+
+KEPT_CHECKPOINTS = 2
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends well, and is deleted when it does not."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder.") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A folder with everything needed to repeat one training, and what came of it."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The complete recipe."""
+        return self.folder / "recipe.toml"
+
+    @property
+    def effective(self) -> Path:
+        """What was really done."""
+        return self.folder / "effective.json"
+
+    @property
+    def steps(self) -> Path:
+        """One JSON line a step."""
+        return self.folder / "steps.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The one file to share."""
+        return self.folder / "adapter.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.folder / "tensorboard"
+
+    def preview(self, step: int, number: int) -> Path:
+        """One preview picture; step 0 is the untouched base."""
+        return self.folder / "previews" / f"step{step:06d}_{number}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """A folder from which training goes on exactly."""
+        return self.folder / "checkpoints" / f"step{step:06d}"
+
+    def previews(self) -> dict[int, list[Path]]:
+        """All previews there are, by step."""
+        found: dict[int, list[Path]] = {}
+        for path in sorted((self.folder / "previews").glob("step*_*.png")):
+            found.setdefault(int(path.stem[4:10]), []).append(path)
+        return found
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; half-written ones have other names."""
+        found = sorted((self.folder / "checkpoints").glob("step*"))
+        return found[-1] if found else None
+
+    def forget_old_checkpoints(self) -> None:
+        """Keep only the newest few."""
+        for folder in sorted((self.folder / "checkpoints").glob("step*"))[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock, which the system lets go when the process ends, however it ends.
+
+        Raises:
+            UserError: another process is using the run.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"{self.folder} is in use by another mascot process; wait for it or give another --out.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a text file, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def read_steps(self, until: int | None = None) -> list[dict[str, Any]]:
+        """Read the step log up to a step, ignoring a last line that was cut off."""
+        rows: list[dict[str, Any]] = []
+        if self.steps.exists():
+            for line in self.steps.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if until is None or row["step"] <= until:
+                    rows.append(row)
+        return rows
+
+    def rewind_steps(self, step: int) -> None:
+        """Drop the log's lines after a step: they will be trained again."""
+        rows = self.read_steps(step)
+        self.write_text(self.steps, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def open_run(folder: Path) -> Run:
+    """Find an existing run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    run = Run(folder)
+    if not run.recipe.exists():
+        raise UserError(f"{folder} is not a mascot run (it has no recipe.toml); give a folder that `mascot train` made.")
+    return run
+
+
+def fresh_folder(parent: Path, name: str) -> Path:
+    """Choose the first of name, name-2, name-3, ... that does not exist."""
+    number, folder = 1, parent / name
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a folder, or the nearest parent that exists, may be written."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)

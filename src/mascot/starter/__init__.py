@@ -1,0 +1,58 @@
+"""The embedded base and the held-out subjects: where they are in the installed package.
+
+How they are made: `starter_recipe/` in the repository. Licences: `NOTICE` there.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from mascot.errors import UserError
+
+__all__ = ["HeldOut", "folder", "subjects"]
+
+NEEDED = (
+    "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+)  # fmt: skip
+REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe export` in a checkout, or name another base with --base."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """A subject that the base has never seen, for tests and evaluations."""
+
+    name: str
+    class_noun: str
+    photos: tuple[Path, ...]
+    """Five or six PNG files, 128 px square, in different scenes."""
+
+
+def package_data(name: str) -> Path:
+    """The path of something installed beside this file."""
+    return Path(str(files(__name__).joinpath(name)))
+
+
+def folder() -> Path:
+    """The embedded base as a Stable Diffusion folder of diffusers, 64 px, float16; raises UserError where weights are missing."""
+    base = package_data("base")
+    missing = [name for name in NEEDED if not (base / name).is_file()]
+    if missing:
+        raise UserError(f"The embedded base is not whole in this installation ({missing[0]} is missing from {base}): {REMEDY}")
+    return base
+
+
+def subjects() -> dict[str, HeldOut]:
+    """The held-out subjects by name, photos in order; raises UserError where they are missing from the installation."""
+    home = package_data("subjects")
+    table = home / "subjects.toml"
+    if not table.is_file():
+        raise UserError(f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel.")
+    entries = tomllib.loads(table.read_text(encoding="utf-8"))
+    return {
+        name: HeldOut(name=name, class_noun=entry["class_noun"], photos=tuple(sorted((home / name).glob("*.png"))))
+        for name, entry in entries.items()
+    }

@@ -1,0 +1,183 @@
+"""Train the starter's text encoder and UNet together, on latents of composed scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from starter_recipe.autoencoder import to_pixels
+from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at
+from starter_recipe.tokenizer import POSITIONS
+from starter_recipe.world import World
+
+# B batch, C channel, H height, W width, N positions of a prompt
+BATCH = 64
+"""Latents a step, over all replicas."""
+POOL = 8192
+"""Scenes that each replica keeps; a step replaces some and trains on a random few."""
+REPLAY = 3
+"""Times that each composed scene is trained on, on average: composing and encoding cost a fifth of a step."""
+CAPTION_DROPOUT = 0.1
+
+
+def make_scheduler() -> DDIMScheduler:
+    """v-prediction with zero terminal SNR (Lin et al. 2023, arXiv 2305.08891): plain backgrounds need a true black and white."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def make_base(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """A small Stable Diffusion: 13.8 M parameters of UNet, 3.4 M of text encoder."""
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128, 224), layers_per_block=1, norm_num_groups=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=256, attention_head_dim=8,
+    )  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=256, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=4,
+            max_position_embeddings=POSITIONS, projection_dim=256, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    # SDPA's backward is slow on CPUs for 16 to 256 tokens; plain matmul and softmax took 30 % off a step.
+    unet.set_attn_processor(AttnProcessor())
+    return unet, text
+
+
+class Pool:
+    """A rolling store of encoded scenes and their token ids."""
+
+    def __init__(self, world: World, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device, seed: list[int]) -> None:
+        self.world, self.vae, self.tokenizer, self.device = world, vae, tokenizer, device
+        self.rng = np.random.default_rng(seed)
+        self.latents_BCHW = torch.zeros(POOL, 4, 16, 16, device=device)
+        self.ids_BN = torch.zeros(POOL, POSITIONS, dtype=torch.long, device=device)
+        self.next = 0
+        self.filled = 0
+        self.blank_N = self.tokenize([""])[0]
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        """Token ids, padded to the full length."""
+        ids = self.tokenizer(captions, padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
+        return ids.to(self.device)
+
+    def add(self, count: int, difficulty: float) -> None:
+        """Compose, encode and store new scenes over the oldest ones."""
+        scenes = [self.world.compose(self.rng, difficulty) for _ in range(count)]
+        pixels = to_pixels([picture for picture, _ in scenes]).to(self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            latents = self.vae.encode(pixels).latent_dist.sample().float() * self.vae.config.scaling_factor
+        captions = ["" if self.rng.random() < CAPTION_DROPOUT else caption for _, caption in scenes]
+        places = torch.arange(self.next, self.next + count) % POOL
+        self.latents_BCHW[places] = latents
+        self.ids_BN[places] = self.tokenize(captions)
+        self.next = (self.next + count) % POOL
+        self.filled = min(POOL, self.filled + count)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """A random batch of latents and token ids."""
+        chosen = torch.from_numpy(self.rng.integers(0, self.filled, count))
+        return self.latents_BCHW[chosen], self.ids_BN[chosen]
+
+
+def difficulty_at(fraction: float) -> float:
+    """0 for the first quarter of the time, 1 from the half on."""
+    return min(1.0, max(0.0, (fraction - 0.25) / 0.25))
+
+
+def velocity_loss(unet: Any, text: Any, alphas: Tensor, latents_BCHW: Tensor, ids_BN: Tensor, generator: torch.Generator) -> Tensor:
+    """MSE on v at stratified levels: one in each of B equal parts of the schedule."""
+    count, device = len(latents_BCHW), latents_BCHW.device
+    spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    levels_B = (spread * 1000).long().clamp(max=999).to(device)
+    eps = torch.randn(latents_BCHW.shape, generator=generator).to(device)
+    signal, noise = alphas[levels_B].sqrt().view(-1, 1, 1, 1), (1 - alphas[levels_B]).sqrt().view(-1, 1, 1, 1)
+    with torch.autocast(device.type, torch.bfloat16):
+        states = text(ids_BN).last_hidden_state
+        answer = unet(signal * latents_BCHW + noise * eps, levels_B, states).sample
+    return F.mse_loss(answer.float(), signal * eps - noise * latents_BCHW)
+
+
+def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: float) -> None:
+    """One process of the training."""
+    device = shared.parameters.device
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(device).eval()
+    unet, text = (module.to(device) for module in make_base(tokenizer))
+    alphas = make_scheduler().alphas_cumprod.to(device)
+    replica = Replica([unet, text], shared, rank, rate=rate, betas=(0.9, 0.98))
+    folder = work / "base"
+    folder.mkdir(exist_ok=True)
+    progress = replica.resume(folder)
+    step = int(progress["step"])
+    world = World(work / "drawings.npz")
+    pool = Pool(world, vae, tokenizer, device, [2, rank, step])
+    share = BATCH // replica.count
+    clock = Clock(minutes, progress["seconds"])
+    while pool.filled < POOL:
+        pool.add(64, difficulty_at(clock.fraction))
+    fresh = np.random.default_rng([3, 3])
+    held = [world.compose(fresh, 1.0) for _ in range(128)]
+    with torch.no_grad():
+        held_latents = vae.encode(to_pixels([p for p, _ in held]).to(device)).latent_dist.mean * vae.config.scaling_factor
+    held_ids = pool.tokenize([caption for _, caption in held])
+    generator = torch.Generator().manual_seed(1000 * step + rank)
+    while clock.fraction < 1:
+        if step % REPLAY == 0:
+            pool.add(share, difficulty_at(clock.fraction))
+        loss = velocity_loss(unet, text, alphas, *pool.draw(share), generator)
+        loss.backward()
+        replica.step(learning_scale(clock.fraction, step), decay=min(0.9995, (1 + step) / (10 + step)))
+        step += 1
+        if step % 500 == 0:
+            replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+            if rank == 0:
+                with torch.no_grad():
+                    held_loss = velocity_loss(unet, text, alphas, held_latents, held_ids, torch.Generator().manual_seed(0))
+                print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} held-out {held_loss.item():.4f}", flush=True)
+    replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+
+
+def train_base(work: Path, minutes: float, replicas: int, rate: float) -> None:
+    """Train for a budget of minutes, resuming what is there."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    launch(train_replica, list(make_base(tokenizer)), replicas, work, minutes, rate)
+
+
+def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, world: World) -> int:
+    """Give rows that no caption ever touched the norm of those that one did, so that a rare token is heard. Returns how many."""
+    stream = world.stream([0, 77])
+    seen = {i for _ in range(40_000) for i in tokenizer(next(stream)[1]).input_ids} | set(tokenizer("").input_ids)
+    rows = text.get_input_embeddings().weight.data
+    unseen = torch.tensor(sorted(set(range(len(rows))) - seen))
+    heard = rows[torch.tensor(sorted(seen))].norm(dim=1).median()
+    rows[unseen] *= heard / rows[unseen].norm(dim=1, keepdim=True)
+    return len(unseen)
+
+
+def read_pipeline(work: Path) -> StableDiffusionPipeline:
+    """Assemble what has been trained so far, averaged weights, as a pipeline."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    unet, text = make_base(tokenizer)
+    saved = torch.load(work / "base" / "weights.pt", weights_only=True)
+    point_at([unet, text], saved["average"])
+    revive_unseen_tokens(text, tokenizer, World(work / "drawings.npz"))
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=make_scheduler(),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip

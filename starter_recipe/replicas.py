@@ -1,0 +1,159 @@
+"""Train one model in several processes of one thread each, over memory they share.
+
+Two threads in one process are unreliable on shared cores, and a collective over loopback costs as much as the step it joins
+(starter_recipe/README.md). Here every replica's parameters are views into one shared buffer, its gradients are a row of another, and
+each replica applies Adam to its own slice. On an accelerator there is one replica and the same code.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What replicas share: parameters, their moving average, one row of gradients each, and the barrier between them."""
+
+    parameters: Tensor
+    average: Tensor
+    gradients: Tensor
+    norms: Tensor
+    barrier: Any
+
+
+def sizes_of(modules: Iterable[nn.Module]) -> int:
+    """Count all parameters."""
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def share(modules: list[nn.Module], replicas: int, device: torch.device, context: Any) -> Shared:
+    """Flatten the modules' parameters into one buffer that every replica will use."""
+    flat = torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()]).float().to(device)
+    buffers = [flat, flat.clone(), torch.zeros(replicas, flat.numel(), device=device), torch.zeros(replicas, device=device)]
+    if device.type == "cpu":
+        for buffer in buffers:
+            buffer.share_memory_()
+    barrier = context.Barrier(replicas)
+    return Shared(parameters=buffers[0], average=buffers[1], gradients=buffers[2], norms=buffers[3], barrier=barrier)
+
+
+class Replica:
+    """One process's part: its views, its slice of the optimizer, its clock."""
+
+    def __init__(self, modules: list[nn.Module], shared: Shared, rank: int, *, rate: float, betas: tuple[float, float]) -> None:
+        self.shared, self.rank, self.rate = shared, rank, rate
+        self.count = shared.gradients.shape[0]
+        self.modules = modules
+        point_at(modules, shared.parameters, shared.gradients[rank])
+        share_size = math.ceil(shared.parameters.numel() / self.count)
+        self.mine = slice(rank * share_size, min((rank + 1) * share_size, shared.parameters.numel()))
+        self.slice = nn.Parameter(shared.parameters[self.mine])
+        self.slice.data = shared.parameters[self.mine]
+        self.optimizer = torch.optim.Adam([self.slice], lr=rate, betas=betas, fused=True)
+
+    def step(self, scale: float, *, clip: float = 1.0, decay: float = 0.9995) -> None:
+        """Average the gradients, clip them to a global norm, move the parameters and their average.
+
+        `scale` is this moment's share of the peak learning rate; `decay` belongs to the moving average.
+        """
+        shared = self.shared
+        shared.barrier.wait()
+        gradient = shared.gradients[:, self.mine].mean(0)
+        shared.norms[self.rank] = gradient.square().sum()
+        shared.barrier.wait()
+        norm = shared.norms.sum().sqrt()
+        self.slice.grad = gradient.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.param_groups[0]["lr"] = self.rate * scale
+        self.optimizer.step()
+        shared.average[self.mine].lerp_(self.slice.data, 1 - decay)
+        shared.gradients[self.rank].zero_()
+        shared.barrier.wait()
+
+    def save(self, folder: Path, progress: dict[str, float]) -> None:
+        """Write this replica's optimizer and, by the first, the weights and the clock; whole or not at all."""
+        torch.save(self.optimizer.state_dict(), folder / f"optimizer{self.rank}.tmp")
+        self.shared.barrier.wait()
+        if self.rank == 0:
+            weights = {"parameters": self.shared.parameters.cpu(), "average": self.shared.average.cpu(), "progress": progress}
+            torch.save(weights, folder / "weights.tmp")
+            for rank in range(self.count):
+                (folder / f"optimizer{rank}.tmp").replace(folder / f"optimizer{rank}.pt")
+            (folder / "weights.tmp").replace(folder / "weights.pt")
+        self.shared.barrier.wait()
+
+    def resume(self, folder: Path) -> dict[str, float]:
+        """Read what `save` wrote, or start at zero."""
+        if not (folder / "weights.pt").exists():
+            return {"seconds": 0.0, "step": 0.0}
+        weights = torch.load(folder / "weights.pt", weights_only=True)
+        if self.rank == 0:
+            self.shared.parameters.copy_(weights["parameters"])
+            self.shared.average.copy_(weights["average"])
+        self.shared.barrier.wait()
+        mine = folder / f"optimizer{self.rank}.pt"
+        if mine.exists():
+            self.optimizer.load_state_dict(torch.load(mine, weights_only=True))
+        return weights["progress"]
+
+
+def point_at(modules: list[nn.Module], parameters: Tensor, gradients: Tensor | None = None) -> None:
+    """Make every parameter (and gradient) a view into a flat buffer."""
+    start = 0
+    for module in modules:
+        for parameter in module.parameters():
+            end = start + parameter.numel()
+            parameter.data = parameters[start:end].view(parameter.shape)
+            if gradients is not None:
+                parameter.grad = gradients[start:end].view(parameter.shape)
+            start = end
+
+
+class Clock:
+    """Training time as a fraction of a budget in minutes, over interruptions too."""
+
+    def __init__(self, minutes: float, seconds: float) -> None:
+        self.budget, self.before, self.start = minutes * 60, seconds, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained so far, earlier runs included."""
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def fraction(self) -> float:
+        """0 at the start, 1 when the budget is spent."""
+        return min(1.0, self.seconds / self.budget)
+
+
+def learning_scale(fraction: float, step: int, *, warmup: int = 200, hold: float = 0.4) -> float:
+    """Linear warm-up, then flat until `hold` of the time, then a cosine down to 2 %."""
+    if fraction > hold:
+        along = (fraction - hold) / (1 - hold)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along))
+    return min(1.0, (step + 1) / warmup)
+
+
+def launch(function: Callable[..., None], modules: list[nn.Module], replicas: int, *arguments: Any) -> None:
+    """Run `function(rank, shared, *arguments)` in each replica: processes on a CPU, this process on an accelerator."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    context = torch.multiprocessing.get_context("spawn")
+    replicas = 1 if device.type == "cuda" else replicas
+    shared = share(modules, replicas, device, context)
+    if replicas == 1:
+        function(0, shared, *arguments)
+        return
+    workers = [context.Process(target=function, args=(rank, shared, *arguments)) for rank in range(replicas)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a replica failed; what was saved last is kept, and the same command goes on from there")

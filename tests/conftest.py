@@ -1,0 +1,75 @@
+"""What every test stands on: one thread a worker, no network, and the tiny base model, made once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+# Before any of them is imported: these libraries read their settings once.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    GRADIO_ANALYTICS_ENABLED="False",
+    RAY_USAGE_STATS_ENABLED="0",
+)
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("mascot", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("mascot")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion folder (epsilon answers, seed 0), the same for all workers: read it, never write into it."""
+    from tiny import tiny_stable_diffusion
+
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny_base"
+    if not shared.exists():
+        made = tiny_stable_diffusion(tmp_path_factory.mktemp("making") / "tiny_base")
+        try:
+            made.rename(shared)
+        except OSError:  # another worker was quicker, and its folder is the same
+            assert shared.exists()
+    return shared
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos and other tools' adapters that stands beside the repository; tests that need it skip without it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing: it holds photos and adapters that are not part of the repository")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that connects to another machine; `pytest.fail` is no Exception, so no library can swallow it."""
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+
+
+def _guarded(connect: Any) -> Any:
+    def guarded(connection: socket.socket, address: Any) -> Any:
+        # A datagram socket's connect sends nothing: libraries use it to learn this machine's own address.
+        if connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type != socket.SOCK_DGRAM and not _is_here(address[0]):
+            pytest.fail(f"the test connected to {address[0]}:{address[1]}; tests do not use the network")
+        return connect(connection, address)
+
+    return guarded
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
