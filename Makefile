@@ -24,7 +24,8 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $(VENV)/installed-demo $@
 
 demo: $(VENV)/installed-demo
-	$(VENV)/bin/mascot demo --out runs/demo
+	rm -rf runs/demo
+	$(VENV)/bin/mascot train examples/mascot/photos --class-noun owl --out runs/demo
 
 # The tests come last, so that their summary is the last line.
 define checks

@@ -51,7 +51,17 @@ IMPOSTORS = {
     "byte.jpg": b"\xff",
 }
 
-OTHER_KINDS = ("drawing.svg", "film.mp4", "document.pdf", "layers.psd", "negative.cr2", "table.csv", "archive.zip", "icon.ico", "no_extension")
+OTHER_KINDS = (
+    "drawing.svg",
+    "film.mp4",
+    "document.pdf",
+    "layers.psd",
+    "negative.cr2",
+    "table.csv",
+    "archive.zip",
+    "icon.ico",
+    "no_extension",
+)
 
 TRUNCATED = {
     "jpg": {"format": "JPEG", "quality": 90},

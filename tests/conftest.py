@@ -62,6 +62,7 @@ def _guarded(connect: Any) -> Any:
     def guarded(connection: socket.socket, address: Any) -> Any:
         # A datagram socket's connect sends nothing: libraries use it to learn this machine's own address.
         if connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type != socket.SOCK_DGRAM and not _is_here(address[0]):
+            connection.close()  # else a warning about the open socket hides this sentence
             pytest.fail(f"the test connected to {address[0]}:{address[1]}; tests do not use the network")
         return connect(connection, address)
 

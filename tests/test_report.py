@@ -64,20 +64,24 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag; one that holds something stays open."""
         assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag that closes itself."""
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
+        """Close the innermost tag, which must be this one."""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        """Note text, and what it stands in."""
         self.text.append(data)
         if self.open:
             self.inside[self.open[-1]] = self.inside.get(self.open[-1], "") + data
@@ -141,6 +145,11 @@ def given_pictures(report: Report) -> list[Image.Image]:
         *(image for row in rows for image in (*row.pictures, *row.base)),
         *(cell.picture for cell in (report.knobs.cells if report.knobs else ())),
     ]
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def decoded(uri: str) -> Image.Image:
@@ -380,7 +389,7 @@ def test_a_written_report_is_the_rendered_page_alone_in_its_folder(tmp_path: Pat
     path.write_text("older")
     write_report(full(EVIL), path)
     assert path.read_text("utf-8") == render(full(EVIL))
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert names_in(tmp_path) == ["report.html"]
 
 
 def test_names_that_are_no_text_are_shown_by_their_bytes(tmp_path: Path) -> None:
@@ -401,7 +410,7 @@ def test_a_full_disk_leaves_the_older_report_and_nothing_else(tmp_path: Path, mo
     with pytest.raises(UserError, match="free some space"):
         write_report(full(), path)
     assert path.read_text() == "older"
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert names_in(tmp_path) == ["report.html"]
 
 
 def test_an_interrupt_leaves_the_older_report_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,7 +424,7 @@ def test_an_interrupt_leaves_the_older_report_and_nothing_else(tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         write_report(full(), path)
     assert path.read_text() == "older"
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert names_in(tmp_path) == ["report.html"]
 
 
 def test_places_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
@@ -429,7 +438,7 @@ def test_places_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="parents are folders"):
         write_report(BARE, tmp_path / "file" / "report.html")
-    assert sorted(os.listdir(tmp_path)) == ["file", "report.html"]
+    assert names_in(tmp_path) == ["file", "report.html"]
 
 
 def test_a_preview_that_misses_a_prompt_is_a_bug() -> None:

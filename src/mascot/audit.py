@@ -49,7 +49,17 @@ CROPPED = 0.4
 """Share of a photo that may be lost to the crop."""
 
 Kind = Literal[
-    "too-few", "too-many", "duplicate", "near-duplicate", "blurred", "upscaled", "same-background", "off-centre", "cut", "cropped", "refused"
+    "too-few",
+    "too-many",
+    "duplicate",
+    "near-duplicate",
+    "blurred",
+    "upscaled",
+    "same-background",
+    "off-centre",
+    "cut",
+    "cropped",
+    "refused",
 ]
 
 
@@ -119,7 +129,7 @@ def sharpness(picture: Image.Image) -> float:
     luma = picture.convert("L")
     luma.thumbnail((256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0)
     grey = np.asarray(luma, dtype=np.float64)
-    if min(grey.shape) < 3:  # noqa: PLR2004 - the kernel is 3 pixels wide
+    if min(grey.shape) < 3:
         return 0.0
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     return float((around - 4 * grey[1:-1, 1:-1]).var())
@@ -157,7 +167,7 @@ def _background(photo: Photo) -> NDArray[np.float64] | None:
     outside = np.ones((side, side), dtype=bool)
     outside[ring:-ring, ring:-ring] = False
     if photo.mask is not None:
-        outside = np.asarray(photo.mask.resize((side, side), Image.Resampling.BOX)) < 16  # noqa: PLR2004 - no edge of the subject
+        outside = np.asarray(photo.mask.resize((side, side), Image.Resampling.BOX)) < 16
     if not outside.any():
         return None
     bins = pixels[outside].astype(np.int64) // 64 @ np.array([16, 4, 1])
@@ -241,4 +251,4 @@ def _about_facts(facts: Sequence[Facts], resolution: int) -> list[Finding]:
 
 def _listed(names: Sequence[str]) -> str:
     """At most five names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

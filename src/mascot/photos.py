@@ -23,7 +23,7 @@ PIXEL_LIMIT = 120_000_000
 """More pixels than this are taken for a decompression bomb; the largest cameras for consumers stay below."""
 
 LONGEST_SIDE = 2048
-"""Larger pictures are reduced to this longest side, in pixels: no base is trained above half of it."""
+"""Larger pictures are reduced to this longest side, in pixels: twice what the bases are trained at."""
 
 SHORTEST_SIDE = 32
 """Smaller pictures hold no subject."""
@@ -364,7 +364,7 @@ def _explain(path: Path, error: Exception) -> str:
     """One sentence for whatever went wrong inside a decoder or the file system."""
     name = printable(path)
     if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not a picture, or is damaged from the start; copy or download it again."
+        return f"{name} is not a picture, or too damaged to tell; copy or download it again."
     if isinstance(error, Image.DecompressionBombError):
         return _too_large(path)
     if isinstance(error, PermissionError):

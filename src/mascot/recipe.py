@@ -12,13 +12,15 @@ from typing import Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
-from mascot import dataset, prior, trainer
 from mascot.captions import Subject
+from mascot.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.families import family_name
 from mascot.generator import Knobs
 from mascot.methods import METHODS, settings_of
+from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
+from mascot.trainer import Settings as TrainingSettings
 
 
 class Previews(BaseModel):
@@ -43,10 +45,10 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="decides everything random")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    dataset: dataset.Settings = dataset.Settings()
+    dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
-    training: trainer.Settings = trainer.Settings()
-    prior: prior.Settings = prior.Settings()
+    training: TrainingSettings = TrainingSettings()
+    prior: PriorSettings = PriorSettings()
     previews: Previews = Previews()
     knobs: Knobs = Knobs()
 
@@ -68,7 +70,7 @@ class Recipe(BaseModel):
         return Subject(token=self.token, class_noun=self.class_noun)
 
     @classmethod
-    def preset(cls, *, base: str = "starter", overrides: Sequence[str] = (), file: Path | None = None, **given: Any) -> Self:
+    def preset(cls, *, base: str | None = None, overrides: Sequence[str] = (), file: Path | None = None, **given: Any) -> Self:
         """Build a recipe: the preset of the base and method, then a file, then what is given by name, then `key.path=value` overrides.
 
         Raises:
@@ -76,9 +78,8 @@ class Recipe(BaseModel):
         """
         written = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
-        base = str(given.pop("base", None) or written.get("base") or base)
-        changes = merge(merge(written, given), parse_overrides(overrides))
-        base = str(changes.get("base", base))
+        changes = merge(merge(written, given | ({"base": base} if base else {})), parse_overrides(overrides))
+        base = str(changes.get("base", "starter"))
         method = str(changes.get("method", {}).get("name", next(iter(METHODS)))) if isinstance(changes.get("method", {}), dict) else ""
         return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
 

@@ -18,8 +18,6 @@ from io import BytesIO
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Literal
 
-from PIL.Image import Resampling
-
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -220,6 +218,8 @@ def data_uri(picture: Image) -> str:
 
     Colour profiles stay, all other metadata goes: a page that is passed on must not tell where a photo was taken.
     """
+    from PIL.Image import Resampling
+
     profile = picture.info.get("icc_profile") if picture.mode in {"RGB", "RGBA"} else None
     clean = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     clean.info = {}

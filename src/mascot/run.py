@@ -150,13 +150,13 @@ def open_run(folder: Path) -> Run:
     return run
 
 
-def fresh_folder(parent: Path, name: str) -> Path:
-    """Choose the first of name, name-2, name-3, ... that does not exist."""
-    number, folder = 1, parent / name
-    while folder.exists():
+def fresh_path(parent: Path, stem: str, suffix: str = "") -> Path:
+    """Choose the first of stem, stem-2, stem-3, ... that does not exist; nothing is ever overwritten."""
+    number, path = 1, parent / f"{stem}{suffix}"
+    while path.exists():
         number += 1
-        folder = parent / f"{name}-{number}"
-    return folder
+        path = parent / f"{stem}-{number}{suffix}"
+    return path
 
 
 def is_writable(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from mascot.generator import Generator, Knobs, Shot
 from mascot.outcome import write_outcome
 from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
 from mascot.recipe import Recipe
-from mascot.run import Run, fresh_folder, is_writable, open_run
+from mascot.run import Run, fresh_path, is_writable, open_run
 from mascot.trainer import Step
 
 Progress = Callable[[str, Any], None]
@@ -40,7 +40,7 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
     Raises:
         UserError: anything the user can mend; nothing that was there is lost.
     """
-    folder = Path(out) if out is not None else fresh_folder(Path("runs"), Path(recipe.photos[0]).resolve().stem)
+    folder = Path(out) if out is not None else fresh_path(Path("runs"), Path(recipe.photos[0]).resolve().stem)
     run = prepare_run(folder, recipe, resume=resume)
     photos = read_subject(recipe)
     progress("photos", photos)

@@ -1,0 +1,172 @@
+"""The verbs as commands. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from mascot.errors import UserError
+
+if TYPE_CHECKING:
+    from mascot.recipe import Recipe
+
+app = typer.Typer(
+    name="mascot",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Teach a text-to-image model one subject from a few photos, draw it anywhere, and see how good the result is.",
+)
+
+Photos = Annotated[list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)]
+ClassNoun = Annotated[str | None, typer.Option(help="What kind of thing it is: dog, toy, ...", show_default=False)]
+Base = Annotated[str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)]
+Token = Annotated[str | None, typer.Option(help="The word that will mean the subject.", show_default=False)]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Decides everything random.", show_default=False)]
+Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
+MANIFESTED = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
+
+
+def show_version(*, value: bool) -> None:
+    """Print the version and stop."""
+    if value:
+        from mascot import __version__
+
+        typer.echo(f"mascot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    *, version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False
+) -> None:
+    """Teach a text-to-image model one subject from a few photos, draw it anywhere, and see how good the result is."""
+    del version
+
+
+def read_recipe(
+    photos: list[Path] | None, *, class_noun: str | None, base: str | None, token: str | None, file: Path | None,
+    overrides: list[str] | None, seed: int | None, method: str | None = None, steps: int | None = None,
+) -> Recipe:  # fmt: skip
+    """Build the recipe that options describe."""
+    from mascot.recipe import Recipe
+
+    more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
+    given = tuple(str(path) for path in photos or ())
+    return Recipe.preset(
+        overrides=[*more, *(overrides or [])],
+        file=file,
+        photos=given or None,
+        class_noun=class_noun,
+        token=token,
+        seed=seed,
+        base=base,
+    )
+
+
+@app.command()
+def train(
+    photos: Photos = None, *, class_noun: ClassNoun = None, base: Base = None,
+    method: Annotated[str | None, typer.Option(help="How it learns: lora.", show_default=False)] = None,
+    token: Token = None, recipe: RecipeFile = None, overrides: Set = None, steps: Steps = None, seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; a new one under runs/ when not given.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly where it was stopped.")] = False,
+) -> None:  # fmt: skip
+    """Teach a base the subject of some photos; ends in an adapter and a report."""
+    from mascot.terminal import train_visibly
+
+    changed = [photos, class_noun, base, method, token, recipe, overrides, steps, seed]
+    if resume:
+        from mascot.recipe import Recipe
+        from mascot.run import open_run
+
+        if out is None:
+            raise UserError("--resume needs the run's folder: give --out RUN.")
+        if any(value is not None and value != [] for value in changed):
+            raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
+        train_visibly(Recipe.read(open_run(out).recipe), out, resume=True)
+        return
+    made = read_recipe(
+        photos, class_noun=class_noun, base=base, token=token, file=recipe, overrides=overrides, seed=seed, method=method, steps=steps
+    )
+    train_visibly(made, out, resume=False)
+
+
+@app.command()
+def generate(
+    adapter: MANIFESTED,
+    prompts: Annotated[list[str], typer.Argument(help="What to draw; {subject} stands for token and class noun.")],
+    *,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt; the next has seed + 1.")] = 0,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)] = None,
+    unet_scale: Annotated[float | None, typer.Option(help="Strength of the denoiser's part; 0 is the base.", show_default=False)] = None,
+    text_scale: Annotated[float | None, typer.Option(help="Strength of the text encoder's part.", show_default=False)] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to draw.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)] = None,
+    solver: Annotated[str | None, typer.Option(help="ddim, dpm++, euler or unipc.", show_default=False)] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Another place where the adapter's base lies.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; pictures/ beside the adapter when not given.")] = None,
+) -> None:
+    """Draw prompts with a trained adapter; knobs that are not given are those of the run's recipe."""
+    from mascot.terminal import generate_visibly
+
+    turned = {
+        "guidance": guidance, "unet_scale": unet_scale, "text_scale": text_scale, "negative": negative, "steps": steps, "solver": solver,
+        **parse_size(size),
+    }  # fmt: skip
+    generate_visibly(
+        adapter, prompts, {key: value for key, value in turned.items() if value is not None}, count=count, seed=seed, base=base, out=out
+    )
+
+
+@app.command()
+def doctor(
+    photos: Photos = None, *, class_noun: ClassNoun = None, base: Base = None, recipe: RecipeFile = None, overrides: Set = None,
+    measure: Annotated[bool, typer.Option(help="Load the base and time a few steps.")] = True,
+) -> None:  # fmt: skip
+    """Look at photos and settings before training: what will be used, what is wrong, what it will cost."""
+    from mascot.terminal import doctor_visibly
+
+    made = read_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
+    doctor_visibly(made, measure=measure)
+
+
+def parse_size(size: str | None) -> dict[str, Any]:
+    """Read `WIDTHxHEIGHT`."""
+    if size is None:
+        return {}
+    width, cross, height = size.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise UserError(f"--size {size!r} is not of the form WIDTHxHEIGHT, such as 512x768.")
+    return {"width": int(width), "height": int(height)}
+
+
+def main() -> None:
+    """Run a command. Exit code 0: done; 2: the user can mend it, one sentence on stderr; 130: interrupted, everything saved."""
+    # transformers reads this when it is imported; its notices say nothing that a user could act on.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = refuse(str(error))
+    except TyperException as error:
+        code = refuse(f"{error.format_message()} (see mascot --help)")
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("mascot: interrupted; what was done is kept.", err=True)
+        code = 130
+    sys.exit(code or 0)
+
+
+def refuse(sentence: str) -> int:
+    """Say what is wrong in one line."""
+    typer.echo(f"mascot: {' '.join(sentence.split())}", err=True)
+    return 2
