@@ -8,6 +8,7 @@ each replica applies Adam to its own slice. On an accelerator there is one repli
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -114,6 +115,18 @@ def point_at(modules: list[nn.Module], parameters: Tensor, gradients: Tensor | N
             if gradients is not None:
                 parameter.grad = gradients[start:end].view(parameter.shape)
             start = end
+
+
+def settle(rank: int, device: torch.device) -> None:
+    """Give a replica on a CPU one thread and a core of its own.
+
+    Replicas wait for each other many times a second; left to the scheduler, both end up on one core when something else runs.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        if hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
 
 
 class Clock:

@@ -246,6 +246,14 @@ def test_the_page_does_not_tell_where_a_photo_was_taken(side: int) -> None:
     assert b"Secret" not in b64decode(data_uri(photo).partition(",")[2])
 
 
+@pytest.mark.parametrize("side", [64, 400])
+@pytest.mark.parametrize(("mode", "kept"), [("RGB", b"a profile"), ("RGBA", b"a profile"), ("CMYK", None)])
+def test_a_colour_profile_stays_with_the_colours_it_was_made_for(mode: str, kept: bytes | None, side: int) -> None:
+    photo = Image.new(mode, (side, side))
+    photo.info["icc_profile"] = b"a profile"
+    assert decoded(data_uri(photo)).info.get("icc_profile") == kept
+
+
 def test_empty_parts_leave_no_trace() -> None:
     page = Page(render(BARE))
     assert page.ids == ["adapter"]

@@ -220,9 +220,9 @@ def data_uri(picture: Image) -> str:
     """
     from PIL.Image import Resampling
 
+    # A profile fits the colours that it came with: after a change of mode it would give wrong ones.
     profile = picture.info.get("icc_profile") if picture.mode in {"RGB", "RGBA"} else None
     clean = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    clean.info = {}
     clean.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Resampling.LANCZOS)
     file = BytesIO()
     if max(clean.size) <= LOSSLESS_SIDE:
