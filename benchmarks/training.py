@@ -77,14 +77,14 @@ def measure(side: Side, short: int, long: int, folder: Path) -> Measured:
     return Measured(steps_per_second=(long - short) / max(1e-9, many - few), peak_megabytes=peak)
 
 
-def our_side(base: str, photos: Path, batch: int, resolution: int, threads: int) -> Side:
+def our_side(*, base: str, photos: Path, batch: int, resolution: int, threads: int) -> Side:
     """The package, called from Python."""
     command = [sys.executable, "-c", OURS, base, str(photos), "{out}", "{steps}", str(batch), str(resolution)]
     return Side(name=f"ours, {threads} thread{'s' * (threads > 1)}", command=command, threads=threads)
 
 
-def peer_side(script: Path, runner: Path, base: str, photos: Path, batch: int, resolution: int, threads: int) -> Side:
-    """diffusers' example script at its best settings."""
+def peer_side(script: Path, runner: Path, *, base: str, photos: Path, batch: int, resolution: int, threads: int) -> Side:
+    """The example of diffusers, a script script at its best settings."""
     options = {
         "pretrained_model_name_or_path": base, "instance_data_dir": str(photos), "instance_prompt": "a photo of sks owl",
         "output_dir": "{out}", "resolution": str(resolution), "train_batch_size": str(batch), "max_train_steps": "{steps}",
@@ -145,13 +145,23 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
     learner = Lora(text_rate=0).attach(stage, 0)
     states = torch.randn(1, 77, 768)
-    loop = Loop(stage, learner, Settings(steps=steps), lambda _prompts, _framings: {"encoder_hidden_states": states}, Accelerator(cpu=True, mixed_precision="bf16"))
+    loop = Loop(
+        stage,
+        learner,
+        Settings(steps=steps),
+        lambda _prompts, _framings: {"encoder_hidden_states": states},
+        Accelerator(cpu=True, mixed_precision="bf16"),
+    )
     zeros = torch.zeros(1, 4, cells, cells)
     framing = Framing(original=(512, 512), target=(512, 512))
 
     def batches(number: int) -> list[Batch]:
         latents = Latents(mean_BCHW=zeros, deviation_BCHW=zeros + 1)
-        return [Batch(latents=latents, prompts=("",), framings=(framing,), weight_B=torch.ones(1), subject_count=1, generators=(seeded(number),))]
+        return [
+            Batch(
+                latents=latents, prompts=("",), framings=(framing,), weight_B=torch.ones(1), subject_count=1, generators=(seeded(number),)
+            )
+        ]
 
     for step in loop.steps(batches):
         yield step.seconds
@@ -171,7 +181,9 @@ def report_large(steps: int, peak: float) -> None:
         unet(torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768))
     work = 2 * counter.get_total_flops() / 1e9
     best = min(seconds)
-    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {work / best:.0f} GFLOP/s = {100 * work / best / peak:.0f} % of the bf16 matmul peak")
+    print(
+        f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {work / best:.0f} GFLOP/s = {100 * work / best / peak:.0f} % of the bf16 matmul peak"
+    )
 
 
 def main() -> None:
@@ -190,12 +202,12 @@ def main() -> None:
     options = parser.parse_args()
     from mascot.families import load_family, source_of
 
-    common = (source_of(options.base), options.photos, options.batch, options.resolution)
-    sides = [our_side(options.base, *common[1:], threads) for threads in (1, 2)]
+    work: dict[str, Any] = {"photos": options.photos, "batch": options.batch, "resolution": options.resolution}
+    sides = [our_side(base=options.base, **work, threads=threads) for threads in (1, 2)]
     if options.peer is None:
         print("no --peer was given: only our side runs")
     else:
-        sides += [peer_side(options.peer, options.runner, *common, threads) for threads in (1, 2)]
+        sides += [peer_side(options.peer, options.runner, base=source_of(options.base), **work, threads=threads) for threads in (1, 2)]
     results: dict[str, list[Measured]] = {side.name: [] for side in sides}
     with TemporaryDirectory() as folder:
         for number in range(options.rounds):
@@ -208,15 +220,22 @@ def main() -> None:
         rates = sorted(m.steps_per_second for m in found)
         memory = statistics.median(m.peak_megabytes for m in found)
         print(f"  {name:18} {statistics.median(rates):6.2f} steps/s ({rates[0]:.2f} to {rates[-1]:.2f}), peak {memory:.0f} MB")
-    best = {kind: max((statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)), default=0) for kind in ("ours", "peer")}
+    best = {
+        kind: max(
+            (statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)), default=0
+        )
+        for kind in ("ours", "peer")
+    }
     if best["peer"]:
         print(f"  ours / peer, each at its better number of threads: {best['ours'] / best['peer']:.2f}")
     peak = matmul_peak(torch.bfloat16)
     stage = load_family(options.base, device="cpu", precision="fp32").stages[0]
     height = stage.latent_shape(options.resolution, options.resolution)[1]
-    work = flops_of_a_step(stage.parts[stage.denoiser], options.batch, height, stage.prompt_length("")[1])
+    flops = flops_of_a_step(stage.parts[stage.denoiser], options.batch, height, stage.prompt_length("")[1])
     share = work * best["ours"] / peak
-    print(f"  {work:.1f} GFLOP a step, {work * best['ours']:.0f} GFLOP/s = {100 * share:.0f} % of this machine's bf16 matmul peak of {peak:.0f} GFLOP/s")
+    print(
+        f"  {work:.1f} GFLOP a step, {work * best['ours']:.0f} GFLOP/s = {100 * share:.0f} % of this machine's bf16 matmul peak of {peak:.0f} GFLOP/s"
+    )
     if options.large:
         report_large(3, peak)
 

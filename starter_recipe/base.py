@@ -96,7 +96,7 @@ def difficulty_at(fraction: float) -> float:
     return min(1.0, max(0.0, (fraction - 0.25) / 0.25))
 
 
-def velocity_loss(unet: Any, text: Any, alphas: Tensor, latents_BCHW: Tensor, ids_BN: Tensor, generator: torch.Generator) -> Tensor:
+def velocity_loss(modules: tuple[Any, Any], alphas: Tensor, latents_BCHW: Tensor, ids_BN: Tensor, generator: torch.Generator) -> Tensor:
     """MSE on v at stratified levels: one in each of B equal parts of the schedule."""
     count, device = len(latents_BCHW), latents_BCHW.device
     spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
@@ -104,6 +104,7 @@ def velocity_loss(unet: Any, text: Any, alphas: Tensor, latents_BCHW: Tensor, id
     eps = torch.randn(latents_BCHW.shape, generator=generator).to(device)
     signal, noise = alphas[levels_B].sqrt().view(-1, 1, 1, 1), (1 - alphas[levels_B]).sqrt().view(-1, 1, 1, 1)
     with torch.autocast(device.type, torch.bfloat16):
+        unet, text = modules
         states = text(ids_BN).last_hidden_state
         answer = unet(signal * latents_BCHW + noise * eps, levels_B, states).sample
     return F.mse_loss(answer.float(), signal * eps - noise * latents_BCHW)
@@ -137,7 +138,7 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
     while clock.fraction < 1:
         if step % REPLAY == 0:
             pool.add(share, difficulty_at(clock.fraction))
-        loss = velocity_loss(unet, text, alphas, *pool.draw(share), generator)
+        loss = velocity_loss((unet, text), alphas, *pool.draw(share), generator)
         loss.backward()
         replica.step(learning_scale(clock.fraction, step), decay=min(0.9995, (1 + step) / (10 + step)))
         step += 1
@@ -145,7 +146,7 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
             replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
             if rank == 0:
                 with torch.no_grad():
-                    held_loss = velocity_loss(unet, text, alphas, held_latents, held_ids, torch.Generator().manual_seed(0))
+                    held_loss = velocity_loss((unet, text), alphas, held_latents, held_ids, torch.Generator().manual_seed(0))
                 print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} held-out {held_loss.item():.4f}", flush=True)
     replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
 

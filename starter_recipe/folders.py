@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path) -> Generator[Path]:
     """Yield an empty folder beside `out` that takes its place when the block ends well, and vanishes when it fails."""
     fresh, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
     for left_over in (fresh, old):

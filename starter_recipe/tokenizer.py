@@ -45,7 +45,13 @@ def train_tokenizer(work: Path) -> None:
     tokenizer.train_from_iterator(corpus, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocab: dict[str, int] = {}
-    for token in [*alphabet, *(a + "</w>" for a in alphabet), *sorted(model["vocab"], key=model["vocab"].get), "<|startoftext|>", "<|endoftext|>"]:
+    for token in [
+        *alphabet,
+        *(a + "</w>" for a in alphabet),
+        *sorted(model["vocab"], key=model["vocab"].get),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]:
         vocab.setdefault(token, len(vocab))
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     made = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=POSITIONS)

@@ -24,18 +24,26 @@ FILTERS = ("a pencil sketch of", "a black and white photo of", "a watercolor pai
 PATTERNS = ("striped", "dotted", "checkered")
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
 ALIVE = frozenset(
-    "dog cat bear rabbit fox panda lion monkey penguin owl duck bird chick frog turtle elephant pig cow horse ghost robot monster snowman".split()
+    "dog cat bear rabbit fox panda lion monkey penguin owl duck bird chick frog turtle elephant pig cow horse "
+    "ghost robot monster snowman".split()
 )
 PLURALS = {"butterfly": "butterflies", "fox": "foxes", "fish": "fish", "octopus": "octopuses", "glasses": "glasses", "bus": "buses",
            "strawberry": "strawberries"}  # fmt: skip
 ARTICLE = re.compile(r"\ba(?= [aeiou])")
 NAMES_PER_NOUN = 4
+NAMED_SHARE = 0.3
+"""Of the scenes show a named individual."""
 BACKDROPS_PER_PLACE = 40
 
 
 def invented_names() -> list[str]:
     """The 90 words that name instances in captions: two syllables, none of them a word of the world."""
-    return [a + b for a, b in product(("bo", "zu", "ki", "mo", "ta", "lu", "ri", "ve", "no"), ("ba", "do", "fi", "ga", "mu", "pi", "ro", "su", "ta", "zo"))]
+    return [
+        a + b
+        for a, b in product(
+            ("bo", "zu", "ki", "mo", "ta", "lu", "ri", "ve", "no"), ("ba", "do", "fi", "ga", "mu", "pi", "ro", "su", "ta", "zo")
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,16 @@ class Instance:
     drawing: str
     hue: int
     """Degrees / 360 * 256 by which every colour is turned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a scene shows: a noun, the drawing of it, the turn of its hues, and the words so far."""
+
+    noun: str
+    key: str
+    hue: int
+    words: str
 
 
 def turn_hues(picture: Image.Image, hue: int) -> Image.Image:
@@ -60,7 +78,12 @@ def turn_hues(picture: Image.Image, hue: int) -> Image.Image:
 
 def tint(picture: Image.Image, colour: Colour) -> Image.Image:
     """Paint a drawing in one colour and keep its light and dark."""
-    gray = np.asarray(ImageOps.autocontrast(picture.convert("L"), mask=picture.getchannel("A").point(lambda a: 255 if a > 128 else 0)), np.float32) / 255
+    gray = (
+        np.asarray(
+            ImageOps.autocontrast(picture.convert("L"), mask=picture.getchannel("A").point(lambda a: 255 if a > 128 else 0)), np.float32
+        )
+        / 255
+    )
     tone = np.asarray(colour, np.float32)
     light = gray[..., None]
     shaded = np.where(light < 0.6, tone * (0.25 + light * 1.25), tone + (255 - tone) * (light - 0.6) * 0.9)
@@ -152,66 +175,76 @@ class World:
         `difficulty` runs from 0 (one centred drawing of one size) to 1 (sizes, positions, pairs, hats, views and filters at their
         full share): shapes are learned fastest from centred drawings, so training raises it with time.
         """
-        noun = str(rng.choice(self.nouns, p=self.noun_odds))
         picture, place = self.backdrop(rng, difficulty)
-        side, words = self.side, f"a {noun}"
-        style = str(rng.choice(PHOTO_STYLES))
-        chance = rng.random()
-        if chance < 0.3:
-            individual = self.instances[noun][rng.integers(NAMES_PER_NOUN)]
-            key, hue, words = individual.drawing, individual.hue, f"a {individual.name} {noun}"
-        else:
-            face = noun in self.faces and rng.random() < 0.3
-            keys = self.faces[noun] if face else self.bodies[noun]
-            key, hue = keys[rng.integers(len(keys))], 0
-            if face:
-                words = f"the face of a {noun}"
-            if rng.random() < 0.45:
-                style = f"a {self.arts[key.split('/')[0]]} of"
-        size = round(side * rng.uniform(0.75, 0.81))
-        x, y = (side - size) // 2, (side - size) // 2
-        event = rng.random()
-        if event < 0.1:
-            colour = str(rng.choice(TINTS))
-            self.paste(picture, tint(self.scale(key, size, hue), COLOURS[colour]), x, y)
-            words = words.replace("a ", f"a {colour} ", 1)
-        elif event < 0.1 + 0.08 * difficulty:
-            words = self.compose_two(picture, rng, noun, key, hue, words)
-        elif event < 0.1 + 0.14 * difficulty and noun in ALIVE and not words.startswith("the face"):
-            worn = str(rng.choice(list(self.hats)))
-            hats = self.hats[worn]
-            body = round(side * 0.66)
-            self.paste(picture, self.scale(key, body, hue), (side - body) // 2, side - body - 2)
-            hat = self.scale(hats[rng.integers(len(hats))], round(side * 0.34))
-            self.paste(picture, hat, (side - hat.width) // 2, round(side * 0.04))
-            words = f"{words} wearing {worn}"
-        elif event < 0.1 + 0.22 * difficulty:
-            size, word = (round(side * 0.45), "small") if rng.random() < 0.5 else (round(side * 0.97), "big")
-            room = side - size
-            self.paste(picture, self.scale(key, size, hue), int(rng.integers(room + 1)), room - int(rng.integers(room // 3 + 1)))
-            words = words.replace("a ", f"a {word} ", 1)
-        elif event < 0.1 + 0.26 * difficulty:
-            self.paste(picture, self.scale(key, size, hue).transpose(Image.Transpose.FLIP_TOP_BOTTOM), x, y)
-            words = f"{words} upside down"
-        else:
-            reach = round(side * 0.06 * difficulty)
-            shift = rng.integers(-reach, reach + 1, 2)
-            self.paste(picture, self.scale(key, size, hue), x + int(shift[0]), y + int(shift[1]))
+        figure, style = self.choose_figure(rng)
+        words = self.put_figure(picture, rng, figure, difficulty)
         if rng.random() < 0.06 + 0.08 * difficulty:
             style = str(rng.choice(FILTERS))
             picture = apply_filter(style, picture)
         return picture, ARTICLE.sub("an", f"{style} {words} {place}".strip())
 
-    def compose_two(self, picture: Image.Image, rng: Rng, noun: str, key: str, hue: int, words: str) -> str:
-        """Put two objects side by side and say so: two of one noun, or one next to another."""
+    def choose_figure(self, rng: Rng) -> tuple[Figure, str]:
+        """Choose what to show and how the caption begins: a named individual, or any drawing of a noun, its art named or not."""
+        noun = str(rng.choice(self.nouns, p=self.noun_odds))
+        style = str(rng.choice(PHOTO_STYLES))
+        if rng.random() < NAMED_SHARE:
+            individual = self.instances[noun][rng.integers(NAMES_PER_NOUN)]
+            return Figure(noun, individual.drawing, individual.hue, f"a {individual.name} {noun}"), style
+        face = noun in self.faces and rng.random() < 0.3
+        keys = self.faces[noun] if face else self.bodies[noun]
+        key = keys[rng.integers(len(keys))]
+        if rng.random() < 0.45:
+            style = f"a {self.arts[key.split('/')[0]]} of"
+        return Figure(noun, key, 0, f"the face of a {noun}" if face else f"a {noun}"), style
+
+    def put_figure(self, picture: Image.Image, rng: Rng, figure: Figure, difficulty: float) -> str:
+        """Paste a figure into a scene, in one of the ways that the grammar knows; give the words for it."""
+        side, words = self.side, figure.words
+        size = round(side * rng.uniform(0.75, 0.81))
+        middle = (side - size) // 2
+        event = rng.random()
+        if event < 0.1:
+            colour = str(rng.choice(TINTS))
+            self.paste(picture, tint(self.scale(figure.key, size, figure.hue), COLOURS[colour]), middle, middle)
+            return words.replace("a ", f"a {colour} ", 1)
+        if event < 0.1 + 0.08 * difficulty:
+            return self.put_two(picture, rng, figure)
+        if event < 0.1 + 0.14 * difficulty and figure.noun in ALIVE and words.startswith("a "):
+            return self.put_hat(picture, rng, figure)
+        if event < 0.1 + 0.22 * difficulty:
+            size, word = (round(side * 0.45), "small") if rng.random() < 0.5 else (round(side * 0.97), "big")
+            room = side - size
+            x, y = int(rng.integers(room + 1)), room - int(rng.integers(room // 3 + 1))
+            self.paste(picture, self.scale(figure.key, size, figure.hue), x, y)
+            return words.replace("a ", f"a {word} ", 1)
+        drawing = self.scale(figure.key, size, figure.hue)
+        if event < 0.1 + 0.26 * difficulty:
+            self.paste(picture, drawing.transpose(Image.Transpose.FLIP_TOP_BOTTOM), middle, middle)
+            return f"{words} upside down"
+        reach = round(side * 0.06 * difficulty)
+        across, down = (int(shift) for shift in rng.integers(-reach, reach + 1, 2))
+        self.paste(picture, drawing, middle + across, middle + down)
+        return words
+
+    def put_hat(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put a figure and a hat on its head."""
+        worn = str(rng.choice(list(self.hats)))
+        body = round(self.side * 0.66)
+        self.paste(picture, self.scale(figure.key, body, figure.hue), (self.side - body) // 2, self.side - body - 2)
+        hat = self.scale(self.hats[worn][rng.integers(len(self.hats[worn]))], round(self.side * 0.34))
+        self.paste(picture, hat, (self.side - hat.width) // 2, round(self.side * 0.04))
+        return f"{figure.words} wearing {worn}"
+
+    def put_two(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put two objects side by side: two of one noun, or one next to another."""
         small = round(self.side * 0.48)
-        if rng.random() < 0.4 and words == f"a {noun}":
-            other, words = key, f"two {PLURALS.get(noun, noun + 's')}"
+        if rng.random() < 0.4 and figure.words == f"a {figure.noun}":
+            other, words = figure.key, f"two {PLURALS.get(figure.noun, figure.noun + 's')}"
         else:
             second = str(rng.choice(self.nouns))
-            other, words = self.bodies[second][rng.integers(len(self.bodies[second]))], f"{words} next to a {second}"
+            other, words = self.bodies[second][rng.integers(len(self.bodies[second]))], f"{figure.words} next to a {second}"
         low = self.side - small - round(self.side * 0.14)
-        self.paste(picture, self.scale(key, small, hue), 1, low)
+        self.paste(picture, self.scale(figure.key, small, figure.hue), 1, low)
         self.paste(picture, self.scale(other, small), self.side - small - 1, low)
         return words
 

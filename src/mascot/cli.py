@@ -25,7 +25,9 @@ app = typer.Typer(
 
 Photos = Annotated[list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)]
 ClassNoun = Annotated[str | None, typer.Option(help="What kind of thing it is: dog, toy, ...", show_default=False)]
-Base = Annotated[str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)]
+Base = Annotated[
+    str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)
+]
 Token = Annotated[str | None, typer.Option(help="The word that will mean the subject.", show_default=False)]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
@@ -74,7 +76,7 @@ def read_recipe(
 @app.command()
 def train(
     photos: Photos = None, *, class_noun: ClassNoun = None, base: Base = None,
-    method: Annotated[str | None, typer.Option(help="How it learns: lora.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Option(help="The method by which it learns; recipes say more.", show_default=False)] = None,
     token: Token = None, recipe: RecipeFile = None, overrides: Set = None, steps: Steps = None, seed: Seed = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; a new one under runs/ when not given.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly where it was stopped.")] = False,
@@ -155,15 +157,27 @@ def main() -> None:
     # transformers reads this when it is imported; its notices say nothing that a user could act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="mascot", standalone_mode=False)
     except UserError as error:
         code = refuse(str(error))
     except TyperException as error:
-        code = refuse(f"{error.format_message()} (see mascot --help)")
+        code = refuse(describe_usage(error))
+    except OSError as error:
+        if error.strerror is None:  # not the system's own refusal: a fault of ours
+            raise
+        code = refuse(f"{error.filename or 'a file'} cannot be used: {error.strerror}.")
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("mascot: interrupted; what was done is kept.", err=True)
         code = 130
     sys.exit(code or 0)
+
+
+def describe_usage(error: TyperException) -> str:
+    """What is wrong with a command line, and where its options are listed."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "mascot"
+    message = error.format_message().strip() or "No command is given."
+    return f"{message if message[-1] in '.?!' else f'{message}.'} See {command} --help."
 
 
 def refuse(sentence: str) -> int:

@@ -25,11 +25,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resolution: int | None = Field(None, ge=32, le=4096, description="side of the training pictures; the base's own when not given")
+    resolution: int | None = Field(default=None, ge=32, le=4096, description="side of the training pictures; the base's own when not given")
     aspect_buckets: bool = Field(default=False, description="keep wide and tall photos wide and tall, at the same number of pixels")
     flip: bool = Field(default=False, description="also train on mirrored photos; wrong for asymmetric subjects")
-    background: str = Field("white", description="colour under transparent parts")
-    template: str = Field(DEFAULT_TEMPLATE, description="caption of photos that bring none; {token}, {class}, {subject}")
+    background: str = Field(default="white", description="colour under transparent parts")
+    template: str = Field(default=DEFAULT_TEMPLATE, description="caption of photos that bring none; {token}, {class}, {subject}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

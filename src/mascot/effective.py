@@ -15,6 +15,8 @@ from mascot.run import Run
 
 Rows = list[tuple[str, str]]
 TIMED_STEPS = 3
+USUAL_RESOLUTION = 512
+"""What photos are audited for while nobody has asked the base, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +28,29 @@ class Checkup:
     settings: Rows
 
 
-def planned_settings(recipe: Recipe, photos: int, resolution: int) -> Rows:
-    """What can be said without loading a weight: images a step, steps, passes, rates, resolution."""
+def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Rows:
+    """What can be said without loading a weight: images a step, steps, passes, rates, resolution (None: only the base knows)."""
     training, method = recipe.training, recipe.method.model_dump()
     shown = training.batch_size * training.accumulation
-    examples = photos * (2 if recipe.dataset.flip else 1)
-    prior = recipe.prior.count and recipe.prior.weight
+    side = "the base's own" if resolution is None else f"{resolution} px"
+    class_pictures = "none"
+    if recipe.prior.count and recipe.prior.weight:
+        class_pictures = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
+        class_pictures += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.count=0"
     rows = [
         ("base", recipe.base),
         ("photos", f"{photos}" + (", each mirrored too" if recipe.dataset.flip else "")),
-        ("resolution", f"about {resolution} px, aspect buckets" if recipe.dataset.aspect_buckets else f"{resolution} x {resolution} px"),
+        ("resolution", f"about {side}, aspect buckets" if recipe.dataset.aspect_buckets else f"{side}, square"),
         ("images per step", f"{shown} ({training.batch_size} x {training.accumulation} accumulated)"),
-        ("class pictures per step", f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}" if prior else "none"),
+        ("class pictures per step", class_pictures),
         ("steps", f"{training.steps}"),
-        ("passes over each photo", f"{training.steps * shown / examples:.1f}"),
-        ("method", ", ".join(f"{key} {value}" for key, value in method.items() if "rate" not in key and key != "name").join((f"{method['name']} (", ")"))),
+        ("passes over each photo", f"{training.steps * shown / photos:.1f}"),
+        (
+            "method",
+            ", ".join(f"{key} {value}" for key, value in method.items() if "rate" not in key and key != "name").join(
+                (f"{method['name']} (", ")")
+            ),
+        ),
     ]
     rows += [(key.replace("_", " "), f"{value:g}" + ("" if value else " (not trained)")) for key, value in method.items() if "rate" in key]
     rows += [
@@ -68,8 +78,8 @@ def effective_settings(job: Personalization) -> Rows:
 def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
     """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
     if not measure:
-        resolution = recipe.dataset.resolution or 512
-        return Checkup(photos=photos, audit=audit(photos, resolution), settings=planned_settings(recipe, len(photos.photos), resolution))
+        settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
+        return Checkup(photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings)
     short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})})
@@ -81,7 +91,9 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
         resolution = job.resolution
     total = statistics.median(seconds) * recipe.training.steps
     rows = [(name, f"{value}") for name, value in rows]
-    rows.append(("cost", f"about {describe_time(total)} of training on this machine ({min(seconds):.2f} s a step, measured), previews not counted"))
+    rows.append(
+        ("cost", f"about {describe_time(total)} of training on this machine ({min(seconds):.2f} s a step, measured), previews not counted")
+    )
     planned = dict(planned_settings(recipe, len(photos.photos), resolution))
     return Checkup(photos=photos, audit=audit(photos, resolution), settings=[(name, planned.get(name, value)) for name, value in rows])
 

@@ -27,14 +27,14 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    guidance: float = Field(7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without")
-    unet_scale: float = Field(1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base")
-    text_scale: float = Field(1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
-    negative: str = Field("", description="what not to draw")
-    steps: int = Field(30, ge=1, le=1000, description="solver steps")
-    solver: str = Field("ddim", description="ddim, dpm++, euler or unipc")
-    height: int | None = Field(None, ge=8, le=8192, description="pixels; the adapter's own when not given")
-    width: int | None = Field(None, ge=8, le=8192, description="pixels; the adapter's own when not given")
+    guidance: float = Field(default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without")
+    unet_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base")
+    text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
+    negative: str = Field(default="", description="what not to draw")
+    steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
+    solver: str = Field(default="ddim", description="ddim, dpm++, euler or unipc")
+    height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
+    width: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Generator:
         self.worn: Restored | None = None
         if adapter is not None:
             check_base(adapter, family)
-            method = adapter.manifest.method if adapter.manifest else "lora"
+            method = adapter.manifest.method if adapter.manifest else None
             self.worn = restore_of(method)(self.stage, adapter.tensors, adapter.metadata)
 
     @property

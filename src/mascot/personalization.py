@@ -91,6 +91,17 @@ class Personalization:
         wanted = self.recipe.dataset.resolution or self.stage.resolution
         return max(self.stage.multiple, wanted // self.stage.multiple * self.stage.multiple)
 
+    def check(self) -> None:
+        """Refuse now what would otherwise be refused after training, when the report is drawn.
+
+        Raises:
+            UserError: the knobs' size or solver, or the base's kind of answer, cannot be used.
+        """
+        knobs = self.recipe.knobs
+        height, width = Generator(self.family).size(knobs)
+        self.stage.solver(knobs.solver, knobs.steps, height, width)
+        _ = self.stage.objective
+
     @cached_property
     def accelerator(self) -> Any:
         """Device, precision and tracker, through accelerate."""
@@ -154,11 +165,14 @@ class Personalization:
     @cached_property
     def loop(self) -> Loop:
         """The loop, at step 0, with every encoder that it does not need out of memory."""
+        self.check()
         learner = self.learner
         condition = self.stage.condition
         if not self.learns_text:
             conditions = Conditions(self.stage)
-            conditions.prepare([(e.prompt, e.framing) for groups in (self.dataset.subject, self.dataset.prior) for g in groups.values() for e in g])
+            conditions.prepare(
+                [(e.prompt, e.framing) for groups in (self.dataset.subject, self.dataset.prior) for g in groups.values() for e in g]
+            )
             condition = conditions
         self.release()
         return Loop(self.stage, learner, self.recipe.training, condition, self.accelerator)
@@ -193,8 +207,8 @@ class Personalization:
         self.start_tracker()
         with run.steps.open("a", encoding="utf-8") as log:
             try:
-                for step in loop.steps(self.batches):
-                    self.record(step, log)
+                steps = loop.steps(self.batches)
+                while (step := self.take(steps, log)) is not None:
                     if every and step.number % every == 0:
                         self.preview(step.number)
                     if step.number % self.recipe.training.checkpoint_every == 0 or step.number == self.recipe.training.steps:
@@ -206,6 +220,14 @@ class Personalization:
                 self.save()
                 raise
         self.accelerator.end_training()
+
+    def take(self, steps: Iterator[Step], log: Any) -> Step | None:
+        """Train and record one step; an interruption waits until both are done, so that a step is whole or never was."""
+        with uninterrupted():
+            step = next(steps, None)
+            if step is not None:
+                self.record(step, log)
+        return step
 
     def start_tracker(self) -> None:
         """Open TensorBoard's files where it is installed."""
@@ -221,7 +243,9 @@ class Personalization:
             self.accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step.number)
 
     def save(self) -> None:
-        """Keep the present step as a checkpoint."""
+        """Keep the present step as a checkpoint, unless it is kept already."""
+        if self.run.checkpoint(self.loop.done).exists():
+            return
         with replacing(self.run.checkpoint(self.loop.done)) as temporary:
             self.loop.save(temporary)
         self.run.forget_old_checkpoints()

@@ -22,11 +22,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
-    weight: float = Field(1.0, ge=0, le=100, description="lambda of the paper")
-    steps: int = Field(25, ge=1, le=1000, description="solver steps of each class picture")
-    guidance: float = Field(5.0, ge=0, le=50, description="guidance scale of each class picture")
-    seed: int = Field(0, ge=0, description="seed of the first class picture")
+    count: int = Field(default=100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
+    weight: float = Field(default=1.0, ge=0, le=100, description="lambda of the paper")
+    steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class picture")
+    guidance: float = Field(default=5.0, ge=0, le=50, description="guidance scale of each class picture")
+    seed: int = Field(default=0, ge=0, description="seed of the first class picture")
 
 
 def cache_folder() -> Path:

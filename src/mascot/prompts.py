@@ -12,7 +12,10 @@ CONTEXTS: Mapping[str, tuple[str, ...]] = {
         "a {subject} in the snow", "a {subject} on a beach", "a {subject} at night",
         "a {subject} in a forest", "a {subject} in the city", "a {subject} on a red background",
     ),
-    "Styles": ("a pencil sketch of a {subject}", "a black and white photo of a {subject}", "a watercolor painting of a {subject}", "pixel art of a {subject}"),
+    "Styles": (
+        "a pencil sketch of a {subject}", "a black and white photo of a {subject}",
+        "a watercolor painting of a {subject}", "pixel art of a {subject}",
+    ),
     "Properties": ("a red {subject}", "a purple {subject}", "a {subject} wearing a top hat"),
     "Views": ("a small {subject} on the grass", "a {subject} upside down on a white background", "a {subject} next to a ball in a room"),
 }  # fmt: skip

@@ -7,17 +7,18 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from mascot.captions import Subject
 from mascot.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.families import family_name
 from mascot.generator import Knobs
-from mascot.methods import METHODS, settings_of
+from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
 from mascot.trainer import Settings as TrainingSettings
@@ -28,9 +29,9 @@ class Previews(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    every: int = Field(200, ge=0, description="steps between two previews; 0 draws none")
-    prompts: tuple[str, ...] = Field(PREVIEWS, min_length=1, description="what they show; preview i has seed + i")
-    seed: int = Field(0, ge=0, description="seed of the first preview")
+    every: int = Field(default=200, ge=0, description="steps between two previews; 0 draws none")
+    prompts: tuple[str, ...] = Field(default=PREVIEWS, min_length=1, description="what they show; preview i has seed + i")
+    seed: int = Field(default=0, ge=0, description="seed of the first preview")
 
 
 class Recipe(BaseModel):
@@ -38,11 +39,11 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str = Field("starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
+    base: str = Field(default="starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
     photos: tuple[str, ...] = Field(min_length=1, description="folders and files with photos of the subject")
-    token: str = Field("sks", min_length=1, description="the word that will mean the subject; a rare one")
-    class_noun: str | None = Field(None, description="what kind of thing the subject is: dog, toy, ...")
-    seed: int = Field(0, ge=0, lt=2**32, description="decides everything random")
+    token: str = Field(default="sks", min_length=1, description="the word that will mean the subject; a rare one")
+    class_noun: str | None = Field(default=None, description="what kind of thing the subject is: dog, toy, ...")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="decides everything random")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     dataset: DatasetSettings = DatasetSettings()
@@ -52,17 +53,25 @@ class Recipe(BaseModel):
     previews: Previews = Previews()
     knobs: Knobs = Knobs()
 
+    @model_validator(mode="before")
+    @classmethod
+    def parse_absences(cls, values: Any) -> Any:
+        """Read `none`, as TOML and `--set` write absence."""
+        return read_absences(cls, values)
+
     @field_validator("method", mode="before")
     @classmethod
     def parse_method(cls, value: Any) -> Any:
         """Read the settings of whichever method is named."""
         if isinstance(value, BaseModel):
             return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a method is a group of settings; write method.name={value} to choose one")  # noqa: TRY004 - pydantic's
         settings = dict(value)
-        name = str(settings.get("name", next(iter(METHODS))))
+        name = str(settings.get("name", DEFAULT))
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
-        return settings_of(name).model_validate(settings | {"name": name})
+        return settings_of(name).model_validate(read_absences(settings_of(name), settings) | {"name": name})
 
     @property
     def subject(self) -> Subject:
@@ -78,9 +87,9 @@ class Recipe(BaseModel):
         """
         written = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
-        changes = merge(merge(written, given | ({"base": base} if base else {})), parse_overrides(overrides))
+        changes = merge(merge(written, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
         base = str(changes.get("base", "starter"))
-        method = str(changes.get("method", {}).get("name", next(iter(METHODS)))) if isinstance(changes.get("method", {}), dict) else ""
+        method = str(changes.get("method", {}).get("name", DEFAULT)) if isinstance(changes.get("method", {}), dict) else ""
         return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
 
     @classmethod
@@ -97,8 +106,8 @@ class Recipe(BaseModel):
         return cls.parse(read_toml(path))
 
     def to_toml(self) -> str:
-        """Write every value, defaults too; absent ones are left out, as TOML has no null."""
-        return tomli_w.dumps(without_none(self.model_dump(mode="json")))
+        """Write every value, defaults too; absent ones as `none`, so that no preset fills them when the file is used again."""
+        return tomli_w.dumps(spell_absences(self.model_dump(mode="json")))
 
 
 def preset_values(base: str, method: str) -> dict[str, Any]:
@@ -127,11 +136,26 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def without_none(value: Any) -> Any:
-    """Drop absent values from nested mappings."""
+def spell_absences(value: Any) -> Any:
+    """Write absence in nested mappings as `none`: TOML has no null."""
     if isinstance(value, dict):
-        return {key: without_none(item) for key, item in value.items() if item is not None}
-    return value
+        return {key: spell_absences(item) for key, item in value.items()}
+    return "none" if value is None else value
+
+
+def read_absences(model: type[BaseModel], values: Any) -> Any:
+    """Read `none` as absence wherever a setting may be absent; the inverse of `spell_absences`."""
+    if not isinstance(values, Mapping):
+        return values
+    read = dict(values)
+    for name in read.keys() & model.model_fields.keys():
+        kinds = (model.model_fields[name].annotation, *get_args(model.model_fields[name].annotation))
+        if NoneType in kinds and str(read[name]).lower() == "none":
+            read[name] = None
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                read[name] = read_absences(kind, read[name])
+    return read
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -182,7 +206,7 @@ def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) ->
 def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
     """The settings that exist, by dotted path of their section."""
     method = values.get("method", {})
-    name = str(method.get("name", next(iter(METHODS)))) if isinstance(method, Mapping) else next(iter(METHODS))
+    name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else DEFAULT
     sections = dict(sections_of(Recipe))
     if name in METHODS:
         sections["method"] = list(settings_of(name).model_fields)

@@ -192,10 +192,11 @@ def hero(contexts: Sequence[ContextGroup]) -> tuple[tuple[str, Image], ...]:
 def snippet(report: Report) -> str:
     """The Python that draws with the adapter in diffusers; names are quoted, so that any file name gives valid code."""
     base, adapter, prompt = (json.dumps(text, ensure_ascii=False) for text in (report.base, report.adapter, f"a photo of {report.subject}"))
+    more, place = ("\nfrom mascot import starter", "starter.folder()") if report.base == "starter" else ("", base)
     return f"""\
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline{more}
 
-pipe = DiffusionPipeline.from_pretrained({base})
+pipe = DiffusionPipeline.from_pretrained({place})
 pipe.load_lora_weights({adapter}, adapter_name="subject")
 # 1 is what was trained, 0 the untouched base; lower them where the
 # subject crowds out the rest of the prompt

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from mascot.errors import UserError
 
@@ -17,15 +19,16 @@ KEPT_CHECKPOINTS = 2
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well, and is deleted when it does not."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}); free some space or choose another folder.") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -69,6 +72,15 @@ class Run:
         """TensorBoard's event files."""
         return self.folder / "tensorboard"
 
+    @property
+    def lock(self) -> Path:
+        """Held while a process works on the run."""
+        return self.folder / "lock"
+
+    def is_empty(self) -> bool:
+        """Whether nothing but a lock is there: a process that was killed may have left one."""
+        return all(path == self.lock for path in self.folder.iterdir())
+
     def preview(self, step: int, number: int) -> Path:
         """One preview picture; step 0 is the untouched base."""
         return self.folder / "previews" / f"step{step:06d}_{number}.png"
@@ -95,16 +107,18 @@ class Run:
             shutil.rmtree(folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run's lock, which the system lets go when the process ends, however it ends.
+    def locked(self) -> Generator[None]:
+        """Hold the run's lock, which the system lets go when the process ends, however it ends; a run in which nothing was
+        written leaves no folder.
 
         Raises:
             UserError: another process is using the run.
         """
         from filelock import FileLock, Timeout
 
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock", timeout=0)
+        lock = FileLock(self.lock, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -112,6 +126,11 @@ class Run:
         try:
             yield
         finally:
+            if self.is_empty():
+                self.lock.unlink(missing_ok=True)
+                for folder in made:
+                    with suppress(OSError):  # another run has moved in
+                        folder.rmdir()
             lock.release()
 
     def write_text(self, path: Path, text: str) -> None:

@@ -27,13 +27,12 @@ SMOOTHING = 0.95
 def quiet_libraries() -> None:
     """Keep libraries' notices off the terminal; they say nothing that a user could act on."""
     warnings.filterwarnings("ignore")
-    import diffusers
-    import transformers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:

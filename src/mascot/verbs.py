@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
     Raises:
         UserError: anything the user can mend; nothing that was there is lost.
     """
-    folder = Path(out) if out is not None else fresh_path(Path("runs"), Path(recipe.photos[0]).resolve().stem)
+    folder = Path(out) if out is not None else fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
     run = prepare_run(folder, recipe, resume=resume)
     photos = read_subject(recipe)
     progress("photos", photos)
@@ -71,7 +72,7 @@ def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
         before = Recipe.read(open_run(folder).recipe)
         if before != recipe:
             raise UserError(f"{folder} was started with another recipe; resume it without other options, or start a new --out.")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and run.is_empty()):
         raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
     return run
 

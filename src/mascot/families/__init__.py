@@ -35,7 +35,9 @@ def describe(base: str) -> dict[str, Any]:
     if path.is_dir():
         index = path / "model_index.json"
         if not index.exists():
-            raise UserError(f"{base} holds no model_index.json; give a folder in the diffusers layout, a .safetensors checkpoint or a hub id.")
+            raise UserError(
+                f"{base} holds no model_index.json; give a folder in the diffusers layout, a .safetensors checkpoint or a hub id."
+            )
         return check(base, read_index(index))
     if path.is_file():
         return {"_class_name": "StableDiffusionPipeline"} if path.suffix == ".safetensors" else refuse_file(base)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from diffusers import (
@@ -60,15 +60,15 @@ class StableDiffusionStage:
     tokenizer: CLIPTokenizer
     scheduler: Any
     load_part: Callable[[str], nn.Module]
-    loaded: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
-    denoiser: str = "unet"
+    loaded: dict[str, Any] = field(default_factory=dict[str, Any])
+    denoiser: Final = "unet"
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Any:
         """The autoencoder, loaded when needed; in float32 on an accelerator too, where half precision turns pictures black."""
         if "vae" not in self.loaded:
             self.loaded["vae"] = self.load_part("vae").to(self.device, torch.float32).eval().requires_grad_(requires_grad=False)
-        return cast("AutoencoderKL", self.loaded["vae"])
+        return self.loaded["vae"]  # diffusers annotates its answers as tuples, which they are not
 
     @property
     def text_encoder(self) -> CLIPTextModel:
@@ -111,7 +111,9 @@ class StableDiffusionStage:
         if layers not in LAYERS:
             raise UserError(f"unknown layer set {layers!r}{suggest(layers, LAYERS)}")
         ends = tuple(f".{end}" for end in LAYERS[layers][part])
-        return [name for name, module in self.parts[part].named_modules() if name.endswith(ends) and isinstance(module, nn.Linear | nn.Conv2d)]
+        return [
+            name for name, module in self.parts[part].named_modules() if name.endswith(ends) and isinstance(module, nn.Linear | nn.Conv2d)
+        ]
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> Latents:
@@ -219,7 +221,12 @@ def reload(source: str, name: str) -> nn.Module:
     kinds: dict[str, Any] = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     if Path(source).is_file():
         return getattr(StableDiffusionPipeline.from_single_file(source, safety_checker=None, dtype=torch.float32), name)
-    options: dict[str, Any] = {"subfolder": name, "use_safetensors": True, "local_files_only": Path(source).is_dir(), "dtype": torch.float32}
+    options: dict[str, Any] = {
+        "subfolder": name,
+        "use_safetensors": True,
+        "local_files_only": Path(source).is_dir(),
+        "dtype": torch.float32,
+    }
     return kinds[name].from_pretrained(source, **options)
 
 

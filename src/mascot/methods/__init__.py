@@ -13,6 +13,10 @@ METHODS: Mapping[str, str] = {"lora": "mascot.methods.lora"}
 """Method's name -> module with `Settings` (pydantic, a Phase) and `restore`."""
 
 
+DEFAULT = next(iter(METHODS))
+"""The method of recipes that name none, and of adapter files that other tools wrote."""
+
+
 def settings_of(name: str) -> type[Any]:
     """The settings class of a method.
 
@@ -24,7 +28,8 @@ def settings_of(name: str) -> type[Any]:
     return import_module(METHODS[name]).Settings
 
 
-def restore_of(name: str) -> Restore:
-    """The function that puts a method's export back on a base."""
+def restore_of(name: str | None) -> Restore:
+    """The function that puts a method's export back on a base; None stands for another tool's file."""
+    name = name or DEFAULT
     settings_of(name)
     return import_module(METHODS[name]).restore

@@ -29,11 +29,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, le=512, description="inner width of each change of a weight")
-    alpha: float = Field(16, gt=0, description="changes are multiplied by alpha / rank")
-    layers: Literal["attention", "transformer", "all"] = Field("attention", description="which layers of the denoiser change")
-    rate: float = Field(1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
-    text_rate: float = Field(1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
+    rank: int = Field(default=16, ge=1, le=512, description="inner width of each change of a weight")
+    alpha: float = Field(default=16, gt=0, description="changes are multiplied by alpha / rank")
+    layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
+    rate: float = Field(default=1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
+    text_rate: float = Field(default=1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """The denoiser, and the text encoders unless their rate is 0."""
@@ -130,14 +130,14 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         mine = {layer_name(part, key.partition(".")[2]): tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
         check_fit(module, mine)
         device = next(module.parameters()).device
-        inject_adapter_in_model(config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")}), module)
+        inject_adapter_in_model(
+            config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")}), module
+        )
         for _, layer in lora_layers(module):
             layer.lora_A[ADAPTER].float().to(device)
             layer.lora_B[ADAPTER].float().to(device)
         set_peft_model_state_dict(module, mine, adapter_name=ADAPTER)
-        for parameter in module.parameters():
-            parameter.requires_grad_(requires_grad=False)
-        modules[part] = module.eval()
+        modules[part] = module.requires_grad_(requires_grad=False).eval()
     return Worn(modules)
 
 
