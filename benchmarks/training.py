@@ -181,9 +181,14 @@ def report_large(steps: int, peak: float) -> None:
         unet(torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768))
     work = 2 * counter.get_total_flops() / 1e9
     best = min(seconds)
-    print(
-        f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {work / best:.0f} GFLOP/s = {100 * work / best / peak:.0f} % of the bf16 matmul peak"
-    )
+    rate = work / best
+    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {rate:.0f} GFLOP/s = {100 * rate / peak:.0f} % of the bf16 matmul peak")
+
+
+def best_of(results: dict[str, list[Measured]], kind: str) -> float:
+    """The median rate of a side at its better number of threads; 0 where it did not run."""
+    medians = [statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)]
+    return max(medians, default=0.0)
 
 
 def main() -> None:
@@ -220,22 +225,15 @@ def main() -> None:
         rates = sorted(m.steps_per_second for m in found)
         memory = statistics.median(m.peak_megabytes for m in found)
         print(f"  {name:18} {statistics.median(rates):6.2f} steps/s ({rates[0]:.2f} to {rates[-1]:.2f}), peak {memory:.0f} MB")
-    best = {
-        kind: max(
-            (statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)), default=0
-        )
-        for kind in ("ours", "peer")
-    }
+    best = {kind: best_of(results, kind) for kind in ("ours", "peer")}
     if best["peer"]:
         print(f"  ours / peer, each at its better number of threads: {best['ours'] / best['peer']:.2f}")
     peak = matmul_peak(torch.bfloat16)
     stage = load_family(options.base, device="cpu", precision="fp32").stages[0]
-    height = stage.latent_shape(options.resolution, options.resolution)[1]
-    flops = flops_of_a_step(stage.parts[stage.denoiser], options.batch, height, stage.prompt_length("")[1])
-    share = work * best["ours"] / peak
-    print(
-        f"  {work:.1f} GFLOP a step, {work * best['ours']:.0f} GFLOP/s = {100 * share:.0f} % of this machine's bf16 matmul peak of {peak:.0f} GFLOP/s"
-    )
+    cells = stage.latent_shape(options.resolution, options.resolution)[1]
+    flops = flops_of_a_step(stage.parts[stage.denoiser], options.batch, cells, stage.prompt_length("")[1])
+    done = flops * best["ours"]
+    print(f"  {flops:.1f} GFLOP a step, {done:.0f} GFLOP/s = {100 * done / peak:.0f} % of the bf16 matmul peak here, {peak:.0f} GFLOP/s")
     if options.large:
         report_large(3, peak)
 

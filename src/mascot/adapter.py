@@ -6,17 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.run import replacing
 
-VERSION = 1
 MANIFEST_KEY = "mascot"
 
 
@@ -25,7 +24,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = VERSION
+    version: Literal[1] = 1
     method: str
     base: str
     base_identity: str
@@ -50,7 +49,7 @@ class Adapter:
         if self.manifest is not None:
             header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
         with replacing(path) as temporary:
-            save_file({key: self.tensors[key] for key in sorted(self.tensors)}, temporary, metadata=dict(sorted(header.items())))
+            temporary.write_bytes(with_sorted_header(save(dict(self.tensors), metadata=header)))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -70,6 +69,14 @@ class Adapter:
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
         return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
+
+
+def with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: safetensors writes metadata in an order that differs between calls."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format wants the tensors aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_manifest(path: Path, text: str) -> Manifest:

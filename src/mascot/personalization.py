@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Phase, Stage
 from mascot.recipe import Recipe
 from mascot.run import Run, replacing
-from mascot.trainer import Loop, Step
+from mascot.trainer import Loop, Step, uninterrupted
 
 
 def choose_device(wanted: str) -> str:
@@ -194,8 +195,8 @@ class Personalization:
         numbers = range(step * count, (step + 1) * count)
         return [self.dataset.batch(self.plan[n], seed=self.recipe.seed, number=n, share=1 / count) for n in numbers]
 
-    def teach(self) -> Iterator[Step]:
-        """Train to the end, keeping log, previews and checkpoints; an interruption leaves a checkpoint."""
+    def teach(self) -> abc.Generator[Step]:
+        """Train to the end, keeping log, previews and checkpoints; an interruption, or closing this, leaves a checkpoint."""
         run, every = self.run, self.recipe.previews.every
         loop = self.loop
         checkpoint = run.last_checkpoint()
@@ -215,7 +216,7 @@ class Personalization:
                         log.flush()
                         self.save()
                     yield step
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, GeneratorExit):
                 log.flush()
                 self.save()
                 raise

@@ -30,10 +30,11 @@ def replacing(path: Path) -> Generator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason}); free some space or choose another folder.") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong with the path has been said
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the run's lock, which the system lets go when the process ends, however it ends; a run in which nothing was
-        written leaves no folder.
+        """Hold the run's lock, which the system lets go when the process ends, however it ends.
+
+        A run in which nothing was written leaves no folder behind.
 
         Raises:
             UserError: another process is using the run.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -27,7 +31,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=800, ge=1, le=1_000_000, description="optimizer steps")
+    steps: int = Field(default=800, ge=1, le=999_999, description="optimizer steps")
     batch_size: int = Field(default=1, ge=1, le=512, description="photos in one forward pass; class pictures come on top")
     accumulation: int = Field(default=1, ge=1, le=512, description="forward passes in one optimizer step")
     schedule: ScheduleName = Field(default="constant", description="how the rates fall after warm-up: constant, linear, cosine")
@@ -65,6 +69,23 @@ def loss_of(stage: Stage, batch: Batch, condition: Condition, min_snr: float | N
     error_B = (answer - stage.objective.target(x0, eps, level)).square().flatten(1).mean(1)
     weight_B = batch.weight_B.to(x0.device) * stage.objective.weight(level, min_snr)
     return (weight_B * error_B).sum(), error_B.detach()
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Hold Ctrl-C back until the block has ended; outside the main thread, and where Ctrl-C is ignored, nothing needs holding."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        before(*held[0])
 
 
 class Loop:
@@ -105,8 +126,7 @@ class Loop:
             self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
-        parameters = [p for group in self.learner.groups for p in group.parameters]
-        norm = float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.clip))
         if not (math.isfinite(total) and math.isfinite(norm)):
             self.optimizer.zero_grad()
             raise UserError(

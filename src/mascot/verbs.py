@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
+from pydantic import ValidationError
 
 from mascot.adapter import Adapter
 from mascot.captions import fill
@@ -46,16 +48,20 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
     photos = read_subject(recipe)
     progress("photos", photos)
     with run.locked():
+        prepare_run(folder, recipe, resume=resume)  # again: another process may have used the folder in the meantime
         check_same_photos(run, photo_hashes(photos), resume=resume)
         job = Personalization(recipe=recipe, run=run, photos=photos, family=load_base(recipe))
         progress("prior", recipe.prior.count if recipe.prior.weight else 0)
         _ = job.loop
         rows = effective_settings(job)
-        run.write_text(run.recipe, recipe.to_toml())
-        run.write_text(run.effective, json.dumps({"settings": dict(rows), "photos": photo_hashes(photos)}, indent=2) + "\n")
+        if not resume:
+            run.write_text(run.recipe, recipe.to_toml())
+        if not (resume and run.effective.exists()):
+            run.write_text(run.effective, json.dumps({"settings": dict(rows), "photos": photo_hashes(photos)}, indent=2) + "\n")
         progress("effective", rows)
-        for step in job.teach():
-            progress("step", step)
+        with closing(job.teach()) as steps:
+            for step in steps:
+                progress("step", step)
         job.adapter().write(run.adapter)
         if report:
             write_outcome(job, rows)
@@ -79,7 +85,13 @@ def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
 
 def check_same_photos(run: Run, hashes: dict[str, str], *, resume: bool) -> None:
     """Refuse to resume on other photos than the run was started with."""
-    if resume and run.effective.exists() and json.loads(run.effective.read_text(encoding="utf-8"))["photos"] != hashes:
+    if not (resume and run.effective.exists()):
+        return
+    try:
+        before = json.loads(run.effective.read_text(encoding="utf-8"))["photos"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.effective} is damaged; start a new --out.") from error
+    if before != hashes:
         raise UserError(f"the photos have changed since {run.folder} was started; put them back or start a new --out.")
 
 
@@ -108,7 +120,10 @@ def open_generator(where: str | Path | Run, *, base: str | None = None, device: 
 
 def usual_knobs(adapter: Adapter) -> Knobs:
     """The knobs that the run's recipe holds."""
-    return Knobs.model_validate(adapter.manifest.recipe.get("knobs", {})) if adapter.manifest else Knobs()
+    try:
+        return Knobs.model_validate(adapter.manifest.recipe.get("knobs", {})) if adapter.manifest else Knobs()
+    except ValidationError as error:
+        raise UserError("the adapter's own knobs cannot be read: it was written by another version of mascot; update mascot.") from error
 
 
 def plan_shots(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[Shot]:

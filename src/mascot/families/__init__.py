@@ -56,7 +56,7 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(index, dict)
-    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
+    except (OSError, ValueError, RecursionError, AssertionError) as error:
         raise UserError(f"{path} is not valid JSON; download the base again.") from error
     return index
 

@@ -120,7 +120,7 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     Raises:
         UserError: keys of the file that this base has no layer for, or layers that the file leaves out.
     """
-    facts: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, "{}"))
+    facts = read_facts(metadata)
     stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or ".lora_" not in key]
     if stray or not tensors:
         raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
@@ -141,13 +141,26 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return Worn(modules)
 
 
+def read_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Parse the ranks and alphas that peft and diffusers keep beside the tensors; none where the file has none."""
+    try:
+        facts: Any = json.loads(metadata.get(METADATA_KEY, "{}"))
+        assert isinstance(facts, dict)
+    except (ValueError, RecursionError, AssertionError) as error:
+        raise UserError("this adapter's metadata is damaged; export it again.") from error
+    return facts
+
+
 def config_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> LoraConfig:
     """Read ranks off the tensors and alphas off the metadata; without metadata alpha is the rank, as in diffusers."""
     ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}
-    rank = int(facts.get("r", max(ranks.values())))
-    alpha = float(facts.get("lora_alpha", rank))
-    patterns = {name: r for name, r in ranks.items() if r != rank}
-    alphas = dict(facts.get("alpha_pattern") or ({} if facts else patterns))
+    try:
+        rank = int(facts.get("r", max(ranks.values())))
+        alpha = float(facts.get("lora_alpha", rank))
+        patterns = {name: r for name, r in ranks.items() if r != rank}
+        alphas = dict(facts.get("alpha_pattern") or ({} if facts else patterns))
+    except (TypeError, ValueError) as error:
+        raise UserError("this adapter's metadata is damaged; export it again.") from error
     rslora = bool(facts.get("use_rslora", False))
     return LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=list(ranks), rank_pattern=patterns, alpha_pattern=alphas, use_rslora=rslora  # pyright: ignore[reportArgumentType]
@@ -163,12 +176,21 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         weight = getattr(layers.get(name), "weight", None)
         if not isinstance(weight, Tensor) or name == key:
             wrong.append(key)
-        elif (".lora_A." in key and tensor.shape[1] != weight.shape[1]) or (".lora_B." in key and tensor.shape[0] != weight.shape[0]):
+        elif not has_shape_for(key, tensor, weight):
             wrong.append(f"{key} {tuple(tensor.shape)}")
         elif key.replace(".lora_A.", ".lora_B.") not in tensors or key.replace(".lora_B.", ".lora_A.") not in tensors:
             wrong.append(f"{key} (without its other half)")
+        elif ".lora_A." in key and tensor.shape[:1] != tensors[key.replace(".lora_A.", ".lora_B.")].shape[1:2]:
+            wrong.append(f"{key} (its other half has another rank)")
     if wrong:
         raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(tensors)} keys have no layer, {list_some(wrong)}.")
+
+
+def has_shape_for(key: str, tensor: Tensor, weight: Tensor) -> bool:
+    """Whether one half of a change reads what its layer reads, or writes what it writes."""
+    if tensor.ndim != weight.ndim or 0 in tensor.shape:
+        return False
+    return tensor.shape[1:] == weight.shape[1:] if ".lora_A." in key else len(tensor) == len(weight)
 
 
 def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:

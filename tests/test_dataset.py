@@ -1,0 +1,231 @@
+"""Laws of what a run is shown: every photo as often as the others, in an order and with noise that the seed alone decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mascot.captions import Subject
+from mascot.crops import Size, crop
+from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, to_pixels
+from mascot.families import load_family
+from mascot.latents import gaussian, sample, seeded
+from mascot.photos import Photo
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+
+SQUARE: Size = (64, 64)
+WIDE: Size = (48, 80)
+
+
+def example(name: str, size: Size = SQUARE) -> Example:
+    """An example whose latents are told apart by its name."""
+    mean = gaussian((4, size[0] // 8, size[1] // 8), [seeded(name)])
+    latents = Latents(mean_BCHW=mean, deviation_BCHW=torch.full_like(mean, 0.1))
+    return Example(latents=latents, prompt=name, framing=Framing(original=size, target=size), source=Path(name))
+
+
+def dataset(photos: int, *, wide: int = 0, prior: int = 0, weight: float = 0.0) -> Dataset:
+    subject = {SQUARE: tuple(example(f"photo {i}") for i in range(photos)), WIDE: tuple(example(f"wide {i}", WIDE) for i in range(wide))}
+    classes = {size: tuple(example(f"class {i}", size) for i in range(prior)) for size in (SQUARE, WIDE)}
+    return Dataset(subject={size: group for size, group in subject.items() if group}, prior=classes, prior_weight=weight)
+
+
+def batches(made: Dataset, *, count: int, batch_size: int = 1, seed: int = 0) -> list[Batch]:
+    plan = made.schedule(seed=seed, micro_batches=count, batch_size=batch_size)
+    return [made.batch(planned, seed=seed, number=number, share=1.0) for number, planned in enumerate(plan)]
+
+
+@given(photos=st.integers(1, 12), batch_size=st.integers(1, 5), count=st.integers(1, 60), seed=st.integers(0, 5))
+def test_every_photo_is_shown_equally_often_give_or_take_one(photos: int, batch_size: int, count: int, seed: int) -> None:
+    plan = dataset(photos).schedule(seed=seed, micro_batches=count, batch_size=batch_size)
+    shown = Counter({i: 0 for i in range(photos)})
+    shown.update(i for _, chosen in plan for i in chosen)
+    assert len(plan) == count
+    assert all(len(chosen) == batch_size for _, chosen in plan)
+    assert max(shown.values()) - min(shown.values()) <= 1
+    assert set(shown) == set(range(photos))
+
+
+@given(wide=st.integers(1, 5), batch_size=st.integers(1, 3), seed=st.integers(0, 5))
+def test_photos_of_one_size_are_shown_equally_often(wide: int, batch_size: int, seed: int) -> None:
+    plan = dataset(4, wide=wide).schedule(seed=seed, micro_batches=60, batch_size=batch_size)
+    for size, group in ((SQUARE, 4), (WIDE, wide)):
+        shown = Counter({i: 0 for i in range(group)})
+        shown.update(i for planned, chosen in plan if planned == size for i in chosen)
+        assert max(shown.values()) - min(shown.values()) <= 1
+
+
+def test_sizes_are_mixed_by_how_many_photos_have_them() -> None:
+    plan = dataset(6, wide=2).schedule(seed=0, micro_batches=2000, batch_size=1)
+    assert sum(size == WIDE for size, _ in plan) / 2000 == pytest.approx(0.25, abs=0.04)
+
+
+def test_the_seed_alone_decides_the_order() -> None:
+    made = dataset(5, wide=3)
+    plans = [made.schedule(seed=seed, micro_batches=40, batch_size=2) for seed in (0, 0, 1)]
+    assert plans[0] == plans[1]
+    assert plans[0] != plans[2]
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
+    made = dataset(3, prior=4, weight=1.0)
+    planned = made.schedule(seed=0, micro_batches=1, batch_size=2)[0]
+
+    def drawn(*, seed: int, number: int) -> tuple[tuple[str, ...], bytes]:
+        batch = made.batch(planned, seed=seed, number=number, share=1.0)
+        return batch.prompts, sample(batch.latents, batch.generators).numpy().tobytes()
+
+    first = drawn(seed=0, number=5)
+    _ = drawn(seed=0, number=4)  # what was asked before does not matter
+    assert drawn(seed=0, number=5) == first
+    assert drawn(seed=0, number=6)[1] != first[1]
+    assert drawn(seed=1, number=5)[1] != first[1]
+
+
+def test_latents_of_a_photo_are_drawn_anew_at_each_step_and_alike_at_the_same() -> None:
+    made = dataset(1)
+    first, second = ([sample(batch.latents, batch.generators) for batch in batches(made, count=3)] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+
+
+def test_no_two_examples_of_a_batch_share_their_noise() -> None:
+    (batch,) = batches(dataset(1, prior=1, weight=1.0), count=1, batch_size=3)
+    assert len({gaussian((8,), [generator]).numpy().tobytes() for generator in batch.generators}) == 6
+
+
+@given(batch_size=st.integers(1, 5), share=st.sampled_from([1.0, 0.5, 0.25]), weight=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+def test_weights_of_the_subject_add_up_to_the_share_and_those_of_the_class_to_share_times_weight(
+    batch_size: int, share: float, weight: float
+) -> None:
+    made = dataset(3, prior=2, weight=weight)
+    planned = made.schedule(seed=0, micro_batches=1, batch_size=batch_size)[0]
+    batch = made.batch(planned, seed=0, number=0, share=share)
+    subject, classes = batch.weight_B[: batch.subject_count], batch.weight_B[batch.subject_count :]
+    assert float(subject.sum()) == pytest.approx(share)
+    assert float(classes.sum()) == pytest.approx(share * weight)
+    assert len(classes) == (batch_size if weight else 0)
+    assert all(prompt.startswith("photo") for prompt in batch.prompts[: batch.subject_count])
+    assert all(prompt.startswith("class") for prompt in batch.prompts[batch.subject_count :])
+    assert len(batch.framings) == len(batch.generators) == len(batch.weight_B) == len(batch.latents.mean_BCHW)
+
+
+def test_every_class_picture_is_used() -> None:
+    seen = {prompt for batch in batches(dataset(1, prior=5, weight=1.0), count=100) for prompt in batch.prompts if prompt.startswith("class")}
+    assert seen == {f"class {i}" for i in range(5)}
+
+
+@given(wide=st.integers(1, 4), batch_size=st.integers(1, 4))
+def test_a_batch_has_one_shape_class_pictures_included(wide: int, batch_size: int) -> None:
+    for batch in batches(dataset(2, wide=wide, prior=2, weight=1.0), count=20, batch_size=batch_size):
+        height, width = batch.framings[0].target
+        assert {framing.target for framing in batch.framings} == {(height, width)}
+        assert batch.latents.mean_BCHW.shape == (2 * batch_size, 4, height // 8, width // 8)
+
+
+@pytest.fixture(scope="module")
+def stage(tiny_base: Path) -> Stage:
+    return load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
+
+
+def photo(name: str, size: Size = (100, 100), caption: str | None = None) -> Photo:
+    """A photo whose left and right differ."""
+    values = np.random.default_rng(len(name)).integers(0, 256, (*size, 3), dtype=np.uint8)
+    values[:, : size[1] // 2] //= 4
+    return Photo(path=Path(name), picture=Image.fromarray(values), caption=caption)
+
+
+def made_from(stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0) -> Dataset:
+    pictures = [photo("class").picture] * classes
+    subject = Subject(token="sks", class_noun="dog")
+    return make_dataset(photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight)
+
+
+def test_own_captions_and_the_template_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
+    settings = Settings(template="a sketch of {subject}")
+    made = made_from(stage, [photo("a"), photo("b", caption="{token} the {class} at night"), photo("c", caption="no name")], settings, classes=1)
+    assert [e.prompt for e in made.subject[SQUARE]] == ["a sketch of sks dog", "sks the dog at night", "no name"]
+    assert [e.prompt for e in made.prior[SQUARE]] == ["a photo of a dog"]
+    assert made.prompts == ("a sketch of sks dog", "sks the dog at night", "no name", "a photo of a dog")
+    assert [e.source for e in made.subject[SQUARE]] == [Path("a"), Path("b"), Path("c")]
+    assert made.prior[SQUARE][0].source is None
+
+
+def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
+    one = photo("a", (120, 90))
+    example = made_from(stage, [one], Settings()).subject[SQUARE][0]
+    cut = crop(one, SQUARE)
+    expected = stage.encode(to_pixels(cut.picture))
+    assert torch.equal(example.latents.mean_BCHW, expected.mean_BCHW)
+    assert torch.equal(example.latents.deviation_BCHW, expected.deviation_BCHW)
+    assert example.framing == cut.framing
+
+
+def test_flipping_adds_each_photo_mirrored(stage: Stage) -> None:
+    one = photo("a")
+    plain, mirrored = made_from(stage, [one], Settings(flip=True)).subject[SQUARE]
+    turned = photo("a").picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    expected = made_from(stage, [Photo(path=Path("t"), picture=turned)], Settings()).subject[SQUARE][0]
+    assert made_from(stage, [one], Settings(flip=True)).size == 2
+    assert (mirrored.latents.mean_BCHW - expected.latents.mean_BCHW).abs().max() < 1e-2  # resampling is not exactly symmetric
+    assert (mirrored.latents.mean_BCHW - plain.latents.mean_BCHW).abs().max() > 0.1
+
+
+def test_aspect_buckets_keep_photos_wide_and_tall_at_about_the_same_area(stage: Stage) -> None:
+    photos = [photo("square"), photo("wide", (100, 200)), photo("tall", (200, 100)), photo("also wide", (90, 190))]
+    made = made_from(stage, photos, Settings(aspect_buckets=True), classes=2)
+    assert {size: len(group) for size, group in made.subject.items()} == {(64, 64): 1, (48, 80): 2, (80, 48): 1}
+    assert {size: len(group) for size, group in made.prior.items()} == {(64, 64): 2, (48, 80): 2, (80, 48): 2}
+    for batch in batches(made, count=12, batch_size=2):
+        assert batch.latents.mean_BCHW.shape[2:] == tuple(side // 8 for side in batch.framings[0].target)
+    assert set(made_from(stage, photos, Settings()).subject) == {SQUARE}
+
+
+@pytest.mark.parametrize(("resolution", "side"), [(None, 64), (32, 32), (50, 48), (96, 96)])
+def test_the_resolution_is_the_bases_own_or_the_one_given_rounded_down(stage: Stage, resolution: int | None, side: int) -> None:
+    assert set(made_from(stage, [photo("a")], Settings(resolution=resolution)).subject) == {(side, side)}
+
+
+def test_without_a_prior_weight_no_class_picture_is_encoded(stage: Stage) -> None:
+    assert made_from(stage, [photo("a")], Settings(), classes=2, weight=0.0).prior == {}
+
+
+def test_pixels_go_from_minus_one_to_one_row_by_row_red_first() -> None:
+    picture = Image.new("RGB", (3, 2), "black")
+    picture.putpixel((2, 0), (255, 0, 51))
+    pixels = to_pixels(picture)
+    assert pixels.shape == (1, 3, 2, 3)
+    assert pixels[0, :, 0, 2].tolist() == pytest.approx([1, -1, -0.6])
+    assert (pixels[0, :, 1] == -1).all()
+
+
+class Counting:
+    """A stage's conditioning that remembers what it was asked."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.asked = stage, list[str]()
+
+    def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        self.asked += prompts
+        return self.stage.condition(prompts, framings)
+
+
+def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stage) -> None:
+    framing = Framing(original=SQUARE, target=SQUARE)
+    counting = Counting(stage)
+    conditions = Conditions(counting)  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
+    prompts = ["a dog", "a cat", "a dog"]
+    for _ in range(2):
+        rows = conditions(prompts, [framing] * 3)["encoder_hidden_states"]
+        for row, prompt in zip(rows, prompts, strict=True):
+            assert torch.equal(row, stage.condition([prompt], [framing])["encoder_hidden_states"][0])
+    assert counting.asked == ["a dog", "a cat"]

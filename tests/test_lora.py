@@ -1,0 +1,357 @@
+"""Laws of LoRA: nothing changes before it learns, nothing else moves while it does, and its file means the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mascot.adapter import Adapter, Manifest
+from mascot.errors import UserError
+from mascot.families import load_family
+from mascot.generator import Generator, Knobs, Shot
+from mascot.latents import gaussian, seeded
+from mascot.methods.lora import METADATA_KEY, Settings, lora_layers, restore
+from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
+from mascot.trainer import Loop
+from mascot.trainer import Settings as TrainingSettings
+
+FRAMING = Framing(original=(64, 64), target=(64, 64))
+SHOT = Shot("a photo of sks dog on a beach", 3)
+KNOBS = Knobs(steps=4, guidance=3.0)
+LAYER_SETS = ("attention", "transformer", "all")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def loaded(base: Path) -> Family:
+    return load_family(str(base), device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def family(tiny_base: Path) -> Family:
+    return loaded(tiny_base)
+
+
+@pytest.fixture
+def stage(family: Family) -> Stage:
+    return family.stages[0]
+
+
+def answers(stage: Stage) -> tuple[Tensor, Tensor]:
+    """What the text encoder and the denoiser say to one question."""
+    with torch.no_grad():
+        conditioning = stage.condition([SHOT.prompt], [FRAMING])
+        noise = gaussian((4, 8, 8), [seeded("question")])
+        return conditioning["encoder_hidden_states"], stage.predict(noise, torch.tensor([500]), conditioning)
+
+
+def weights(stage: Stage) -> dict[str, str]:
+    """A hash of every weight and buffer but the changes, under the names of the untouched base."""
+    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.vae}  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        f"{part}.{name.replace('.base_layer.', '.')}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def batch(number: int) -> Batch:
+    mean = gaussian((4, 8, 8), [seeded("photo", number % 2)])
+    latents = Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10)
+    weight = torch.ones(1)
+    return Batch(
+        latents=latents, prompts=("a photo of sks dog",), framings=(FRAMING,), weight_B=weight, subject_count=1, generators=(seeded(number),)
+    )
+
+
+def taught(stage: Stage, settings: Settings, steps: int = 3) -> Learner:
+    learner = settings.attach(stage, 0)
+    loop = Loop(stage, learner, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+    for _ in loop.steps(lambda step: [batch(step)]):
+        pass
+    return learner
+
+
+def invented(stage: Stage, settings: Settings, size: float = 0.2) -> Learner:
+    """A LoRA whose changes are large enough to see, without training."""
+    learner = settings.attach(stage, 0)
+    for part in settings.trains(stage):
+        for name, layer in lora_layers(stage.parts[part]):
+            up = layer.lora_B["default"].weight
+            up.data.copy_(gaussian(up.shape, [seeded("up", part, name)])[0] * size)
+    return learner
+
+
+def adapter_of(learner: Learner, family: Family) -> Adapter:
+    tensors, metadata = learner.export()
+    manifest = Manifest(
+        method="lora", base="tiny", base_identity=family.identity, token="sks", class_noun="dog", resolution=64, step=3, recipe={}
+    )  # fmt: skip
+    return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
+
+
+def drawn(generator: Generator, knobs: Knobs = KNOBS, shot: Shot = SHOT) -> NDArray[np.int16]:
+    return np.asarray(next(generator.draw([shot], knobs))).astype(np.int16)
+
+
+def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
+    """The largest difference of a pixel, of 255."""
+    return int(np.abs(one - other).max())
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_a_fresh_lora_changes_no_bit(stage: Stage, layers: Any) -> None:
+    before = answers(stage)
+    learner = Settings(layers=layers).attach(stage, 0)
+    assert all(torch.equal(one, other) for one, other in zip(before, answers(stage), strict=True))
+    assert sum(p.numel() for group in learner.groups for p in group.parameters) > 0
+
+
+def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
+    exports = [Settings().attach(loaded(tiny_base).stages[0], seed).export()[0] for seed in (0, 0, 1)]
+    downs = [key for key in exports[0] if ".lora_A." in key]
+    assert all(torch.equal(exports[0][key], exports[1][key]) for key in exports[0])
+    assert not any(torch.equal(exports[0][key], exports[2][key]) for key in downs)
+    assert len({exports[0][key].numpy().tobytes() for key in downs}) == len(downs)
+
+
+@pytest.mark.parametrize("text_rate", [0.0, 1e-3])
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float) -> None:
+    before = weights(stage)
+    learner = Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, 0)
+    fresh, _ = learner.export()
+    learner.detach()
+    exported, _ = taught(stage, Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate)).export()
+    assert weights(stage) == before
+    assert set(exported) == set(fresh)
+    assert [key for key in exported if torch.equal(exported[key], fresh[key])] == []
+    learning = [p for part in stage.parts.values() for p in part.parameters() if p.requires_grad]
+    assert len(learning) == len(exported)
+    assert any(key.startswith("text_encoder.") for key in exported) == (text_rate > 0)
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_every_layer_of_a_set_changes_and_each_set_holds_the_one_before(stage: Stage, layers: Any) -> None:
+    names = [set(stage.adaptable("unet", wanted)) for wanted in LAYER_SETS]
+    assert names[0] < names[1] < names[2]
+    attached = Settings(layers=layers).attach(stage, 0)
+    assert {name for name, _ in lora_layers(stage.parts["unet"])} == names[LAYER_SETS.index(layers)]
+    attached.detach()
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) -> None:
+    Settings(layers=layers).attach(stage, 0)
+    changed = {name for name, _ in lora_layers(stage.parts["text_encoder"])}
+    blocks = len({name.split(".layers.")[1].split(".")[0] for name in changed})
+    projections = {name.rpartition(".")[2] for name in changed}
+    assert projections >= {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert blocks == 2
+    assert len(changed) == blocks * len(projections)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 4.0), (8, 2.0), (4, 32.0), (3, 1.5)])
+def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path, rank: int, alpha: float) -> None:
+    stage = family.stages[0]
+    plain = drawn(Generator(family))
+    learner = invented(stage, Settings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
+    learning = drawn(Generator(family))
+    adapter_of(learner, family).write(tmp_path / "a.safetensors")
+    learner.detach()
+    assert difference(drawn(Generator(family)), plain) == 0
+    read = Adapter.read(tmp_path / "a.safetensors")
+    assert difference(drawn(Generator(family, read)), learning) == 0
+    assert difference(drawn(Generator(loaded(tiny_base), read)), learning) == 0
+    assert difference(learning, plain) > 2
+    if alpha != rank:
+        forgetful = Adapter(tensors=read.tensors, metadata={}, manifest=read.manifest)
+        assert difference(drawn(Generator(loaded(tiny_base), forgetful)), learning) > 0
+
+
+def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family, tmp_path: Path) -> None:
+    learner = taught(family.stages[0], Settings(rank=4, alpha=2))
+    adapter_of(learner, family).write(tmp_path / "a.safetensors")
+    read = Adapter.read(tmp_path / "a.safetensors")
+    other = loaded(tiny_base).stages[0]
+    again = Settings(rank=4, alpha=2).attach(other, 1)
+    for group in again.groups:
+        names = dict(other.parts[group.part].named_parameters())
+        mine = dict(family.stages[0].parts[group.part].named_parameters())
+        for name, parameter in names.items():
+            if ".lora_" in name:
+                parameter.data.copy_(mine[name].data)
+    tensors, metadata = again.export()
+    assert metadata == read.metadata
+    assert {key: tensor.numpy().tobytes() for key, tensor in tensors.items()} == {key: t.numpy().tobytes() for key, t in read.tensors.items()}
+
+
+FRESH = """
+import sys
+from pathlib import Path
+from mascot.adapter import Adapter
+from mascot.families import load_family
+from mascot.generator import Generator, Knobs, Shot
+base, adapter, out, prompt, seed, knobs = sys.argv[1:]
+generator = Generator(load_family(base, device="cpu", precision="fp32"), Adapter.read(Path(adapter)))
+next(generator.draw([Shot(prompt, int(seed))], Knobs.model_validate_json(knobs))).save(out)
+"""
+
+
+def test_a_fresh_process_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path) -> None:
+    from PIL import Image
+
+    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=2)), family).write(tmp_path / "a.safetensors")
+    here = drawn(Generator(family))
+    words = [str(tiny_base), str(tmp_path / "a.safetensors"), str(tmp_path / "a.png"), SHOT.prompt, str(SHOT.seed), KNOBS.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", FRESH, *words], check=True, env=environment, capture_output=True, timeout=300)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert difference(np.asarray(picture).astype(np.int16), here) == 0
+
+
+def theirs(base: Path, adapter: Path | None, *, scales: Mapping[str, float] | None = None) -> NDArray[np.int16]:
+    """The picture as diffusers alone draws it from the same noise."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    if adapter is not None:
+        pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name, adapter_name="mascot")
+        if scales is not None:
+            pipeline.set_adapters("mascot", [dict(scales)])  # pyright: ignore[reportArgumentType]
+    noise = gaussian((4, 8, 8), [seeded("picture", SHOT.seed)])
+    result: Any = pipeline(SHOT.prompt, latents=noise, num_inference_steps=KNOBS.steps, guidance_scale=KNOBS.guidance, output_type="np")
+    return (result.images[0] * 255).round().astype(np.int16)
+
+
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_diffusers_draws_our_file_as_we_do(tiny_base: Path, family: Family, tmp_path: Path, layers: Any) -> None:
+    plain = drawn(Generator(family))
+    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=8, layers=layers), size=0.1), family).write(tmp_path / "a.safetensors")
+    ours = drawn(Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors")))
+    assert difference(theirs(tiny_base, None), plain) <= 1
+    assert difference(theirs(tiny_base, tmp_path / "a.safetensors"), ours) <= 1
+    assert difference(ours, plain) > 2
+
+
+@pytest.mark.parametrize(("unet", "text"), [(0.5, 1.0), (1.0, 0.3), (0.4, 1.5)])
+def test_split_scales_are_those_of_diffusers(tiny_base: Path, family: Family, tmp_path: Path, unet: float, text: float) -> None:
+    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=8), size=0.3), family).write(tmp_path / "a.safetensors")
+    generator = Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors"))
+    ours = drawn(generator, KNOBS.model_copy(update={"unet_scale": unet, "text_scale": text}))
+    expected = theirs(tiny_base, tmp_path / "a.safetensors", scales={"unet": unet, "text_encoder": text})
+    assert difference(ours, expected) <= 1
+    assert difference(ours, drawn(generator)) > 1
+    assert difference(ours, drawn(generator, KNOBS.model_copy(update={"unet_scale": text, "text_scale": unet}))) > 1
+
+
+def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_turned_back(stage: Stage, family: Family) -> None:
+    plain = answers(stage)
+    adapter = adapter_of(invented(stage, Settings(rank=4)), family)
+    for part in stage.parts.values():
+        assert any(isinstance(layer, nn.Module) for _, layer in lora_layers(part))
+    whole = answers(stage)
+    Settings().attach  # noqa: B018 - the name is the law's subject
+    other = loaded_without(stage)
+    worn = restore(other, adapter.tensors, adapter.metadata)
+    worn.scale({"unet": 0.0, "text_encoder": 0.0})
+    assert all(torch.equal(one, two) for one, two in zip(answers(other), plain, strict=True))
+    worn.scale({"unet": 0.0, "text_encoder": 1.0})
+    assert torch.equal(answers(other)[0], whole[0])
+    worn.scale({"unet": 1.0, "text_encoder": 0.0})
+    assert torch.equal(answers(other)[0], plain[0])
+    assert not torch.equal(answers(other)[1], plain[1])
+    worn.scale({"unet": 1.0, "text_encoder": 1.0})
+    assert all(torch.equal(one, two) for one, two in zip(answers(other), whole, strict=True))
+
+
+def test_removing_gives_every_bit_of_the_base_back(stage: Stage, family: Family) -> None:
+    plain, before = answers(stage), weights(stage)
+    adapter = adapter_of(invented(stage, Settings(rank=4, layers="all")), family)
+    stage.parts  # noqa: B018
+    for undo in ("detach", "remove"):
+        del undo
+
+
+def nothing() -> Iterator[None]:
+    yield None
+
+
+def unfit(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], str]]:
+    """Files that do not fit, each with a key that the refusal must name."""
+    down = next(key for key in tensors if key.startswith("unet.") and ".to_k.lora_A." in key)
+    text = next(key for key in tensors if key.startswith("text_encoder.") and ".lora_B." in key)
+    wide = torch.cat([tensors[down], tensors[down]], dim=1)
+    yield "another width", {**tensors, down: wide}, down.removeprefix("unet.")
+    yield "half a pair", {key: tensor for key, tensor in tensors.items() if key != down}, down.removeprefix("unet.").replace("_A", "_B")
+    yield "half a pair of the text encoder", {key: t for key, t in tensors.items() if key != text}, "q_proj.lora_A"
+    yield "halves of two ranks", {**tensors, down: tensors[down][:2]}, down.removeprefix("unet.")
+    yield "a flat tensor", {**tensors, down: tensors[down].flatten()}, down.removeprefix("unet.")
+    yield "a part that is not there", {**tensors, "transformer.x.lora_A.weight": torch.ones(4, 4)}, "transformer.x"
+    yield "a second text encoder", {**tensors, "text_encoder_2.x.lora_A.weight": torch.ones(4, 4)}, "text_encoder_2.x"
+    missing = {f"unet.down_blocks.9.to_k.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
+    yield "a layer that is not there", tensors | missing, "down_blocks.9.to_k"
+    norm = {"unet.conv_norm_out.lora_A.weight": torch.ones(4, 16), "unet.conv_norm_out.lora_B.weight": torch.ones(16, 4)}
+    yield "a layer that cannot change", tensors | norm, "conv_norm_out"
+    kohya = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+    halves = {f"{kohya}.lora_down.weight": torch.ones(4, 16), f"{kohya}.lora_up.weight": torch.ones(16, 4), f"{kohya}.alpha": torch.tensor(4.0)}
+    yield "kohya's names", halves, kohya
+    yield "nothing in it", {}, "adapter"
+
+
+UNFIT = (
+    "another width", "half a pair", "half a pair of the text encoder", "halves of two ranks", "a flat tensor", "a part that is not there",
+    "a second text encoder", "a layer that is not there", "a layer that cannot change", "kohya's names", "nothing in it",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alone(tiny_base: Path, stage: Stage, name: str) -> None:
+    tensors, metadata = Settings(rank=4).attach(loaded(tiny_base).stages[0], 0).export()
+    cases = {case: (changed, key) for case, changed, key in unfit(tensors)}
+    assert set(cases) == set(UNFIT)
+    plain, before = answers(stage), weights(stage)
+    changed, key = cases[name]
+    with pytest.raises(UserError) as error:
+        restore(stage, changed, metadata)
+    assert key in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not any(lora_layers(part) for part in stage.parts.values())
+    assert weights(stage) == before
+    assert all(torch.equal(one, other) for one, other in zip(answers(stage), plain, strict=True))
+
+
+def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
+    tensors, _ = Settings(rank=4).attach(loaded(tiny_base).stages[0], 0).export()
+    for text in ("{", "[]", '{"unet.lora_alpha": "x"}'):
+        with pytest.raises(UserError):
+            restore(stage, tensors, {METADATA_KEY: text})
+        assert not any(lora_layers(part) for part in stage.parts.values())
+
+
+def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
+    _, metadata = Settings(rank=8, alpha=2).attach(stage, 0).export()
+    facts = json.loads(metadata[METADATA_KEY])
+    for part in ("unet", "text_encoder"):
+        assert (facts[f"{part}.r"], facts[f"{part}.lora_alpha"]) == (8, 2)
+
+
+def test_an_adapter_of_ours_is_refused_on_another_base(family: Family, tmp_path: Path) -> None:
+    from tiny import tiny_stable_diffusion
+
+    adapter = adapter_of(invented(family.stages[0], Settings(rank=4)), family)
+    with pytest.raises(UserError, match="give --base tiny"):
+        Generator(loaded(tiny_stable_diffusion(tmp_path, seed=1)), adapter)
