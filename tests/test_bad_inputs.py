@@ -15,7 +15,8 @@ import pytest
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
 
-from mascot import cli
+from mascot import cli, prior
+from mascot.trainer import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = bad_commands()
@@ -40,11 +41,18 @@ def here(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(name, str(places / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", str(places / "temporary"))
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setattr(Loop, "steps", never)
+    monkeypatch.setattr(prior, "class_pictures", never)
     (places / "temporary").mkdir(exist_ok=True)
     before = set(places.iterdir())
     yield places
     for path in set(places.iterdir()) - before:
         shutil.rmtree(path)
+
+
+def never(*arguments: object, **options: object) -> None:
+    """Stand where the long work begins."""
+    pytest.fail("a bad input must be refused before the first step and the first class picture")
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:

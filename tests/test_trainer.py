@@ -228,7 +228,7 @@ def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any)
     before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.learner.groups}
     list(loop.steps(batches_of(dataset(1), settings)))
     moved = {
-        group.part: max(float((p - old).abs().max()) for p, old in zip(group.parameters, before[group.part], strict=True))
+        group.part: max((p.detach() - old).abs().max().item() for p, old in zip(group.parameters, before[group.part], strict=True))
         for group in loop.learner.groups
     }
     assert moved["unet"] > 1e-2

@@ -157,7 +157,7 @@ class Loop:
                 parameter.data.copy_(tensors[f"parameter.{i}"])
                 names = [key for key in tensors if key.startswith(f"moment.{i}.")]
                 state = {key.rpartition(".")[2]: tensors[key] for key in names}
-                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
             self.done = int(tensors["done"])
         except Exception as error:
             raise UserError(f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before.") from error

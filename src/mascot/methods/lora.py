@@ -124,15 +124,16 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or ".lora_" not in key]
     if stray or not tensors:
         raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
-    modules: dict[str, nn.Module] = {}
+    plans: dict[str, tuple[dict[str, Tensor], LoraConfig]] = {}
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
-        module = stage.parts[part]
         mine = {layer_name(part, key.partition(".")[2]): tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
-        check_fit(module, mine)
+        check_fit(stage.parts[part], mine)
+        plans[part] = mine, config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")})
+    modules: dict[str, nn.Module] = {}
+    for part, (mine, config) in plans.items():  # only now that every part fits: a refusal leaves the base alone
+        module = stage.parts[part]
         device = next(module.parameters()).device
-        inject_adapter_in_model(
-            config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")}), module
-        )
+        inject_adapter_in_model(config, module)
         for _, layer in lora_layers(module):
             layer.lora_A[ADAPTER].float().to(device)
             layer.lora_B[ADAPTER].float().to(device)

@@ -1,0 +1,46 @@
+"""Draw a run's photos and its subject in every context of the report as one picture: `python examples/contact_sheet.py RUN OUT.png`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+import mascot
+from mascot.prompts import CONTEXTS
+
+CELL, LINE, COLUMNS, SEEDS = 128, 16, 8, 2
+
+
+def contact_sheet(run: Path) -> Image.Image:
+    """The photos in the first rows, then two pictures of each context with the prompt under the first."""
+    recipe = mascot.Recipe.read(run / "recipe.toml")
+    from mascot.photos import read_photos
+
+    photos = [photo.picture for photo in read_photos([Path(path) for path in recipe.photos]).photos][:COLUMNS]
+    prompts = [prompt for group in CONTEXTS.values() for prompt in group]
+    pictures = mascot.generate(run, prompts, count=SEEDS)
+    labels = [prompts[i // SEEDS].replace("{subject}", "X") if i % SEEDS == 0 else "" for i in range(len(pictures))]
+    cells = [(photo, "") for photo in photos] + [(Image.new("RGB", (1, 1), "white"), "")] * (-len(photos) % COLUMNS)
+    cells += list(zip(pictures, labels, strict=True))
+    rows = -(-len(cells) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (CELL + 4), rows * (CELL + LINE + 4)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (picture, label) in enumerate(cells):
+        x, y = i % COLUMNS * (CELL + 4), i // COLUMNS * (CELL + LINE + 4)
+        square = picture.resize((CELL, CELL), Image.Resampling.BICUBIC) if picture.width == picture.height else fit(picture)
+        sheet.paste(square, (x, y))
+        pen.text((x + 2, y + CELL + 1), label, fill="black")
+    return sheet
+
+
+def fit(picture: Image.Image) -> Image.Image:
+    """The middle square of a picture."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.resize((CELL, CELL), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+if __name__ == "__main__":
+    contact_sheet(Path(sys.argv[1])).save(sys.argv[2])
