@@ -32,7 +32,9 @@ PLAIN = ("--set", "prior.count=0", "--set", "device=cpu")
 
 def _command(says: str, *words: str, files: dict[str, bytes] | None = None) -> Command:
     name = " ".join(words + tuple(f"{name}:{data.decode(errors='replace')}" for name, data in (files or {}).items()))
-    return Command(name="".join(letter if letter.isprintable() else "?" for letter in name)[:100], words=words, says=says, files=files or {})
+    return Command(
+        name="".join(letter if letter.isprintable() else "?" for letter in name)[:100], words=words, says=says, files=files or {}
+    )
 
 
 def _train(says: str, *words: str, files: dict[str, bytes] | None = None, photos: str = "photos", base: str = "base") -> Command:
@@ -73,7 +75,7 @@ WRONG_VALUES = {
     "photos": ("3", "[]", "none", "[1]"),
     "seed": ("-1", "1.5", "4294967296", "soon", "none", "[1]"),
     "token": ("''", "3", "' '", "none"),
-    "class_noun": ("''", "' '", "7"),
+    "class_noun": ("7",),
     "device": ("gpu", "1", "none", "cuda:0"),
     "precision": ("fp8", "32", "none"),
     "dataset": ("5", "none", "text"),
@@ -81,10 +83,10 @@ WRONG_VALUES = {
     "dataset.aspect_buckets": ("maybe", "2", "none"),
     "dataset.flip": ("perhaps", "3"),
     "dataset.background": ("3", "none"),
-    "dataset.template": ("3", "none"),
+    "dataset.templates": ("3", "none"),
     "method": ("lora", "3", "[]", "none"),
     "method.rank": ("0", "-4", "513", "4.5", "big", "none"),
-    "method.alpha": ("0", "-1", "high"),
+    "method.alpha": ("0", "-1", "high", "inf"),
     "method.layers": ("every", "1", "''"),
     "method.rate": ("0", "1", "-0.1", "fast", "nan"),
     "method.text_rate": ("-1", "1", "slow", "inf"),
@@ -96,7 +98,7 @@ WRONG_VALUES = {
     "training.warmup": ("-1", "x"),
     "training.min_snr": ("0", "-5", "high", "nan"),
     "training.weight_decay": ("-1", "11", "x"),
-    "training.clip": ("0", "-1", "x", "nan"),
+    "training.clip": ("0", "-1", "x", "nan", "inf"),
     "training.checkpoint_every": ("0", "-3", "x"),
     "prior": ("5",),
     "prior.count": ("-1", "10001", "x"),
@@ -124,12 +126,13 @@ WRONG_TOGETHER = {
     "method.name": (("lorra", "unknown method"), ("3", "unknown method"), ("''", "unknown method")),
     "precision": (("fp16", "does not train on a CPU"),),
     "dataset.background": (("whitish", "not a colour"), ("''", "not a colour"), ("'#12'", "not a colour")),
-    "dataset.template": (("'a {subjekt}'", "did you mean 'subject'"), ("'a {'", "lone {"), ("''", "empty")),
+    "dataset.templates": (("['a {subjekt}']", "did you mean 'subject'"), ("['a {']", "lone {"), ("['']", "empty"), ("[]", "at least 1")),
     "previews.prompts": (("['a {dog}']", "unknown placeholder"), ("['a }']", "lone }"), ("['']", "empty")),
     "knobs.solver": (("ddmi", "did you mean 'ddim'"), ("''", "unknown solver")),
     "knobs.height": (("100", "does not divide"),),
     "knobs.width": (("72", "does not divide"),),
-    "base": (("none", "does not exist"), ("''", "base")),
+    "base": (("none", "does not exist"), ("''", "the base is empty")),
+    "class_noun": (("''", "class noun is empty"), ("' '", "class noun is empty")),
 }
 """Values of the right type that do not fit the photos, the base, or each other; with what must be said."""
 
@@ -170,7 +173,7 @@ def _recipes() -> Iterator[Command]:
     for text in broken:
         yield _train("not valid TOML", "--recipe", "own/recipe.toml", files={"own/recipe.toml": text})
     wrong = {
-        b"seed = -1": "seed", b'seed = "3"': "seed", b"seed = true": "seed", b"seed = 1979-05-27": "seed", b"[training]\nsteps = 0": "training.steps",
+        b"seed = -1": "seed", b'seed = "three"': "seed", b"seed = 1979-05-27": "seed", b"[training]\nsteps = 0": "training.steps",
         b"[training]\nstpes = 5": "did you mean 'steps'", b"[trainig]\nsteps = 5": "did you mean 'training'",
         b"[[training]]\nsteps = 5": "training", b"[[method]]\nrank = 5": "method", b"[method]\nrank = 0": "method.rank",
         b'[method]\nname = "x"': "unknown method", b"method = 3": "method", b'[knobs]\nsolver = "ddmi"': "did you mean 'ddim'",
@@ -194,12 +197,12 @@ def _photos() -> Iterator[Command]:
     yield _train("no usable photo", photos="bad")
     yield _train("does not exist", photos="nowhere")
     yield _train("does not exist", photos="photos/nothing.jpg")
-    yield _train("does not exist", photos="")
+    yield _train("no usable photo", photos="")
     yield _train("no picture", photos="note.txt")
     yield _train("does not exist", photos="x" * 300)
     yield _train("does not exist", photos="note.txt/x")
     yield _train("not exist", "nowhere")
-    yield _train("is damaged", "photos", photos="bad/magic.png")
+    yield _train("magic.png is not a picture", "photos", photos="bad/magic.png")
 
 
 def _captions() -> Iterator[Command]:
@@ -243,15 +246,15 @@ def _bases() -> Iterator[Command]:
     yield _train("does not exist", base="a/b/c")
     yield _train("model hub", base="nobody/nothing")
     yield _train("model_index.json", base="photos")
-    yield _train("base", base="")
+    yield _train("the base is empty", base="")
     yield _train("not a .safetensors file", base="note.txt")
     yield _train("not a .safetensors file", base="pickled.ckpt")
     for name in ("adapter", "text", "empty", "truncated"):
         yield _train("cannot be loaded", base=f"{name}.safetensors")
     for name in (
         "no_unet", "no_unet_weights", "unet_truncated", "unet_text", "unet_empty", "unet_pickled", "unet_config", "no_vae", "vae_truncated",
-        "no_text_encoder", "text_encoder_truncated", "no_tokenizer", "tokenizer_truncated", "no_scheduler", "scheduler_broken", "other_unet",
-        "few_tensors",
+        "no_text_encoder", "text_encoder_truncated", "no_tokenizer", "tokenizer_truncated", "no_scheduler", "scheduler_broken",
+        "other_unet", "few_unet_tensors", "few_vae_tensors", "few_text_tensors",
     ):  # fmt: skip
         yield _train("cannot be loaded", base=f"bases/{name}")
     for name in ("index_truncated", "index_text", "index_list", "index_folder", "index_empty"):
@@ -286,7 +289,15 @@ def _adapters() -> Iterator[Command]:
     yield draw("nowhere", "does not exist")
     yield draw("photos", "not a mascot run")
     yield draw("unfinished", "not trained to the end")
-    for name in ("note.txt", "pickled.ckpt", "archive.zip", "text.safetensors", "empty.safetensors", "truncated.safetensors", "photos/1.png"):
+    for name in (
+        "note.txt",
+        "pickled.ckpt",
+        "archive.zip",
+        "text.safetensors",
+        "empty.safetensors",
+        "truncated.safetensors",
+        "photos/1.png",
+    ):
         yield draw(name, "not a whole .safetensors file")
     yield draw("adapters/other_base.safetensors", "was trained on")
     yield draw("adapters/lost_base.safetensors", "does not exist")

@@ -12,17 +12,19 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from bad_photos import bad_photo_files, noise
 from safetensors.torch import load_file, save_file
-from tiny import tiny_stable_diffusion
 from torch import Tensor
 
+from bad_photos import bad_photo_files, noise
 from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
 from mascot.families import load_family
 from mascot.methods import settings_of
 from mascot.methods.lora import METADATA_KEY
+from mascot.personalization import photo_hashes
+from mascot.photos import read_photos
 from mascot.recipe import Recipe
 from mascot.run import Run
+from tiny import tiny_stable_diffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -84,7 +86,9 @@ def lay_out_bases(folder: Path) -> None:
         "no_scheduler": lambda base: shutil.rmtree(base / "scheduler"),
         "scheduler_broken": lambda base: cut(base / "scheduler" / "scheduler_config.json"),
         "other_unet": lambda base: change(base / "unet" / "config.json", block_out_channels=[32, 64]),
-        "few_tensors": keep_few_tensors,
+        "few_unet_tensors": lambda base: keep_few_tensors(base / UNET),
+        "few_vae_tensors": lambda base: keep_few_tensors(base / VAE),
+        "few_text_tensors": lambda base: keep_few_tensors(base / TEXT),
         "index_truncated": lambda base: cut(base / "model_index.json"),
         "index_text": lambda base: put(base / "model_index.json", b"no JSON"),
         "index_list": lambda base: put(base / "model_index.json", b"[]"),
@@ -98,11 +102,11 @@ def lay_out_bases(folder: Path) -> None:
     tiny_stable_diffusion(folder / "bases" / "other_seed", seed=1)
 
 
-def keep_few_tensors(base: Path) -> None:
-    """Leave most of the denoiser's weights out of a file that is whole."""
-    tensors = load_file(base / UNET)
-    (base / UNET).unlink()
-    save_file({key: tensors[key] for key in sorted(tensors)[:5]}, base / UNET, metadata={"format": "pt"})
+def keep_few_tensors(file: Path) -> None:
+    """Leave most weights out of a file that is whole."""
+    tensors = load_file(file)
+    file.unlink()
+    save_file({key: tensors[key] for key in sorted(tensors)[:5]}, file, metadata={"format": "pt"})
 
 
 def make_index_a_folder(base: Path) -> None:
@@ -133,9 +137,10 @@ def lay_out_runs(folder: Path) -> None:
         run.write_text(run.recipe, text)
     Run(folder / "runs/other_photos").effective.write_text('{"photos": {"1.png": "another"}}', encoding="utf-8")
     Run(folder / "runs/broken_facts").effective.write_text('{"photos"', encoding="utf-8")
-    checkpoint = Run(folder / "runs/broken_checkpoint").checkpoint(1)
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "state.safetensors").write_bytes(b"no state")
+    run = Run(folder / "runs/broken_checkpoint")
+    run.effective.write_text(json.dumps({"photos": photo_hashes(read_photos([folder / "photos"]))}), encoding="utf-8")
+    run.checkpoint(1).mkdir(parents=True)
+    (run.checkpoint(1) / "state.safetensors").write_bytes(b"no state")
 
 
 def lay_out_adapters(folder: Path) -> None:
@@ -153,11 +158,21 @@ def lay_out_adapters(folder: Path) -> None:
     lost, other = (adapter.manifest.model_copy(update=update) for update in ({"base": "gone"}, {"base_identity": "0123456789abcdef"}))
     strange = adapter.manifest.model_copy(update={"method": "lorra"})
     knobs = adapter.manifest.model_copy(update={"recipe": {"knobs": {"guidance": "strong"}}})
-    for name, manifest in {"lost_base": lost, "other_base": other, "other_method": strange, "manifest_knobs": knobs, "no_manifest": None}.items():
+    for name, manifest in {
+        "lost_base": lost,
+        "other_base": other,
+        "other_method": strange,
+        "manifest_knobs": knobs,
+        "no_manifest": None,
+    }.items():
         Adapter(tensors=adapter.tensors, metadata=adapter.metadata, manifest=manifest).write(folder / "adapters" / f"{name}.safetensors")
     for name, text in {"manifest_text": "no JSON", "manifest_list": "[]", "manifest_newer": '{"version": 2}'}.items():
         save_file(dict(adapter.tensors), folder / "adapters" / f"{name}.safetensors", metadata={MANIFEST_KEY: text})
-    for name, text in {"metadata_text": "no JSON", "metadata_list": "[]", "metadata_rank": '{"unet.r": "high", "text_encoder.r": "high"}'}.items():
+    for name, text in {
+        "metadata_text": "no JSON",
+        "metadata_list": "[]",
+        "metadata_rank": '{"unet.r": "high", "text_encoder.r": "high"}',
+    }.items():
         made = Adapter(tensors=adapter.tensors, metadata={METADATA_KEY: text}, manifest=adapter.manifest)
         made.write(folder / "adapters" / f"{name}.safetensors")
     for name, tensors in spoiled(adapter.tensors).items():
@@ -168,9 +183,8 @@ def fresh_adapter(base: Path) -> Adapter:
     """A LoRA of the base that has learned nothing yet."""
     family = load_family(str(base), device="cpu", precision="fp32")
     tensors, metadata = settings_of("lora")(rank=2).attach(family.stages[0], 0).export()
-    manifest = Manifest(
-        method="lora", base="base", base_identity=family.identity, token="sks", class_noun="dog", resolution=64, step=0, recipe={}
-    )
+    subject = {"token": "sks", "class_noun": "dog"}
+    manifest = Manifest(method="lora", base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject)
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 

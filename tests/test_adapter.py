@@ -15,7 +15,14 @@ from mascot.errors import UserError
 from mascot.latents import gaussian, seeded
 
 MANIFEST = Manifest(
-    method="lora", base="owner/name", base_identity="0123", token="sks", class_noun="dog", resolution=64, step=3, recipe={"seed": 1, "ö": [1.5]}
+    method="lora",
+    base="owner/name",
+    base_identity="0123",
+    token="sks",
+    class_noun="dog",
+    resolution=64,
+    step=3,
+    recipe={"seed": 1, "ö": [1.5]},
 )
 
 
@@ -85,7 +92,9 @@ def test_a_missing_a_broken_and_a_pickled_file_are_refused(tmp_path: Path) -> No
             Adapter.read(path)
 
 
-@pytest.mark.parametrize("text", ["{}", "not json", MANIFEST.model_dump_json().replace('"version":1', '"version":2'), '{"version":1,"new":2}'])
+@pytest.mark.parametrize(
+    "text", ["{}", "not json", MANIFEST.model_dump_json().replace('"version":1', '"version":2'), '{"version":1,"new":2}']
+)
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
     save_file({"unet.a.lora_A.weight": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"mascot": text})
     with pytest.raises(UserError, match="another version of mascot"):

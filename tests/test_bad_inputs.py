@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
-
 from mascot import cli, prior
 from mascot.trainer import Loop
 
@@ -50,7 +50,7 @@ def here(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def never(*arguments: object, **options: object) -> None:
+def never(*_: object, **__: object) -> None:
     """Stand where the long work begins."""
     pytest.fail("a bad input must be refused before the first step and the first class picture")
 
@@ -59,9 +59,9 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Every entry below a folder, with its kind, size and time of change; a folder's own time is left out."""
     found: dict[str, tuple[int, int, int]] = {}
     for parent, folders, files in os.walk(folder):
-        for name in folders + files:
-            facts = (Path(parent) / name).lstat()
-            found[os.path.join(parent, name)] = (facts.st_mode, facts.st_size, facts.st_mtime_ns) if name in files else (facts.st_mode, 0, 0)
+        for path in (Path(parent, name) for name in folders + files):
+            facts = path.lstat()
+            found[str(path)] = (facts.st_mode, 0, 0) if path.name in folders else (facts.st_mode, facts.st_size, facts.st_mtime_ns)
     return found
 
 
@@ -107,3 +107,74 @@ def test_a_mistake_ends_in_one_sentence_and_nothing_is_written(
     write(here, command)
     said = refused(command.words, here, monkeypatch, capfd)
     assert command.says.lower() in said.lower()
+
+
+def test_every_bad_photo_is_refused_when_it_is_the_only_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photos = [path for path in sorted((here / "bad").iterdir()) if not path.name.endswith(".mask.png") and path.name != "folder.jpg"]
+    assert len(photos) > 100
+    for photo in photos:
+        said = refused(["train", f"bad/{photo.name}", "--base", "base", "--out", "out", *PLAIN], here, monkeypatch, capfd)
+        assert photo.name in said
+
+
+def test_a_bad_photo_is_named_also_without_a_folder_for_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("loop.png", "lost.jpg", "empty.jpg"):
+        assert name in refused(["train", f"bad/{name}", "--base", "base", *PLAIN], here, monkeypatch, capfd)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that nobody may write to")
+def test_a_folder_that_may_not_be_written_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refused(["train", "photos", "--base", "base", "--out", "/proc/run", *PLAIN], here, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trian"],
+        ["train", "photos", "--sted", "3"],
+        ["train", "bad/random.png", "--base", "base", *PLAIN],
+        ["train", "photos", "--base", "bases/no_vae", "--out", "out", *PLAIN],
+        ["generate", "adapters/other_shapes.safetensors", "a dog"],
+    ],
+    ids=" ".join,
+)
+def test_a_fresh_process_says_the_same(
+    words: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(words, here, monkeypatch, capfd)
+    before = snapshot(here)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    code = "from mascot.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"mascot: {said}")
+    assert changes(before, snapshot(here)) == {}
+
+
+def test_a_file_left_behind_is_noticed(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def leave_a_file() -> None:
+        Path("temporary/left.tmp").touch()
+        sys.stderr.write("mascot: it is not done.\n")
+        sys.exit(2)
+
+    monkeypatch.setattr(cli, "main", leave_a_file)
+    with pytest.raises(AssertionError, match=r"left\.tmp"):
+        refused([], here, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("said", ["mascot: no.\nmascot: no.\n", "Traceback\n", "mascot: it is not done\n", "mascot: \n", ""])
+def test_anything_but_one_sentence_is_noticed(
+    said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def say() -> None:
+        sys.stderr.write(said)
+        sys.exit(2)
+
+    monkeypatch.setattr(cli, "main", say)
+    with pytest.raises(AssertionError):
+        refused([], here, monkeypatch, capfd)

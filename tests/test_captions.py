@@ -28,8 +28,8 @@ def rows(folder: Path, *lines: object) -> None:
     (folder / METADATA).write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
 
 
-def captions(folder: Path, template: str = DEFAULT_TEMPLATE) -> list[str | None]:
-    return [photo.caption for photo in caption_photos(read_photos([folder]), template).photos]
+def captions(folder: Path, template: str = DEFAULT_TEMPLATE) -> list[str]:
+    return [caption for photo in caption_photos(read_photos([folder]), [template]).photos for caption in photo.captions]
 
 
 def test_a_text_file_wins_over_metadata_and_metadata_over_the_template(folder: Path) -> None:
@@ -105,12 +105,12 @@ def test_a_bad_row_is_named_with_its_line(folder: Path, line: object, said: str)
 
 def test_a_bad_template_is_told_at_once() -> None:
     with pytest.raises(UserError, match=r"The template: .*'token'"):
-        caption_photos(PhotoSet(photos=()), "a photo of {tokn}")
+        caption_photos(PhotoSet(photos=()), ["a photo of {tokn}"])
 
 
 def test_a_photo_without_a_folder_of_its_own_takes_the_template(tmp_path: Path) -> None:
     photo = Photo(path=tmp_path / "gone" / "1.png", picture=Image.new("RGB", (40, 40)))
-    assert caption_photos(PhotoSet(photos=(photo,)), "x  {token}").photos[0].caption == "x {token}"
+    assert caption_photos(PhotoSet(photos=(photo,)), ["x  {token}", "{class} y"]).photos[0].captions == ("x {token}", "{class} y")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def example(name: str, size: Size = SQUARE) -> Example:
     """An example whose latents are told apart by its name."""
     mean = gaussian((4, size[0] // 8, size[1] // 8), [seeded(name)])
     latents = Latents(mean_BCHW=mean, deviation_BCHW=torch.full_like(mean, 0.1))
-    return Example(latents=latents, prompt=name, framing=Framing(original=size, target=size), source=Path(name))
+    return Example(latents=latents, prompts=(name,), framing=Framing(original=size, target=size), source=Path(name))
 
 
 def dataset(photos: int, *, wide: int = 0, prior: int = 0, weight: float = 0.0) -> Dataset:
@@ -120,8 +121,25 @@ def test_weights_of_the_subject_add_up_to_the_share_and_those_of_the_class_to_sh
 
 
 def test_every_class_picture_is_used() -> None:
-    seen = {prompt for batch in batches(dataset(1, prior=5, weight=1.0), count=100) for prompt in batch.prompts if prompt.startswith("class")}
+    seen = {
+        prompt for batch in batches(dataset(1, prior=5, weight=1.0), count=100) for prompt in batch.prompts if prompt.startswith("class")
+    }
     assert seen == {f"class {i}" for i in range(5)}
+
+
+def test_each_of_a_photos_captions_is_as_likely_and_none_changes_the_noise() -> None:
+    one = example("photo")
+    plain, captioned = (
+        Dataset(subject={SQUARE: (replace(one, prompts=prompts),)}, prior={}, prior_weight=0.0) for prompts in (("a",), ("a", "b", "c"))
+    )
+    first, again, single = (batches(made, count=300) for made in (captioned, captioned, plain))
+    told = Counter(prompt for batch in first for prompt in batch.prompts)
+    assert set(told) == {"a", "b", "c"}
+    assert max(told.values()) - min(told.values()) < 60  # over four deviations
+    assert [batch.prompts for batch in first] == [batch.prompts for batch in again]
+    for batch, other in zip(first[:5], single[:5], strict=True):
+        assert torch.equal(sample(batch.latents, batch.generators), sample(other.latents, other.generators))
+    assert captioned.prompts == ("a", "b", "c")
 
 
 @given(wide=st.integers(1, 4), batch_size=st.integers(1, 4))
@@ -137,24 +155,30 @@ def stage(tiny_base: Path) -> Stage:
     return load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
 
 
-def photo(name: str, size: Size = (100, 100), caption: str | None = None) -> Photo:
+def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subject}") -> Photo:
     """A photo whose left and right differ."""
     values = np.random.default_rng(len(name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     values[:, : size[1] // 2] //= 4
-    return Photo(path=Path(name), picture=Image.fromarray(values), caption=caption)
+    return Photo(path=Path(name), picture=Image.fromarray(values), captions=(caption,))
 
 
 def made_from(stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0) -> Dataset:
     pictures = [photo("class").picture] * classes
     subject = Subject(token="sks", class_noun="dog")
-    return make_dataset(photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight)
+    return make_dataset(
+        photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight
+    )
 
 
-def test_own_captions_and_the_template_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
-    settings = Settings(template="a sketch of {subject}")
-    made = made_from(stage, [photo("a"), photo("b", caption="{token} the {class} at night"), photo("c", caption="no name")], settings, classes=1)
-    assert [e.prompt for e in made.subject[SQUARE]] == ["a sketch of sks dog", "sks the dog at night", "no name"]
-    assert [e.prompt for e in made.prior[SQUARE]] == ["a photo of a dog"]
+def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
+    taught = [
+        photo("a", caption="a sketch of {subject}"),
+        photo("b", caption="{token} the {class} at night"),
+        photo("c", caption="no name"),
+    ]
+    made = made_from(stage, taught, Settings(), classes=1)
+    assert [e.prompts for e in made.subject[SQUARE]] == [("a sketch of sks dog",), ("sks the dog at night",), ("no name",)]
+    assert [e.prompts for e in made.prior[SQUARE]] == [("a photo of a dog",)]
     assert made.prompts == ("a sketch of sks dog", "sks the dog at night", "no name", "a photo of a dog")
     assert [e.source for e in made.subject[SQUARE]] == [Path("a"), Path("b"), Path("c")]
     assert made.prior[SQUARE][0].source is None
@@ -229,3 +253,11 @@ def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stag
         for row, prompt in zip(rows, prompts, strict=True):
             assert torch.equal(row, stage.condition([prompt], [framing])["encoder_hidden_states"][0])
     assert counting.asked == ["a dog", "a cat"]
+
+
+def test_captions_of_one_example_take_turns_and_depend_on_the_step_alone() -> None:
+    several = replace(example("a"), prompts=("x", "y"))
+    dataset = Dataset(subject={SQUARE: (several,)}, prior={}, prior_weight=0.0)
+    heard = [dataset.batch((SQUARE, (0,)), seed=0, number=n, share=1.0).prompts[0] for n in range(40)]
+    assert set(heard) == {"x", "y"}
+    assert heard == [dataset.batch((SQUARE, (0,)), seed=0, number=n, share=1.0).prompts[0] for n in range(40)]

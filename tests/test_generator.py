@@ -24,6 +24,9 @@ from mascot.methods.lora import Settings, lora_layers
 from mascot.protocols import Family
 from tiny import tiny_stable_diffusion
 
+# diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+
 KNOBS = Knobs(steps=4, guidance=3.0)
 SHOTS = tuple(Shot(prompt, seed) for seed, prompt in enumerate(("a dog", "a cat in the snow", "a dog", "a red toy", "a photo of water")))
 

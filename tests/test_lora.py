@@ -74,7 +74,12 @@ def batch(number: int) -> Batch:
     latents = Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10)
     weight = torch.ones(1)
     return Batch(
-        latents=latents, prompts=("a photo of sks dog",), framings=(FRAMING,), weight_B=weight, subject_count=1, generators=(seeded(number),)
+        latents=latents,
+        prompts=("a photo of sks dog",),
+        framings=(FRAMING,),
+        weight_B=weight,
+        subject_count=1,
+        generators=(seeded(number),),
     )
 
 
@@ -197,7 +202,9 @@ def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family,
                 parameter.data.copy_(mine[name].data)
     tensors, metadata = again.export()
     assert metadata == read.metadata
-    assert {key: tensor.numpy().tobytes() for key, tensor in tensors.items()} == {key: t.numpy().tobytes() for key, t in read.tensors.items()}
+    assert {key: tensor.numpy().tobytes() for key, tensor in tensors.items()} == {
+        key: t.numpy().tobytes() for key, t in read.tensors.items()
+    }
 
 
 FRESH = """
@@ -316,7 +323,11 @@ def unfit(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], 
     norm = {"unet.conv_norm_out.lora_A.weight": torch.ones(4, 16), "unet.conv_norm_out.lora_B.weight": torch.ones(16, 4)}
     yield "a layer that cannot change", tensors | norm, "conv_norm_out"
     kohya = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
-    halves = {f"{kohya}.lora_down.weight": torch.ones(4, 16), f"{kohya}.lora_up.weight": torch.ones(16, 4), f"{kohya}.alpha": torch.tensor(4.0)}
+    halves = {
+        f"{kohya}.lora_down.weight": torch.ones(4, 16),
+        f"{kohya}.lora_up.weight": torch.ones(16, 4),
+        f"{kohya}.alpha": torch.tensor(4.0),
+    }
     yield "kohya's names", halves, kohya
     yield "nothing in it", {}, "adapter"
 

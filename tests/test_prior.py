@@ -108,7 +108,10 @@ def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytes
 
 def test_a_runs_class_pictures_are_the_bases_own(tiny_base: Path, tmp_path: Path) -> None:
     recipe = Recipe.preset(
-        base=str(tiny_base), photos=["unused"], class_noun="dog", overrides=["prior.count=3", "prior.steps=2", "prior.guidance=3", "prior.seed=7"]
+        base=str(tiny_base),
+        photos=["unused"],
+        class_noun="dog",
+        overrides=["prior.count=3", "prior.steps=2", "prior.guidance=3", "prior.seed=7"],
     )
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     job = Personalization(recipe=recipe, run=Run(tmp_path), photos=PhotoSet(photos=()), family=family)

@@ -41,7 +41,7 @@ Moment = tuple[str, str, int]
 MOMENTS: dict[str, Moment] = {
     "before the first step": ("mascot.trainer", "Loop.steps", 1),
     "before the first checkpoint": ("mascot.trainer", "Loop.save", 1),
-    "when a checkpoint is written but has no name yet": ("mascot.run", "Run.forget_old_checkpoints", -1),
+    "when a checkpoint is half written": ("mascot.trainer", "save_file", 2),
     "right after a checkpoint appears": ("mascot.run", "Run.forget_old_checkpoints", 2),
     "between two checkpoints": ("mascot.trainer", "Loop.accumulate", 6),
     "after the last step": ("mascot.adapter", "Adapter.write", 1),
@@ -49,31 +49,24 @@ MOMENTS: dict[str, Moment] = {
 
 
 def plant(moment: Moment) -> None:
-    """Make this process end itself when a function is called for the n-th time; at -n, when the file before it is half written."""
+    """Make this process end itself when a function is called for the n-th time; `save_file` leaves half a file before."""
     module, path, at = moment
-    owner_name, _, name = path.rpartition(".")
-    owner = getattr(import_module(module), owner_name)
+    owner: Any = import_module(module)
+    for part in path.split(".")[:-1]:
+        owner = getattr(owner, part)
+    name = path.rpartition(".")[2]
     whole, calls = getattr(owner, name), [0]
 
     def mined(*arguments: Any, **named: Any) -> Any:
         calls[0] += 1
         if calls[0] == at:
+            if name == "save_file":
+                whole(*arguments, **named)
+                arguments[1].write_bytes(arguments[1].read_bytes()[:1000])
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(*arguments, **named)
 
     setattr(owner, name, mined)
-    if at < 0:
-        trainer: Any = import_module("mascot.trainer")
-        write = trainer.save_file
-
-        def half(tensors: Any, file: Path) -> None:
-            write(tensors, file)
-            calls[0] += 1
-            if calls[0] > -at + 1:
-                file.write_bytes(file.read_bytes()[:1000])
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        trainer.save_file = half
 
 
 def command(words: list[str], environment: dict[str, str], output: Path, moment: Moment | None, *, report: bool) -> None:

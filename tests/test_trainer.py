@@ -49,7 +49,7 @@ def accelerator() -> Any:
 
 def example(i: int, prompt: str) -> Example:
     mean = gaussian((4, 8, 8), [seeded("mean", i)])
-    return Example(latents=Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10), prompt=prompt, framing=FRAMING, source=None)
+    return Example(latents=Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10), prompts=(prompt,), framing=FRAMING, source=None)
 
 
 def dataset(photos: int, *, classes: int = 0, weight: float = 0.5) -> Dataset:
@@ -101,7 +101,9 @@ def by_hand(base: Path, batch: Batch, limit: float | None) -> tuple[float, list[
 
 @pytest.mark.parametrize("limit", [None, 0.05, 5.0])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(tiny_base: Path, velocity_base: Path, kind: str, limit: float | None) -> None:
+def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(
+    tiny_base: Path, velocity_base: Path, kind: str, limit: float | None
+) -> None:
     base = velocity_base if kind == "v_prediction" else tiny_base
     stage = load_family(str(base), device="cpu", precision="fp32").stages[0]
     made, settings = dataset(3, classes=3), Settings(steps=2, batch_size=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -87,19 +87,26 @@ def class_prompt(class_noun: str) -> str:
     return f"a photo of {'an' if vowel or _SILENT_H.match(noun) else 'a'} {noun}"
 
 
-def caption_photos(photos: PhotoSet, template: str = DEFAULT_TEMPLATE) -> PhotoSet:
-    """The same photos, each with a caption whose placeholders are not yet filled.
+def caption_photos(photos: PhotoSet, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PhotoSet:
+    """The same photos, each with its caption, or with all the templates; placeholders are not yet filled.
 
     `<stem>.txt` beside the photo wins, then the folder's `metadata.jsonl` (rows with `file_name` and `text`, `caption` or `prompt`),
-    then the template. A caption that names neither `{subject}` nor `{token}` is kept as written.
+    then the templates, which take turns. A caption that names neither `{subject}` nor `{token}` is kept as written.
 
     Raises UserError, with file and line, for text that is not UTF-8, an empty caption, a malformed row, a row about a file that does
     not exist, and a placeholder that `fill` would refuse.
     """
-    _check("The template", template)
+    if not templates:
+        raise UserError("There is no caption template; give one such as 'a photo of {token} {class}'.")
+    for template in templates:
+        _check("The template", template)
+    usual = tuple(one_line(template) for template in templates)
     folders = {photo.path.parent for photo in photos.photos}
     listed = {path: caption for folder in sorted(folders) for path, caption in _metadata(folder / METADATA).items()}
-    captioned = [replace(photo, caption=_own(photo) or listed.get(_plain(photo.path)) or one_line(template)) for photo in photos.photos]
+    captioned: list[Photo] = []
+    for photo in photos.photos:
+        own = _own(photo) or listed.get(_plain(photo.path))
+        captioned.append(replace(photo, captions=(own,) if own else usual))
     return replace(photos, photos=tuple(captioned))
 
 

@@ -29,7 +29,9 @@ class Settings(BaseModel):
     aspect_buckets: bool = Field(default=False, description="keep wide and tall photos wide and tall, at the same number of pixels")
     flip: bool = Field(default=False, description="also train on mirrored photos; wrong for asymmetric subjects")
     background: str = Field(default="white", description="colour under transparent parts")
-    template: str = Field(default=DEFAULT_TEMPLATE, description="caption of photos that bring none; {token}, {class}, {subject}")
+    templates: tuple[str, ...] = Field(
+        default=(DEFAULT_TEMPLATE,), min_length=1, description="captions, in turn, of photos that bring none; {token}, {class}, {subject}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,8 @@ class Example:
 
     latents: Latents
     """Batch of one."""
-    prompt: str
+    prompts: tuple[str, ...]
+    """Captions, one of which is chosen each time."""
     framing: Framing
     source: Path | None
     """None for a class picture."""
@@ -55,8 +58,13 @@ class Dataset:
     @property
     def prompts(self) -> tuple[str, ...]:
         """Every distinct caption."""
+        return tuple(dict.fromkeys(prompt for prompt, _ in self.pairs))
+
+    @property
+    def pairs(self) -> list[tuple[str, Framing]]:
+        """Every caption with the framing that it comes with."""
         examples = [e for groups in (self.subject, self.prior) for group in groups.values() for e in group]
-        return tuple(dict.fromkeys(example.prompt for example in examples))
+        return list(dict.fromkeys((prompt, example.framing) for example in examples for prompt in example.prompts))
 
     @property
     def size(self) -> int:
@@ -94,7 +102,7 @@ class Dataset:
             weights += [share * self.prior_weight / len(chosen)] * len(chosen)
         return Batch(
             latents=join([example.latents for example in examples]),
-            prompts=tuple(example.prompt for example in examples),
+            prompts=tuple(choose(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(examples)),
             framings=tuple(example.framing for example in examples),
             weight_B=torch.tensor(weights),
             subject_count=len(chosen),
@@ -125,20 +133,25 @@ def make_dataset(
     sizes = sizes_for(photos, settings, settings.resolution or stage.resolution, stage.multiple)
     groups: dict[Size, list[Example]] = defaultdict(list)
     for photo, size in zip(photos, sizes, strict=True):
-        prompt = fill(photo.caption or settings.template, subject)
+        prompts = tuple(fill(caption, subject) for caption in photo.captions)
         for flip in (False, True) if settings.flip else (False,):
-            groups[size].append(encode(crop(photo, size, flip=flip), stage, prompt, photo.path))
+            groups[size].append(encode(crop(photo, size, flip=flip), stage, prompts, photo.path))
     prior: dict[Size, tuple[Example, ...]] = {}
     if prior_weight:
         for size in groups:
             cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_pictures]
-            prior[size] = tuple(encode(cut, stage, class_caption, None) for cut in cuts)
+            prior[size] = tuple(encode(cut, stage, (class_caption,), None) for cut in cuts)
     return Dataset(subject={size: tuple(group) for size, group in groups.items()}, prior=prior, prior_weight=prior_weight)
 
 
-def encode(cut: Crop, stage: Stage, prompt: str, source: Path | None) -> Example:
+def choose(prompts: Sequence[str], generator: torch.Generator) -> str:
+    """Draw one of the captions, each as likely."""
+    return prompts[int(torch.randint(len(prompts), (), generator=generator))]
+
+
+def encode(cut: Crop, stage: Stage, prompts: tuple[str, ...], source: Path | None) -> Example:
     """Encode one crop."""
-    return Example(latents=stage.encode(to_pixels(cut.picture)), prompt=prompt, framing=cut.framing, source=source)
+    return Example(latents=stage.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
 
 
 class Conditions:

@@ -67,7 +67,9 @@ def effective_settings(job: Personalization) -> Rows:
     rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution)
     counts = {group.part: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
     rows.append(("learning parameters", ", ".join(f"{part} {count:,}" for part, count in counts.items())))
-    rows.append(("captions", " | ".join(sorted({e.prompt for group in job.dataset.subject.values() for e in group})[:4])))
+    rows.append(
+        ("captions", " | ".join(sorted({prompt for group in job.dataset.subject.values() for e in group for prompt in e.prompts})[:4]))
+    )
     for prompt in job.dataset.prompts:
         tokens, heard = job.stage.prompt_length(prompt)
         if tokens > heard:

@@ -57,7 +57,7 @@ def photo_entries(job: Personalization) -> Iterator[PhotoEntry]:
     for photo in job.photos.photos:
         picture = photo.picture.copy()
         picture.thumbnail((320, 320))
-        caption = fill(photo.caption or job.recipe.dataset.template, job.recipe.subject)
+        caption = " | ".join(fill(caption, job.recipe.subject) for caption in photo.captions)
         yield PhotoEntry(picture=picture, name=photo.path.name, caption=caption)
 
 

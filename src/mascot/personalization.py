@@ -58,9 +58,9 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     if recipe.prior.count and recipe.prior.weight and recipe.class_noun is None:
         raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.count=0.")
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
-    photos = caption_photos(photos, recipe.dataset.template)
+    photos = caption_photos(photos, recipe.dataset.templates)
     for photo in photos.photos:
-        fill(photo.caption or recipe.dataset.template, recipe.subject)
+        _ = [fill(caption, recipe.subject) for caption in photo.captions]
     for prompt in recipe.previews.prompts:
         fill(prompt, recipe.subject)
     return photos
@@ -171,9 +171,7 @@ class Personalization:
         condition = self.stage.condition
         if not self.learns_text:
             conditions = Conditions(self.stage)
-            conditions.prepare(
-                [(e.prompt, e.framing) for groups in (self.dataset.subject, self.dataset.prior) for g in groups.values() for e in g]
-            )
+            conditions.prepare(self.dataset.pairs)
             condition = conditions
         self.release()
         return Loop(self.stage, learner, self.recipe.training, condition, self.accelerator)

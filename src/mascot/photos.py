@@ -60,7 +60,7 @@ class Photo:
     path: Path
     picture: Image.Image
     mask: Image.Image | None = None
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

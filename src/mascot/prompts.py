@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-PREVIEWS = ("a photo of {subject}", "a {subject} in the snow", "a {subject} on a blue background", "a photo of a {class}")
+PREVIEWS = ("a photo of a {subject}", "a {subject} in the snow", "a {subject} on a blue background", "a photo of a {class}")
 """Drawn while training; the last shows whether the class still looks like the class."""
 
 CONTEXTS: Mapping[str, tuple[str, ...]] = {

@@ -44,8 +44,10 @@ class Recipe(BaseModel):
     token: str = Field(default="sks", min_length=1, description="the word that will mean the subject; a rare one")
     class_noun: str | None = Field(default=None, description="what kind of thing the subject is: dog, toy, ...")
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides everything random")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="where it runs; auto takes an accelerator if there is one"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="numbers that are computed with while training")
     dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
     training: TrainingSettings = TrainingSettings()
@@ -182,9 +184,10 @@ def parse_value(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        values = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return values["value"] if len(values) == 1 else text
 
 
 def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) -> str:

@@ -126,5 +126,5 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
         style = "yellow" if finding.severity == "warning" else None
         console.print(f"{finding.severity}: {finding.message} {finding.remedy}", style=style, markup=False)
     show_rows(console, "effective settings", checkup.settings)
-    caption = fill(recipe.dataset.template, recipe.subject)
-    console.print(f"photos without a caption of their own are called: {caption}", markup=False)
+    captions = " | ".join(fill(template, recipe.subject) for template in recipe.dataset.templates)
+    console.print(f"photos without a caption of their own are called: {captions}", markup=False)

@@ -36,9 +36,11 @@ class Settings(BaseModel):
     accumulation: int = Field(default=1, ge=1, le=512, description="forward passes in one optimizer step")
     schedule: ScheduleName = Field(default="constant", description="how the rates fall after warm-up: constant, linear, cosine")
     warmup: int = Field(default=0, ge=0, description="steps in which the rates rise from 0")
-    min_snr: float | None = Field(default=None, gt=0, description="limit of min-SNR weighting; none trains with plain MSE")
+    min_snr: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="limit of min-SNR weighting; none trains with plain MSE"
+    )
     weight_decay: float = Field(default=0.01, ge=0, le=10, description="AdamW's decoupled weight decay")
-    clip: float = Field(default=1.0, gt=0, description="limit of the gradients' global norm")
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm")
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
 
 

@@ -30,6 +30,8 @@ def describe(base: str) -> dict[str, Any]:
     Raises:
         UserError: the base is not there, or is no diffusers pipeline of a known family.
     """
+    if not base.strip():
+        raise UserError("the base is empty; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
     source = source_of(base)
     path = Path(source)
     if path.is_dir():

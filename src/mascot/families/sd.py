@@ -19,6 +19,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -199,6 +200,7 @@ def load(source: str, *, device: str, precision: Precision) -> StableDiffusion:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"the base {source} cannot be loaded ({reason}); check that it is a complete Stable Diffusion model.") from error
+    check_whole(source, pipeline)
     parts: dict[str, nn.Module] = {"vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
     unet = pipeline.unet.to(device, dtype).eval().requires_grad_(requires_grad=False)
     if device == "cpu":
@@ -214,6 +216,24 @@ def load(source: str, *, device: str, precision: Precision) -> StableDiffusion:
         load_part=lambda name: parts.pop(name, None) or reload(source, name),
     )
     return StableDiffusion(identity=fingerprint(weight_files(source)), stages=(stage,))
+
+
+def check_whole(source: str, pipeline: Any) -> None:
+    """Refuse what the libraries fill in silence: weights that a file lacks, a tokenizer that is not there."""
+    missing = [name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta]
+    names = {name for file in weight_files(source) if file.parent.name == "text_encoder" for name in tensor_names(file)}
+    if names and len(names) < len(list(pipeline.text_encoder.parameters())):
+        missing.append("text_encoder")
+    if pipeline.tokenizer.model_max_length > pipeline.text_encoder.config.max_position_embeddings:
+        missing.append("tokenizer")
+    if missing:
+        raise UserError(f"the base {source} cannot be loaded ({missing[0]} is not whole); download it again.")
+
+
+def tensor_names(file: Path) -> list[str]:
+    """What a .safetensors file holds, without reading it."""
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())
 
 
 def reload(source: str, name: str) -> nn.Module:

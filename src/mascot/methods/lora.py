@@ -28,9 +28,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["lora"] = "lora"
+    name: Literal["lora"] = Field(default="lora", description="which method this is")
     rank: int = Field(default=16, ge=1, le=512, description="inner width of each change of a weight")
-    alpha: float = Field(default=16, gt=0, description="changes are multiplied by alpha / rank")
+    alpha: float = Field(default=16, gt=0, allow_inf_nan=False, description="changes are multiplied by alpha / rank")
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
     rate: float = Field(default=1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
     text_rate: float = Field(default=1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
