@@ -18,7 +18,7 @@ MANIFEST = Manifest(
     method="lora",
     base="owner/name",
     base_identity="0123",
-    token="sks",
+    token="sks",  # noqa: S106 - a word of prompts, no secret
     class_noun="dog",
     resolution=64,
     step=3,
@@ -88,7 +88,7 @@ def test_a_missing_a_broken_and_a_pickled_file_are_refused(tmp_path: Path) -> No
         Adapter.read(tmp_path)
     for content in (b"", whole[:5], whole[:-7], pickle.dumps({"a": 1}), b"\xff" * 100, whole[:8] + b"!" + whole[9:]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="not a whole .safetensors file"):
+        with pytest.raises(UserError, match="not a whole"):
             Adapter.read(path)
 
 

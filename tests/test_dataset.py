@@ -47,7 +47,7 @@ def batches(made: Dataset, *, count: int, batch_size: int = 1, seed: int = 0) ->
 @given(photos=st.integers(1, 12), batch_size=st.integers(1, 5), count=st.integers(1, 60), seed=st.integers(0, 5))
 def test_every_photo_is_shown_equally_often_give_or_take_one(photos: int, batch_size: int, count: int, seed: int) -> None:
     plan = dataset(photos).schedule(seed=seed, micro_batches=count, batch_size=batch_size)
-    shown = Counter({i: 0 for i in range(photos)})
+    shown = Counter(dict.fromkeys(range(photos), 0))
     shown.update(i for _, chosen in plan for i in chosen)
     assert len(plan) == count
     assert all(len(chosen) == batch_size for _, chosen in plan)
@@ -59,7 +59,7 @@ def test_every_photo_is_shown_equally_often_give_or_take_one(photos: int, batch_
 def test_photos_of_one_size_are_shown_equally_often(wide: int, batch_size: int, seed: int) -> None:
     plan = dataset(4, wide=wide).schedule(seed=seed, micro_batches=60, batch_size=batch_size)
     for size, group in ((SQUARE, 4), (WIDE, wide)):
-        shown = Counter({i: 0 for i in range(group)})
+        shown = Counter(dict.fromkeys(range(group), 0))
         shown.update(i for planned, chosen in plan if planned == size for i in chosen)
         assert max(shown.values()) - min(shown.values()) <= 1
 
@@ -164,7 +164,7 @@ def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subjec
 
 def made_from(stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0) -> Dataset:
     pictures = [photo("class").picture] * classes
-    subject = Subject(token="sks", class_noun="dog")
+    subject = Subject("sks", "dog")
     return make_dataset(
         photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight
     )

@@ -103,9 +103,8 @@ def invented(stage: Stage, settings: Settings, size: float = 0.2) -> Learner:
 
 def adapter_of(learner: Learner, family: Family) -> Adapter:
     tensors, metadata = learner.export()
-    manifest = Manifest(
-        method="lora", base="tiny", base_identity=family.identity, token="sks", class_noun="dog", resolution=64, step=3, recipe={}
-    )  # fmt: skip
+    facts = {"token": "sks", "class_noun": "dog", "resolution": 64, "step": 3, "recipe": {}}
+    manifest = Manifest.model_validate({"method": "lora", "base": "tiny", "base_identity": family.identity, **facts})
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 

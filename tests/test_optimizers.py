@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +21,7 @@ def test_rates_rise_in_equal_steps_to_the_peak_then_never_rise_again(schedule: s
     rising, falling = scales[:warmup], scales[warmup:]
     assert rising == pytest.approx([(i + 1) / (warmup + 1) for i in range(warmup)])
     assert falling[0] == 1
-    assert all(later <= earlier for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(falling))
     assert min(scales) > 0  # no step is wasted on a rate of 0
 
 

@@ -84,8 +84,13 @@ class StableDiffusionStage:
         """UNet and text encoder."""
         return {"unet": self.unet, "text_encoder": self.text_encoder}
 
-    @cached_property
+    @property
     def objective(self) -> Diffusion:
+        """What the UNet answers."""
+        return self.diffusion
+
+    @cached_property
+    def diffusion(self) -> Diffusion:
         """Noise (1.x) or velocity (2.x and the starter), at the scheduler's own levels."""
         kind: str = self.scheduler.config.prediction_type
         if kind not in {"epsilon", "v_prediction"}:
