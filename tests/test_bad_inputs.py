@@ -66,8 +66,15 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def refused(words: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
-    """Run a command in this process and return its one sentence; every other end is a failure."""
+    """Run a command in this process and return its one sentence; every other end, and anything written, is a failure."""
     before = snapshot(folder)
+    said = sentence_of(words, monkeypatch, capfd)
+    assert changes(before, snapshot(folder)) == {}
+    return said
+
+
+def sentence_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a command in this process and return its one sentence; every other end is a failure."""
     monkeypatch.setattr(sys, "argv", ["mascot", *words])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -75,7 +82,6 @@ def refused(words: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch,
     said = capfd.readouterr().err
     assert stop.value.code == 2, said
     assert SENTENCE.fullmatch(said), said
-    assert changes(before, snapshot(folder)) == {}
     return said.removeprefix("mascot: ")
 
 
@@ -114,9 +120,10 @@ def test_every_bad_photo_is_refused_when_it_is_the_only_one(
 ) -> None:
     photos = [path for path in sorted((here / "bad").iterdir()) if not path.name.endswith(".mask.png") and path.name != "folder.jpg"]
     assert len(photos) > 100
+    before = snapshot(here)
     for photo in photos:
-        said = refused(["train", f"bad/{photo.name}", "--base", "base", "--out", "out", *PLAIN], here, monkeypatch, capfd)
-        assert photo.name in said
+        assert photo.name in sentence_of(["train", f"bad/{photo.name}", "--base", "base", "--out", "out", *PLAIN], monkeypatch, capfd)
+    assert changes(before, snapshot(here)) == {}
 
 
 def test_a_bad_photo_is_named_also_without_a_folder_for_the_run(
@@ -138,7 +145,6 @@ def test_a_folder_that_may_not_be_written_is_refused(
     [
         ["trian"],
         ["train", "photos", "--sted", "3"],
-        ["train", "bad/random.png", "--base", "base", *PLAIN],
         ["train", "photos", "--base", "bases/no_vae", "--out", "out", *PLAIN],
         ["generate", "adapters/other_shapes.safetensors", "a dog"],
     ],

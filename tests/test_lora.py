@@ -235,7 +235,7 @@ def theirs(base: Path, adapter: Path | None, *, scales: Mapping[str, float] | No
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     if adapter is not None:
-        pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name, adapter_name="mascot")
+        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name="mascot")
         if scales is not None:
             pipeline.set_adapters("mascot", [dict(scales)])  # pyright: ignore[reportArgumentType]
     noise = gaussian((4, 8, 8), [seeded("picture", SHOT.seed)])

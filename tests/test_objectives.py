@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from diffusers.training_utils import compute_snr
 from mascot.latents import gaussian, seeded
 from mascot.objectives import Diffusion
 
-LEVELS = torch.arange(1000)
+LEVELS: Any = torch.arange(1000)
+"""Any: diffusers annotates levels as a type of tensor that its own code does not pass."""
 Prediction = Literal["epsilon", "v_prediction"]
 BOTH: tuple[Prediction, ...] = ("epsilon", "v_prediction")
 

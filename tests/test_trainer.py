@@ -79,7 +79,7 @@ def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 def by_hand(base: Path, batch: Batch, limit: float | None) -> tuple[float, list[float]]:
     """The weighted loss and the plain errors, from diffusers' own parts and the formulas of the papers."""
-    scheduler = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
+    scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     unet, text = UNet2DConditionModel.from_pretrained(base, subfolder="unet"), CLIPTextModel.from_pretrained(base, subfolder="text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     velocity = scheduler.config["prediction_type"] == "v_prediction"
@@ -157,7 +157,7 @@ class PlainLoop:
     """The loop as anyone would write it with diffusers, peft and torch alone."""
 
     def __init__(self, base: Path, start: Stage, rank: int, alpha: float) -> None:
-        self.scheduler = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
+        self.scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
         self.unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
         text = CLIPTextModel.from_pretrained(base, subfolder="text_encoder").requires_grad_(requires_grad=False)
         ids = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")(PROMPTS[0], padding="max_length", return_tensors="pt").input_ids

@@ -35,6 +35,8 @@ Seed = Annotated[int | None, typer.Option(help="Decides everything random.", sho
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
 MANIFESTED = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
 
+INTERRUPTED = 130
+
 
 def show_version(*, value: bool) -> None:
     """Print the version and stop."""
@@ -167,8 +169,9 @@ def main() -> None:
             raise
         code = refuse(f"{error.filename or 'a file'} cannot be used: {error.strerror}.")
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns most interruptions into this code by itself, without a word
         typer.echo("mascot: interrupted; what was done is kept.", err=True)
-        code = 130
     sys.exit(code or 0)
 
 

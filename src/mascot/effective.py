@@ -70,11 +70,10 @@ def effective_settings(job: Personalization) -> Rows:
     rows.append(
         ("captions", " | ".join(sorted({prompt for group in job.dataset.subject.values() for e in group for prompt in e.prompts})[:4]))
     )
-    for prompt in job.dataset.prompts:
-        tokens, heard = job.stage.prompt_length(prompt)
-        if tokens > heard:
-            rows.append(("caption cut off", f"{prompt!r} has {tokens} tokens, of which this base hears {heard}"))
-    return rows
+    lengths = {prompt: job.stage.prompt_length(prompt) for prompt in job.dataset.prompts}
+    long = {prompt: length for prompt, length in lengths.items() if length[0] > length[1]}
+    cut = [f"{prompt!r} has {tokens} tokens, of which this base hears {heard}" for prompt, (tokens, heard) in long.items()]
+    return rows + [("captions cut off", " | ".join(cut))] * bool(cut)
 
 
 def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:

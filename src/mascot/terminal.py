@@ -113,6 +113,7 @@ def picture_path(folder: Path, prompt: str, seed: int) -> Path:
     """Name a picture by its prompt and seed; one that exists is never overwritten."""
     words = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
     stem = "-".join(part for part in words.split("-") if part)[:80] or "picture"
+    stem = stem.encode()[:200].decode(errors="ignore")  # file systems count bytes, of which a letter may have four
     return fresh_path(folder, f"{stem}_{seed}", ".png")
 
 
