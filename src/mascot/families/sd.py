@@ -68,7 +68,7 @@ class StableDiffusionStage:
     def vae(self) -> Any:
         """The autoencoder, loaded when needed; in float32 on an accelerator too, where half precision turns pictures black."""
         if "vae" not in self.loaded:
-            self.loaded["vae"] = self.load_part("vae").to(self.device, torch.float32).eval().requires_grad_(requires_grad=False)
+            self.loaded["vae"] = self.load_part("vae").to(self.device).eval().requires_grad_(requires_grad=False)
         return self.loaded["vae"]  # diffusers annotates its answers as tuples, which they are not
 
     @property
@@ -207,7 +207,8 @@ def load(source: str, *, device: str, precision: Precision) -> StableDiffusion:
         raise UserError(f"the base {source} cannot be loaded ({reason}); check that it is a complete Stable Diffusion model.") from error
     check_whole(source, pipeline)
     parts: dict[str, nn.Module] = {"vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
-    unet = pipeline.unet.to(device, dtype).eval().requires_grad_(requires_grad=False)
+    unet = pipeline.unet.to(device).eval().requires_grad_(requires_grad=False)
+    unet = unet if dtype == torch.float32 else unet.to(dtype)
     if device == "cpu":
         # The backward pass of torch's fused attention is slow on CPUs for the short sequences of small bases.
         unet.set_attn_processor(AttnProcessor())
