@@ -182,7 +182,8 @@ def report_large(steps: int, peak: float) -> None:
     work = 2 * counter.get_total_flops() / 1e9
     best = min(seconds)
     rate = work / best
-    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {rate:.0f} GFLOP/s = {100 * rate / peak:.0f} % of the bf16 matmul peak")
+    share = 100 * rate / peak
+    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {rate:.0f} GFLOP/s = {share:.0f} % of the bf16 matmul peak")
 
 
 def best_of(results: dict[str, list[Measured]], kind: str) -> float:

@@ -253,11 +253,3 @@ def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stag
         for row, prompt in zip(rows, prompts, strict=True):
             assert torch.equal(row, stage.condition([prompt], [framing])["encoder_hidden_states"][0])
     assert counting.asked == ["a dog", "a cat"]
-
-
-def test_captions_of_one_example_take_turns_and_depend_on_the_step_alone() -> None:
-    several = replace(example("a"), prompts=("x", "y"))
-    dataset = Dataset(subject={SQUARE: (several,)}, prior={}, prior_weight=0.0)
-    heard = [dataset.batch((SQUARE, (0,)), seed=0, number=n, share=1.0).prompts[0] for n in range(40)]
-    assert set(heard) == {"x", "y"}
-    assert heard == [dataset.batch((SQUARE, (0,)), seed=0, number=n, share=1.0).prompts[0] for n in range(40)]

@@ -287,6 +287,11 @@ def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_turned_back
     assert equal(answers(other), whole) == (False, False)
     worn.scale({"unet": 1.0, "text_encoder": 1.0})
     assert equal(answers(other), whole) == (True, True)
+    for part in other.parts.values():
+        for _, layer in lora_layers(part):
+            layer.lora_B["default"].weight.data.fill_(float("inf"))
+    worn.scale({"unet": 0.0, "text_encoder": 0.0})
+    assert equal(answers(other), plain) == (True, True)  # not multiplied by 0, but left out
 
 
 def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repeated(stage: Stage) -> None:
@@ -359,6 +364,15 @@ def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
         with pytest.raises(UserError):
             restore(stage, tensors, {METADATA_KEY: text})
         assert not any(lora_layers(part) for part in stage.parts.values())
+
+
+def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
+    tensors, _ = Settings(rank=4).attach(stage, 0).export()
+    for half in "AB":
+        assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_{half}.weight" in tensors
+        assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.lora_{half}.weight" in tensors
+        assert f"text_encoder.text_model.encoder.layers.1.self_attn.out_proj.lora_{half}.weight" in tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
