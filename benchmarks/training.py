@@ -32,7 +32,7 @@ base, photos, out, steps, batch, resolution = sys.argv[1:7]
 recipe = mascot.Recipe.preset(base=base, photos=(photos,), overrides=[
     f"training.steps={steps}", f"training.batch_size={batch}", "training.checkpoint_every=100000", "training.warmup=0",
     f"dataset.resolution={resolution}", "method.rank=16", "method.layers=attention", "method.text_rate=0", "method.rate=1e-4",
-    "prior.count=0", "previews.every=0", "precision=bf16", "dataset.template=a photo of sks owl"])
+    "prior.count=0", "previews.every=0", "precision=bf16", "dataset.templates=['a photo of sks owl']"])
 mascot.train(recipe, out=out, report=False)
 """
 
@@ -57,7 +57,8 @@ class Measured:
 
 def run_program(side: Side, steps: int, folder: Path) -> tuple[float, float]:
     """Run one program to the end; give its seconds and its peak resident memory in MB."""
-    command = [word.format(out=folder / f"{side.name}{steps}-{time.monotonic_ns()}", steps=steps) for word in side.command]
+    out = str(folder / f"{steps}-{time.monotonic_ns()}")
+    command = [{"{out}": out, "{steps}": str(steps)}.get(word, word) for word in side.command]
     environment = os.environ | {"OMP_NUM_THREADS": str(side.threads), "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(ROOT / "src")}
     with (folder / "log.txt").open("w+") as log:
         started = time.perf_counter()

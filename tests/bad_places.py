@@ -138,7 +138,7 @@ def lay_out_runs(folder: Path) -> None:
     Run(folder / "runs/other_photos").effective.write_text('{"photos": {"1.png": "another"}}', encoding="utf-8")
     Run(folder / "runs/broken_facts").effective.write_text('{"photos"', encoding="utf-8")
     run = Run(folder / "runs/broken_checkpoint")
-    run.effective.write_text(json.dumps({"photos": photo_hashes(read_photos([folder / "photos"]))}), encoding="utf-8")
+    run.effective.write_text(json.dumps({"photos": photo_hashes(read_photos([folder / "photos"])), "base": "any"}), encoding="utf-8")
     run.checkpoint(1).mkdir(parents=True)
     (run.checkpoint(1) / "state.safetensors").write_bytes(b"no state")
 

@@ -143,6 +143,17 @@ def test_a_remark_names_the_command_whose_help_is_meant(mascot: Run_) -> None:
     assert said.endswith(" See mascot generate --help.\n")
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
+def test_an_interruption_is_said_wherever_it_comes_from(
+    mascot: Run_, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+) -> None:
+    def interrupt(**_: object) -> None:
+        raise interruption
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    assert mascot() == (130, "", "mascot: interrupted; what was done is kept.\n")
+
+
 @pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied", "/a/file"), OSError(28, "No space left on device")])
 def test_what_the_system_refuses_is_a_sentence(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, fault: OSError) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -106,7 +106,8 @@ def test_a_missing_part_is_refused(copied: Path, part: str) -> None:
 
 def test_pickled_weights_in_a_folder_are_refused(copied: Path) -> None:
     for part in WEIGHTS:
-        torch.save(load_file(copied / part), (copied / part).with_suffix(".bin"))
+        pickled = "pytorch_model.bin" if part.startswith("text_encoder") else "diffusion_pytorch_model.bin"
+        torch.save(load_file(copied / part), (copied / part).with_name(pickled))
         (copied / part).unlink()
     assert str(copied) in refusal(copied, load=True)
 

@@ -258,8 +258,15 @@ def test_other_photos_are_refused(copied: Run, home: Path, tmp_path: Path, chang
         shutil.copy(photos / "0.png", photos / "9.png")
     else:
         (photos / "0.png").unlink()
-    with pytest.raises(UserError, match="photos have changed"):
+    with pytest.raises(UserError, match="photos changed since"):
         verbs.train(recipe, out=copied.folder, resume=True)
+
+
+def test_another_base_is_refused(copied: Run) -> None:
+    facts = json.loads(copied.effective.read_text(encoding="utf-8"))
+    copied.effective.write_text(json.dumps(facts | {"base": "0" * 16}), encoding="utf-8")
+    with pytest.raises(UserError, match="base changed since"):
+        verbs.train(Recipe.read(copied.recipe), out=copied.folder, resume=True)
 
 
 def test_two_processes_cannot_share_a_run(copied: Run, home: Path) -> None:

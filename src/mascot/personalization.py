@@ -285,6 +285,6 @@ def tensorboard_is_installed() -> bool:
     return find_spec("tensorboard") is not None
 
 
-def photo_hashes(photos: PhotoSet) -> dict[str, str]:
-    """The pictures' content by file name: a resumed run must see the same."""
-    return {photo.path.name: hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16] for photo in photos.photos}
+def photo_hashes(photos: PhotoSet) -> list[list[str]]:
+    """The name and the content of each picture, in order: a resumed run must see the same."""
+    return [[photo.path.name, hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]] for photo in photos.photos]

@@ -49,15 +49,18 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
     progress("photos", photos)
     with run.locked():
         prepare_run(folder, recipe, resume=resume)  # again: another process may have used the folder in the meantime
-        check_same_photos(run, photo_hashes(photos), resume=resume)
+        before = what_it_started_with(run) if resume else None
+        check_same(run, before, "photos", photo_hashes(photos))
         job = Personalization(recipe=recipe, run=run, photos=photos, family=load_base(recipe))
+        check_same(run, before, "base", job.family.identity)
         progress("prior", recipe.prior.count if recipe.prior.weight else 0)
         _ = job.loop
         rows = effective_settings(job)
         if not resume:
             run.write_text(run.recipe, recipe.to_toml())
-        if not (resume and run.effective.exists()):
-            run.write_text(run.effective, json.dumps({"settings": dict(rows), "photos": photo_hashes(photos)}, indent=2) + "\n")
+        if before is None:
+            facts = {"settings": dict(rows), "photos": photo_hashes(photos), "base": job.family.identity}
+            run.write_text(run.effective, json.dumps(facts, indent=2) + "\n")
         progress("effective", rows)
         with closing(job.teach()) as steps:
             for step in steps:
@@ -83,16 +86,21 @@ def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     return run
 
 
-def check_same_photos(run: Run, hashes: dict[str, str], *, resume: bool) -> None:
-    """Refuse to resume on other photos than the run was started with."""
-    if not (resume and run.effective.exists()):
-        return
+def what_it_started_with(run: Run) -> dict[str, Any] | None:
+    """Read the facts that a run wrote when it started, or None where it was stopped before that."""
+    if not run.effective.exists():
+        return None
     try:
-        before = json.loads(run.effective.read_text(encoding="utf-8"))["photos"]
+        facts = json.loads(run.effective.read_text(encoding="utf-8"))
+        return {"photos": facts["photos"], "base": facts["base"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run.effective} is damaged; start a new --out.") from error
-    if before != hashes:
-        raise UserError(f"the photos have changed since {run.folder} was started; put them back or start a new --out.")
+
+
+def check_same(run: Run, before: dict[str, Any] | None, what: str, now: Any) -> None:
+    """Refuse to resume on other photos or another base than the run was started with."""
+    if before is not None and before[what] != now:
+        raise UserError(f"the {what} changed since {run.folder} was started; put back what was there, or start a new --out.")
 
 
 def resolve_adapter(where: str | Path | Run) -> tuple[Adapter, Path]:
