@@ -280,7 +280,7 @@ def _resumed() -> Iterator[Command]:
     yield resume("runs/lost_photos", "does not exist")
     yield resume("runs/lost_base", "does not exist")
     yield resume("runs/broken_facts", "damaged")
-    yield resume("runs/broken_checkpoint", "checkpoint")
+    yield resume("runs/broken_checkpoint", "delete that folder")
 
 
 def _adapters() -> Iterator[Command]:
