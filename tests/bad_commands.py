@@ -307,7 +307,8 @@ def _adapters() -> Iterator[Command]:
     for name in ("manifest_text", "manifest_list", "manifest_newer", "manifest_knobs"):
         yield draw(f"adapters/{name}.safetensors", "another version of mascot")
     yield draw("adapters/other_method.safetensors", "unknown method")
-    for name in ("other_keys", "no_tensors", "other_shapes", "half", "other_rank", "flat", "scalar"):
+    yield draw("adapters/no_tensors.safetensors", "adapter is empty")
+    for name in ("other_keys", "other_shapes", "half", "other_rank", "flat", "scalar"):
         yield draw(f"adapters/{name}.safetensors", "does not fit the base")
     yield draw("adapters/metadata_text.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_list.safetensors", "metadata is damaged")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,10 +45,13 @@ def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution
     key = hashlib.sha256(json.dumps(facts | {"precision": precision}, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache_folder() / "prior" / key
     seeds = [settings.seed + i for i in range(settings.count)]
-    missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
-    for seed, picture in zip(missing, draw(prompt, missing), strict=True):
-        with replacing(folder / f"{seed}.png") as temporary:
-            picture.save(temporary, format="PNG")
+    if settings.count:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):  # a second run of the same class waits, and then has nothing left to draw
+            missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
+            for seed, picture in zip(missing, draw(prompt, missing), strict=True):
+                with replacing(folder / f"{seed}.png") as temporary:
+                    picture.save(temporary, format="PNG")
     pictures: list[Image.Image] = []
     for seed in seeds:
         with Image.open(folder / f"{seed}.png") as picture:

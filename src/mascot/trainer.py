@@ -150,7 +150,8 @@ class Loop:
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
         norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.clip))
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        # Under fp16 an infinite norm is the scaler's business: it skips the step and lowers its scale.
+        if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
             self.optimizer.zero_grad()
             raise UserError(
                 f"the loss of step {self.done + 1} is not a finite number; lower the learning rates (method.rate, method.text_rate) "

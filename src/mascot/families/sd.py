@@ -265,4 +265,5 @@ def weight_files(source: str) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         path = Path(snapshot_download(source, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]))
-    return [file for part in ("unet", "vae", "text_encoder") for file in sorted((path / part).glob("*.safetensors"))]
+    weights = [file for part in ("unet", "vae", "text_encoder") for file in sorted((path / part).glob("*.safetensors"))]
+    return [*weights, path / "scheduler" / "scheduler_config.json"]  # it says what the answers mean

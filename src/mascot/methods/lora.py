@@ -118,11 +118,13 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     """Put an exported LoRA on a stage that has none.
 
     Raises:
-        UserError: keys of the file that this base has no layer for, or layers that the file leaves out.
+        UserError: the file is empty, or has keys that this base has no layer for.
     """
     facts = read_facts(metadata)
     stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or ".lora_" not in key]
-    if stray or not tensors:
+    if not tensors:
+        raise UserError("this adapter is empty; train or export it again.")
+    if stray:
         raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
     plans: dict[str, tuple[dict[str, Tensor], LoraConfig]] = {}
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
