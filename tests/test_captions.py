@@ -172,3 +172,21 @@ def test_words_are_token_and_class() -> None:
 def test_the_article_follows_the_sound(article: str, nouns: list[str]) -> None:
     for noun in nouns:
         assert class_prompt(noun) == f"a photo of {article} {noun}"
+
+
+@pytest.mark.parametrize(
+    ("template", "noun", "filled"),
+    [
+        ("a photo of a {class}", "owl", "a photo of an owl"),
+        ("An {class} and a {class}", "dog", "A dog and a dog"),
+        ("a {subject} at night", "owl", "a sks owl at night"),
+        ("a red {class}", "owl", "a red owl"),
+        ("a {{class}", None, None),
+    ],
+)
+def test_an_article_before_a_placeholder_fits_its_word(template: str, noun: str | None, filled: str | None) -> None:
+    if filled is None:
+        with pytest.raises(UserError, match="lone }"):
+            fill(template, Subject("sks", noun))
+    else:
+        assert fill(template, Subject("sks", noun)) == filled

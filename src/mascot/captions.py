@@ -26,6 +26,7 @@ METADATA = "metadata.jsonl"
 _CAPTION_KEYS = ("text", "caption", "prompt")
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPOKEN_AS_CONSONANT = re.compile(r"(uni(?!n|m|d)|us[aeu]|eu|ewe|ewer|one\b|once|u(k|r|t)[aeiou])", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b([Aa])n? (?=\{(subject|token|class)\})")
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
 
 
@@ -52,7 +53,8 @@ class Subject:
 def fill(template: str, subject: Subject) -> str:
     """The template with `{subject}`, `{token}` and `{class}` replaced, in one line; `{{` and `}}` are literal braces.
 
-    Without a class noun `{class}` vanishes with the blank before it. Raises UserError for any other placeholder or a lone brace.
+    Without a class noun `{class}` vanishes with the blank before it. An article right before a placeholder is made to fit: `a {class}`
+    gives `an owl`. Raises UserError for any other placeholder or a lone brace.
     """
     words = {"subject": subject.words, "token": subject.token, "class": subject.class_noun}
 
@@ -66,6 +68,11 @@ def fill(template: str, subject: Subject) -> str:
             raise UserError(f"There is an unknown placeholder {{{name}}} in {template!r}{suggest(name, PLACEHOLDERS)}")
         return words[name] or ""
 
+    def article(match: re.Match[str]) -> str:
+        word = words[match.group(2)]
+        return match.group() if word is None else f"{match.group(1)}{'n' if sounds_open(word) else ''} "
+
+    template = _ARTICLE.sub(article, template)
     bare = template if subject.class_noun is not None else re.sub(r"\s+\{class\}(?!\})", "{class}", template)
     filled = one_line(_BRACES.sub(replacement, bare))
     if not filled:
@@ -83,8 +90,13 @@ def class_prompt(class_noun: str) -> str:
     noun = one_line(class_noun)
     if not noun:
         raise UserError("The class noun is empty; give a noun such as dog.")
-    vowel = noun[0].lower() in "aeiou" and not _SPOKEN_AS_CONSONANT.match(noun)
-    return f"a photo of {'an' if vowel or _SILENT_H.match(noun) else 'a'} {noun}"
+    return f"a photo of {'an' if sounds_open(noun) else 'a'} {noun}"
+
+
+def sounds_open(word: str) -> bool:
+    """Whether a word takes `an`: it begins with a spoken vowel."""
+    vowel = word[:1].lower() in {"a", "e", "i", "o", "u"} and not _SPOKEN_AS_CONSONANT.match(word)
+    return vowel or _SILENT_H.match(word) is not None
 
 
 def caption_photos(photos: PhotoSet, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PhotoSet:
