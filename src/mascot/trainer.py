@@ -26,10 +26,6 @@ from mascot.protocols import Batch, Conditioning, Framing, Learner, Stage
 Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
 
 
-SMALL = 50_000_000
-"""Parameters under which a denoiser trains on one CPU thread."""
-
-
 class Settings(BaseModel):
     """How long and how fast the loop runs."""
 
@@ -75,22 +71,6 @@ def loss_of(stage: Stage, batch: Batch, condition: Condition, min_snr: float | N
     error_B = (answer - stage.objective.target(x0, eps, level)).square().flatten(1).mean(1)
     weight_B = batch.weight_B.to(x0.device) * stage.objective.weight(level, min_snr)
     return (weight_B * error_B).sum(), error_B.detach()
-
-
-@contextmanager
-def fitting_threads(denoiser: torch.nn.Module) -> Generator[None]:
-    """Let small denoisers compute on one CPU thread.
-
-    Their operations are over before a second thread has started: two were a quarter slower (benchmarks/README.md), and many times
-    slower wherever another program wanted a core.
-    """
-    before = torch.get_num_threads()
-    small = sum(p.numel() for p in denoiser.parameters()) < SMALL and next(denoiser.parameters()).device.type == "cpu"
-    torch.set_num_threads(1 if small else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -143,10 +123,9 @@ class Loop:
         """Add up the gradients of a step's micro-batches, clip them, and refuse what is not finite."""
         total, errors = 0.0, list[float]()
         for batch in batches:
-            with fitting_threads(self.stage.parts[self.stage.denoiser]):
-                with self.accelerator.autocast():
-                    loss, error_B = loss_of(self.stage, batch, self.condition, self.settings.min_snr)
-                self.accelerator.backward(loss)
+            with self.accelerator.autocast():
+                loss, error_B = loss_of(self.stage, batch, self.condition, self.settings.min_snr)
+            self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
         norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.clip))
