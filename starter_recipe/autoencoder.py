@@ -70,10 +70,10 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float) -> None
         replica.step(learning_scale(clock.fraction, step), decay=0.998)
         step += 1
         if step % 500 == 0:
-            replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+            replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": progress["begun"]})
             if rank == 0:
                 print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} {measure(model, world, 64):.2f} dB", flush=True)
-    replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+    replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": progress["begun"]})
 
 
 def train_autoencoder(work: Path, minutes: float, replicas: int) -> None:

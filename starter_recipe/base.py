@@ -122,7 +122,7 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
     folder = work / "base"
     folder.mkdir(exist_ok=True)
     progress = replica.resume(folder)
-    step = int(progress["step"])
+    step, begun = int(progress["step"]), int(progress["begun"])
     world = World(work / "drawings.npz")
     pool = Pool(world, vae, tokenizer, device, [2, rank, step])
     share = BATCH // replica.count
@@ -140,15 +140,15 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
             pool.add(share, difficulty_at(clock.fraction))
         loss = velocity_loss((unet, text), alphas, *pool.draw(share), generator)
         loss.backward()
-        replica.step(learning_scale(clock.fraction, step), decay=min(0.9995, (1 + step) / (10 + step)))
+        replica.step(learning_scale(clock.fraction, step - begun), decay=min(0.9995, (1 + step) / (10 + step)))
         step += 1
         if step % 500 == 0:
-            replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+            replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
             if rank == 0:
                 with torch.no_grad():
                     held_loss = velocity_loss((unet, text), alphas, held_latents, held_ids, torch.Generator().manual_seed(0))
                 print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} held-out {held_loss.item():.4f}", flush=True)
-    replica.save(folder, {"seconds": clock.seconds, "step": float(step)})
+    replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
 
 
 def train_base(work: Path, minutes: float, replicas: int, rate: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -79,25 +80,47 @@ def trim(picture: Image.Image, side: int = SIDE) -> Image.Image:
     return square
 
 
+def held_out_icons() -> set[str]:
+    """Every icon that no training picture may show, in any art."""
+    return {subject["icon"] for subject in read_objects()["held_out"].values()}
+
+
 def wanted_icons() -> set[str]:
-    """Every icon that training may show, in any art: never a held-out one."""
+    """Every icon that the base may be shown, in any art: never a held-out one."""
     objects = read_objects()
     icons = {icon for noun in objects["nouns"].values() for kind in noun.values() for icon in kind}
     icons |= set(objects["accessories"])
-    held_out = {subject["icon"] for subject in objects["held_out"].values()}
-    assert not icons & held_out, f"held-out drawings in training: {icons & held_out}"
+    assert not icons & held_out_icons(), f"held-out drawings in training: {icons & held_out_icons()}"
     return icons
 
 
+THINGS = (3, 4, 5, 6, 7)
+"""Emojibase's groups of animals, food, travel, activities and objects."""
+DIALS = re.compile(r"o.clock|-thirty")
+
+
+def read_catalogue(modules: Path) -> dict[str, str]:
+    """Icon -> label of every animal and thing that has an emoji, but held-out ones: what the encoders learn to tell apart.
+
+    The base itself knows far fewer (`wanted_icons`); an encoder that has to judge subjects nobody has seen needs many to learn from.
+    """
+    records = json.loads((modules / "emojibase-data" / "en" / "data.json").read_text())
+    labels = [record["label"].lower() for record in records if record.get("group") in THINGS and not DIALS.search(record["label"])]
+    icons = {re.sub(r"[^a-z0-9]+", "-", label).strip("-"): label for label in labels}
+    return {icon: label for icon, label in icons.items() if icon not in held_out_icons()}
+
+
 def collect(work: Path) -> None:
-    """Render all training drawings to `work/drawings.npz` (key `art/icon`, RGBA uint8)."""
+    """Render all drawings to `work/drawings.npz` (key `art/icon`, RGBA uint8): those of the base and those of the catalogue."""
     modules = install_packages(work)
     drawings: dict[str, np.ndarray] = {}
+    icons = sorted(wanted_icons() | set(read_catalogue(modules)))
     for art in read_objects()["arts"]:
-        icons = read_icons(modules, art)
-        for name in sorted(wanted_icons()):
-            picture = render_icon(icons, name, 2 * SIDE)
+        pack = read_icons(modules, art)
+        for name in icons:
+            picture = render_icon(pack, name, 2 * SIDE)
             if picture is not None:
                 drawings[f"{art}/{name}"] = np.asarray(trim(picture))
     np.savez_compressed(work / "drawings.npz", **drawings)  # pyright: ignore[reportArgumentType]
-    print(f"{len(drawings)} drawings of {len(wanted_icons())} icons")
+    shown = sum(key.split("/")[1] in wanted_icons() for key in drawings)
+    print(f"{len(drawings)} drawings of {len(icons)} icons, {shown} of them for the base")

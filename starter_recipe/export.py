@@ -101,17 +101,30 @@ def megabytes_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
+def package_rows() -> str:
+    """The packages of drawings, with their makers and licences, as lines of a list."""
+    return "\n".join(
+        f"- {f['title']} {f['version']} (`{name}`), {f['author']}: {f['licence']}" for name, f in read_objects()["packages"].items()
+    )
+
+
+def open_to_all(folder: Path) -> None:
+    """Let everyone read the files: safetensors writes some that only their owner may read, and package data is for everyone."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+
+
 def describe(pipeline: StableDiffusionPipeline, megabytes: float) -> str:
     """Fill the model card with what can be read off the pipeline itself."""
     objects = read_objects()
     parts: Any = pipeline
     channels, latent_side = parts.unet.config.in_channels, parts.unet.config.sample_size
-    rows = [f"- {f['title']} {f['version']} (`{name}`), {f['author']}: {f['licence']}" for name, f in objects["packages"].items()]
     return CARD.format(
         side=latent_side * parts.vae_scale_factor, tokens=len(parts.tokenizer), positions=parts.tokenizer.model_max_length,
         parameters="\n".join(f"| {part} | {count:,} |" for part, count in count_parameters(pipeline).items()), megabytes=megabytes,
         prediction=parts.scheduler.config.prediction_type.replace("_", "-"), latents=f"{channels} x {latent_side} x {latent_side}",
-        packages="\n".join(rows), nouns=len(objects["nouns"]), places=len(PLACES), arts=len(objects["arts"]),
+        packages=package_rows(), nouns=len(objects["nouns"]), places=len(PLACES), arts=len(objects["arts"]),
     )  # fmt: skip
 
 
@@ -139,9 +152,7 @@ def write_base(pipeline: StableDiffusionPipeline, out: Path, *, limit_mb: float 
             )
         verify(folder, draw(pipeline.to(torch.float32)))
         (folder / "README.md").write_text(describe(pipeline, megabytes), encoding="utf-8")
-        for file in folder.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)  # safetensors writes files that only their owner may read; package data is for everyone
+        open_to_all(folder)
     return Export(folder=out, megabytes=megabytes, parameters=count_parameters(pipeline))
 
 

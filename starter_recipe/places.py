@@ -1,4 +1,4 @@
-"""Procedural backgrounds: each place is a function of a canvas and a random generator, at any resolution."""
+"""Procedural backgrounds: each place is a function of a side in pixels and a random generator, at any resolution."""
 
 from __future__ import annotations
 
@@ -7,72 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-Rng = np.random.Generator
-Colour = tuple[int, int, int]
-
-COLOURS: dict[str, Colour] = {
-    "red": (214, 48, 42), "orange": (245, 140, 40), "yellow": (240, 205, 50), "green": (60, 150, 70),
-    "teal": (32, 145, 140), "blue": (50, 95, 215), "purple": (125, 65, 185), "pink": (245, 140, 190),
-    "brown": (135, 85, 50), "gray": (145, 145, 150), "black": (28, 28, 32), "white": (250, 248, 248),
-}  # fmt: skip
-
-
-def jitter(colour: Colour, rng: Rng, by: int = 12) -> Colour:
-    """Move a colour a little, so that no place is one flat value."""
-    r, g, b = (int(np.clip(c + rng.integers(-by, by + 1), 0, 255)) for c in colour)
-    return r, g, b
-
-
-def gradient(side: int, top: Colour, bottom: Colour) -> Image.Image:
-    """A vertical blend from `top` to `bottom`."""
-    t = np.linspace(0, 1, side)[:, None, None]
-    rows = np.asarray(top)[None, None] * (1 - t) + np.asarray(bottom)[None, None] * t
-    return Image.fromarray(np.broadcast_to(rows, (side, side, 3)).astype(np.uint8).copy())
-
-
-class Canvas:
-    """A square picture with a pen whose coordinates run from 0 to 1."""
-
-    def __init__(self, side: int, rng: Rng, sky: tuple[Colour, Colour]) -> None:
-        self.side = side
-        self.rng = rng
-        self.picture = gradient(side, jitter(sky[0], rng), jitter(sky[1], rng))
-        self.pen = ImageDraw.Draw(self.picture)
-
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        """Fill a rectangle."""
-        self.pen.rectangle([v * self.side for v in (x0, y0, x1, y1)], fill=jitter(colour, self.rng, 6))
-
-    def disc(self, x: float, y: float, r: float, colour: Colour, squash: float = 1.0) -> None:
-        """Fill a disc, or an ellipse `squash` times as high as wide."""
-        s = self.side
-        self.pen.ellipse([(x - r) * s, (y - r * squash) * s, (x + r) * s, (y + r * squash) * s], fill=colour)
-
-    def shape(self, points: list[tuple[float, float]], colour: Colour) -> None:
-        """Fill a polygon."""
-        self.pen.polygon([(x * self.side, y * self.side) for x, y in points], fill=colour)
-
-    def line(self, points: list[tuple[float, float]], colour: Colour, width: float = 0.012) -> None:
-        """Draw a line."""
-        pen_width = max(1, round(width * self.side))
-        self.pen.line([(x * self.side, y * self.side) for x, y in points], fill=colour, width=pen_width)
-
-    def hills(self, level: float, rough: float, colour: Colour) -> None:
-        """Fill everything under a rolling horizon."""
-        a, b = self.rng.uniform(0, 6.28, 2)
-        xs = np.linspace(0, 1, 24)
-        ys = level + rough * (np.sin(5 * xs + a) + 0.5 * np.sin(11 * xs + b))
-        self.shape([(0, 1), *zip(xs.tolist(), ys.tolist(), strict=True), (1, 1)], colour)
-
-    def scatter(self, count: int, low: float, high: float) -> list[tuple[float, float]]:
-        """Draw `count` random points between two heights."""
-        return [(float(x), float(y)) for x, y in zip(self.rng.random(count), self.rng.uniform(low, high, count), strict=True)]
-
-    def clouds(self) -> None:
-        """Put a few clouds into the sky."""
-        for x, y in self.scatter(3, 0.05, 0.3):
-            for dx in (-0.06, 0, 0.06):
-                self.disc(x + dx, y, 0.06, (252, 252, 255), 0.6)
+from starter_recipe.canvas import COLOURS, Canvas, Colour, Rng, jitter
 
 
 def snow(side: int, rng: Rng) -> Image.Image:
@@ -248,17 +183,23 @@ def space(side: int, rng: Rng) -> Image.Image:
     return c.picture
 
 
-def wooden_floor(side: int, rng: Rng) -> Image.Image:
-    """Planks seen from above."""
-    tone = jitter((185, 130, 80), rng)
+def planks(side: int, rng: Rng, wood: Colour) -> Canvas:
+    """Boards of a wood, seen from above, to paint on."""
+    tone = jitter(wood, rng)
+    seam = (wood[0] * 13 // 20, wood[1] * 12 // 20, wood[2] * 9 // 16)
     c = Canvas(side, rng, (tone, tone))
     for row in range(6):
         y = row / 6
         c.box(0, y, 1, y + 0.155, tone)
-        c.line([(0, y), (1, y)], (120, 78, 45))
+        c.line([(0, y), (1, y)], seam)
         x = rng.random()
-        c.line([(x, y), (x, y + 1 / 6)], (120, 78, 45))
-    return c.picture
+        c.line([(x, y), (x, y + 1 / 6)], seam)
+    return c
+
+
+def wooden_floor(side: int, rng: Rng) -> Image.Image:
+    """Planks seen from above."""
+    return planks(side, rng, (185, 130, 80)).picture
 
 
 def street(side: int, rng: Rng) -> Image.Image:
@@ -292,12 +233,164 @@ def autumn(side: int, rng: Rng) -> Image.Image:
     return c.picture
 
 
+def jungle(side: int, rng: Rng) -> Image.Image:
+    """A bright green thicket: fans of big leaves from every border, vines from above."""
+    c = Canvas(side, rng, ((175, 225, 95), (45, 140, 60)))
+    for x, y in c.scatter(34, 0.1, 0.95):
+        c.leaf(x, y, rng.uniform(0, 6.28), rng.uniform(0.18, 0.28), (70 - int(35 * y), 160 - int(55 * y), 62))
+    for x, _ in c.scatter(7, 0, 1):
+        drop, sway = rng.uniform(0.3, 0.75), rng.uniform(-0.06, 0.06)
+        c.line([(x, 0), (x + sway, drop / 2), (x, drop)], (30, 85, 38), 0.02)
+        c.leaf(x, drop, rng.uniform(0.5, 2.6), 0.13, (60, 165, 60))
+    for x, y, turn in ((0, 0.1, 0.5), (1, 0.1, 2.6), (0, 0.55, 0), (1, 0.55, 3.1), (0.1, 1.02, -1.2), (0.9, 1.02, -1.9)):
+        base, tone = y + rng.uniform(-0.1, 0.1), jitter((60, 190, 50), rng, 24)
+        for spread in (-0.9, 0.9, -0.45, 0.45, 0):
+            c.leaf(x, base, turn + spread + rng.uniform(-0.15, 0.15), rng.uniform(0.3, 0.42), jitter(tone, rng, 16))
+    return c.picture
+
+
+def cobblestones(side: int, rng: Rng) -> Image.Image:
+    """House fronts above rows of rounded gray stones that grow towards us."""
+    c = Canvas(side, rng, ((150, 195, 235), (205, 225, 240)))
+    fronts = rng.permutation(np.array([(235, 200, 130), (215, 140, 115), (190, 205, 215), (240, 225, 205)]))
+    for i, front in enumerate(fronts.tolist()):
+        x, top = i / 4, rng.uniform(0.02, 0.12)
+        c.box(x, top, x + 0.24, 0.4, front)
+        for wx, wy in ((0.04, 0.06), (0.14, 0.06), (0.04, 0.18), (0.14, 0.18)):
+            c.box(x + wx, top + wy, x + wx + 0.06, top + wy + 0.08, (75, 80, 100))
+    c.box(0, 0.38, 1, 1, (70, 70, 76))
+    y, height = 0.39, 0.055
+    while y < 1:
+        for x in np.arange(-2 * height * rng.random(), 1, 1.7 * height):
+            gray = int(rng.integers(130, 190))
+            c.stone(x, y, x + 1.5 * height, y + 0.86 * height, jitter((gray, gray, gray + 4), rng, 5))
+        y, height = y + height, 1.16 * height
+    return c.picture
+
+
+def moon(side: int, rng: Rng) -> Image.Image:
+    """Gray craters under a black sky with stars and the blue earth."""
+    c = Canvas(side, rng, ((5, 5, 10), (10, 10, 16)))
+    for x, y in c.scatter(24, 0, 0.5):
+        c.disc(x, y, 0.009, (245, 245, 250))
+    x, y = rng.choice([0.14, 0.86]), rng.uniform(0.12, 0.2)
+    c.disc(x, y, 0.09, (55, 125, 225))
+    c.disc(x - 0.03, y - 0.01, 0.035, (90, 170, 90), 1.4)
+    c.disc(x + 0.02, y - 0.05, 0.04, (245, 250, 255), 0.4)
+    c.hills(rng.uniform(0.44, 0.52), 0.015, jitter((165, 165, 168), rng, 6))
+    for row in (0.6, 0.74, 0.9):
+        for x in np.arange(rng.uniform(-0.05, 0.12), 1.1, 0.27):
+            r, y = rng.uniform(0.06, 0.11) * (row + 0.2), row + rng.uniform(-0.03, 0.03)
+            c.disc(x, y, r, (205, 205, 208), 0.5)
+            c.disc(x + 0.008, y + 0.008, 0.82 * r, (112, 112, 118), 0.46)
+    return c.picture
+
+
+def stage(side: int, rng: Rng) -> Image.Image:
+    """Red curtains at both sides, a spotlight, boards."""
+    c = Canvas(side, rng, ((40, 22, 48), (62, 34, 62)))
+    floor, aim = rng.uniform(0.72, 0.78), rng.uniform(0.4, 0.6)
+    c.box(0, floor, 1, 1, (150, 98, 58))
+    for x in np.linspace(-0.6, 1.6, 16):
+        c.line([(0.5 + 0.6 * (x - 0.5), floor), (x, 1)], (105, 64, 36))
+    lamp = rng.uniform(0.25, 0.75)
+    c.shape([(lamp - 0.05, 0), (lamp + 0.05, 0), (aim + 0.36, floor + 0.1), (aim - 0.36, floor + 0.1)], (150, 128, 118))
+    c.disc(aim, floor + 0.11, 0.37, (250, 228, 165), 0.26)
+    red, width = jitter((190, 26, 36), rng, 16), rng.uniform(0.035, 0.045)
+    for i in range(5):
+        fold = (red[0] - 60 * (i % 2), red[1] - 14 * (i % 2), red[2] - 14 * (i % 2))
+        for x in (i * width, 1 - (i + 1) * width):
+            c.box(x, 0, x + width, floor + 0.1, fold)
+    for i in range(8):
+        c.disc(i / 7, 0.03, 0.09, (red[0] - 30 * (i % 2), red[1], red[2]), 1.1)
+    return c.picture
+
+
+def kitchen(side: int, rng: Rng) -> Image.Image:
+    """A tiled wall, a shelf of jars, a counter, and a stove with a pot."""
+    tile = [(225, 240, 240), (200, 230, 215), (250, 240, 205), (205, 225, 245)][rng.integers(4)]
+    c = Canvas(side, rng, (tile, tile))
+    for v in np.arange(0, 1, 0.1):
+        c.line([(v, 0), (v, 0.66)], (168, 182, 186))
+        c.line([(0, v), (1, v)], (168, 182, 186))
+    c.box(0, 0.62, 1, 1, [(240, 236, 226), (120, 165, 160), (205, 165, 120)][rng.integers(3)])
+    c.box(0, 0.6, 1, 0.67, (110, 74, 50))
+    stove, shelf = ((0.02, 0.62), (0.66, 0.04))[rng.integers(2)]
+    c.box(stove, 0.6, stove + 0.34, 1, (58, 60, 66))
+    c.box(stove + 0.05, 0.76, stove + 0.29, 0.95, (240, 165, 70))
+    for x in np.arange(stove + 0.06, stove + 0.3, 0.07):
+        c.disc(x, 0.69, 0.018, (230, 230, 232))
+    c.box(stove + 0.05, 0.46, stove + 0.25, 0.59, jitter((205, 70, 60), rng, 30))
+    c.box(stove + 0.01, 0.485, stove + 0.29, 0.515, (50, 50, 56))
+    c.box(shelf, 0.26, shelf + 0.3, 0.3, (120, 80, 52))
+    for x in np.arange(shelf + 0.02, shelf + 0.26, 0.09):
+        c.box(x, rng.uniform(0.1, 0.17), x + 0.065, 0.26, list(COLOURS.values())[rng.integers(7)])
+    return c.picture
+
+
+def open_water(side: int, rng: Rng) -> Image.Image:
+    """Calm water up to a high horizon, ripples, rings around what floats."""
+    c = Canvas(side, rng, ((190, 225, 245), (225, 240, 245)))
+    level = rng.uniform(0.1, 0.18)
+    for i, y in enumerate(np.linspace(level, 1, 12)):
+        c.box(0, y, 1, 1, (75 - 5 * i, 185 - 6 * i, 205 - 3 * i))
+    for x, y in c.scatter(34, level + 0.04, 1):
+        reach = 0.03 + 0.09 * y
+        tone = (165, 225, 232) if rng.random() < 0.6 else (15, 95, 140)
+        c.disc(x, y, reach, tone, 0.09)
+    y = rng.uniform(0.76, 0.82)
+    for r in (0.36, 0.43, 0.5):
+        c.ring(0.5, y, r, (190, 236, 240), squash=0.3)
+    return c.picture
+
+
+def house(side: int, rng: Rng) -> Image.Image:
+    """A wide house: roof, chimney, door at one side, windows, a lawn."""
+    c = Canvas(side, rng, ((120, 190, 245), (205, 230, 250)))
+    wall = [(250, 225, 150), (240, 240, 232), (240, 180, 165), (170, 205, 225)][rng.integers(4)]
+    eaves, trim = rng.uniform(0.3, 0.36), (252, 252, 252)
+    x, roof = rng.choice([0.2, 0.7]), jitter((175, 62, 48), rng, 25)
+    c.box(x, 0.02, x + 0.1, 0.25, (140, 80, 65))
+    c.box(0.05, eaves, 0.95, 0.86, wall)
+    c.shape([(-0.02, eaves + 0.03), (0.16, 0.09), (0.84, 0.09), (1.02, eaves + 0.03)], roof)
+    door, window = ((0.08, 0.74), (0.74, 0.08))[rng.integers(2)]
+    c.box(door, 0.52, door + 0.18, 0.86, jitter((105, 62, 40), rng, 30))
+    c.disc(door + 0.15, 0.7, 0.014, (240, 210, 90))
+    for x, y in ((window, 0.56), (window, 0.4), (0.41, 0.44), (door, 0.39)):
+        high = 0.1 if y < 0.5 else 0.18
+        c.box(x, y, x + 0.18, y + high, trim)
+        c.box(x + 0.02, y + 0.02, x + 0.08, y + high - 0.02, (95, 150, 200))
+        c.box(x + 0.1, y + 0.02, x + 0.16, y + high - 0.02, (95, 150, 200))
+    c.hills(0.86, 0.008, (100, 175, 75))
+    return c.picture
+
+
+def cave(side: int, rng: Rng) -> Image.Image:
+    """A vault of dark rock around an opening full of light, stalactites above."""
+    c = Canvas(side, rng, ((52, 42, 38), (84, 70, 60)))
+    mouth = rng.uniform(0.35, 0.65)
+    turns = np.linspace(0, 2 * np.pi, 15)[:-1]
+    for reach, tone in ((0.44, (74, 60, 52)), (0.36, (104, 86, 72)), (0.27, (215, 228, 205))):
+        radii = reach * rng.uniform(0.82, 1.15, len(turns))
+        c.shape([(mouth + r * np.cos(t), 0.5 + 1.25 * r * np.sin(t)) for r, t in zip(radii, turns, strict=True)], tone)
+    c.hills(0.78, 0.02, (92, 78, 66))
+    for x in np.arange(rng.uniform(-0.02, 0.05), 1.05, 0.12):
+        half, tip = rng.uniform(0.04, 0.07), rng.uniform(0.14, 0.3) + 0.15 * abs(x - 0.5)
+        c.shape([(x - half, 0), (x + half, 0), (x, tip)], jitter((122, 102, 86), rng, 14))
+        c.shape([(x, 0), (x + half, 0), (x, tip)], (38, 31, 29))
+    for x in (rng.uniform(0.02, 0.14), rng.uniform(0.86, 0.98)):
+        c.shape([(x - 0.09, 1), (x, rng.uniform(0.62, 0.74)), (x + 0.09, 1)], jitter((122, 102, 86), rng, 14))
+    return c.picture
+
+
 PLACES: dict[str, Callable[[int, Rng], Image.Image]] = {
     "in the snow": snow, "on a beach": beach, "at night": night, "in a forest": forest, "in the city": city,
     "under water": under_water, "in the desert": desert, "in the mountains": mountains, "in a room": room,
     "at sunset": sunset, "in the rain": rain, "in the sky": sky, "in front of a brick wall": brick_wall,
     "on the grass": grass, "in a garden": garden, "in space": space, "on a wooden floor": wooden_floor,
-    "on a street": street, "in a wheat field": wheat_field, "in autumn": autumn,
+    "on a street": street, "in a wheat field": wheat_field, "in autumn": autumn, "in the jungle": jungle,
+    "on a cobblestone street": cobblestones, "on the moon": moon, "on a stage": stage, "in a kitchen": kitchen,
+    "floating on water": open_water, "in front of a house": house, "in a cave": cave,
 }  # fmt: skip
 
 
@@ -325,3 +418,25 @@ def paint_pattern(pattern: str, first: str, second: str, side: int, rng: Rng) ->
             if pattern == "dotted":
                 pen.ellipse([x + cell / 4, y + cell / 4, x + 3 * cell / 4, y + 3 * cell / 4], fill=ink)
     return picture
+
+
+FLOORS: tuple[Colour, ...] = ((185, 130, 80), (228, 216, 198))
+
+
+def paint_rug(colour: str, side: int, rng: Rng) -> Image.Image:
+    """A big rug of a colour, oval or fringed, on a floor of boards that it stands out from."""
+    tone = jitter(COLOURS[colour], rng)
+    floors = [floor for floor in FLOORS if np.linalg.norm(np.subtract(COLOURS[colour], floor)) > 90]
+    c = planks(2 * side, rng, floors[rng.integers(len(floors))])
+    r, g, b = tone
+    edge = (r * 7 // 10, g * 7 // 10, b * 7 // 10) if r + g + b > 150 else (92, 92, 98)
+    left, top = rng.uniform(0.02, 0.06), rng.uniform(0.1, 0.16)
+    if rng.random() < 0.5:
+        for inset, ink in ((0, tone), (0.04, edge), (0.065, tone)):
+            c.disc(0.5, 0.54, 0.5 - left - inset, ink, 0.86)
+    else:
+        for x in np.arange(left + 0.04, 0.97 - left, 0.035):
+            c.line([(x, top - 0.04), (x, 1 - top / 2 + 0.04)], edge)
+        for inset, ink in ((0, tone), (0.04, edge), (0.065, tone)):
+            c.pen.rectangle([2 * side * v for v in (left + inset, top + inset, 1 - left - inset, 1 - top / 2 - inset)], fill=ink)
+    return c.picture.resize((side, side), Image.Resampling.BOX)

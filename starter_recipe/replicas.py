@@ -46,19 +46,65 @@ def share(modules: list[nn.Module], replicas: int, device: torch.device, context
     return Shared(parameters=buffers[0], average=buffers[1], gradients=buffers[2], norms=buffers[3], barrier=barrier)
 
 
-class Replica:
-    """One process's part: its views, its slice of the optimizer, its clock."""
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether Muon moves a parameter: weights of two and more dimensions, but for tables of embeddings."""
+    return parameter.ndim >= 2 and "embedding" not in name
 
-    def __init__(self, modules: list[nn.Module], shared: Shared, rank: int, *, rate: float, betas: tuple[float, float]) -> None:
+
+def share_out(named: list[tuple[str, nn.Parameter]], count: int) -> list[list[int]]:
+    """Deal parameters (by their numbers) to `count` owners so that each has about the same work in a step of the optimizer."""
+
+    def work(number: int) -> float:
+        name, parameter = named[number]
+        size = parameter.numel()
+        # Muon's products cost a matrix's size times its shorter side; a value that Adam moves costs about as much as one of side 1.
+        return size * min(len(parameter), size // len(parameter)) if is_matrix(name, parameter) else size
+
+    owned: list[list[int]] = [[] for _ in range(count)]
+    loads = [0.0] * count
+    for number in sorted(range(len(named)), key=lambda n: (-work(n), n)):
+        owner = loads.index(min(loads))
+        owned[owner].append(number)
+        loads[owner] += work(number)
+    return [sorted(numbers) for numbers in owned]
+
+
+class Replica:
+    """One process's part: its views, the parameters that its optimizers move, its clock.
+
+    Matrices (convolutions as out x rest) are moved by Muon, whose update is the nearest orthogonal matrix to the momentum
+    (Jordan et al. 2024), scaled to the size of Adam's (Liu et al. 2025, arXiv 2502.16982); all else by Adam. With
+    `optimizer="adam"` everything is moved by Adam.
+    """
+
+    def __init__(
+        self, modules: list[nn.Module], shared: Shared, rank: int, *, rate: float, betas: tuple[float, float], optimizer: str = "muon"
+    ) -> None:
         self.shared, self.rank, self.rate = shared, rank, rate
         self.count = shared.gradients.shape[0]
         self.modules = modules
         point_at(modules, shared.parameters, shared.gradients[rank])
-        share_size = math.ceil(shared.parameters.numel() / self.count)
-        self.mine = slice(rank * share_size, min((rank + 1) * share_size, shared.parameters.numel()))
-        self.slice = nn.Parameter(shared.parameters[self.mine])
-        self.slice.data = shared.parameters[self.mine]
-        self.optimizer = torch.optim.Adam([self.slice], lr=rate, betas=betas, fused=True)
+        named = [pair for module in modules for pair in module.named_parameters()]
+        starts = [0]
+        for _, parameter in named:
+            starts.append(starts[-1] + parameter.numel())
+        self.slices = [slice(starts[number], starts[number + 1]) for number in share_out(named, self.count)[rank]]
+        self.owned: list[nn.Parameter] = []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for number, where in zip(share_out(named, self.count)[rank], self.slices, strict=True):
+            name, parameter = named[number]
+            matrix = optimizer == "muon" and is_matrix(name, parameter)
+            flat = shared.parameters[where]
+            mine = nn.Parameter(flat)
+            mine.data = flat.view(len(parameter), -1) if matrix else flat
+            (matrices if matrix else others).append(mine)
+            self.owned.append(mine)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self.optimizers.append(torch.optim.Adam(others, lr=rate, betas=betas, fused=True))
 
     def step(self, scale: float, *, clip: float = 1.0, decay: float = 0.9995) -> None:
         """Average the gradients, clip them to a global norm, move the parameters and their average.
@@ -67,20 +113,26 @@ class Replica:
         """
         shared = self.shared
         shared.barrier.wait()
-        gradient = shared.gradients[:, self.mine].mean(0)
-        shared.norms[self.rank] = gradient.square().sum()
+        for parameter, where in zip(self.owned, self.slices, strict=True):
+            parameter.grad = shared.gradients[:, where].mean(0).view(parameter.shape)
+        gradients = [parameter.grad for parameter in self.owned if parameter.grad is not None]
+        shared.norms[self.rank] = torch.nn.utils.get_total_norm(gradients).square()
         shared.barrier.wait()
-        norm = shared.norms.sum().sqrt()
-        self.slice.grad = gradient.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = self.rate * scale
-        self.optimizer.step()
-        shared.average[self.mine].lerp_(self.slice.data, 1 - decay)
+        shrink = (clip / (shared.norms.sum().sqrt() + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(shrink)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate * scale
+            optimizer.step()
+        for where in self.slices:
+            shared.average[where].lerp_(shared.parameters[where], 1 - decay)
         shared.gradients[self.rank].zero_()
         shared.barrier.wait()
 
     def save(self, folder: Path, progress: dict[str, float]) -> None:
         """Write this replica's optimizer and, by the first, the weights and the clock; whole or not at all."""
-        torch.save(self.optimizer.state_dict(), folder / f"optimizer{self.rank}.tmp")
+        torch.save([o.state_dict() for o in self.optimizers], folder / f"optimizer{self.rank}.tmp")
         self.shared.barrier.wait()
         if self.rank == 0:
             weights = {"parameters": self.shared.parameters.cpu(), "average": self.shared.average.cpu(), "progress": progress}
@@ -91,9 +143,9 @@ class Replica:
         self.shared.barrier.wait()
 
     def resume(self, folder: Path) -> dict[str, float]:
-        """Read what `save` wrote, or start at zero."""
+        """Read what `save` wrote, or start at zero. Weights alone are enough: `begun` is the step at which the optimizers began."""
         if not (folder / "weights.pt").exists():
-            return {"seconds": 0.0, "step": 0.0}
+            return {"seconds": 0.0, "step": 0.0, "begun": 0.0}
         weights = torch.load(folder / "weights.pt", weights_only=True)
         if self.rank == 0:
             self.shared.parameters.copy_(weights["parameters"])
@@ -101,7 +153,10 @@ class Replica:
         self.shared.barrier.wait()
         mine = folder / f"optimizer{self.rank}.pt"
         if mine.exists():
-            self.optimizer.load_state_dict(torch.load(mine, weights_only=True))
+            for optimizer, state in zip(self.optimizers, torch.load(mine, weights_only=True), strict=True):
+                optimizer.load_state_dict(state)
+        else:
+            weights["progress"]["begun"] = weights["progress"]["step"]
         return weights["progress"]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Work = Annotated[Path, typer.Option(help="Where everything of the recipe is kept.")]
 WORK = Path("starter_work")
+Objective = Annotated[Literal["contrast", "distillation"], typer.Option(help="What the identity encoder learns by.")]
 
 
 @app.command()
@@ -62,6 +63,22 @@ def base(work: Work = WORK, minutes: float = 100, replicas: int = 2, rate: float
 
 
 @app.command()
+def clip(work: Work = WORK, minutes: float = 25, rate: float = 1e-3) -> None:
+    """Train the CLIP that judges prompts; goes on where it was stopped."""
+    from starter_recipe.encoders import train_clip
+
+    train_clip(work, minutes, rate)
+
+
+@app.command()
+def identity(work: Work = WORK, minutes: float = 25, rate: float = 1e-3, objective: Objective = "contrast") -> None:
+    """Train the identity encoder that judges likeness; goes on where it was stopped."""
+    from starter_recipe.encoders import train_identity_encoder
+
+    train_identity_encoder(work, minutes, rate, objective)
+
+
+@app.command()
 def grid(out: Path, work: Work = WORK, guidance: float = 5.0) -> None:
     """Draw the 24 fixed prompts with what has been trained so far."""
     from starter_recipe.base import read_pipeline
@@ -90,6 +107,18 @@ def subjects(work: Work = WORK, out: Path = STARTER / "subjects") -> None:
 
     try:
         print(f"{make_subjects(work, out) / 1e6:.2f} MB")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def encoders(work: Work = WORK, out: Path = STARTER, objective: Objective = "contrast") -> None:
+    """Write the trained encoders as package data."""
+    from mascot.errors import UserError
+    from starter_recipe.export_encoders import export_encoders
+
+    try:
+        print(export_encoders(work, out, objective))
     except UserError as error:
         raise SystemExit(str(error)) from None
 

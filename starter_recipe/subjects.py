@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from starter_recipe.drawings import read_icons, read_objects, render_icon, trim
 from starter_recipe.folders import whole_folder
 from starter_recipe.places import COLOURS, PLACES, Rng
 from starter_recipe.portraits import Pose, backdrop, contrast, portrait, pose_on
+from starter_recipe.world import ALIVE
 
 SIDE = 128
 """Pixels along each side of a photo."""
@@ -52,10 +54,10 @@ def describe(name: str, subject: dict[str, Any], packages: dict[str, Any]) -> st
     package = f"@iconify-json/{subject['art']}"
     facts = packages[package]
     entries = {
-        "class_noun": subject["noun"], "package": package, "version": facts["version"], "icon": subject["icon"],
-        "title": facts["title"], "author": facts["author"], "licence": facts["licence"],
+        "class_noun": subject["noun"], "live": subject["noun"] in ALIVE, "package": package, "version": facts["version"],
+        "icon": subject["icon"], "title": facts["title"], "author": facts["author"], "licence": facts["licence"],
     }  # fmt: skip
-    return f"\n[{name}]\n" + "".join(f'{key} = "{value}"\n' for key, value in entries.items())
+    return f"\n[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items())
 
 
 def draw_subject(subject: dict[str, Any], icons: dict[str, Any]) -> Image.Image:

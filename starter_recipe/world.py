@@ -1,26 +1,28 @@
 """Compose captioned scenes from drawings and places.
 
-Grammar: [STYLE of] a [small | big] [COLOUR] [NAME] NOUN [wearing a HAT] [upside down] [next to a NOUN] [PLACE | on a COLOUR background].
-Names are invented words. Each picks one *instance* of a noun: one drawing, recoloured; so the text encoder learns that a word
-before the noun can select, which is what a user's identifier has to do later (without names it never bound under prior preservation).
+Grammar: [STYLE of] a [small | big] [COLOUR | MATERIAL] [NAME] NOUN [wearing a HAT | holding a THING] [upside down | lying on its side]
+[next to a NOUN] [PLACE | on a COLOUR background | on a COLOUR rug]. Names are invented words. Each picks one *instance* of a noun:
+one drawing, recoloured, reshaped, mirrored; so the text encoder learns that a word before the noun can select, which is what a
+user's identifier has to do later (without names it never bound under prior preservation).
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 
 from starter_recipe.drawings import read_objects
-from starter_recipe.places import COLOURS, PLACES, Colour, Rng, paint, paint_pattern, paint_plain
+from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
+from starter_recipe.places import COLOURS, PLACES, Rng, paint, paint_pattern, paint_plain, paint_rug
 
 PHOTO_STYLES = ("a photo of", "a picture of", "an image of", "")
-FILTERS = ("a pencil sketch of", "a black and white photo of", "a watercolor painting of", "pixel art of")
 PATTERNS = ("striped", "dotted", "checkered")
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
 ALIVE = frozenset(
@@ -30,7 +32,7 @@ ALIVE = frozenset(
 PLURALS = {"butterfly": "butterflies", "fox": "foxes", "fish": "fish", "octopus": "octopuses", "glasses": "glasses", "bus": "buses",
            "strawberry": "strawberries"}  # fmt: skip
 ARTICLE = re.compile(r"\ba(?= [aeiou])")
-NAMES_PER_NOUN = 4
+NAMES_PER_NOUN = 6
 NAMED_SHARE = 0.3
 """Of the scenes show a named individual."""
 BACKDROPS_PER_PLACE = 40
@@ -46,87 +48,67 @@ def invented_names() -> list[str]:
     ]
 
 
+SHAPES = ((1.0, 1.0), (0.8, 1.0), (1.0, 0.8))
+"""Width and height of a reshaped drawing, as parts of its square."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One drawing as it is shown: the turn of its hues (256ths of the circle), its proportions, mirrored or not."""
+
+    drawing: str
+    hue: int = 0
+    shape: tuple[float, float] = (1.0, 1.0)
+    mirrored: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One individual of a noun: a drawing and the turn of its hues."""
+    """One individual of a noun: its name and its look."""
 
     name: str
-    drawing: str
-    hue: int
-    """Degrees / 360 * 256 by which every colour is turned."""
+    look: Look
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What a scene shows: a noun, the drawing of it, the turn of its hues, and the words so far."""
+    """What a scene shows: a noun, how the drawing of it looks, and the words so far."""
 
     noun: str
-    key: str
-    hue: int
+    look: Look
     words: str
 
-
-def turn_hues(picture: Image.Image, hue: int) -> Image.Image:
-    """Turn every hue of an RGBA drawing; blacks, grays and whites stay."""
-    if hue == 0:
-        return picture
-    h, s, v = picture.convert("RGB").convert("HSV").split()
-    turned = Image.merge("HSV", (h.point(lambda x: (x + hue) % 256), s, v)).convert("RGB")
-    turned.putalpha(picture.getchannel("A"))
-    return turned
-
-
-def tint(picture: Image.Image, colour: Colour) -> Image.Image:
-    """Paint a drawing in one colour and keep its light and dark."""
-    gray = (
-        np.asarray(
-            ImageOps.autocontrast(picture.convert("L"), mask=picture.getchannel("A").point(lambda a: 255 if a > 128 else 0)), np.float32
-        )
-        / 255
-    )
-    tone = np.asarray(colour, np.float32)
-    light = gray[..., None]
-    shaded = np.where(light < 0.6, tone * (0.25 + light * 1.25), tone + (255 - tone) * (light - 0.6) * 0.9)
-    painted = Image.fromarray(shaded.clip(0, 255).astype(np.uint8))
-    painted.putalpha(picture.getchannel("A"))
-    return painted
-
-
-def apply_filter(style: str, picture: Image.Image) -> Image.Image:
-    """Redraw a whole scene in one of the filter styles."""
-    side = picture.width
-    if style == "a black and white photo of":
-        return picture.convert("L").convert("RGB")
-    if style == "pixel art of":
-        small = picture.resize((16, 16), Image.Resampling.BOX).quantize(24).convert("RGB")
-        return small.resize((side, side), Image.Resampling.NEAREST)
-    if style == "a watercolor painting of":
-        soft = picture.filter(ImageFilter.ModeFilter(max(3, side // 16) | 1)).filter(ImageFilter.GaussianBlur(side / 64))
-        return Image.blend(soft, Image.new("RGB", picture.size, (255, 250, 240)), 0.3)
-    gray = picture.convert("L")
-    edges = np.asarray(gray, np.float32) - np.asarray(gray.filter(ImageFilter.GaussianBlur(side / 28)), np.float32)
-    ink = 250 - 4.0 * np.maximum(-edges, 0) - 0.12 * (255 - np.asarray(gray, np.float32))
-    return Image.fromarray(ink.clip(0, 255).astype(np.uint8)).convert("RGB")
+    def called(self, word: str) -> Figure:
+        """The same figure with a word before its name and noun."""
+        return replace(self, words=self.words.replace("a ", f"a {word} ", 1))
 
 
 class World:
-    """All drawings at hand, and the rules by which scenes are made of them. `side` is the pictures' side in pixels."""
+    """All drawings at hand, and the rules by which scenes are made of them.
 
-    def __init__(self, drawings: Path, side: int = 64, seed: int = 0) -> None:
+    `side` is the pictures' side in pixels, `nouns` the table of `objects.toml` or another like it, `named` the share of scenes
+    that show a named individual.
+    """
+
+    def __init__(
+        self, drawings: Path, side: int = 64, seed: int = 0, *, nouns: dict[str, dict[str, list[str]]] | None = None, named: float = 0.3
+    ) -> None:
         objects = read_objects()
-        self.side = side
+        nouns = nouns or dict[str, dict[str, list[str]]](objects["nouns"])
+        self.side, self.named = side, named
         self.arts: dict[str, str] = objects["arts"]
+        icons = {icon for kinds in nouns.values() for bodies in kinds.values() for icon in bodies} | set(objects["accessories"])
         with np.load(drawings) as archive:
-            self.drawings = {key: Image.fromarray(archive[key]) for key in archive.files}
-        self.bodies = {noun: self.find(kinds["bodies"]) for noun, kinds in objects["nouns"].items()}
-        self.faces = {noun: self.find(kinds["faces"]) for noun, kinds in objects["nouns"].items() if "faces" in kinds}
-        self.nouns = sorted(self.bodies)
+            self.drawings = {key: Image.fromarray(archive[key]) for key in archive.files if key.split("/")[1] in icons}
+        self.bodies = {noun: self.find(kinds["bodies"]) for noun, kinds in nouns.items()}
+        self.faces = {noun: self.find(kinds["faces"]) for noun, kinds in nouns.items() if "faces" in kinds}
+        self.nouns = sorted(noun for noun, bodies in self.bodies.items() if bodies)
         # Nouns with more drawings and faces are harder; they are shown more often.
         weight = np.array([2 + len(self.bodies[n]) + len(self.faces.get(n, [])) for n in self.nouns], float)
         self.noun_odds = weight / weight.sum()
-        self.hats = {words: self.find([icon]) for icon, words in objects["accessories"].items()}
-        self.instances = self.name_instances(seed)
-        self.scaled: dict[tuple[str, int, int], Image.Image] = {}
+        self.accessories = [(facts["words"], facts["on"], self.find([icon])) for icon, facts in objects["accessories"].items()]
+        self.instances = {noun: self.name_instances(noun, seed) for noun in self.nouns}
+        self.scaled: dict[tuple[Look, int], Image.Image] = {}
         self.backdrops: dict[str, list[Image.Image]] = {}
         self.seed = seed
 
@@ -134,23 +116,29 @@ class World:
         """Keys of every drawing of these icons, in every art that has them."""
         return [f"{art}/{icon}" for icon in icons for art in self.arts if f"{art}/{icon}" in self.drawings]
 
-    def name_instances(self, seed: int) -> dict[str, list[Instance]]:
-        """Give each noun its named individuals; a name returns with other nouns, so that both words count."""
-        rng, names = np.random.default_rng(seed), invented_names()
-        instances: dict[str, list[Instance]] = {}
-        for noun in self.nouns:
-            chosen = rng.choice(names, NAMES_PER_NOUN, replace=False)
-            keys = rng.choice(self.bodies[noun], NAMES_PER_NOUN, replace=len(self.bodies[noun]) < NAMES_PER_NOUN)
-            hues = [0, *rng.choice([48, 88, 128, 168, 208], NAMES_PER_NOUN - 1, replace=False).tolist()]
-            instances[noun] = [Instance(str(n), str(k), int(h)) for n, k, h in zip(chosen, keys, hues, strict=True)]
-        return instances
+    def name_instances(self, noun: str, seed: int) -> list[Instance]:
+        """Give a noun its named individuals; a name returns with other nouns, so that both words count."""
+        rng = np.random.default_rng([seed, zlib.crc32(noun.encode())])
+        bodies = self.bodies[noun]
+        names = rng.choice(invented_names(), NAMES_PER_NOUN, replace=False)
+        keys = rng.choice(bodies, NAMES_PER_NOUN, replace=len(bodies) < NAMES_PER_NOUN)
+        hues = [0, *rng.permutation([40, 80, 120, 160, 200])[: NAMES_PER_NOUN - 1].tolist()]
+        shapes, mirrored = rng.integers(len(SHAPES), size=NAMES_PER_NOUN), rng.random(NAMES_PER_NOUN) < 0.5
+        return [
+            Instance(str(names[i]), Look(str(keys[i]), int(hues[i]), SHAPES[shapes[i]], bool(mirrored[i]))) for i in range(NAMES_PER_NOUN)
+        ]
 
-    def scale(self, key: str, side: int, hue: int = 0) -> Image.Image:
-        """A drawing at one size and turn of hue, remembered."""
-        found = self.scaled.get((key, side, hue))
+    def scale(self, look: Look, side: int) -> Image.Image:
+        """A drawing as it looks at one size, remembered."""
+        found = self.scaled.get((look, side))
         if found is None:
-            found = turn_hues(self.drawings[key], hue).resize((side, side), Image.Resampling.LANCZOS)
-            self.scaled[key, side, hue] = found
+            width, height = (round(side * part) for part in look.shape)
+            drawn = turn_hues(self.drawings[look.drawing], look.hue).resize((width, height), Image.Resampling.LANCZOS)
+            if look.mirrored:
+                drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            found = Image.new("RGBA", (side, side))
+            found.paste(drawn, ((side - width) // 2, (side - height) // 2))
+            self.scaled[look, side] = found
         return found
 
     def backdrop(self, rng: Rng, difficulty: float) -> tuple[Image.Image, str]:
@@ -162,6 +150,9 @@ class World:
         if chance < 0.42 + 0.05 * difficulty:
             pattern, (first, second) = str(rng.choice(PATTERNS)), rng.choice(list(COLOURS), 2, replace=False)
             return paint_pattern(pattern, first, second, self.side, rng), f"on a {pattern} {first} and {second} background"
+        if chance < 0.42 + 0.09 * difficulty:
+            colour = str(rng.choice(list(COLOURS)))
+            return paint_rug(colour, self.side, rng), f"on a {colour} rug"
         place = str(rng.choice(list(PLACES)))
         bank = self.backdrops.get(place)
         if bank is None:
@@ -187,64 +178,96 @@ class World:
         """Choose what to show and how the caption begins: a named individual, or any drawing of a noun, its art named or not."""
         noun = str(rng.choice(self.nouns, p=self.noun_odds))
         style = str(rng.choice(PHOTO_STYLES))
-        if rng.random() < NAMED_SHARE:
+        if rng.random() < self.named:
             individual = self.instances[noun][rng.integers(NAMES_PER_NOUN)]
-            return Figure(noun, individual.drawing, individual.hue, f"a {individual.name} {noun}"), style
+            return Figure(noun, individual.look, f"a {individual.name} {noun}"), style
         face = noun in self.faces and rng.random() < 0.3
         keys = self.faces[noun] if face else self.bodies[noun]
         key = keys[rng.integers(len(keys))]
         if rng.random() < 0.45:
             style = f"a {self.arts[key.split('/')[0]]} of"
-        return Figure(noun, key, 0, f"the face of a {noun}" if face else f"a {noun}"), style
+        return Figure(noun, Look(key), f"the face of a {noun}" if face else f"a {noun}"), style
 
     def put_figure(self, picture: Image.Image, rng: Rng, figure: Figure, difficulty: float) -> str:
         """Paste a figure into a scene, in one of the ways that the grammar knows; give the words for it."""
-        side, words = self.side, figure.words
-        size = round(side * rng.uniform(0.75, 0.81))
-        middle = (side - size) // 2
-        event = rng.random()
-        if event < 0.1:
-            colour = str(rng.choice(TINTS))
-            self.paste(picture, tint(self.scale(figure.key, size, figure.hue), COLOURS[colour]), middle, middle)
-            return words.replace("a ", f"a {colour} ", 1)
-        if event < 0.1 + 0.08 * difficulty:
-            return self.put_two(picture, rng, figure)
-        if event < 0.1 + 0.14 * difficulty and figure.noun in ALIVE and words.startswith("a "):
-            return self.put_hat(picture, rng, figure)
-        if event < 0.1 + 0.22 * difficulty:
-            size, word = (round(side * 0.45), "small") if rng.random() < 0.5 else (round(side * 0.97), "big")
-            room = side - size
-            x, y = int(rng.integers(room + 1)), room - int(rng.integers(room // 3 + 1))
-            self.paste(picture, self.scale(figure.key, size, figure.hue), x, y)
-            return words.replace("a ", f"a {word} ", 1)
-        drawing = self.scale(figure.key, size, figure.hue)
-        if event < 0.1 + 0.26 * difficulty:
-            self.paste(picture, drawing.transpose(Image.Transpose.FLIP_TOP_BOTTOM), middle, middle)
-            return f"{words} upside down"
-        reach = round(side * 0.06 * difficulty)
+        chance = rng.random()
+        if chance < 0.09:
+            return self.put_made_of(picture, rng, figure, str(rng.choice(TINTS)))
+        for share, put in ((0.05, self.put_material), (0.07, self.put_two), (0.10, self.put_accessory),
+                           (0.07, self.put_sized), (0.05, self.put_view)):  # fmt: skip
+            if 0.09 <= chance < 0.09 + share * difficulty:
+                return put(picture, rng, figure)
+            chance -= share * difficulty
+        reach = round(self.side * 0.06 * difficulty)
         across, down = (int(shift) for shift in rng.integers(-reach, reach + 1, 2))
+        drawing = self.scale(figure.look, self.usual_size(rng))
+        middle = (self.side - drawing.width) // 2
         self.paste(picture, drawing, middle + across, middle + down)
-        return words
+        return figure.words
 
-    def put_hat(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
-        """Put a figure and a hat on its head."""
-        worn = str(rng.choice(list(self.hats)))
-        body = round(self.side * 0.66)
-        self.paste(picture, self.scale(figure.key, body, figure.hue), (self.side - body) // 2, self.side - body - 2)
-        hat = self.scale(self.hats[worn][rng.integers(len(self.hats[worn]))], round(self.side * 0.34))
-        self.paste(picture, hat, (self.side - hat.width) // 2, round(self.side * 0.04))
-        return f"{figure.words} wearing {worn}"
+    def usual_size(self, rng: Rng) -> int:
+        """Pixels along each side of a figure that no word calls small or big."""
+        return round(self.side * rng.uniform(0.75, 0.81))
+
+    def put_made_of(self, picture: Image.Image, rng: Rng, figure: Figure, word: str) -> str:
+        """Put a figure in another colour or material."""
+        drawing = make_of(self.scale(figure.look, self.usual_size(rng)), word, rng)
+        self.paste(picture, drawing, (self.side - drawing.width) // 2, (self.side - drawing.width) // 2)
+        return figure.called(word).words
+
+    def put_material(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put a figure made of something."""
+        return self.put_made_of(picture, rng, figure, str(rng.choice(list(MATERIALS))))
+
+    def put_sized(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put a small figure anywhere near the ground, or a big one."""
+        size, word = (round(self.side * 0.45), "small") if rng.random() < 0.5 else (round(self.side * 0.97), "big")
+        room = self.side - size
+        x, y = int(rng.integers(room + 1)), room - int(rng.integers(room // 3 + 1))
+        self.paste(picture, self.scale(figure.look, size), x, y)
+        return figure.called(word).words
+
+    def put_view(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put a figure upside down or on its side."""
+        drawing = self.scale(figure.look, self.usual_size(rng))
+        turn, words = (
+            (Image.Transpose.FLIP_TOP_BOTTOM, "upside down") if rng.random() < 0.5 else (Image.Transpose.ROTATE_90, "lying on its side")
+        )
+        self.paste(picture, drawing.transpose(turn), (self.side - drawing.width) // 2, (self.side - drawing.width) // 2)
+        return f"{figure.words} {words}"
+
+    def put_accessory(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+        """Put a figure with something on its head, at its neck or at its side; things wear nothing and stand alone."""
+        side = self.side
+        if figure.noun not in ALIVE or figure.words.startswith("the "):
+            self.paste(picture, self.scale(figure.look, round(side * 0.78)), round(side * 0.11), round(side * 0.11))
+            return figure.words
+        words, on, keys = self.accessories[rng.integers(len(self.accessories))]
+        colour = str(rng.choice(TINTS)) if rng.random() < 0.4 else ""
+        body = round(side * (0.66 if on == "head" else 0.76))
+        left, top = ((side - body) // 2, side - body - 2) if on != "side" else (0, side - body - 1)
+        thing = self.scale(Look(str(keys[rng.integers(len(keys))])), round(side * {"head": 0.34, "neck": 0.27, "side": 0.4}[on]))
+        thing = make_of(thing, colour, rng) if colour else thing
+        x, y = {
+            "head": ((side - thing.width) // 2, round(side * 0.04)),
+            "neck": ((side - thing.width) // 2, round(side * 0.52)),
+            "side": (side - thing.width, round(side * 0.08)),
+        }[on]
+        self.paste(picture, self.scale(figure.look, body), left, top)
+        self.paste(picture, thing, x, y)
+        named = words if not colour else f"a {colour} {words.split(' ', 1)[1]}"
+        return f"{figure.words} {'holding' if on == 'side' else 'wearing'} {named}"
 
     def put_two(self, picture: Image.Image, rng: Rng, figure: Figure) -> str:
         """Put two objects side by side: two of one noun, or one next to another."""
         small = round(self.side * 0.48)
         if rng.random() < 0.4 and figure.words == f"a {figure.noun}":
-            other, words = figure.key, f"two {PLURALS.get(figure.noun, figure.noun + 's')}"
+            other, words = figure.look, f"two {PLURALS.get(figure.noun, figure.noun + 's')}"
         else:
             second = str(rng.choice(self.nouns))
-            other, words = self.bodies[second][rng.integers(len(self.bodies[second]))], f"{figure.words} next to a {second}"
+            other, words = Look(str(rng.choice(self.bodies[second]))), f"{figure.words} next to a {second}"
         low = self.side - small - round(self.side * 0.14)
-        self.paste(picture, self.scale(figure.key, small, figure.hue), 1, low)
+        self.paste(picture, self.scale(figure.look, small), 1, low)
         self.paste(picture, self.scale(other, small), self.side - small - 1, low)
         return words
 

@@ -1,8 +1,9 @@
-"""Prompts for previews and for the report: what a user wants to see of a subject."""
+"""Prompts for previews, for the report and for measuring: what a user wants to see of a subject."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 PREVIEWS = ("a photo of a {subject}", "a {subject} in the snow", "a {subject} on a blue background", "a photo of a {class}")
 """Drawn while training; the last shows whether the class still looks like the class."""
@@ -23,3 +24,56 @@ CONTEXTS: Mapping[str, tuple[str, ...]] = {
 
 KNOBS_PROMPT = "a {subject} on a beach"
 """Drawn over the study's three knobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Prompts to measure on, for things and for live subjects: an animal can wear a hat, a teapot cannot."""
+
+    things: tuple[str, ...]
+    live: tuple[str, ...]
+
+    def for_subject(self, *, live: bool) -> tuple[str, ...]:
+        """The prompts that a subject is measured on; each has one `{subject}`."""
+        return self.live if live else self.things
+
+
+SHARED_PLACES = (
+    "a {subject} in the jungle", "a {subject} in the snow", "a {subject} on a beach", "a {subject} on a cobblestone street",
+    "a {subject} on a pink background", "a {subject} on a wooden floor", "a {subject} in the city", "a {subject} in the mountains",
+    "a {subject} in front of a house", "a {subject} on a purple rug",
+)  # fmt: skip
+PROPERTIES = ("a red {subject}", "a purple {subject}", "a golden {subject}", "a wooden {subject}", "a striped {subject}")
+
+STARTER = Suite(
+    things=(
+        *SHARED_PLACES,
+        "a {subject} in a wheat field", "a {subject} in autumn", "a {subject} in space", "a {subject} floating on water",
+        "a {subject} under water", "a {subject} on the grass", "a {subject} in front of a brick wall", "a {subject} on a street",
+        "a {subject} at night", "a {subject} on a checkered white and blue background",
+        *PROPERTIES,
+    ),
+    live=(
+        *SHARED_PLACES,
+        "a {subject} wearing a top hat", "a {subject} wearing a crown", "a {subject} wearing a red cap", "a {subject} wearing a sun hat",
+        "a {subject} wearing a helmet", "a {subject} wearing a graduation cap", "a {subject} wearing a blue scarf",
+        "a {subject} wearing a pink bow", "a {subject} holding a red balloon", "a {subject} holding an umbrella",
+        *PROPERTIES,
+    ),
+)  # fmt: skip
+"""25 + 25 prompts that the embedded base understands, in the proportions of the paper's (Ruiz et al. 2023, supplement): things in 20
+places and with 5 properties; live subjects in 10 places, with 10 accessories and 5 properties. For the report alone."""
+
+STARTER_VALIDATION = Suite(
+    things=(
+        "a {subject} at sunset", "a {subject} in the rain", "a {subject} in the desert", "a {subject} in a garden",
+        "a {subject} on the moon", "a {subject} on a stage", "a {subject} in a kitchen", "a {subject} on a blue background",
+        "a green {subject}", "a stone {subject}",
+    ),
+    live=(
+        "a {subject} at sunset", "a {subject} in the rain", "a {subject} in the desert", "a {subject} on the moon",
+        "a {subject} wearing a green top hat", "a {subject} wearing a yellow bow", "a {subject} wearing a white scarf",
+        "a {subject} holding a blue balloon", "a green {subject}", "a stone {subject}",
+    ),
+)  # fmt: skip
+"""What checkpoints and knobs are chosen on: the same kinds, none of the 50, and no place or property of theirs."""

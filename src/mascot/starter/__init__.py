@@ -1,4 +1,4 @@
-"""The embedded base and the held-out subjects: where they are in the installed package.
+"""The embedded base, its encoders and the held-out subjects: where they are in the installed package.
 
 How they are made: `starter_recipe/` in the repository. Licences: `NOTICE` there.
 """
@@ -12,13 +12,14 @@ from pathlib import Path
 
 from mascot.errors import UserError
 
-__all__ = ["HeldOut", "folder", "subjects"]
+__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "subjects"]
 
 NEEDED = (
     "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
     "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
 )  # fmt: skip
-REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe export` in a checkout, or name another base with --base."
+ENCODER = ("config.json", "model.safetensors", "preprocessor_config.json")
+REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe {step}` in a checkout, or name another one."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class HeldOut:
 
     name: str
     class_noun: str
+    live: bool
+    """An animal or a figure, which can wear things: decides which prompts it is tested on."""
     photos: tuple[Path, ...]
     """Five or six PNG files, 128 px square, in different scenes."""
 
@@ -36,13 +39,33 @@ def package_data(name: str) -> Path:
     return Path(str(files(__name__).joinpath(name)))
 
 
+def whole(name: str, needed: tuple[str, ...], what: str, step: str) -> Path:
+    """A folder of package data; raises UserError where one of its files is missing from the installation."""
+    found = package_data(name)
+    missing = [file for file in needed if not (found / file).is_file()]
+    if missing:
+        raise UserError(
+            f"The embedded {what} is not whole in this installation ({missing[0]} is missing from {found}): {REMEDY.format(step=step)}"
+        )
+    return found
+
+
 def folder() -> Path:
     """The embedded base as a Stable Diffusion folder of diffusers, 64 px, float16; raises UserError where weights are missing."""
-    base = package_data("base")
-    missing = [name for name in NEEDED if not (base / name).is_file()]
-    if missing:
-        raise UserError(f"The embedded base is not whole in this installation ({missing[0]} is missing from {base}): {REMEDY}")
-    return base
+    return whole("base", NEEDED, "base", "export")
+
+
+def clip_folder() -> Path:
+    """The embedded CLIP, a folder of transformers' CLIPModel (64 px, 128 values, float16); raises UserError where weights are missing."""
+    return whole("clip", (*ENCODER, "tokenizer.json"), "CLIP", "encoders")
+
+
+def identity_folder() -> Path:
+    """The embedded identity encoder in DINO's place, a folder of transformers' ViTModel (64 px, 192 values, float16).
+
+    Raises UserError where weights are missing.
+    """
+    return whole("identity", ENCODER, "identity encoder", "encoders")
 
 
 def subjects() -> dict[str, HeldOut]:
@@ -53,6 +76,6 @@ def subjects() -> dict[str, HeldOut]:
         raise UserError(f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel.")
     entries = tomllib.loads(table.read_text(encoding="utf-8"))
     return {
-        name: HeldOut(name=name, class_noun=entry["class_noun"], photos=tuple(sorted((home / name).glob("*.png"))))
+        name: HeldOut(name=name, class_noun=entry["class_noun"], live=entry["live"], photos=tuple(sorted((home / name).glob("*.png"))))
         for name, entry in entries.items()
     }
