@@ -18,7 +18,8 @@ from torch import Tensor
 from bad_photos import bad_photo_files, noise
 from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
 from mascot.families import fingerprint, load_family
-from mascot.families.sd import weight_files
+from mascot.families.sd import PARTS
+from mascot.pipelines import weight_files
 from mascot.methods import settings_of
 from mascot.methods.lora import METADATA_KEY
 from mascot.personalization import photo_hashes
@@ -139,7 +140,7 @@ def lay_out_runs(folder: Path) -> None:
     Run(folder / "runs/other_photos").effective.write_text('{"photos": [["1.png", "another"]], "base": "any"}', encoding="utf-8")
     Run(folder / "runs/broken_facts").effective.write_text('{"photos"', encoding="utf-8")
     run = Run(folder / "runs/broken_checkpoint")
-    identity = fingerprint(weight_files(str(folder / "base")))
+    identity = fingerprint(weight_files(str(folder / "base"), PARTS))
     run.effective.write_text(json.dumps({"photos": photo_hashes(read_photos([folder / "photos"])), "base": identity}), encoding="utf-8")
     run.checkpoint(1).mkdir(parents=True)
     (run.checkpoint(1) / "state.safetensors").write_bytes(b"no state")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -19,17 +19,17 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot.errors import UserError, suggest
 from mascot.families import Precision, fingerprint
 from mascot.objectives import Diffusion
-from mascot.protocols import Conditioning, Framing, Latents, Solver, Stage
+from mascot.pipelines import DTYPES, LatentStage, check_whole, open_pipeline, reload_part, weight_files
+from mascot.protocols import Conditioning, Framing, Solver, Stage
 
 NAME = "sd"
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PARTS = ("unet", "vae", "text_encoder")
 SOLVERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
@@ -50,34 +50,22 @@ LAYERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Text encoders always get a full set of projections: other tools load a partial one wrongly, in silence."""
 
 
-@dataclass(kw_only=True)
-class StableDiffusionStage:
-    """The one stage. The autoencoder and the text encoder are loaded when first needed and can be let go."""
+OPTIONS: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
 
-    source: str
-    device: torch.device
-    dtype: torch.dtype
+
+@dataclass(kw_only=True)
+class StableDiffusionStage(LatentStage):
+    """The one stage."""
+
     unet: UNet2DConditionModel
     tokenizer: CLIPTokenizer
     scheduler: Any
-    load_part: Callable[[str], nn.Module]
-    loaded: dict[str, Any] = field(default_factory=dict[str, Any])
     denoiser: Final = "unet"
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder, loaded when needed; in float32 on an accelerator too, where half precision turns pictures black."""
-        if "vae" not in self.loaded:
-            self.loaded["vae"] = self.load_part("vae").to(self.device).eval().requires_grad_(requires_grad=False)
-        return self.loaded["vae"]  # diffusers annotates its answers as tuples, which they are not
 
     @property
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder, loaded when needed."""
-        if "text_encoder" not in self.loaded:
-            module = self.load_part("text_encoder").to(self.device, self.dtype)
-            self.loaded["text_encoder"] = module.eval().requires_grad_(requires_grad=False)
-        return cast("CLIPTextModel", self.loaded["text_encoder"])
+        return self.text_part("text_encoder")
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -97,11 +85,6 @@ class StableDiffusionStage:
             raise UserError(f"{self.source} answers {kind!r}; mascot trains epsilon and v_prediction bases.")
         return Diffusion(self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind))
 
-    @cached_property
-    def factor(self) -> int:
-        """Pixels to a latent, along a side."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-
     @property
     def multiple(self) -> int:
         """Sides divide by this, so that every level of the UNet has whole cells."""
@@ -120,21 +103,6 @@ class StableDiffusionStage:
         return [
             name for name, module in self.parts[part].named_modules() if name.endswith(ends) and isinstance(module, nn.Linear | nn.Conv2d)
         ]
-
-    @torch.no_grad()
-    def encode(self, pixels_BCHW: Tensor) -> Latents:
-        """Encode pixels in -1..1, one picture at a time, to scaled latents."""
-        scale = float(self.vae.config["scaling_factor"])
-        posteriors = [self.vae.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW]
-        mean = torch.cat([posterior.mean for posterior in posteriors])
-        return Latents(mean_BCHW=mean * scale, deviation_BCHW=torch.cat([posterior.std for posterior in posteriors]) * scale)
-
-    @torch.no_grad()
-    def decode(self, x0_BCHW: Tensor) -> Tensor:
-        """Decode latents to pixels in 0..1, one picture at a time, so that the batch cannot change a picture."""
-        scale = float(self.vae.config["scaling_factor"])
-        rows = [self.vae.decode(x0[None].float() / scale).sample for x0 in x0_BCHW]
-        return (torch.cat(rows) / 2 + 0.5).clamp(0, 1)
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """The text encoder's last hidden states, padded to full length; framings are not told to this family."""
@@ -170,13 +138,6 @@ class StableDiffusionStage:
         """Tokens of a prompt with both ends, and how many are heard."""
         return len(self.tokenizer(prompt).input_ids), int(self.tokenizer.model_max_length)
 
-    def release_encoders(self, *, text: bool) -> None:
-        """Drop the autoencoder, and the text encoder on request; they are read from the base again when needed."""
-        _ = self.factor
-        self.loaded.pop("vae", None)
-        if text:
-            self.loaded.pop("text_encoder", None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StableDiffusion:
@@ -194,24 +155,18 @@ def load(source: str, *, device: str, precision: Precision) -> StableDiffusion:
         UserError: the weights are missing, incomplete or unreadable.
     """
     dtype = DTYPES[precision]
-    path = Path(source)
-    options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "dtype": torch.float32}
-    try:
-        if path.is_file():
-            pipeline = StableDiffusionPipeline.from_single_file(source, **options)
-        else:
-            options |= {"feature_extractor": None, "image_encoder": None, "local_files_only": path.is_dir(), "use_safetensors": True}
-            pipeline = StableDiffusionPipeline.from_pretrained(source, **options)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"the base {source} cannot be loaded ({reason}); check that it is a complete Stable Diffusion model.") from error
-    check_whole(source, pipeline)
+    dropped = {} if Path(source).is_file() else {"feature_extractor": None, "image_encoder": None}
+    pipeline = open_pipeline(StableDiffusionPipeline, source, **OPTIONS, **dropped)
+    encoders, tokenizers = {"text_encoder": pipeline.text_encoder}, {"text_encoder": pipeline.tokenizer}
+    check_whole(source, [pipeline.unet, pipeline.vae], encoders, tokenizers)
     parts: dict[str, nn.Module] = {"vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+    kinds: Mapping[str, Any] = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     unet = pipeline.unet.to(device).eval().requires_grad_(requires_grad=False)
     unet = unet if dtype == torch.float32 else unet.to(dtype)
     if device == "cpu":
         # The backward pass of torch's fused attention is slow on CPUs for the short sequences of small bases.
         unet.set_attn_processor(AttnProcessor())
+    single = {"safety_checker": None} if Path(source).is_file() else {}
     stage = StableDiffusionStage(
         source=source,
         device=torch.device(device),
@@ -219,51 +174,6 @@ def load(source: str, *, device: str, precision: Precision) -> StableDiffusion:
         unet=unet,
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler,
-        load_part=lambda name: parts.pop(name, None) or reload(source, name),
+        load_part=lambda name: parts.pop(name, None) or reload_part(StableDiffusionPipeline, source, name, kinds[name], **single),
     )
-    return StableDiffusion(identity=fingerprint(weight_files(source)), stages=(stage,))
-
-
-def check_whole(source: str, pipeline: Any) -> None:
-    """Refuse what the libraries fill in silence: weights that a file lacks, a tokenizer that is not there."""
-    missing = [name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta]
-    names = {name for file in weight_files(source) if file.parent.name == "text_encoder" for name in tensor_names(file)}
-    if names and len(names) < len(list(pipeline.text_encoder.parameters())):
-        missing.append("text_encoder")
-    if pipeline.tokenizer.model_max_length > pipeline.text_encoder.config.max_position_embeddings:
-        missing.append("tokenizer")
-    if missing:
-        raise UserError(f"the base {source} cannot be loaded ({missing[0]} is not whole); download it again.")
-
-
-def tensor_names(file: Path) -> list[str]:
-    """What a .safetensors file holds, without reading it."""
-    with safe_open(file, framework="pt") as tensors:
-        return list(tensors.keys())
-
-
-def reload(source: str, name: str) -> nn.Module:
-    """Read one part of a base again."""
-    kinds: dict[str, Any] = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    if Path(source).is_file():
-        return getattr(StableDiffusionPipeline.from_single_file(source, safety_checker=None, dtype=torch.float32), name)
-    options: dict[str, Any] = {
-        "subfolder": name,
-        "use_safetensors": True,
-        "local_files_only": Path(source).is_dir(),
-        "dtype": torch.float32,
-    }
-    return kinds[name].from_pretrained(source, **options)
-
-
-def weight_files(source: str) -> list[Path]:
-    """The files whose bytes make a base what it is; a hub id's lie in the hub's local cache."""
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        path = Path(snapshot_download(source, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]))
-    weights = [file for part in ("unet", "vae", "text_encoder") for file in sorted((path / part).glob("*.safetensors"))]
-    return [*weights, path / "scheduler" / "scheduler_config.json"]  # it says what the answers mean
+    return StableDiffusion(identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))
