@@ -165,7 +165,7 @@ def answers(stage: Stage) -> list[Tensor]:
 def test_released_encoders_leave_memory_and_come_back_equal(tiny_base: Path) -> None:
     stage: Any = loaded(tiny_base).stages[0]
     before = answers(stage)
-    picture, text, unet = weakref.ref(stage.vae), weakref.ref(stage.text_encoder), weakref.ref(stage.unet)
+    picture, text, unet = weakref.ref(stage.pictures.module), weakref.ref(stage.text_part("text_encoder")), weakref.ref(stage.unet)
     stage.release_encoders(text=False)
     gc.collect()
     assert picture() is None

@@ -17,11 +17,11 @@ from PIL import Image
 from mascot.adapter import Adapter
 from mascot.errors import UserError
 from mascot.families import load_family
-from mascot.families.sd import SOLVERS
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, lora_layers
 from mascot.protocols import Family
+from mascot.unets import SOLVERS
 from tiny import tiny_stable_diffusion
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.
@@ -208,7 +208,7 @@ def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
 
 def test_the_settings_are_enough_to_draw_the_picture_again(family: Family) -> None:
     shot = Shot("a dog", 5)
-    text = settings_text(shot, KNOBS, (64, 64), "tiny", None)
+    text = settings_text(shot, Generator(family).settle(KNOBS), (64, 64), "tiny", None)
     facts = dict(fact.split(": ") for fact in text.split("\n")[-1].split(", "))
     again = Knobs(steps=int(facts["Steps"]), guidance=float(facts["CFG scale"]), solver=facts["Sampler"])
     read = Shot(text.split("\n")[0], int(facts["Seed"]))

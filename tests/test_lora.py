@@ -60,7 +60,7 @@ def answers(stage: Stage) -> tuple[Tensor, Tensor]:
 
 def weights(stage: Stage) -> dict[str, str]:
     """A hash of every weight and buffer but the changes, under the names of the untouched base."""
-    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.vae}  # pyright: ignore[reportAttributeAccessIssue]
+    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.pictures.module}  # pyright: ignore[reportAttributeAccessIssue]
     return {
         f"{part}.{name.replace('.base_layer.', '.')}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for part, module in modules.items()

@@ -32,7 +32,7 @@ class Knobs(BaseModel):
     text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
     negative: str = Field(default="", description="what not to draw")
     steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
-    solver: str = Field(default="ddim", description="ddim, dpm++, euler or unipc")
+    solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
     height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
     width: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
 
@@ -73,6 +73,7 @@ class Generator:
         Raises:
             UserError: the size does not suit the base, or a prompt is empty of pictures for other reasons it names.
         """
+        knobs = self.settle(knobs)
         height, width = self.size(knobs)
         if self.worn is not None:
             others = {part: knobs.text_scale for part in self.stage.parts if part != self.stage.denoiser}
@@ -90,6 +91,10 @@ class Generator:
                 continue
             yield from pictures
             start += len(batch)
+
+    def settle(self, knobs: Knobs) -> Knobs:
+        """The same knobs with the solver named."""
+        return knobs if knobs.solver is not None else knobs.model_copy(update={"solver": self.stage.default_solver})
 
     def size(self, knobs: Knobs) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -109,17 +114,23 @@ class Generator:
         """Solve from seeded noise to pictures."""
         generators = [seeded("picture", shot.seed) for shot in shots]
         positive = stack([known[shot.prompt] for shot in shots])
-        both = stack([known[knobs.negative]] * len(shots) + [positive]) if knobs.guidance != 1 else positive
-        solver = self.stage.solver(knobs.solver, knobs.steps, height, width)
+        both = self.told(positive, [known[knobs.negative]] * len(shots), knobs.guidance)
+        solver = self.stage.solver(str(self.settle(knobs).solver), knobs.steps, height, width)
         x = gaussian(self.stage.latent_shape(height, width), generators) * float(solver.init_noise_sigma)
         for time in solver.timesteps:
             answer = self.guided(solver.scale_model_input(x, time), time, both, knobs.guidance)
             x = solver.step(answer, time, x, return_dict=False)[0]
         return [to_picture(pixels) for pixels in self.stage.decode(x)]
 
+    def told(self, positive: Conditioning, negative: Sequence[Conditioning], guidance: float) -> Conditioning:
+        """What the denoiser is told: the prompts alone, with the guidance scale, or below the negative prompts."""
+        if self.stage.embeds_guidance:
+            return {**positive, "guidance": torch.full((len(negative),), guidance)}
+        return stack([*negative, positive]) if guidance != 1 else positive
+
     def guided(self, x_BCHW: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
         """Ask with and without the prompt and go further the way that the prompt leads."""
-        if guidance == 1:
+        if guidance == 1 or self.stage.embeds_guidance:
             return self.stage.predict(x_BCHW, time.expand(len(x_BCHW)), conditioning).cpu()
         answer = self.stage.predict(torch.cat([x_BCHW, x_BCHW]), time.expand(2 * len(x_BCHW)), conditioning).cpu()
         without, given = answer.chunk(2)

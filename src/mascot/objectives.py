@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from mascot.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Diffusion:
@@ -54,3 +56,43 @@ class Diffusion:
         if self.prediction == "epsilon":
             return snr.clamp(max=min_snr) / snr.clamp(min=1e-8)
         return snr.clamp(max=min_snr) / (snr + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Rectified flow (Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206): straight lines from pictures to noise.
+
+    `timesteps_T` are the base's own T levels, from near T down; level t mixes t / T of noise.
+    """
+
+    timesteps_T: Tensor
+
+    def levels(self, generators: Sequence[Generator]) -> Tensor:
+        """Draw one level per generator, logit-normal over the table (Esser et al. 2024, section 3.1, m = 0, s = 1). Shape B, float32."""
+        count = len(self.timesteps_T)
+        drawn = torch.cat([torch.randn(1, generator=generator) for generator in generators])
+        return self.timesteps_T[(drawn.sigmoid() * count).long().clamp(max=count - 1).to(self.timesteps_T.device)]
+
+    def share(self, level_B: Tensor) -> Tensor:
+        """How much noise is in a mix of a level, 0..1; B x 1 x 1 x 1."""
+        return (level_B / len(self.timesteps_T)).view(-1, 1, 1, 1)
+
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """Mix: (1 - s) x0 + s eps."""
+        share = self.share(level_B)
+        return (1 - share) * x0_BCHW + share * eps_BCHW
+
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+        """The line's direction, eps - x0."""
+        del level_B
+        return eps_BCHW - x0_BCHW
+
+    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+        """Ones: the logit-normal draw is the weighting.
+
+        Raises:
+            UserError: min-SNR is asked for, which is defined for diffusion alone.
+        """
+        if min_snr is not None:
+            raise UserError("min-SNR weights diffusion levels, and this base was trained on flows; give --set training.min_snr=none.")
+        return torch.ones(len(level_B), device=level_B.device)

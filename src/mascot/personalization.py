@@ -98,9 +98,10 @@ class Personalization:
         Raises:
             UserError: the knobs' size or solver, or the base's kind of answer, cannot be used.
         """
-        knobs = self.recipe.knobs
-        height, width = Generator(self.family).size(knobs)
-        self.stage.solver(knobs.solver, knobs.steps, height, width)
+        generator = Generator(self.family)
+        knobs = generator.settle(self.recipe.knobs)
+        height, width = generator.size(knobs)
+        self.stage.solver(str(knobs.solver), knobs.steps, height, width)
         _ = self.stage.objective
 
     @cached_property
@@ -253,8 +254,8 @@ class Personalization:
         """Draw the previews with what has been learned so far, through the one generator."""
         recipe = self.recipe
         shots = [Shot(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
-        knobs = recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution})
         generator = Generator(self.family)
+        knobs = generator.settle(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
         for i, picture in enumerate(generator.draw(shots, knobs)):
             text = settings_text(shots[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
             write_picture(picture, self.run.preview(step, i), text)

@@ -1,4 +1,4 @@
-"""What families of latent diffusers pipelines share: opening one, refusing what is not whole, letting parts come and go."""
+"""What families of diffusers pipelines share: opening one, refusing what is not whole, letting parts come and go."""
 
 from __future__ import annotations
 
@@ -19,45 +19,39 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch
 
 
 @dataclass(kw_only=True)
-class LatentStage:
-    """A stage whose pictures pass through an autoencoder. That and the text encoders are loaded when first needed and can be let go."""
+class Autoencoder:
+    """Pixels to latents and back. Loaded when first needed, and let go between; in float32 on an accelerator too.
 
-    source: str
+    In half precision the autoencoders of some bases turn pictures black.
+    """
+
+    load: Callable[[], nn.Module]
     device: torch.device
-    dtype: torch.dtype
-    load_part: Callable[[str], nn.Module]
-    loaded: dict[str, Any] = field(default_factory=dict[str, Any])
+    loaded: Any = None
 
     @property
-    def vae(self) -> Any:
-        """The autoencoder, loaded when needed; in float32 on an accelerator too, where half precision turns pictures black."""
-        if "vae" not in self.loaded:
-            self.loaded["vae"] = self.load_part("vae").to(self.device).eval().requires_grad_(requires_grad=False)
-        return self.loaded["vae"]  # diffusers annotates its answers as tuples, which they are not
-
-    def text_part(self, name: str) -> Any:
-        """One text encoder, loaded when needed."""
-        if name not in self.loaded:
-            module = self.load_part(name).to(self.device, self.dtype)
-            self.loaded[name] = module.eval().requires_grad_(requires_grad=False)
-        return self.loaded[name]
+    def module(self) -> Any:
+        """The autoencoder itself; diffusers annotates its answers as tuples, which they are not."""
+        if self.loaded is None:
+            self.loaded = self.load().to(self.device).eval().requires_grad_(requires_grad=False)
+        return self.loaded
 
     @cached_property
     def factor(self) -> int:
         """Pixels to a latent, along a side."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return 2 ** (len(self.module.config["block_out_channels"]) - 1)
 
     @cached_property
     def scale_and_shift(self) -> tuple[float, float]:
         """What turns the autoencoder's latents into the denoiser's: (z - shift) x scale."""
-        config: Any = self.vae.config
+        config: Any = self.module.config
         return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> Latents:
         """Encode pixels in -1..1, one picture at a time, to scaled latents."""
         scale, shift = self.scale_and_shift
-        posteriors = [self.vae.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW]
+        posteriors = [self.module.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW]
         mean = torch.cat([posterior.mean for posterior in posteriors])
         return Latents(mean_BCHW=(mean - shift) * scale, deviation_BCHW=torch.cat([posterior.std for posterior in posteriors]) * scale)
 
@@ -65,14 +59,70 @@ class LatentStage:
     def decode(self, x0_BCHW: Tensor) -> Tensor:
         """Decode latents to pixels in 0..1, one picture at a time, so that the batch cannot change a picture."""
         scale, shift = self.scale_and_shift
-        rows = [self.vae.decode(x0[None].to(self.device).float() / scale + shift).sample for x0 in x0_BCHW]
+        rows = [self.module.decode(x0[None].to(self.device).float() / scale + shift).sample for x0 in x0_BCHW]
         return (torch.cat(rows) / 2 + 0.5).clamp(0, 1)
+
+    def release(self) -> None:
+        """Let it leave memory."""
+        _ = self.factor
+        self.loaded = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """No autoencoder: the denoiser sees pixels in -1..1."""
+
+    factor: int = 1
+
+    @staticmethod
+    def encode(pixels_BCHW: Tensor) -> Latents:
+        """The pixels themselves."""
+        return Latents(mean_BCHW=pixels_BCHW, deviation_BCHW=torch.zeros_like(pixels_BCHW))
+
+    @staticmethod
+    def decode(x0_BCHW: Tensor) -> Tensor:
+        """Pixels in 0..1."""
+        return (x0_BCHW / 2 + 0.5).clamp(0, 1)
+
+    def release(self) -> None:
+        """Nothing to let go."""
+
+
+@dataclass(kw_only=True)
+class LoadedStage:
+    """A stage of a diffusers pipeline: how it sees pictures, and text encoders that are loaded when first needed and can be let go."""
+
+    source: str
+    device: torch.device
+    dtype: torch.dtype
+    pictures: Autoencoder | Pixels
+    load_text: Callable[[str], nn.Module]
+    loaded: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def text_part(self, name: str) -> Any:
+        """One text encoder by the name of its folder, loaded when needed."""
+        if name not in self.loaded:
+            self.loaded[name] = self.load_text(name).to(self.device, self.dtype).eval().requires_grad_(requires_grad=False)
+        return self.loaded[name]
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a cell of what the denoiser sees, along a side."""
+        return self.pictures.factor
+
+    def encode(self, pixels_BCHW: Tensor) -> Latents:
+        """Pixels in -1..1 to what the denoiser sees."""
+        return self.pictures.encode(pixels_BCHW)
+
+    def decode(self, x0_BCHW: Tensor) -> Tensor:
+        """What the denoiser sees to pixels in 0..1."""
+        return self.pictures.decode(x0_BCHW)
 
     def release_encoders(self, *, text: bool) -> None:
         """Drop the autoencoder, and the text encoders on request; they are read from the base again when needed."""
-        _ = self.factor
-        for name in [name for name in self.loaded if name == "vae" or (text and name.startswith("text_encoder"))]:
-            del self.loaded[name]
+        self.pictures.release()
+        if text:
+            self.loaded.clear()
 
 
 def open_pipeline(kind: Any, source: str, **options: Any) -> Any:

@@ -107,6 +107,16 @@ class Stage(Protocol):
         ...
 
     @property
+    def default_solver(self) -> str:
+        """The solver that draws where none is named."""
+        ...
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the denoiser is told the guidance scale (as `guidance` in its conditioning) instead of being asked twice."""
+        ...
+
+    @property
     def multiple(self) -> int:
         """Sides of pictures must divide by this, in pixels."""
         ...

@@ -102,6 +102,7 @@ def generate_visibly(
     shots = verbs.plan_shots(adapter, prompts, count=count, seed=seed)
     generator, _, name = verbs.open_generator(where, base=base)
     folder = out or path.parent / "pictures"
+    knobs = generator.settle(knobs)
     height, width = generator.size(knobs)
     for shot, picture in zip(shots, generator.draw(shots, knobs), strict=True):
         target = picture_path(folder, shot.prompt, shot.seed)

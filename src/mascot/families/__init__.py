@@ -9,13 +9,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+
 from mascot import starter
 from mascot.errors import UserError, suggest
+from mascot.pipelines import tensor_names
 from mascot.protocols import Family
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-FAMILIES: Mapping[str, str] = {"StableDiffusionPipeline": "mascot.families.sd"}
+FAMILIES: Mapping[str, str] = {
+    "StableDiffusionPipeline": "mascot.families.sd",
+    "StableDiffusionXLPipeline": "mascot.families.sdxl",
+    "StableDiffusion3Pipeline": "mascot.families.sd3",
+    "FluxPipeline": "mascot.families.flux",
+    "IFPipeline": "mascot.families.deepfloyd_if",
+}
 """Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
 
 
@@ -42,10 +51,39 @@ def describe(base: str) -> dict[str, Any]:
             )
         return check(base, read_index(index))
     if path.is_file():
-        return {"_class_name": "StableDiffusionPipeline"} if path.suffix == ".safetensors" else refuse_file(base)
+        return check(base, {"_class_name": pipeline_in(path)}) if path.suffix == ".safetensors" else refuse_file(base)
     if path.suffix or base.count("/") != 1 or base.startswith((".", "/", "~")):
         raise UserError(f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
     return check(base, read_index(download_index(base)))
+
+
+CHECKPOINTS: Mapping[str, str] = {
+    "conditioner.embedders.1.": "StableDiffusionXLPipeline",
+    "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
+    "double_blocks.": "FluxPipeline",
+    "model.diffusion_model.double_blocks.": "FluxPipeline",
+    "cond_stage_model.": "StableDiffusionPipeline",
+}
+"""How some key of a single-file checkpoint begins -> the pipeline that it holds; the first that fits."""
+
+
+def pipeline_in(checkpoint: Path) -> str:
+    """Tell which pipeline a single-file checkpoint holds, by the names of its tensors alone.
+
+    Raises:
+        UserError: it cannot be read, or holds something else (a LoRA, one part of a base).
+    """
+    try:
+        names = tensor_names(checkpoint)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the base {checkpoint} cannot be loaded (it is no whole .safetensors file); download it again.") from error
+    for beginning, pipeline in CHECKPOINTS.items():
+        if any(name.startswith(beginning) for name in names):
+            return pipeline
+    raise UserError(
+        f"the base {checkpoint} cannot be loaded (it holds no model that mascot knows); "
+        "give a whole checkpoint, a folder in the diffusers layout or a hub id."
+    )
 
 
 def refuse_file(base: str) -> dict[str, Any]:

@@ -128,8 +128,9 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
     plans: dict[str, tuple[dict[str, Tensor], LoraConfig]] = {}
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
-        mine = {layer_name(part, key.partition(".")[2]): tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
-        check_fit(stage.parts[part], mine)
+        module = stage.parts[part]
+        mine = {layer_name(module, part, key.partition(".")[2]): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+        check_fit(module, mine)
         plans[part] = mine, config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")})
     modules: dict[str, nn.Module] = {}
     for part, (mine, config) in plans.items():  # only now that every part fits: a refusal leaves the base alone
@@ -212,9 +213,10 @@ def file_name(part: str, key: str) -> str:
     return f"text_model.{key}" if part.startswith("text_encoder") and not key.startswith("text_model.") else key
 
 
-def layer_name(part: str, key: str) -> str:
-    """The inverse of `file_name` for text encoders that are flat."""
-    return key.removeprefix("text_model.") if part.startswith("text_encoder") else key
+def layer_name(module: nn.Module, part: str, key: str) -> str:
+    """The inverse of `file_name`: without the prefix where the text encoder is flat (one with a projection is not)."""
+    flat = part.startswith("text_encoder") and not hasattr(module, "text_model")
+    return key.removeprefix("text_model.") if flat else key
 
 
 def list_some(keys: list[str]) -> str:

@@ -1,0 +1,136 @@
+"""FLUX.1 (Black Forest Labs 2024): a CLIP's pooled answer and a T5 tell a transformer that follows a flow over packed latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FluxPipeline
+from torch import Tensor, nn
+from transformers import CLIPTextModel, T5EncoderModel
+
+from mascot.families import Precision, fingerprint
+from mascot.flows import FlowStage
+from mascot.pipelines import DTYPES, Autoencoder, check_whole, open_pipeline, reload_part, weight_files
+from mascot.protocols import Conditioning, Framing, Stage
+
+NAME = "flux"
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+KINDS: Mapping[str, Any] = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+RESOLUTION = 1024
+"""The side these bases were trained at; their transformer does not say."""
+ATTENTION = (*(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),)
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out")
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD),
+    "all": (*ATTENTION, *FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"),
+}  # fmt: skip
+
+
+def pack(latents_BCHW: Tensor) -> Tensor:
+    """Put each 2 x 2 cells into one token: B x (H/2 x W/2) x 4C."""
+    count, channels, height, width = latents_BCHW.shape
+    cells = latents_BCHW.view(count, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, height // 2 * (width // 2), channels * 4)
+
+
+def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack`; height and width in latent cells."""
+    count, _, depth = tokens_BND.shape
+    cells = tokens_BND.view(count, height // 2, width // 2, depth // 4, 2, 2)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(count, depth // 4, height, width)
+
+
+def places_of(height: int, width: int, device: torch.device) -> Tensor:
+    """N x 3: row and column of each token, after a 0."""
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float().to(device)
+
+
+@dataclass(kw_only=True)
+class FluxStage(FlowStage):
+    """The one stage."""
+
+    tokenizer: Any
+    tokenizer_2: Any
+
+    @property
+    def resolution(self) -> int:
+        """The side the base was trained at."""
+        return RESOLUTION
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels and cells of the noise, before they are packed."""
+        return int(self.transformer.config.in_channels) // 4, height // self.factor, width // self.factor
+
+    def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        """The T5's states and the CLIP's pooled answer."""
+        del framings
+        return {
+            "encoder_hidden_states": self.read_t5("text_encoder_2", self.tokenizer_2, prompts, self.tokenizer_2.model_max_length),
+            "pooled_projections": self.read_clip("text_encoder", self.tokenizer, prompts).pooler_output,
+        }
+
+    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Ask the transformer once; the answer is float32. Told no guidance scale, it is asked at 1, as in training."""
+        height, width = noisy_BCHW.shape[-2:]
+        states = conditioning["encoder_hidden_states"].to(self.dtype)
+        guidance = conditioning.get("guidance", torch.ones(len(noisy_BCHW)))
+        answer = self.transformer(
+            hidden_states=pack(noisy_BCHW.to(self.device, self.dtype)),
+            timestep=level_B.to(self.device) / len(self.objective.timesteps_T),
+            guidance=guidance.to(self.device, torch.float32) if self.embeds_guidance else None,
+            encoder_hidden_states=states,
+            pooled_projections=conditioning["pooled_projections"].to(self.dtype),
+            txt_ids=torch.zeros(states.shape[1], 3, device=self.device),
+            img_ids=places_of(height, width, self.device),
+            return_dict=False,
+        )[0]
+        return unpack(answer.float(), height, width)
+
+    def prompt_length(self, prompt: str) -> tuple[int, int]:
+        """Tokens of a prompt with its end, and how many the T5 hears."""
+        return len(self.tokenizer_2(prompt).input_ids), int(self.tokenizer_2.model_max_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flux:
+    """One loaded base of this family."""
+
+    identity: str
+    stages: tuple[Stage, ...]
+    name: str = NAME
+
+
+def load(source: str, *, device: str, precision: Precision) -> Flux:
+    """Load a folder, a single-file checkpoint or a hub id.
+
+    Raises:
+        UserError: the weights are missing, incomplete or unreadable.
+    """
+    dtype = DTYPES[precision]
+    pipeline = open_pipeline(FluxPipeline, source)
+    parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in KINDS}
+    encoders = {name: module for name, module in parts.items() if name != "vae"}
+    check_whole(source, [pipeline.transformer, pipeline.vae], encoders, {"text_encoder": pipeline.tokenizer})
+
+    def load_part(name: str) -> nn.Module:
+        return parts.pop(name, None) or reload_part(FluxPipeline, source, name, KINDS[name])
+
+    stage = FluxStage(
+        source=source,
+        device=torch.device(device),
+        dtype=dtype,
+        transformer=pipeline.transformer.to(device, dtype).eval().requires_grad_(requires_grad=False),
+        tokenizer=pipeline.tokenizer,
+        tokenizer_2=pipeline.tokenizer_2,
+        scheduler=pipeline.scheduler,
+        encoders=("text_encoder",),
+        layers=LAYERS,
+        patch=2,
+        pictures=Autoencoder(load=lambda: load_part("vae"), device=torch.device(device)),
+        load_text=load_part,
+    )
+    return Flux(identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))

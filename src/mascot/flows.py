@@ -1,0 +1,119 @@
+"""What flow-matching transformers in latent space share: schedules, solvers, layers to adapt, and the text encoder that never learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from mascot.errors import UserError, suggest
+from mascot.objectives import Flow
+from mascot.pipelines import LoadedStage
+from mascot.unets import TEXT_LAYERS, layers_ending
+
+SOLVERS = ("euler",)
+
+
+@dataclass(frozen=True, slots=True)
+class EulerSolver:
+    """Euler's method along the flow, behind the interface that diffusion solvers have."""
+
+    scheduler: FlowMatchEulerDiscreteScheduler
+    init_noise_sigma: float = 1.0
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Levels of the steps, falling."""
+        return self.scheduler.timesteps
+
+    @staticmethod
+    def scale_model_input(sample: Tensor, timestep: Tensor) -> Tensor:
+        """Flows need no scaling."""
+        del timestep
+        return sample
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
+        """Take one step."""
+        return self.scheduler.step(model_output, timestep, sample, **options)  # pyright: ignore[reportArgumentType]
+
+
+def shift_for(config: Any, tokens: int) -> float:
+    """How far larger pictures are shifted towards noise: linear in the number of picture tokens (the scheduler's own settings)."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return least + (most - least) * (tokens - low) / (high - low)
+
+
+@dataclass(kw_only=True)
+class FlowStage(LoadedStage):
+    """A transformer that follows a flow, with an autoencoder before and after it; what it is told is the family's own."""
+
+    transformer: Any
+    scheduler: FlowMatchEulerDiscreteScheduler
+    encoders: tuple[str, ...]
+    """Text encoders that may learn, by the names of their folders; a T5 is never one of them."""
+    layers: Mapping[str, tuple[str, ...]]
+    """Word -> how the names of the transformer's layers end."""
+    patch: int
+    """Latent cells along a side of one token."""
+    denoiser: Final = "transformer"
+    default_solver: Final = "euler"
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the guidance scale is something that the transformer is told, not a second answer without the prompt."""
+        return bool(self.transformer.config.get("guidance_embeds", False))
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Transformer and the text encoders that may learn."""
+        return {"transformer": self.transformer, **{name: self.text_part(name) for name in self.encoders}}
+
+    @cached_property
+    def objective(self) -> Flow:
+        """Straight lines, at the levels that the scheduler was made with."""
+        table: Any = type(self.scheduler).from_config(self.scheduler.config)
+        return Flow(table.timesteps.float().to(self.device))
+
+    @property
+    def multiple(self) -> int:
+        """Sides divide by this, so that tokens are whole."""
+        return self.factor * self.patch
+
+    def adaptable(self, part: str, layers: str) -> list[str]:
+        """Names of the linear layers of a part in a set: attention, transformer or all."""
+        if layers not in self.layers:
+            raise UserError(f"unknown layer set {layers!r}{suggest(layers, self.layers)}")
+        return layers_ending(self.parts[part], self.layers[layers] if part == self.denoiser else TEXT_LAYERS[layers])
+
+    def solver(self, name: str, steps: int, height: int, width: int) -> EulerSolver:
+        """Set up Euler's method with the base's own schedule, shifted for the size where the base does so."""
+        if name not in SOLVERS:
+            raise UserError(f"unknown solver {name!r} for a flow{suggest(name, SOLVERS)}")
+        scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
+        if scheduler.config.use_dynamic_shifting:
+            tokens = (height // self.multiple) * (width // self.multiple)
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift_for(scheduler.config, tokens))
+        else:
+            scheduler.set_timesteps(steps)
+        return EulerSolver(scheduler)
+
+    def read_clip(self, name: str, tokenizer: Any, prompts: Sequence[str]) -> Any:
+        """What a CLIP text encoder makes of prompts, padded to full length."""
+        length = tokenizer.model_max_length
+        ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+        return self.text_part(name)(ids.to(self.device), output_hidden_states=True)
+
+    @torch.no_grad()
+    def read_t5(self, name: str, tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+        """B x N x D: what the frozen T5 makes of prompts."""
+        ids = tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=length, add_special_tokens=True, return_tensors="pt"
+        ).input_ids
+        return self.text_part(name)(ids.to(self.device)).last_hidden_state

@@ -1,0 +1,117 @@
+"""What UNets in latent space share, whatever tells them what to draw: layers to adapt, schedules, solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, cast
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor, nn
+
+from mascot.errors import UserError, suggest
+from mascot.objectives import Diffusion
+from mascot.pipelines import LoadedStage
+from mascot.protocols import Solver
+
+SOLVERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD), "all": (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS),
+}  # fmt: skip
+"""Word -> how the names of a UNet's layers end."""
+TEXT_LAYERS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "transformer": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "all": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+}
+"""The same of a CLIP text encoder, always a full set of projections: other tools load a partial one wrongly, in silence."""
+
+
+def layers_ending(module: nn.Module, ends: tuple[str, ...]) -> list[str]:
+    """Names of the linear and convolution layers whose name ends in one of `ends`."""
+    dotted = tuple(f".{end}" for end in ends)
+    return [name for name, layer in module.named_modules() if name.endswith(dotted) and isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+@dataclass(kw_only=True)
+class UNetStage(LoadedStage):
+    """A UNet with an autoencoder before and after it; what it is told is the family's own."""
+
+    unet: UNet2DConditionModel
+    scheduler: Any
+    encoders: tuple[str, ...]
+    """Text encoders by the names of their folders, in order."""
+    denoiser: Final = "unet"
+    default_solver: Final = "ddim"
+    embeds_guidance: Final = False
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """UNet and text encoders."""
+        return {"unet": self.unet, **{name: self.text_part(name) for name in self.encoders}}
+
+    @property
+    def objective(self) -> Diffusion:
+        """What the UNet answers."""
+        return self.diffusion
+
+    @cached_property
+    def diffusion(self) -> Diffusion:
+        """Noise or velocity, at the scheduler's own levels."""
+        kind: str = self.scheduler.config.prediction_type
+        if kind not in {"epsilon", "v_prediction"}:
+            raise UserError(f"{self.source} answers {kind!r}; mascot trains epsilon and v_prediction bases.")
+        return Diffusion(self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind))
+
+    @property
+    def multiple(self) -> int:
+        """Sides divide by this, so that every level of the UNet has whole cells."""
+        return self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """The side the base was trained at."""
+        return int(self.unet.config["sample_size"]) * self.factor
+
+    def adaptable(self, part: str, layers: str) -> list[str]:
+        """Names of linear and convolution layers of a part in a set: attention, transformer or all."""
+        if layers not in LAYERS:
+            raise UserError(f"unknown layer set {layers!r}{suggest(layers, LAYERS)}")
+        return layers_ending(self.parts[part], LAYERS[layers] if part == self.denoiser else TEXT_LAYERS[layers])
+
+    def ask(self, noisy_BCHW: Tensor, level_B: Tensor, states_BND: Tensor, **told: Any) -> Tensor:
+        """Ask the UNet once; the answer is float32."""
+        noisy, states = noisy_BCHW.to(self.device, self.dtype), states_BND.to(self.dtype)
+        return self.unet(noisy, level_B, encoder_hidden_states=states, return_dict=False, **told)[0].float()
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels and cells of the noise."""
+        return int(self.unet.config["in_channels"]), height // self.factor, width // self.factor
+
+    def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
+        """Set up one of ddim, dpm++, euler, unipc with the base's own schedule."""
+        del height, width
+        if name not in SOLVERS:
+            raise UserError(f"unknown solver {name!r}{suggest(name, SOLVERS)}")
+        kind, options = SOLVERS[name]
+        if float(self.scheduler.alphas_cumprod[-1]) == 0 and name != "ddim":
+            # At zero terminal SNR the first step has infinite noise over signal; only DDIM's algebra survives it.
+            raise UserError(f"this base has zero terminal SNR, which {name} cannot start from; use --solver ddim.")
+        solver = kind.from_config(self.scheduler.config, **options)
+        solver.set_timesteps(steps)
+        return solver
