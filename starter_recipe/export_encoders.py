@@ -94,6 +94,9 @@ def export_encoders(work: Path, starter: Path, objective: str) -> str:
             raise UserError(f"{folder / 'weights.pt'} is missing: run `python -m starter_recipe {step} --work {work}` first.")
     tokenizer, pixels = CLIPTokenizer.from_pretrained(work / "tokenizer"), probe(work)
     clip, identity = read_average(make_clip(tokenizer), trained["clip"]), read_average(make_identity_encoder(), trained["identity"])
+    weight = 2 * sum(p.numel() for model in (clip, identity) for p in model.parameters()) / 1e6
+    if weight > LIMIT_MB:
+        raise UserError(f"The encoders would weigh {weight:.1f} MB; make them narrower: {LIMIT_MB:.0f} MB is the limit.")
     facts = {
         "icons": len(read_catalogue(work / "npm" / "node_modules")), "arts": 5, "side": SIDE, "packages": package_rows(),
     }  # fmt: skip
@@ -110,8 +113,4 @@ def export_encoders(work: Path, starter: Path, objective: str) -> str:
     }  # fmt: skip
     sizes = (write_encoder(clip, starter / "clip", cards["clip"], pixels, tokenizer),
              write_encoder(identity, starter / "identity", cards["identity"], pixels))  # fmt: skip
-    if sum(sizes) > LIMIT_MB:
-        raise UserError(
-            f"The encoders weigh {sum(sizes):.1f} MB; make them narrower in starter_recipe/encoders.py: {LIMIT_MB:.0f} MB is the limit."
-        )
     return f"CLIP {sizes[0]:.1f} MB, identity encoder {sizes[1]:.1f} MB in {starter}"

@@ -77,10 +77,10 @@ def rainbow(picture: Image.Image, rng: Rng) -> Image.Image:
 
 def overlay(picture: Image.Image, ink: Image.Image) -> Image.Image:
     """Lay a pattern over what a drawing covers."""
-    covered = Image.new("RGBA", picture.size)
-    covered.paste(ink, (0, 0), picture.getchannel("A"))
-    covered.putalpha(Image.fromarray(np.minimum(np.asarray(ink.getchannel("A")), np.asarray(picture.getchannel("A")))))
-    return Image.alpha_composite(picture, covered)
+    painted = picture.convert("RGB")
+    painted.paste(ink, (0, 0), ink)
+    painted.putalpha(picture.getchannel("A"))
+    return painted
 
 
 def stripes(picture: Image.Image, rng: Rng) -> Image.Image:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,9 @@ def launch(function: Callable[..., None], modules: list[nn.Module], replicas: in
     workers = [context.Process(target=function, args=(rank, shared, *arguments)) for rank in range(replicas)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    while running := [worker.sentinel for worker in workers if worker.is_alive()]:
+        wait(running)
+        if any(worker.exitcode for worker in workers):
+            shared.barrier.abort()  # else the others wait for ever for the one that failed
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a replica failed; what was saved last is kept, and the same command goes on from there")

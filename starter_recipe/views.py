@@ -13,7 +13,7 @@ from starter_recipe.world import TINTS, Look, World
 
 HUES = (0, 40, 80, 120, 160, 200)
 """Turns of hue that make a drawing another individual."""
-RESTYLED, RECOLOURED, SOFTENED, DRESSED, VARIED_LIGHT = 0.1, 0.06, 0.4, 0.08, 0.3
+RESTYLED, RECOLOURED, SOFTENED, DRESSED, VARIED_LIGHT = 0.25, 0.15, 0.4, 0.08, 0.3
 """Shares of views that are filtered, painted in one colour, blurred, wear something, differ in light."""
 
 
@@ -38,7 +38,7 @@ def choose_subjects(families: list[Family], rng: Rng, count: int) -> list[Look]:
     for number in rng.choice(len(families), count // 2, replace=False):
         keys = families[number].keys
         hue = int(rng.choice(HUES)) if rng.random() < 0.5 else 0
-        if len(keys) > 1 and rng.random() < 0.75:
+        if len(keys) > 1 and rng.random() < 0.9:
             looks += [Look(str(key), hue) for key in rng.choice(keys, 2, replace=False)]
         else:
             key = str(rng.choice(keys))

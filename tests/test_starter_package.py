@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,17 @@ from PIL import Image
 
 import mascot.starter
 from mascot.errors import UserError
-from starter_recipe.drawings import read_objects, wanted_icons
+from starter_recipe.drawings import held_out_icons, read_catalogue, read_objects, wanted_icons
 from starter_recipe.mascot_photos import PHOTOS, make_photos
 from starter_recipe.portraits import Pose, contrast, pose_on
 from starter_recipe.steps import WORK
 from starter_recipe.tokenizer import POSITIONS
-from starter_recipe.world import World
+from starter_recipe.world import ALIVE, World
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTS = read_objects()
 DRAWINGS = ROOT / WORK / "drawings.npz"
-LIMIT_BYTES = 40_000_000
+STARTER = ROOT / "src/mascot/starter"
 
 
 def pixels(picture: Path) -> np.ndarray:
@@ -35,12 +36,12 @@ def pixels(picture: Path) -> np.ndarray:
         return np.asarray(opened.convert("RGB"), np.float64)
 
 
-def packaged_base() -> Path:
-    """The packaged base's folder, or a skip while it has not been exported."""
+def packaged(ask: Callable[[], Path]) -> Path:
+    """A packaged folder by its function, or a skip while it has not been exported."""
     try:
-        return mascot.starter.folder()
+        return ask()
     except UserError as error:
-        pytest.skip(f"the base is not in this checkout: {error}")
+        pytest.skip(f"not in this checkout: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -58,32 +59,53 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_held_out_drawing_is_in_training() -> None:
     """A subject of the evaluation is in no scene, in no art."""
-    assert not wanted_icons() & {subject["icon"] for subject in OBJECTS["held_out"].values()}
+    assert len(held_out_icons()) == len(OBJECTS["held_out"])
+    assert not wanted_icons() & held_out_icons()
+
+
+def test_accessories_say_what_and_where() -> None:
+    """Each has words that begin with an article, and a place on its wearer that the world knows."""
+    assert OBJECTS["accessories"]
+    for facts in OBJECTS["accessories"].values():
+        assert set(facts) == {"words", "on"}
+        assert facts["words"].split()[0] in {"a", "an"}
+        assert facts["on"] in {"head", "neck", "side"}
+
+
+def write_catalogue(modules: Path, *labels: tuple[str, int]) -> Path:
+    """A stand-in for emojibase's package: labels and their groups."""
+    table = modules / "emojibase-data" / "en" / "data.json"
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps([{"label": label, "group": group} for label, group in labels] + [{"label": "regional indicator A"}]))
+    return modules
+
+
+def test_the_catalogue_is_of_things_that_nobody_holds_out(tmp_path: Path) -> None:
+    """Faces and people, dials, symbols and held-out subjects are left out; icons are named as the drawings' packages name them."""
+    held_out = sorted(held_out_icons())
+    labels = [(icon.replace("-", " "), 3) for icon in held_out]
+    labels += [("grinning face", 0), ("woman", 1), ("three o\u2019clock", 5), ("ten-thirty", 5), ("red heart", 8)]
+    modules = write_catalogue(tmp_path, *labels, ("Guide dog", 3), ("running shoe", 7), ("T-shirt", 7))
+    assert read_catalogue(modules) == {"guide-dog": "guide dog", "running-shoe": "running shoe", "t-shirt": "t-shirt"}
 
 
 def test_rendered_drawings_are_the_wanted_ones() -> None:
-    """The drawings that training reads hold nothing else."""
+    """The drawings that training reads are the base's and the catalogue's; none is held out."""
     if not DRAWINGS.exists():
         pytest.skip(f"{DRAWINGS} is not in this checkout: `python -m starter_recipe collect` makes it")
     with np.load(DRAWINGS) as archive:
-        assert {key.split("/")[1] for key in archive.files} == wanted_icons()
+        rendered = {key.split("/")[1] for key in archive.files}
+    assert wanted_icons() <= rendered <= wanted_icons() | set(read_catalogue(DRAWINGS.parent / "npm" / "node_modules"))
 
 
-def test_a_seed_decides_scenes(drawings: Path) -> None:
-    """The same seed composes the same scenes, another seed others, whatever was composed before."""
-    used = World(drawings, side=16)
-    list(islice(used.stream([5]), 50))
-    first, again = (list(islice(world.stream([4]), 30)) for world in (World(drawings, side=16), used))
-    assert [(picture.tobytes(), caption) for picture, caption in first] == [(picture.tobytes(), caption) for picture, caption in again]
-    assert [caption for _, caption in first] != [caption for _, caption in islice(used.stream([5]), 30)]
-
-
-def test_captions_fit_the_tokenizer(drawings: Path) -> None:
-    """No caption of 2,000 scenes is cut: training hears every word."""
+@pytest.mark.parametrize("part", ["base", "clip"])
+def test_captions_fit_the_tokenizer(drawings: Path, part: str) -> None:
+    """No caption of 1,000 scenes is cut: training hears every word."""
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(packaged_base() / "tokenizer")
-    captions = [caption for _, caption in islice(World(drawings, side=16).stream([6]), 2000)]
+    asked = {"base": lambda: mascot.starter.folder() / "tokenizer", "clip": mascot.starter.clip_folder}
+    tokenizer = CLIPTokenizer.from_pretrained(packaged(asked[part]))
+    captions = [caption for _, caption in islice(World(drawings, side=8).stream([6]), 1000)]
     lengths = {caption: len(ids) for caption, ids in zip(captions, tokenizer(captions).input_ids, strict=True)}
     assert tokenizer.model_max_length == POSITIONS
     assert {caption for caption, length in lengths.items() if length > POSITIONS} == set()
@@ -93,23 +115,27 @@ def test_captions_fit_the_tokenizer(drawings: Path) -> None:
 
 
 def test_subjects_are_those_of_the_recipe() -> None:
-    """Names, class nouns and licences on disk are the recipe's."""
-    table = tomllib.loads((ROOT / "src/mascot/starter/subjects/subjects.toml").read_text())
+    """Names, class nouns, who is alive and licences on disk are the recipe's."""
+    table = tomllib.loads((STARTER / "subjects" / "subjects.toml").read_text(encoding="utf-8"))
     found = {
-        name: (entry["class_noun"], entry["package"], entry["icon"], entry["licence"], entry["author"]) for name, entry in table.items()
+        name: (entry["class_noun"], entry["live"], entry["package"], entry["icon"], entry["licence"], entry["author"])
+        for name, entry in table.items()
     }
     packages = {f"@iconify-json/{art}": OBJECTS["packages"][f"@iconify-json/{art}"] for art in OBJECTS["arts"]}
     assert found == {
-        name: (s["noun"], package := f"@iconify-json/{s['art']}", s["icon"], packages[package]["licence"], packages[package]["author"])
+        name: (s["noun"], s["noun"] in ALIVE, package := f"@iconify-json/{s['art']}", s["icon"], packages[package]["licence"],
+               packages[package]["author"])
         for name, s in OBJECTS["held_out"].items()
-    }
-    assert {name: held.class_noun for name, held in mascot.starter.subjects().items()} == {name: row[0] for name, row in found.items()}
+    }  # fmt: skip
+    loaded = mascot.starter.subjects()
+    assert {name: (held.class_noun, held.live) for name, held in loaded.items()} == {name: row[:2] for name, row in found.items()}
 
 
 def test_there_are_enough_subjects() -> None:
-    """A comparison over subjects needs a dozen; their classes are nouns that the base knows."""
+    """A comparison over subjects needs a dozen, things and live ones; their classes are nouns that the base knows."""
     subjects = mascot.starter.subjects()
     assert len(subjects) >= 12
+    assert 4 <= sum(held.live for held in subjects.values()) <= len(subjects) - 4
     assert {held.class_noun for held in subjects.values()} <= set(OBJECTS["nouns"])
 
 
@@ -152,7 +178,9 @@ def test_the_loader_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", command], check=False, cwd=ROOT / "src").returncode == 0
 
 
-@pytest.mark.parametrize("ask", [mascot.starter.folder, mascot.starter.subjects])
+@pytest.mark.parametrize(
+    "ask", [mascot.starter.folder, mascot.starter.subjects, mascot.starter.clip_folder, mascot.starter.identity_folder]
+)
 def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the data says what to do."""
     monkeypatch.setattr(mascot.starter, "package_data", lambda name: tmp_path / name)
@@ -160,9 +188,25 @@ def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.Monk
         ask()
 
 
+@pytest.mark.parametrize(("ask", "step"), [(mascot.starter.folder, "export"), (mascot.starter.clip_folder, "encoders")])
+def test_half_of_a_folder_is_said(ask: Callable[[], Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout without the weights says which file is missing and which step writes it."""
+    monkeypatch.setattr(mascot.starter, "package_data", lambda name: tmp_path / name)
+    for name in ("base/model_index.json", "clip/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"(scheduler_config.json|model.safetensors) is missing .*starter_recipe {step}`"):
+        ask()
+
+
 def test_package_data_is_light() -> None:
-    """The starter weighs less than 40 MB, or the wheel gets too large."""
-    assert sum(file.stat().st_size for file in (ROOT / "src/mascot/starter").rglob("*") if file.is_file()) < LIMIT_BYTES
+    """Each part weighs no more than its export allows, photos of the subjects 5 MB, or the wheel gets too large."""
+    from starter_recipe import export, export_encoders
+
+    megabytes = {folder.name: export.megabytes_of(folder) for folder in STARTER.iterdir() if folder.is_dir()}
+    assert megabytes.get("base", 0) <= export.LIMIT_MB
+    assert megabytes.get("clip", 0) + megabytes.get("identity", 0) <= export_encoders.LIMIT_MB
+    assert megabytes["subjects"] <= 5
 
 
 @pytest.mark.parametrize("package", OBJECTS["packages"])
@@ -192,7 +236,7 @@ def test_the_notice_names_every_subject() -> None:
 
 def test_the_packaged_base_draws() -> None:
     """The packaged folder is a Stable Diffusion pipeline that loads offline and draws finite pictures that obey seeds."""
-    base = packaged_base()
+    base = packaged(mascot.starter.folder)
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -203,6 +247,37 @@ def test_the_packaged_base_draws() -> None:
     assert drawn.shape == (2, 64, 64, 3)
     assert np.isfinite(drawn).all()
     assert np.abs(drawn[0] - drawn[1]).mean() > 0.01
+
+
+@pytest.fixture
+def photos() -> list[Image.Image]:
+    """The first two photos of each of three subjects."""
+    return [
+        Image.open(photo).convert("RGB") for name in ("poodle", "taxi", "parrot") for photo in mascot.starter.subjects()[name].photos[:2]
+    ]
+
+
+def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> None:
+    """It loads offline, embeds photos as 192 values, and finds two photos of one subject more alike than those of others."""
+    from mascot.encoders import read_identity_encoder
+
+    embeddings = read_identity_encoder(packaged(mascot.starter.identity_folder)).embed(photos)
+    assert embeddings.shape == (6, 192)
+    likeness = embeddings @ embeddings.T
+    same = likeness[range(0, 6, 2), range(1, 6, 2)].mean()
+    assert same > (likeness.sum() - likeness.trace() - 6 * same) / 24
+
+
+def test_the_packaged_clip_answers(photos: list[Image.Image]) -> None:
+    """It loads offline, embeds photos and prompts as 128 values, and fits each class to its photos better than another."""
+    from mascot.encoders import read_clip
+
+    clip = read_clip(packaged(mascot.starter.clip_folder))
+    fit = clip.embed(photos) @ clip.embed_prompts(["a photo of a dog", "a photo of a car", "a photo of a bird"]).T
+    assert clip.truncated(["a photo of a dog"]) == []
+    assert clip.embed(photos[:1]).shape == (1, 128)
+    right = fit[range(6), [0, 0, 1, 1, 2, 2]].mean()
+    assert right > (fit.sum() - 6 * right) / 12
 
 
 def read_tiny(base: Path) -> Any:

@@ -1,0 +1,596 @@
+"""How well bases draw what their world knows: by kind of prompt, by retrieval, and as whole sets, before and after a change.
+
+    python benchmarks/base.py starter runs/longer/base --work starter_work --out base.json --sheet sheets
+
+All bases get the same prompts and seeds. The column "composed scenes" is what the recipe's own world composes for the same words, the
+ceiling; rows that say "shuffled" give each picture its neighbour's prompt, the floor. Intervals are 95 % bootstraps over the prompts.
+
+Shape suffixes: B pictures, N choices, I individuals, M pictures of each, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the recipe is a part of the checkout and is never installed
+
+from mascot import starter
+from mascot.encoders import read_clip, read_identity_encoder
+from mascot.errors import UserError
+from mascot.families import describe, load_family
+from mascot.generator import Generator, Knobs, Shot
+from mascot.metrics.frechet import frechet_distance
+from mascot.metrics.prompt import prompt_fidelity
+from mascot.metrics.subject import similarity
+from mascot.personalization import choose_device
+from mascot.run import replacing
+from starter_recipe.materials import FILTERS, apply_filter
+from starter_recipe.places import COLOURS, PLACES, Rng, paint, paint_plain
+from starter_recipe.world import ALIVE, ARTICLE, TINTS, Figure, Look, World
+
+EXAM = 1000
+"""The first number of all seeds here: no training composes with it."""
+AMONG = 100
+"""Prompts from which the right one is to be found."""
+LIKENESSES = 4
+"""Composed pictures of each named individual."""
+PATIENCE = 50
+"""Scenes composed for each prompt wanted before a kind is said to have no more."""
+RESAMPLES = 4000
+COMPOSED = "composed scenes"
+KINDS_SECTION, RETRIEVAL_SECTION, SETS_SECTION = "By kind of prompt", "Right prompt found", "Whole sets of pictures"
+
+Setting = Callable[[World, Rng], tuple[Image.Image, str]]
+Put = Callable[[World, Image.Image, Rng, Figure], str]
+
+
+class Encoder(Protocol):
+    """What turns pictures into unit vectors."""
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embed pictures. Shape B x D."""
+        ...
+
+    def describe(self) -> str:
+        """Say in one line what it is."""
+        ...
+
+
+class Clip(Encoder, Protocol):
+    """What turns pictures and prompts into unit vectors of one space."""
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts. Shape B x D."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A prompt, a picture that the world composed for it, and what is right about it."""
+
+    prompt: str
+    picture: Image.Image
+    nouns: tuple[str, ...] = ()
+    """Naming any of these is right."""
+    place: str = ""
+    """The place that the prompt asks for, if it asks for one."""
+    individual: int = 0
+    """Which of its noun's named individuals is asked for; only the kind "names" asks."""
+    seed: int = 0
+    """Of the drawn picture's noise."""
+
+
+Draw = Callable[[Sequence[Scene], float], list[Image.Image]]
+"""Scenes and a guidance scale -> one picture for each scene."""
+
+
+def anywhere(world: World, rng: Rng) -> tuple[Image.Image, str]:
+    """Any background of the world, about which the prompt says nothing."""
+    return world.backdrop(rng, 1.0)[0], ""
+
+
+def in_a_place(world: World, rng: Rng) -> tuple[Image.Image, str]:
+    """A place, painted anew."""
+    place = str(rng.choice(list(PLACES)))
+    return paint(place, world.side, rng), place
+
+
+def on_a_colour(world: World, rng: Rng) -> tuple[Image.Image, str]:
+    """A plain background."""
+    colour = str(rng.choice(list(COLOURS)))
+    return paint_plain(colour, world.side, rng), f"on a {colour} background"
+
+
+def stand(world: World, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+    """Put a figure in the middle, at the usual size, as it is."""
+    drawing = world.scale(figure.look, world.usual_size(rng))
+    middle = (world.side - drawing.width) // 2
+    world.paste(picture, drawing, middle, middle)
+    return figure.words
+
+
+def put_tinted(world: World, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+    """Put a figure in another colour."""
+    return world.put_made_of(picture, rng, figure, str(rng.choice(TINTS)))
+
+
+def any_look(world: World, rng: Rng, noun: str) -> Look:
+    """One of a noun's drawings."""
+    return Look(str(rng.choice(world.bodies[noun])))
+
+
+def compose(
+    world: World, rng: Rng, noun: str, *, setting: Setting = anywhere, put: Put = stand, style: str = "", look: Look | None = None,
+    name: str = "",
+) -> Scene:  # fmt: skip
+    """Compose one scene of a kind, through the world's own ways of putting figures; its words are its prompt."""
+    picture, place = setting(world, rng)
+    figure = Figure(noun, look or any_look(world, rng, noun), f"a {name} {noun}" if name else f"a {noun}")
+    words = put(world, picture, rng, figure)
+    picture = apply_filter(style, picture) if style in FILTERS else picture
+    nouns = tuple(filter(None, (noun, words.partition(" next to a ")[2])))
+    prompt = ARTICLE.sub("an", " ".join(filter(None, (style, words, place))))
+    return Scene(prompt=prompt, picture=picture, nouns=nouns, place=place if place in PLACES else "")
+
+
+def compose_styled(world: World, rng: Rng, noun: str) -> Scene:
+    """Compose a scene in one of the filter styles, or of a drawing whose art is named; as often the one as the other."""
+    look = any_look(world, rng, noun)
+    style = str(rng.choice(FILTERS)) if rng.random() < 0.5 else f"a {world.arts[look.drawing.split('/')[0]]} of"
+    return compose(world, rng, noun, style=style, look=look)
+
+
+def compose_named(world: World, rng: Rng, noun: str) -> Scene:
+    """Compose a scene of one of a noun's named individuals."""
+    number = int(rng.integers(len(world.instances[noun])))
+    individual = world.instances[noun][number]
+    scene = compose(world, rng, noun, style="a photo of", look=individual.look, name=individual.name)
+    return replace(scene, individual=number)
+
+
+KINDS: Mapping[str, Callable[[World, Rng, str], Scene]] = {
+    "plain": partial(compose, style="a photo of"),
+    "places": partial(compose, setting=in_a_place),
+    "backgrounds": partial(compose, setting=on_a_colour),
+    "colours": partial(compose, put=put_tinted),
+    "materials": partial(compose, put=World.put_material),
+    "styles": compose_styled,
+    "accessories": partial(compose, put=World.put_accessory),
+    "views": partial(compose, put=World.put_view),
+    "sizes": partial(compose, put=World.put_sized),
+    "two things": partial(compose, put=World.put_two),
+    "names": compose_named,
+}
+"""What is asked for -> how the world composes a prompt and a picture of it."""
+
+
+def choose(world: World, kind: str, each: int, seed: int) -> list[Scene]:
+    """Compose `each` scenes of a kind with different prompts, the nouns in turn; equal seeds give equal scenes.
+
+    Raises:
+        UserError: the kind has fewer prompts.
+    """
+    rng = np.random.default_rng([EXAM, seed, zlib.crc32(kind.encode())])
+    nouns = rng.permutation([noun for noun in world.nouns if kind != "accessories" or noun in ALIVE]).tolist()
+    found: dict[str, Scene] = {}
+    for number in range(PATIENCE * each):
+        scene = KINDS[kind](world, rng, nouns[number % len(nouns)])
+        found.setdefault(scene.prompt, replace(scene, seed=picture_seed(seed, kind, len(found))))
+        if len(found) == each:
+            return list(found.values())
+    raise UserError(f"the kind {kind!r} has only {len(found)} different prompts; give --each {len(found)} or fewer.")
+
+
+def picture_seed(seed: int, kind: str, number: int) -> int:
+    """The seed of one drawn picture: the same for every base, whatever else is drawn."""
+    return zlib.crc32(f"{seed} {kind} {number}".encode())
+
+
+def captioned(world: World, purpose: str, count: int, seed: int, *, distinct: bool = False) -> list[Scene]:
+    """Compose scenes of all kinds as training composes them, with other seeds; on demand no caption twice."""
+    stream = world.stream([EXAM, seed, zlib.crc32(purpose.encode())])
+    if distinct:
+        stream = iter({caption: (picture, caption) for picture, caption in islice(stream, 4 * count)}.values())
+    scenes = [Scene(prompt=c, picture=p, seed=picture_seed(seed, purpose, i)) for i, (p, c) in enumerate(islice(stream, count))]
+    assert len(scenes) == count
+    return scenes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """All that is asked of every base."""
+
+    nouns: list[str]
+    kinds: dict[str, list[Scene]]
+    likenesses: dict[str, list[list[Image.Image]]]
+    """Noun -> for each of its named individuals a few composed pictures; of the nouns that the kind "names" asks for."""
+    retrieval: list[Scene]
+    whole: list[Scene]
+    """Captioned as in training: a set to compare as a whole."""
+    fresh: list[Image.Image]
+    """The set it is compared with."""
+
+
+def write_exam(world: World, *, each: int, count: int, seed: int, among: int = AMONG) -> Exam:
+    """Compose the whole exam; equal seeds give equal exams. A `count` of 0 leaves the comparison of sets out."""
+    kinds = {kind: choose(world, kind, each, seed) for kind in KINDS}
+    rng = np.random.default_rng([EXAM, seed])
+    likenesses = {
+        noun: [[compose(world, rng, noun, look=who.look).picture for _ in range(LIKENESSES)] for who in world.instances[noun]]
+        for noun in sorted({scene.nouns[0] for scene in kinds["names"]})
+    }
+    return Exam(
+        nouns=world.nouns,
+        kinds=kinds,
+        likenesses=likenesses,
+        retrieval=captioned(world, "retrieval", among, seed, distinct=True),
+        whole=captioned(world, "whole", count, seed),
+        fresh=[scene.picture for scene in captioned(world, "fresh", count, seed)],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Pictures as both encoders see them, each embedded once."""
+
+    clip_BD: Tensor
+    identity_BD: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judges:
+    """The two encoders."""
+
+    clip: Clip
+    identity: Encoder
+
+    def see(self, pictures: Sequence[Image.Image]) -> Embedded:
+        """Embed pictures by both."""
+        return Embedded(clip_BD=self.clip.embed(pictures), identity_BD=self.identity.embed(pictures))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The exam as the encoders see it: what each base's pictures are compared with."""
+
+    prompts: dict[str, Tensor]
+    """Kind -> B x D."""
+    nouns_ND: Tensor
+    places_BND: Tensor
+    """For each scene in a place its noun in every place."""
+    likenesses: dict[str, Tensor]
+    """Noun -> I x M x D."""
+    retrieval_BD: Tensor
+    fresh: Embedded | None
+    """None where sets are not compared."""
+
+
+def write_key(exam: Exam, judges: Judges) -> Key:
+    """Embed all that is the same for every base."""
+    read = judges.clip.embed_prompts
+    placed = [ARTICLE.sub("an", f"a {scene.nouns[0]} {place}") for scene in exam.kinds["places"] for place in PLACES]
+    return Key(
+        prompts={kind: read([scene.prompt for scene in scenes]) for kind, scenes in exam.kinds.items()},
+        nouns_ND=read([ARTICLE.sub("an", f"a photo of a {noun}") for noun in exam.nouns]),
+        places_BND=read(placed).unflatten(0, (-1, len(PLACES))),
+        likenesses={noun: torch.stack([judges.identity.embed(pictures) for pictures in who]) for noun, who in exam.likenesses.items()},
+        retrieval_BD=read([scene.prompt for scene in exam.retrieval]),
+        fresh=judges.see(exam.fresh) if exam.fresh else None,
+    )
+
+
+def cosines(images_BD: Tensor, prompts_BD: Tensor) -> list[float]:
+    """Each picture's cosine with the prompt of its row."""
+    rows = zip(images_BD.split(1), prompts_BD.split(1), strict=True)
+    return [prompt_fidelity(image_BD, prompt_BD) for image_BD, prompt_BD in rows]
+
+
+def nearest(images_BD: Tensor, choices_ND: Tensor) -> list[int]:
+    """Each picture's nearest choice; choices may differ from picture to picture (B x N x D)."""
+    return (choices_ND @ images_BD.unsqueeze(-1)).squeeze(-1).argmax(-1).tolist()
+
+
+def likeness_margin(image_D: Tensor, likenesses_IMD: Tensor, right: int) -> float:
+    """How much liker a picture is to the right individual than to the others of its noun, in cosines."""
+    others_BD = torch.cat([row_MD for i, row_MD in enumerate(likenesses_IMD) if i != right])
+    return similarity(image_D[None], likenesses_IMD[right]) - similarity(image_D[None], others_BD)
+
+
+def found_within(images_BD: Tensor, prompts_BD: Tensor, rank: int) -> list[float]:
+    """Whether each picture's own prompt is among the `rank` nearest to it: 0 or 1, and its chance where prompts tie."""
+    cosines_BB = images_BD.double() @ prompts_BD.double().T
+    own_B1 = cosines_BB.diagonal()[:, None]
+    nearer_B, tied_B = (cosines_BB > own_B1).sum(1), (cosines_BB == own_B1).sum(1)
+    return ((rank - nearer_B) / tied_B).clamp(0, 1).tolist()
+
+
+def mark_kind(exam: Exam, key: Key, kind: str, seen: Embedded) -> dict[str, list[float]]:
+    """Measure -> its value for each prompt of a kind."""
+    scenes, prompts_BD = exam.kinds[kind], key.prompts[kind]
+    named = nearest(seen.clip_BD, key.nouns_ND)
+    marks = {
+        "CLIP-T": cosines(seen.clip_BD, prompts_BD),
+        "CLIP-T, shuffled": cosines(seen.clip_BD, prompts_BD.roll(1, 0)),
+        "noun named right": [float(exam.nouns[i] in scene.nouns) for i, scene in zip(named, scenes, strict=True)],
+    }
+    if kind == "places":
+        answers = [list(PLACES)[i] for i in nearest(seen.clip_BD, key.places_BND)]
+        marks["place named right"] = [float(answer == scene.place) for answer, scene in zip(answers, scenes, strict=True)]
+    if kind == "names":
+        for measure, images_BD in (("", seen.identity_BD), (", shuffled", seen.identity_BD.roll(1, 0))):
+            rows = zip(images_BD, scenes, strict=True)
+            marks[f"right minus other individuals{measure}"] = [
+                likeness_margin(image_D, key.likenesses[scene.nouns[0]], scene.individual) for image_D, scene in rows
+            ]
+    return marks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One cell of a table: a number, where it is a mean its 95 % interval, and the values it is the mean of, prompt by prompt."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    values: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}" if self.low is None else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def mean_of(values: Sequence[float]) -> Measured:
+    """The mean and its 95 % percentile bootstrap interval."""
+    table = np.asarray(values, float)
+    chosen = np.random.default_rng(0).integers(len(table), size=(RESAMPLES, len(table)))
+    low, high = np.quantile(table[chosen].mean(1), (0.025, 0.975))
+    return Measured(value=float(table.mean()), low=float(low), high=float(high), values=tuple(float(value) for value in values))
+
+
+Rows = dict[tuple[str, str, str], Measured]
+"""Section, what was asked, measure -> cell."""
+
+
+def mark_kinds(exam: Exam, key: Key, judges: Judges, pictures: Mapping[str, Sequence[Image.Image]]) -> Rows:
+    """All cells of one column by kind of prompt."""
+    marks = {kind: mark_kind(exam, key, kind, judges.see(drawn)) for kind, drawn in pictures.items()}
+    return {(KINDS_SECTION, kind, measure): mean_of(values) for kind, found in marks.items() for measure, values in found.items()}
+
+
+def mark_retrieval(key: Key, judges: Judges, pictures: Sequence[Image.Image]) -> Rows:
+    """How often the right prompt is found, at rank 1 and 5; one column's cells."""
+    images_BD, asked = judges.clip.embed(pictures), f"among {len(pictures)}"
+    return {(RETRIEVAL_SECTION, asked, f"rank {k}"): mean_of(found_within(images_BD, key.retrieval_BD, k)) for k in (1, 5)}
+
+
+def mark_set(key: Key, judges: Judges, how: str, pictures: Sequence[Image.Image]) -> Rows:
+    """The Frechet distance of a set to fresh compositions in both encoders' spaces; one column's cells."""
+    assert key.fresh is not None, "sets are compared only where the exam has a set to compare with"
+    seen = judges.see(pictures)
+    pairs = {"identity encoder": (seen.identity_BD, key.fresh.identity_BD), "CLIP": (seen.clip_BD, key.fresh.clip_BD)}
+    return {(SETS_SECTION, how, f"Fréchet distance, {name}"): Measured(value=frechet_distance(*both)) for name, both in pairs.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What one base was marked, and its pictures by kind."""
+
+    label: str
+    rows: Rows
+    pictures: dict[str, list[Image.Image]]
+
+
+def examine(label: str, draw: Draw, exam: Exam, key: Key, judges: Judges, *, guidance: float, sets: Mapping[str, float]) -> Column:
+    """Let one base draw everything, and mark it. `sets`: what a row of whole sets is called -> the guidance it is drawn at."""
+    tell(f"{label}: {sum(map(len, exam.kinds.values()))} pictures by kind")
+    pictures = {kind: draw(scenes, guidance) for kind, scenes in exam.kinds.items()}
+    tell(f"{label}: {len(exam.retrieval)} pictures for retrieval")
+    rows = mark_kinds(exam, key, judges, pictures) | mark_retrieval(key, judges, draw(exam.retrieval, guidance))
+    for how, scale in sets.items():
+        tell(f"{label}: {len(exam.whole)} pictures {how}")
+        rows |= mark_set(key, judges, how, draw(exam.whole, scale))
+    return Column(label=label, rows=rows, pictures=pictures)
+
+
+def recall(scenes: Sequence[Scene], _guidance: float) -> list[Image.Image]:
+    """Answer each scene with its own composed picture: the ceiling."""
+    return [scene.picture for scene in scenes]
+
+
+def drawn_by(generator: Generator, steps: int) -> Draw:
+    """Let a base draw, each picture from its own seed."""
+
+    def draw(scenes: Sequence[Scene], guidance: float) -> list[Image.Image]:
+        shots = [Shot(scene.prompt, scene.seed) for scene in scenes]
+        pictures = generator.draw(shots, Knobs(guidance=guidance, steps=steps))
+        return list(watched(pictures, len(shots)))
+
+    return draw
+
+
+def watched(pictures: Iterable[Image.Image], total: int) -> Iterator[Image.Image]:
+    """Pass pictures on, and say now and then how many have come."""
+    for number, picture in enumerate(pictures, 1):
+        if number % 128 == 0:
+            tell(f"  {number} of {total}")
+        yield picture
+
+
+def tell(text: str) -> None:
+    """Say how far it is, beside the tables and not among them."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tables(columns: Sequence[Column]) -> str:
+    """Markdown, one table for each section, one column for each base; a cell that a base has no number for is a dash."""
+    keys = dict.fromkeys(row for column in columns for row in column.rows)
+    lines: list[str] = []
+    for section in dict.fromkeys(section for section, _, _ in keys):
+        head = ["asked", "measure", *(column.label for column in columns)]
+        lines += ["", f"## {section}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for row in (row for row in keys if row[0] == section):
+            cells = [str(column.rows.get(row, "-")) for column in columns]
+            lines.append(f"| {' | '.join([*row[1:], *cells])} |")
+    return "\n".join(lines)
+
+
+def write_results(path: Path, settings: Mapping[str, str | int | float], encoders: Sequence[str], columns: Sequence[Column]) -> None:
+    """Write every number as JSON, with its values prompt by prompt; whole or not at all."""
+    keys = dict.fromkeys(row for column in columns for row in column.rows)
+    rows = [
+        dict(zip(("section", "asked", "measure"), row, strict=True))
+        | {"columns": {column.label: asdict(column.rows[row]) for column in columns if row in column.rows}}
+        for row in keys
+    ]
+    with replacing(path) as temporary:
+        text = json.dumps({"version": 1, "settings": settings, "encoders": encoders, "rows": rows}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def contact_sheet(exam: Exam, pictures: Mapping[str, Sequence[Image.Image]], *, columns: int = 8, side: int = 128) -> Image.Image:
+    """One row for each kind: its name, and its first pictures above their prompts."""
+    margin, height, columns = 88, side + 50, min(columns, max(len(drawn) for drawn in pictures.values()))
+    sheet = Image.new("RGB", (margin + columns * (side + 6), len(pictures) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (kind, drawn) in enumerate(pictures.items()):
+        pen.text((6, row * height + side // 2), kind, fill="black")
+        for i, (scene, picture) in enumerate(zip(exam.kinds[kind][:columns], drawn, strict=False)):
+            x, y = margin + i * (side + 6), row * height + 4
+            sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y))
+            pen.multiline_text((x, y + side + 2), textwrap.fill(scene.prompt, 22), fill="black", spacing=1)
+    return sheet
+
+
+def write_sheets(folder: Path, exam: Exam, columns: Sequence[Column]) -> None:
+    """Write one PNG for each column, named after it."""
+    for column in columns:
+        with replacing(folder / f"{file_stem(column.label)}.png") as temporary:
+            contact_sheet(exam, column.pictures).save(temporary, format="PNG")
+
+
+def file_stem(label: str) -> str:
+    """A base's name as the name of a file."""
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "base"
+
+
+def read_world(work: Path) -> World:
+    """The world that bases learn from.
+
+    Raises:
+        UserError: its drawings have not been collected.
+    """
+    drawings = work / "drawings.npz"
+    if not drawings.is_file():
+        raise UserError(f"{drawings} does not exist; run `python -m starter_recipe collect --work {work}`, or give another --work.")
+    return World(drawings)
+
+
+def check_bases(bases: Sequence[str]) -> None:
+    """Refuse, before anything is drawn, bases that are not there or could not be told apart.
+
+    Raises:
+        UserError: one of them is not there, or two have one name.
+    """
+    for base in bases:
+        describe(base)
+    if len({file_stem(base) for base in (*bases, COMPOSED)}) <= len(bases):
+        raise UserError("two bases have one name; give each base once, under a name of its own.")
+
+
+def check_numbers(judges: Judges, *, each: int, count: int, guidance: float, steps: int) -> None:
+    """Refuse, before anything is drawn, numbers with which nothing can be drawn or measured.
+
+    Raises:
+        UserError: one of them is too small or too large.
+    """
+    if not (0 <= guidance <= 100 and 1 <= steps <= 1000):
+        raise UserError(f"--guidance {guidance:g} and --steps {steps} draw nothing; give 0 to 100, and 1 to 1000.")
+    if each < 2:
+        raise UserError(f"--each {each} leaves no prompts to shuffle; give 2 or more.")
+    seen = judges.see([Image.new("RGB", (64, 64))])
+    width = max(seen.clip_BD.shape[1], seen.identity_BD.shape[1])
+    if count and count <= width:
+        raise UserError(f"--count {count} is too few for embeddings {width} wide; give more than {width}, or 0 to leave sets out.")
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Examine every base and the composed scenes; print and write what came of it.
+
+    Raises:
+        UserError: a base, an encoder or the drawings are not there, or the numbers do not suit.
+    """
+    check_bases(options.bases)
+    device = choose_device("auto")
+    judges = Judges(
+        clip=read_clip(options.clip or starter.clip_folder(), device),
+        identity=read_identity_encoder(options.identity or starter.identity_folder(), device),
+    )
+    check_numbers(judges, each=options.each, count=options.count, guidance=options.guidance, steps=options.steps)
+    exam = write_exam(read_world(options.work), each=options.each, count=options.count, seed=options.seed)
+    key = write_key(exam, judges)
+    sets = {f"drawn at guidance {scale:g}": scale for scale in (1.0, options.guidance)} if options.count else {}
+    columns: list[Column] = []
+    for base in options.bases:
+        draw = drawn_by(Generator(load_family(base, device=device, precision="fp32"), batch_size=32), options.steps)
+        columns.append(examine(base, draw, exam, key, judges, guidance=options.guidance, sets=sets))
+    columns.append(examine(COMPOSED, recall, exam, key, judges, guidance=1.0, sets={"composed again": 1.0} if options.count else {}))
+    report(options, exam, judges, columns)
+
+
+def report(options: argparse.Namespace, exam: Exam, judges: Judges, columns: Sequence[Column]) -> None:
+    """Print the tables; write the numbers and the sheets where they are wanted."""
+    encoders = [f"CLIP: {judges.clip.describe()}", f"identity encoder: {judges.identity.describe()}"]
+    settings = {name: getattr(options, name) for name in ("seed", "each", "count", "guidance", "steps")}
+    print("\n".join(f"- {line}" for line in encoders))
+    print("- " + ", ".join(f"{name} {value}" for name, value in settings.items()) + "; pictures not said otherwise: at that guidance")
+    print(f"- by chance: noun named right 1 in {len(exam.nouns)} (two things: 2), place 1 in {len(PLACES)}")
+    print(tables(columns), flush=True)
+    if options.out is not None:
+        write_results(options.out, settings, encoders, columns)
+    if options.sheet is not None:
+        write_sheets(options.sheet, exam, columns)
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bases", nargs="+", metavar="BASE", help="a folder, or the word starter")
+    parser.add_argument("--work", type=Path, default=Path("starter_work"), help="where the recipe keeps its drawings")
+    parser.add_argument("--clip", help="a CLIPModel's folder; the embedded one when not given")
+    parser.add_argument("--identity", help="a vision transformer's folder; the embedded one when not given")
+    parser.add_argument("--count", type=int, default=1024, help="pictures of a set for the Frechet distances; 0 leaves them out")
+    parser.add_argument("--each", type=int, default=24, help="prompts of a kind")
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="also write the numbers, as JSON")
+    parser.add_argument("--sheet", type=Path, help="also write a contact sheet for each base into this folder")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, or one sentence that says what to mend."""
+    try:
+        measure(read_options(arguments))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
