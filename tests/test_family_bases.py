@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
-from mascot.families import family_name, load_family
+from mascot import verbs
+from mascot.adapter import Adapter
+from mascot.errors import UserError
+from mascot.families import describe, family_name, load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, restore
 from mascot.protocols import Family
+from mascot.recipe import Recipe, preset_values
+from mascot.run import Run
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 
@@ -38,6 +45,11 @@ def family(base: tuple[str, Path]) -> Family:
     return load_family(str(base[1]), device="cpu", precision="fp32")
 
 
+def text_rate(name: str) -> float:
+    """A rate for text encoders, where a family has one that can learn."""
+    return 0 if name == "deepfloyd_if" else 1e-2
+
+
 def pixels(picture: Image.Image) -> np.ndarray:
     """H x W x 3."""
     return np.asarray(picture, np.float64)
@@ -49,13 +61,15 @@ def drawn(family: Family) -> np.ndarray:
     return pixels(next(iter(Generator(family).draw([Shot(PROMPT, 5)], knobs))))
 
 
-def theirs(name: str, folder: Path, family: Family) -> np.ndarray:
-    """The same picture by diffusers' own pipeline, from the same noise."""
+def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None) -> np.ndarray:
+    """The same picture by diffusers' own pipeline, from the same noise, with the adapter loaded by diffusers."""
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     if name in {"sd", "sdxl", "deepfloyd_if"}:
         # IF's learned variance is for a solver that draws noise at each step; ours is cut off, and so it is here.
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
         pipeline.scheduler.register_to_config(variance_type="fixed_small")
+    if adapter is not None:
+        pipeline.load_lora_weights(adapter)
     noise = gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)])
     options: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "height": 64, "width": 64, "output_type": "np"}
     if name == "flux":
@@ -84,7 +98,7 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
     """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
     stage = family.stages[0]
     before = drawn(family)
-    learner = Settings(rank=2, alpha=3, layers="all", rate=1e-2, text_rate=1e-2).attach(stage, 0)
+    learner = Settings(rank=2, alpha=3, layers="all", rate=1e-2, text_rate=text_rate(base[0])).attach(stage, 0)
     assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
         for group in learner.groups:
@@ -111,7 +125,7 @@ def test_gradients_reach_every_group(family: Family) -> None:
     from mascot.trainer import loss_of
 
     stage = family.stages[0]
-    learner = Settings(rank=2, layers="attention", text_rate=1e-3).attach(stage, 0)
+    learner = Settings(rank=2, layers="attention", text_rate=text_rate(family.name)).attach(stage, 0)
     mean = gaussian(stage.latent_shape(64, 64), [seeded("x", i) for i in range(2)])
     batch = Batch(
         latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a dog"),
@@ -137,3 +151,94 @@ def test_a_prompt_is_the_same_in_any_batch(family: Family) -> None:
     assert both.keys() == alone.keys()
     for name, rows in alone.items():
         torch.testing.assert_close(both[name][:1], rows, atol=1e-5, rtol=1e-5)
+
+
+OVERRIDES = (
+    "training.steps=4", "training.checkpoint_every=2", "training.batch_size=2", "previews.every=4", "knobs.steps=2", "knobs.guidance=3",
+    "knobs.height=64", "knobs.width=64", "prior.count=2", "prior.steps=2", "dataset.resolution=64", "method.rate=1e-2", "method.rank=4",
+    "method.alpha=8", "precision=fp32", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, and a cache for class pictures."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "photos").mkdir()
+    for i in range(3):
+        values = np.random.default_rng(i).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        Image.fromarray(values).save(home / "photos" / f"{i}.png")
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(base: tuple[str, Path], home: Path) -> Run:
+    """The whole job on a family: class pictures, training, previews, report."""
+    overrides = (*OVERRIDES, f"method.text_rate={text_rate(base[0])}")
+    recipe = Recipe.preset(base=str(base[1]), overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(home / "cache"))
+        return verbs.train(recipe, out=home / base[0])
+
+
+def test_the_whole_job_runs(base: tuple[str, Path], trained: Run) -> None:
+    """Training on any family leaves an adapter, previews and a report, by that family's own preset."""
+    assert trained.adapter.exists()
+    assert trained.report.exists()
+    assert trained.preview(4, 0).exists()
+    assert len(trained.read_steps()) == 4
+    assert preset_values(str(base[1]), "lora"), "the family has a preset"
+
+
+def test_stopped_and_resumed_is_never_stopped(base: tuple[str, Path], home: Path, trained: Run, tmp_path: Path) -> None:
+    """From the checkpoint at half of the way on: the same bytes."""
+    run = Run(Path(shutil.copytree(trained.folder, tmp_path / "run")))
+    shutil.rmtree(run.checkpoint(4))
+    run.adapter.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(home / "cache"))
+        verbs.train(Recipe.read(run.recipe), out=run.folder, resume=True)
+    assert run.adapter.read_bytes() == trained.adapter.read_bytes(), base[0]
+    assert run.steps.read_bytes() == trained.steps.read_bytes()
+
+
+def test_diffusers_reads_the_adapter(base: tuple[str, Path], trained: Run, family: Family) -> None:
+    """`load_lora_weights` gives our generator's picture, alpha and all."""
+    adapter = Adapter.read(trained.adapter)
+    worn = restore(family.stages[0], adapter.tensors, adapter.metadata)
+    ours = drawn(family)
+    worn.remove()
+    assert np.abs(ours - drawn(family)).max() > 0, "something was learned"
+    assert np.abs(ours - theirs(*base, family, trained.adapter)).max() <= 1.01
+
+
+def test_a_t5_is_never_trained(base: tuple[str, Path], family: Family) -> None:
+    """A base with nothing but a T5 refuses to train its text encoder, with the remedy; others offer their CLIPs alone."""
+    stage = family.stages[0]
+    if base[0] == "deepfloyd_if":
+        with pytest.raises(UserError, match=r"method\.text_rate=0"):
+            Settings(text_rate=1e-3).attach(stage, 0)
+    learning = [type(module).__name__ for part, module in stage.parts.items() if part != stage.denoiser]
+    assert all(name.startswith("CLIP") for name in learning)
+
+
+CHECKPOINT_KEYS = {
+    "StableDiffusionPipeline": "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "StableDiffusionXLPipeline": "conditioner.embedders.1.model.ln_final.bias",
+    "StableDiffusion3Pipeline": "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight",
+    "FluxPipeline": "double_blocks.0.img_attn.proj.weight",
+}
+
+
+@pytest.mark.parametrize("pipeline", CHECKPOINT_KEYS)
+def test_a_checkpoint_says_what_it_is(pipeline: str, tmp_path: Path) -> None:
+    """A single file's tensors name its family, without a weight being read."""
+    save_file({CHECKPOINT_KEYS[pipeline]: torch.zeros(1)}, tmp_path / "base.safetensors")
+    assert describe(str(tmp_path / "base.safetensors"))["_class_name"] == pipeline
+
+
+def test_another_file_is_no_base(tmp_path: Path) -> None:
+    """A LoRA given as a base is refused with what to give instead."""
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(1)}, tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match="give a whole checkpoint"):
+        describe(str(tmp_path / "base.safetensors"))

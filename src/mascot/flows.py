@@ -30,7 +30,8 @@ class EulerSolver:
     @property
     def timesteps(self) -> Tensor:
         """Levels of the steps, falling."""
-        return self.scheduler.timesteps
+        timesteps: Any = self.scheduler.timesteps
+        return timesteps
 
     @staticmethod
     def scale_model_input(sample: Tensor, timestep: Tensor) -> Tensor:
@@ -75,8 +76,13 @@ class FlowStage(LoadedStage):
         """Transformer and the text encoders that may learn."""
         return {"transformer": self.transformer, **{name: self.text_part(name) for name in self.encoders}}
 
-    @cached_property
+    @property
     def objective(self) -> Flow:
+        """What the transformer answers."""
+        return self.flow
+
+    @cached_property
+    def flow(self) -> Flow:
         """Straight lines, at the levels that the scheduler was made with."""
         table: Any = type(self.scheduler).from_config(self.scheduler.config)
         return Flow(table.timesteps.float().to(self.device))

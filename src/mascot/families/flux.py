@@ -80,7 +80,7 @@ class FluxStage(FlowStage):
         guidance = conditioning.get("guidance", torch.ones(len(noisy_BCHW)))
         answer = self.transformer(
             hidden_states=pack(noisy_BCHW.to(self.device, self.dtype)),
-            timestep=level_B.to(self.device) / len(self.objective.timesteps_T),
+            timestep=level_B.to(self.device) / len(self.flow.timesteps_T),
             guidance=guidance.to(self.device, torch.float32) if self.embeds_guidance else None,
             encoder_hidden_states=states,
             pooled_projections=conditioning["pooled_projections"].to(self.dtype),

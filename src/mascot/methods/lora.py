@@ -40,7 +40,13 @@ class Settings(BaseModel):
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
 
     def attach(self, stage: Stage, seed: int) -> Learner:
-        """Inject fresh changes that are exactly zero, each seeded by its own name."""
+        """Inject fresh changes that are exactly zero, each seeded by its own name.
+
+        Raises:
+            UserError: a text encoder shall learn, and this base has none that can.
+        """
+        if self.text_rate > 0 and len(stage.parts) == 1:
+            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         groups: list[Group] = []
         for part in self.trains(stage):
             module = stage.parts[part]
