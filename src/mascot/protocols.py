@@ -76,8 +76,15 @@ class Objective(Protocol):
 class Solver(Protocol):
     """A diffusers scheduler, ready for one drawing."""
 
-    timesteps: Tensor
-    init_noise_sigma: Any
+    @property
+    def timesteps(self) -> Tensor:
+        """Levels of the steps, from noise to picture."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> Any:
+        """How strong the noise is that drawing starts from."""
+        ...
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """Scale the input at one step."""
