@@ -43,7 +43,7 @@ from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES, Rng
 from starter_recipe.portraits import Pose, backdrop, contrast, portrait, pose_on
 from starter_recipe.subjects import draw_subject
-from starter_recipe.views import HUES, show
+from starter_recipe.views import HUES, PLAIN, show
 from starter_recipe.world import ARTICLE, PHOTO_STYLES, TINTS, Look, World
 
 SIDE = 64
@@ -264,7 +264,7 @@ def view_of(drawing: Image.Image, rng: Rng) -> Image.Image:
 
 def any_view(world: World, subject: Subject, rng: Rng) -> Image.Image:
     """Show a subject as training showed its own: any scene and size, some views dressed, painted, filtered, blurred."""
-    return show(world, Look(subject.key), rng)
+    return show(world, Look(subject.key), rng, PLAIN)
 
 
 def plain_view(subject: Subject, rng: Rng) -> Image.Image:

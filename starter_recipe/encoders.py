@@ -22,7 +22,7 @@ from starter_recipe.drawings import read_catalogue
 from starter_recipe.places import Rng
 from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, settle
 from starter_recipe.tokenizer import POSITIONS
-from starter_recipe.views import Family, choose_subjects, draw_views, families_of, finish
+from starter_recipe.views import PLAIN, Family, choose_subjects, draw_views, families_of, finish
 from starter_recipe.world import World
 
 # B pictures, D width, H heads of the distillation
@@ -184,7 +184,7 @@ def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, ra
     def batch(rng: Rng, count: int) -> tuple[Tensor, Tensor]:
         scenes = [worlds[i % 2].compose(rng) for i in range(count)]
         ids = tokenizer([c for _, c in scenes], padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
-        return to_inputs(np.stack([np.asarray(finish(picture, rng, restyled=0.0)) for picture, _ in scenes])).to(device), ids.to(device)
+        return to_inputs(np.stack([np.asarray(finish(picture, rng, PLAIN)) for picture, _ in scenes])).to(device), ids.to(device)
 
     held = batch(np.random.default_rng([3, 4]), 256)
 
@@ -208,7 +208,7 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
     world = wide_world(work)
     families, unseen = split_families(world)
     fresh = np.random.default_rng([3, 5])
-    held = to_inputs(draw_views(world, choose_subjects(unseen, fresh, 64), fresh, 2)).to(device)
+    held = to_inputs(draw_views(world, choose_subjects(unseen, fresh, 64), fresh, 2, PLAIN)).to(device)
 
     def step_loss(rng: Rng, fraction: float) -> Tensor:
         inputs = to_inputs(draw_views(world, choose_subjects(families, rng, SUBJECTS), rng, 2)).to(device)

@@ -7,14 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from starter_recipe.materials import FILTERS, apply_filter, make_of
+from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import Rng
 from starter_recipe.world import TINTS, Look, World
 
 HUES = (0, 40, 80, 120, 160, 200)
 """Turns of hue that make a drawing another individual."""
-RESTYLED, RECOLOURED, SOFTENED, DRESSED, VARIED_LIGHT = 0.25, 0.15, 0.4, 0.08, 0.3
-"""Shares of views that are filtered, painted in one colour, blurred, wear something, differ in light."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """Shares of views that are redrawn in a style, recoloured, blurred, wear something, differ in light."""
+
+    restyled: float = 0.35
+    recoloured: float = 0.3
+    softened: float = 0.4
+    dressed: float = 0.08
+    lit: float = 0.3
+
+
+TRAINING = Variation()
+PLAIN = Variation(restyled=0, recoloured=0)
+"""A subject as it is, in any scene and view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +47,12 @@ def families_of(world: World) -> list[Family]:
 
 
 def choose_subjects(families: list[Family], rng: Rng, count: int) -> list[Look]:
-    """Choose `count` subjects in pairs of look-alikes: one thing by two artists, or one drawing with its hues turned."""
+    """Choose `count` subjects in pairs of look-alikes: one thing by two artists, or one drawing with its hues turned where it has one."""
     looks: list[Look] = []
     for number in rng.choice(len(families), count // 2, replace=False):
         keys = families[number].keys
         hue = int(rng.choice(HUES)) if rng.random() < 0.5 else 0
-        if len(keys) > 1 and rng.random() < 0.9:
+        if len(keys) > 1:
             looks += [Look(str(key), hue) for key in rng.choice(keys, 2, replace=False)]
         else:
             key = str(rng.choice(keys))
@@ -46,14 +60,14 @@ def choose_subjects(families: list[Family], rng: Rng, count: int) -> list[Look]:
     return looks
 
 
-def show(world: World, look: Look, rng: Rng) -> Image.Image:
+def show(world: World, look: Look, rng: Rng, variation: Variation = TRAINING) -> Image.Image:
     """One view of a subject, `world.side` pixels square: any scene, size, place, turn of up to 20 degrees, mirrored half of the time."""
     picture, _ = world.backdrop(rng, 1.0)
     size = round(world.side * rng.uniform(0.4, 0.95))
     drawing = world.drawings[look.drawing]
     drawing = world.scale(look, 96) if look.hue else drawing
-    if rng.random() < RECOLOURED:
-        drawing = make_of(drawing, str(rng.choice(TINTS)), rng)
+    if rng.random() < variation.recoloured:
+        drawing = make_of(drawing, str(rng.choice(TINTS)), rng) if rng.random() < 0.5 else turn_hues(drawing, int(rng.choice(HUES[1:])))
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
@@ -62,26 +76,26 @@ def show(world: World, look: Look, rng: Rng) -> Image.Image:
     room = world.side - size
     x, y = (int(rng.integers(-room // 4, room + room // 4 + 1)) for _ in range(2))
     world.paste(picture, drawing, x, y)
-    if rng.random() < DRESSED:
+    if rng.random() < variation.dressed:
         _, _, keys = world.accessories[rng.integers(len(world.accessories))]
         worn = world.scale(Look(str(rng.choice(keys))), round(size * 0.4))
         world.paste(picture, worn, x + size // 2 - worn.width // 2, y - worn.width // 4)
-    return finish(picture, rng)
+    return finish(picture, rng, variation)
 
 
-def finish(picture: Image.Image, rng: Rng, *, restyled: float = RESTYLED) -> Image.Image:
+def finish(picture: Image.Image, rng: Rng, variation: Variation) -> Image.Image:
     """Vary what a camera or a decoder varies: style, light, sharpness. A drawn picture is softer than a composed one."""
-    if rng.random() < restyled:
+    if rng.random() < variation.restyled:
         picture = apply_filter(str(rng.choice(FILTERS)), picture)
-    if rng.random() < VARIED_LIGHT:
+    if rng.random() < variation.lit:
         picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.75, 1.25))
         picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.75, 1.25))
         picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.7, 1.3))
-    if rng.random() < SOFTENED:
+    if rng.random() < variation.softened:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.1)))
     return picture
 
 
-def draw_views(world: World, looks: list[Look], rng: Rng, count: int) -> np.ndarray:
+def draw_views(world: World, looks: list[Look], rng: Rng, count: int, variation: Variation = TRAINING) -> np.ndarray:
     """`count` views of each subject: (subjects x count) x H x W x 3 uint8, a subject's views side by side."""
-    return np.stack([np.asarray(show(world, look, rng)) for look in looks for _ in range(count)])
+    return np.stack([np.asarray(show(world, look, rng, variation)) for look in looks for _ in range(count)])

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from starter_recipe.drawings import read_objects, wanted_icons
 from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES
-from starter_recipe.views import HUES, RECOLOURED, RESTYLED, choose_subjects, draw_views, families_of, finish
+from starter_recipe.views import HUES, PLAIN, TRAINING, Variation, choose_subjects, draw_views, families_of, finish
 from starter_recipe.world import ALIVE, PATTERNS, PHOTO_STYLES, PLURALS, TINTS, Figure, Look, World, invented_names
 
 OBJECTS = read_objects()
@@ -361,7 +361,7 @@ def test_views_are_pictures_of_the_subject(subjects: World) -> None:
     assert len({view.tobytes() for view in views}) == 80
     red, other, blue = np.moveaxis(views.astype(np.int64), -1, 0)
     shown = ((red - other > 80) & (blue - other > 80)).mean((1, 2)) > 0.05
-    assert shown[:40].mean() > 0.8 * (1 - RESTYLED) * (1 - RECOLOURED)
+    assert shown[:40].mean() > 0.8 * (1 - TRAINING.restyled) * (1 - TRAINING.recoloured)
     assert shown[40:].mean() < 0.1
 
 
@@ -375,6 +375,6 @@ def test_a_seed_decides_views(subjects: World) -> None:
 def test_finishing_is_not_always_the_same(soft: Image.Image) -> None:
     """Light, sharpness and style vary; what is left alone stays as it was, and a filter can be ruled out."""
     picture, rng = soft.convert("RGB"), np.random.default_rng(0)
-    left_alone = [finish(picture, rng, restyled=0.0).tobytes() == picture.tobytes() for _ in range(60)]
+    left_alone = [finish(picture, rng, PLAIN).tobytes() == picture.tobytes() for _ in range(60)]
     assert 0.2 < np.mean(left_alone) < 0.65
-    assert not [_ for _ in range(20) if finish(picture, rng, restyled=1.0).tobytes() == picture.tobytes()]
+    assert not [_ for _ in range(20) if finish(picture, rng, Variation(restyled=1)).tobytes() == picture.tobytes()]
