@@ -8,6 +8,7 @@ the same noise levels with the same noise each time.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ import typer
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the recipe is a part of the checkout and is never installed
 
 from starter_recipe.autoencoder import to_pixels
 from starter_recipe.base import Pool, make_base, make_scheduler, velocity_loss
