@@ -388,3 +388,89 @@ def test_an_adapter_of_ours_is_refused_on_another_base(family: Family, tmp_path:
     adapter = adapter_of(invented(family.stages[0], Settings(rank=4)), family)
     with pytest.raises(UserError, match="give --base tiny"):
         Generator(loaded(tiny_stable_diffusion(tmp_path, seed=1)), adapter)
+
+
+VARIANTS = ("lora", "rslora", "dora", "loha", "lokr")
+
+
+def pushed(stage: Stage, learner: Learner) -> None:
+    """Move what learns, as if it had learned."""
+    del stage
+    with torch.no_grad():
+        for group in learner.groups:
+            for number, parameter in enumerate(group.parameters):
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_each_variant_starts_at_the_base_learns_and_restores(tiny_base: Path, variant: Any, layers: Any, tmp_path: Path) -> None:
+    """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
+    stage = loaded(tiny_base).stages[0]
+    before = answers(stage)
+    learner = Settings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, 0)
+    for was, now in zip(before, answers(stage), strict=True):
+        torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
+    pushed(stage, learner)
+    taught = answers(stage)
+    assert (taught[1] - before[1]).abs().max() > 1e-3
+    tensors, metadata = learner.export()
+    Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
+    learner.detach()
+    read, restored = Adapter.read(tmp_path / "adapter.safetensors"), list[tuple[Tensor, Tensor]]()
+    for _ in range(2):
+        fresh = loaded(tiny_base).stages[0]
+        worn = restore(fresh, read.tensors, read.metadata)
+        restored.append(answers(fresh))
+        worn.scale(dict.fromkeys(fresh.parts, 0.0))
+        assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True)), "at strength 0 it is the base"
+        worn.remove()
+        assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*restored, strict=True))
+    for one, other in zip(restored[0], taught, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alone(tiny_base: Path, variant: Any) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, again, other = (
+        Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], seed).export()[0] for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("variant", ["dora", "loha", "lokr"])
+def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_base: Path, variant: Any) -> None:
+    """A missing tensor and one of another shape are named; the base has no adapted layer left."""
+    tensors, metadata = Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], 0).export()
+    first = next(key for key in tensors if "lora_A" not in key and "lora_B" not in key)
+    for broken in ({key: t for key, t in tensors.items() if key != first}, tensors | {first: torch.zeros(2, 2)}):
+        stage = loaded(tiny_base).stages[0]
+        with pytest.raises(UserError, match="does not fit the base"):
+            restore(stage, broken, metadata)
+        assert not any(lora_layers(part) for part in stage.parts.values())
+
+
+def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: Path) -> None:
+    stage = family.stages[0]
+    learner = Settings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, 0)
+    pushed(stage, learner)
+    tensors, metadata = learner.export()
+    learner.detach()
+    Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
+    worn = restore(stage, tensors, metadata)
+    with torch.no_grad():
+        ours = answers(stage)
+    worn.remove()
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True, dtype=torch.float32)
+    pipeline.load_lora_weights(tmp_path / "adapter.safetensors")
+    with torch.no_grad():
+        ids = pipeline.tokenizer([SHOT.prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states = pipeline.text_encoder(ids).last_hidden_state
+        answer = pipeline.unet(gaussian((4, 8, 8), [seeded("question")]), torch.tensor([500]), encoder_hidden_states=states).sample
+    torch.testing.assert_close(states, ours[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(answer, ours[1], atol=5e-5, rtol=1e-4)

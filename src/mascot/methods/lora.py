@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank changes of the denoiser and, at their own rate, of the text encoder, through peft."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants, through peft: low-rank changes of the denoiser and of the text encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -23,6 +23,25 @@ METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers looks for ranks and alphas; without it a file's alpha is taken to equal its rank, in silence."""
 
 
+VARIANTS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "lora": (LoraConfig, {}),
+    "rslora": (LoraConfig, {"use_rslora": True}),
+    "dora": (LoraConfig, {"use_dora": True}),
+    "loha": (LoHaConfig, {}),
+    "lokr": (LoKrConfig, {}),
+}
+"""Variant -> peft's class for it, and its options.
+
+rsLoRA divides alpha by the rank's root (Kalajdzievski 2023, arXiv 2312.03732); DoRA learns sizes beside directions (Liu et al. 2024, arXiv
+2402.09353); LoHa and LoKr multiply two small changes element by element (Hyeon-Woo et al. 2022, arXiv 2108.06098) and as a Kronecker
+product (Yeh et al. 2023, arXiv 2309.14859). LoCon is LoRA on `layers = "all"`. diffusers 0.42 reads the first two, and a DoRA of the
+denoiser; it misreads a DoRA of the text encoder and refuses the last two.
+"""
+MAGNITUDE = ".lora_magnitude_vector"
+MARKS = (".lora_", ".hada_", ".lokr_")
+"""What the names of adapters' tensors hold."""
+
+
 class Settings(BaseModel):
     """What a LoRA is and how fast it learns."""
 
@@ -31,6 +50,9 @@ class Settings(BaseModel):
     name: Literal["lora"] = Field(default="lora", description="which method this is")
     rank: int = Field(default=16, ge=1, le=512, description="inner width of each change of a weight")
     alpha: float = Field(default=16, gt=0, allow_inf_nan=False, description="changes are multiplied by alpha / rank")
+    variant: Literal["lora", "rslora", "dora", "loha", "lokr"] = Field(
+        default="lora", description="how a change is built: lora, rslora, dora, loha, lokr"
+    )
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
     rate: float = Field(default=1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
     text_rate: float = Field(default=1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
@@ -50,16 +72,14 @@ class Settings(BaseModel):
         groups: list[Group] = []
         for part in self.trains(stage):
             module = stage.parts[part]
-            layers = stage.adaptable(part, self.layers)
-            config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=layers)  # pyright: ignore[reportArgumentType]
-            inject_adapter_in_model(config, module)
+            with torch.random.fork_rng(devices=[]):  # peft fills fresh changes from the global generator
+                torch.manual_seed(seeded(seed, part).initial_seed())
+                inject_adapter_in_model(make_config(self.variant, self.rank, self.alpha, stage.adaptable(part, self.layers)), module)
+            in_full_precision(module)
             for name, layer in lora_layers(module):
-                down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-                down.float()
-                up.float()
-                noise = torch.randn(down.weight.shape, generator=seeded(seed, part, name))
-                down.weight.data.copy_(noise / self.rank)
-                nn.init.zeros_(up.weight)
+                if "lora_A" in layer.adapter_layer_names:
+                    down = layer.lora_A[ADAPTER].weight
+                    down.data.copy_(torch.randn(down.shape, generator=seeded(seed, part, name)) / self.rank)
             learning = tuple(p for p in module.parameters() if p.requires_grad)
             groups.append(Group(part=part, parameters=learning, rate=self.rate if part == stage.denoiser else self.text_rate))
         return Attached({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
@@ -127,25 +147,27 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         UserError: the file is empty, or has keys that this base has no layer for.
     """
     facts = read_facts(metadata)
-    stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or ".lora_" not in key]
+    stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or not any(mark in key for mark in MARKS)]
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
     if stray:
         raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
-    plans: dict[str, tuple[dict[str, Tensor], LoraConfig]] = {}
+    plans: dict[str, tuple[dict[str, Tensor], Any]] = {}
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
         module = stage.parts[part]
         mine = {layer_name(module, part, key.partition(".")[2]): value for key, value in tensors.items() if key.startswith(f"{part}.")}
-        check_fit(module, mine)
+        if any(".lora_" in key for key in mine):
+            check_fit(module, mine)
         plans[part] = mine, config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")})
     modules: dict[str, nn.Module] = {}
     for part, (mine, config) in plans.items():  # only now that every part fits: a refusal leaves the base alone
         module = stage.parts[part]
-        device = next(module.parameters()).device
         inject_adapter_in_model(config, module)
-        for _, layer in lora_layers(module):
-            layer.lora_A[ADAPTER].float().to(device)
-            layer.lora_B[ADAPTER].float().to(device)
+        in_full_precision(module)
+        modules[part] = module
+        if wrong := misfits(module, mine):
+            unwrap(modules)
+            raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(mine)} keys have no layer, {list_some(wrong)}.")
         set_peft_model_state_dict(module, mine, adapter_name=ADAPTER)
         modules[part] = module.requires_grad_(requires_grad=False).eval()
     return Worn(modules)
@@ -161,20 +183,65 @@ def read_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def config_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> LoraConfig:
-    """Read ranks off the tensors and alphas off the metadata; without metadata alpha is the rank, as in diffusers."""
-    ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}
+def make_config(variant: str, rank: int, alpha: float, layers: list[str]) -> Any:
+    """Give peft's configuration of one variant."""
+    kind, options = VARIANTS[variant]
+    scale = {"lora_alpha" if kind is LoraConfig else "alpha": alpha}
+    return kind(r=rank, target_modules=layers, **scale, **options)
+
+
+def in_full_precision(module: nn.Module) -> None:
+    """Keep changes in float32 beside their layers' weights, whatever those are in."""
+    device = next(module.parameters()).device
+    for _, layer in lora_layers(module):
+        for changes in (getattr(layer, group) for group in layer.adapter_layer_names):
+            if ADAPTER not in changes:
+                continue
+            if isinstance(changes, nn.ParameterDict):
+                changes[ADAPTER].data = changes[ADAPTER].data.float().to(device)
+            else:
+                changes[ADAPTER].float().to(device)
+
+
+def misfits(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that have no place of their shape in an adapted module, and of places that have no tensor."""
+    places = {key: tensor.shape for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()}
+    given = {key: tensor.shape for key, tensor in tensors.items()}
+    return sorted({key for key, _ in places.items() ^ given.items()})
+
+
+def config_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Any:
+    """Read kind and ranks off the tensors and alphas off the metadata; without metadata alpha is the rank, as in diffusers."""
+    mark = next(mark for mark in MARKS if mark in next(iter(tensors)))
     try:
-        rank = int(facts.get("r", max(ranks.values())))
-        alpha = float(facts.get("lora_alpha", rank))
-        patterns = {name: r for name, r in ranks.items() if r != rank}
-        alphas = dict(facts.get("alpha_pattern") or ({} if facts else patterns))
+        return lora_from(tensors, facts) if mark == ".lora_" else product_from(mark, tensors, facts)
     except (TypeError, ValueError) as error:
         raise UserError("this adapter's metadata is damaged; export it again.") from error
-    rslora = bool(facts.get("use_rslora", False))
-    return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(ranks), rank_pattern=patterns, alpha_pattern=alphas, use_rslora=rslora  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+
+
+def lora_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> LoraConfig:
+    """The configuration of a LoRA, an rsLoRA or a DoRA."""
+    ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}
+    rank = int(facts.get("r", max(ranks.values())))
+    patterns = {name: r for name, r in ranks.items() if r != rank}
+    options: dict[str, Any] = {
+        "lora_alpha": float(facts.get("lora_alpha", rank)), "rank_pattern": patterns, "use_rslora": bool(facts.get("use_rslora", False)),
+        "alpha_pattern": dict(facts.get("alpha_pattern") or ({} if facts else patterns)),
+        "use_dora": any(key.endswith(MAGNITUDE) for key in tensors),
+    }  # fmt: skip
+    return LoraConfig(r=rank, target_modules=list(ranks), **options)
+
+
+def product_from(mark: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Any:
+    """The configuration of a LoHa or a LoKr, whose tensors do not say all of it.
+
+    Raises:
+        UserError: the metadata is missing.
+    """
+    if "r" not in facts or "alpha" not in facts:
+        raise UserError("this adapter does not say its rank and alpha, without which it cannot be read; export it again with its metadata.")
+    kind, names = (LoHaConfig if mark == ".hada_" else LoKrConfig), {key.partition(mark)[0] for key in tensors}
+    return kind(r=int(facts["r"]), alpha=float(facts["alpha"]), target_modules=sorted(names))  # pyright: ignore[reportArgumentType]
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -182,12 +249,14 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     layers = dict(module.named_modules())
     wrong: list[str] = []
     for key, tensor in tensors.items():
-        name = re.sub(r"\.lora_[AB]\.weight$", "", key)
+        name = re.sub(r"\.lora_([AB]\.weight|magnitude_vector)$", "", key)
         weight = getattr(layers.get(name), "weight", None)
         if not isinstance(weight, Tensor) or name == key:
             wrong.append(key)
         elif not has_shape_for(key, tensor, weight):
             wrong.append(f"{key} {tuple(tensor.shape)}")
+        elif key.endswith(MAGNITUDE):
+            continue
         elif key.replace(".lora_A.", ".lora_B.") not in tensors or key.replace(".lora_B.", ".lora_A.") not in tensors:
             wrong.append(f"{key} (without its other half)")
         elif ".lora_A." in key and tensor.shape[:1] != tensors[key.replace(".lora_A.", ".lora_B.")].shape[1:2]:
@@ -197,7 +266,9 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def has_shape_for(key: str, tensor: Tensor, weight: Tensor) -> bool:
-    """Whether one half of a change reads what its layer reads, or writes what it writes."""
+    """Whether one half of a change reads what its layer reads, or writes what it writes; a DoRA's sizes are one for each row."""
+    if key.endswith(MAGNITUDE):
+        return tensor.numel() == len(weight)
     if tensor.ndim != weight.ndim or 0 in tensor.shape:
         return False
     return tensor.shape[1:] == weight.shape[1:] if ".lora_A." in key else len(tensor) == len(weight)
@@ -205,7 +276,7 @@ def has_shape_for(key: str, tensor: Tensor, weight: Tensor) -> bool:
 
 def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
     """Every adapted layer with its name."""
-    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LoraLayer)]
+    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def peft_config(module: nn.Module) -> dict[str, Any]:
