@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig, ViTConfig, ViTModel
@@ -27,8 +28,8 @@ from starter_recipe.world import World
 
 # B pictures, D width, H heads of the distillation
 SIDE, PATCH, WIDTH, LAYERS = 64, 8, 192, 6
-PAIRS = 160
-"""Scenes of one contrastive step."""
+PAIRS, SHARING = 160, 8
+"""Scenes of one contrastive step, and how many of them share a backdrop: in front of the same one, only what it shows tells two apart."""
 SUBJECTS = 64
 """Subjects of one step of the identity encoder, two views each."""
 TEMPERATURE = 0.1
@@ -182,7 +183,11 @@ def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, ra
     worlds = (World(work / "drawings.npz", named=0.1), wide_world(work))
 
     def batch(rng: Rng, count: int) -> tuple[Tensor, Tensor]:
-        scenes = [worlds[i % 2].compose(rng) for i in range(count)]
+        scenes: list[tuple[Image.Image, str]] = []
+        for group in range(count // SHARING):
+            world = worlds[group % 2]
+            behind = world.backdrop(rng, 1.0)
+            scenes += [world.compose(rng, behind=behind) for _ in range(SHARING)]
         ids = tokenizer([c for _, c in scenes], padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
         return to_inputs(np.stack([np.asarray(finish(picture, rng, PLAIN)) for picture, _ in scenes])).to(device), ids.to(device)
 

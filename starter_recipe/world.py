@@ -160,13 +160,13 @@ class World:
             bank = self.backdrops[place] = [paint(place, self.side, painter) for _ in range(BACKDROPS_PER_PLACE)]
         return bank[rng.integers(len(bank))].copy(), place
 
-    def compose(self, rng: Rng, difficulty: float = 1.0) -> tuple[Image.Image, str]:
-        """Make one scene and its caption.
+    def compose(self, rng: Rng, difficulty: float = 1.0, behind: tuple[Image.Image, str] | None = None) -> tuple[Image.Image, str]:
+        """Make one scene and its caption, in front of a backdrop of its own or of the one given with its words.
 
         `difficulty` runs from 0 (one centred drawing of one size) to 1 (sizes, positions, pairs, hats, views and filters at their
         full share): shapes are learned fastest from centred drawings, so training raises it with time.
         """
-        picture, place = self.backdrop(rng, difficulty)
+        picture, place = self.backdrop(rng, difficulty) if behind is None else (behind[0].copy(), behind[1])
         figure, style = self.choose_figure(rng)
         words = self.put_figure(picture, rng, figure, difficulty)
         if rng.random() < 0.06 + 0.08 * difficulty:

@@ -378,3 +378,13 @@ def test_finishing_is_not_always_the_same(soft: Image.Image) -> None:
     left_alone = [finish(picture, rng, PLAIN).tobytes() == picture.tobytes() for _ in range(60)]
     assert 0.2 < np.mean(left_alone) < 0.65
     assert not [_ for _ in range(20) if finish(picture, rng, Variation(restyled=1)).tobytes() == picture.tobytes()]
+
+
+def test_a_backdrop_can_be_given(large: World) -> None:
+    """Scenes in front of one backdrop differ in what they show alone; the backdrop itself is left as it was."""
+    behind = large.backdrop(np.random.default_rng(1), 1.0)
+    before = behind[0].tobytes()
+    scenes = [large.compose(np.random.default_rng(seed), behind=behind) for seed in range(12)]
+    assert all(caption.endswith(behind[1]) for _, caption in scenes)
+    assert len({caption for _, caption in scenes}) > 6
+    assert behind[0].tobytes() == before
