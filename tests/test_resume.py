@@ -69,20 +69,7 @@ def plant(moment: Moment) -> None:
     setattr(owner, name, mined)
 
 
-def dawdle() -> None:
-    """Make each step of this process last long enough for a signal to arrive while it trains, on a busy machine too."""
-    from mascot.personalization import Personalization
-
-    batches = Personalization.batches
-
-    def slowly(job: Personalization, step: int) -> Any:
-        time.sleep(0.25)
-        return batches(job, step)
-
-    Personalization.batches = slowly
-
-
-def command(words: list[str], environment: dict[str, str], output: Path, moment: Moment | None, *, report: bool, slowly: bool) -> None:
+def command(words: list[str], environment: dict[str, str], output: Path, moment: Moment | None, *, report: bool) -> None:
     """Run one command of the command line in this process."""
     os.environ.update(environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -92,10 +79,9 @@ def command(words: list[str], environment: dict[str, str], output: Path, moment:
     if not report:
         module: Any = import_module("mascot.verbs")
         module.write_outcome = lambda *_: None
-    if slowly:
-        dawdle()
     if moment is not None:
         plant(moment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
     main()
 
 
@@ -113,12 +99,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Command:
     """One command in a process of its own."""
 
-    def __init__(self, words: list[str], home: Path, moment: Moment | None = None, *, report: bool = False, slowly: bool = False) -> None:
+    def __init__(self, words: list[str], home: Path, moment: Moment | None = None, *, report: bool = False) -> None:
         self.output = home / f"output{time.monotonic_ns()}.txt"
         environment = {"MASCOT_CACHE": str(home / "cache")}
-        self.process = PROCESSES.Process(
-            target=command, args=(words, environment, self.output, moment), kwargs={"report": report, "slowly": slowly}
-        )
+        self.process = PROCESSES.Process(target=command, args=(words, environment, self.output, moment), kwargs={"report": report})
         self.process.start()
 
     def kill_when(self, ready: Callable[[], bool], number: signal.Signals) -> None:
@@ -189,7 +173,7 @@ def test_stopped_from_outside_when_a_checkpoint_appears_and_resumed_is_never_sto
     tiny_base: Path, home: Path, uninterrupted: Run, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = Run(tmp_path / "run")
-    running = Command(start(tiny_base, home, run.folder), home, slowly=True)
+    running = Command(start(tiny_base, home, run.folder), home)
     running.kill_when(lambda: run.last_checkpoint() is not None, number)
     ended, printed = running.ended()
     assert ended == code, printed
