@@ -17,13 +17,26 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("mascot", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("mascot")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, and a cache for class pictures."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "photos").mkdir()
+    for i in range(3):
+        values = np.random.default_rng(i).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        Image.fromarray(values).save(home / "photos" / f"{i}.png")
+    return home
 
 
 @pytest.fixture(scope="session")

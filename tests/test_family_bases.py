@@ -161,17 +161,6 @@ OVERRIDES = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, and a cache for class pictures."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "photos").mkdir()
-    for i in range(3):
-        values = np.random.default_rng(i).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-        Image.fromarray(values).save(home / "photos" / f"{i}.png")
-    return home
-
-
-@pytest.fixture(scope="module")
 def trained(base: tuple[str, Path], home: Path) -> Run:
     """The whole job on a family: class pictures, training, previews, report."""
     overrides = (*OVERRIDES, f"method.text_rate={text_rate(base[0])}")

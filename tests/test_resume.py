@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,17 +82,6 @@ def command(words: list[str], environment: dict[str, str], output: Path, moment:
         plant(moment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
     main()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, and a cache for class pictures."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "photos").mkdir()
-    for i in range(3):
-        values = np.random.default_rng(i).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-        Image.fromarray(values).save(home / "photos" / f"{i}.png")
-    return home
 
 
 class Command:
