@@ -231,3 +231,18 @@ def test_another_file_is_no_base(tmp_path: Path) -> None:
     save_file({"unet.to_q.lora_A.weight": torch.zeros(1)}, tmp_path / "base.safetensors")
     with pytest.raises(UserError, match="give a whole checkpoint"):
         describe(str(tmp_path / "base.safetensors"))
+
+
+def test_min_snr_on_a_flow_is_refused_before_anything_is_drawn(
+    base: tuple[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is defined for diffusion alone; no class picture is drawn first."""
+    if base[0] not in {"sd3", "flux"}:
+        pytest.skip("a diffusion base takes it")
+    recipe = Recipe.preset(
+        base=str(base[1]), overrides=(*OVERRIDES, "training.min_snr=5"), photos=(str(home / "photos"),), class_noun="dog"
+    )
+    monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"training\.min_snr=none"):
+        verbs.train(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "cache").exists()

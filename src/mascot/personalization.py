@@ -21,6 +21,7 @@ from mascot.dataset import Conditions, Dataset, make_dataset
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
+from mascot.latents import seeded
 from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Phase, Stage
 from mascot.recipe import Recipe
@@ -96,13 +97,14 @@ class Personalization:
         """Refuse now what would otherwise be refused after training, when the report is drawn.
 
         Raises:
-            UserError: the knobs' size or solver, or the base's kind of answer, cannot be used.
+            UserError: the knobs' size or solver, the base's kind of answer or the loss's weighting cannot be used.
         """
         generator = Generator(self.family)
         knobs = generator.settle(self.recipe.knobs)
         height, width = generator.size(knobs)
         self.stage.solver(str(knobs.solver), knobs.steps, height, width)
-        _ = self.stage.objective
+        objective = self.stage.objective
+        objective.weight(objective.levels([seeded(0)]), self.recipe.training.min_snr)
 
     @cached_property
     def accelerator(self) -> Any:
