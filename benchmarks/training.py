@@ -131,7 +131,7 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from mascot.latents import seeded
     from mascot.methods.lora import Settings as Lora
     from mascot.pipelines import Pixels
-    from mascot.protocols import Batch, Framing, Latents
+    from mascot.protocols import Batch, Framing, Latents, Subject
     from mascot.trainer import Loop, Settings
 
     with torch.device("meta"):
@@ -141,11 +141,11 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
         parameter.data.normal_(std=0.02)
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     stage = StableDiffusionStage(
-        source="random", device=torch.device("cpu"), dtype=torch.bfloat16, unet=unet, tokenizer=None, scheduler=scheduler,
+        source="random", device=torch.device("cpu"), dtype=torch.bfloat16, unet=unet, tokenizers={}, scheduler=scheduler,
         pictures=Pixels(), load_text=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
     print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
-    learner = Lora(text_rate=0).attach(stage, 0)
+    learner = Lora(text_rate=0).attach(stage, Subject("sks"), 0, None)
     states = torch.randn(1, 77, 768)
     loop = Loop(
         stage,

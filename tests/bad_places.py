@@ -20,13 +20,13 @@ from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
 from mascot.families import fingerprint, load_family
 from mascot.families.sd import PARTS
 from mascot.methods import settings_of
-from mascot.methods.lora import METADATA_KEY
+from mascot.lowrank import METADATA_KEY
 from mascot.personalization import photo_hashes
 from mascot.photos import read_photos
 from mascot.pipelines import weight_files
 from mascot.recipe import Recipe
 from mascot.run import Run
-from tiny import tiny_stable_diffusion
+from tiny import SUBJECT, tiny_stable_diffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -185,7 +185,7 @@ def lay_out_adapters(folder: Path) -> None:
 def fresh_adapter(base: Path) -> Adapter:
     """A LoRA of the base that has learned nothing yet."""
     family = load_family(str(base), device="cpu", precision="fp32")
-    tensors, metadata = settings_of("lora")(rank=2).attach(family.stages[0], 0).export()
+    tensors, metadata = settings_of("lora")(rank=2).attach(family.stages[0], SUBJECT, 0, None).export()
     subject = {"token": "sks", "class_noun": "dog"}
     manifest = Manifest(method="lora", base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject)
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)

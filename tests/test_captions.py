@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.captions import DEFAULT_TEMPLATE, METADATA, Subject, caption_photos, class_prompt, fill
+from mascot.captions import DEFAULT_TEMPLATE, METADATA, caption_photos, class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
 from mascot.photos import Photo, PhotoSet, read_photos
+from mascot.protocols import Subject
 
 PLAIN = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]))
 
@@ -190,3 +191,79 @@ def test_an_article_before_a_placeholder_fits_its_word(template: str, noun: str 
             fill(template, Subject("sks", noun))
     else:
         assert fill(template, Subject("sks", noun)) == filled
+
+
+@pytest.mark.parametrize(
+    ("caption", "noun", "inserted"),
+    [
+        ("a brown dog on a sofa, another dog", "dog", "a brown sks dog on a sofa, another dog"),
+        ("an owl at night", "owl", "a sks owl at night"),
+        ("Dog in the snow", "dog", "sks Dog in the snow"),
+        ("the {class} of a dog", "dog", "the sks dog of a dog"),
+        ("an {class}", "dog", "a sks dog"),
+        ("my stuffed animal, asleep", "stuffed  animal", "my sks stuffed animal, asleep"),
+        ("two dogs in a doghouse, a hot-dog", "dog", "sks dog, two dogs in a doghouse, a hot-dog"),
+        ("sitting in the snow", "dog", "sks dog, sitting in the snow"),
+        ("sitting in the snow", None, "sks, sitting in the snow"),
+        ("a dog {{token}} {{class}}", "dog", "a sks dog {token} {class}"),
+        ("{{class}} and {class}", "dog", "{class} and sks dog"),
+        ("{subject} beside a dog", "dog", "sks dog beside a dog"),
+        ("a {token} beside a dog", "dog", "a sks beside a dog"),
+        ("a photo of sks dog", "dog", "a photo of sks dog"),
+        ("SKS, a dog", "dog", "SKS, a dog"),
+        ("a dog with sksy fur", "dog", "a sks dog with sksy fur"),
+    ],
+)
+def test_the_token_is_put_before_the_class_noun_or_in_front(caption: str, noun: str | None, inserted: str) -> None:
+    subject = Subject("sks", noun)
+    assert fill(insert_token(caption, subject), subject) == inserted
+
+
+@pytest.mark.parametrize(
+    ("caption", "noun", "without"),
+    [
+        (DEFAULT_TEMPLATE, "dog", "a photo of dog"),
+        ("a photo of {subject}", "dog", "a photo of dog"),
+        ("a {subject} at night", "owl", "an owl at night"),
+        ("an {token} {class}", "dog", "a dog"),
+        ("a {token} owl", "owl", "an owl"),
+        ("An sks dog, {token}", "dog", "A dog"),
+        ("a {token} at night", "owl", "an owl at night"),
+        ("{token} on grass", "dog", "dog on grass"),
+        ("a photo of sks", "dog", "a photo of dog"),
+        ("{token}, a {class}", "dog", "a dog"),
+        ("a {class}, {token}", "dog", "a dog"),
+        ("{token} the brown {class} at night", "dog", "the brown dog at night"),
+        ("a brown dog", "dog", "a brown dog"),
+        ("no name,", "dog", "no name,"),
+        ("a {{token}} of {{{token}}}", "dog", "a {token} of {dog}"),
+    ],
+)
+def test_without_its_token_a_caption_is_about_any_of_the_class(caption: str, noun: str, without: str) -> None:
+    subject = Subject("sks", noun)
+    assert fill(without_token(caption, subject), subject) == without
+
+
+def test_without_a_class_noun_there_is_no_caption_of_the_class() -> None:
+    with pytest.raises(UserError, match="--class-noun dog"):
+        without_token("a photo of {token}", Subject("sks"))
+
+
+@pytest.mark.parametrize("token", ["token", "subject", "class", "<sks>", "a.b", "s k s", "dog"])
+@pytest.mark.parametrize("caption", ["{subject} and {{subject}}", "a {token} {class}", "a {class}", "plain"])
+def test_any_token_can_be_put_in_and_left_out(token: str, caption: str) -> None:
+    """Tokens that are placeholders' names, patterns' signs, several words or the noun itself break no caption."""
+    subject = Subject(token, "dog")
+    inserted = insert_token(caption, subject)
+    assert token in fill(inserted, subject)
+    assert insert_token(inserted, subject) == inserted
+    assert "dog" in fill(without_token(inserted, subject), subject)
+
+
+@given(PLAIN, PLAIN)
+def test_a_token_put_in_is_the_only_change(before: str, after: str) -> None:
+    subject = Subject("qzqzq", "zebra")
+    assert (
+        insert_token(f"{before} zebra {after}", subject).replace("{token} ", "", 1).replace("{subject}, ", "", 1)
+        == f"{before} zebra {after}"
+    )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.captions import Subject
 from mascot.crops import Size, crop
-from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, to_pixels
+from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, mask, to_pixels
+from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.latents import gaussian, sample, seeded
 from mascot.photos import Photo
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
 
 SQUARE: Size = (64, 64)
 WIDE: Size = (48, 80)
@@ -162,12 +163,15 @@ def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subjec
     return Photo(path=Path(name), picture=Image.fromarray(values), captions=(caption,))
 
 
-def made_from(stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0) -> Dataset:
+def made_from(
+    stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0, preserve: bool = False
+) -> Dataset:
     pictures = [photo("class").picture] * classes
     subject = Subject("sks", "dog")
     return make_dataset(
-        photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight
-    )
+        photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight,
+        preserve=preserve,
+    )  # fmt: skip
 
 
 def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
@@ -253,3 +257,132 @@ def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stag
         for row, prompt in zip(rows, prompts, strict=True):
             assert torch.equal(row, stage.condition([prompt], [framing])["encoder_hidden_states"][0])
     assert counting.asked == ["a dog", "a cat"]
+
+
+@given(dropout=st.sampled_from([0.0, 0.25, 1.0]), batch_size=st.integers(1, 3))
+def test_captions_are_dropped_by_chance_and_only_the_subjects(dropout: float, batch_size: int) -> None:
+    plain = dataset(4, prior=2, weight=1.0)
+    made = replace(plain, caption_dropout=dropout)
+    told, kept = (batches(which, count=600 // batch_size, batch_size=batch_size) for which in (made, plain))
+    dropped = [prompt == "" for batch in told for prompt in batch.prompts[: batch.subject_count]]
+    assert abs(sum(dropped) / len(dropped) - dropout) < 0.08  # over four deviations
+    for batch, other in zip(told, kept, strict=True):
+        assert all(mine in {"", yours} for mine, yours in zip(batch.prompts, other.prompts, strict=True))
+        assert batch.prompts[batch.subject_count :] == other.prompts[batch.subject_count :]
+        assert [g.initial_seed() for g in batch.generators] == [g.initial_seed() for g in other.generators]
+    asked = {pair for batch in told for pair in zip(batch.prompts, batch.framings, strict=True)}
+    assert asked <= set(made.pairs)
+    assert ("" in made.prompts) == (dropout > 0)
+
+
+def preserving(weight: float = 0.5) -> Dataset:
+    examples = [
+        replace(example(f"photo {i}"), prompts=(f"sks {i}", f"my sks {i}"), class_prompts=(f"dog {i}", f"my dog {i}")) for i in range(3)
+    ]
+    return Dataset(subject={SQUARE: tuple(examples)}, prior={}, prior_weight=weight, preserve=True)
+
+
+@given(batch_size=st.integers(1, 4), dropout=st.sampled_from([0.0, 0.5]))
+def test_the_same_photos_with_the_classs_captions_accompany_the_subject(batch_size: int, dropout: float) -> None:
+    made = preserving()
+    told = batches(replace(made, caption_dropout=dropout), count=20, batch_size=batch_size)
+    for batch, kept in zip(told, batches(made, count=20, batch_size=batch_size), strict=True):
+        assert batch.preserved_B is not None
+        assert batch.preserved_B.tolist() == [False] * batch_size + [True] * batch_size
+        mean = batch.latents.mean_BCHW
+        assert torch.equal(mean[:batch_size], mean[batch_size:])
+        assert batch.prompts[batch_size:] == tuple(prompt.replace("sks", "dog") for prompt in kept.prompts[:batch_size])
+        assert float(batch.weight_B[batch_size:].sum()) == pytest.approx(0.5)
+        assert len({generator.initial_seed() for generator in batch.generators}) == 2 * batch_size
+        assert set(zip(batch.prompts, batch.framings, strict=True)) <= set(replace(made, caption_dropout=dropout).pairs)
+
+
+def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
+    alone = replace(preserving(0.0), preserve=False)
+    for batch, other in zip(batches(preserving(), count=10, batch_size=2), batches(alone, count=10, batch_size=2), strict=True):
+        assert batch.prompts[:2] == other.prompts
+        assert torch.equal(batch.weight_B[:2], other.weight_B)
+        first, second = sample(batch.latents, batch.generators), sample(other.latents, other.generators)
+        assert torch.equal(first[:2], second)
+        assert not torch.equal(first[:2], first[2:])
+
+
+def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
+    for made in (preserving(0.0), dataset(2, prior=2, weight=1.0), dataset(2)):
+        assert all(batch.preserved_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
+    assert len(batches(preserving(0.0), count=1)[0].prompts) == 1
+
+
+def test_captions_of_the_class_are_made_where_answers_are_preserved(stage: Stage) -> None:
+    taught = [photo("a", caption="a sketch of {subject}"), photo("b", caption="a sks dog at night"), photo("c", caption="no name")]
+    made = made_from(stage, taught, Settings(), preserve=True)
+    assert [e.class_prompts for e in made.subject[SQUARE]] == [("a sketch of dog",), ("a dog at night",), ("no name",)]
+    assert made.prior == {SQUARE: ()}
+    assert {"a sketch of dog", "a dog at night"} <= set(made.prompts)
+    for plain in (made_from(stage, taught, Settings()), made_from(stage, taught, Settings(), preserve=True, weight=0.0)):
+        assert not plain.preserve
+        assert plain.prompts == ("a sketch of sks dog", "a sks dog at night", "no name")
+    with pytest.raises(AssertionError, match="either"):
+        made_from(stage, taught, Settings(), preserve=True, classes=1)
+
+
+def test_the_token_is_put_into_photos_own_captions_and_never_into_templates(stage: Stage) -> None:
+    taught = [photo("a", caption="a dog at night"), photo("b", caption="a  template"), photo("c", caption="a template")]
+    settings = Settings(templates=("a  template",), insert_token=True)
+    made = made_from(stage, taught, settings)
+    assert [e.prompts[0] for e in made.subject[SQUARE]] == ["a sks dog at night", "sks dog, a template", "a template"]
+    off = made_from(stage, taught, settings.model_copy(update={"insert_token": False}))
+    assert [e.prompts[0] for e in off.subject[SQUARE]] == ["a dog at night", "a template", "a template"]
+
+
+def masked_photo(name: str, box: tuple[int, int, int, int], size: Size = (64, 64)) -> Photo:
+    """A photo whose subject fills a box (left, top, right, bottom)."""
+    marks = Image.new("L", (size[1], size[0]))
+    marks.paste(255, box)
+    return replace(photo(name, size), mask=marks)
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.25, 1.0])
+def test_a_mask_is_averaged_over_each_cell_and_one_on_average(stage: Stage, outside: float) -> None:
+    made = made_from(stage, [masked_photo("a", (0, 0, 12, 16))], Settings(masked=outside, flip=True), classes=1)
+    plain, mirrored = (e.mask_11HW for e in made.subject[SQUARE])
+    assert plain is not None
+    assert mirrored is not None
+    expected = torch.full((8, 8), outside)
+    expected[:2, 0], expected[:2, 1] = 1.0, (1 + outside) / 2
+    torch.testing.assert_close(plain, (expected / expected.mean())[None, None])
+    assert torch.equal(mirrored, plain.flip(3))
+    assert float(plain.mean()) == pytest.approx(1)
+    assert made.prior[SQUARE][0].mask_11HW is None
+
+
+@pytest.mark.parametrize("options", [{"classes": 2}, {"preserve": True}, {"weight": 0.0}])
+def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) -> None:
+    made = made_from(stage, [masked_photo("a", (0, 0, 8, 8)), masked_photo("bc", (0, 0, 64, 64))], Settings(masked=0.0), **options)
+    for batch in batches(made, count=12, batch_size=2):
+        assert batch.mask_B1HW is not None
+        assert batch.mask_B1HW.shape == (len(batch.prompts), 1, 8, 8)
+        ones = [bool((row == 1).all()) for row in batch.mask_B1HW]  # to the bit: an all-white mask is none
+        assert sorted(ones[:2]) == [False, True]
+        assert all(ones[2:])
+
+
+@given(outside=st.floats(0, 1))
+def test_an_all_white_mask_is_exactly_one(outside: float) -> None:
+    cut = crop(masked_photo("a", (0, 0, 90, 70), (70, 90)), SQUARE)
+    counts = mask(example("a"), cut, outside).mask_11HW
+    assert counts is not None
+    assert torch.equal(counts, torch.ones(1, 1, 8, 8))
+
+
+def test_a_missing_mask_is_named_before_anything_is_encoded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(stage), "encode", None)
+    with pytest.raises(UserError, match=r"mask of two\.png; .*two\.mask\.png.*dataset\.masked=none"):
+        made_from(stage, [masked_photo("one", (0, 0, 8, 8)), photo("two.png")], Settings(masked=0.5))
+
+
+def test_a_mask_of_which_nothing_is_left_is_named(stage: Stage) -> None:
+    faint = masked_photo("faint", (101, 101, 102, 102), (2048, 2048))
+    with pytest.raises(UserError, match="nothing of the mask of faint is left in a picture of 64x64"):
+        made_from(stage, [faint], Settings(masked=0.0))
+    made_from(stage, [faint], Settings(masked=0.1))

@@ -108,9 +108,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     batches: list[Batch] = []
     loss_of = trainer.loss_of
 
-    def counting(stage: Any, batch: Batch, *rest: Any) -> Any:
+    def counting(stage: Any, learner: Any, batch: Batch, *rest: Any) -> Any:
         batches.append(batch)
-        return loss_of(stage, batch, *rest)
+        return loss_of(stage, learner, batch, *rest)
 
     monkeypatch.setattr(trainer, "loss_of", counting)
     return batches

@@ -17,12 +17,12 @@ from PIL import Image
 from mascot.adapter import Adapter
 from mascot.errors import UserError
 from mascot.families import load_family
-from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
+from mascot.generator import Generator, Knobs, Shot, guided, settings_text, write_picture
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, lora_layers
 from mascot.protocols import Family
 from mascot.unets import SOLVERS
-from tiny import tiny_stable_diffusion
+from tiny import SUBJECT, tiny_stable_diffusion
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
@@ -56,7 +56,7 @@ def zero_snr_base(velocity_base: Path, tmp_path_factory: pytest.TempPathFactory)
 def adapter(tiny_base: Path) -> Adapter:
     """Changes large enough to see, of both parts."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
-    learner = Settings(rank=4).attach(stage, 0)
+    learner = Settings(rank=4).attach(stage, SUBJECT, 0, None)
     for part in stage.parts:
         for name, layer in lora_layers(stage.parts[part]):
             up = layer.lora_B["default"].weight
@@ -160,13 +160,13 @@ def test_zero_terminal_snr_draws_with_ddim_and_refuses_the_rest(zero_snr_base: P
 def test_guidance_1_is_the_prompts_answer_alone(family: Family) -> None:
     generator = Generator(family)
     x = gaussian((4, 8, 8), [seeded(0)])
-    known = generator.read_prompts(["a dog", ""], 64, 64)
+    (stage,), known = family.stages, generator.scenes(["a dog", ""], 64, 64)[0].known
     both = {"encoder_hidden_states": torch.cat([known[""]["encoder_hidden_states"], known["a dog"]["encoder_hidden_states"]])}
     with torch.no_grad():
-        given, without = (family.stages[0].predict(x, torch.tensor([500]), known[prompt]) for prompt in ("a dog", ""))
-        assert torch.equal(generator.guided(x, torch.tensor(500), known["a dog"], 1.0), given)
-        assert (generator.guided(x, torch.tensor(500), both, 3.0) - (without + 3 * (given - without))).abs().max() <= 1e-4
-        assert (generator.guided(x, torch.tensor(500), both, 0.0) - without).abs().max() <= 1e-5
+        given, without = (stage.predict(x, torch.tensor([500]), known[prompt]) for prompt in ("a dog", ""))
+        assert torch.equal(guided(stage, x, torch.tensor(500), known["a dog"], 1.0), given)
+        assert (guided(stage, x, torch.tensor(500), both, 3.0) - (without + 3 * (given - without))).abs().max() <= 1e-4
+        assert (guided(stage, x, torch.tensor(500), both, 0.0) - without).abs().max() <= 1e-5
     plain = drawn(generator, knobs=turned(guidance=1.0))
     assert contents(drawn(generator, knobs=turned(guidance=1.0, negative="a cat"))) == contents(plain)
     assert max(difference(one, two) for one, two in zip(plain, drawn(generator, knobs=turned(guidance=1.0001)), strict=True)) <= 2

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot.latents import gaussian, join, sample, seeded
+from mascot.latents import gaussian, join, offset, sample, seeded
 from mascot.protocols import Latents
 
 SHAPE = (4, 8, 8)
@@ -78,3 +78,19 @@ def test_joined_latents_keep_their_order() -> None:
     joined = join(parts)
     assert joined.mean_BCHW[:, 0, 0, 0].tolist() == [2, 1, 3]
     assert joined.deviation_BCHW[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.1, 0.3])
+
+
+def test_offset_noise_shifts_whole_channels_by_each_examples_own_number() -> None:
+    noise = gaussian(SHAPE, [seeded(i) for i in range(3)])
+    shift = offset(noise, 0.1, [seeded("offset", i) for i in range(3)]) - noise
+    numbers = torch.stack([torch.randn(4, generator=seeded("offset", i)) for i in range(3)])
+    torch.testing.assert_close(shift, (0.1 * numbers)[:, :, None, None].expand_as(noise), atol=1e-6, rtol=0)
+    alone = offset(noise[1:2], 0.1, [seeded("offset", 1)])
+    assert torch.equal(alone[0], offset(noise, 0.1, [seeded("offset", i) for i in range(3)])[1])
+
+
+def test_no_offset_draws_nothing_and_is_the_same_tensor() -> None:
+    noise, generator = gaussian(SHAPE, [seeded(0)]), seeded("offset")
+    before = generator.get_state()
+    assert offset(noise, 0.0, [generator]) is noise
+    assert torch.equal(generator.get_state(), before)

@@ -24,10 +24,12 @@ from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
-from mascot.methods.lora import METADATA_KEY, Settings, lora_layers, restore
+from mascot.lowrank import METADATA_KEY
+from mascot.methods.lora import Settings, lora_layers, restore
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop
 from mascot.trainer import Settings as TrainingSettings
+from tiny import SUBJECT
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
 SHOT = Shot("a photo of sks dog on a beach", 3)
@@ -84,7 +86,7 @@ def batch(number: int) -> Batch:
 
 
 def taught(stage: Stage, settings: Settings, steps: int = 3) -> Learner:
-    learner = settings.attach(stage, 0)
+    learner = settings.attach(stage, SUBJECT, 0, None)
     loop = Loop(stage, learner, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     for _ in loop.steps(lambda step: [batch(step)]):
         pass
@@ -93,7 +95,7 @@ def taught(stage: Stage, settings: Settings, steps: int = 3) -> Learner:
 
 def invented(stage: Stage, settings: Settings, size: float = 0.2) -> Learner:
     """A LoRA whose changes are large enough to see, without training."""
-    learner = settings.attach(stage, 0)
+    learner = settings.attach(stage, SUBJECT, 0, None)
     for part in settings.trains(stage):
         for name, layer in lora_layers(stage.parts[part]):
             up = layer.lora_B["default"].weight
@@ -120,13 +122,13 @@ def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_a_fresh_lora_changes_no_bit(stage: Stage, layers: Any) -> None:
     before = answers(stage)
-    learner = Settings(layers=layers).attach(stage, 0)
+    learner = Settings(layers=layers).attach(stage, SUBJECT, 0, None)
     assert equal(before, answers(stage)) == (True, True)
     assert sum(p.numel() for group in learner.groups for p in group.parameters) > 0
 
 
 def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
-    exports = [Settings().attach(loaded(tiny_base).stages[0], seed).export()[0] for seed in (0, 0, 1)]
+    exports = [Settings().attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0] for seed in (0, 0, 1)]
     downs = [key for key in exports[0] if ".lora_A." in key]
     assert all(torch.equal(exports[0][key], exports[1][key]) for key in exports[0])
     assert not any(torch.equal(exports[0][key], exports[2][key]) for key in downs)
@@ -137,7 +139,7 @@ def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float) -> None:
     before = weights(stage)
-    learner = Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, 0)
+    learner = Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
     fresh, _ = learner.export()
     learner.detach()
     exported, _ = taught(stage, Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate)).export()
@@ -153,14 +155,14 @@ def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float
 def test_every_layer_of_a_set_changes_and_each_set_holds_the_one_before(stage: Stage, layers: Any) -> None:
     names = [set(stage.adaptable("unet", wanted)) for wanted in LAYER_SETS]
     assert names[0] < names[1] < names[2]
-    attached = Settings(layers=layers).attach(stage, 0)
+    attached = Settings(layers=layers).attach(stage, SUBJECT, 0, None)
     assert {name for name, _ in lora_layers(stage.parts["unet"])} == names[LAYER_SETS.index(layers)]
     attached.detach()
 
 
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) -> None:
-    Settings(layers=layers).attach(stage, 0)
+    Settings(layers=layers).attach(stage, SUBJECT, 0, None)
     changed = {name for name, _ in lora_layers(stage.parts["text_encoder"])}
     blocks = len({name.split(".layers.")[1].split(".")[0] for name in changed})
     projections = {name.rpartition(".")[2] for name in changed}
@@ -192,7 +194,7 @@ def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family,
     adapter_of(learner, family).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
     other = loaded(tiny_base).stages[0]
-    again = Settings(rank=4, alpha=2).attach(other, 1)
+    again = Settings(rank=4, alpha=2).attach(other, SUBJECT, 1, None)
     for group in again.groups:
         names = dict(other.parts[group.part].named_parameters())
         mine = dict(family.stages[0].parts[group.part].named_parameters())
@@ -344,7 +346,7 @@ UNFIT = (
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alone(tiny_base: Path, stage: Stage, name: str) -> None:
-    tensors, metadata = Settings(rank=4).attach(loaded(tiny_base).stages[0], 0).export()
+    tensors, metadata = Settings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     cases = {case: (changed, key) for case, changed, key in unfit(tensors)}
     assert set(cases) == set(UNFIT)
     plain, before = answers(stage), weights(stage)
@@ -359,7 +361,7 @@ def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alo
 
 
 def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
-    tensors, _ = Settings(rank=4).attach(loaded(tiny_base).stages[0], 0).export()
+    tensors, _ = Settings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     for text in ("{", "[]", '{"unet.lora_alpha": "x"}'):
         with pytest.raises(UserError):
             restore(stage, tensors, {METADATA_KEY: text})
@@ -367,7 +369,7 @@ def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
 
 
 def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
-    tensors, _ = Settings(rank=4).attach(stage, 0).export()
+    tensors, _ = Settings(rank=4).attach(stage, SUBJECT, 0, None).export()
     for half in "AB":
         assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_{half}.weight" in tensors
         assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.lora_{half}.weight" in tensors
@@ -376,7 +378,7 @@ def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
 
 
 def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
-    _, metadata = Settings(rank=8, alpha=2).attach(stage, 0).export()
+    _, metadata = Settings(rank=8, alpha=2).attach(stage, SUBJECT, 0, None).export()
     facts = json.loads(metadata[METADATA_KEY])
     for part in ("unet", "text_encoder"):
         assert (facts[f"{part}.r"], facts[f"{part}.lora_alpha"]) == (8, 2)
@@ -408,7 +410,7 @@ def test_each_variant_starts_at_the_base_learns_and_restores(tiny_base: Path, va
     """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
     stage = loaded(tiny_base).stages[0]
     before = answers(stage)
-    learner = Settings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, 0)
+    learner = Settings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for was, now in zip(before, answers(stage), strict=True):
         torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
     pushed(stage, learner)
@@ -436,7 +438,7 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
     torch.manual_seed(5)
     state = torch.get_rng_state()
     one, again, other = (
-        Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], seed).export()[0] for seed in (0, 0, 1)
+        Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0] for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[key], again[key]) for key in one)
@@ -446,7 +448,7 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
 @pytest.mark.parametrize("variant", ["dora", "loha", "lokr"])
 def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_base: Path, variant: Any) -> None:
     """A missing tensor and one of another shape are named; the base has no adapted layer left."""
-    tensors, metadata = Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], 0).export()
+    tensors, metadata = Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     first = next(key for key in tensors if "lora_A" not in key and "lora_B" not in key)
     for broken in ({key: t for key, t in tensors.items() if key != first}, tensors | {first: torch.zeros(2, 2)}):
         stage = loaded(tiny_base).stages[0]
@@ -457,7 +459,7 @@ def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_b
 
 def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     stage = family.stages[0]
-    learner = Settings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, 0)
+    learner = Settings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, SUBJECT, 0, None)
     pushed(stage, learner)
     tensors, metadata = learner.export()
     learner.detach()

@@ -10,9 +10,10 @@ import pytest
 
 from bad_photos import noise
 from mascot import verbs
-from mascot.captions import Subject, fill
+from mascot.captions import fill
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
+from mascot.protocols import Subject
 from mascot.recipe import Recipe
 from mascot.report import HERO
 from mascot.run import Run

@@ -59,6 +59,8 @@ def values_of(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(kinds)
     plain = {bool: st.booleans(), str: TEXT}
     [kind] = [kind for kind in kinds if kind is not Ellipsis]
+    if issubclass(kind, BaseModel):
+        return of(kind, "name")
     found = plain[kind] if kind in plain else number(kind, bounds)
     return st.one_of(*absent, st.lists(found, min_size=1, max_size=3).map(tuple) if Ellipsis in kinds else found)
 

@@ -26,7 +26,7 @@ from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop, Settings, Step, loss_of
-from tiny import tiny_stable_diffusion
+from tiny import SUBJECT, Idle, tiny_stable_diffusion
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
 PROMPTS = ("a photo of sks dog", "a photo of a dog")
@@ -65,7 +65,7 @@ def batches_of(made: Dataset, settings: Settings, seed: int = 0) -> Callable[[in
 
 
 def looped(stage: Stage, settings: Settings, accelerator: Any, method: Lora | None = None) -> Loop:
-    learner: Learner = (method or Lora(rate=1e-3, text_rate=1e-3)).attach(stage, 0)
+    learner: Learner = (method or Lora(rate=1e-3, text_rate=1e-3)).attach(stage, SUBJECT, 0, None)
     return Loop(stage, learner, settings, stage.condition, accelerator)
 
 
@@ -109,7 +109,7 @@ def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(
     made, settings = dataset(3, classes=3), Settings(steps=2, batch_size=3)
     for step in range(2):
         with torch.no_grad():
-            loss, error_B = loss_of(stage, batches_of(made, settings)(step)[0], stage.condition, limit)
+            loss, error_B = loss_of(stage, Idle(), batches_of(made, settings)(step)[0], stage.condition, Settings(min_snr=limit))
         expected, errors = by_hand(base, batches_of(made, settings)(step)[0], limit)
         assert float(loss) == pytest.approx(expected, rel=1e-5)
         assert error_B.tolist() == pytest.approx(errors, rel=1e-5)
@@ -195,7 +195,7 @@ def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, a
     assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     untrained = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     with torch.no_grad():
-        still = float(loss_of(untrained, batches_of(made, settings)(19)[0], untrained.condition, None)[0])
+        still = float(loss_of(untrained, Idle(), batches_of(made, settings)(19)[0], untrained.condition, Settings())[0])
     assert abs(still - ours[-1]) > 1e-3  # twenty steps did move the losses
 
 
@@ -208,7 +208,7 @@ def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
         """The mean loss over noise that is not trained on."""
         with torch.no_grad():
             probes = [batches_of(made, Settings(steps=40), seed=99)(n)[0] for n in range(40)]
-            return sum(float(loss_of(stage, probe, stage.condition, None)[0]) for probe in probes) / 40
+            return sum(float(loss_of(stage, Idle(), probe, stage.condition, Settings())[0]) for probe in probes) / 40
 
     before = measured()
     assert [step.number for step in loop.steps(batches_of(made, settings))] == list(range(1, 61))
@@ -250,7 +250,7 @@ def test_the_subjects_loss_leaves_the_class_and_the_weights_out(stage: Stage, ac
     settings = Settings(steps=1, batch_size=2, min_snr=5.0)
     loop = looped(stage, settings, accelerator)
     with torch.no_grad():
-        _, error_B = loss_of(stage, batches_of(dataset(2, classes=2), settings)(0)[0], stage.condition, None)
+        _, error_B = loss_of(stage, Idle(), batches_of(dataset(2, classes=2), settings)(0)[0], stage.condition, Settings())
     (step,) = loop.steps(batches_of(dataset(2, classes=2), settings))
     assert step.subject_loss == pytest.approx(float(error_B[:2].mean()))
 

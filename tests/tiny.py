@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,10 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mascot.protocols import Companion, Group, Subject
 
 WORDS = tuple(
     "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle city street grass water "
@@ -23,6 +28,33 @@ SIDE = 64
 """The side of the tiny models' pictures, in pixels."""
 WIDTH = 32
 """The width of the tiny text embeddings."""
+SUBJECT = Subject("sks", "dog")
+"""What tests teach."""
+
+
+class Idle:
+    """A learner in whom nothing learns: for the loss of a base as it is."""
+
+    groups: tuple[Group, ...] = ()
+    whole = False
+
+    def after_step(self) -> None:
+        """Nothing moved."""
+
+    def untouched(self) -> AbstractContextManager[None]:
+        """It always is."""
+        return nullcontext()
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Nothing."""
+        return {}, {}
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Nothing."""
+        return {}
+
+    def detach(self) -> None:
+        """Nothing is attached."""
 
 
 def tiny_stable_diffusion(folder: Path, *, prediction_type: Literal["epsilon", "v_prediction"] = "epsilon", seed: int = 0) -> Path:

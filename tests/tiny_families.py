@@ -18,6 +18,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     IFPipeline,
+    IFSuperResolutionPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
@@ -103,22 +104,39 @@ def make_flux() -> FluxPipeline:
     )  # fmt: skip
 
 
-def make_deepfloyd_if() -> IFPipeline:
-    """IF's first stage: pixels, six answered channels."""
-    tokenizer = tiny_t5_tokenizer(77)
-    unet = UNet2DConditionModel(
-        sample_size=SIDE, in_channels=3, out_channels=6, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
+def tiny_pixel_denoiser(**options: Any) -> UNet2DConditionModel:
+    """One of IF's UNets: pixels, six answered channels."""
+    return UNet2DConditionModel(
+        out_channels=6, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=32, encoder_hid_dim=WIDTH,
         encoder_hid_dim_type="text_proj", attention_head_dim=8, addition_embed_type="text", addition_embed_type_num_heads=2,
-        cross_attention_norm="group_norm", resnet_time_scale_shift="scale_shift", act_fn="gelu", class_embed_type=None,
+        cross_attention_norm="group_norm", resnet_time_scale_shift="scale_shift", act_fn="gelu", **options,
     )  # fmt: skip
-    scheduler = DDPMScheduler(
+
+
+def tiny_pixel_scheduler() -> DDPMScheduler:
+    """Levels of IF's UNets."""
+    return DDPMScheduler(
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
         dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
     )  # fmt: skip
+
+
+def make_deepfloyd_if() -> IFPipeline:
+    """IF's first stage."""
+    tokenizer = tiny_t5_tokenizer(77)
     return IFPipeline(
-        tokenizer=tokenizer, text_encoder=tiny_t5(tokenizer, WIDTH), unet=unet, scheduler=scheduler, safety_checker=None,
+        tokenizer=tokenizer, text_encoder=tiny_t5(tokenizer, WIDTH), unet=tiny_pixel_denoiser(sample_size=SIDE, in_channels=3),
+        scheduler=tiny_pixel_scheduler(), safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def make_second_stage() -> IFSuperResolutionPipeline:
+    """IF's second stage, without a text encoder, as people download it: twice the first one's side."""
+    return IFSuperResolutionPipeline(
+        tokenizer=None, text_encoder=None, unet=tiny_pixel_denoiser(sample_size=2 * SIDE, in_channels=6, class_embed_type="timestep"),
+        scheduler=tiny_pixel_scheduler(), image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"), safety_checker=None,
         feature_extractor=None, watermarker=None, requires_safety_checker=False,
     )  # fmt: skip
 
@@ -126,11 +144,26 @@ def make_deepfloyd_if() -> IFPipeline:
 MAKERS: Mapping[str, Callable[[], Any]] = {"sdxl": make_sdxl, "sd3": make_sd3, "flux": make_flux, "deepfloyd_if": make_deepfloyd_if}
 
 
+CASCADES: Mapping[str, tuple[Callable[[], Any], ...]] = {"deepfloyd_if_cascade": (make_deepfloyd_if, make_second_stage)}
+"""Bases of several stages, which are not of a family of their own."""
+
+
 def tiny_base(name: str, folder: Path, *, seed: int = 0) -> Path:
-    """Write a base of one family into `folder` and return it; one seed, one set of bytes."""
+    """Write a base of one family into `folder` and return it; one seed, one set of bytes.
+
+    A cascade's stages get a folder each (`1`, `2`), and what is returned is their names joined, as a base of several stages is written.
+    """
+    if name in CASCADES:
+        stages = [_written(make, folder / str(number), seed) for number, make in enumerate(CASCADES[name], 1)]
+        return Path("+".join(map(str, stages)))
+    return _written(MAKERS[name], folder, seed)
+
+
+def _written(make: Callable[[], Any], folder: Path, seed: int) -> Path:
+    """A pipeline of seeded weights in a folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = MAKERS[name]()
+        pipeline = make()
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -69,6 +69,17 @@ class Adapter:
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
         return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
+
+
+def join_stages(exports: Sequence[tuple[Mapping[str, Tensor], Mapping[str, str]]]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Put what each stage of a base learned into one: the names of later stages' tensors and metadata begin with stage2., stage3., ..."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for number, (learned, facts) in enumerate(exports):
+        prefix = f"stage{number + 1}." if number else ""
+        tensors |= {f"{prefix}{key}": value for key, value in learned.items()}
+        metadata |= {f"{prefix}{key}": value for key, value in facts.items()}
+    return tensors, metadata
 
 
 def with_sorted_header(content: bytes) -> bytes:

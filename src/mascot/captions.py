@@ -6,13 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
 from mascot.errors import UserError, suggest
 from mascot.photos import Photo, PhotoSet, printable
+from mascot.protocols import Subject
 
 DEFAULT_TEMPLATE = "a photo of {token} {class}"
 """The caption of a photo that has none of its own (Ruiz et al. 2023, section 3.2)."""
@@ -28,26 +29,6 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPOKEN_AS_CONSONANT = re.compile(r"(uni(?!n|m|d)|us[aeu]|eu|ewe|ewer|one\b|once|u(k|r|t)[aeiou])", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b([Aa])n? (?=\{(subject|token|class)\})")
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is taught: its token, and the noun of its class where one is known. Raises UserError where either is blank."""
-
-    token: str
-    class_noun: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse blanks."""
-        if not self.token.strip():
-            raise UserError("The token is empty; give a rare word such as sks.")
-        if self.class_noun is not None and not self.class_noun.strip():
-            raise UserError("The class noun is empty; give a noun such as dog, or leave it out.")
-
-    @property
-    def words(self) -> str:
-        """Token and class noun (`sks dog`), or the token alone."""
-        return self.token if self.class_noun is None else f"{self.token} {self.class_noun}"
 
 
 def fill(template: str, subject: Subject) -> str:
@@ -78,6 +59,57 @@ def fill(template: str, subject: Subject) -> str:
     if not filled:
         raise UserError(f"The template {template!r} leaves an empty prompt; use {{subject}} or {{token}} in it.")
     return filled
+
+
+def insert_token(caption: str, subject: Subject) -> str:
+    """The caption with the token put into it, unless it names `{subject}`, `{token}` or the token's own word; nothing is filled yet.
+
+    `{token}` goes before the first class noun that is a whole word, or before `{class}`; a caption without one is led by `{subject}, `.
+    `fill` makes an article before it fit: `an owl` comes to `a sks owl`.
+    """
+    if _placeholders(caption) & {"subject", "token"} or re.search(_word(subject.token), caption):
+        return caption
+    noun = "" if subject.class_noun is None else rf"|\{{class\}}|{_word(one_line(subject.class_noun))}"
+    found = (match for match in re.finditer(r"\{\{|\}\}" + noun, caption) if match.group() not in {"{{", "}}"})
+    first = next(found, None)
+    if first is None:
+        return f"{{subject}}, {caption}"
+    return f"{caption[: first.start()]}{{token}} {caption[first.start() :]}"
+
+
+def without_token(caption: str, subject: Subject) -> str:
+    """The same caption about any of the class: `{subject}` and `{token} {class}` become `{class}`; nothing is filled yet.
+
+    `{token}`, or the token's own word, is left out where the class is named besides, and else becomes `{class}`; an article before it is
+    made to fit the word after it. A caption that names no token comes back as it is. Raises UserError where no class noun is known.
+    """
+    if subject.class_noun is None:
+        raise UserError("a caption of the class needs to know the class: give --class-noun dog (say).")
+    named = _placeholders(caption) & {"subject", "class"} or re.search(_word(one_line(subject.class_noun)), caption)
+
+    def replacement(match: re.Match[str]) -> str:
+        if match.group() in {"{{", "}}"}:
+            return match.group()
+        if match.group() == "{subject}":
+            return "{class}"
+        if not named:
+            return match.group().replace(match.group("token"), "{class}")
+        article = match.group("article")
+        return f"{article}{'n' if sounds_open(match.group('next')) else ''} " if article else ""
+
+    token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{_word(subject.token)}),? ?(?=(?P<next>\w*))"
+    bare = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{token}", replacement, caption)
+    return bare if bare == caption else bare.strip(" ,")
+
+
+def _placeholders(caption: str) -> set[str]:
+    """The names between braces, those of doubled braces left out."""
+    return {name for name in _BRACES.findall(caption) if name}
+
+
+def _word(words: str) -> str:
+    """A pattern for words that stand by themselves, and between no braces; text encoders do not tell capitals apart."""
+    return rf"(?i:(?<![\w{{-]){re.escape(words)}(?![\w}}-]))"
 
 
 def one_line(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.nn import functional as F
 
-from mascot.captions import DEFAULT_TEMPLATE, Subject, fill
+from mascot.captions import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.crops import Crop, Size, buckets, crop, nearest_bucket
+from mascot.errors import UserError
 from mascot.latents import join, seeded
-from mascot.photos import Photo
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+from mascot.photos import Photo, printable
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
 
 
 class Settings(BaseModel):
@@ -32,6 +34,11 @@ class Settings(BaseModel):
     templates: tuple[str, ...] = Field(
         default=(DEFAULT_TEMPLATE,), min_length=1, description="captions, in turn, of photos that bring none; {token}, {class}, {subject}"
     )
+    insert_token: bool = Field(default=False, description="put the token into photos' own captions that name neither {subject} nor {token}")
+    caption_dropout: float = Field(default=0.0, ge=0, le=1, description="chance that a photo is shown without its caption")
+    masked: float | None = Field(
+        default=None, ge=0, le=1, description="how much what lies outside the subject's mask counts in the loss; none ignores masks"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,10 @@ class Example:
     framing: Framing
     source: Path | None
     """None for a class picture."""
+    class_prompts: tuple[str, ...] = ()
+    """The same captions without the token, one for one, where the base's own answers to them are preserved."""
+    mask_11HW: Tensor | None = None
+    """How much each cell of the latents counts, 1 on average; None where masks are ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +65,11 @@ class Dataset:
     subject: dict[Size, tuple[Example, ...]]
     prior: dict[Size, tuple[Example, ...]]
     prior_weight: float
+    """How much what accompanies the subject counts; 0 leaves the subject alone."""
+    preserve: bool = False
+    """Whether the subject's own photos under the class's captions accompany it, instead of class pictures."""
+    caption_dropout: float = 0.0
+    """The chance that an example of the subject has no caption."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -62,9 +78,12 @@ class Dataset:
 
     @property
     def pairs(self) -> list[tuple[str, Framing]]:
-        """Every caption with the framing that it comes with."""
-        examples = [e for groups in (self.subject, self.prior) for group in groups.values() for e in group]
-        return list(dict.fromkeys((prompt, example.framing) for example in examples for prompt in example.prompts))
+        """Every caption with the framing that it comes with; the empty one too, where captions are dropped."""
+        dropped = ("",) if self.caption_dropout else ()
+        subject = [(prompt, e.framing) for group in self.subject.values() for e in group for prompt in (*e.prompts, *dropped)]
+        preserved = [(prompt, e.framing) for group in self.subject.values() for e in group for prompt in e.class_prompts]
+        prior = [(prompt, e.framing) for group in self.prior.values() for e in group for prompt in e.prompts]
+        return list(dict.fromkeys(subject + preserved + prior))
 
     @property
     def size(self) -> int:
@@ -90,24 +109,42 @@ class Dataset:
     def batch(self, plan: tuple[Size, tuple[int, ...]], *, seed: int, number: int, share: float) -> Batch:
         """Build micro-batch `number` of a plan; each example's randomness depends on (seed, number, place) alone.
 
-        Weights add up to `share` over the subject's examples and to `share` x prior weight over the class's, one of which
-        joins each of the subject's.
+        Weights add up to `share` over the subject's examples and to `share` x prior weight over what accompanies them.
         """
         size, chosen = plan
-        examples = [self.subject[size][i] for i in chosen]
-        weights = [share / len(chosen)] * len(chosen)
-        if self.prior_weight and self.prior.get(size):
-            picked = torch.randint(len(self.prior[size]), (len(chosen),), generator=seeded(seed, number, "prior")).tolist()
-            examples += [self.prior[size][i] for i in picked]
-            weights += [share * self.prior_weight / len(chosen)] * len(chosen)
+        subject = [self.subject[size][i] for i in chosen]
+        company = self.company(size, subject, seed=seed, number=number)
+        examples = subject + [example for example, _ in company]
+        count, others = len(subject), len(company)
+        masks = [e.mask_11HW for e in subject if e.mask_11HW is not None]
         return Batch(
             latents=join([example.latents for example in examples]),
-            prompts=tuple(choose(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(examples)),
+            prompts=(*self.captions(subject, seed=seed, number=number), *(prompt for _, prompt in company)),
             framings=tuple(example.framing for example in examples),
-            weight_B=torch.tensor(weights),
-            subject_count=len(chosen),
+            weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),
+            subject_count=count,
             generators=tuple(seeded(seed, number, place) for place in range(len(examples))),
+            preserved_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
+            mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * others) if masks else None,
         )
+
+    def captions(self, subject: Sequence[Example], *, seed: int, number: int) -> list[str]:
+        """Draw the captions of the subject's examples, and which of them are left empty."""
+        drawn = [choose(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
+        dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
+        return ["" if drop else prompt for prompt, drop in zip(drawn, dropped, strict=True)]
+
+    def company(self, size: Size, subject: Sequence[Example], *, seed: int, number: int) -> list[tuple[Example, str]]:
+        """What joins the subject's examples, one each, with its caption: class pictures, or the same photos with the class's caption."""
+        count, prior = len(subject), self.prior.get(size, ())
+        if self.preserve and self.prior_weight:
+            # The key of the subject's own caption, so that the class's version is of the same one.
+            return [(e, choose(e.class_prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(subject)]
+        if not (self.prior_weight and prior):
+            return []
+        picked = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
+        shown = [prior[i] for i in picked]
+        return [(e, choose(e.prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(shown, start=count)]
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -127,21 +164,74 @@ def sizes_for(photos: Sequence[Photo], settings: Settings, resolution: int, mult
 
 def make_dataset(
     photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, stage: Stage, subject: Subject, class_caption: str,
-    settings: Settings, prior_weight: float,
+    settings: Settings, prior_weight: float, preserve: bool = False,
 ) -> Dataset:  # fmt: skip
-    """Crop, encode and caption everything once."""
+    """Crop, encode and caption everything once; `preserve` keeps the class by the base's own answers, and takes no class pictures.
+
+    Raises:
+        UserError: masks are asked for and a photo has none, or one of which nothing is left; answers are preserved of no class noun.
+    """
+    assert not (preserve and class_pictures), "either class pictures or preserved answers accompany the subject"
+    if settings.masked is not None:
+        check_masks(photos)
+    preserve = preserve and prior_weight > 0
     sizes = sizes_for(photos, settings, settings.resolution or stage.resolution, stage.multiple)
     groups: dict[Size, list[Example]] = defaultdict(list)
     for photo, size in zip(photos, sizes, strict=True):
-        prompts = tuple(fill(caption, subject) for caption in photo.captions)
+        captions = captions_of(photo, subject, settings)
+        prompts = tuple(fill(caption, subject) for caption in captions)
+        class_prompts = tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
         for flip in (False, True) if settings.flip else (False,):
-            groups[size].append(encode(crop(photo, size, flip=flip), stage, prompts, photo.path))
+            cut = crop(photo, size, flip=flip)
+            example = replace(encode(cut, stage, prompts, photo.path), class_prompts=class_prompts)
+            groups[size].append(example if settings.masked is None else mask(example, cut, settings.masked))
     prior: dict[Size, tuple[Example, ...]] = {}
     if prior_weight:
         for size in groups:
             cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_pictures]
             prior[size] = tuple(encode(cut, stage, (class_caption,), None) for cut in cuts)
-    return Dataset(subject={size: tuple(group) for size, group in groups.items()}, prior=prior, prior_weight=prior_weight)
+    taught = {size: tuple(group) for size, group in groups.items()}
+    return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)
+
+
+def captions_of(photo: Photo, subject: Subject, settings: Settings) -> tuple[str, ...]:
+    """A photo's captions, not yet filled; the token is put into its own ones on request, never into the templates."""
+    usual = tuple(one_line(template) for template in settings.templates)
+    if not settings.insert_token or photo.captions == usual:
+        return photo.captions
+    return tuple(insert_token(caption, subject) for caption in photo.captions)
+
+
+def check_masks(photos: Sequence[Photo]) -> None:
+    """Raise UserError, with their names, where photos have no mask."""
+    bare = [photo.path for photo in photos if photo.mask is None]
+    if bare:
+        names = ", ".join(printable(path) for path in bare[:3]) + (" and others" if len(bare) > 3 else "")
+        raise UserError(
+            f"the loss cannot be masked without a mask of {names}; put one beside each photo (such as {bare[0].stem}.mask.png, the subject "
+            "white), or give --set dataset.masked=none."
+        )
+
+
+def mask(example: Example, cut: Crop, outside: float) -> Example:
+    """The same example, with what lies outside its subject counting `outside` (0..1) in the loss.
+
+    The mask is averaged over the area of each cell of the latents and made 1 on average, so that a small subject's loss is not smaller.
+    Raises UserError where it would leave nothing to learn from.
+    """
+    assert cut.mask is not None
+    assert example.source is not None
+    inside = torch.from_numpy(np.asarray(cut.mask, np.float32) / 255)[None, None]
+    height, width = example.latents.mean_BCHW.shape[2:]
+    share = F.adaptive_avg_pool2d(inside, (height, width))
+    counts = share + outside * (1 - share)
+    if not counts.any():
+        size = f"{cut.mask.width}x{cut.mask.height}"
+        raise UserError(
+            f"nothing of the mask of {printable(example.source)} is left in a picture of {size} pixels; mark more of the photo, "
+            "or give --set dataset.masked=0.1."
+        )
+    return replace(example, mask_11HW=counts / counts.mean())
 
 
 def choose(prompts: Sequence[str], generator: torch.Generator) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from mascot.audit import Audit, audit
 from mascot.personalization import Personalization, choose_device, load_base
@@ -30,13 +33,15 @@ class Checkup:
 
 def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Rows:
     """What can be said without loading a weight: images a step, steps, passes, rates, resolution (None: only the base knows)."""
-    training, method = recipe.training, recipe.method.model_dump()
+    training, settings = recipe.training, list(flat(recipe.method.model_dump()))
     shown = training.batch_size * training.accumulation
     side = "the base's own" if resolution is None else f"{resolution} px"
     class_pictures = "none"
-    if recipe.prior.count and recipe.prior.weight:
+    if recipe.prior.preserves:
+        class_pictures = f"none: the base's own outputs are kept, weight {recipe.prior.weight:g}"
+    elif recipe.prior.draws:
         class_pictures = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
-        class_pictures += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.count=0"
+        class_pictures += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
     rows = [
         ("base", recipe.base),
         ("photos", f"{photos}" + (", each mirrored too" if recipe.dataset.flip else "")),
@@ -45,16 +50,13 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Row
         ("class pictures per step", class_pictures),
         ("steps", f"{training.steps}"),
         ("passes over each photo", f"{training.steps * shown / photos:.1f}"),
-        (
-            "method",
-            ", ".join(f"{key} {value}" for key, value in method.items() if "rate" not in key and key != "name").join(
-                (f"{method['name']} (", ")")
-            ),
-        ),
+        ("method", f"{recipe.method.model_dump()['name']} ({', '.join(f'{key} {value}' for key, value in settings if 'rate' not in key)})"),
     ]
-    rows += [(key.replace("_", " "), f"{value:g}" + ("" if value else " (not trained)")) for key, value in method.items() if "rate" in key]
+    rows += [(key, f"{value:g}" + ("" if value else " (not trained)")) for key, value in settings if "rate" in key]
+    late = " (the run ends before: the full rate is never reached)" if training.warmup >= training.steps else ""
     rows += [
-        ("schedule", f"{training.schedule}, {training.warmup} steps of warm-up"),
+        ("schedule", f"{training.schedule}, {training.warmup} steps of warm-up{late}"),
+        ("optimizer", training.optimizer + ("" if training.ema is None else f", averaged with decay {training.ema:g}")),
         ("loss", "plain MSE" if training.min_snr is None else f"min-SNR, limit {training.min_snr:g}"),
         ("device and precision", f"{choose_device(recipe.device)}, {recipe.precision}"),
         ("seed", f"{recipe.seed}"),
@@ -62,15 +64,24 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Row
     return rows
 
 
+def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """A method's settings as pairs, the nested ones too, but what it is called."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key} ")
+        elif key != "name":
+            yield f"{above}{key}".replace("_", " "), value
+
+
 def effective_settings(job: Personalization) -> Rows:
     """The planned settings and what the loaded base adds: how much learns, which captions, what is cut off."""
     rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution)
-    counts = {group.part: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
-    rows.append(("learning parameters", ", ".join(f"{part} {count:,}" for part, count in counts.items())))
-    rows.append(
-        ("captions", " | ".join(sorted({prompt for group in job.dataset.subject.values() for e in group for prompt in e.prompts})[:4]))
-    )
-    lengths = {prompt: job.stage.prompt_length(prompt) for prompt in job.dataset.prompts}
+    if len(job.stretches) > 1:
+        rows.append(("phases", ", ".join(f"steps {stretch.first + 1} to {stretch.last}" for stretch in job.stretches)))
+    rows.append(("learning parameters", learning(job)))
+    dataset = job.material.dataset
+    rows.append(("captions", " | ".join(sorted({prompt for group in dataset.subject.values() for e in group for prompt in e.prompts})[:4])))
+    lengths = {prompt: job.stage.prompt_length(prompt) for prompt in dataset.prompts}
     long = {prompt: length for prompt, length in lengths.items() if length[0] > length[1]}
     cut = [f"{prompt!r} has {tokens} tokens, of which this base hears {heard}" for prompt, (tokens, heard) in long.items()]
     return rows + [("captions cut off", " | ".join(cut))] * bool(cut)
@@ -83,20 +94,38 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
         return Checkup(photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings)
     short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
     if recipe.class_noun is None:
-        short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})})
+        short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
         job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=load_base(recipe))
+        job.begin()
         rows = effective_settings(job)
-        steps = job.loop.steps(job.batches)
-        seconds = [next(steps).seconds for _ in range(min(TIMED_STEPS, recipe.training.steps))]
+        seconds, total = measure_steps(job)
         resolution = job.resolution
-    total = statistics.median(seconds) * recipe.training.steps
     rows = [(name, f"{value}") for name, value in rows]
     rows.append(
-        ("cost", f"about {describe_time(total)} of training on this machine ({min(seconds):.2f} s a step, measured), previews not counted")
+        ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
     )
     planned = dict(planned_settings(recipe, len(photos.photos), resolution))
     return Checkup(photos=photos, audit=audit(photos, resolution), settings=[(name, planned.get(name, value)) for name, value in rows])
+
+
+def learning(job: Personalization) -> str:
+    """How many parameters of each part learn in the present phase."""
+    counts = {group.part: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
+    return ", ".join(f"{part} {count:,}" for part, count in counts.items())
+
+
+def measure_steps(job: Personalization) -> tuple[float, float]:
+    """Seconds of the quickest step, and of the whole training: some steps of each phase are rehearsed, none is taken."""
+    quickest, total = math.inf, 0.0
+    for number, stretch in enumerate(job.stretches):
+        if number:
+            job.enter(number)
+        count = min(TIMED_STEPS, stretch.last - stretch.first)
+        seconds = [job.loop.rehearse(job.batches(stretch.first + i)) for i in range(count)]
+        quickest = min([quickest, *seconds])
+        total += statistics.median(seconds or [0.0]) * (stretch.last - stretch.first)
+    return quickest, total
 
 
 def describe_time(seconds: float) -> str:

@@ -1,14 +1,13 @@
-"""What flow-matching transformers in latent space share: schedules, solvers, layers to adapt, and the text encoder that never learns."""
+"""What flow-matching transformers in latent space share: schedules, solvers, layers to adapt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
@@ -57,12 +56,10 @@ class FlowStage(LoadedStage):
 
     transformer: Any
     scheduler: FlowMatchEulerDiscreteScheduler
-    encoders: tuple[str, ...]
-    """Text encoders that may learn, by the names of their folders; a T5 is never one of them."""
     layers: Mapping[str, tuple[str, ...]]
     """Word -> how the names of the transformer's layers end."""
-    patch: int
-    """Latent cells along a side of one token."""
+    packing: int = 1
+    """Latent cells along a side that become one before the transformer cuts its own patches."""
     denoiser: Final = "transformer"
     default_solver: Final = "euler"
 
@@ -90,7 +87,7 @@ class FlowStage(LoadedStage):
     @property
     def multiple(self) -> int:
         """Sides divide by this, so that tokens are whole."""
-        return self.factor * self.patch
+        return self.factor * self.packing * int(self.transformer.config.patch_size)
 
     def adaptable(self, part: str, layers: str) -> list[str]:
         """Names of the linear layers of a part in a set: attention, transformer or all."""
@@ -109,17 +106,3 @@ class FlowStage(LoadedStage):
         else:
             scheduler.set_timesteps(steps)
         return EulerSolver(scheduler)
-
-    def read_clip(self, name: str, tokenizer: Any, prompts: Sequence[str]) -> Any:
-        """What a CLIP text encoder makes of prompts, padded to full length."""
-        length = tokenizer.model_max_length
-        ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-        return self.text_part(name)(ids.to(self.device), output_hidden_states=True)
-
-    @torch.no_grad()
-    def read_t5(self, name: str, tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-        """B x N x D: what the frozen T5 makes of prompts."""
-        ids = tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, add_special_tokens=True, return_tensors="pt"
-        ).input_ids
-        return self.text_part(name)(ids.to(self.device)).last_hidden_state

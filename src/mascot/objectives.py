@@ -48,13 +48,14 @@ class Diffusion:
         """Weigh levels so that easy ones stop dominating (Hang et al. 2023, eq. 8); ones where `min_snr` is None.
 
         With the signal-to-noise ratio s = a / (1 - a) and the limit g: min(s, g) / s for noise, min(s, g) / (s + 1) for velocity.
+        At zero terminal SNR, where s is 0, that is 1 and 0.
         """
         if min_snr is None:
             return torch.ones(len(level_B), device=level_B.device)
         alpha = self.alphas_cumprod_T.to(level_B.device)[level_B]
         snr = alpha / (1 - alpha)
         if self.prediction == "epsilon":
-            return snr.clamp(max=min_snr) / snr.clamp(min=1e-8)
+            return (min_snr / snr).clamp(max=1)  # the same, and 1 where there is no signal at all
         return snr.clamp(max=min_snr) / (snr + 1)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from PIL import Image
 
 from mascot.audit import audit
-from mascot.captions import Subject, fill
+from mascot.captions import fill
 from mascot.generator import Generator, Knobs, Shot
 from mascot.personalization import Personalization
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
+from mascot.protocols import Subject
 from mascot.report import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
 
 PICTURES = 3
@@ -25,10 +25,9 @@ SCALES = (0.5, 1.0)
 def write_outcome(job: Personalization, rows: Sequence[tuple[str, str]]) -> None:
     """Draw through the one generator, from the adapter as it will be shared, and write the report."""
     adapter = job.adapter()
-    job.learner.detach()
+    job.detach()
     generator = Generator(job.family, adapter)
     recipe, knobs = job.recipe, job.recipe.knobs
-    method: Any = recipe.method
     report = Report(
         title=f"{recipe.subject.words} on {recipe.base}",
         subject=recipe.subject.words,
@@ -42,7 +41,7 @@ def write_outcome(job: Personalization, rows: Sequence[tuple[str, str]]) -> None
         previews=tuple(previews(job)),
         contexts=tuple(contexts(generator, recipe.subject, knobs)),
         knobs=knob_grid(generator, recipe.subject, knobs),
-        adapter_facts=(("method", method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", job.family.identity)),
+        adapter_facts=(("method", job.method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", job.family.identity)),
         recipe=recipe.to_toml(),
         commands=(
             f'mascot generate {job.run.folder} "a {{subject}} in the snow"',

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import abc
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ import torch
 from PIL import Image
 
 from mascot import prior
-from mascot.adapter import Adapter, Manifest
+from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.captions import caption_photos, class_prompt, fill
-from mascot.dataset import Conditions, Dataset, make_dataset
+from mascot.course import Stretch, stretches
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.latents import seeded
+from mascot.material import Material
 from mascot.photos import PhotoSet, read_photos
-from mascot.protocols import Batch, Family, Learner, Phase, Stage
+from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.recipe import Recipe
 from mascot.run import Run, replacing
-from mascot.trainer import Loop, Step, uninterrupted
+from mascot.trainer import Loop, Step, load_parameters, save_parameters, uninterrupted
 
 
 def choose_device(wanted: str) -> str:
@@ -56,8 +57,8 @@ def load_base(recipe: Recipe) -> Family:
 
 def read_subject(recipe: Recipe) -> PhotoSet:
     """Read and caption a recipe's photos, and refuse what cannot work before any weight is loaded."""
-    if recipe.prior.count and recipe.prior.weight and recipe.class_noun is None:
-        raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.count=0.")
+    if (recipe.prior.draws or recipe.prior.preserves) and recipe.class_noun is None:
+        raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0.")
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     for photo in photos.photos:
@@ -69,29 +70,67 @@ def read_subject(recipe: Recipe) -> PhotoSet:
 
 @dataclass(kw_only=True)
 class Personalization:
-    """One run, prepared step by step; each part is made when it is first needed."""
+    """One run: `begin` puts it where its last checkpoint left it, `teach` trains to the end."""
 
     recipe: Recipe
     run: Run
     photos: PhotoSet
     family: Family
+    learners: dict[int, Learner] = field(default_factory=dict[int, Learner])
+    """Stage -> what learns, or has learned, in it."""
+    at: int = -1
+    """The stretch that the loop is for."""
+    loop: Loop = field(init=False)
 
     @property
-    def stage(self) -> Stage:
-        """The stage that learns."""
-        return self.family.stages[0]
-
-    @property
-    def phase(self) -> Phase:
-        """What the recipe's method does in this stage."""
+    def method(self) -> Method:
+        """The recipe's method."""
         method: Any = self.recipe.method
         return method
 
+    @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The whole run, in order."""
+        return stretches(len(self.family.stages), self.method, self.recipe.training.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.stretches[-1].last
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that learns now."""
+        return self.family.stages[self.stretches[max(0, self.at)].stage]
+
+    @property
+    def learner(self) -> Learner:
+        """What learns now."""
+        return self.learners[self.stretches[self.at].stage]
+
     @property
     def resolution(self) -> int:
-        """Side of the training pictures in pixels."""
-        wanted = self.recipe.dataset.resolution or self.stage.resolution
-        return max(self.stage.multiple, wanted // self.stage.multiple * self.stage.multiple)
+        """Side of the finished pictures in pixels."""
+        last = self.family.stages[-1]
+        wanted = self.recipe.dataset.resolution or last.resolution
+        return max(last.multiple, wanted // last.multiple * last.multiple)
+
+    @cached_property
+    def materials(self) -> tuple[Material, ...]:
+        """What each stage learns from."""
+        last, pictures = self.family.stages[-1], self.class_pictures
+        return tuple(
+            Material(
+                recipe=self.recipe, photos=self.photos, stage=stage, class_pictures=pictures,
+                resolution=self.resolution * stage.resolution // last.resolution,
+            )
+            for stage in self.family.stages
+        )  # fmt: skip
+
+    @property
+    def material(self) -> Material:
+        """What the present stage learns from."""
+        return self.materials[self.stretches[max(0, self.at)].stage]
 
     def check(self) -> None:
         """Refuse now what would otherwise be refused after training, when the report is drawn.
@@ -102,9 +141,9 @@ class Personalization:
         generator = Generator(self.family)
         knobs = generator.settle(self.recipe.knobs)
         height, width = generator.size(knobs)
-        self.stage.solver(str(knobs.solver), knobs.steps, height, width)
-        objective = self.stage.objective
-        objective.weight(objective.levels([seeded(0)]), self.recipe.training.min_snr)
+        for stage in self.family.stages:
+            stage.solver(str(knobs.solver), knobs.steps, height, width)
+            stage.objective.weight(stage.objective.levels([seeded(0)]), self.recipe.training.min_snr)
 
     @cached_property
     def accelerator(self) -> Any:
@@ -126,11 +165,11 @@ class Personalization:
 
     @cached_property
     def class_pictures(self) -> list[Image.Image]:
-        """Pictures of the class by the untouched base; must be asked for before the learner is attached."""
+        """Pictures of the class by the untouched base; must be asked for before a learner is attached."""
         recipe = self.recipe
-        if not (recipe.prior.count and recipe.prior.weight) or recipe.class_noun is None:
+        if not recipe.prior.draws or recipe.class_noun is None:
             return []
-        assert "learner" not in self.__dict__, "class pictures must be drawn before the method is attached"
+        assert not self.learners, "class pictures must be drawn before the method is attached"
         generator = Generator(self.family)
         knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=self.resolution, width=self.resolution)
         return prior.class_pictures(
@@ -142,78 +181,60 @@ class Personalization:
             draw=lambda prompt, seeds: generator.draw([Shot(prompt, seed) for seed in seeds], knobs),
         )
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """All examples, encoded once."""
-        return make_dataset(
-            self.photos.photos,
-            self.class_pictures,
-            stage=self.stage,
-            subject=self.recipe.subject,
-            class_caption=class_prompt(self.recipe.class_noun) if self.recipe.class_noun else "",
-            settings=self.recipe.dataset,
-            prior_weight=self.recipe.prior.weight if self.class_pictures else 0.0,
-        )
-
-    @property
-    def learns_text(self) -> bool:
-        """Whether any text encoder changes."""
-        return any(part != self.stage.denoiser for part in self.phase.trains(self.stage))
-
-    @cached_property
-    def learner(self) -> Learner:
-        """The method, attached."""
-        _ = self.dataset
-        return self.phase.attach(self.stage, self.recipe.seed)
-
-    @cached_property
-    def loop(self) -> Loop:
-        """The loop, at step 0, with every encoder that it does not need out of memory."""
+    def begin(self) -> None:
+        """Attach the method and go to where the last checkpoint left off, if there is one; nothing is trained yet."""
         self.check()
-        learner = self.learner
-        condition = self.stage.condition
-        if not self.learns_text:
-            conditions = Conditions(self.stage)
-            conditions.prepare(self.dataset.pairs)
-            condition = conditions
+        for material in self.materials:  # encoded by the untouched base, whose encoders may then go
+            _ = material.dataset
+        checkpoint = self.run.last_checkpoint()
+        if checkpoint is None:
+            self.enter(0)
+            return
+        done = self.run.step_of(checkpoint)
+        while self.at < 0 or (self.stretches[self.at].last < done and self.at + 1 < len(self.stretches)):
+            self.enter(self.at + 1)
+        for stage in range(self.stretches[self.at].stage):
+            load_parameters(self.learners[stage], checkpoint, f"stage{stage}")
+        self.loop.load(checkpoint)
+
+    def enter(self, number: int) -> None:
+        """Attach a stretch's phase and make its loop, with every encoder that it does not need out of memory."""
+        self.at = number
+        stretch = self.stretches[number]
+        before = self.learners.get(stretch.stage)
+        self.learners[stretch.stage] = stretch.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
+        condition = self.material.condition(learns_text=self.has_learned_text(stretch.stage))
         self.release()
-        return Loop(self.stage, learner, self.recipe.training, condition, self.accelerator)
+        training = self.recipe.training
+        self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=stretch.first, last=stretch.last)
 
     def release(self) -> None:
-        """Let the encoders that training does not need leave memory."""
-        self.stage.release_encoders(text=not self.learns_text)
+        """Let the encoders that training does not need leave memory; text that has learned stays."""
+        for number, stage in enumerate(self.family.stages):
+            stage.release_encoders(text=not self.has_learned_text(number))
 
-    @cached_property
-    def plan(self) -> list[Any]:
-        """Which photos each micro-batch shows."""
-        training = self.recipe.training
-        count = training.steps * training.accumulation
-        return self.dataset.schedule(seed=self.recipe.seed, micro_batches=count, batch_size=training.batch_size)
+    def has_learned_text(self, number: int) -> bool:
+        """Whether any text encoder of a stage changes, or has changed."""
+        stage, begun = self.family.stages[number], [stretch.phase for stretch in self.stretches[: self.at + 1] if stretch.stage == number]
+        return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def batches(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of a step, from 0."""
-        count = self.recipe.training.accumulation
-        numbers = range(step * count, (step + 1) * count)
-        return [self.dataset.batch(self.plan[n], seed=self.recipe.seed, number=n, share=1 / count) for n in numbers]
+        """The micro-batches of a step of the run, from 0."""
+        return self.material.batches(step - self.stretches[self.at].stage * self.recipe.training.steps)
 
     def teach(self) -> abc.Generator[Step]:
         """Train to the end, keeping log, previews and checkpoints; an interruption, or closing this, leaves a checkpoint."""
         run, every = self.run, self.recipe.previews.every
-        loop = self.loop
-        checkpoint = run.last_checkpoint()
-        if checkpoint is not None:
-            loop.load(checkpoint)
-        run.rewind_steps(loop.done)
-        if every and loop.done == 0:
+        run.rewind_steps(self.loop.done)
+        if every and self.loop.done == 0:
             self.preview(0)
         self.start_tracker()
         with run.steps.open("a", encoding="utf-8") as log:
             try:
-                steps = loop.steps(self.batches)
-                while (step := self.take(steps, log)) is not None:
+                while (step := self.take(log)) is not None:
                     if every and step.number % every == 0:
                         self.preview(step.number)
-                    if step.number % self.recipe.training.checkpoint_every == 0 or step.number == self.recipe.training.steps:
+                    if step.number % self.recipe.training.checkpoint_every == 0 or step.number == self.steps:
                         log.flush()
                         self.save()
                     yield step
@@ -221,12 +242,16 @@ class Personalization:
                 log.flush()
                 self.save()
                 raise
+        self.loop.finish()
         self.accelerator.end_training()
 
-    def take(self, steps: Iterator[Step], log: Any) -> Step | None:
+    def take(self, log: Any) -> Step | None:
         """Train and record one step; an interruption waits until both are done, so that a step is whole or never was."""
         with uninterrupted():
-            step = next(steps, None)
+            while self.loop.done == self.stretches[self.at].last and self.at + 1 < len(self.stretches):
+                self.loop.finish()
+                self.enter(self.at + 1)
+            step = next(self.loop.steps(self.batches), None)
             if step is not None:
                 self.record(step, log)
         return step
@@ -250,6 +275,8 @@ class Personalization:
             return
         with replacing(self.run.checkpoint(self.loop.done)) as temporary:
             self.loop.save(temporary)
+            for stage in range(self.stretches[self.at].stage):
+                save_parameters(self.learners[stage], temporary, f"stage{stage}")
         self.run.forget_old_checkpoints()
 
     def preview(self, step: int) -> None:
@@ -258,18 +285,22 @@ class Personalization:
         shots = [Shot(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
         generator = Generator(self.family)
         knobs = generator.settle(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
-        for i, picture in enumerate(generator.draw(shots, knobs)):
-            text = settings_text(shots[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
-            write_picture(picture, self.run.preview(step, i), text)
+        with self.loop.drawing():
+            for i, picture in enumerate(generator.draw(shots, knobs)):
+                text = settings_text(shots[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
+                write_picture(picture, self.run.preview(step, i), text)
         self.release()
 
     def adapter(self) -> Adapter:
         """What has been learned, as a file to be."""
-        tensors, metadata = self.learner.export()
+        tensors, metadata = join_stages([self.learners[stage].export() for stage in sorted(self.learners)])
+        return Adapter(tensors=tensors, metadata=metadata, manifest=self.manifest(self.method.name))
+
+    def manifest(self, method: str) -> Manifest:
+        """What an adapter file says about its making; `method` reads it."""
         recipe = self.recipe
-        settings: Any = recipe.method
-        manifest = Manifest(
-            method=settings.name,
+        return Manifest(
+            method=method,
             base=recipe.base,
             base_identity=self.family.identity,
             token=recipe.token,
@@ -278,7 +309,28 @@ class Personalization:
             step=self.loop.done,
             recipe=recipe.model_dump(mode="json", exclude={"photos", "device"}),
         )
-        return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
+
+    def write(self) -> list[tuple[str, str]]:
+        """Write the adapter, and what else the method makes of it; returns what there is to say about those."""
+        self.adapter().write(self.run.adapter)
+        rows: list[tuple[str, str]] = []
+        for number, learner in sorted(self.learners.items()):
+            place = f"_{number + 1}" if number else ""
+            for name, companion in learner.companions().items():
+                manifest = self.manifest(companion.method) if companion.method and not number else None
+                adapter = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
+                adapter.write(self.run.companion(f"{name}{place}"))
+                rows += companion.facts
+            if learner.whole:
+                with replacing(self.run.model(place)) as temporary:
+                    self.family.stages[number].save(temporary)
+        return rows
+
+    def detach(self) -> None:
+        """Give the untouched base back."""
+        for learner in self.learners.values():
+            learner.detach()
+        self.learners.clear()
 
 
 def tensorboard_is_installed() -> bool:

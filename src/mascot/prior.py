@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 from PIL import Image
@@ -19,15 +20,30 @@ Draw = Callable[[str, Sequence[int]], Iterator[Image.Image]]
 
 
 class Settings(BaseModel):
-    """Prior preservation (Ruiz et al. 2023, eq. 2): pictures of the class that keep the model from forgetting it."""
+    """Prior preservation: what keeps the model from forgetting the class.
+
+    With `pictures`, the class as the untouched base draws it is trained on beside the subject (Ruiz et al. 2023, eq. 2). With `outputs`,
+    the untouched base's own answer to the class's words over the subject's photos is the target: no pictures, one forward pass more.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    form: Literal["pictures", "outputs"] = Field(default="pictures", description="pictures of the class, or the base's own outputs")
     count: int = Field(default=100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
     weight: float = Field(default=1.0, ge=0, le=100, description="lambda of the paper")
     steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class picture")
     guidance: float = Field(default=5.0, ge=0, le=50, description="guidance scale of each class picture")
     seed: int = Field(default=0, ge=0, description="seed of the first class picture")
+
+    @property
+    def preserves(self) -> bool:
+        """Whether the base's own outputs are kept."""
+        return self.form == "outputs" and self.weight > 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether class pictures are needed."""
+        return self.form == "pictures" and self.weight > 0 and self.count > 0
 
 
 def cache_folder() -> Path:

@@ -1,8 +1,8 @@
 """The architecture on one page: what a family answers, what a method answers, and the values that pass between them.
 
 A **family** knows one kind of base model: how pixels become latents, how prompts become conditioning, what the denoiser was trained
-to answer. A **method** knows what learns. The loop (`trainer.py`) and the generator (`generator.py`) are the only places where both
-meet, and they name neither.
+to answer. A **method** knows what learns: it is a tuple of phases, trained one after the other. The loop (`trainer.py`) and the
+generator (`generator.py`) are the only places where both meet, and they name neither.
 
 Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an embedding.
 """
@@ -10,13 +10,37 @@ Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
+from mascot.errors import UserError
+
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told besides the noisy picture: named tensors, each with the batch first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is taught: its token, and the noun of its class where one is known. Raises UserError where either is blank."""
+
+    token: str
+    class_noun: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse blanks."""
+        if not self.token.strip():
+            raise UserError("The token is empty; give a rare word such as sks.")
+        if self.class_noun is not None and not self.class_noun.strip():
+            raise UserError("The class noun is empty; give a noun such as dog, or leave it out.")
+
+    @property
+    def words(self) -> str:
+        """Token and class noun (`sks dog`), or the token alone."""
+        return self.token if self.class_noun is None else f"{self.token} {self.class_noun}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +75,10 @@ class Batch:
     """The first so many examples show the subject; the rest the class."""
     generators: tuple[Generator, ...]
     """One generator an example: all that is random about it (latents, level, noise) is drawn from here."""
+    preserved_B: Tensor | None = None
+    """Examples (bool) whose right answer is the untouched base's own: prior preservation without pictures."""
+    mask_B1HW: Tensor | None = None
+    """How much each cell of the latents counts in its example's error, 1 on average over each example; None counts all alike."""
 
 
 class Objective(Protocol):
@@ -95,6 +123,27 @@ class Solver(Protocol):
         ...
 
 
+class Vocabulary(Protocol):
+    """The words of one text encoder that may learn: tokenizer and embedding table."""
+
+    def meaning(self, words: str) -> Tensor:
+        """The table's rows of some words, one for each of their tokens. Shape tokens x D, float32."""
+        ...
+
+    @property
+    def typical_norm(self) -> float:
+        """The median length of the table's rows."""
+        ...
+
+    def learn(self, word: str, rows_ND: nn.Parameter) -> None:
+        """Let a word stand for rows that lie beside the table, from now on and in every prompt; the table itself cannot move."""
+        ...
+
+    def forget(self) -> None:
+        """Give the base's own vocabulary back."""
+        ...
+
+
 class Stage(Protocol):
     """One denoiser with everything that belongs to it. Most families have one; a pixel cascade has several."""
 
@@ -133,6 +182,11 @@ class Stage(Protocol):
         """The side this base was trained at, in pixels."""
         ...
 
+    @property
+    def vocabularies(self) -> Mapping[str, Vocabulary]:
+        """Text encoder's name -> the words that may learn; one whose table is never trained (a T5) is not there."""
+        ...
+
     def adaptable(self, part: str, layers: str) -> list[str]:
         """Names of the layers of a part that a LoRA may change; `layers` is a word of the family's own (`attention`)."""
         ...
@@ -147,6 +201,13 @@ class Stage(Protocol):
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """Prompts to what the denoiser is told; differentiable with respect to the text encoders."""
+        ...
+
+    def see(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+        """What the denoiser is told of a picture: the enlarging stages of a cascade see it small. Nothing for most.
+
+        `x0_BCHW` is the training picture, or the picture of the stage before, of whatever size; both as the denoiser sees pictures.
+        """
         ...
 
     def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
@@ -167,6 +228,10 @@ class Stage(Protocol):
 
     def release_encoders(self, *, text: bool) -> None:
         """Let the picture encoder (and the text encoders) leave memory; the next call that needs one loads it again."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write this stage's whole pipeline as it is now, in the diffusers layout."""
         ...
 
 
@@ -196,6 +261,20 @@ class Group:
     part: str
     parameters: tuple[nn.Parameter, ...]
     rate: float
+    until: float = 1.0
+    """The share of its phase after which it stops learning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """What was learned in another form, for tools that cannot read ours, or for less room."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    method: str | None
+    """The method of ours that restores it too; None where only other tools read it."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What to say about it: pairs of a name and a value."""
 
 
 class Learner(Protocol):
@@ -206,12 +285,25 @@ class Learner(Protocol):
         """What learns, by rate."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """Whether the base itself changes, so that the result is also written as a base."""
+        ...
+
     def after_step(self) -> None:
         """Put back what must not have moved."""
         ...
 
+    def untouched(self) -> AbstractContextManager[None]:
+        """The base as it was, to the bit, for as long as the block lasts."""
+        ...
+
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What is kept: tensors under the names other tools know, and the safetensors metadata that they need."""
+        ...
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Other forms of the export, by the name of their file without its ending."""
         ...
 
     def detach(self) -> None:
@@ -220,14 +312,40 @@ class Learner(Protocol):
 
 
 class Phase(Protocol):
-    """A method's settings, which can attach themselves: one leg of a training run."""
+    """One leg of a training run, which can attach itself."""
 
-    def attach(self, stage: Stage, seed: int) -> Learner:
-        """Make the stage's parts ready to learn."""
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
+        """Make the stage's parts ready to learn; `before` is the learner of the phase before, still attached, which it takes over.
+
+        Raises:
+            UserError: the stage has nothing that could learn this way.
+        """
         ...
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """Which parts will learn: the text of parts that will not is computed once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """A phase, and its share of a run's steps."""
+
+    phase: Phase
+    share: float = 1.0
+
+
+class Method(Protocol):
+    """A method's settings: what it is called, and its phases in order."""
+
+    @property
+    def name(self) -> str:
+        """As recipes call it."""
+        ...
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The phases, whose shares add up to 1."""
         ...
 
 

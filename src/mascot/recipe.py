@@ -13,7 +13,6 @@ from typing import Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mascot.captions import Subject
 from mascot.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.families import family_name
@@ -21,6 +20,7 @@ from mascot.generator import Knobs
 from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
+from mascot.protocols import Subject
 from mascot.trainer import Settings as TrainingSettings
 
 
@@ -212,7 +212,7 @@ def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
     name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else DEFAULT
     sections = dict(sections_of(Recipe))
     if name in METHODS:
-        sections["method"] = list(settings_of(name).model_fields)
+        sections |= dict(sections_of(settings_of(name), "method"))
     return sections
 
 

@@ -25,6 +25,8 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # no system call puts a folder in the place of a full one
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -62,6 +64,14 @@ class Run:
     def adapter(self) -> Path:
         """The one file to share."""
         return self.folder / "adapter.safetensors"
+
+    def companion(self, name: str) -> Path:
+        """The adapter in another form."""
+        return self.folder / f"{name}.safetensors"
+
+    def model(self, place: str = "") -> Path:
+        """A base in the diffusers layout that has learned as a whole; later stages have a place such as _2."""
+        return self.folder / f"model{place}"
 
     @property
     def report(self) -> Path:
@@ -101,6 +111,11 @@ class Run:
         """The newest whole checkpoint; half-written ones have other names."""
         found = sorted((self.folder / "checkpoints").glob("step*"))
         return found[-1] if found else None
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """The step that a checkpoint was kept at."""
+        return int(checkpoint.name.removeprefix("step"))
 
     def forget_old_checkpoints(self) -> None:
         """Keep only the newest few."""

@@ -55,8 +55,8 @@ def show_photos(console: Console, photos: PhotoSet) -> None:
 class Watch:
     """Shows a training as it goes."""
 
-    def __init__(self, console: Console, bar: Progress, steps: int) -> None:
-        self.console, self.bar, self.steps = console, bar, steps
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self.console, self.bar, self.steps = console, bar, 0
         self.task: Any = None
         self.loss: float | None = None
 
@@ -66,6 +66,8 @@ class Watch:
             show_photos(self.console, facts)
         elif phase == "prior" and facts:
             self.console.print(f"drawing {facts} class pictures with the untouched base, unless they are cached", markup=False)
+        elif phase == "steps":
+            self.steps = facts
         elif phase == "effective":
             show_rows(self.console, "effective settings", facts)
             self.task = self.bar.add_task("training", total=self.steps, loss="")
@@ -82,7 +84,7 @@ def train_visibly(recipe: Recipe, out: Path | None, *, resume: bool) -> Run:
     console = Console(stderr=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        run = verbs.train(recipe, out=out, resume=resume, progress=Watch(console, bar, recipe.training.steps))
+        run = verbs.train(recipe, out=out, resume=resume, progress=Watch(console, bar))
     console.print(f"adapter: {run.adapter}\nreport:  {run.report}", markup=False, soft_wrap=True)
     return run
 

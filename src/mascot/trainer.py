@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -15,14 +16,17 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.latents import gaussian, sample
-from mascot.optimizers import ScheduleName, adamw, rate_scale
+from mascot.latents import gaussian, offset, sample
+from mascot.optimizers import Average, OptimizerName, ScheduleName, averaged, build, rate_scale, restore_state, state_of
 from mascot.protocols import Batch, Conditioning, Framing, Learner, Stage
 
+STATE = "state.safetensors"
+REMEDIES = "give --set training.gradient_checkpointing=true, a smaller training.batch_size with more training.accumulation, or a smaller method"
 Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
 
 
@@ -39,7 +43,14 @@ class Settings(BaseModel):
     min_snr: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="limit of min-SNR weighting; none trains with plain MSE"
     )
-    weight_decay: float = Field(default=0.01, ge=0, le=10, description="AdamW's decoupled weight decay")
+    optimizer: OptimizerName = Field(default="adamw", description="adamw, adamw8bit, prodigy, schedule-free")
+    weight_decay: float = Field(default=0.01, ge=0, le=10, description="decoupled weight decay")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the average of the weights that is kept; none keeps the last")
+    offset_noise: float = Field(
+        default=0.0, ge=0, le=1, description="share of noise that is one number a channel: darker and lighter pictures"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
+    compile: bool = Field(default=False, description="compile the denoiser: slow to start, faster steps")
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm")
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
 
@@ -59,17 +70,29 @@ class Step:
     seconds: float
 
 
-def loss_of(stage: Stage, batch: Batch, condition: Condition, min_snr: float | None) -> tuple[Tensor, Tensor]:
+def loss_of(stage: Stage, learner: Learner, batch: Batch, condition: Condition, settings: Settings) -> tuple[Tensor, Tensor]:
     """Noise the batch, ask the denoiser, compare its answer with the right one.
 
     Returns the weighted loss and each example's plain squared error. The prior's examples are weighted by their own levels too.
     """
     x0 = sample(batch.latents, batch.generators)
     level = stage.objective.levels(batch.generators).to(x0.device)
-    eps = gaussian(x0.shape[1:], batch.generators).to(x0)
-    answer = stage.predict(stage.objective.noise(x0, eps, level), level, condition(batch.prompts, batch.framings))
-    error_B = (answer - stage.objective.target(x0, eps, level)).square().flatten(1).mean(1)
-    weight_B = batch.weight_B.to(x0.device) * stage.objective.weight(level, min_snr)
+    eps = offset(gaussian(x0.shape[1:], batch.generators).to(x0), settings.offset_noise, batch.generators)
+    noisy, target = stage.objective.noise(x0, eps, level), stage.objective.target(x0, eps, level)
+    seen = stage.see(x0, batch.generators)
+    if batch.preserved_B is not None:  # before what learns is asked: a whole base may be exchanged for this
+        rows = batch.preserved_B.nonzero().flatten().to(x0.device)
+        with learner.untouched(), torch.no_grad():
+            chosen = rows.tolist()
+            told = condition([batch.prompts[i] for i in chosen], [batch.framings[i] for i in chosen])
+            told = {**told, **{name: value[chosen] for name, value in seen.items()}}
+            target = target.index_copy(0, rows, stage.predict(noisy[rows], level[rows], told).to(target))
+    answer = stage.predict(noisy, level, {**condition(batch.prompts, batch.framings), **seen})
+    error = (answer - target).square()
+    if batch.mask_B1HW is not None:
+        error = error * batch.mask_B1HW.to(error)
+    error_B = error.flatten(1).mean(1)
+    weight_B = batch.weight_B.to(x0.device) * stage.objective.weight(level, settings.min_snr)
     return (weight_B * error_B).sum(), error_B.detach()
 
 
@@ -91,13 +114,21 @@ def uninterrupted() -> Generator[None]:
 
 
 class Loop:
-    """One phase of training: an optimizer over what a learner lets learn, and the step it has come to."""
+    """One phase of training: an optimizer over what a learner lets learn, and the step it has come to.
 
-    def __init__(self, stage: Stage, learner: Learner, settings: Settings, condition: Condition, accelerator: Any) -> None:
+    The phase is the steps from `first` to before `last` of a run.
+    """
+
+    def __init__(
+        self, stage: Stage, learner: Learner, settings: Settings, condition: Condition, accelerator: Any, *, first: int = 0, last: int = -1
+    ) -> None:  # fmt: skip
         self.stage, self.learner, self.settings, self.condition = stage, learner, settings, condition
         self.accelerator = accelerator
-        self.optimizer = accelerator.prepare(adamw(learner.groups, weight_decay=settings.weight_decay))
-        self.done = 0
+        self.first, self.last = first, settings.steps if last < 0 else last
+        self.optimizer = accelerator.prepare(build(settings.optimizer, learner.groups, weight_decay=settings.weight_decay))
+        self.average = Average(self.parameters(), settings.ema) if settings.ema is not None else None
+        self.done = first
+        prepare_denoiser(stage.parts[stage.denoiser], settings)
 
     def steps(self, batches: Callable[[int], Sequence[Batch]]) -> Iterator[Step]:
         """Train to the end, yielding after each step; `batches(n)` gives the micro-batches of step n, from 0.
@@ -105,26 +136,54 @@ class Loop:
         Raises:
             UserError: the loss or the gradients are not finite; nothing was changed by that step.
         """
-        while self.done < self.settings.steps:
+        while self.done < self.last:
             started = time.perf_counter()
-            scale = rate_scale(self.settings.schedule, self.done, self.settings.steps, self.settings.warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * scale
+            rates = self.turn_rates()
             loss, subject_loss, norm = self.accumulate(batches(self.done))
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.learner.after_step()
+            if self.average is not None:
+                self.average.update()
             self.done += 1
-            rates = {group.part: group.rate * scale for group in self.learner.groups}
             seconds = time.perf_counter() - started
             yield Step(number=self.done, loss=loss, subject_loss=subject_loss, norm=norm, rates=rates, seconds=seconds)
+
+    def turn_rates(self) -> dict[str, float]:
+        """Set the rates of the coming step; what has learned for long enough is frozen."""
+        steps, along = self.last - self.first, self.done - self.first
+        scale = rate_scale(self.settings.schedule, along, steps, self.settings.warmup)
+        rates: dict[str, float] = {}
+        for place, group in zip(self.optimizer.param_groups, self.learner.groups, strict=True):
+            learns = along < group.until * steps
+            for parameter in group.parameters:
+                parameter.requires_grad = learns
+            place["lr"] = place["initial_lr"] * scale * learns
+            rates[group.part] = group.rate * scale * learns
+        return rates
+
+    def rehearse(self, batches: Sequence[Batch]) -> float:
+        """Go through a step without taking it; returns its seconds.
+
+        Raises:
+            UserError: the accelerator's memory does not hold it.
+        """
+        started = time.perf_counter()
+        try:
+            self.turn_rates()
+            self.accumulate(batches)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"a training step does not fit the accelerator's memory; {REMEDIES}.") from error
+        finally:
+            self.optimizer.zero_grad()
+        return time.perf_counter() - started
 
     def accumulate(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
         """Add up the gradients of a step's micro-batches, clip them, and refuse what is not finite."""
         total, errors = 0.0, list[float]()
         for batch in batches:
             with self.accelerator.autocast():
-                loss, error_B = loss_of(self.stage, batch, self.condition, self.settings.min_snr)
+                loss, error_B = loss_of(self.stage, self.learner, batch, self.condition, self.settings)
             self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
@@ -138,15 +197,30 @@ class Loop:
             )
         return total, sum(errors) / len(errors), norm
 
+    @contextmanager
+    def drawing(self) -> Generator[None]:
+        """Let the parameters be those that draw and are kept (an average's, a schedule-free optimizer's) for a while."""
+        with averaged(self.optimizer.optimizer, self.parameters(), self.average):
+            yield
+
+    def finish(self) -> None:
+        """Make the parameters those that draw and are kept, for good."""
+        with self.drawing():
+            kept = [parameter.detach().clone() for parameter in self.parameters()]
+        for parameter, value in zip(self.parameters(), kept, strict=True):
+            parameter.data.copy_(value)
+
     def save(self, folder: Path) -> None:
-        """Write everything that the next step depends on, exactly: parameters, optimizer moments, the step."""
+        """Write everything that the next step depends on, exactly: parameters, the optimizer's state, the average, the step."""
         tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters())}
-        for i, parameter in enumerate(self.parameters()):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"moment.{i}.{name}"] = torch.as_tensor(value)
+        moments, facts = state_of(self.optimizer.optimizer)
+        tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
         tensors["done"] = torch.tensor(self.done)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / "state.safetensors")
+        content = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        save_file(content, folder / STATE, metadata={"optimizer": json.dumps(facts, sort_keys=True)})
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote.
@@ -155,16 +229,48 @@ class Loop:
             UserError: the checkpoint is broken or belongs to other settings.
         """
         try:
-            tensors = load_file(folder / "state.safetensors")
+            with safe_open(folder / STATE, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+                facts = json.loads(file.metadata()["optimizer"])
             for i, parameter in enumerate(self.parameters()):
                 parameter.data.copy_(tensors[f"parameter.{i}"])
-                names = [key for key in tensors if key.startswith(f"moment.{i}.")]
-                state = {key.rpartition(".")[2]: tensors[key] for key in names}
-                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+            restore_state(self.optimizer.optimizer, under("optimizer.", tensors), facts)
+            if self.average is not None:
+                self.average.restore(under("average.", tensors))
             self.done = int(tensors["done"])
         except Exception as error:
             raise UserError(f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before.") from error
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What learns, in a fixed order."""
-        return [p for group in self.learner.groups for p in group.parameters]
+        return parameters_of(self.learner)
+
+
+def parameters_of(learner: Learner) -> list[torch.nn.Parameter]:
+    """What a learner lets learn, in a fixed order."""
+    return [parameter for group in learner.groups for parameter in group.parameters]
+
+
+def save_parameters(learner: Learner, folder: Path, name: str) -> None:
+    """Write what a learner has learned, to go on beside it."""
+    save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(learner))}, folder / f"{name}.safetensors")
+
+
+def load_parameters(learner: Learner, folder: Path, name: str) -> None:
+    """The inverse of `save_parameters`."""
+    tensors = load_file(folder / f"{name}.safetensors")
+    for i, parameter in enumerate(parameters_of(learner)):
+        parameter.data.copy_(tensors[f"{i}"])
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def prepare_denoiser(denoiser: Any, settings: Settings) -> None:
+    """Let a denoiser take less memory or less time, where that is asked for."""
+    if settings.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if settings.compile:
+        denoiser.compile()

@@ -14,6 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from mascot.errors import UserError, suggest
@@ -54,11 +55,17 @@ class UNetStage(LoadedStage):
 
     unet: UNet2DConditionModel
     scheduler: Any
-    encoders: tuple[str, ...]
-    """Text encoders by the names of their folders, in order."""
     denoiser: Final = "unet"
     default_solver: Final = "ddim"
     embeds_guidance: Final = False
+
+    def attend_plainly(self) -> None:
+        """On a CPU, exchange torch's fused attention for the plain one.
+
+        The fused one's backward pass is slow there for the short sequences of small bases.
+        """
+        if self.device.type == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -96,7 +103,8 @@ class UNetStage(LoadedStage):
 
     def ask(self, noisy_BCHW: Tensor, level_B: Tensor, states_BND: Tensor, **told: Any) -> Tensor:
         """Ask the UNet once; the answer is float32."""
-        noisy, states = noisy_BCHW.to(self.device, self.dtype), states_BND.to(self.dtype)
+        dtype = self.dtype_of(self.unet)
+        noisy, states = noisy_BCHW.to(self.device, dtype), states_BND.to(dtype)
         return self.unet(noisy, level_B, encoder_hidden_states=states, return_dict=False, **told)[0].float()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
 
     `out` is the run's folder, by default a new one under `runs/`. With `resume` a run that was stopped goes on exactly: its
     adapter has the same bytes as if it had never stopped. `progress` is called with ('photos', PhotoSet), ('effective', rows),
-    ('prior', count), ('step', Step), ('report', Path).
+    ('prior', count), ('steps', how many there will be), ('step', Step), ('report', Path).
 
     Raises:
         UserError: anything the user can mend; nothing that was there is lost.
@@ -53,8 +53,9 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
         check_same(run, before, "photos", photo_hashes(photos))
         job = Personalization(recipe=recipe, run=run, photos=photos, family=load_base(recipe))
         check_same(run, before, "base", job.family.identity)
-        progress("prior", recipe.prior.count if recipe.prior.weight else 0)
-        _ = job.loop
+        progress("prior", recipe.prior.count if recipe.prior.draws else 0)
+        job.begin()
+        progress("steps", job.steps)
         rows = effective_settings(job)
         if not resume:
             run.write_text(run.recipe, recipe.to_toml())
@@ -65,7 +66,7 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
         with closing(job.teach()) as steps:
             for step in steps:
                 progress("step", step)
-        job.adapter().write(run.adapter)
+        rows += job.write()
         if report:
             write_outcome(job, rows)
             progress("report", run.report)
@@ -136,7 +137,7 @@ def usual_knobs(adapter: Adapter) -> Knobs:
 
 def plan_shots(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[Shot]:
     """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
-    from mascot.captions import Subject
+    from mascot.protocols import Subject
 
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -27,18 +28,61 @@ FAMILIES: Mapping[str, str] = {
 }
 """Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
 
+CONTINUATIONS: Mapping[str, str] = {"IFSuperResolutionPipeline": "mascot.families.deepfloyd_if"}
+"""Pipeline class that enlarges another's pictures -> that other's module, whose `load` takes its `continuation` as well."""
+
+WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+"""How files of weights end."""
+
 
 def source_of(base: str) -> str:
     """Turn what the user calls a base into a folder, a file or a hub id: `starter` is the embedded one."""
     return str(starter.folder()) if base == "starter" else base
 
 
+def joined(base: str) -> tuple[str, ...]:
+    """The bases that FIRST+SECOND is joined of, in the order in which they draw; one that is there under its whole name is itself.
+
+    Every part must be there, or look like a hub id: a name that merely holds a + is not split.
+    """
+    if not may_be_there(base):
+        for match in re.finditer(r"\+", base):
+            first, rest = base[: match.start()], joined(base[match.end() :])
+            if may_be_there(first) and all(map(may_be_there, rest)):
+                return first, *rest
+    return (base,)
+
+
+def may_be_there(base: str) -> bool:
+    """Whether a base is there, or is written like a hub id, which is never one with a +."""
+    return base == "starter" or is_hub_id(base) or bool(base.strip() and Path(base).exists())
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether a name is written like owner/name and not like a file; versions in it (`xl-base-1.0`) are no file's ending."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.endswith(WEIGHTS)
+
+
 def describe(base: str) -> dict[str, Any]:
-    """Read a base's `model_index.json` without loading a weight.
+    """Read the `model_index.json` of a base, of the first one of FIRST+SECOND, without loading a weight.
 
     Raises:
-        UserError: the base is not there, or is no diffusers pipeline of a known family.
+        UserError: the base is not there, is no diffusers pipeline of a known family, or is joined of what does not belong together.
     """
+    first, *more = joined(base)
+    index = check(first, read_description(first))
+    if len(more) > 1:
+        raise UserError(f"the base {base} is joined of {len(more) + 1} stages; mascot knows bases of two at most: give FIRST+SECOND.")
+    for second in more:
+        kind = str(read_description(second).get("_class_name"))
+        if CONTINUATIONS.get(kind) != FAMILIES[index["_class_name"]]:
+            what = f"{second} is a {kind}, which does not enlarge what a {index['_class_name']} draws"
+            raise UserError(f"{what}; give {first} alone, or joined with the next stage of its cascade.")
+    return index
+
+
+def read_description(base: str) -> dict[str, Any]:
+    """Read the `model_index.json` of one base, or what a checkpoint's tensors say in its place."""
     if not base.strip():
         raise UserError("the base is empty; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
     source = source_of(base)
@@ -49,12 +93,12 @@ def describe(base: str) -> dict[str, Any]:
             raise UserError(
                 f"{base} holds no model_index.json; give a folder in the diffusers layout, a .safetensors checkpoint or a hub id."
             )
-        return check(base, read_index(index))
+        return read_index(index)
     if path.is_file():
-        return check(base, {"_class_name": pipeline_in(path)}) if path.suffix == ".safetensors" else refuse_file(base)
-    if path.suffix or base.count("/") != 1 or base.startswith((".", "/", "~")):
+        return {"_class_name": pipeline_in(path)} if path.suffix == ".safetensors" else refuse_file(base)
+    if not is_hub_id(base):
         raise UserError(f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
-    return check(base, read_index(download_index(base)))
+    return read_index(download_index(base))
 
 
 CHECKPOINTS: Mapping[str, str] = {
@@ -102,8 +146,10 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a pipeline of an unknown kind."""
+    """Refuse a pipeline of an unknown kind, and one that continues another where it stands alone or first."""
     kind = str(index.get("_class_name"))
+    if kind in CONTINUATIONS:
+        raise UserError(f"{base} is a {kind}, which only enlarges what another base draws; give both, as --base FIRST+{base}.")
     if kind not in FAMILIES:
         raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
     return index
@@ -134,7 +180,8 @@ def load_family(base: str, *, device: str, precision: Precision) -> Family:
         UserError: the base is unknown, broken or not there.
     """
     module = import_module(FAMILIES[describe(base)["_class_name"]])
-    return module.load(source_of(base), device=device, precision=precision)
+    first, *more = map(source_of, joined(base))
+    return module.load(first, device=device, precision=precision, **({"continuation": more[0]} if more else {}))
 
 
 def fingerprint(files: list[Path]) -> str:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline
-from torch import Tensor, nn
-from transformers import CLIPTextModel, T5EncoderModel
+from diffusers import FluxPipeline
+from torch import Tensor
 
 from mascot.families import Precision, fingerprint
 from mascot.flows import FlowStage
-from mascot.pipelines import DTYPES, Autoencoder, check_whole, open_pipeline, reload_part, weight_files
-from mascot.protocols import Conditioning, Framing, Stage
+from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.protocols import Conditioning, Framing
 
 NAME = "flux"
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
-KINDS: Mapping[str, Any] = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+CLIP, T5 = "text_encoder", "text_encoder_2"
+PARTS = ("transformer", "vae", CLIP, T5)
+LAYOUT = Layout(kind=FluxPipeline, denoiser="transformer", clips=(CLIP,), listeners=(T5,))
 RESOLUTION = 1024
 """The side these bases were trained at; their transformer does not say."""
 ATTENTION = (*(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),)
@@ -53,9 +52,6 @@ def places_of(height: int, width: int, device: torch.device) -> Tensor:
 class FluxStage(FlowStage):
     """The one stage."""
 
-    tokenizer: Any
-    tokenizer_2: Any
-
     @property
     def resolution(self) -> int:
         """The side the base was trained at."""
@@ -69,21 +65,22 @@ class FluxStage(FlowStage):
         """The T5's states and the CLIP's pooled answer."""
         del framings
         return {
-            "encoder_hidden_states": self.read_t5("text_encoder_2", self.tokenizer_2, prompts, self.tokenizer_2.model_max_length),
-            "pooled_projections": self.read_clip("text_encoder", self.tokenizer, prompts).pooler_output,
+            "encoder_hidden_states": self.read_t5(T5, prompts),
+            "pooled_projections": self.read_clip(CLIP, prompts).pooler_output,
         }
 
     def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the transformer once; the answer is float32. Told no guidance scale, it is asked at 1, as in training."""
         height, width = noisy_BCHW.shape[-2:]
-        states = conditioning["encoder_hidden_states"].to(self.dtype)
+        dtype = self.dtype_of(self.transformer)
+        states = conditioning["encoder_hidden_states"].to(dtype)
         guidance = conditioning.get("guidance", torch.ones(len(noisy_BCHW)))
         answer = self.transformer(
-            hidden_states=pack(noisy_BCHW.to(self.device, self.dtype)),
+            hidden_states=pack(noisy_BCHW.to(self.device, dtype)),
             timestep=level_B.to(self.device) / len(self.flow.timesteps_T),
             guidance=guidance.to(self.device, torch.float32) if self.embeds_guidance else None,
             encoder_hidden_states=states,
-            pooled_projections=conditioning["pooled_projections"].to(self.dtype),
+            pooled_projections=conditioning["pooled_projections"].to(dtype),
             txt_ids=torch.zeros(states.shape[1], 3, device=self.device),
             img_ids=places_of(height, width, self.device),
             return_dict=False,
@@ -92,45 +89,14 @@ class FluxStage(FlowStage):
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with its end, and how many the T5 hears."""
-        return len(self.tokenizer_2(prompt).input_ids), int(self.tokenizer_2.model_max_length)
+        return self.count_tokens(T5, prompt)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flux:
-    """One loaded base of this family."""
-
-    identity: str
-    stages: tuple[Stage, ...]
-    name: str = NAME
-
-
-def load(source: str, *, device: str, precision: Precision) -> Flux:
+def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
     """Load a folder, a single-file checkpoint or a hub id.
 
     Raises:
         UserError: the weights are missing, incomplete or unreadable.
     """
-    dtype = DTYPES[precision]
-    pipeline = open_pipeline(FluxPipeline, source)
-    parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in KINDS}
-    encoders = {name: module for name, module in parts.items() if name != "vae"}
-    check_whole(source, [pipeline.transformer, pipeline.vae], encoders, {"text_encoder": pipeline.tokenizer})
-
-    def load_part(name: str) -> nn.Module:
-        return parts.pop(name, None) or reload_part(FluxPipeline, source, name, KINDS[name])
-
-    stage = FluxStage(
-        source=source,
-        device=torch.device(device),
-        dtype=dtype,
-        transformer=pipeline.transformer.to(device, dtype).eval().requires_grad_(requires_grad=False),
-        tokenizer=pipeline.tokenizer,
-        tokenizer_2=pipeline.tokenizer_2,
-        scheduler=pipeline.scheduler,
-        encoders=("text_encoder",),
-        layers=LAYERS,
-        patch=2,
-        pictures=Autoencoder(load=lambda: load_part("vae"), device=torch.device(device)),
-        load_text=load_part,
-    )
-    return Flux(identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))
+    stage = FluxStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision], layers=LAYERS, packing=2)
+    return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))

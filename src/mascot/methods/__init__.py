@@ -9,8 +9,13 @@ from typing import Any
 from mascot.errors import UserError, suggest
 from mascot.protocols import Restore
 
-METHODS: Mapping[str, str] = {"lora": "mascot.methods.lora"}
-"""Method's name -> module with `Settings` (pydantic, a Phase) and `restore`."""
+METHODS: Mapping[str, str] = {
+    "lora": "mascot.methods.lora",
+    "dreambooth": "mascot.methods.dreambooth",
+    "textual-inversion": "mascot.methods.textual_inversion",
+    "pivotal": "mascot.methods.pivotal",
+}
+"""Method's name -> module with `Settings` (pydantic, a Method) and `restore`."""
 
 
 DEFAULT = next(iter(METHODS))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from mascot.errors import UserError
 from mascot.latents import seeded
-from mascot.protocols import Group, Learner, Stage
+from mascot.lowrank import file_name, layer_name, list_some, metadata_of, read_facts
+from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
 
 ADAPTER = "default"
-METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers looks for ranks and alphas; without it a file's alpha is taken to equal its rank, in silence."""
 
 
 VARIANTS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
@@ -56,33 +55,49 @@ class Settings(BaseModel):
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
     rate: float = Field(default=1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
     text_rate: float = Field(default=1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
+    text_rank: int | None = Field(default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank")
+    text_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha")
+    text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """One phase."""
+        return (Leg(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """The denoiser, and the text encoders unless their rate is 0."""
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
 
-    def attach(self, stage: Stage, seed: int) -> Learner:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
         """Inject fresh changes that are exactly zero, each seeded by its own name.
 
         Raises:
             UserError: a text encoder shall learn, and this base has none that can.
         """
+        del subject, before
         if self.text_rate > 0 and len(stage.parts) == 1:
             raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         groups: list[Group] = []
         for part in self.trains(stage):
-            module = stage.parts[part]
-            with torch.random.fork_rng(devices=[]):  # peft fills fresh changes from the global generator
-                torch.manual_seed(seeded(seed, part).initial_seed())
-                inject_adapter_in_model(make_config(self.variant, self.rank, self.alpha, stage.adaptable(part, self.layers)), module)
-            in_full_precision(module)
-            for name, layer in lora_layers(module):
-                if "lora_A" in layer.adapter_layer_names:
-                    down = layer.lora_A[ADAPTER].weight
-                    down.data.copy_(torch.randn(down.shape, generator=seeded(seed, part, name)) / self.rank)
-            learning = tuple(p for p in module.parameters() if p.requires_grad)
-            groups.append(Group(part=part, parameters=learning, rate=self.rate if part == stage.denoiser else self.text_rate))
+            module, denoises = stage.parts[part], part == stage.denoiser
+            self.inject(module, part, stage.adaptable(part, self.layers), seed, denoises=denoises)
+            learning = tuple(parameter for _, layer in lora_layers(module) for parameter in changes_of(layer))
+            rate, until = (self.rate, 1.0) if denoises else (self.text_rate, self.text_until)
+            groups.append(Group(part=part, parameters=learning, rate=rate, until=until))
         return Attached({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
+
+    def inject(self, module: nn.Module, part: str, layers: list[str], seed: int, *, denoises: bool) -> None:
+        """Wrap the layers of one part."""
+        rank = self.rank if denoises else self.text_rank or self.rank
+        alpha = self.alpha if denoises else self.text_alpha or self.alpha
+        with torch.random.fork_rng(devices=[]):  # peft fills fresh changes from the global generator
+            torch.manual_seed(seeded(seed, part).initial_seed())
+            inject_adapter_in_model(make_config(self.variant, rank, alpha, layers), module)
+        in_full_precision(module)
+        for name, layer in lora_layers(module):
+            if "lora_A" in layer.adapter_layer_names:
+                down = layer.lora_A[ADAPTER].weight
+                down.data.copy_(torch.randn(down.shape, generator=seeded(seed, part, name)) / rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +106,39 @@ class Attached:
 
     modules: Mapping[str, nn.Module]
     groups: tuple[Group, ...]
+    whole: bool = False
 
     def after_step(self) -> None:
         """Nothing else can have moved."""
 
+    @contextmanager
+    def untouched(self) -> Generator[None]:
+        """Switch the changes off for a while; which of them learn stays as it is."""
+        layers = [layer for module in self.modules.values() for _, layer in lora_layers(module)]
+        learning = [(parameter, parameter.requires_grad) for layer in layers for parameter in changes_of(layer)]
+        for layer in layers:
+            layer.enable_adapters(enabled=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(enabled=True)
+            for parameter, learns in learning:  # peft lets everything learn that it switches on
+                parameter.requires_grad = learns
+
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The changes under diffusers' names, float32, with the metadata that keeps alpha."""
-        tensors: dict[str, Tensor] = {}
-        facts: dict[str, Any] = {}
-        for part, module in self.modules.items():
-            for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items():
-                tensors[f"{part}.{file_name(part, key)}"] = tensor.detach().float().cpu().contiguous()
-            config = peft_config(module)
-            config["target_modules"] = sorted(config["target_modules"])
-            facts |= {f"{part}.{key}": list(value) if isinstance(value, set) else value for key, value in config.items()}
-        return tensors, {METADATA_KEY: json.dumps(facts, sort_keys=True, default=str)}
+        tensors = {
+            f"{part}.{file_name(part, key)}": tensor.detach().float().cpu().contiguous()
+            for part, module in self.modules.items()
+            for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()
+        }
+        return tensors, metadata_of({part: peft_config(module) for part, module in self.modules.items()})
+
+    @staticmethod
+    def companions() -> Mapping[str, Companion]:
+        """None: other tools read the export itself."""
+        return {}
 
     def detach(self) -> None:
         """Put the base's own layers back."""
@@ -173,16 +206,6 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return Worn(modules)
 
 
-def read_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Parse the ranks and alphas that peft and diffusers keep beside the tensors; none where the file has none."""
-    try:
-        facts: Any = json.loads(metadata.get(METADATA_KEY, "{}"))
-        assert isinstance(facts, dict)
-    except (ValueError, RecursionError, AssertionError) as error:
-        raise UserError("this adapter's metadata is damaged; export it again.") from error
-    return facts
-
-
 def make_config(variant: str, rank: int, alpha: float, layers: list[str]) -> Any:
     """Give peft's configuration of one variant."""
     kind, options = VARIANTS[variant]
@@ -194,13 +217,15 @@ def in_full_precision(module: nn.Module) -> None:
     """Keep changes in float32 beside their layers' weights, whatever those are in."""
     device = next(module.parameters()).device
     for _, layer in lora_layers(module):
-        for changes in (getattr(layer, group) for group in layer.adapter_layer_names):
-            if ADAPTER not in changes:
-                continue
-            if isinstance(changes, nn.ParameterDict):
-                changes[ADAPTER].data = changes[ADAPTER].data.float().to(device)
-            else:
-                changes[ADAPTER].float().to(device)
+        for parameter in changes_of(layer):
+            parameter.data = parameter.data.float().to(device)
+
+
+def changes_of(layer: Any) -> Iterator[nn.Parameter]:
+    """What learns in an adapted layer."""
+    for changes in (getattr(layer, group) for group in layer.adapter_layer_names):
+        if ADAPTER in changes:
+            yield from (changes[ADAPTER],) if isinstance(changes, nn.ParameterDict) else changes[ADAPTER].parameters()
 
 
 def misfits(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -283,19 +308,3 @@ def peft_config(module: nn.Module) -> dict[str, Any]:
     """The settings that peft keeps on an adapted module."""
     configs: Any = module.peft_config
     return configs[ADAPTER].to_dict()
-
-
-def file_name(part: str, key: str) -> str:
-    """Name a layer as other tools do: their text encoders carry a `text_model.` prefix that transformers 5 dropped."""
-    return f"text_model.{key}" if part.startswith("text_encoder") and not key.startswith("text_model.") else key
-
-
-def layer_name(module: nn.Module, part: str, key: str) -> str:
-    """The inverse of `file_name`: without the prefix where the text encoder is flat (one with a projection is not)."""
-    flat = part.startswith("text_encoder") and not hasattr(module, "text_model")
-    return key.removeprefix("text_model.") if flat else key
-
-
-def list_some(keys: list[str]) -> str:
-    """Name up to three keys."""
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,0 +1,141 @@
+"""Pivotal tuning (Roich et al. 2021, arXiv 2106.05744, as cloneofsimo/lora brought it to text-to-image): first the word, then the layers.
+
+Textual inversion finds the word that comes nearest the subject; then a LoRA goes the rest of the way while the word learns on slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from mascot.errors import UserError
+from mascot.methods import lora, textual_inversion
+from mascot.protocols import Companion, Group, Learner, Leg, Restored, Stage, Subject
+
+BUNDLE = "bundle_emb."
+"""How names of rows begin in a file that holds layers too, as A1111's and ComfyUI's readers know it; the token and a dot follow."""
+
+
+class Settings(BaseModel):
+    """The word's settings and the layers', and how the steps are shared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["pivotal"] = Field(default="pivotal", description="which method this is")
+    word_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
+    word_rate_after: float = Field(default=5e-5, ge=0, lt=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
+    word: textual_inversion.Settings = textual_inversion.Settings(rate=5e-4)
+    layers: lora.Settings = lora.Settings()
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The word, then both."""
+        return Leg(phase=self.word, share=self.word_share), Leg(phase=Both(self), share=1 - self.word_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """The second phase."""
+
+    settings: Settings
+
+    def trains(self, stage: Stage) -> tuple[str, ...]:
+        """What the layers' phase trains, and the text encoders whose words learn."""
+        return tuple(dict.fromkeys([*self.settings.layers.trains(stage), *self.settings.word.trains(stage)]))
+
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Pair:
+        """Let the word of the phase before go on more slowly, and put fresh layers beside it."""
+        assert isinstance(before, textual_inversion.Attached), "the word comes first"
+        layers = self.settings.layers.attach(stage, subject, seed, None)
+        return Pair(layers=layers, word=replace(before, rate=self.settings.word_rate_after))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A word and layers that learn together."""
+
+    layers: Learner
+    word: textual_inversion.Attached
+    whole: Literal[False] = False
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The layers, then the word's rows, which rest where their rate is 0."""
+        rows = self.word.groups if self.word.rate else [replace(group, until=0.0) for group in self.word.groups]
+        return (*self.layers.groups, *rows)
+
+    def after_step(self) -> None:
+        """Keep the word's length."""
+        if self.word.rate:
+            self.word.after_step()
+
+    @contextmanager
+    def untouched(self) -> Generator[None]:
+        """The base without either."""
+        with ExitStack() as stack:
+            stack.enter_context(self.layers.untouched())
+            stack.enter_context(self.word.untouched())
+            yield
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Both in one: the layers under their names, the rows under `bundle_emb.TOKEN.`."""
+        layers, about_layers = self.layers.export()
+        rows, about_word = self.word.export()
+        prefix = f"{BUNDLE}{self.word.word.token}."
+        return layers | {f"{prefix}{key}": value for key, value in rows.items()}, about_layers | about_word
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Each alone, for tools that read one thing from a file: diffusers' `load_lora_weights` and `load_textual_inversion`."""
+        layers, about_layers = self.layers.export()
+        rows, about_word = self.word.export()
+        return {
+            "layers": Companion(tensors=layers, metadata=about_layers, method="lora"),
+            "word": Companion(tensors=rows, metadata=about_word, method="textual-inversion"),
+        }
+
+    def detach(self) -> None:
+        """Give the base back."""
+        self.layers.detach()
+        self.word.detach()
+
+
+@dataclass(frozen=True, slots=True)
+class Worn:
+    """A word and layers that draw."""
+
+    layers: Restored
+    word: Restored
+
+    def scale(self, scales: Mapping[str, float]) -> None:
+        """Set each part's strength, of what lies in it."""
+        self.layers.scale(scales)
+        self.word.scale(scales)
+
+    def remove(self) -> None:
+        """Give the base back."""
+        self.layers.remove()
+        self.word.remove()
+
+
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Worn:
+    """Put an exported pair on a stage that has none.
+
+    Raises:
+        UserError: the file lacks one of the two, or does not fit the base.
+    """
+    prefix = f"{BUNDLE}{textual_inversion.Word.read(metadata).token}."
+    rows = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    layers = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+    if not rows or not layers:
+        raise UserError("this adapter lacks its word or its layers; export it again.")
+    word = textual_inversion.restore(stage, rows, metadata)
+    try:
+        return Worn(lora.restore(stage, layers, metadata), word)
+    except UserError:
+        word.remove()
+        raise

@@ -1,0 +1,320 @@
+"""Laws of every method on every family, on tiny random weights: what learns is what is exported, and the file says all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from mascot import verbs
+from mascot.errors import UserError
+from mascot.families import load_family
+from mascot.generator import Generator, Knobs, Shot
+from mascot.latents import seeded
+from mascot.material import Material
+from mascot.methods import METHODS, settings_of
+from mascot.personalization import load_base, read_subject
+from mascot.protocols import Batch, Family, Latents, Learner, Stage
+from mascot.recipe import Recipe
+from mascot.run import Run
+from mascot.trainer import Loop, Settings, loss_of
+from tiny import SUBJECT, tiny_stable_diffusion
+from tiny_families import MAKERS, tiny_base
+
+FAMILIES = ("sd", *MAKERS)
+WORDLESS = {"deepfloyd_if", "deepfloyd_if_cascade"}
+"""Families whose only text encoder is a T5, which never learns."""
+WORDY = {"textual-inversion", "pivotal"}
+"""Methods that teach a word."""
+PAIRS = [(family, method) for family in FAMILIES for method in METHODS]
+TAUGHT = [pair for pair in PAIRS if not (pair[0] in WORDLESS and pair[1] in WORDY)]
+REFUSED = [pair for pair in PAIRS if pair not in TAUGHT]
+STEPS = 4
+SIDE = 64
+PROMPT = "a photo of a sks dog in the snow"
+COMMON = (
+    f"training.steps={STEPS}", "training.checkpoint_every=1000", "training.warmup=0", "training.schedule=constant", "previews.every=0",
+    "knobs.steps=2", "knobs.guidance=3", "prior.count=2", "prior.steps=1", "precision=fp32", "device=cpu",
+)  # fmt: skip
+RATES = {
+    "lora": ("method.rate=1e-2", "method.rank=2", "method.text_rate={text}"),
+    "dreambooth": ("method.rate=1e-4", "method.text_rate={text}"),
+    "textual-inversion": ("method.rate=1e-2", "method.vectors=2"),
+    "pivotal": ("method.word.rate=1e-2", "method.layers.rate=1e-2", "method.layers.rank=2", "method.layers.text_rate={text}"),
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Family's name -> a base of it, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("bases")
+
+    class Bases(dict[str, str]):
+        def __missing__(self, name: str) -> str:
+            where = folder / name
+            self[name] = str(tiny_stable_diffusion(where) if name == "sd" else tiny_base(name, where))
+            return self[name]
+
+    return Bases()
+
+
+@pytest.fixture(autouse=True)
+def _cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class pictures lie beside the photos of the module's tests."""
+    monkeypatch.setenv("MASCOT_CACHE", str(home / "cache"))
+
+
+def recipe_of(bases: dict[str, str], family: str, method: str, home: Path, *more: str) -> Recipe:
+    """A short run of a pair; text encoders learn where they can."""
+    side = SIDE if family != "deepfloyd_if_cascade" else 2 * SIDE
+    rates = [rate.format(text=0 if family in WORDLESS else 1e-4) for rate in RATES[method]]
+    overrides = (*COMMON, f"dataset.resolution={side}", f'method.name="{method}"', *rates, *more)
+    return Recipe.preset(base=bases[family], overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
+
+
+def loaded(recipe: Recipe) -> Family:
+    return load_base(recipe)
+
+
+def material_of(recipe: Recipe, stage: Stage) -> Material:
+    """One stage's examples, of one photo, without class pictures."""
+    photos = read_subject(recipe)
+    one = replace(photos, photos=photos.photos[:1])
+    return Material(recipe=recipe, photos=one, stage=stage, resolution=min(stage.resolution, 2 * SIDE), class_pictures=[])
+
+
+def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[Learner, float]]:
+    """Each phase's learner, attached in turn, with its share of the steps."""
+    method: Any = recipe.method
+    learner: Learner | None = None
+    for leg in method.legs:
+        learner = leg.phase.attach(stage, SUBJECT, 0, learner)
+        yield learner, leg.share
+
+
+def bits(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Every parameter and buffer that is there, by the object that holds it."""
+    return {f"{part}.{name}": tensor.detach().clone() for part, module in modules.items() for name, tensor in module.state_dict().items()}
+
+
+def learning(learner: Learner) -> set[int]:
+    return {parameter.data_ptr() for group in learner.groups for parameter in group.parameters}
+
+
+def drawn(generator: Generator, side: int) -> np.ndarray:
+    knobs = Knobs(steps=2, guidance=3.0, height=side, width=side)
+    return np.asarray(next(iter(generator.draw([Shot(PROMPT, 5)], knobs))), np.int16)
+
+
+@pytest.mark.parametrize(("family", "method"), TAUGHT)
+def test_only_what_is_exported_moves_and_the_loss_on_one_photo_falls(bases: dict[str, str], family: str, method: str, home: Path) -> None:
+    """Under a weight decay that would show on anything it touched; taken off, the base has its own bits."""
+    recipe = recipe_of(bases, family, method, home, "prior.weight=0")
+    for stage in loaded(recipe).stages:
+        before = bits(dict(stage.parts))
+        batch = material_of(recipe, stage).batches(0)[0]
+        settings = Settings(steps=12, weight_decay=0.5)
+        losses: list[float] = []
+        learner: Learner | None = None
+        for learner, _ in attached(recipe, stage):
+            accelerator = Accelerator(cpu=True, mixed_precision="no")
+            loop = Loop(stage, learner, settings, stage.condition, accelerator)
+            losses += [step.loss for step in loop.steps(lambda _, batch=batch: [anew(batch)])]
+            still = {key: value for key, value in named(stage) if value.data_ptr() not in learning(learner)}
+            for key, value in still.items():
+                known = before.get(key)
+                if known is not None:
+                    assert torch.equal(value, known), key
+        assert losses[-1] < losses[0]
+        assert learner is not None
+        tensors, _ = learner.export()
+        assert sum(tensor.numel() for tensor in tensors.values()) >= sum(p.numel() for g in learner.groups for p in g.parameters)
+        learner.detach()
+        after = bits(dict(stage.parts))
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def named(stage: Stage) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer as it is called without wrappers."""
+    for part, module in stage.parts.items():
+        for name, tensor in module.state_dict().items():
+            yield f"{part}.{name.replace('.base_layer', '')}", tensor
+
+
+def anew(batch: Batch) -> Batch:
+    """The same batch, its randomness from the start."""
+    return replace(batch, generators=tuple(seeded("again", i) for i in range(len(batch.prompts))))
+
+
+REDRAW = """
+import json, sys
+import numpy as np
+from mascot import verbs
+from mascot.generator import Knobs, Shot
+for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
+    generator, _, _ = verbs.open_generator(adapter, device="cpu")
+    picture = next(iter(generator.draw([Shot(sys.argv[2], 5)], Knobs(steps=2, guidance=3.0, height=side, width=side))))
+    np.save(f"{sys.argv[3]}/{place}.npy", np.asarray(picture, np.int16))
+"""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: str, home: Path, tmp_path: Path) -> None:
+    """The whole job, then a fresh process with nothing but the file: 0 difference, and something was learned."""
+    side = SIDE if family != "deepfloyd_if_cascade" else 2 * SIDE
+    methods = [method for name, method in TAUGHT if name == family]
+    runs = {method: verbs.train(recipe_of(bases, family, method, home), out=tmp_path / method, report=False) for method in methods}
+    ours = [drawn(verbs.open_generator(run, device="cpu")[0], side) for run in runs.values()]
+    untouched = drawn(Generator(load_family(bases[family], device="cpu", precision="fp32")), side)
+    order = json.dumps([(str(run.adapter), side) for run in runs.values()])
+    subprocess.run([sys.executable, "-W", "error", "-c", REDRAW, order, PROMPT, str(tmp_path)], check=True)
+    for place, (method, picture) in enumerate(zip(methods, ours, strict=True)):
+        assert np.array_equal(np.load(tmp_path / f"{place}.npy"), picture), method
+        assert not np.array_equal(picture, untouched), method
+
+
+@pytest.mark.parametrize(("family", "method"), TAUGHT)
+def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, method: str, home: Path) -> None:
+    """With outputs, the base's own answer is the target: nothing to learn yet, then something, and the class pulls back."""
+    recipe = recipe_of(bases, family, method, home, "prior.form=outputs", "prior.weight=0.5")
+    base = loaded(recipe)
+    stage = base.stages[-1]
+    material = material_of(recipe, stage)
+    batch = material.batches(0)[0]
+    assert batch.preserved_B is not None
+    assert batch.preserved_B.tolist() == [False, True]
+    assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
+    for learner, _ in attached(recipe, stage):
+        with torch.no_grad():
+            _, fresh_B = loss_of(stage, learner, anew(batch), stage.condition, Settings())
+            push(learner)
+            _, error_B = loss_of(stage, learner, anew(batch), stage.condition, Settings())
+        assert fresh_B[1] == 0 or learner.groups[0].part != stage.denoiser or fresh_B[1] < 1e-9
+        assert error_B[0] != fresh_B[0]
+        unpush(learner)
+    pictures = recipe_of(bases, family, method, home, "prior.weight=0.5")
+    with_class = replace(material_of(pictures, stage), class_pictures=[Image.new("RGB", (SIDE, SIDE), "red")])
+    both = with_class.batches(0)[0]
+    assert both.preserved_B is None
+    assert both.prompts[1] == "a photo of a dog"
+    assert both.weight_B.tolist() == pytest.approx([1.0, 0.5])
+
+
+def push(learner: Learner, amount: float = 0.05) -> None:
+    """Move everything that learns."""
+    for group in learner.groups:
+        for number, parameter in enumerate(group.parameters):
+            parameter.data.add_(amount * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
+
+
+def unpush(learner: Learner) -> None:
+    push(learner, -0.05)
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """The same examples, one a micro-batch."""
+    count = len(batch.prompts)
+    return [
+        replace(
+            batch,
+            latents=Latents(mean_BCHW=batch.latents.mean_BCHW[i : i + 1], deviation_BCHW=batch.latents.deviation_BCHW[i : i + 1]),
+            prompts=batch.prompts[i : i + 1],
+            framings=batch.framings[i : i + 1],
+            weight_B=batch.weight_B[i : i + 1],
+            subject_count=1,
+            generators=(seeded("again", i),),
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("family", "method"), TAUGHT)
+def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, method: str, home: Path) -> None:
+    """Gradients of 2 x 1 equal those of a batch of 2 within rounding."""
+    recipe = recipe_of(bases, family, method, home, "prior.weight=0", "training.batch_size=2")
+    for stage in loaded(recipe).stages:
+        batch = material_of(recipe, stage).batches(0)[0]
+        for learner, _ in attached(recipe, stage):
+            push(learner)
+            loop = Loop(stage, learner, Settings(steps=1), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+            gradients: list[list[Tensor]] = []
+            for micro in ([anew(batch)], halves(batch)):
+                loop.accumulate(micro)
+                gradients.append([p.grad.clone() for p in loop.parameters() if p.grad is not None])
+                loop.optimizer.zero_grad()
+            scale = max(float(g.abs().max()) for g in gradients[0])
+            assert scale > 0
+            worst = max(float((one - two).abs().max()) for one, two in zip(*gradients, strict=True))
+            assert worst <= 1e-4 * scale
+            unpush(learner)
+
+
+@pytest.mark.parametrize(("family", "method"), TAUGHT)
+def test_stopped_and_resumed_is_never_stopped(bases: dict[str, str], family: str, method: str, home: Path, tmp_path: Path) -> None:
+    """Stopped after every step in turn, phases' and stages' ends among them: the same bytes."""
+    recipe = recipe_of(bases, family, method, home)
+    whole = verbs.train(recipe, out=tmp_path / "whole", report=False)
+    run = Run(tmp_path / "stopped")
+    for times in range(len(whole.read_steps()) + 1):
+        stop_after(recipe, run, 1, resume=times > 0)
+    verbs.train(recipe, out=run.folder, resume=True, report=False)
+    assert run.adapter.read_bytes() == whole.adapter.read_bytes()
+    assert run.steps.read_bytes() == whole.steps.read_bytes()
+
+
+def stop_after(recipe: Recipe, run: Run, steps: int, *, resume: bool) -> None:
+    """Train some steps and stop as Ctrl-C does."""
+    taken = 0
+
+    def stopping(phase: str, _: Any) -> None:
+        nonlocal taken
+        taken += phase == "step"
+        if taken == steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if not resume or has_steps_left(recipe, run) else closing(_nothing()):
+        verbs.train(recipe, out=run.folder, resume=resume, progress=stopping, report=False)
+
+
+def has_steps_left(recipe: Recipe, run: Run) -> bool:
+    last = run.last_checkpoint()
+    stages = 2 if "+" in recipe.base else 1
+    return last is None or run.step_of(last) < stages * recipe.training.steps
+
+
+@pytest.mark.parametrize(("family", "method"), REFUSED)
+def test_a_word_cannot_be_taught_to_a_t5(bases: dict[str, str], family: str, method: str, home: Path, tmp_path: Path) -> None:
+    """One sentence, with another method in it, and nothing is left behind."""
+    with pytest.raises(UserError, match="T5 is never trained"):
+        verbs.train(recipe_of(bases, family, method, home), out=tmp_path / "run", report=False)
+    assert not (tmp_path / "run").exists()
+
+
+def _nothing() -> Any:
+    class Nothing:
+        def close(self) -> None: ...
+
+    return Nothing()
+
+
+def firsts(items: Sequence[Any]) -> list[Any]:
+    return list(islice(items, 2))
+
+
+def test_every_method_has_its_settings() -> None:
+    """The table names modules whose settings call themselves what the table calls them."""
+    assert [settings_of(name)().name for name in METHODS] == list(METHODS)
