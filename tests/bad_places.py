@@ -19,8 +19,8 @@ from bad_photos import bad_photo_files, noise
 from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
 from mascot.families import fingerprint, load_family
 from mascot.families.sd import PARTS
-from mascot.methods import settings_of
 from mascot.lowrank import METADATA_KEY
+from mascot.methods import settings_of
 from mascot.personalization import photo_hashes
 from mascot.photos import read_photos
 from mascot.pipelines import weight_files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from mascot.recipe import Recipe
 from mascot.run import Run
 
 Rows = list[tuple[str, str]]
-TIMED_STEPS = 3
+TIMED = 2
+"""Rehearsals of each phase: the machine may be busy with something else in one."""
 USUAL_RESOLUTION = 512
 """What photos are audited for while nobody has asked the base, in pixels."""
 
@@ -79,6 +79,9 @@ def effective_settings(job: Personalization) -> Rows:
     if len(job.stretches) > 1:
         rows.append(("phases", ", ".join(f"steps {stretch.first + 1} to {stretch.last}" for stretch in job.stretches)))
     rows.append(("learning parameters", learning(job)))
+    rows += job.needs.rows if job.needs is not None else []
+    if job.loop.done < job.steps:
+        rows.append(("time, estimated", f"{describe_time(job.rehearse() * (job.steps - job.loop.done))} of training, previews not counted"))
     dataset = job.material.dataset
     rows.append(("captions", " | ".join(sorted({prompt for group in dataset.subject.values() for e in group for prompt in e.prompts})[:4])))
     lengths = {prompt: job.stage.prompt_length(prompt) for prompt in dataset.prompts}
@@ -98,7 +101,7 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
     with TemporaryDirectory() as folder:
         job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=load_base(recipe))
         job.begin()
-        rows = effective_settings(job)
+        rows = [row for row in effective_settings(job) if not row[0].startswith("time")]
         seconds, total = measure_steps(job)
         resolution = job.resolution
     rows = [(name, f"{value}") for name, value in rows]
@@ -116,15 +119,15 @@ def learning(job: Personalization) -> str:
 
 
 def measure_steps(job: Personalization) -> tuple[float, float]:
-    """Seconds of the quickest step, and of the whole training: some steps of each phase are rehearsed, none is taken."""
+    """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
     quickest, total = math.inf, 0.0
     for number, stretch in enumerate(job.stretches):
+        if stretch.last == stretch.first:
+            continue
         if number:
             job.enter(number)
-        count = min(TIMED_STEPS, stretch.last - stretch.first)
-        seconds = [job.loop.rehearse(job.batches(stretch.first + i)) for i in range(count)]
-        quickest = min([quickest, *seconds])
-        total += statistics.median(seconds or [0.0]) * (stretch.last - stretch.first)
+        seconds = min(job.rehearse() for _ in range(TIMED))
+        quickest, total = min(quickest, seconds), total + seconds * (stretch.last - stretch.first)
     return quickest, total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from torch import nn
@@ -52,9 +52,3 @@ def read_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, RecursionError, AssertionError) as error:
         raise UserError("this adapter's metadata is damaged; export it again.") from error
     return facts
-
-
-def list_some(keys: Iterable[str]) -> str:
-    """Name up to three keys."""
-    keys = list(keys)
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mascot import prior
+from mascot import memory, prior
 from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.captions import caption_photos, class_prompt, fill
 from mascot.course import Stretch, stretches
@@ -23,8 +23,10 @@ from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.latents import seeded
 from mascot.material import Material
+from mascot.memory import Estimate
 from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Method, Stage
+from mascot.quantization import quantize
 from mascot.recipe import Recipe
 from mascot.run import Run, replacing
 from mascot.trainer import Loop, Step, load_parameters, save_parameters, uninterrupted
@@ -52,7 +54,11 @@ def load_base(recipe: Recipe) -> Family:
     device = choose_device(recipe.device)
     if device == "cpu" and recipe.precision == "fp16":
         raise UserError("fp16 does not train on a CPU; give --set precision=bf16 or fp32.")
-    return load_family(recipe.base, device=device, precision="fp32" if device == "cpu" else recipe.precision)
+    family = load_family(recipe.base, device=device, precision="fp32" if device == "cpu" else recipe.precision)
+    if recipe.base_weights is not None:
+        for stage in family.stages:
+            quantize(stage.parts[stage.denoiser], recipe.base_weights, device)
+    return family
 
 
 def read_subject(recipe: Recipe) -> PhotoSet:
@@ -81,6 +87,8 @@ class Personalization:
     at: int = -1
     """The stretch that the loop is for."""
     loop: Loop = field(init=False)
+    needs: Estimate | None = None
+    """What the present stretch needs, where that could be estimated."""
 
     @property
     def method(self) -> Method:
@@ -207,6 +215,9 @@ class Personalization:
         self.release()
         training = self.recipe.training
         self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=stretch.first, last=stretch.last)
+        if stretch.last > stretch.first and not training.compile:
+            self.needs = self.loop.needs(self.batches(stretch.first)[0])
+            memory.check(self.needs, memory.available(choose_device(self.recipe.device)))
 
     def release(self) -> None:
         """Let the encoders that training does not need leave memory; text that has learned stays."""
@@ -217,6 +228,11 @@ class Personalization:
         """Whether any text encoder of a stage changes, or has changed."""
         stage, begun = self.family.stages[number], [stretch.phase for stretch in self.stretches[: self.at + 1] if stretch.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
+
+    def rehearse(self) -> float:
+        """Seconds of a step of the present stretch: the second of two that are gone through and not taken."""
+        first = self.stretches[self.at].first
+        return [self.loop.rehearse(self.batches(first)) for _ in range(2)][-1]
 
     def batches(self, step: int) -> Sequence[Batch]:
         """The micro-batches of a step of the run, from 0."""

@@ -21,6 +21,7 @@ from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
 from mascot.protocols import Subject
+from mascot.quantization import QuantizationName
 from mascot.trainer import Settings as TrainingSettings
 
 
@@ -48,6 +49,9 @@ class Recipe(BaseModel):
         default="auto", description="where it runs; auto takes an accelerator if there is one"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="numbers that are computed with while training")
+    base_weights: QuantizationName | None = Field(
+        default=None, description="int8 or nf4 keeps the frozen denoiser in 8 or 4 bits while something small learns; none in full"
+    )
     dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
     training: TrainingSettings = TrainingSettings()

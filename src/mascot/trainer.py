@@ -22,11 +22,11 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.latents import gaussian, offset, sample
+from mascot.memory import REMEDIES, Estimate, activations_of, estimate
 from mascot.optimizers import Average, OptimizerName, ScheduleName, averaged, build, rate_scale, restore_state, state_of
 from mascot.protocols import Batch, Conditioning, Framing, Learner, Stage
 
 STATE = "state.safetensors"
-REMEDIES = "give --set training.gradient_checkpointing=true, a smaller training.batch_size with more training.accumulation, or a smaller method"
 Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
 
 
@@ -169,17 +169,33 @@ class Loop:
             UserError: the accelerator's memory does not hold it.
         """
         started = time.perf_counter()
+        self.turn_rates()
         try:
-            self.turn_rates()
-            self.accumulate(batches)
+            self.backward(batches)
         except torch.OutOfMemoryError as error:
-            raise UserError(f"a training step does not fit the accelerator's memory; {REMEDIES}.") from error
+            raise UserError(f"a training step does not fit the accelerator's memory; make it smaller, {REMEDIES}.") from error
         finally:
             self.optimizer.zero_grad()
         return time.perf_counter() - started
 
-    def accumulate(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
-        """Add up the gradients of a step's micro-batches, clip them, and refuse what is not finite."""
+    def needs(self, batch: Batch) -> Estimate:
+        """The memory that this phase needs at its fullest moment, for micro-batches like this one; nothing is computed for it."""
+        stage, learner = self.stage, self.learner
+        x0, level = batch.latents.mean_BCHW, stage.objective.levels(batch.generators).to(batch.latents.mean_BCHW.device)
+
+        def ask() -> Tensor:
+            told = {**self.condition(batch.prompts, batch.framings), **stage.see(x0, batch.generators)}
+            return stage.predict(x0, level, told)
+
+        self.turn_rates()
+        with self.accelerator.autocast():
+            activations = activations_of(stage.parts[stage.denoiser], ask, [p for p in self.parameters() if p.requires_grad])
+        parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in learner.groups))}
+        with learner.untouched():  # a method that exchanges weights keeps both
+            return estimate(parts, learner.groups, activations, self.settings.optimizer, average=self.average is not None)
+
+    def backward(self, batches: Sequence[Batch]) -> tuple[float, list[float]]:
+        """Add up the gradients of a step's micro-batches; returns the loss and the subject's plain errors."""
         total, errors = 0.0, list[float]()
         for batch in batches:
             with self.accelerator.autocast():
@@ -187,6 +203,11 @@ class Loop:
             self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
+        return total, errors
+
+    def accumulate(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
+        """Add up the gradients of a step's micro-batches, clip them, and refuse what is not finite."""
+        total, errors = self.backward(batches)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.clip))
         # Under fp16 an infinite norm is the scaler's business: it skips the step and lowers its scale.
         if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):

@@ -12,9 +12,9 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mascot.errors import UserError
+from mascot.errors import UserError, list_some
 from mascot.extraction import extract, representable
-from mascot.lowrank import file_name, list_some, metadata_of
+from mascot.lowrank import file_name, metadata_of
 from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
 
 Weights = Mapping[str, nn.Parameter]
