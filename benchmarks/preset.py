@@ -26,9 +26,9 @@ from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.personalization import load_base
 from mascot.prompts import STARTER_VALIDATION
-from mascot.protocols import Subject
 from mascot.recipe import Recipe
 from mascot.starter import HeldOut
+from mascot.subject import Subject
 
 PER_PROMPT = 2
 """Pictures of each prompt."""

@@ -131,7 +131,8 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from mascot.latents import seeded
     from mascot.methods.lora import Settings as Lora
     from mascot.pipelines import Pixels
-    from mascot.protocols import Batch, Framing, Latents, Subject
+    from mascot.protocols import Batch, Framing, Latents
+    from mascot.subject import Subject
     from mascot.trainer import Loop, Settings
 
     with torch.device("meta"):

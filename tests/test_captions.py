@@ -13,7 +13,7 @@ from PIL import Image
 from mascot.captions import DEFAULT_TEMPLATE, METADATA, caption_photos, class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
 from mascot.photos import Photo, PhotoSet, read_photos
-from mascot.protocols import Subject
+from mascot.subject import Subject
 
 PLAIN = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]))
 

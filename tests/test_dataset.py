@@ -21,7 +21,8 @@ from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.latents import gaussian, sample, seeded
 from mascot.photos import Photo
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+from mascot.subject import Subject
 
 SQUARE: Size = (64, 64)
 WIDE: Size = (48, 80)

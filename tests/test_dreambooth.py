@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ from mascot.latents import gaussian, seeded
 from mascot.lowrank import METADATA_KEY
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
-from mascot.protocols import Companion, Family, Framing, Learner, Stage, Subject
+from mascot.protocols import Companion, Family, Framing, Learner, Stage
+from mascot.subject import Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 
@@ -407,6 +409,7 @@ def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain:
     stage = loaded(plain).stages[0]
     learner = Settings(rate=1e-3).attach(stage, SUBJECT, 0, None)
     assert isinstance(learner, Attached)
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test's may have another precision
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     optimizer = accelerator.prepare(optimizer_of(learner))
     with accelerator.autocast():
@@ -414,4 +417,5 @@ def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain:
     accelerator.backward(loss)
     before = answer(stage)
     optimizer.step()
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert not torch.equal(answer(stage), before)

@@ -16,7 +16,7 @@ from bad_photos import noise
 from mascot import trainer, verbs
 from mascot.adapter import Adapter
 from mascot.dataset import Dataset, Example
-from mascot.effective import TIMED_STEPS, describe_time, planned_settings
+from mascot.effective import describe_time, planned_settings
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe import Recipe
 from mascot.run import Run
@@ -104,7 +104,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
-    """Every batch that the loop's loss is computed of, from here on."""
+    """Every batch that the loop's loss is computed of, from here on; steps that are not taken are left out."""
     batches: list[Batch] = []
     loss_of = trainer.loss_of
 
@@ -113,6 +113,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
         return loss_of(stage, learner, batch, *rest)
 
     monkeypatch.setattr(trainer, "loss_of", counting)
+    monkeypatch.setattr(trainer.Loop, "rehearse", lambda *_: 1.0)
     return batches
 
 
@@ -179,7 +180,6 @@ def test_the_doctor_says_what_training_would_say_and_what_it_costs(tiny_base: Pa
         assert said[name] == value
     assert "learning parameters" in said
     assert "of training on this machine" in said["cost"]
-    assert TIMED_STEPS < 1000
     assert len(list((photos.parent / "cache").rglob("*.png"))) == (1 if noun else 0)
     assert sorted(path.name for path in photos.parent.iterdir() if path.name != "cache") == ["photos"]
 

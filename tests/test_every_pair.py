@@ -48,6 +48,7 @@ PROMPT = "a photo of a sks dog in the snow"
 COMMON = (
     f"training.steps={STEPS}", "training.checkpoint_every=1000", "training.warmup=0", "training.schedule=constant", "previews.every=0",
     "knobs.steps=2", "knobs.guidance=3", "prior.count=2", "prior.steps=1", "precision=fp32", "device=cpu",
+    "training.batch_size=1", "training.accumulation=1", "training.optimizer=adamw",
 )  # fmt: skip
 RATES = {
     "lora": ("method.rate=1e-2", "method.rank=2", "method.text_rate={text}"),

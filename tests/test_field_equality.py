@@ -21,7 +21,8 @@ from mascot.families import load_family
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as Lora
 from mascot.objectives import Diffusion, Flow
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Subject
+from mascot.protocols import Batch, Conditioning, Framing, Latents
+from mascot.subject import Subject
 from mascot.trainer import Loop, Settings, loss_of
 
 LEVELS: Any = torch.arange(1000)

@@ -13,10 +13,10 @@ from mascot import verbs
 from mascot.captions import fill
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
-from mascot.protocols import Subject
 from mascot.recipe import Recipe
 from mascot.report import HERO
 from mascot.run import Run
+from mascot.subject import Subject
 
 SUBJECT = Subject("<b>", "R&D")
 NAMES = ("<i>.png", "a & b.png", "'quoted'.png")

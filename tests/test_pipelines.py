@@ -22,7 +22,8 @@ from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as LoRA
 from mascot.pipelines import LoadedStage
-from mascot.protocols import Family, Framing, Subject
+from mascot.protocols import Family, Framing
+from mascot.subject import Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import tiny_base
 

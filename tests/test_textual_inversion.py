@@ -20,7 +20,8 @@ from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
-from mascot.protocols import Family, Framing, Learner, Stage, Subject
+from mascot.protocols import Family, Framing, Learner, Stage
+from mascot.subject import Subject
 from tiny import WIDTH, tiny_stable_diffusion
 from tiny_families import tiny_base
 

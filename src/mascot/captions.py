@@ -13,7 +13,7 @@ from typing import cast
 
 from mascot.errors import UserError, suggest
 from mascot.photos import Photo, PhotoSet, printable
-from mascot.protocols import Subject
+from mascot.subject import Subject
 
 DEFAULT_TEMPLATE = "a photo of {token} {class}"
 """The caption of a photo that has none of its own (Ruiz et al. 2023, section 3.2)."""

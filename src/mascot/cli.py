@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -158,6 +159,7 @@ def main() -> None:
     """Run a command. Exit code 0: done; 2: the user can mend it, one sentence on stderr; 130: interrupted, everything saved."""
     # transformers reads this when it is imported; its notices say nothing that a user could act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = app(prog_name="mascot", standalone_mode=False)
     except UserError as error:

@@ -19,7 +19,8 @@ from mascot.crops import Crop, Size, buckets, crop, nearest_bucket
 from mascot.errors import UserError
 from mascot.latents import join, seeded
 from mascot.photos import Photo, printable
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+from mascot.subject import Subject
 
 
 class Settings(BaseModel):

@@ -11,8 +11,8 @@ from mascot.captions import fill
 from mascot.generator import Generator, Knobs, Shot
 from mascot.personalization import Personalization
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
-from mascot.protocols import Subject
 from mascot.report import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
+from mascot.subject import Subject
 
 PICTURES = 3
 """Pictures of the subject for each context."""

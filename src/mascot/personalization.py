@@ -18,6 +18,7 @@ from mascot import memory, prior
 from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.captions import caption_photos, class_prompt, fill
 from mascot.course import Stretch, stretches
+from mascot.dataset import check_masks
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
@@ -67,6 +68,8 @@ def read_subject(recipe: Recipe) -> PhotoSet:
         raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0.")
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
+    if recipe.dataset.masked is not None:
+        check_masks(photos.photos)
     for photo in photos.photos:
         _ = [fill(caption, recipe.subject) for caption in photo.captions]
     for prompt in recipe.previews.prompts:
@@ -337,9 +340,8 @@ class Personalization:
                 adapter = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
                 adapter.write(self.run.companion(f"{name}{place}"))
                 rows += companion.facts
-            if learner.whole:
-                with replacing(self.run.model(place)) as temporary:
-                    self.family.stages[number].save(temporary)
+            if learner.whole and not self.run.model(place).exists():  # a run that is finished again ends in the same one
+                self.family.stages[number].save(self.run.model(place))
         return rows
 
     def detach(self) -> None:

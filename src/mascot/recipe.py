@@ -20,8 +20,8 @@ from mascot.generator import Knobs
 from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
-from mascot.protocols import Subject
 from mascot.quantization import QuantizationName
+from mascot.subject import Subject
 from mascot.trainer import Settings as TrainingSettings
 
 

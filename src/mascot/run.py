@@ -25,8 +25,6 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)  # no system call puts a folder in the place of a full one
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

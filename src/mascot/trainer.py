@@ -138,7 +138,7 @@ class Loop:
         """
         while self.done < self.last:
             started = time.perf_counter()
-            rates = self.turn_rates()
+            rates = self.turn_rates(self.done)
             loss, subject_loss, norm = self.accumulate(batches(self.done))
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -149,9 +149,9 @@ class Loop:
             seconds = time.perf_counter() - started
             yield Step(number=self.done, loss=loss, subject_loss=subject_loss, norm=norm, rates=rates, seconds=seconds)
 
-    def turn_rates(self) -> dict[str, float]:
-        """Set the rates of the coming step; what has learned for long enough is frozen."""
-        steps, along = self.last - self.first, self.done - self.first
+    def turn_rates(self, step: int) -> dict[str, float]:
+        """Set the rates of a step, from 0; what has learned for long enough is frozen."""
+        steps, along = self.last - self.first, step - self.first
         scale = rate_scale(self.settings.schedule, along, steps, self.settings.warmup)
         rates: dict[str, float] = {}
         for place, group in zip(self.optimizer.param_groups, self.learner.groups, strict=True):
@@ -169,7 +169,7 @@ class Loop:
             UserError: the accelerator's memory does not hold it.
         """
         started = time.perf_counter()
-        self.turn_rates()
+        self.turn_rates(self.first)
         try:
             self.backward(batches)
         except torch.OutOfMemoryError as error:
@@ -187,7 +187,7 @@ class Loop:
             told = {**self.condition(batch.prompts, batch.framings), **stage.see(x0, batch.generators)}
             return stage.predict(x0, level, told)
 
-        self.turn_rates()
+        self.turn_rates(self.first)
         with self.accelerator.autocast():
             activations = activations_of(stage.parts[stage.denoiser], ask, [p for p in self.parameters() if p.requires_grad])
         parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in learner.groups))}

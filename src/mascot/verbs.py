@@ -137,7 +137,7 @@ def usual_knobs(adapter: Adapter) -> Knobs:
 
 def plan_shots(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[Shot]:
     """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
-    from mascot.protocols import Subject
+    from mascot.subject import Subject
 
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mascot.errors import UserError, list_some
 from mascot.extraction import extract, representable
 from mascot.lowrank import file_name, metadata_of
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Stage
+from mascot.subject import Subject
 
 Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""

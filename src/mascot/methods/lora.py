@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mascot.errors import UserError, list_some
 from mascot.latents import seeded
 from mascot.lowrank import file_name, layer_name, metadata_of, read_facts
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Stage
+from mascot.subject import Subject
 
 ADAPTER = "default"
 
