@@ -114,7 +114,7 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
 
 def learning(job: Personalization) -> str:
     """How many parameters of each part learn in the present phase."""
-    counts = {group.part: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
+    counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
 
 

@@ -144,11 +144,14 @@ class Personalization:
         return self.materials[self.stretches[max(0, self.at)].stage]
 
     def check(self) -> None:
-        """Refuse now what would otherwise be refused after training, when the report is drawn.
+        """Refuse now what would otherwise be refused after class pictures were drawn, or after training.
 
         Raises:
-            UserError: the knobs' size or solver, the base's kind of answer or the loss's weighting cannot be used.
+            UserError: the base has nothing that could learn by this method, or the knobs' size or solver, the base's kind of answer or
+                the loss's weighting cannot be used.
         """
+        for stretch in self.stretches:
+            stretch.phase.trains(self.family.stages[stretch.stage])
         generator = Generator(self.family)
         knobs = generator.settle(self.recipe.knobs)
         height, width = generator.size(knobs)

@@ -243,6 +243,13 @@ class Group:
     rate: float
     until: float = 1.0
     """The share of its phase after which it stops learning."""
+    detail: str = ""
+    """What of the part it is, where several groups share one."""
+
+    @property
+    def called(self) -> str:
+        """Its name in logs."""
+        return f"{self.part} {self.detail}".strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,15 +302,15 @@ class Phase(Protocol):
     """One leg of a training run, which can attach itself."""
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
-        """Make the stage's parts ready to learn; `before` is the learner of the phase before, still attached, which it takes over.
-
-        Raises:
-            UserError: the stage has nothing that could learn this way.
-        """
+        """Make the stage's parts ready to learn; `before` is the learner of the phase before, still attached, which it takes over."""
         ...
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """Which parts will learn: the text of parts that will not is computed once."""
+        """Which parts will learn: the text of parts that will not is computed once.
+
+        Raises:
+            UserError: the stage has nothing that could learn this way; asked before anything is drawn or attached.
+        """
         ...
 
 

@@ -159,7 +159,7 @@ class Loop:
             for parameter in group.parameters:
                 parameter.requires_grad = learns
             place["lr"] = place["initial_lr"] * scale * learns
-            rates[group.part] = group.rate * scale * learns
+            rates[group.called] = group.rate * scale * learns
         return rates
 
     def rehearse(self, batches: Sequence[Batch]) -> float:

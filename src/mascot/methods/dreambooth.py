@@ -30,8 +30,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["dreambooth"] = Field(default="dreambooth", description="which method this is")
-    rate: float = Field(default=5e-6, gt=0, lt=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)")
-    text_rate: float = Field(default=0.0, ge=0, lt=1, description="learning rate of the text encoders; 0 leaves them alone")
+    rate: float = Field(default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)")
+    text_rate: float = Field(default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone")
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoders stop learning")
     extract_rank: int | None = Field(
         default=None, ge=1, le=512, description="rank of the LoRA that is also extracted from the trained weights; none makes no such file"
@@ -43,19 +43,21 @@ class Settings(BaseModel):
         return (Leg(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The denoiser, and the text encoders unless their rate is 0."""
+        """The denoiser, and the text encoders unless their rate is 0.
+
+        Raises:
+            UserError: a text encoder shall learn, and this base has none that can; or its weights are held in 4 or 8 bits.
+        """
+        if not all(weight.is_floating_point() for weight in stage.parts[stage.denoiser].parameters()):
+            raise UserError("weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora.")
+        if self.text_rate > 0 and len(stage.parts) == 1:
+            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
-        """Put float32 copies of the weights in the base's place, which learn from there on; neither word nor seed matters here.
-
-        Raises:
-            UserError: a text encoder shall learn, and this base has none that can; or the weights are held in 4 or 8 bits.
-        """
+        """Put float32 copies of the weights in the base's place, which learn from there on; neither word nor seed matters here."""
         del subject, seed
         assert before is None, "this method has one phase"
-        if self.text_rate > 0 and len(stage.parts) == 1:
-            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         modules = {part: stage.parts[part] for part in self.trains(stage)}
         base = {part: weights_of(module) for part, module in modules.items()}
         learning = {part: {name: master_of(weight) for name, weight in weights.items()} for part, weights in base.items()}
@@ -196,11 +198,9 @@ def extractable(stage: Stage, part: str) -> list[str]:
 
 
 def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter of a module, under its name. Raises UserError where one is held in 4 or 8 bits."""
+    """Every parameter of a module, under its name."""
     weights = dict(module.named_parameters(remove_duplicate=False))
     assert len({id(weight) for weight in weights.values()}) == len(weights), "no two layers share a weight"
-    if not all(weight.is_floating_point() for weight in weights.values()):
-        raise UserError("this base is held in 4 or 8 bits, in which weights cannot be exchanged; load it in bf16, or use --method lora.")
     return weights
 
 

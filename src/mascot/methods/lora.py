@@ -54,8 +54,8 @@ class Settings(BaseModel):
         default="lora", description="how a change is built: lora, rslora, dora, loha, lokr"
     )
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
-    rate: float = Field(default=1e-4, gt=0, lt=1, description="learning rate of the denoiser's changes")
-    text_rate: float = Field(default=1e-5, ge=0, lt=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
+    rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
+    text_rate: float = Field(default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
     text_rank: int | None = Field(default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank")
     text_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha")
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
@@ -66,18 +66,18 @@ class Settings(BaseModel):
         return (Leg(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The denoiser, and the text encoders unless their rate is 0."""
-        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
-
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
-        """Inject fresh changes that are exactly zero, each seeded by its own name.
+        """The denoiser, and the text encoders unless their rate is 0.
 
         Raises:
             UserError: a text encoder shall learn, and this base has none that can.
         """
-        del subject, before
         if self.text_rate > 0 and len(stage.parts) == 1:
             raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
+        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
+
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
+        """Inject fresh changes that are exactly zero, each seeded by its own name."""
+        del subject, before
         groups: list[Group] = []
         for part in self.trains(stage):
             module, denoises = stage.parts[part], part == stage.denoiser

@@ -29,7 +29,7 @@ class Settings(BaseModel):
 
     name: Literal["pivotal"] = Field(default="pivotal", description="which method this is")
     word_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
-    word_rate_after: float = Field(default=5e-5, ge=0, lt=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
+    word_rate_after: float = Field(default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
     word: textual_inversion.Settings = textual_inversion.Settings(rate=5e-4)
     layers: lora.Settings = lora.Settings()
 

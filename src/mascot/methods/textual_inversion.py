@@ -41,7 +41,7 @@ class Settings(BaseModel):
         default=None, pattern=r"\S", description="words whose meaning the token starts from; none takes the class noun, or the token itself"
     )
     rate: float = Field(
-        default=2e-3, gt=0, lt=1, description="learning rate of the rows; the paper's base rate is 5e-3, diffusers' example comes to 2e-3"
+        default=2e-3, gt=0, le=1, description="learning rate of the rows; the paper's base rate is 5e-3, diffusers' example comes to 2e-3"
     )
     norm_pull: float = Field(
         default=0.1,
@@ -56,8 +56,12 @@ class Settings(BaseModel):
         return (Leg(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The text encoders whose words may learn."""
-        return tuple(stage.vocabularies)
+        """The text encoders whose words may learn.
+
+        Raises:
+            UserError: the base has none.
+        """
+        return tuple(learnable(stage))
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Attached:
         """Put the token into every vocabulary, with rows that start from the initial words (see `spread`); nothing is random.
@@ -124,7 +128,7 @@ class Attached:
     @property
     def groups(self) -> tuple[Group, ...]:
         """The rows, one group for each text encoder."""
-        return tuple(Group(part=part, parameters=(rows_ND,), rate=self.rate) for part, rows_ND in self.rows.items())
+        return tuple(Group(part=part, parameters=(rows_ND,), rate=self.rate, detail="word") for part, rows_ND in self.rows.items())
 
     def after_step(self) -> None:
         """Pull the rows' lengths towards the vocabulary's."""
