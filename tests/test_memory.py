@@ -103,6 +103,12 @@ def test_weights_and_finished_gradients_are_counted_elsewhere() -> None:
     assert activations_of(layer, lambda: layer(torch.ones(1, 1024)), [layer.bias]) < 20_000
 
 
+def test_finished_gradients_do_not_add_up() -> None:
+    """Four layers of 4 MB each, and at no moment more than one gradient that is still being made."""
+    layers = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(4)))
+    assert activations_of(layers, lambda: layers(torch.ones(1, 1024))) < 2 * 4 * 1024 * 1024
+
+
 def test_nothing_is_computed_and_nothing_is_left() -> None:
     """A number too large for any machine is asked for; weights keep their bits, get no gradient and no hook."""
     layer = nn.Linear(4, 4)

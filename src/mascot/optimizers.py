@@ -91,8 +91,8 @@ def make_prodigy(places: Places, decay: float) -> torch.optim.Optimizer:
     if len(set(rates)) > 1 or min(rates) < LEAST_MULTIPLIER:
         raise UserError(
             f"prodigy finds the step size itself: each rate multiplies it, is usually 1 and must be the same for all, not "
-            f"{', '.join(f'{rate:g}' for rate in rates)}; give --set method.rate=1 --set method.text_rate=1 "
-            "(a text rate of 0 leaves the text encoders alone)."
+            f"{', '.join(f'{rate:g}' for rate in rates)}; give --set method.rate=1, and the method's other "
+            "rates that are not 0 too."
         )
     with redirect_stdout(StringIO()):  # it prints that its weight decay is decoupled
         return package.Prodigy(places, lr=rates[0], betas=BETAS, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True)
@@ -133,11 +133,6 @@ def build(name: OptimizerName, groups: Sequence[Group], *, weight_decay: float) 
         raise UserError(f"unknown optimizer {name!r}{suggest(name, OPTIMIZERS)}")
     places = [{"params": list(group.parameters), "lr": group.rate, "initial_lr": group.rate} for group in groups]
     return OPTIMIZERS[name].make(places, weight_decay)
-
-
-def adamw(groups: Sequence[Group], *, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over the groups, each at its own rate."""
-    return build("adamw", groups, weight_decay=weight_decay)
 
 
 def parameters_in(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:

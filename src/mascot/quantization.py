@@ -49,12 +49,12 @@ def quantize(module: nn.Module, kind: QuantizationName, device: torch.device | s
     if kind not in FLAGS:
         raise UserError(f"unknown kind of quantised weights {kind!r}{suggest(kind, FLAGS)}")
     if any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError("quantised weights cannot learn; leave base_weights out, or choose a low-rank --method.")
+        raise UserError("quantised weights cannot learn; give --set base_weights=none, or choose a low-rank --method.")
     if device.type not in DEVICES:
-        raise UserError(f"quantised weights do not train on {device.type}; leave base_weights out, or give --set device=cpu.")
+        raise UserError(f"quantised weights do not train on {device.type}; give --set base_weights=none, or device=cpu.")
     layers = list(repeated_layers(module))
     if not layers:
-        raise UserError("this base has no layers large enough to quantise; leave base_weights out.")
+        raise UserError("this base has no layers large enough to quantise; give --set base_weights=none.")
     before = size_of([module])
     for name, layer in layers:
         parent, _, child = name.rpartition(".")

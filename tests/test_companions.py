@@ -1,0 +1,127 @@
+"""Laws of what lies beside the adapter: each other form of a run's result draws what the adapter draws, in the tool that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from mascot import verbs
+from mascot.families import load_family
+from mascot.generator import Generator, Knobs, Shot
+from mascot.latents import gaussian, seeded
+from mascot.recipe import Recipe
+from mascot.run import Run
+from mascot.vocabulary import Words
+
+PROMPT = "a photo of a sks dog in the snow"
+KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
+COMMON = (
+    "training.steps=4", "training.warmup=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "training.batch_size=1",
+    "training.accumulation=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
+    """A run whose base learned as a whole, and one that taught a word and layers."""
+    more = {
+        "dreambooth": ("method.rate=1e-3", "method.text_rate=1e-3", "method.extract_rank=64"),
+        "pivotal": ("method.word.rate=1e-2", "method.word.vectors=2", "method.layers.rate=1e-2", "method.layers.text_rate=1e-2"),
+    }
+    made: dict[str, Run] = {}
+    for method, overrides in more.items():
+        recipe = Recipe.preset(
+            base=str(tiny_base),
+            overrides=(*COMMON, f'method.name="{method}"', *overrides),
+            photos=(str(home / "photos"),),
+            class_noun="dog",
+        )
+        made[method] = verbs.train(recipe, out=home / method, report=False)
+    return made
+
+
+def drawn(generator: Generator) -> np.ndarray:
+    return np.asarray(next(iter(generator.draw([Shot(PROMPT, 5)], KNOBS))), np.int16)
+
+
+def worn(file: Path) -> np.ndarray:
+    return drawn(verbs.open_generator(file, device="cpu")[0])
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one - other).max())
+
+
+def untouched(tiny_base: Path) -> np.ndarray:
+    return drawn(Generator(load_family(str(tiny_base), device="cpu", precision="fp32")))
+
+
+def test_a_base_that_learned_is_a_base(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """Mascot loads the folder and draws what the adapter draws; so does diffusers."""
+    run = runs["dreambooth"]
+    ours = worn(run.adapter)
+    assert difference(ours, untouched(tiny_base)) > 3
+    folder = run.model()
+    assert difference(drawn(Generator(load_family(str(folder), device="cpu", precision="fp32"))), ours) <= 1
+    assert difference(theirs(folder), ours) <= 1
+
+
+def test_the_extracted_layers_come_near_the_weights(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """At a high rank they draw nearly what the weights draw: what they cannot hold (norms, biases) is a small part here."""
+    run = runs["dreambooth"]
+    base, ours, near = untouched(tiny_base), worn(run.adapter), worn(run.companion("low_rank"))
+    assert np.abs(near - ours).mean() < 0.5 * np.abs(base - ours).mean()
+
+
+def test_what_was_kept_is_told(runs: dict[str, Run], tiny_base: Path, home: Path, tmp_path: Path) -> None:
+    """The energy of each kind of layer is in the report of a run that extracts."""
+    recipe = Recipe.read(runs["dreambooth"].recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(home / "cache"))
+        run = verbs.train(recipe.model_copy(update={"knobs": KNOBS.model_copy(update={"steps": 1})}), out=tmp_path / "run")
+    assert str(tiny_base) in run.report.read_text(encoding="utf-8")
+    assert "attention" in run.report.read_text(encoding="utf-8")
+    assert "%" in run.report.read_text(encoding="utf-8")
+
+
+def test_diffusers_reads_the_word_and_the_layers(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """`load_lora_weights` of one file and `load_textual_inversion` of the other give the adapter's picture."""
+    run = runs["pivotal"]
+    ours = worn(run.adapter)
+    assert difference(ours, untouched(tiny_base)) > 3
+    pictures = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("word"))
+    assert difference(pictures, ours) <= 1
+
+
+def test_each_half_of_a_pair_draws_alone(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """Ours read them too, and neither is the whole."""
+    run = runs["pivotal"]
+    whole, base = worn(run.adapter), untouched(tiny_base)
+    for name in ("layers", "word"):
+        half = worn(run.companion(name))
+        assert difference(half, base) > 0
+        assert difference(half, whole) > 0
+
+
+def theirs(folder: Path, layers: Path | None = None, word: Path | None = None) -> np.ndarray:
+    """The picture by diffusers' own pipeline, from the same noise."""
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    if layers is not None:
+        pipeline.load_lora_weights(layers)
+    prompt = PROMPT
+    if word is not None:
+        own = Words(pipeline.text_encoder, pipeline.tokenizer)
+        token = "taught" if "sks" in pipeline.tokenizer.get_vocab() or own.meaning("sks").shape[0] == 1 else "sks"
+        pipeline.load_textual_inversion(word, token=token)
+        prompt = PROMPT.replace("sks", token)
+    noise = gaussian((4, 8, 8), [seeded("picture", 5)])
+    answer = pipeline(
+        prompt, latents=noise, num_inference_steps=3, guidance_scale=3.0, height=64, width=64, output_type="np", negative_prompt=""
+    )
+    return (np.asarray(answer.images[0]) * 255).round().astype(np.int16)
