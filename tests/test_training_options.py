@@ -136,6 +136,30 @@ def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None
             assert layer.scaling["default"] == scale
 
 
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        (("training.optimizer=schedule-free", "training.schedule=cosine"), r"training\.schedule=constant"),
+        (("training.optimizer=schedule-free", "training.ema=0.9"), r"training\.ema=none"),
+        (("training.optimizer=prodigy",), r"method\.rate=1"),
+        (("base_weights=int8", "method.variant=dora"), r"method\.variant=lora"),
+        (("base_weights=nf4", "method.variant=lokr"), r"method\.variant=lora"),
+        (("dataset.masked=0.5", "dataset.templates=['x {token}']", "photos=['{photos}/0.png']"), None),
+    ],
+)
+def test_settings_that_undo_each_other_are_refused(
+    tiny_base: Path, photos: Path, tmp_path: Path, overrides: tuple[str, ...], remedy: str | None
+) -> None:
+    """One sentence with the remedy, and no folder is left; the last is no contradiction, and runs."""
+    recipe = recipe_of(tiny_base, photos, *(text.replace("{photos}", str(photos)) for text in overrides))
+    if remedy is None:
+        assert trained(recipe, tmp_path / "run").adapter.exists()
+        return
+    with pytest.raises(UserError, match=remedy):
+        trained(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_learns_as_a_whole_cannot_be_quantised(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     """One sentence, before anything is drawn, and no folder is left."""
     recipe = Recipe.preset(

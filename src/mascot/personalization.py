@@ -150,6 +150,7 @@ class Personalization:
             UserError: the base has nothing that could learn by this method, or the knobs' size or solver, the base's kind of answer or
                 the loss's weighting cannot be used.
         """
+        self.recipe.training.check()
         for stretch in self.stretches:
             stretch.phase.trains(self.family.stages[stretch.stage])
         generator = Generator(self.family)

@@ -54,6 +54,17 @@ class Settings(BaseModel):
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm")
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
 
+    def check(self) -> None:
+        """Refuse settings that undo each other.
+
+        Raises:
+            UserError: an optimizer that keeps an average of its own shall follow a schedule, or have a second average.
+        """
+        if self.optimizer == "schedule-free" and self.schedule != "constant":
+            raise UserError(f"schedule-free takes no schedule such as {self.schedule}; give --set training.schedule=constant.")
+        if self.optimizer == "schedule-free" and self.ema is not None:
+            raise UserError("schedule-free keeps an average of its own; give --set training.ema=none.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:

@@ -37,6 +37,10 @@ rsLoRA divides alpha by the rank's root (Kalajdzievski 2023, arXiv 2312.03732); 
 product (Yeh et al. 2023, arXiv 2309.14859). LoCon is LoRA on `layers = "all"`. diffusers 0.42 reads the first two, and a DoRA of the
 denoiser; it misreads a DoRA of the text encoder and refuses the last two.
 """
+UNFIT: Mapping[str, tuple[str, ...]] = {
+    "dora": ("is_loaded_in_8bit",), "loha": ("is_loaded_in_4bit",), "lokr": ("is_loaded_in_4bit",),
+}  # fmt: skip
+"""Variant -> marks of quantised bases on which it fails inside peft or bitsandbytes."""
 MAGNITUDE = ".lora_magnitude_vector"
 MARKS = (".lora_", ".hada_", ".lokr_")
 """What the names of adapters' tensors hold."""
@@ -69,8 +73,10 @@ class Settings(BaseModel):
         """The denoiser, and the text encoders unless their rate is 0.
 
         Raises:
-            UserError: a text encoder shall learn, and this base has none that can.
+            UserError: a text encoder shall learn, and this base has none that can; or the variant cannot lie on quantised weights.
         """
+        if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in UNFIT.get(self.variant, ())):
+            raise UserError(f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora.")
         if self.text_rate > 0 and len(stage.parts) == 1:
             raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
