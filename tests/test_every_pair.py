@@ -97,9 +97,10 @@ def material_of(recipe: Recipe, base: Family, stage: Stage) -> Material:
 def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[Learner, float]]:
     """Each phase's learner, attached in turn, with its share of the steps."""
     method: Any = recipe.method
-    learner: Learner | None = None
+    before: Learner | None = None
     for leg in method.legs:
-        learner = leg.phase.attach(stage, SUBJECT, 0, learner)
+        learner: Learner = leg.phase.attach(stage, SUBJECT, 0, before)
+        before = learner
         yield learner, leg.share
 
 
