@@ -18,6 +18,8 @@ from mascot.run import Run
 Rows = list[tuple[str, str]]
 TIMED = 2
 """Rehearsals of each phase: the machine may be busy with something else in one."""
+TIME = "time, estimated"
+"""What differs between two runs of one recipe."""
 USUAL_RESOLUTION = 512
 """What photos are audited for while nobody has asked the base, in pixels."""
 
@@ -81,7 +83,7 @@ def effective_settings(job: Personalization) -> Rows:
     rows.append(("learning parameters", learning(job)))
     rows += job.needs.rows if job.needs is not None else []
     if job.loop.done < job.steps:
-        rows.append(("time, estimated", f"{describe_time(job.rehearse() * (job.steps - job.loop.done))} of training, previews not counted"))
+        rows.append((TIME, f"{describe_time(job.rehearse() * (job.steps - job.loop.done))} of training, previews not counted"))
     dataset = job.material.dataset
     rows.append(("captions", " | ".join(sorted({prompt for group in dataset.subject.values() for e in group for prompt in e.prompts})[:4])))
     lengths = {prompt: job.stage.prompt_length(prompt) for prompt in dataset.prompts}
@@ -101,7 +103,7 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
     with TemporaryDirectory() as folder:
         job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=load_base(recipe))
         job.begin()
-        rows = [row for row in effective_settings(job) if not row[0].startswith("time")]
+        rows = [row for row in effective_settings(job) if row[0] != TIME]
         seconds, total = measure_steps(job)
         resolution = job.resolution
     rows = [(name, f"{value}") for name, value in rows]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mascot.adapter import Adapter
 from mascot.captions import fill
-from mascot.effective import Checkup, check_up, effective_settings
+from mascot.effective import TIME, Checkup, check_up, effective_settings
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
@@ -60,7 +60,11 @@ def train(recipe: Recipe, *, out: str | Path | None = None, resume: bool = False
         if not resume:
             run.write_text(run.recipe, recipe.to_toml())
         if before is None:
-            facts = {"settings": dict(rows), "photos": photo_hashes(photos), "base": job.family.identity}
+            facts = {
+                "settings": {name: value for name, value in rows if name != TIME},
+                "photos": photo_hashes(photos),
+                "base": job.family.identity,
+            }
             run.write_text(run.effective, json.dumps(facts, indent=2) + "\n")
         progress("effective", rows)
         with closing(job.teach()) as steps:
