@@ -97,6 +97,14 @@ def test_an_option_is_used_and_resumes_to_the_bit(tiny_base: Path, photos: Path,
         assert any(not torch.equal(other[key], tensor) for key, tensor in one.items())
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_run_on_a_quantised_base_ends_in_a_report(tiny_base: Path, photos: Path, tmp_path: Path, kind: str) -> None:
+    """Its adapter is put on that base again to be drawn, and on the full base by `generate`."""
+    run = verbs.train(recipe_of(tiny_base, photos, f"base_weights={kind}", "knobs.steps=1"), out=tmp_path / "run")
+    assert run.report.exists()
+    assert len(verbs.generate(run, ["a {subject}"], count=1)) == 1
+
+
 @pytest.fixture
 def stage(tiny_base: Path) -> Stage:
     return load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]

@@ -282,10 +282,10 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     wrong: list[str] = []
     for key, tensor in tensors.items():
         name = re.sub(r"\.lora_([AB]\.weight|magnitude_vector)$", "", key)
-        weight = getattr(layers.get(name), "weight", None)
-        if not isinstance(weight, Tensor) or name == key:
+        shape = shape_of(layers.get(name))
+        if shape is None or name == key:
             wrong.append(key)
-        elif not has_shape_for(key, tensor, weight):
+        elif not has_shape_for(key, tensor, shape):
             wrong.append(f"{key} {tuple(tensor.shape)}")
         elif key.endswith(MAGNITUDE):
             continue
@@ -297,13 +297,21 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(tensors)} keys have no layer, {list_some(wrong)}.")
 
 
-def has_shape_for(key: str, tensor: Tensor, weight: Tensor) -> bool:
+def shape_of(layer: nn.Module | None) -> tuple[int, ...] | None:
+    """The shape of a layer's weight, out first; quantised layers hold it in another. None where nothing can be changed."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    weight = getattr(layer, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else None
+
+
+def has_shape_for(key: str, tensor: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether one half of a change reads what its layer reads, or writes what it writes; a DoRA's sizes are one for each row."""
     if key.endswith(MAGNITUDE):
-        return tensor.numel() == len(weight)
-    if tensor.ndim != weight.ndim or 0 in tensor.shape:
+        return tensor.numel() == shape[0]
+    if tensor.ndim != len(shape) or 0 in tensor.shape:
         return False
-    return tensor.shape[1:] == weight.shape[1:] if ".lora_A." in key else len(tensor) == len(weight)
+    return tuple(tensor.shape[1:]) == shape[1:] if ".lora_A." in key else len(tensor) == shape[0]
 
 
 def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
