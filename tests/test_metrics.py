@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mascot.metrics.diversity import diversity, diversity_over, patch_distances, perceptual_distance
+from mascot.metrics.drift import drift, preservation
 from mascot.metrics.frechet import frechet_distance
+from mascot.metrics.memory import copy_score, copy_scores, nearest_excess, nearest_excesses, real_nearest
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 
@@ -97,6 +101,81 @@ def test_equal_sets_are_no_distance_apart() -> None:
         assert frechet_distance(rows_BD, rows_BD.flip(0)) <= 1e-6
 
 
+@given(seed=seeds)
+def test_a_copy_score_tells_who_was_trained_on(seed: int) -> None:
+    training, held_out = rows(4, seed=seed), rows(2, seed=seed + 1)
+    copied, honest = copy_score(training, training, held_out), copy_score(held_out, training, held_out)
+    assert copied is not None
+    assert honest is not None
+    assert honest < 0 < copied
+    assert copy_score(training, held_out, training) == pytest.approx(-copied, abs=1e-9)
+    assert copy_score(rows(5, seed=seed + 2), training, training) == 0
+
+
+@given(generated=counts, seed=seeds)
+def test_copy_scores_are_each_pictures_own(generated: int, seed: int) -> None:
+    drawn, training, held_out = rows(generated, seed=seed), rows(3, seed=seed + 1), rows(2, seed=seed + 2)
+    each, excesses = copy_scores(drawn, training, held_out), nearest_excesses(drawn, training)
+    assert each == pytest.approx([copy_score(one[None], training, held_out) for one in drawn], abs=1e-9)
+    assert excesses == pytest.approx([nearest_excess(one[None], training) for one in drawn], abs=1e-9)
+    assert copy_score(drawn, training, held_out) == pytest.approx(sum(each or ()) / generated, abs=1e-9)
+    assert nearest_excess(drawn, training) == pytest.approx(sum(excesses or ()) / generated, abs=1e-9)
+
+
+def test_an_excess_is_above_what_the_photos_have_among_themselves() -> None:
+    photos = torch.eye(4)[:3] + 0.5  # every two of them have the same cosine
+    between = cosine(photos[0], photos[1])
+    assert real_nearest(photos) == pytest.approx(between, abs=1e-9)
+    assert nearest_excess(photos, photos) == pytest.approx(1 - between, abs=1e-9)
+    assert nearest_excess(-photos, photos) == pytest.approx(-2 * between, abs=1e-9)
+    assert real_nearest(-torch.eye(2) + 0.5) == pytest.approx(-1, abs=1e-9)  # no photo is its own neighbour, however far the others
+
+
+@given(seed=seeds)
+def test_drift_is_what_training_did_to_the_class(seed: int) -> None:
+    photos, untouched, now = rows(3, seed=seed), rows(4, seed=seed + 1), rows(5, seed=seed + 2)
+    assert preservation(now, photos) == similarity(now, photos)
+    assert drift(untouched, untouched, photos) == 0
+    assert drift(now, untouched, photos) == pytest.approx(similarity(now, photos) - similarity(untouched, photos), abs=1e-12)
+
+
+@given(seed=seeds)
+def test_a_perceptual_distance_is_one(seed: int) -> None:
+    one, other = rows(5, seed=seed), rows(5, seed=seed + 1)
+    assert perceptual_distance(one, one) == pytest.approx(0, abs=1e-12)
+    assert perceptual_distance(one, -one) == pytest.approx(2, abs=1e-12)
+    assert perceptual_distance(one, other) == perceptual_distance(other, one) >= 0
+    assert perceptual_distance(one, one.flip(0)) > 0.01  # what stands where matters
+
+
+def test_diversity_counts_every_prompt_alike() -> None:
+    assert diversity([0.1, 0.2, 0.6]) == pytest.approx(0.3)
+    assert diversity_over([[0.1, 0.2, 0.6], [], [0.7]]) == pytest.approx(0.5)
+    patches_BND = torch.stack([rows(5, seed=n) for n in range(3)])
+    expected = [perceptual_distance(patches_BND[i], patches_BND[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert patch_distances(patches_BND) == expected
+
+
+def test_what_cannot_be_computed_is_none() -> None:
+    none, one, some = rows(0), rows(1), rows(3)
+    assert [copy_score(*sides) for sides in ((some, some, None), (some, some, none), (some, none, some), (none, some, some))] == [None] * 4
+    assert [nearest_excess(some, one), nearest_excess(none, some), nearest_excess(some, none)] == [None] * 3
+    assert [real_nearest(one), real_nearest(none)] == [None] * 2
+    assert [preservation(none, some), preservation(some, none)] == [None] * 2
+    assert [drift(none, some, some), drift(some, none, some), drift(some, some, none)] == [None] * 3
+    assert [diversity([]), diversity_over([]), diversity_over([[], []])] == [None] * 3
+    assert patch_distances(rows(4)[None]) == []
+
+
+def test_embeddings_of_no_length_give_numbers() -> None:
+    zero, some = torch.zeros(2, 6), rows(3)
+    values = (
+        similarity(zero, some), real_similarity(zero), prompt_fidelity(zero, zero), copy_score(zero, some, zero),
+        nearest_excess(some, zero), preservation(zero, some), drift(some, zero, some), perceptual_distance(zero, zero),
+    )  # fmt: skip
+    assert all(value is not None and math.isfinite(value) for value in values)
+
+
 @pytest.mark.parametrize(
     ("measure", "complaint"),
     [
@@ -106,6 +185,15 @@ def test_equal_sets_are_no_distance_apart() -> None:
         (lambda: prompt_fidelity(rows(2), rows(3)), "its own prompt"),
         (lambda: prompt_fidelity(rows(0), rows(0)), "its own prompt"),
         (lambda: prompt_fidelity(rows(2, 4), rows(2, 6)), "its own prompt"),
+        (lambda: copy_score(rows(2, 4), rows(2, 6), rows(2, 4)), "4 and 6 wide"),
+        (lambda: copy_score(rows(2, 4), rows(2, 4), rows(2, 6)), "4 and 6 wide"),
+        (lambda: nearest_excess(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
+        (lambda: copy_score(rows(2) * math.nan, rows(2), rows(2)), "no number"),
+        (lambda: real_nearest(rows(2) * math.inf), "no number"),
+        (lambda: perceptual_distance(rows(2) * math.nan, rows(2)), "no number"),
+        (lambda: preservation(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
+        (lambda: perceptual_distance(rows(2), rows(3)), "its own counterpart"),
+        (lambda: perceptual_distance(rows(0), rows(0)), "its own counterpart"),
         (lambda: frechet_distance(rows(9, 4), rows(9, 6)), "4 and 6 wide"),
         (lambda: frechet_distance(rows(7), rows(6)), "more than 6 pictures on both sides, not 7 and 6"),
         (lambda: frechet_distance(rows(6), rows(7)), "more than 6 pictures on both sides, not 6 and 7"),
