@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from mascot.generator import Knobs as Knobs
     from mascot.recipe import Recipe as Recipe
     from mascot.run import Run as Run
+    from mascot.verbs import compare as compare
     from mascot.verbs import doctor as doctor
+    from mascot.verbs import evaluate as evaluate
     from mascot.verbs import generate as generate
+    from mascot.verbs import sweep as sweep
     from mascot.verbs import train as train
 
 __version__ = "0.1.0"
@@ -29,11 +32,14 @@ PUBLIC = {
     "Recipe": "mascot.recipe",
     "Run": "mascot.run",
     "UserError": "mascot.errors",
+    "compare": "mascot.verbs",
     "doctor": "mascot.verbs",
+    "evaluate": "mascot.verbs",
     "generate": "mascot.verbs",
+    "sweep": "mascot.verbs",
     "train": "mascot.verbs",
 }
-__all__ = ["Knobs", "Recipe", "Run", "UserError", "doctor", "generate", "train"]
+__all__ = ["Knobs", "Recipe", "Run", "UserError", "compare", "doctor", "evaluate", "generate", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:

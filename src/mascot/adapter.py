@@ -33,6 +33,8 @@ class Manifest(BaseModel):
     resolution: int
     step: int
     recipe: dict[str, Any]
+    knobs: dict[str, Any] | None = None
+    """The knobs that were measured to draw it best; None where none were searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,99 @@ def generate(
 
 
 @app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.")],
+    *,
+    real: Annotated[bool, typer.Option("--real", help="Score photos against each other: the ceiling, a row for each folder.")] = False,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="Draw this in place of the report's prompts; {subject} names it.", show_default=False),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Pictures of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture of each prompt; the next has seed + 1.")] = 0,
+    live: Annotated[
+        bool | None,
+        typer.Option("--live/--thing", help="Whether it can wear things; by its class noun when not given.", show_default=False),
+    ] = None,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(help="Photos to compare with, in place of the run's; others than it learned from are held out.", show_default=False),
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Another place where the adapter's base lies.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
+    from mascot.terminal import calibrate_visibly, evaluate_visibly
+
+    if not real:
+        evaluate_visibly(
+            runs, prompts=prompts or None, images=images, seed=seed, live=live, photos=photos or (), identity=identity, clip=clip,
+            base=base, device=device,
+        )  # fmt: skip
+        return
+    if prompts or photos or live is not None:
+        raise UserError("--real draws nothing; give folders of photos with --identity, --clip, --base and --device alone.")
+    calibrate_visibly(runs, identity=identity, clip=clip, device=device, **({"base": base} if base else {}))
+
+
+@app.command()
+def compare(
+    one: Annotated[Path, typer.Argument(help="An evaluated run's folder or adapter file.")],
+    other: Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page with the pictures side by side; in the first run's folder when not given.", show_default=False),
+    ] = None,
+) -> None:
+    """Compare two evaluated runs prompt by prompt and seed by seed: every difference with its interval, the pictures side by side."""
+    from mascot.terminal import compare_visibly
+
+    compare_visibly(one, other, out)
+
+
+@app.command()
+def sweep(
+    what: Annotated[Path, typer.Argument(help="A recipe (.toml) to train over settings, or a run or adapter to turn knobs of.")],
+    *,
+    over: Annotated[list[str], typer.Option(help="A setting and its values, such as method.rank=4,16 or guidance=3,5,9.")],
+    overrides: Set = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Search so many settings instead of trying all.", show_default=False)] = None,
+    by: Annotated[str, typer.Option(help="The metric of `evaluate` that ranks.")] = "identity",
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Pictures of each prompt to score a run by.")] = 1,
+    prompt: Annotated[str | None, typer.Option(help="What the grid of pictures shows.", show_default=False)] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    address: Annotated[str | None, typer.Option(help="A Ray cluster's address; this machine when not given.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder, which may be gone on with.", show_default=False)] = None,
+) -> None:
+    """Train and score a recipe over some settings, or draw an adapter over some knobs: one leaderboard, one labelled grid."""
+    from mascot.terminal import sweep_visibly, turn_visibly
+
+    if what.suffix != ".toml":
+        if trials or overrides or by != "identity":
+            raise UserError("knobs are only drawn: give --over, --prompt and --out.")
+        turn_visibly(what, over, prompt=prompt, out=out)
+        return
+    sweep_visibly(what, over, overrides or (), trials=trials, by=by, images=images, prompt=prompt, engine=engine, address=address, out=out)
+
+
+@app.command()
+def token(
+    *,
+    base: Base = None,
+    count: Annotated[int, typer.Option(min=1, max=100, help="Tokens to show.")] = 5,
+    candidates: Annotated[int, typer.Option(min=1, max=10_000, help="Rare words to draw.")] = 16,
+    seed: Seed = None,
+) -> None:
+    """Find words that mean nothing in particular to a base: what to call a subject."""
+    from mascot.terminal import token_visibly
+
+    token_visibly(base or "starter", count=count, candidates=candidates, seed=seed or 0)
+
+
+@app.command()
 def doctor(
     photos: Photos = None, *, class_noun: ClassNoun = None, base: Base = None, recipe: RecipeFile = None, overrides: Set = None,
     measure: Annotated[bool, typer.Option(help="Load the base and time a few steps.")] = True,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
+from mascot.adapter import Adapter
 from mascot.audit import audit
 from mascot.captions import fill
 from mascot.generator import Generator, Knobs, Shot
@@ -22,12 +23,11 @@ SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 
 
-def write_outcome(job: Personalization, rows: Sequence[tuple[str, str]]) -> None:
-    """Draw through the one generator, from the adapter as it will be shared, and write the report."""
-    adapter = job.adapter()
-    job.detach()
-    generator = Generator(job.family, adapter)
+def write_outcome(job: Personalization, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]]) -> None:
+    """Draw through the one generator, which wears the adapter as it will be shared, and write the report."""
     recipe, knobs = job.recipe, job.recipe.knobs
+    if adapter.manifest is not None and adapter.manifest.knobs is not None:
+        knobs = Knobs.model_validate(adapter.manifest.knobs)
     report = Report(
         title=f"{recipe.subject.words} on {recipe.base}",
         subject=recipe.subject.words,

@@ -90,6 +90,8 @@ class Personalization:
     at: int = -1
     """The stretch that the loop is for."""
     loop: Loop = field(init=False)
+    kept: int | None = None
+    """The step whose result is kept, where it is not the last."""
     needs: Estimate | None = None
     """What the present stretch needs, where that could be estimated."""
 
@@ -173,7 +175,7 @@ class Personalization:
         folder = str(self.run.folder)
         return Accelerator(
             mixed_precision=precision,
-            cpu=choose_device(self.recipe.device) == "cpu",
+            cpu=self.device == "cpu",
             log_with="tensorboard" if tensorboard_is_installed() else None,
             project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
         )
@@ -224,7 +226,7 @@ class Personalization:
         self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=stretch.first, last=stretch.last)
         if stretch.last > stretch.first and not training.compile:
             self.needs = self.loop.needs(self.batches(stretch.first)[0])
-            memory.check(self.needs, memory.available(choose_device(self.recipe.device)))
+            memory.check(self.needs, memory.available(self.device))
 
     def release(self) -> None:
         """Let the encoders that training does not need leave memory; text that has learned stays."""
@@ -265,6 +267,9 @@ class Personalization:
                 log.flush()
                 self.save()
                 raise
+
+    def finish(self) -> None:
+        """Make what was learned what is kept."""
         self.loop.finish()
         self.accelerator.end_training()
 
@@ -329,13 +334,17 @@ class Personalization:
             token=recipe.token,
             class_noun=recipe.class_noun,
             resolution=self.resolution,
-            step=self.loop.done,
+            step=self.loop.done if self.kept is None else self.kept,
             recipe=recipe.model_dump(mode="json", exclude={"photos", "device"}),
         )
 
-    def write(self) -> list[tuple[str, str]]:
-        """Write the adapter, and what else the method makes of it; returns what there is to say about those."""
-        self.adapter().write(self.run.adapter)
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return choose_device(self.recipe.device)
+
+    def write_companions(self) -> list[tuple[str, str]]:
+        """Write what the method makes besides the adapter; returns what there is to say about it."""
         rows: list[tuple[str, str]] = []
         for number, learner in sorted(self.learners.items()):
             place = f"_{number + 1}" if number else ""

@@ -77,3 +77,44 @@ STARTER_VALIDATION = Suite(
     ),
 )  # fmt: skip
 """What checkpoints and knobs are chosen on: the same kinds, none of the 50, and no place or property of theirs."""
+
+PAPER_SHARED = (
+    "a {subject} in the jungle", "a {subject} in the snow", "a {subject} on the beach", "a {subject} on a cobblestone street",
+    "a {subject} on top of pink fabric", "a {subject} on top of a wooden floor", "a {subject} with a city in the background",
+    "a {subject} with a mountain in the background", "a {subject} with a blue house in the background",
+    "a {subject} on top of a purple rug in a forest",
+)  # fmt: skip
+PAPER_PROPERTIES = ("a red {subject}", "a purple {subject}", "a shiny {subject}", "a wet {subject}", "a cube shaped {subject}")
+
+PAPER = Suite(
+    things=(
+        *PAPER_SHARED,
+        "a {subject} with a wheat field in the background", "a {subject} with a tree and autumn leaves in the background",
+        "a {subject} with the Eiffel Tower in the background", "a {subject} floating on top of water",
+        "a {subject} floating in an ocean of milk", "a {subject} on top of green grass with sunflowers around it",
+        "a {subject} on top of a mirror", "a {subject} on top of the sidewalk in a crowded street", "a {subject} on top of a dirt road",
+        "a {subject} on top of a white rug",
+        *PAPER_PROPERTIES,
+    ),
+    live=(
+        *PAPER_SHARED,
+        "a {subject} wearing a red hat", "a {subject} wearing a santa hat", "a {subject} wearing a rainbow scarf",
+        "a {subject} wearing a black top hat and a monocle", "a {subject} in a chef outfit", "a {subject} in a firefighter outfit",
+        "a {subject} in a police outfit", "a {subject} wearing pink glasses", "a {subject} wearing a yellow shirt",
+        "a {subject} in a purple wizard outfit",
+        *PAPER_PROPERTIES,
+    ),
+)  # fmt: skip
+"""The paper's own 25 + 25 prompts (Ruiz et al. 2023), as `prompts_and_classes.txt` of its data set google/dreambooth lists them.
+For the report alone."""
+
+LIVE_NOUNS = frozenset(
+    "dog cat bear rabbit fox panda lion monkey penguin owl duck bird chick frog turtle elephant pig cow horse "
+    "ghost robot monster snowman".split()
+)
+"""Classes of subjects that can wear things: the paper's live ones (cat, dog) and those that wear things in the embedded base's world."""
+
+
+def is_live(class_noun: str | None) -> bool:
+    """Whether a class of subjects is asked to wear things; one that is not known is taken for a thing."""
+    return class_noun is not None and class_noun.strip().lower() in LIVE_NOUNS

@@ -21,6 +21,7 @@ from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
 from mascot.quantization import QuantizationName
+from mascot.selection import Settings as SelectionSettings
 from mascot.subject import Subject
 from mascot.trainer import Settings as TrainingSettings
 
@@ -58,6 +59,7 @@ class Recipe(BaseModel):
     prior: PriorSettings = PriorSettings()
     previews: Previews = Previews()
     knobs: Knobs = Knobs()
+    choose: SelectionSettings = SelectionSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -63,6 +63,21 @@ class Run:
         """The one file to share."""
         return self.folder / "adapter.safetensors"
 
+    @property
+    def selection(self) -> Path:
+        """What was looked at while choosing a checkpoint."""
+        return self.folder / "selection.json"
+
+    def best(self, step: int) -> Path:
+        """What had been learned at the best step so far."""
+        return self.folder / "best" / f"step{step:06d}"
+
+    def forget_other_bests(self, step: int | None) -> None:
+        """Keep the best step's alone."""
+        for folder in sorted((self.folder / "best").glob("step*")):
+            if step is None or folder != self.best(step):
+                shutil.rmtree(folder)
+
     def companion(self, name: str) -> Path:
         """The adapter in another form."""
         return self.folder / f"{name}.safetensors"
@@ -75,6 +90,25 @@ class Run:
     def report(self) -> Path:
         """The report."""
         return self.folder / "report.html"
+
+    @property
+    def scores(self) -> Path:
+        """How good it is, in numbers."""
+        return self.folder / "scores.json"
+
+    @property
+    def scores_page(self) -> Path:
+        """How good it is, in numbers and pictures."""
+        return self.folder / "scores.html"
+
+    @property
+    def evaluation(self) -> Path:
+        """The pictures that were scored, and what encoders said of them."""
+        return self.folder / "evaluation"
+
+    def comparison(self, other: str) -> Path:
+        """This run beside another one."""
+        return self.folder / f"compared_with_{other}.html"
 
     @property
     def tensorboard(self) -> Path:

@@ -9,16 +9,21 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mascot import verbs
+from mascot import tokens, verbs
 from mascot.captions import fill
 from mascot.errors import UserError
+from mascot.gallery import picture_stem
 from mascot.generator import Knobs, settings_text, write_picture
 from mascot.photos import PhotoSet, printable
-from mascot.recipe import Recipe
+from mascot.points import Range, parse_over
+from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.run import Run, fresh_path
+from mascot.tables import NONE, calibration_table, comparison_table, means_table, runs_table
+from mascot.tables import Table as Scored
 
 SMOOTHING = 0.95
 """Of the loss on the progress bar: single steps jump with their noise level."""
@@ -68,14 +73,17 @@ class Watch:
             self.console.print(f"drawing {facts} class pictures with the untouched base, unless they are cached", markup=False)
         elif phase == "steps":
             self.steps = facts
+        elif phase == "choosing" and facts:
+            self.console.print(f"choosing the checkpoint and the knobs draws at most {facts} pictures", markup=False)
+        elif phase == "chosen":
+            self.console.print(facts, markup=False)
+            self.bar.update(self.task, completed=self.steps, description="turning the knobs, drawing the report")
         elif phase == "effective":
             show_rows(self.console, "effective settings", facts)
             self.task = self.bar.add_task("training", total=self.steps, loss="")
         elif phase == "step":
             self.loss = facts.subject_loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * facts.subject_loss
             self.bar.update(self.task, completed=facts.number, loss=f"loss {self.loss:.4f}")
-            if facts.number == self.steps:
-                self.bar.update(self.task, description="drawing the report")
 
 
 def train_visibly(recipe: Recipe, out: Path | None, *, resume: bool) -> Run:
@@ -114,10 +122,7 @@ def generate_visibly(
 
 def picture_path(folder: Path, prompt: str, seed: int) -> Path:
     """Name a picture by its prompt and seed; one that exists is never overwritten."""
-    words = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
-    stem = "-".join(part for part in words.split("-") if part)[:80] or "picture"
-    stem = stem.encode()[:200].decode(errors="ignore")  # file systems count bytes, of which a letter may have four
-    return fresh_path(folder, f"{stem}_{seed}", ".png")
+    return fresh_path(folder, picture_stem(prompt, seed), ".png")
 
 
 def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
@@ -132,3 +137,124 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
     show_rows(console, "effective settings", checkup.settings)
     captions = " | ".join(fill(template, recipe.subject) for template in recipe.dataset.templates)
     console.print(f"photos without a caption of their own are called: {captions}", markup=False)
+
+
+def evaluate_visibly(runs: Sequence[Path], **options: Any) -> None:
+    """Evaluate each run with a progress bar, print one table of all, and say where everything lies."""
+    quiet_libraries()
+    console = Console()
+    if len(runs) > 1 and options.get("photos"):
+        raise UserError("--photos are of one subject; evaluate one run at a time with them.")
+    for run in runs:
+        verbs.resolve_adapter(run)  # before hours are spent on the first
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        watches = [EvaluationWatch(bar, str(run)) for run in runs]
+        scores = [verbs.evaluate(run, **options, progress=watch) for run, watch in zip(runs, watches, strict=True)]
+    show_table(console, runs_table(scores))
+    show_table(console, means_table(scores))
+    for watch in watches:
+        console.print(f"pictures: {watch.page}", markup=False, soft_wrap=True)
+
+
+class EvaluationWatch:
+    """Shows an evaluation as it goes."""
+
+    def __init__(self, bar: Progress, name: str) -> None:
+        self.bar, self.name = bar, name
+        self.task: Any = None
+        self.page: Path | None = None
+
+    def __call__(self, phase: str, facts: Any) -> None:
+        """Show one thing that happened."""
+        if phase == "drawing":
+            self.task = self.bar.add_task(f"drawing {self.name}", total=facts)
+        elif phase == "picture":
+            self.bar.advance(self.task)
+        elif phase == "measuring":
+            self.bar.update(self.task, description=f"scoring {self.name}")
+        elif phase == "report":
+            self.bar.update(self.task, description=self.name)
+            self.page = facts
+
+
+def calibrate_visibly(folders: Sequence[Path], **options: Any) -> None:
+    """Print how real photos score against each other."""
+    quiet_libraries()
+    rows, judges = verbs.calibrate(folders, **options)
+    show_table(Console(), calibration_table(rows, judges))
+
+
+def compare_visibly(one: Path, other: Path, out: Path | None) -> None:
+    """Print how two runs differ, and say where their pictures are side by side."""
+    quiet_libraries()
+    pages: list[Path] = []
+    comparison = verbs.compare(one, other, out=out, progress=lambda _, page: pages.append(page))
+    console = Console()
+    show_table(console, comparison_table(comparison))
+    console.print(f"side by side: {pages[0]}", markup=False, soft_wrap=True)
+
+
+def show_table(console: Console, table: Scored) -> None:
+    """Print a table of scores and what has to be read with it."""
+    shown = Table(title=escape(table.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, name in enumerate(table.head):
+        numeric = all(row[number][-1:] in {*"0123456789)", NONE} for row in table.rows)
+        shown.add_column(escape(name), overflow="fold", justify="right" if numeric else "left")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    for note in table.notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+    console.print()
+
+
+def sweep_visibly(
+    file: Path, over: Sequence[str], overrides: Sequence[str], *, trials: int | None, by: str, images: int, prompt: str | None, engine: str,
+    address: str | None, out: Path | None,
+) -> None:  # fmt: skip
+    """Sweep, tell each run as it ends, and print the leaderboard."""
+    quiet_libraries()
+    console = Console()
+    values = merge(read_toml(file), parse_overrides(overrides))
+
+    def watch(phase: str, facts: Any) -> None:
+        if phase == "points":
+            console.print(f"{facts} runs", markup=False)
+        elif phase == "entry":
+            said = facts.failure or ", ".join(f"{name} {score.mean:.3f}" for name, score in facts.scores.items() if score.mean is not None)
+            console.print(f"{' '.join(f'{key}={value}' for key, value in facts.changes.items())}: {said}", markup=False)
+        elif phase in {"leaderboard", "grid"}:
+            console.print(f"{phase}: {facts}", markup=False, soft_wrap=True)
+
+    folder = out or Path("runs") / f"sweep-{file.stem}"
+    shown = {} if prompt is None else {"prompt": prompt}
+    board = verbs.sweep(
+        values, parse_over(over), out=folder, by=by, trials=trials, images=images, engine=engine, address=address, progress=watch, **shown
+    )
+    heads, *rows = [(*row[: 2 + len(board.keys)], row[-1]) for row in board.table()]  # all other metrics are in the file
+    table = Table(*heads, box=None, padding=(0, 2))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def turn_visibly(where: Path, over: Sequence[str], *, prompt: str | None, out: Path | None) -> None:
+    """Draw a grid of knobs, and print where it is."""
+    quiet_libraries()
+    choices = parse_over(over)
+    listed = {key: values for key, values in choices.items() if not isinstance(values, Range)}
+    if len(listed) < len(choices):
+        raise UserError("knobs are drawn at the values that are given; write them with commas, such as guidance=3,5,9.")
+    _, path = verbs.resolve_adapter(where)
+    target = out or fresh_path(path.parent, "knobs", ".png")
+    shown = {} if prompt is None else {"prompt": prompt}
+    print(verbs.turn_knobs(where, listed, out=target, **shown))  # noqa: T201 - the command's output
+
+
+def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:
+    """Find tokens, and print each with its numbers."""
+    quiet_libraries()
+    console = Console()
+    findings = tokens.search(base, count=count, candidates=candidates, seed=seed)
+    show_rows(console, f"words that mean little to {base}, the least first", tokens.rows_of(findings))

@@ -1,0 +1,404 @@
+"""Which checkpoint and which knobs: our rule beside fixed steps, DVAR and the oracle, on held-out subjects of the embedded base.
+
+`python benchmarks/selection.py --keep runs/selection --subjects boar,eagle,hibiscus,hiking_boot`; add `--subjects boar --steps 20
+--fixed 10 --marks 2 --images 1 --prompts 2 --budget 10` to see in a minute that it works. Each subject is trained once, at a constant
+rate, so that every checkpoint is what a run of so many steps would have ended in. Rules see the validation prompts (ours) or the loss of
+a fixed batch (DVAR); what their choice is worth is then measured on the 25 prompts of the report, which the oracle alone may see. Most
+of the pictures are drawn for the oracle: about 27 times the report's. Stop it at any moment: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from mascot import starter
+from mascot.adapter import Adapter
+from mascot.captions import fill
+from mascot.choosing import ROUNDS, SEED, noise
+from mascot.errors import UserError
+from mascot.gallery import Gallery, weights_name
+from mascot.generator import Generator, Knobs, Shot
+from mascot.intervals import bootstrap, paired
+from mascot.judges import Judges, judges_for
+from mascot.metrics.memory import real_nearest
+from mascot.metrics.prompt import prompt_fidelity
+from mascot.metrics.subject import real_similarity, similarity
+from mascot.personalization import Personalization, load_base, read_subject
+from mascot.prompts import STARTER, STARTER_VALIDATION
+from mascot.protocols import Family
+from mascot.recipe import Recipe
+from mascot.run import Run, replacing
+from mascot.selection import Chooser, Frame, Measured, Score, knob_grid, score, search_knobs
+from mascot.starter import HeldOut
+from mascot.subject import Subject
+from mascot.trainer import loss_of
+
+STUDY: Mapping[str, float] = {"guidance": 9.0, "unet_scale": 0.7, "text_scale": 0.15}
+"""The knobs of the study that this project grew from: the middle of what its author turned them to by eye."""
+RULES = ("fixed steps, study's knobs", "fixed steps", "DVAR", "ours, checkpoint alone", "ours", "oracle, checkpoint alone", "oracle")
+FIXED_BATCHES = 2
+"""Micro-batches whose loss is watched: 8 photos at the preset's batch, as many as the paper's evaluation batch."""
+
+
+def dvar(losses: Sequence[float], *, window: int, threshold: float) -> int | None:
+    """Find the place where DVAR stops (Voronov et al. 2023, arXiv 2302.04841), or None where it does not.
+
+    The losses are those of one fixed batch with fixed noise at fixed levels, one evaluation after the other. It stops at the first place
+    where the last `window` losses vary less than `threshold` times as much as all losses so far (population variances); losses that
+    never moved are flat.
+
+    Raises:
+        ValueError: the window holds fewer than two losses, or the threshold is not between 0 and 1.
+    """
+    if window < 2 or not 0 < threshold < 1:
+        raise ValueError(f"a window of {window} and a threshold of {threshold} decide nothing")
+    for end in range(window, len(losses) + 1):
+        recent, all_so_far = statistics.pvariance(losses[end - window : end]), statistics.pvariance(losses[:end])
+        if recent < threshold * all_so_far or all_so_far == 0:
+            return end - 1
+    return None
+
+
+def kept_from(step: int | None, marks: Sequence[int]) -> int:
+    """The first kept step at or after one that a rule stopped at; the last where it never stopped, or later."""
+    return next((mark for mark in sorted(marks) if step is not None and mark >= step), max(marks))
+
+
+def even_marks(steps: int, count: int, fixed: int) -> tuple[int, ...]:
+    """Steps at which an adapter is kept: evenly up to the last, and the fixed one where training comes to it."""
+    evenly = {max(1, round(steps * (i + 1) / count)) for i in range(count)}
+    return tuple(sorted(evenly | ({fixed} if fixed <= steps else set())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a rule decides."""
+
+    step: int
+    knobs: Knobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What an answer comes to on the report's prompts."""
+
+    answer: Answer
+    measured: Measured
+    score: Score
+
+
+def best_of(worths: Sequence[Worth]) -> Worth:
+    """The oracle's choice: the highest score; of equal ones the first."""
+    return max(worths, key=lambda worth: worth.score.total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sitting:
+    """One subject's folder, recipe and settings."""
+
+    held: HeldOut
+    recipe: Recipe
+    folder: Path
+    marks: tuple[int, ...]
+    every: int
+    """Steps between two evaluations of the fixed batch."""
+
+    def adapter(self, step: int) -> Path:
+        """The adapter as it was at a step."""
+        return self.folder / "adapters" / f"step{step:06d}.safetensors"
+
+    @property
+    def losses(self) -> Path:
+        """The fixed batch's losses: one JSON line an evaluation."""
+        return self.folder / "fixed_losses.jsonl"
+
+    def read_losses(self, until: int) -> dict[int, float]:
+        """The losses so far by step, without a last line that was cut off."""
+        rows: dict[int, float] = {}
+        for line in self.losses.read_text(encoding="utf-8").splitlines() if self.losses.exists() else ():
+            try:
+                step, loss = json.loads(line)
+            except ValueError:
+                break
+            if step <= until:
+                rows[step] = loss
+        return rows
+
+    def write_losses(self, rows: Mapping[int, float]) -> None:
+        """Write them anew, whole or not at all."""
+        with replacing(self.losses) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in sorted(rows.items())), encoding="utf-8")
+
+    def train(self) -> None:
+        """Train to the last mark, keeping an adapter at each and the losses between; what was done before is not done again.
+
+        Raises:
+            UserError: the folder was made with other settings.
+        """
+        run = Run(self.folder / "run")
+        if run.recipe.exists() and Recipe.read(run.recipe) != self.recipe:
+            raise UserError(f"{self.folder} was made with other settings; give another --keep, or the settings of then.")
+        if all(self.adapter(mark).exists() for mark in self.marks):
+            return
+        run.write_text(run.recipe, self.recipe.to_toml())
+        with run.locked():
+            job = Personalization(recipe=self.recipe, run=run, photos=read_subject(self.recipe), family=load_base(self.recipe))
+            job.begin()
+            self.write_losses(self.read_losses(job.loop.done))
+            self.note(job)  # it may have been stopped between a checkpoint and its note
+            with closing(job.teach()) as steps:
+                for _ in steps:
+                    self.note(job)
+
+    def note(self, job: Personalization) -> None:
+        """Keep what belongs to the step that training has come to."""
+        step = job.loop.done
+        if step % self.every == 0 and step not in self.read_losses(step):
+            with self.losses.open("a", encoding="utf-8") as log:
+                log.write(json.dumps((step, fixed_loss(job))) + "\n")
+        if step in self.marks and not self.adapter(step).exists():
+            with job.loop.drawing():
+                job.adapter().write(self.adapter(step))
+
+
+@torch.no_grad()
+def fixed_loss(job: Personalization) -> float:
+    """The subject's mean squared error on the same pictures, captions, noise and levels whenever it is asked for."""
+    errors: list[float] = []
+    for number in range(min(FIXED_BATCHES, job.recipe.training.steps)):
+        for batch in job.batches(number):
+            with job.accelerator.autocast():
+                _, error_B = loss_of(job.stage, job.learner, batch, job.loop.condition, job.loop.settings)
+            errors += error_B[: batch.subject_count].tolist()
+    return statistics.fmean(errors)
+
+
+@dataclass(kw_only=True)
+class Easel:
+    """One base that draws with one adapter at a time; pictures and embeddings are kept."""
+
+    family: Family
+    gallery: Gallery
+    judges: Judges
+    generator: Generator = field(init=False)
+    worn: Path | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Begin with the untouched base."""
+        self.generator = Generator(self.family)
+
+    def wear(self, adapter: Path | None) -> None:
+        """Put another adapter on, or none."""
+        if adapter != self.worn:
+            for worn in self.generator.worn:
+                if worn is not None:
+                    worn.remove()
+            self.generator = Generator(self.family, None if adapter is None else Adapter.read(adapter))
+            self.worn = adapter
+
+    def draw(self, adapter: Path | None, shots: Sequence[Shot], knobs: Knobs) -> tuple[Tensor, Tensor]:
+        """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
+        self.wear(adapter)
+        files = self.gallery.draw(self.generator, shots, knobs, weights_name(self.family, adapter))
+        return self.gallery.embed(self.judges.identity, files), self.gallery.embed(self.judges.clip, files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """Prompts that checkpoints of one subject are measured on: all of them once, then again with other seeds."""
+
+    easel: Easel
+    sitting: Sitting
+    prompts: tuple[str, ...]
+    rounds: int
+    seed: int
+
+    @cached_property
+    def plain(self) -> Subject:
+        """The class alone: what the untouched base is asked for, and what the encoders read."""
+        return Subject(token=self.sitting.held.class_noun)
+
+    @cached_property
+    def photos(self) -> Tensor:
+        """The photos, embedded."""
+        return self.easel.gallery.embed(self.easel.judges.identity, self.sitting.held.photos)
+
+    @cached_property
+    def words(self) -> Tensor:
+        """Each picture's prompt, embedded."""
+        embedded = self.easel.judges.clip.embed_prompts([fill(prompt, self.plain) for prompt in self.prompts])
+        return embedded.repeat(self.rounds, 1)
+
+    @property
+    def count(self) -> int:
+        """Pictures of the whole exam."""
+        return len(self.prompts) * self.rounds
+
+    def shots(self, subject: Subject, count: int) -> list[Shot]:
+        """The first so many pictures."""
+        asked = [(prompt, self.seed + turn) for turn in range(self.rounds) for prompt in self.prompts]
+        return [Shot(fill(prompt, subject), seed) for prompt, seed in asked[:count]]
+
+    def measure(self, answer: Answer, count: int | None = None) -> Measured:
+        """Draw the first so many pictures, or all, and measure them."""
+        count = count or self.count
+        adapter, shots = self.sitting.adapter(answer.step), self.shots(self.sitting.recipe.subject, count)
+        likeness_BD, prompt_BD = self.easel.draw(adapter, shots, answer.knobs)
+        return Measured(
+            likeness=similarity(likeness_BD, self.photos),
+            prompt=prompt_fidelity(prompt_BD, self.words[:count]),
+            nearest=float((likeness_BD @ self.photos.T).amax(dim=1).mean()),
+        )
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Place the untouched base and the photos, as training does."""
+        likeness_BD, prompt_BD = self.easel.draw(None, self.shots(self.plain, self.count), self.sitting.recipe.knobs)
+        nothing_BD = self.easel.gallery.embed_pictures(self.easel.judges.clip, [noise(number) for number in range(self.count)])
+        return Frame(
+            base_likeness=similarity(likeness_BD, self.photos),
+            real_likeness=real_similarity(self.photos),
+            base_prompt=prompt_fidelity(prompt_BD, self.words),
+            floor_prompt=prompt_fidelity(nothing_BD, self.words),
+            real_nearest=real_nearest(self.photos),
+        )
+
+    def worth(self, answer: Answer) -> Worth:
+        """What an answer comes to here."""
+        measured = self.measure(answer)
+        return Worth(answer=answer, measured=measured, score=score(measured, self.frame))
+
+
+def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer, str]:
+    """Tell the checkpoints in order until training has stopped paying, then search the knobs; the first answer has the usual knobs."""
+    usual = exam.easel.generator.settle(exam.sitting.recipe.knobs)
+    chooser = Chooser(frame=exam.frame, patience=patience)
+    for mark in exam.sitting.marks:
+        chooser.tell(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
+        if chooser.has_stopped_paying:
+            break
+    assert chooser.best is not None, "there is a mark"
+    step = chooser.best.step
+    found = search_knobs(
+        lambda knobs, count: exam.measure(Answer(step=step, knobs=knobs), count), exam.frame, knob_grid(usual),
+        budget=budget, first=max(2, len(exam.prompts) // 2), last=exam.count,
+    )  # fmt: skip
+    why = f"{chooser.reason} Knobs: {len(found.trials)} settings with {found.drawn} pictures."
+    return Answer(step=step, knobs=usual), Answer(step=step, knobs=found.knobs), why
+
+
+def answers_by_rule(validation: Exam, *, fixed: int, window: int, threshold: float, patience: int, budget: int) -> tuple[list[Answer], str]:
+    """Let every rule but the oracle decide, in the order of RULES; also says why ours decided so."""
+    sitting = validation.sitting
+    usual = validation.easel.generator.settle(sitting.recipe.knobs)
+    losses = sitting.read_losses(sitting.marks[-1])
+    place = dvar([loss for _, loss in sorted(losses.items())], window=max(2, window // sitting.every), threshold=threshold)
+    stopped = None if place is None else sorted(losses)[place]
+    fixed_step = kept_from(fixed, sitting.marks)
+    alone, ours, why = our_answers(validation, patience, budget)
+    answers = [
+        Answer(step=fixed_step, knobs=usual.model_copy(update=dict(STUDY))),
+        Answer(step=fixed_step, knobs=usual),
+        Answer(step=kept_from(stopped, sitting.marks), knobs=usual),
+        alone,
+        ours,
+    ]
+    where = "never" if stopped is None else f"at step {stopped}"
+    return answers, f"DVAR stopped {where}; ours: {why}"
+
+
+def compare(validation: Exam, report: Exam, answers: Sequence[Answer]) -> dict[str, Worth]:
+    """Measure every rule's answer on the report's prompts, and let the oracle see them all.
+
+    The oracle chooses among all checkpoints with the usual knobs, then among the whole grid of knobs on the best of them, and among all
+    that the rules chose: no rule can be better.
+    """
+    usual = validation.easel.generator.settle(validation.sitting.recipe.knobs)
+    worths = [report.worth(answer) for answer in answers]
+    alone = best_of([report.worth(Answer(step=mark, knobs=usual)) for mark in report.sitting.marks])
+    grid = [report.worth(Answer(step=alone.answer.step, knobs=knobs)) for knobs in knob_grid(usual)]
+    return dict(zip(RULES, [*worths, alone, best_of([alone, *grid, *worths])], strict=True))
+
+
+def show(name: str, found: Mapping[str, Worth]) -> None:
+    """Print one subject's rows."""
+    for rule, worth in found.items():
+        knobs, measured = worth.answer.knobs, worth.measured
+        turned = f"{knobs.guidance:g} / {knobs.unet_scale:g} / {knobs.text_scale:g}"
+        numbers = f"{worth.score.total:.3f} | {measured.likeness:.3f} | {measured.prompt:.3f} | {worth.score.copying:.3f}"
+        print(f"| {name} | {rule} | {worth.answer.step} | {turned} | {numbers} |", flush=True)
+
+
+def show_means(rows: Sequence[Mapping[str, Worth]]) -> None:
+    """Print each rule's mean over subjects and what ours has over it, with their bootstrap intervals."""
+    print("\n| rule | score on the report's prompts | ours minus this, by subject |\n|---|---|---|")
+    totals = {rule: [row[rule].score.total for row in rows] for rule in RULES}
+    for rule, values in totals.items():
+        mean, gap = bootstrap(values, seed=0), paired(totals["ours"], values, seed=0)
+        assert mean is not None, "there is a subject"
+        assert gap is not None, "there is a subject"
+        print(f"| {rule} | {mean.describe()} | {'' if rule == 'ours' else gap.describe()} |")
+
+
+def seat(held: HeldOut, keep: Path, marks: tuple[int, ...], every: int) -> Sitting:
+    """A subject with the preset's recipe at a constant rate, so that no checkpoint depends on where training ends."""
+    settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
+    settings += ["training.schedule=constant", "previews.every=0"]
+    recipe = Recipe.preset(overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun)
+    return Sitting(held=held, recipe=recipe, folder=keep / held.name, marks=marks, every=every)
+
+
+def main(  # noqa: PLR0917 - the command's options
+    keep: Annotated[Path, typer.Option(help="Everything is kept here; the same command goes on from it.")],
+    subjects: Annotated[str, typer.Option(help="Held-out subjects, with commas.")] = "boar,eagle,hibiscus,hiking_boot",
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are trained.")] = 800,
+    marks: Annotated[int, typer.Option(min=1, help="Checkpoints, evenly.")] = 8,
+    fixed: Annotated[int, typer.Option(min=1, help="The fixed number of steps.")] = 500,
+    images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt of the report.")] = 4,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts of either list at most.")] = 25,
+    budget: Annotated[int, typer.Option(min=10, help="Pictures that the search of the knobs may draw.")] = 300,
+    patience: Annotated[int, typer.Option(min=1, help="Ours: checkpoints in a row without a better one.")] = 3,
+    window: Annotated[int, typer.Option(min=2, help="DVAR: steps; its authors' code has 200.")] = 200,
+    threshold: Annotated[float, typer.Option(help="DVAR: share of the variance; its authors' code has 0.15.")] = 0.15,
+    every: Annotated[int, typer.Option(min=1, help="DVAR: steps between two evaluations of the fixed batch.")] = 5,
+) -> None:
+    """Train each subject once, let each rule choose, and print what the choices are worth on the 25 prompts of the report."""
+    known, kept = starter.subjects(), even_marks(steps, marks, fixed)
+    if unknown := [name for name in subjects.split(",") if name not in known]:
+        raise typer.BadParameter(f"there is no subject {unknown[0]}; choose among {', '.join(known)}.")
+    judges, rows = judges_for("starter"), list[dict[str, Worth]]()
+    print("\n".join(f"- {line}" for line in judges.describe().values()))
+    print(f"- kept steps {', '.join(map(str, kept))}; pictures of each of the report's prompts: {images}; prompts at most: {prompts}\n")
+    print(
+        "| subject | rule | step | guidance / UNet / text | score | likeness | CLIP-T | copying |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    notes: list[str] = []
+    for name in subjects.split(","):
+        sitting = seat(known[name], keep, kept, every)
+        sitting.train()
+        easel = Easel(family=load_base(sitting.recipe), gallery=Gallery(keep / name / "gallery"), judges=judges)
+        lists = [suite.for_subject(live=sitting.held.live)[:prompts] for suite in (STARTER_VALIDATION, STARTER)]
+        validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
+        report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)
+        answers, why = answers_by_rule(validation, fixed=fixed, window=window, threshold=threshold, patience=patience, budget=budget)
+        rows.append(compare(validation, report, answers))
+        notes.append(f"- {name}: {why}")
+        show(name, rows[-1])
+    show_means(rows)
+    print("\n" + "\n".join(notes))
+
+
+if __name__ == "__main__":
+    typer.run(main)

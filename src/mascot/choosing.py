@@ -1,0 +1,260 @@
+"""Choosing while training: draws and measures validation prompts at a handful of steps, keeps the best, then turns the knobs.
+
+What is drawn here goes through the one generator; the prompts are none of those that reports are made with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator as Generates
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mascot.adapter import Adapter
+from mascot.captions import fill
+from mascot.errors import UserError
+from mascot.generator import Generator, Knobs, Shot
+from mascot.judges import Judges, judges_for
+from mascot.latents import seeded
+from mascot.metrics.prompt import prompt_fidelity
+from mascot.metrics.subject import real_similarity, similarity
+from mascot.personalization import Personalization
+from mascot.prompts import STARTER_VALIDATION, is_live
+from mascot.run import replacing
+from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
+from mascot.subject import Subject
+from mascot.trainer import load_parameters, save_parameters
+
+SEED = 7_000
+"""Of the first validation picture: none that previews or reports begin with."""
+ROUNDS = 2
+"""Pictures of each validation prompt by which the last knobs are told apart."""
+
+
+def passes_of_picture(knobs: Knobs, *, told: bool) -> int:
+    """How often a picture asks the denoiser; `told` denoisers hear the guidance scale and are asked once a step."""
+    return knobs.steps * (1 if told or knobs.guidance == 1 else 2)
+
+
+def budget(job: Personalization) -> int:
+    """Pictures that choosing may draw: as many passes as training takes, a backward pass counted as two, times what the recipe allows."""
+    recipe, training = job.recipe, job.recipe.training
+    company = 2 if recipe.prior.draws or recipe.prior.preserves else 1
+    passes = 3 * job.steps * training.accumulation * training.batch_size * company
+    return int(recipe.choose.cost * passes / passes_of_picture(recipe.knobs, told=job.family.stages[-1].embeds_guidance))
+
+
+@dataclass(kw_only=True)
+class Choosing:
+    """One run's choice, made as it goes; `selection.json` in the run's folder holds all that it depends on."""
+
+    job: Personalization
+    looks: int
+    """Checkpoints that the budget allows to look at; 0 looks at none."""
+    left: int
+    """Pictures that are left for the knobs."""
+    why_not: str = ""
+    """Why nothing is chosen, where nothing is."""
+    judges: Judges | None = None
+    chooser: Chooser | None = field(default=None, init=False)
+
+    @classmethod
+    def plan(cls, job: Personalization) -> Choosing:
+        """See what the budget allows."""
+        settings, count, allowed = job.recipe.choose, len(validation(job)), budget(job)
+        looks = min(settings.looks, allowed // count - 1)
+        why_not = ""
+        if not settings.active:
+            why_not = "choosing was switched off; the last step is kept."
+        elif job.recipe.class_noun is None:
+            why_not = "without a class noun the untouched base cannot be asked for the same; the last step is kept."
+        elif looks < 1:
+            why_not = "training was too short to choose anything at its own cost; the last step is kept."
+        if why_not:
+            return cls(job=job, looks=0, left=0, why_not=why_not)
+        try:
+            judges = judges_for(job.recipe.base, settings.identity, settings.clip, job.device)
+        except UserError as error:  # training is worth having without
+            return cls(job=job, looks=0, left=0, why_not=f"nothing was chosen, the last step is kept: {error}")
+        return cls(job=job, looks=looks, left=allowed - (looks + 1) * count if settings.knobs else 0, judges=judges)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that choosing draws at most."""
+        return (self.looks + bool(self.looks)) * len(validation(self.job)) + self.left
+
+    @property
+    def encoders(self) -> Judges:
+        """What measures; only asked for where something is looked at."""
+        assert self.judges is not None
+        return self.judges
+
+    @cached_property
+    def photos(self) -> Tensor:
+        """The photos, embedded."""
+        return self.encoders.identity.embed([photo.picture for photo in self.job.photos.photos])
+
+    @cached_property
+    def steps(self) -> frozenset[int]:
+        """The steps that are looked at: evenly over the last phase of the last stage."""
+        last = self.job.stretches[-1]
+        length = last.last - last.first
+        return frozenset(last.first + round(length * (i + 1) / self.looks) for i in range(self.looks)) if self.looks else frozenset()
+
+    def begin(self) -> bool:
+        """Frame the scale by the untouched base, or go on from what the run has; returns whether training has ended already."""
+        if not self.looks:
+            return False
+        run, done = self.job.run, self.job.loop.done
+        if run.selection.exists():
+            self.chooser = Chooser.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
+            self.chooser.forget_after(done)
+        else:
+            with untouched(self.job):
+                pictures = self.draw(Generator(self.job.family), self.job.recipe.knobs, range(len(validation(self.job))), taught=False)
+            self.chooser = Chooser(frame=self.frame(pictures), patience=self.job.recipe.choose.patience)
+            self.keep()
+        if done in self.steps and all(look.step != done for look in self.chooser.looks):
+            self.look(done)  # stopped between the step and its look
+        return self.chooser.has_stopped_paying
+
+    def frame(self, pictures: Sequence[Image.Image]) -> Frame:
+        """Place the untouched base and the photos."""
+        drawn_BD, words_BD = self.encoders.clip.embed(pictures), self.words(range(len(pictures)))
+        count = len(self.photos)
+        cosines_BB = self.photos @ self.photos.T
+        cosines_BB.fill_diagonal_(-1)
+        return Frame(
+            base_likeness=similarity(self.encoders.identity.embed(pictures), self.photos),
+            real_likeness=real_similarity(self.photos),
+            base_prompt=prompt_fidelity(drawn_BD, words_BD),
+            floor_prompt=prompt_fidelity(self.encoders.clip.embed([noise(number) for number in range(len(pictures))]), words_BD),
+            real_nearest=float(cosines_BB.max(1).values.mean()) if count > 1 else None,
+        )
+
+    def after(self, step: int) -> bool:
+        """Look where it is time to; returns whether training shall stop."""
+        if self.chooser is None or step not in self.steps:
+            return False
+        self.look(step)
+        return self.chooser.has_stopped_paying and step < self.job.steps
+
+    def look(self, step: int) -> None:
+        """Draw, measure, and keep what is the best so far."""
+        assert self.chooser is not None
+        with self.job.loop.drawing():
+            generator = Generator(self.job.family)
+            measured = self.measure(self.draw(generator, self.job.recipe.knobs, range(len(validation(self.job)))))
+            if self.chooser.tell(step, measured):
+                with replacing(self.job.run.best(step)) as folder:
+                    folder.mkdir()
+                    for number, learner in self.job.learners.items():
+                        save_parameters(learner, folder, f"stage{number}")
+        self.job.release()
+        self.keep()
+
+    def keep(self) -> None:
+        """Write all that the next decision depends on, and drop what is no longer the best."""
+        assert self.chooser is not None
+        run, best = self.job.run, self.chooser.best
+        run.write_text(run.selection, json.dumps({"chooser": self.chooser.to_json()}, indent=2) + "\n")
+        run.forget_other_bests(best.step if best is not None else None)
+
+    def settle(self) -> str:
+        """Give the learners what the best checkpoint had; returns why."""
+        if self.chooser is None:
+            return self.why_not
+        best = self.chooser.best
+        if best is not None:
+            self.job.kept = best.step
+            for number, learner in self.job.learners.items():
+                load_parameters(learner, self.job.run.best(best.step), f"stage{number}")
+        return self.chooser.reason
+
+    def recommend(self, generator: Generator) -> Recommendation | None:
+        """Search the knobs with what pictures are left; None where there are too few."""
+        prompts, usual = validation(self.job), generator.settle(self.job.recipe.knobs)
+        if self.chooser is None or self.left < len(prompts):
+            return None
+        kept: dict[Knobs, list[Image.Image]] = {}
+
+        def measure(knobs: Knobs, count: int) -> Measured:
+            had = kept.setdefault(knobs, [])
+            had += self.draw(generator, knobs, range(len(had), count))
+            return self.measure(had)
+
+        return search_knobs(
+            measure, self.chooser.frame, knob_grid(usual), budget=self.left, first=max(2, len(prompts) // 2), last=ROUNDS * len(prompts)
+        )
+
+    def draw(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, taught: bool = True) -> list[Image.Image]:
+        """Draw validation pictures by their numbers: prompts in a fixed order, then again with other seeds."""
+        recipe, prompts = self.job.recipe, validation(self.job)
+        subject = recipe.subject if taught else Subject(token=str(recipe.class_noun))
+        size = {"height": self.job.resolution, "width": self.job.resolution}
+        shots = [Shot(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
+        return list(generator.draw(shots, knobs.model_copy(update=size)))
+
+    def measure(self, pictures: Sequence[Image.Image]) -> Measured:
+        """Measure validation pictures, from number 0 on."""
+        drawn_BD = self.encoders.identity.embed(pictures)
+        return Measured(
+            likeness=similarity(drawn_BD, self.photos),
+            prompt=prompt_fidelity(self.encoders.clip.embed(pictures), self.words(range(len(pictures)))),
+            nearest=float((drawn_BD @ self.photos.T).max(1).values.mean()),
+        )
+
+    def words(self, numbers: Sequence[int]) -> Tensor:
+        """What the pictures' prompts mean, read with the class noun alone: the encoders have never read the token."""
+        prompts, plain = validation(self.job), Subject(token=str(self.job.recipe.class_noun))
+        return self.encoders.clip.embed_prompts([fill(prompts[number % len(prompts)], plain) for number in numbers])
+
+
+def validation(job: Personalization) -> tuple[str, ...]:
+    """The validation prompts, in an order of the run's own, so that a part of them is a fair sample."""
+    prompts = STARTER_VALIDATION.for_subject(live=is_live(job.recipe.class_noun))
+    order = sorted(range(len(prompts)), key=lambda i: seeded(job.recipe.seed, "validation", i).initial_seed())
+    return tuple(prompts[i] for i in order)
+
+
+def noise(number: int) -> Image.Image:
+    """A picture of nothing, 64 pixels square."""
+    values = torch.randint(0, 256, (64, 64, 3), generator=seeded("noise", number), dtype=torch.uint8)
+    return Image.fromarray(values.numpy())
+
+
+@contextmanager
+def untouched(job: Personalization) -> Generates[None]:
+    """The base without anything that learns."""
+    with ExitStack() as stack:
+        for learner in job.learners.values():
+            stack.enter_context(learner.untouched())
+        yield
+
+
+def rows_of(recommendation: Recommendation | None) -> list[tuple[str, str]]:
+    """What to say of the knobs."""
+    if recommendation is None:
+        return []
+    knobs, best = recommendation.knobs, recommendation.trials[0]
+    said = f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
+    return [
+        (
+            "knobs",
+            f"{said}: score {best.score.total:.2f}, the best of {len(recommendation.trials)} tried with {recommendation.drawn} pictures",
+        )
+    ]
+
+
+def with_knobs(adapter: Adapter, recommendation: Recommendation | None) -> Adapter:
+    """The adapter, which says what to draw it with."""
+    if recommendation is None or adapter.manifest is None:
+        return adapter
+    knobs = recommendation.knobs.model_copy(update={"height": None, "width": None})
+    return replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": knobs.model_dump(mode="json")}))

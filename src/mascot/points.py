@@ -1,0 +1,268 @@
+"""What a sweep tries: every combination of some settings, or as many of them as are asked for, chosen by what was learned before."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mascot.bases import loading_of
+from mascot.errors import UserError
+from mascot.grids import Place, places
+from mascot.methods import DEFAULT
+from mascot.recipe import Recipe, merge, parse_value, preset_values, spell_absences
+
+SHORT: Mapping[str, str] = {"steps": "training.steps", "method": "method.name"}
+"""Settings that `mascot train` has an option for, under that option's name."""
+METHOD_KEY = "method.name"
+DECADE = 10
+"""A range that spans this factor is searched by its logarithm."""
+CLOSERS: Mapping[str, str] = {"[": "]", "{": "}", '"': '"', "'": "'"}
+QUOTES = ('"', "'")
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """All numbers between two, both included: whole ones where both are."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Refuse what holds nothing to search."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UserError(f"the range {self.low}..{self.high} is empty; write the lower end first, such as 1e-5..1e-3.")
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether it is searched by the logarithm."""
+        return self.low > 0 and self.high / self.low >= DECADE
+
+
+Choices = Sequence[Any] | Range
+"""The values that a setting may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One combination of settings, as a whole recipe."""
+
+    name: str
+    """A hash of the recipe and of what its photos hold: what its folder is called."""
+    changes: Mapping[str, Any]
+    """Dotted key -> value."""
+    recipe: Recipe
+    place: Place | None = None
+    """Where it lies in the grid."""
+
+
+Rounds = Generator[list[Point], Mapping[str, float | None], None]
+"""Yields what to try next, and is sent what came of it: name -> value of the metric, None where there is none."""
+
+
+def parse_over(items: Sequence[str]) -> dict[str, Choices]:
+    """Read `method.rank=4,16` and `method.rate=1e-5..1e-3` items, in order; values are read as `--set` reads them.
+
+    Commas in brackets or quotes part nothing. `steps` and `method` are short for `training.steps` and `method.name`.
+
+    Raises:
+        UserError: an item is not of that form, or a key comes twice.
+    """
+    over: dict[str, Choices] = {}
+    for item in items:
+        key, equals, text = (part.strip() for part in item.partition("="))
+        if not equals or not all(key.split(".")):
+            raise UserError(f"--over {item!r} is not of the form key=value,value, such as method.rank=4,16.")
+        if key in over:
+            raise UserError(f"--over {key} is given twice; put all its values into one, such as {key}=1,2.")
+        over[key] = parse_choices(key, text)
+    return over
+
+
+def parse_choices(key: str, text: str) -> Choices:
+    """Read values with commas between them, or LOW..HIGH."""
+    if ends := re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text):
+        low, high = (parse_value(end) for end in ends.groups())
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            return Range(low, high)
+    values = [piece.strip() for piece in split(text)]
+    if not all(values):
+        raise UserError(f"--over {key}={text} has an empty value; write {key}=VALUE,VALUE.")
+    return [parse_value(value) for value in values]
+
+
+def split(text: str) -> list[str]:
+    """Part a text at its commas, but for those in brackets or quotes; one that is never closed, such as an apostrophe, is a letter."""
+    pieces, waiting = [""], ""
+    for letter in text:
+        if letter == "," and not waiting:
+            pieces.append("")
+            continue
+        if waiting and letter == waiting[-1]:
+            waiting = waiting[:-1]
+        elif letter in CLOSERS and waiting[-1:] not in QUOTES:
+            waiting += CLOSERS[letter]
+        pieces[-1] += letter
+    return text.split(",") if waiting else pieces
+
+
+def full_keys(over: Mapping[str, Choices]) -> dict[str, Choices]:
+    """The same with short names written out, after a look at what cannot be swept.
+
+    Raises:
+        UserError: nothing is varied, a setting has no values or one of them twice, or two names mean the same setting.
+    """
+    if not over:
+        raise UserError("nothing is varied; give --over key=value,value, such as --over method.rank=4,16.")
+    full: dict[str, Choices] = {}
+    for key, values in over.items():
+        if SHORT.get(key, key) in full:
+            raise UserError(f"{key} and {SHORT.get(key, key)} are the same setting; give one of them.")
+        if not isinstance(values, Range):
+            if not values:
+                raise UserError(f"{key} has no values; give some, such as {key}=1,2.")
+            if twice := [value for i, value in enumerate(values) if any(same(value, other) for other in values[:i])]:
+                raise UserError(f"{key} has the value {twice[0]} twice; leave one out.")
+        full[SHORT.get(key, key)] = values
+    return full
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are one setting: 1 and 1.0 are, 1 and true are not."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as nested values, with nothing left to a preset."""
+    return spell_absences(recipe.model_dump(mode="json"))
+
+
+def make_point(values: Mapping[str, Any], changes: Mapping[str, Any], place: Place | None = None) -> Point:
+    """Lay changes over a recipe's values, and what they leave open over the preset of the point's own base and method.
+
+    Where the method changes, settings of the one before are not those of the new one: its preset takes their place.
+
+    Raises:
+        UserError: a key is unknown (with a suggestion), a value is out of range, or the photos are not there.
+    """
+    below = dict(values)
+    before = below.get("method")
+    if METHOD_KEY in changes and not (isinstance(before, Mapping) and before.get("name") == changes[METHOD_KEY]):
+        below.pop("method", None)
+    for key, value in changes.items():
+        nested: Any = spell_absences(value)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        below = merge(below, nested)
+    method = below.get("method", {})
+    name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
+    base = str(below.get("base", "starter"))
+    recipe = Recipe.parse(merge(preset_values(base, name), {**below, "base": base}))
+    return Point(name=name_of(recipe), changes=dict(changes), recipe=recipe, place=place)
+
+
+def name_of(recipe: Recipe) -> str:
+    """Hash a recipe and all that lies in its photos' folders, captions and masks too: 12 hexadecimal digits."""
+    digest = hashlib.sha256(recipe.to_toml().encode())
+    for photos in map(Path, recipe.photos):
+        files = sorted(file for file in photos.iterdir() if file.is_file()) if photos.is_dir() else [photos]
+        for file in files:
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}); give photos that can.") from None
+            digest.update(f"\0{file.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+    return digest.hexdigest()[:12]
+
+
+def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
+    """All combinations, in one round; those that share a loaded base follow each other.
+
+    Raises:
+        UserError: a range has no list of values; or see `make_point`.
+    """
+    axes: dict[str, Sequence[Any]] = {}
+    for key, choices in over.items():
+        if isinstance(choices, Range):
+            raise UserError(f"{key}={choices.low}..{choices.high} is a range, of which a grid knows no values; give --trials N too.")
+        axes[key] = choices
+    points: list[Point] = []
+    for place in places([len(choices) for choices in axes.values()]):
+        changes = {key: choices[i] for i, (key, choices) in zip(place, axes.items(), strict=True)}
+        points.append(make_point(values, changes, place))
+    first: dict[Any, int] = {}
+    points.sort(key=lambda point: first.setdefault(loading_of(point.recipe), len(first)))
+    yield points
+
+
+def search(
+    values: Mapping[str, Any], over: Mapping[str, Choices], *, trials: int, together: int = 1, seed: int = 0, lowest: bool = False
+) -> Rounds:
+    """Up to `trials` combinations, chosen by the tree-structured Parzen estimator (Bergstra et al. 2011) in rounds of `together`.
+
+    The same values sent back give the same combinations, so a search that was cut off is gone through again. One that is chosen twice
+    is one point. Numbers of a range that is not whole are rounded to three digits.
+
+    Raises:
+        UserError: optuna is not installed, `trials` is no count, or see `make_point`: every value is tried in a recipe at first.
+    """
+    if trials < 1 or together < 1:
+        raise UserError("a search needs at least one trial; give --trials 20 (say).")
+    check_choices(values, over)
+    optuna = search_library()
+    study = optuna.create_study(direction="minimize" if lowest else "maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    spaces = {key: space_of(optuna, choices) for key, choices in over.items()}
+    for start in range(0, trials, together):
+        asked = [study.ask(spaces) for _ in range(min(together, trials - start))]
+        points = [make_point(values, {key: chosen(over[key], trial.params[key]) for key in over}) for trial in asked]
+        results = yield list({point.name: point for point in points}.values())
+        for trial, point in zip(asked, points, strict=True):
+            value = results[point.name]
+            failed = optuna.trial.TrialState.FAIL if value is None else None
+            study.tell(trial, value, state=failed)
+
+
+def check_choices(values: Mapping[str, Any], over: Mapping[str, Choices]) -> None:
+    """Make a recipe with each value once, so that a mistake is found before anything runs."""
+    listed = {key: (choices.low, choices.high) if isinstance(choices, Range) else tuple(choices) for key, choices in over.items()}
+    usual = {key: choices[0] for key, choices in listed.items()}
+    for key, choices in listed.items():
+        for value in choices:
+            make_point(values, {**usual, key: value})
+
+
+def search_library() -> Any:
+    """Optuna, without its notices.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        optuna: Any = import_module("optuna")
+    except ImportError:
+        raise UserError("optuna is not installed; run pip install 'mascot[search]', or leave --trials out.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def space_of(optuna: Any, choices: Choices) -> Any:
+    """What optuna may choose from: a range's numbers, or the places in a list, whose values it need not understand."""
+    distributions = optuna.distributions
+    if not isinstance(choices, Range):
+        return distributions.CategoricalDistribution(tuple(range(len(choices))))
+    if isinstance(choices.low, int) and isinstance(choices.high, int):
+        return distributions.IntDistribution(choices.low, choices.high, log=choices.logarithmic)
+    return distributions.FloatDistribution(float(choices.low), float(choices.high), log=choices.logarithmic)
+
+
+def chosen(choices: Choices, answer: Any) -> Any:
+    """The value that optuna's answer stands for."""
+    if not isinstance(choices, Range):
+        return choices[answer]
+    return answer if isinstance(answer, int) else min(max(float(f"{answer:.3g}"), choices.low), choices.high)

@@ -1,0 +1,179 @@
+"""What was measured of one run: every number with the pictures, prompts, seeds and encoders that it is of, or the reason why it is missing.
+
+It is kept as `scores.json` in the run's folder; two runs are compared from those files alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+
+from mascot.errors import UserError
+from mascot.generator import Knobs
+from mascot.intervals import Interval, bootstrap
+from mascot.run import replacing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A question that is answered with a number."""
+
+    title: str
+    """Over its column."""
+    good: Literal["high", "low", ""]
+    """Which way is better; neither, where it is read beside another."""
+    means: str
+    """What the number is, in a line."""
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType({
+    "identity": Metric(title="identity", good="high", means="mean cosine of drawings and photos, by the encoder of identity"),
+    "clip_i": Metric(title="CLIP-I", good="high", means="the same by CLIP's picture encoder"),
+    "clip_t": Metric(title="CLIP-T", good="high", means="mean cosine of drawings and their prompts, from which the token is removed"),
+    "diversity": Metric(title="DIV", good="high", means="mean distance of drawings of one prompt"),
+    "preservation": Metric(title="PRES", good="low", means="mean cosine of drawings of the class and photos of the subject"),
+    "drift": Metric(title="PRES - base", good="low", means="PRES less that of the untouched base; 0: the class was left alone"),
+    "copying": Metric(title="copy", good="low", means="nearest photo that it learned from, less the nearest that was held out"),
+    "nearest": Metric(title="nearest", good="", means="nearest photo that it learned from, less how near those are to each other"),
+    "cutout": Metric(title="cut out", good="high", means="identity of the subject cut out of its background"),
+})  # fmt: skip
+"""What is measured of every run, in the order of the columns."""
+
+REFERENCES: Mapping[str, Mapping[str, str]] = MappingProxyType({
+    "real photos": {"identity": "real_identity", "clip_i": "real_clip_i"},
+    "untouched base": {
+        "identity": "base_identity", "clip_i": "base_clip_i", "clip_t": "base_clip_t", "preservation": "base_preservation",
+    },
+})  # fmt: skip
+"""Rows that scores are read against: the photos among themselves, and what the base draws of the class before it learned."""
+
+PER_PROMPT = ("identity", "clip_i", "clip_t", "diversity", "copying", "nearest")
+"""The metrics that each prompt has by itself."""
+
+_NAMES = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
+_SEED = 0  # of the bootstraps: the same scores always have the same interval
+
+
+class Score(BaseModel):
+    """A number, or the reason why there is none; never both, never neither."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: FiniteFloat | None
+    reason: str = ""
+    """Why there is no value, or what is to be said of it."""
+
+    @model_validator(mode="after")
+    def check_reason(self) -> Self:
+        """Refuse silence."""
+        if self.value is None and not self.reason:
+            raise ValueError("a score without a value needs a reason")
+        return self
+
+
+class PictureScores(BaseModel):
+    """One picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    file: str
+    """From the folder of the scores."""
+    values: dict[str, FiniteFloat]
+    """By metric; those that cannot be computed are left out."""
+
+
+class PromptScores(BaseModel):
+    """One prompt: means over its pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str
+    """With `{subject}`: the same for every subject."""
+    prompt: str
+    """As it was drawn."""
+    values: dict[str, FiniteFloat]
+    """By metric of `PER_PROMPT`, and of the untouched base where it drew the prompt too; those that cannot be computed are left out."""
+    pictures: tuple[PictureScores, ...]
+
+
+class Scores(BaseModel):
+    """How good one run is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    name: str
+    """What the run is called in tables."""
+    subject: str
+    """Token and class noun."""
+    class_noun: str | None
+    live: bool
+    """Whether it was asked to wear things."""
+    base: str
+    base_fingerprint: str
+    weights: str
+    """The adapter and the base, hashed."""
+    photos: tuple[str, ...]
+    """The photos that likeness is measured on, hashed."""
+    knobs: Knobs
+    images: int
+    """Pictures of each prompt."""
+    seed: int
+    """Picture k of a prompt has seed + k."""
+    judges: dict[str, str]
+    """What judged: `identity`, `clip` and `distance`, each with weights and preprocessing in one line."""
+    values: dict[str, Score]
+    """By metric, and the numbers of `REFERENCES`."""
+    prompts: tuple[PromptScores, ...]
+    notes: tuple[str, ...] = ()
+    """What else has to be known to read the numbers."""
+
+    @model_validator(mode="after")
+    def check_names(self) -> Self:
+        """Refuse files that another version wrote."""
+        if set(self.values) != _NAMES:
+            raise ValueError(f"scores are of {sorted(_NAMES)}, not of {sorted(self.values)}")
+        return self
+
+    def write(self, path: Path) -> None:
+        """Write `scores.json`, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read `scores.json`.
+
+        Raises:
+            UserError: it is not there, or another version wrote it.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path.parent} was not evaluated yet; run `mascot evaluate {path.parent}` first.") from None
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{path} is damaged or was written by another version of mascot; run `mascot evaluate` again.") from error
+
+
+def titles(scores: Sequence[Scores]) -> dict[str, str]:
+    """Name the columns by metric: `DINO` where a DINO judged identity, and else `identity`."""
+    names = {one.judges["identity"].partition(" (weights")[0].lower() for one in scores}
+    dino = bool(names) and all("dino" in name for name in names)
+    return {name: "DINO" if name == "identity" and dino else metric.title for name, metric in METRICS.items()}
+
+
+def over_subjects(scores: Sequence[Scores], name: str) -> Interval | None:
+    """Average one number over the runs that have it, a row each, with its bootstrap interval; None where none has it."""
+    values = [one.values[name].value for one in scores]
+    return bootstrap([value for value in values if value is not None], seed=_SEED)
+
+
+def over_prompts(scores: Scores, name: str) -> Interval | None:
+    """Average one number over a run's prompts that have it, with its bootstrap interval: how far other prompts would move it."""
+    return bootstrap([prompt.values[name] for prompt in scores.prompts if name in prompt.values], seed=_SEED)

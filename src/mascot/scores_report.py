@@ -1,0 +1,198 @@
+"""The pages that tell scores: one HTML file each with everything inside, which opens offline.
+
+This file decides what is said; `scores.html.jinja` beside it decides how it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from PIL.Image import Image, Resampling
+
+from mascot.comparison import Comparison
+from mascot.gallery import open_picture
+from mascot.report import data_uri
+from mascot.run import replacing
+from mascot.scores import PictureScores, PromptScores, Scores, titles
+from mascot.tables import Table, comparison_table, digits, means_table, prompts_table, runs_table
+
+EXTREMES = 6
+"""Pictures in each strip of the best and of the worst."""
+
+SHOWN_SIDE = 256
+"""Longest side of the page's pictures, in pixels: a page holds hundreds. The whole ones lie beside the scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A picture, what it is for those who cannot see it, and what is written below."""
+
+    picture: Image
+    words: str
+    below: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Pictures side by side under a name."""
+
+    name: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was drawn for one question."""
+
+    title: str
+    about: str
+    strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page."""
+
+    id: str
+    title: str
+    lead: str = ""
+    tables: tuple[Table, ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of tables and pictures."""
+
+    title: str
+    about: str
+    sections: tuple[Section, ...]
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write a page as one HTML file that holds all its pictures; an older one is replaced only at the end.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    # A file name may hold bytes that are no text (lone surrogates here): they are shown as \udcNN, as no encoding can carry them.
+    content = render(page).encode(errors="backslashreplace")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def render(page: Page) -> str:
+    """Turn a page into HTML; every string of it is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(data_uri=data_uri)
+    return environment.from_string(files("mascot").joinpath("scores.html.jinja").read_text("utf-8")).render(page=page)
+
+
+def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) -> Page:
+    """Show one run: tables, the best and the worst pictures, every prompt.
+
+    `folder` is where the scores' files lie; `untouched` are the base's pictures, by prompt and then by seed, or none.
+    """
+    return Page(
+        title=f"{scores.subject} on {scores.base}: scores",
+        about="What the adapter draws where no photo shows the subject, scored by the encoders named below.",
+        sections=(
+            Section(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
+            Section(id="extremes", title="Best and worst", lead="Of all pictures, by one score each.", rows=extremes(scores, folder)),
+            Section(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
+            Section(
+                id="prompts",
+                title="All pictures",
+                lead="The untouched base, beside them, was asked the same with the class noun alone." if untouched else "",
+                rows=tuple(prompt_row(scores, number, folder, untouched) for number in range(len(scores.prompts))),
+            ),
+        ),
+    )
+
+
+def extremes(scores: Scores, folder: Path) -> tuple[Row, ...]:
+    """The best and the worst pictures by likeness, and by how they follow the prompt; a score that there is not has no row."""
+    named = titles([scores])
+    rows: list[Row] = []
+    for name in ("identity", "clip_t"):
+        pictures = [
+            (picture.values[name], prompt, picture) for prompt in scores.prompts for picture in prompt.pictures if name in picture.values
+        ]
+        ranked = sorted(pictures, key=lambda found: found[0], reverse=True)
+        count = min(EXTREMES, len(ranked) // 2 or 1)
+        if ranked:
+            strips = tuple(
+                Strip(
+                    name=place,
+                    tiles=tuple(tile(prompt, picture, folder, f"{prompt.prompt}: {digits(value)}") for value, prompt, picture in some),
+                )
+                for place, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
+            )
+            rows.append(Row(title=f"by {named[name]}", about="", strips=strips))
+    return tuple(rows)
+
+
+def prompt_row(scores: Scores, number: int, folder: Path, untouched: Sequence[Path]) -> Row:
+    """All pictures of one prompt, and the base's."""
+    prompt, named = scores.prompts[number], titles([scores])
+    strips = [Strip(name="", tiles=tuple(tile(prompt, picture, folder, _values(picture, named)) for picture in prompt.pictures))]
+    base = untouched[number * scores.images : (number + 1) * scores.images]
+    if base:
+        words = f"{prompt.prompt}, by the untouched base"
+        strips.append(Strip(name="untouched base", tiles=tuple(Tile(picture=shown(file), words=words, below="") for file in base)))
+    about = [f"{named[name]} {digits(value)}" for name, value in prompt.values.items() if name in named]
+    if "base_clip_t" in prompt.values:
+        about.append(f"{named['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
+    return Row(title=prompt.prompt, about=", ".join(about), strips=tuple(strips))
+
+
+def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> Page:
+    """Show two runs, or two groups of runs, with their pictures side by side; `find` tells where a run's files lie."""
+    table = comparison_table(comparison)
+    rows: list[Row] = []
+    for one, other in zip(comparison.ones, comparison.others, strict=True):
+        named = titles([one, other])
+        for first, second in zip(one.prompts, other.prompts, strict=True):
+            strips = tuple(
+                Strip(
+                    name=side.name,
+                    tiles=tuple(tile(prompt, picture, find(side), _values(picture, named)) for picture in prompt.pictures),
+                )
+                for side, prompt in ((one, first), (other, second))
+            )
+            differences = [
+                f"{named[name]} {digits(first.values[name] - second.values[name])}"
+                for name in first.values
+                if name in named and name in second.values
+            ]
+            title = first.prompt if first.prompt == second.prompt else f"{first.prompt} | {second.prompt}"
+            rows.append(Row(title=title, about=f"first minus second: {', '.join(differences)}" if differences else "", strips=strips))
+    return Page(
+        title=f"{table.head[1]} and {table.head[2]}",
+        about="Pictures of one prompt and one seed are pairs: what makes a prompt hard, or a seed lucky, cancels.",
+        sections=(
+            Section(id="differences", title="Differences", tables=(table,)),
+            Section(id="pictures", title="Side by side", rows=tuple(rows)),
+        ),
+    )
+
+
+def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str) -> Tile:
+    """One picture of a run."""
+    return Tile(picture=shown(folder / picture.file), words=f"{prompt.prompt}, seed {picture.seed}", below=below)
+
+
+def shown(file: Path) -> Image:
+    """A picture in the size that pages show."""
+    picture = open_picture(file)
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
+    return picture
+
+
+def _values(picture: PictureScores, named: dict[str, str]) -> str:
+    return ", ".join(f"{named[name]} {digits(picture.values[name])}" for name in ("identity", "clip_t") if name in picture.values)

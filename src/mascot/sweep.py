@@ -1,0 +1,231 @@
+"""Recipes -> runs -> one leaderboard: finished work is never redone, and a run that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mascot.engines import Engine, first_line, in_turn
+from mascot.errors import UserError
+from mascot.gallery import open_picture
+from mascot.generator import Shot, write_picture
+from mascot.grids import MOST_AXES, Axis, Place, axes_text, compose
+from mascot.leaderboard import Entry, Leaderboard, Measured, Score, written
+from mascot.personalization import read_subject
+from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
+from mascot.recipe import Recipe
+from mascot.run import Run, replacing
+
+Teach = Callable[[Recipe, Path], Run]
+"""Trains a recipe into a folder, or goes on with a run that was begun there."""
+Judge = Callable[[Run], Measured]
+"""Measures a trained run."""
+Draw = Callable[[Run, Shot, Path], None]
+"""Draws one picture with a trained run into a PNG file."""
+Progress = Callable[[str, Any], None]
+"""Told what is going on: ('points', how many), ('entry', Entry), ('leaderboard', Path), ('grid', Path)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """Where a sweep keeps its files; several sweeps over the same recipe may share one, and with it their runs."""
+
+    folder: Path
+
+    def run(self, point: Point) -> Run:
+        """A point's run."""
+        return Run(self.folder / "runs" / point.name)
+
+    def record(self, point: Point) -> Path:
+        """What is known of a point so far."""
+        return self.folder / "records" / f"{point.name}.json"
+
+    def traceback(self, point: Point) -> Path:
+        """Where in the code a point failed."""
+        return self.folder / "records" / f"{point.name}.failure.txt"
+
+    def picture(self, point: Point, shot: Shot) -> Path:
+        """What a point draws of a prompt and seed."""
+        key = hashlib.sha256(f"{shot.seed}\0{shot.prompt}".encode()).hexdigest()[:8]
+        return self.folder / "pictures" / f"{point.name}_{key}.png"
+
+    @property
+    def leaderboard(self) -> Path:
+        """All runs of the last sweep."""
+        return self.folder / "leaderboard.json"
+
+    @property
+    def grid(self) -> Path:
+        """Their pictures."""
+        return self.folder / "grid.png"
+
+
+class Record(BaseModel):
+    """What is known of a point that is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    judges: str | None = None
+    """What measured it; None where nothing has yet."""
+    scores: dict[str, Score] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a point: scores, or the sentence that says why there are none."""
+
+    scores: Mapping[str, Score]
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All that is done for a point, wherever it runs: train, measure, draw; each only where it is not done yet."""
+
+    place: SweepFolder
+    teach: Teach
+    judge: Judge
+    judges: str
+    draw: Draw | None
+    shot: Shot | None
+
+    def __call__(self, point: Point) -> Result:
+        """Bring a point to its end, or say why that cannot be."""
+        try:
+            result = Result(self.finish(point))
+        except UserError as error:
+            return Result({}, str(error))
+        except Exception as error:  # noqa: BLE001 - the other runs can still be of use; what is wrong is kept and shown
+            path = self.place.traceback(point)
+            with replacing(path) as temporary:
+                temporary.write_text(traceback.format_exc(), encoding="utf-8")
+            return Result({}, f"{type(error).__name__}: {first_line(error)} (all of it: {path})")
+        self.place.traceback(point).unlink(missing_ok=True)
+        return result
+
+    def finish(self, point: Point) -> Mapping[str, Score]:
+        """Do what is missing of a point, and return its scores."""
+        run, record = self.place.run(point), self.recall(point)
+        if record is None:
+            run = self.teach(point.recipe, run.folder)
+            record = self.keep(point, Record())
+        if record.judges != self.judges:
+            scores = {metric: Score.of(value) for metric, value in self.judge(run).items()}
+            record = self.keep(point, Record(judges=self.judges, scores=scores))
+        if self.draw is not None and self.shot is not None:
+            picture = self.place.picture(point, self.shot)
+            if not picture.exists():
+                self.draw(run, self.shot, picture)
+        return record.scores
+
+    def recall(self, point: Point) -> Record | None:
+        """What is known of a point, None where its run is not trained to the end; a record counts only beside the run it tells of."""
+        path, run = self.place.record(point), self.place.run(point)
+        if not (path.exists() and run.adapter.exists() and run.recipe.exists() and Recipe.read(run.recipe) == point.recipe):
+            return None
+        try:
+            return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, ValidationError) as error:
+            raise UserError(f"{path} is damaged; delete it, and the run is scored again.") from error
+
+    def keep(self, point: Point, record: Record) -> Record:
+        """Write down what is known of a point."""
+        with replacing(self.place.record(point)) as temporary:
+            temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return record
+
+
+def silent(phase: str, facts: Any = None) -> None:
+    """Tell nobody."""
+    del phase, facts
+
+
+def sweep(
+    recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: Teach, score: Judge, by: str,
+    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, shot: Shot | None = None,
+    draw: Draw | None = None, engine: Engine = in_turn, progress: Progress = silent,
+) -> Leaderboard:  # fmt: skip
+    """Train and score a recipe with every combination of some settings, or with `trials` of them, and rank them by one metric.
+
+    `recipe` is a whole one, or the values that a recipe file holds: what they leave open comes from the preset of each point's own base
+    and method. `over` has dotted keys; a `Range` needs `trials`. `score` measures a run; values with rows (one a prompt) get intervals.
+    `judges` says what measures: scores by another text are measured again, and a `lowest` metric is good when it is low. `draw` draws
+    `shot` with each run, for a grid of pictures over up to three settings (a search has none).
+
+    A sweep that was stopped in any way goes on when it is called again: finished runs stay as they are, half-trained ones are given to
+    `run_one` as they are, failed ones are tried again. Everything lies in `out`: leaderboard.json, grid.png, and each run's folder.
+
+    Raises:
+        UserError: a setting is unknown, a value is wrong or the photos cannot be used, all before anything runs; the folder is in use;
+            or nothing is scored by the metric `by`.
+    """
+    over = full_keys(over)
+    values = values_of(recipe) if isinstance(recipe, Recipe) else dict(recipe)
+    rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
+    points = next(rounds)
+    read_subject(points[0].recipe)
+    progress("points", len(points) if trials is None else trials)
+    place = SweepFolder(out)
+    work = Work(place=place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
+    tried: dict[str, Point] = {}
+    results: dict[str, Result] = {}
+    with Run(out).locked(), closing(rounds):
+        while points:
+            tried |= {point.name: point for point in points if point.name not in tried}
+            waiting = [point for point in points if point.name not in results]
+            for point, outcome in engine(work, waiting):
+                result = Result({}, f"its worker was lost: {first_line(outcome)}") if isinstance(outcome, Exception) else outcome
+                results[point.name] = result
+                progress("entry", entry_of(point, result))
+                board = rank(tried, results, by=by, over=over, lowest=lowest, judges=judges)
+                board.write(place.leaderboard)
+            sent = {point.name: value_of(results[point.name], by) for point in points}
+            try:
+                points = rounds.send(sent)
+            except StopIteration:
+                points = []
+        board = rank(tried, results, by=by, over=over, lowest=lowest, judges=judges)
+        progress("leaderboard", place.leaderboard)
+        if draw is not None and shot is not None and trials is None and len(over) <= MOST_AXES:
+            write_grid(place, over, list(tried.values()), results, shot)
+            progress("grid", place.grid)
+    return board
+
+
+def value_of(result: Result, by: str) -> float | None:
+    """What a search learns from a result."""
+    return result.scores[by].mean if by in result.scores else None
+
+
+def entry_of(point: Point, result: Result) -> Entry:
+    """A point's line."""
+    return Entry(name=point.name, changes=dict(point.changes), scores=dict(result.scores), failure=result.failure)
+
+
+def rank(
+    tried: Mapping[str, Point], results: Mapping[str, Result], *, by: str, over: Mapping[str, Choices], lowest: bool, judges: str
+) -> Leaderboard:
+    """The leaderboard of what is done; the order in which runs were finished does not show."""
+    entries = [entry_of(point, results[name]) for name, point in tried.items() if name in results]
+    return Leaderboard.of(entries, by=by, keys=tuple(over), lowest=lowest, judges=judges)
+
+
+def write_grid(place: SweepFolder, over: Mapping[str, Choices], points: Sequence[Point], results: Mapping[str, Result], shot: Shot) -> None:
+    """Put the runs' pictures of one prompt and seed into one grid."""
+    axes = [Axis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, Range)]
+    cells: dict[Place, Image.Image | str] = {}
+    for point in points:
+        path, failure = place.picture(point, shot), results[point.name].failure
+        if point.place is not None:
+            cells[point.place] = failure or open_picture(path)
+    text = f"{shot.prompt}\nSeed: {shot.seed}, {axes_text(axes)}"
+    write_picture(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), place.grid, text)

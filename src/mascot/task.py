@@ -1,0 +1,169 @@
+"""What a run is asked to draw before it is scored, and the drawing of it: nothing is drawn twice.
+
+The subject is drawn with the adapter. The untouched base draws the same prompts with the class noun alone, at the same seeds: what it
+cannot draw, the subject cannot be blamed for. The base's pictures are kept where all runs on that base find them.
+
+Shape suffixes: B pictures, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mascot.captions import class_prompt, fill, insert_token, without_token
+from mascot.errors import UserError
+from mascot.gallery import Encoder, Gallery, weights_name
+from mascot.generator import Generator, Knobs, Shot
+from mascot.judges import is_embedded
+from mascot.photos import Photo, read_photos
+from mascot.prior import cache_folder
+from mascot.prompts import PAPER, STARTER, is_live
+from mascot.recipe import Recipe
+from mascot.run import Run
+from mascot.subject import Subject
+
+CLASS_PICTURES = 4
+"""Pictures of the class alone, for PRES, times the pictures of each prompt."""
+
+Told = Callable[[str, Any], None]
+"""Told ('drawing', how many pictures), ('picture', its file) and ('measuring', how many pictures)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is asked of one run."""
+
+    name: str
+    """What the run is called in tables."""
+    base: str
+    subject: Subject
+    live: bool
+    templates: tuple[str, ...]
+    """Prompts with `{subject}`."""
+    images: int
+    seed: int
+    knobs: Knobs
+    photos: tuple[Photo, ...]
+    """What likeness is measured on; none where no photo is known."""
+    trained: tuple[Photo, ...]
+    """What the run learned from; none where that is not known."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if self.images < 1 or not self.templates:
+            raise UserError("there is nothing to draw; give one prompt and one picture of it at least.")
+        _ = [fill(template, self.subject) for template in self.templates]  # which refuses unknown placeholders
+        nameless = [template for template in self.templates if insert_token(template, self.subject) != template]
+        if nameless:
+            raise UserError(f"the prompt {nameless[0]!r} does not name the subject; write {{subject}} where it belongs.")
+
+    @property
+    def held_out(self) -> tuple[Photo, ...]:
+        """The photos that the run did not learn from; none where it is not known what it learned from."""
+        known = {photo_digest(photo) for photo in self.trained}
+        return tuple(photo for photo in self.photos if photo_digest(photo) not in known) if known else ()
+
+    @cached_property
+    def plain(self) -> tuple[str, ...]:
+        """The prompts with the token removed; none without a class noun."""
+        if self.subject.class_noun is None:
+            return ()
+        return tuple(fill(without_token(template, self.subject), self.subject) for template in self.templates)
+
+    def shots(self, prompts: Sequence[str]) -> list[Shot]:
+        """Each prompt at every seed: picture k has `seed + k`."""
+        return [Shot(prompt, self.seed + k) for prompt in prompts for k in range(self.images)]
+
+    @property
+    def shots_of_class(self) -> list[Shot]:
+        """The class alone; none without a class noun."""
+        noun = self.subject.class_noun
+        return [] if noun is None else [Shot(class_prompt(noun), self.seed + k) for k in range(CLASS_PICTURES * self.images)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Kept pictures of one kind, by prompt and then by seed."""
+
+    gallery: Gallery
+    files: tuple[Path, ...]
+
+    def embed(self, encoder: Encoder) -> Tensor:
+        """Embed them; without pictures, without rows. Shape B x D."""
+        return self.gallery.embed(encoder, self.files) if self.files else torch.empty(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Everything that was drawn for one run."""
+
+    taught: Pictures
+    untouched: Pictures
+    """The same prompts by the base, with the class noun alone."""
+    class_taught: Pictures
+    class_untouched: Pictures
+
+
+def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
+    """The report's prompts for a subject, and whether it was taken for a live one; by its class noun where `live` is None.
+
+    They are the embedded base's own on that base, and elsewhere the paper's.
+    """
+    alive = is_live(subject.class_noun) if live is None else live
+    return (STARTER if is_embedded(base) else PAPER).for_subject(live=alive), alive
+
+
+def trained_photos(run: Run) -> tuple[Photo, ...]:
+    """The photos that a run learned from; none where the folder holds no recipe.
+
+    Raises:
+        UserError: they are not where they were.
+    """
+    if not run.recipe.exists():
+        return ()
+    recipe = Recipe.read(run.recipe)
+    try:
+        return read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background).photos
+    except UserError as error:
+        raise UserError(f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}; put them back where they were.") from error
+
+
+def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, told: Told) -> Drawn:
+    """Draw all that is not kept yet, in `folder` and, what the base draws, in the cache that all runs share.
+
+    Raises:
+        UserError: the pictures cannot be drawn or written.
+    """
+    family = generator.family
+    own, shared = Gallery(folder), Gallery(cache_folder() / "gallery" / family.identity)
+    taught, untouched = weights_name(family, adapter), weights_name(family)
+    bare = task.knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})  # exactly the base
+    asked = task.shots([fill(template, task.subject) for template in task.templates])
+    orders = (
+        (own, asked, task.knobs, taught),
+        (shared, task.shots(task.plain), bare, untouched),
+        (own, task.shots_of_class, task.knobs, taught),
+        (shared, task.shots_of_class, bare, untouched),
+    )
+    told("drawing", sum(len(shots) for _, shots, _, _ in orders))
+    kinds: list[Pictures] = []
+    for gallery, shots, knobs, weights in orders:
+        files: list[Path] = []
+        for file in gallery.pictures(generator, shots, knobs, weights):
+            told("picture", file)
+            files.append(file)
+        kinds.append(Pictures(gallery=gallery, files=tuple(files)))
+    return Drawn(taught=kinds[0], untouched=kinds[1], class_taught=kinds[2], class_untouched=kinds[3])
+
+
+def photo_digest(photo: Photo) -> str:
+    """Hash a photo's pixels, upright, 16 hexadecimal digits."""
+    return hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""Laws of the leaderboard: overlapping intervals are no difference, absent numbers are no rank, the file is the table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mascot.errors import UserError
+from mascot.intervals import Interval, bootstrap, overlap
+from mascot.leaderboard import Entry, Leaderboard, Score
+
+
+def entry(name: str, *, low: float, high: float) -> Entry:
+    return Entry(name=name, changes={"seed": name}, scores={"likeness": Score(mean=(low + high) / 2, low=low, high=high, rows=9)})
+
+
+def ranks(*bounds: tuple[float, float], lowest: bool = False) -> dict[str, int | None]:
+    entries = [entry(chr(ord("a") + i), low=low, high=high) for i, (low, high) in enumerate(bounds)]
+    board = Leaderboard.of(entries, by="likeness", keys=["seed"], lowest=lowest)
+    return {entry.name: entry.rank for entry in board.entries}
+
+
+def test_ranks_are_shared_by_what_overlaps() -> None:
+    assert ranks((0.1, 0.2), (0.3, 0.4), (0.35, 0.5)) == {"c": 1, "b": 1, "a": 3}
+    assert ranks((0.1, 0.2), (0.3, 0.4), (0.35, 0.5), lowest=True) == {"a": 1, "b": 2, "c": 2}
+
+
+def test_what_is_tied_through_another_shares_a_rank_and_says_what_is_clear() -> None:
+    entries = [entry("a", low=0.8, high=1.0), entry("b", low=0.5, high=0.85), entry("c", low=0.3, high=0.6)]
+    board = Leaderboard.of(entries, by="likeness", keys=["seed"])
+    assert [(one.name, one.rank, one.behind) for one in board.entries] == [("a", 1, ()), ("b", 1, ()), ("c", 1, ("a",))]
+    assert board.best == board.entries
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.001, 1)), min_size=1, max_size=8), st.booleans())
+def test_different_ranks_never_overlap(pairs: list[tuple[float, float]], lowest: bool) -> None:  # noqa: FBT001 - hypothesis
+    board = Leaderboard.of([entry(str(i), low=at, high=at + width) for i, (at, width) in enumerate(pairs)], by="likeness",
+                           keys=[], lowest=lowest)  # fmt: skip
+    assert board.entries[0].rank == 1
+    means = [one.scores["likeness"].mean or 0.0 for one in board.entries]
+    assert means == sorted(means, reverse=not lowest)
+    for one in board.entries:
+        for other in board.entries:
+            first, second = one.scores["likeness"].interval, other.scores["likeness"].interval
+            assert first is not None
+            assert second is not None
+            assert one.rank == other.rank or not overlap(first, second)
+            assert (other.name in one.behind) <= (not overlap(first, second))
+
+
+def test_without_intervals_nothing_is_called_different() -> None:
+    entries = [Entry(name=str(i), changes={}, scores={"likeness": Score.of(float(i))}) for i in range(3)]
+    board = Leaderboard.of(entries, by="likeness", keys=[])
+    assert [(one.name, one.rank) for one in board.entries] == [("2", 1), ("1", 1), ("0", 1)]
+
+
+def test_a_score_sums_up_its_rows() -> None:
+    interval = bootstrap([0.1, 0.2, 0.4], seed=0)
+    assert Score.of([0.1, None, 0.2, math.nan, 0.4]) == Score.of([0.1, 0.2, 0.4])
+    assert Score.of([0.1, 0.2, 0.4]).interval == interval
+    assert Score.of([0.1, 0.2, 0.4]).rows == 3
+    assert Score.of(0.5).interval == Interval(0.5)
+    assert all(Score.of(absent) == Score() for absent in (None, math.nan, math.inf, (), (None, math.nan)))
+
+
+def test_what_has_no_number_has_no_rank_and_stands_below() -> None:
+    failed = Entry(name="failed", changes={}, failure="no memory")
+    absent = Entry(name="absent", changes={}, scores={"likeness": Score()})
+    board = Leaderboard.of([failed, absent, entry("good", low=0.1, high=0.2)], by="likeness", keys=["seed"])
+    assert [(one.name, one.rank) for one in board.entries] == [("good", 1), ("absent", None), ("failed", None)]
+    words = [" ".join(row) for row in board.table()]
+    assert "not computed" in words[2]
+    assert "failed: no memory" in words[3]
+    assert "nan" not in " ".join(words)
+
+
+def test_a_metric_that_nothing_was_scored_by_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UserError, match="did you mean 'likeness'"):
+        Leaderboard.of([entry("a", low=0, high=1)], by="likenes", keys=[])
+
+
+def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
+    board = Leaderboard.of(
+        [entry("a", low=0.1, high=0.2), Entry(name="b", changes={"seed": None}, failure="so")], by="likeness", keys=["seed"]
+    )
+    board.write(tmp_path / "leaderboard.json")
+    assert Leaderboard.read(tmp_path / "leaderboard.json") == board
+    (tmp_path / "leaderboard.json").write_text("{")
+    with pytest.raises(UserError, match="run the sweep again"):
+        Leaderboard.read(tmp_path / "leaderboard.json")
+
+
+def test_a_label_says_what_is_different() -> None:
+    assert (
+        Entry(name="a", changes={"method.rank": 4, "training.min_snr": None, "x": True}).label
+        == "method.rank=4, training.min_snr=none, x=true"
+    )

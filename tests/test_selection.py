@@ -1,0 +1,325 @@
+"""Laws of choosing: nothing is bought, nothing is copied, training stops when it has stopped paying, and a search keeps to its budget."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import selection as benchmark
+from benchmarks.selection import Answer, Sitting, Worth, best_of, dvar, even_marks, kept_from
+from mascot.generator import Knobs
+from mascot.recipe import Recipe
+from mascot.selection import WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs
+from mascot.starter import HeldOut
+
+FRAME = Frame(base_likeness=0.28, real_likeness=0.92, base_prompt=0.74, floor_prompt=0.14, real_nearest=0.94)
+"""About what the embedded base and its encoders give."""
+TRAINED = Measured(likeness=0.58, prompt=0.60, nearest=0.65)
+USUAL = Knobs(guidance=5.0, steps=25)
+
+cosines = st.floats(-1, 1)
+measurements = st.builds(Measured, likeness=cosines, prompt=cosines, nearest=cosines)
+frames = st.builds(
+    Frame,
+    base_likeness=cosines,
+    real_likeness=st.none() | cosines,
+    base_prompt=cosines,
+    floor_prompt=cosines,
+    real_nearest=st.none() | cosines,
+)
+gains = st.floats(0, 0.5)
+
+
+def reaching(total: float) -> Measured:
+    """What scores so: as much of the likeness as of the prompt, nothing copied."""
+    likeness, prompt = FRAME.base_likeness + total * (0.92 - 0.28), FRAME.floor_prompt + total * (0.74 - 0.14)
+    return Measured(likeness=likeness, prompt=prompt, nearest=likeness)
+
+
+def told(curve: Sequence[float], patience: int = 3) -> Chooser:
+    """A chooser that has seen a curve of scores, a look every 100 steps, until it wanted no more."""
+    chooser = Chooser(frame=FRAME, patience=patience)
+    for number, total in enumerate(curve):
+        chooser.tell(100 * (number + 1), reaching(total))
+        if chooser.has_stopped_paying:
+            break
+    return chooser
+
+
+def best_step(chooser: Chooser) -> int:
+    assert chooser.best is not None
+    return chooser.best.step
+
+
+@given(measured=measurements, frame=frames)
+def test_every_score_is_a_number_between_nothing_and_all(measured: Measured, frame: Frame) -> None:
+    found = score(measured, frame)
+    assert all(0 <= value <= 1 for value in (found.gain, found.kept, found.copying, found.total))  # no comparison holds for NaN
+
+
+@given(prompt=cosines, frame=frames)
+def test_the_untouched_base_is_worth_nothing(prompt: float, frame: Frame) -> None:
+    if frame.base_likeness <= (1.0 if frame.real_likeness is None else frame.real_likeness):
+        assert score(Measured(likeness=frame.base_likeness, prompt=prompt, nearest=frame.base_likeness), frame).total == 0
+
+
+def test_real_photos_in_the_scenes_of_the_base_are_worth_all() -> None:
+    assert score(Measured(likeness=0.92, prompt=0.74, nearest=0.94), FRAME).total == 1
+
+
+@given(measured=measurements, more=gains)
+def test_more_of_likeness_or_prompt_is_never_worse_and_more_copying_never_better(measured: Measured, more: float) -> None:
+    total = score(measured, FRAME).total
+    assert score(replace(measured, likeness=measured.likeness + more), FRAME).total >= total
+    assert score(replace(measured, prompt=measured.prompt + more), FRAME).total >= total
+    assert score(replace(measured, nearest=measured.nearest + more), FRAME).total <= total
+
+
+def test_both_count_where_neither_is_at_its_end() -> None:
+    total = score(TRAINED, FRAME).total
+    assert score(replace(TRAINED, likeness=0.60), FRAME).total > total
+    assert score(replace(TRAINED, prompt=0.62), FRAME).total > total
+
+
+@given(measured=measurements, frame=frames)
+def test_neither_can_be_bought_with_the_other(measured: Measured, frame: Frame) -> None:
+    found = score(measured, frame)
+    assert found.total <= 2 * min(found.gain, found.kept) + 1e-12
+    assert found.total <= max(found.gain, found.kept) + 1e-12
+
+
+def test_a_perfect_likeness_that_ignores_the_prompt_is_worth_nothing() -> None:
+    assert score(Measured(likeness=0.92, prompt=FRAME.floor_prompt, nearest=0.94), FRAME).total == 0
+
+
+def test_copying_takes_its_share_and_copies_are_worth_nothing() -> None:
+    good = Measured(likeness=0.90, prompt=0.70, nearest=0.94)
+    assert score(replace(good, nearest=0.97), FRAME).total == pytest.approx(score(good, FRAME).total / 2)
+    assert score(replace(good, nearest=1.0), FRAME).total == 0
+
+
+def test_pictures_as_near_to_a_photo_as_photos_are_to_each_other_are_no_copies() -> None:
+    assert score(replace(TRAINED, nearest=0.94), FRAME) == score(replace(TRAINED, nearest=0.5), FRAME)
+
+
+def test_with_one_photo_the_scale_ends_at_the_photo_itself_and_nothing_is_called_a_copy() -> None:
+    alone = replace(FRAME, real_likeness=None, real_nearest=None)
+    found = score(replace(TRAINED, nearest=1.0), alone)
+    assert found.gain == pytest.approx((0.58 - 0.28) / (1 - 0.28))
+    assert found.copying == 0
+
+
+def test_a_curve_that_rises_and_falls_is_stopped_after_its_top() -> None:
+    chooser = told([0.1, 0.3, 0.5, 0.6, 0.5, 0.4, 0.3, 0.9])
+    assert chooser.has_stopped_paying
+    assert best_step(chooser) == 400
+    assert len(chooser.looks) == 7, "three looks after the top"
+    assert "step 400 is kept" in chooser.reason
+    assert "step 700" in chooser.reason
+
+
+def test_a_curve_that_goes_on_rising_is_never_stopped() -> None:
+    chooser = told([0.02 * number for number in range(1, 40)])
+    assert not chooser.has_stopped_paying
+    assert best_step(chooser) == 3900
+    assert "no better" not in chooser.reason
+
+
+def test_a_slow_rise_adds_up() -> None:
+    chooser = told([0.3 + 0.6 * WORTH * number for number in range(20)])
+    assert not chooser.has_stopped_paying
+    assert best_step(chooser) >= 1900
+
+
+def test_a_plateau_is_left_and_its_beginning_kept() -> None:
+    chooser = told([0.2, 0.4, 0.5, 0.5 + 0.9 * WORTH, 0.5, 0.5 + 0.5 * WORTH, 0.5])
+    assert chooser.has_stopped_paying
+    assert best_step(chooser) == 300
+    assert len(chooser.looks) == 6
+
+
+def test_one_bad_look_on_the_way_up_does_not_stop_training() -> None:
+    chooser = told([0.1, 0.3, 0.15, 0.2, 0.5, 0.45, 0.6])
+    assert not chooser.has_stopped_paying
+    assert best_step(chooser) == 700
+
+
+def test_noise_around_a_level_is_stopped_soon_and_loses_little() -> None:
+    generator = random.Random(0)
+    for _ in range(50):
+        chooser = told([0.5 + generator.gauss(0, 0.02) for _ in range(60)])
+        assert chooser.has_stopped_paying
+        assert len(chooser.looks) < 30
+
+
+def test_training_that_has_not_begun_to_pay_goes_on() -> None:
+    chooser = told([0, 0, 0, 0, 0, 0, 0.2])
+    assert not chooser.has_stopped_paying
+    assert best_step(chooser) == 700
+
+
+def test_a_chooser_that_was_told_nothing_chooses_nothing_and_says_so() -> None:
+    chooser = Chooser(frame=FRAME, patience=3)
+    assert chooser.best is None
+    assert not chooser.has_stopped_paying
+    assert "no checkpoint" in chooser.reason
+
+
+@pytest.mark.parametrize("frame", [FRAME, replace(FRAME, real_likeness=None, real_nearest=None)])
+def test_a_chooser_that_was_killed_decides_the_same(frame: Frame) -> None:
+    curve = [0.1, 0.3, 0.5, 0.6, 0.5, 0.61, 0.4, 0.3]
+    whole, resumed = Chooser(frame=frame, patience=3), Chooser(frame=frame, patience=3)
+    for number, total in enumerate(curve):
+        resumed = Chooser.from_json(json.loads(json.dumps(resumed.to_json())))
+        assert whole.tell(100 * number, reaching(total)) == resumed.tell(100 * number, reaching(total))
+        assert (whole.best, whole.has_stopped_paying, whole.reason) == (resumed.best, resumed.has_stopped_paying, resumed.reason)
+
+
+def test_looks_that_are_trained_again_are_forgotten_first() -> None:
+    chooser = told([0.1, 0.3, 0.6, 0.5])
+    chooser.forget_after(200)
+    assert [look.step for look in chooser.looks] == [100, 200]
+    assert chooser.tell(300, reaching(0.6))
+    assert best_step(chooser) == 300
+
+
+class Landscape:
+    """Knobs whose scores are known, seen through pictures of which few deceive."""
+
+    def __init__(self, truth: Callable[[Knobs], float], deception: float = 0.0) -> None:
+        self.truth, self.deception = truth, deception
+        self.asked: list[tuple[Knobs, int]] = []
+
+    def __call__(self, knobs: Knobs, count: int) -> Measured:
+        self.asked.append((knobs, count))
+        error = random.Random(f"{knobs} {count}").gauss(0, self.deception / math.sqrt(count))
+        return reaching(min(1.0, max(0.0, self.truth(knobs) + error)))
+
+    @property
+    def drawn(self) -> int:
+        """Pictures, where a larger number contains the smaller's."""
+        return sum({knobs.model_dump_json(): count for knobs, count in self.asked}.values())
+
+
+def peak_at(best: Knobs) -> Callable[[Knobs], float]:
+    """A score that falls away from some knobs."""
+    return lambda knobs: (
+        0.8 - 0.03 * abs(knobs.guidance - best.guidance) - abs(knobs.unet_scale - best.unet_scale) - abs(knobs.text_scale - best.text_scale)
+    )
+
+
+@pytest.mark.parametrize("place", range(0, 18, 3))
+def test_the_search_finds_a_planted_optimum(place: int) -> None:
+    best = knob_grid(USUAL)[place]
+    seen = Landscape(peak_at(best), deception=0.1)
+    found = search_knobs(seen, FRAME, knob_grid(USUAL), budget=200, first=5, last=20)
+    assert found.knobs == best
+    assert found.trials[0].knobs == best
+
+
+@given(budget=st.integers(5, 400), first=st.integers(1, 5), rounds=st.integers(1, 10), deception=st.floats(0, 1), length=st.integers(1, 18))
+def test_the_search_never_draws_more_than_its_budget(budget: int, first: int, rounds: int, deception: float, length: int) -> None:
+    seen = Landscape(lambda _: 0.5, deception)
+    found = search_knobs(seen, FRAME, knob_grid(USUAL)[:length], budget=budget, first=first, last=first * rounds)
+    assert seen.drawn == found.drawn <= budget
+    assert {(trial.knobs.model_dump_json(), trial.count) for trial in found.trials} <= {(k.model_dump_json(), n) for k, n in seen.asked}
+    assert len(found.trials) == len({knobs.model_dump_json() for knobs, _ in seen.asked}), "all that was tried is told"
+
+
+@given(budget=st.integers(5, 400), deception=st.floats(0, 1))
+def test_the_usual_knobs_are_judged_by_as_many_pictures_as_those_that_beat_them(budget: int, deception: float) -> None:
+    found = search_knobs(Landscape(lambda _: 0.5, deception), FRAME, knob_grid(USUAL), budget=budget, first=5, last=20)
+    usual = next(trial for trial in found.trials if trial.knobs == USUAL)
+    assert usual.count == found.trials[0].count == max(trial.count for trial in found.trials)
+
+
+def test_the_same_pictures_are_seen_again_and_more_of_them() -> None:
+    seen = Landscape(peak_at(knob_grid(USUAL)[7]))
+    search_knobs(seen, FRAME, knob_grid(USUAL), budget=400, first=5, last=20)
+    counts = [count for _, count in seen.asked]
+    assert counts == sorted(counts)
+    assert {5, 10, 20} == set(counts)
+    assert counts.count(5) > counts.count(10) > counts.count(20) > 1
+
+
+def test_ties_go_to_the_usual_knobs() -> None:
+    for truth in (lambda _: 0.5, lambda knobs: 0.5 if knobs == USUAL else 0.5 + 0.9 * WORTH):
+        assert search_knobs(Landscape(truth), FRAME, knob_grid(USUAL), budget=400, first=5, last=20).knobs == USUAL
+
+
+def test_a_budget_for_one_setting_keeps_the_usual_knobs() -> None:
+    assert search_knobs(Landscape(lambda _: 0.5), FRAME, knob_grid(USUAL), budget=5, first=5, last=20).knobs == USUAL
+
+
+@pytest.mark.parametrize(("grid", "budget"), [([], 100), ([USUAL], 4)])
+def test_a_search_of_nothing_is_refused(grid: list[Knobs], budget: int) -> None:
+    with pytest.raises(ValueError, match="does not hold one setting"):
+        search_knobs(Landscape(lambda _: 0.5), FRAME, grid, budget=budget, first=5, last=20)
+
+
+def test_the_grid_begins_with_the_usual_knobs_and_turns_three() -> None:
+    grid = knob_grid(USUAL)
+    assert grid[0] == USUAL
+    assert len({knobs.model_dump_json() for knobs in grid}) == len(grid) == 18
+    assert {name for knobs in grid for name, value in knobs if value != getattr(USUAL, name)} == {"guidance", "unet_scale", "text_scale"}
+
+
+def test_dvar_stops_where_the_last_losses_vary_little_beside_all() -> None:
+    generator = np.random.default_rng(0)
+    losses = (0.3 * np.exp(-np.arange(120) / 15) + 0.1 + generator.normal(0, 0.002, 120)).tolist()
+    place = dvar(losses, window=20, threshold=0.15)
+    ratios = [np.var(losses[end - 20 : end]) / np.var(losses[:end]) for end in range(20, 121)]
+    assert place == 19 + next(i for i, ratio in enumerate(ratios) if ratio < 0.15)
+    assert dvar(losses[:place], window=20, threshold=0.15) is None, "what comes later does not matter"
+    assert dvar([5 + 3 * loss for loss in losses], window=20, threshold=0.15) == place, "nor do level and scale"
+
+
+def test_dvar_goes_on_while_the_loss_falls_and_stops_where_it_never_moved() -> None:
+    assert dvar([-float(n) for n in range(30)], window=20, threshold=0.15) is None
+    assert dvar([0.5] * 30, window=20, threshold=0.15) == 19
+    assert dvar([0.5] * 19, window=20, threshold=0.15) is None
+
+
+@pytest.mark.parametrize(("window", "threshold"), [(1, 0.15), (20, 0.0), (20, 1.0), (20, math.nan)])
+def test_a_dvar_that_decides_nothing_is_refused(window: int, threshold: float) -> None:
+    with pytest.raises(ValueError, match="decide nothing"):
+        dvar([0.1, 0.2], window=window, threshold=threshold)
+
+
+def test_a_rule_gets_the_next_checkpoint_that_is_kept() -> None:
+    marks = even_marks(800, 8, 450)
+    assert marks == (100, 200, 300, 400, 450, 500, 600, 700, 800)
+    assert even_marks(3, 8, 500) == (1, 2, 3)
+    assert [kept_from(step, marks) for step in (1, 100, 401, 800, 900, None)] == [100, 100, 450, 800, 800, 800]
+
+
+def test_the_oracle_takes_the_best_and_of_equal_ones_the_first() -> None:
+    worths = [
+        Worth(answer=Answer(step=step, knobs=USUAL), measured=reaching(total), score=score(reaching(total), FRAME))
+        for step, total in ((1, 0.2), (2, 0.6), (3, 0.6), (4, 0.1))
+    ]
+    assert best_of(worths).answer.step == 2
+
+
+def test_losses_after_the_step_that_training_goes_on_from_are_dropped(tmp_path: Path) -> None:
+    held = HeldOut(name="owl", class_noun="owl", live=True, photos=())
+    sitting = Sitting(held=held, recipe=Recipe.preset(photos=("x",)), folder=tmp_path, marks=(10,), every=5)
+    assert sitting.read_losses(10) == {}
+    sitting.write_losses({5: 0.5, 0: 0.7, 10: 0.4})
+    with sitting.losses.open("a", encoding="utf-8") as log:
+        log.write("[15, 0.")  # cut off
+    assert sitting.read_losses(20) == {0: 0.7, 5: 0.5, 10: 0.4}
+    assert list(sitting.read_losses(5)) == [0, 5]
+
+
+def test_the_rules_are_told_apart_by_name() -> None:
+    assert len(set(benchmark.RULES)) == len(benchmark.RULES) == 7
