@@ -113,7 +113,10 @@ class Choosing:
             return False
         run, done = self.job.run, self.job.loop.done
         if run.selection.exists():
-            self.chooser = Chooser.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
+            try:
+                self.chooser = Chooser.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{run.selection} is damaged; start a new --out.") from error
             self.chooser.forget_after(done)
         else:
             with untouched(self.job):
@@ -204,10 +207,13 @@ class Choosing:
     def measure(self, pictures: Sequence[Image.Image]) -> Measured:
         """Measure validation pictures, from number 0 on."""
         drawn_BD = self.encoders.identity.embed(pictures)
+        nearest_B = (drawn_BD @ self.photos.T).max(1).values
+        if self.chooser is not None and self.chooser.frame.real_nearest is not None:
+            nearest_B = nearest_B.clamp(min=self.chooser.frame.real_nearest)
         return Measured(
             likeness=similarity(drawn_BD, self.photos),
             prompt=prompt_fidelity(self.encoders.clip.embed(pictures), self.words(range(len(pictures)))),
-            nearest=float((drawn_BD @ self.photos.T).max(1).values.mean()),
+            nearest=float(nearest_B.mean()),
         )
 
     def words(self, numbers: Sequence[int]) -> Tensor:

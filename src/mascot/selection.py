@@ -45,7 +45,8 @@ class Measured:
     prompt: float
     """CLIP-T (metrics/prompt.py)."""
     nearest: float
-    """Mean over pictures of the highest cosine to a photo that was trained on."""
+    """Mean over pictures of the highest cosine to a photo that was trained on, none counted below `Frame.real_nearest`: so one copy among
+    many is not hidden by the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +80,26 @@ class Score:
 def score(measured: Measured, frame: Frame) -> Score:
     """Join likeness and prompt fidelity by their harmonic mean, less the share that is copied; all in 0..1.
 
+    Likeness beyond the photos' own is copying too. Where CLIP cannot tell the base's own pictures from noise, prompts say nothing and count
+    as kept; where the base is as near to the photos as they are to each other, only what is nearer still is a gain.
     A harmonic mean is near the smaller of two: a likeness of 1 with a prompt of 0 is worth nothing. With one photo real photos count as
     1 apart from nothing (a cosine of 1), and copying cannot be told from likeness: it is 0.
     """
     real = 1.0 if frame.real_likeness is None else frame.real_likeness
     gain = placed(measured.likeness, frame.base_likeness, real)
-    kept = placed(measured.prompt, frame.floor_prompt, frame.base_prompt)
-    copying = 0.0 if frame.real_nearest is None else placed(measured.nearest, frame.real_nearest, 1.0)
+    says = frame.base_prompt - frame.floor_prompt > WORTH
+    kept = placed(measured.prompt, frame.floor_prompt, frame.base_prompt) if says else 1.0
+    copying = 0.0
+    if frame.real_nearest is not None and frame.real_likeness is not None:
+        copying = max(placed(measured.nearest, frame.real_nearest, 1.0), placed(measured.likeness, max(real, frame.base_likeness), 1.0))
     joined = 2 * gain * kept / (gain + kept) if gain + kept else 0.0
     return Score(gain=gain, kept=kept, copying=copying, total=joined * (1 - copying))
 
 
 def placed(value: float, low: float, high: float) -> float:
-    """Where a value lies between two others, 0..1; where these are not apart, on which side of them it lies."""
+    """Where a value lies between two others, 0..1; where these are not apart, whether it lies above both."""
     if high - low < 1e-6:
-        return float(value > high)
+        return float(value > max(low, high) + WORTH)
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
@@ -207,13 +213,14 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
 
     Every setting is judged by `first` pictures, the better third by twice as many, and so on up to `last`; pictures are those of before
     and some more. The grid's first setting, the usual one, stays to the end: what is recommended instead has beaten it on all pictures.
-    Settings that do not fit the budget are left out from the grid's end. Of settings whose scores are not worth telling apart the
-    earlier in the grid is taken.
+    So many settings begin as the whole search has pictures for, from the grid's beginning. Of settings whose scores are not worth
+    telling apart the earlier in the grid is taken.
 
     Raises:
         ValueError: there is no setting, or the budget does not hold `first` pictures of one.
     """
-    alive = list(grid)[: budget // first]
+    fitting = [count for count in range(1, len(grid) + 1) if cost_of(count, first, last) <= budget]
+    alive = list(grid)[: max(fitting, default=budget // first)]
     if not alive:
         raise ValueError("the budget does not hold one setting")
     tried: dict[int, Trial] = {}
@@ -234,6 +241,16 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
     best = min((place, trial) for place, trial in finalists if trial.score.total >= top - WORTH)[1]
     others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
     return Recommendation(knobs=best.knobs, trials=(best, *others), drawn=drawn)
+
+
+def cost_of(settings: int, first: int, last: int) -> int:
+    """Pictures at most that a search over so many settings draws."""
+    total, count = settings * first, first
+    while count < last:
+        settings = min(settings, math.ceil(settings / 3) + 1)
+        total += (min(last, 2 * count) - count) * settings
+        count = min(last, 2 * count)
+    return total
 
 
 def order(trial: Trial, place: int) -> tuple[int, float, int]:
