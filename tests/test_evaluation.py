@@ -270,6 +270,8 @@ def test_photos_that_are_gone_are_named(world: World, tmp_path: Path) -> None:
     run.adapter.write_bytes(world.run.adapter.read_bytes())
     with pytest.raises(UserError, match=r"the photos of .*moved cannot be read: .*gone.* does not exist; put them back"):
         world.evaluate(run)
+    found = world.evaluate(run, images=1, photos=[world.folder / "photos"])
+    assert "not known what it learned from" in found.values["copying"].reason
 
 
 def test_prompts_are_the_base_s_and_the_kind_of_subject_s() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,13 +137,27 @@ def test_a_picture_says_what_made_it(tmp_path: Path) -> None:
 
 
 def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
-    artists = [Artist(), Artist()]
-    threads = [Thread(target=draw, args=(tmp_path, artist)) for artist in artists]
-    for thread in threads:
-        thread.start()
+    """The second comes while the first is at work, waits, and has nothing left to draw."""
+    started, go = Event(), Event()
+
+    class Slow(Artist):
+        def draw(self, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+            for picture in super().draw(shots, knobs):
+                started.set()
+                assert go.wait(30)
+                yield picture
+
+    first, second = Slow(), Artist()
+    threads = [Thread(target=draw, args=(tmp_path, artist)) for artist in (first, second)]
+    threads[0].start()
+    assert started.wait(30)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert second.drawn == []
+    go.set()
     for thread in threads:
         thread.join()
-    assert sorted(len(artist.drawn) for artist in artists) == [0, len(SHOTS)]
+    assert (first.drawn, second.drawn) == (SHOTS, [])
 
 
 def test_each_content_goes_through_each_encoder_once(tmp_path: Path) -> None:

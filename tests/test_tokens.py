@@ -235,8 +235,9 @@ def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: Judges, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "deepfloyd_if", "deepfloyd_if_cascade"])
-def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path) -> None:
+def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its tokenizers spells, and what its denoiser is told tells nouns apart."""
+    monkeypatch.setattr(tokens, "REFERENCES", 2)  # two are a scale, and pictures of a cascade are slow
     base = Generator(load_family(str(tiny_family(name, tmp_path / "base")), device="cpu", precision="fp32"))
     side = min(base.resolution, 128)
     knobs = QUICK.model_copy(update={"height": side, "width": side})

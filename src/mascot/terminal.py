@@ -18,6 +18,7 @@ from mascot.captions import fill
 from mascot.errors import UserError
 from mascot.gallery import picture_stem
 from mascot.generator import Knobs, settings_text, write_picture
+from mascot.personalization import choose_device
 from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
@@ -256,5 +257,5 @@ def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:
     """Find tokens, and print each with its numbers."""
     quiet_libraries()
     console = Console()
-    findings = tokens.search(base, count=count, candidates=candidates, seed=seed)
+    findings = tokens.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
     show_rows(console, f"words that mean little to {base}, the least first", tokens.rows_of(findings))
