@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mascot import scores
 from mascot.errors import UserError
 from mascot.intervals import Interval, bootstrap, overlap
-from mascot.leaderboard import Entry, Leaderboard, Score
+from mascot.leaderboard import Entry, Leaderboard, Score, measured
 
 
 def entry(name: str, *, low: float, high: float) -> Entry:
@@ -65,6 +67,17 @@ def test_a_score_sums_up_its_rows() -> None:
     assert Score.of([0.1, 0.2, 0.4]).rows == 3
     assert Score.of(0.5).interval == Interval(0.5)
     assert all(Score.of(absent) == Score() for absent in (None, math.nan, math.inf, (), (None, math.nan)))
+
+
+def test_what_evaluation_found_is_ranked_by_its_prompts() -> None:
+    prompts = [SimpleNamespace(values={"clip_t": 0.2}), SimpleNamespace(values={"identity": 0.5, "clip_t": 0.4})]
+    values = {metric: scores.Score(value=0.3) for metric in scores.METRICS} | {"copying": scores.Score(value=None, reason="one photo")}
+    found = measured(scores.Scores.model_construct(prompts=tuple(prompts), values=values))
+    assert found.keys() == scores.METRICS.keys()
+    assert found["clip_t"] == [0.2, 0.4]
+    assert found["identity"] == [None, 0.5]
+    assert found["drift"] == 0.3
+    assert Score.of(found["copying"]) == Score()
 
 
 def test_what_has_no_number_has_no_rank_and_stands_below() -> None:

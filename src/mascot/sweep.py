@@ -6,7 +6,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,58 +174,67 @@ def sweep(
     points = next(rounds)
     read_subject(points[0].recipe)
     progress("points", len(points) if trials is None else trials)
-    place = SweepFolder(out)
-    work = Work(place=place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
-    tried: dict[str, Point] = {}
-    results: dict[str, Result] = {}
+    tally = Tally(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
+    work = Work(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
     with Run(out).locked(), closing(rounds):
         while points:
-            tried |= {point.name: point for point in points if point.name not in tried}
-            waiting = [point for point in points if point.name not in results]
-            for point, outcome in engine(work, waiting):
-                result = Result({}, f"its worker was lost: {first_line(outcome)}") if isinstance(outcome, Exception) else outcome
-                results[point.name] = result
-                progress("entry", entry_of(point, result))
-                board = rank(tried, results, by=by, over=over, lowest=lowest, judges=judges)
-                board.write(place.leaderboard)
-            sent = {point.name: value_of(results[point.name], by) for point in points}
+            do_round(points, work, tally, engine, progress)
             try:
-                points = rounds.send(sent)
+                points = rounds.send({point.name: tally.value(point) for point in points})
             except StopIteration:
-                points = []
-        board = rank(tried, results, by=by, over=over, lowest=lowest, judges=judges)
-        progress("leaderboard", place.leaderboard)
+                break
+        progress("leaderboard", tally.place.leaderboard)
         if draw is not None and shot is not None and trials is None and len(over) <= MOST_AXES:
-            write_grid(place, over, list(tried.values()), results, shot)
-            progress("grid", place.grid)
-    return board
+            write_grid(tally, over, shot)
+            progress("grid", tally.place.grid)
+    return tally.board()
 
 
-def value_of(result: Result, by: str) -> float | None:
-    """What a search learns from a result."""
-    return result.scores[by].mean if by in result.scores else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What came of a sweep so far; the order in which runs were finished does not show."""
+
+    place: SweepFolder
+    keys: tuple[str, ...]
+    by: str
+    lowest: bool
+    judges: str
+    tried: dict[str, Point] = field(default_factory=dict[str, Point])
+    results: dict[str, Result] = field(default_factory=dict[str, Result])
+
+    def entry(self, point: Point) -> Entry:
+        """A finished point's line."""
+        result = self.results[point.name]
+        return Entry(name=point.name, changes=dict(point.changes), scores=dict(result.scores), failure=result.failure)
+
+    def value(self, point: Point) -> float | None:
+        """What a search learns from a finished point."""
+        scores = self.results[point.name].scores
+        return scores[self.by].mean if self.by in scores else None
+
+    def board(self) -> Leaderboard:
+        """The leaderboard of what is done."""
+        entries = [self.entry(point) for name, point in self.tried.items() if name in self.results]
+        return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, judges=self.judges)
 
 
-def entry_of(point: Point, result: Result) -> Entry:
-    """A point's line."""
-    return Entry(name=point.name, changes=dict(point.changes), scores=dict(result.scores), failure=result.failure)
+def do_round(points: Sequence[Point], work: Work, tally: Tally, engine: Engine, progress: Progress) -> None:
+    """Bring points to their end, but those that came up before, and write the leaderboard after each."""
+    new = [point for point in points if point.name not in tally.results]
+    tally.tried.update((point.name, point) for point in new)
+    for point, outcome in engine(work, new):
+        lost = isinstance(outcome, Exception)
+        tally.results[point.name] = Result({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
+        progress("entry", tally.entry(point))
+        tally.board().write(tally.place.leaderboard)
 
 
-def rank(
-    tried: Mapping[str, Point], results: Mapping[str, Result], *, by: str, over: Mapping[str, Choices], lowest: bool, judges: str
-) -> Leaderboard:
-    """The leaderboard of what is done; the order in which runs were finished does not show."""
-    entries = [entry_of(point, results[name]) for name, point in tried.items() if name in results]
-    return Leaderboard.of(entries, by=by, keys=tuple(over), lowest=lowest, judges=judges)
-
-
-def write_grid(place: SweepFolder, over: Mapping[str, Choices], points: Sequence[Point], results: Mapping[str, Result], shot: Shot) -> None:
+def write_grid(tally: Tally, over: Mapping[str, Choices], shot: Shot) -> None:
     """Put the runs' pictures of one prompt and seed into one grid."""
     axes = [Axis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, Range)]
     cells: dict[Place, Image.Image | str] = {}
-    for point in points:
-        path, failure = place.picture(point, shot), results[point.name].failure
+    for point in tally.tried.values():
         if point.place is not None:
-            cells[point.place] = failure or open_picture(path)
+            cells[point.place] = tally.results[point.name].failure or open_picture(tally.place.picture(point, shot))
     text = f"{shot.prompt}\nSeed: {shot.seed}, {axes_text(axes)}"
-    write_picture(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), place.grid, text)
+    write_picture(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), tally.place.grid, text)

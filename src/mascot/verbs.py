@@ -341,8 +341,6 @@ def sweep(
     """
     if by not in METRICS:
         raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
-    values = recipe.model_dump() if isinstance(recipe, Recipe) else recipe
-    subject = Subject(token=str(values.get("token", "sks")), class_noun=values.get("class_noun"))
     lent = bases_of_this_process()
 
     def teach(point: Recipe, folder: Path) -> Run:
@@ -352,12 +350,13 @@ def sweep(
     def draw_one(run: Run, shot: Shot, path: Path) -> None:
         generator, adapter, name = open_generator(run)
         knobs = generator.settle(usual_knobs(adapter))
+        [shot] = plan_shots(adapter, [shot.prompt], count=1, seed=shot.seed)  # by what this run calls its subject
         picture = next(generator.draw([shot], knobs))
         write_picture(picture, path, settings_text(shot, knobs, generator.size(knobs), name, run.folder.name))
 
     return sweep_recipes(
         recipe, over, out=Path(out), run_one=teach, score=lambda run: measured(evaluate(run, images=images)), by=by,
-        lowest=METRICS[by].good == "low", judges=f"{images} pictures of each prompt", trials=trials, shot=Shot(fill(prompt, subject), 0),
+        lowest=METRICS[by].good == "low", judges=f"{images} pictures of each prompt", trials=trials, shot=Shot(prompt, 0),
         draw=draw_one, engine=engine_named(engine, address), progress=progress,
     )  # fmt: skip
 
