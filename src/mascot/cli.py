@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -155,7 +155,7 @@ def evaluate(
     identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
     base: Annotated[str | None, typer.Option(help="Another place where the adapter's base lies.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where it runs; auto takes an accelerator.")] = "auto",
 ) -> None:
     """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
     from mascot.terminal import calibrate_visibly, evaluate_visibly

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.captions import fill
-from mascot.gallery import Encoder, open_picture, weights_name
+from mascot.gallery import Encoder, open_picture
 from mascot.generator import Generator
 from mascot.judges import Judges
 from mascot.metrics.cutout import Missing, Segmenter, cut_all, cutout_similarity
@@ -43,7 +43,7 @@ class Referee:
         return {**self.judges.describe(), "distance": self.distance.name}
 
 
-def measure(task: Task, drawn: Drawn, referee: Referee, *, generator: Generator, adapter: Path, folder: Path) -> Scores:
+def measure(task: Task, drawn: Drawn, referee: Referee, *, generator: Generator, folder: Path) -> Scores:
     """Score what was drawn; files are named from `folder`."""
     seen = Seen(task=task, drawn=drawn, judges=referee.judges)
     columns = seen.columns()
@@ -60,7 +60,7 @@ def measure(task: Task, drawn: Drawn, referee: Referee, *, generator: Generator,
         live=task.live,
         base=task.base,
         base_fingerprint=generator.family.identity,
-        weights=weights_name(generator.family, adapter),
+        weights=drawn.weights,
         photos=tuple(photo_digest(photo) for photo in task.photos),
         knobs=generator.settle(task.knobs).model_copy(update={"height": height, "width": width}),
         images=task.images,

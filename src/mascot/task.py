@@ -110,6 +110,8 @@ class Drawn:
     """The same prompts by the base, with the class noun alone."""
     class_taught: Pictures
     class_untouched: Pictures
+    weights: str
+    """The name of what drew it (see `weights_name`)."""
 
 
 def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
@@ -121,8 +123,8 @@ def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tupl
     return (STARTER if is_embedded(base) else PAPER).for_subject(live=alive), alive
 
 
-def trained_photos(run: Run) -> tuple[Photo, ...]:
-    """The photos that a run learned from; none where the folder holds no recipe.
+def trained_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
+    """The photos that a run learned from; none where the folder holds no recipe, or where they are gone and not `needed`.
 
     Raises:
         UserError: they are not where they were.
@@ -133,7 +135,10 @@ def trained_photos(run: Run) -> tuple[Photo, ...]:
     try:
         return read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background).photos
     except UserError as error:
-        raise UserError(f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}; put them back where they were.") from error
+        if not needed:
+            return ()
+        what = f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}"
+        raise UserError(f"{what}; put them back where they were, or give others with --photos.") from error
 
 
 def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, told: Told) -> Drawn:
@@ -161,7 +166,7 @@ def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, told:
             told("picture", file)
             files.append(file)
         kinds.append(Pictures(gallery=gallery, files=tuple(files)))
-    return Drawn(taught=kinds[0], untouched=kinds[1], class_taught=kinds[2], class_untouched=kinds[3])
+    return Drawn(taught=kinds[0], untouched=kinds[1], class_taught=kinds[2], class_untouched=kinds[3], weights=taught)
 
 
 def photo_digest(photo: Photo) -> str:

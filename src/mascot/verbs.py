@@ -236,7 +236,7 @@ def evaluate(
     generator, _, _ = open_generator(path, base=base, device=device)
     drawn = draw(task, generator, adapter=path, folder=place.evaluation, told=progress)
     progress("measuring", len(drawn.taught.files))
-    scores = measure(task, drawn, referee, generator=generator, adapter=path, folder=place.folder)
+    scores = measure(task, drawn, referee, generator=generator, folder=place.folder)
     scores.write(place.scores)
     write_page(scores_page(scores, place.folder, drawn.untouched.files), place.scores_page)
     progress("report", place.scores_page)
@@ -253,7 +253,7 @@ def set_task(
         raise UserError(f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
     usual, alive = prompts_for(base or manifest.base, subject, live=live)
-    trained = trained_photos(Run(path.parent))
+    trained = trained_photos(Run(path.parent), needed=not photos)
     background = manifest.recipe.get("dataset", {}).get("background", "white")
     return Task(
         name=name,
