@@ -201,9 +201,7 @@ class Easel:
     def wear(self, adapter: Path | None) -> None:
         """Put another adapter on, or none."""
         if adapter != self.worn:
-            for worn in self.generator.worn:
-                if worn is not None:
-                    worn.remove()
+            self.generator.take_off()
             self.generator = Generator(self.family, None if adapter is None else Adapter.read(adapter))
             self.worn = adapter
 

@@ -6,11 +6,14 @@ An engine maps items to outcomes lazily, in whatever order they are finished. Wh
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mascot.errors import UserError, suggest
+from mascot.run import replacing
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -90,6 +93,23 @@ def outcome_of(ray: Any, reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         return error
+
+
+def attempt(task: Callable[[], Outcome], kept: Path) -> Outcome | str:
+    """Do something whose failure must not stop the rest: returns what came of it, or in one sentence why nothing did.
+
+    Where a mistake in the code is to blame, `kept` is written: the file with where it happened. It is gone once the task ends well.
+    """
+    try:
+        outcome = task()
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - the other tasks can still be of use; what is wrong is kept and shown
+        with replacing(kept) as temporary:
+            temporary.write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{type(error).__name__}: {first_line(error)} (all of it: {kept})"
+    kept.unlink(missing_ok=True)
+    return outcome
 
 
 def first_line(error: BaseException) -> str:

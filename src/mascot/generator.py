@@ -104,6 +104,13 @@ class Generator:
             yield from pictures
             start += len(batch)
 
+    def take_off(self) -> None:
+        """Leave the base as it was before the adapter; from here on it is the base that draws."""
+        for worn in self.worn:
+            if worn is not None:
+                worn.remove()
+        self.worn = (None,) * len(self.family.stages)
+
     def settle(self, knobs: Knobs) -> Knobs:
         """The same knobs with the solver named."""
         return knobs if knobs.solver is not None else knobs.model_copy(update={"solver": self.family.stages[0].default_solver})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mascot.engines import Engine, first_line, in_turn
+from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
 from mascot.gallery import open_picture
 from mascot.generator import Shot, write_picture
@@ -21,6 +20,7 @@ from mascot.grids import MOST_AXES, Axis, Place, axes_text, compose
 from mascot.leaderboard import Entry, Leaderboard, Measured, Score, written
 from mascot.personalization import read_subject
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
+from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
 from mascot.run import Run, replacing
 
@@ -30,8 +30,6 @@ Judge = Callable[[Run], Measured]
 """Measures a trained run."""
 Draw = Callable[[Run, Shot, Path], None]
 """Draws one picture with a trained run into a PNG file."""
-Progress = Callable[[str, Any], None]
-"""Told what is going on: ('points', how many), ('entry', Entry), ('leaderboard', Path), ('grid', Path)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +98,8 @@ class Work:
 
     def __call__(self, point: Point) -> Result:
         """Bring a point to its end, or say why that cannot be."""
-        try:
-            result = Result(self.finish(point))
-        except UserError as error:
-            return Result({}, str(error))
-        except Exception as error:  # noqa: BLE001 - the other runs can still be of use; what is wrong is kept and shown
-            path = self.place.traceback(point)
-            with replacing(path) as temporary:
-                temporary.write_text(traceback.format_exc(), encoding="utf-8")
-            return Result({}, f"{type(error).__name__}: {first_line(error)} (all of it: {path})")
-        self.place.traceback(point).unlink(missing_ok=True)
-        return result
+        outcome = attempt(lambda: self.finish(point), self.place.traceback(point))
+        return Result({}, outcome) if isinstance(outcome, str) else Result(outcome)
 
     def finish(self, point: Point) -> Mapping[str, Score]:
         """Do what is missing of a point, and return its scores."""
@@ -142,11 +131,6 @@ class Work:
         with replacing(self.place.record(point)) as temporary:
             temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return record
-
-
-def silent(phase: str, facts: Any = None) -> None:
-    """Tell nobody."""
-    del phase, facts
 
 
 def sweep(

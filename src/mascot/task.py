@@ -9,11 +9,10 @@ Shape suffixes: B pictures, D width of an embedding.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from mascot.generator import Generator, Knobs, Shot
 from mascot.judges import is_embedded
 from mascot.photos import Photo, read_photos
 from mascot.prior import cache_folder
+from mascot.progress import Progress
 from mascot.prompts import PAPER, STARTER, is_live
 from mascot.recipe import Recipe
 from mascot.run import Run
@@ -32,9 +32,6 @@ from mascot.subject import Subject
 
 CLASS_PICTURES = 4
 """Pictures of the class alone, for PRES, times the pictures of each prompt."""
-
-Told = Callable[[str, Any], None]
-"""Told ('drawing', how many pictures), ('picture', its file) and ('measuring', how many pictures)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +138,7 @@ def trained_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
         raise UserError(f"{what}; put them back where they were, or give others with --photos.") from error
 
 
-def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, told: Told) -> Drawn:
+def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, progress: Progress) -> Drawn:
     """Draw all that is not kept yet, in `folder` and, what the base draws, in the cache that all runs share.
 
     Raises:
@@ -158,12 +155,12 @@ def draw(task: Task, generator: Generator, *, adapter: Path, folder: Path, told:
         (own, task.shots_of_class, task.knobs, taught),
         (shared, task.shots_of_class, bare, untouched),
     )
-    told("drawing", sum(len(shots) for _, shots, _, _ in orders))
+    progress("drawing", sum(len(shots) for _, shots, _, _ in orders))
     kinds: list[Pictures] = []
     for gallery, shots, knobs, weights in orders:
         files: list[Path] = []
         for file in gallery.pictures(generator, shots, knobs, weights):
-            told("picture", file)
+            progress("picture", file)
             files.append(file)
         kinds.append(Pictures(gallery=gallery, files=tuple(files)))
     return Drawn(taught=kinds[0], untouched=kinds[1], class_taught=kinds[2], class_untouched=kinds[3], weights=taught)

@@ -13,7 +13,7 @@ import itertools
 import random
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from mascot.judges import Judges, judges_for
 from mascot.metrics.subject import real_similarity
 from mascot.pipelines import LoadedStage
 from mascot.prior import cache_folder
+from mascot.progress import Progress, silent
 from mascot.protocols import Framing
 from mascot.subject import Subject
 
@@ -92,14 +93,6 @@ SPREAD = 0.02
 PHOTO = "a photo of a {subject}"
 KNOBS = Knobs(guidance=5.0, steps=12)
 """Few steps: what a word means shows early."""
-
-Progress = Callable[[str, Any], None]
-"""Told what is going on: ('pictures', how many there will be) once, then ('picture', its path) for each."""
-
-
-def silent(phase: str, facts: Any = None) -> None:
-    """Tell nobody."""
-    del phase, facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,65 @@
+"""An adapter on its base, ready to draw: found, read, loaded, and told what it draws with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mascot.adapter import Adapter
+from mascot.captions import fill
+from mascot.errors import UserError
+from mascot.families import load_family
+from mascot.generator import Generator, Knobs, Shot
+from mascot.personalization import choose_device
+from mascot.protocols import Family
+from mascot.run import Run, open_run
+from mascot.subject import Subject
+
+
+def resolve_adapter(where: str | Path | Run) -> tuple[Adapter, Path]:
+    """Read the adapter of a run or of a file."""
+    path = where.adapter if isinstance(where, Run) else Path(where)
+    if path.is_dir():
+        run = open_run(path)
+        if not run.adapter.exists():
+            raise UserError(f"{path} is not trained to the end; finish it with `mascot train --resume --out {path}`.")
+        path = run.adapter
+    return Adapter.read(path), path
+
+
+def open_generator(
+    where: str | Path | Run, *, base: str | None = None, device: str = "auto", family: Family | None = None
+) -> tuple[Generator, Adapter, str]:
+    """Load an adapter and the base that it names, or the one given; returns the generator, the adapter and the base's name.
+
+    `family` is that base where it is loaded already.
+    """
+    adapter, path = resolve_adapter(where)
+    if base is None and adapter.manifest is None:
+        raise UserError(f"{path} does not say which base it is for; give --base.")
+    name = base or (adapter.manifest.base if adapter.manifest else "")
+    chosen = choose_device(device)
+    recipe = adapter.manifest.recipe if adapter.manifest else {}
+    precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
+    return Generator(family or load_family(name, device=chosen, precision=precision), adapter), adapter, name
+
+
+def usual_knobs(adapter: Adapter) -> Knobs:
+    """The knobs that were measured to be best, else those of the run's recipe."""
+    manifest = adapter.manifest
+    try:
+        return Knobs.model_validate(manifest.knobs or manifest.recipe.get("knobs", {})) if manifest else Knobs()
+    except ValidationError as error:
+        raise UserError("the adapter's own knobs cannot be read: it was written by another version of mascot; update mascot.") from error
+
+
+def plan_shots(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[Shot]:
+    """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
+    manifest = adapter.manifest
+    if manifest is None and any("{" in prompt for prompt in prompts):
+        raise UserError("this adapter does not say what its subject is called; write the token into the prompt instead of {subject}.")
+    subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
+    filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
+    return [Shot(prompt, seed + k) for prompt in filled for k in range(count)]

@@ -1,0 +1,139 @@
+"""Runs as they are examined: what an adapter draws is scored and written beside it, and two runs are set against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mascot import comparison
+from mascot.adapter import Adapter
+from mascot.comparison import Comparison
+from mascot.easel import open_generator, resolve_adapter, usual_knobs
+from mascot.errors import UserError
+from mascot.evaluation import Calibration, Referee, measure
+from mascot.evaluation import calibrate as calibrate_photos
+from mascot.judges import EMBEDDED, Judges, judges_for
+from mascot.metrics.cutout import open_segmenter
+from mascot.metrics.diversity import open_distance
+from mascot.personalization import choose_device
+from mascot.photos import read_photos
+from mascot.progress import Progress, silent
+from mascot.protocols import Family
+from mascot.run import Run, open_run
+from mascot.scores import Scores
+from mascot.scores_report import comparison_page, scores_page, write_page
+from mascot.subject import Subject
+from mascot.task import Task, draw, prompts_for, trained_photos
+
+
+def evaluate(
+    where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int = 4, seed: int = 0, identity: str | None = None,
+    clip: str | None = None, device: str = "auto", live: bool | None = None, photos: Sequence[str | Path] = (), base: str | None = None,
+    family: Family | None = None, progress: Progress = silent,
+) -> Scores:  # fmt: skip
+    """Draw the report's prompts with a trained adapter and score the pictures; writes `scores.json` and `scores.html` beside it.
+
+    `identity` and `clip` name encoders (see `judges_for`). Likeness is measured on the photos that the run learned from, or on `photos`;
+    those of them that it did not learn from are held out, which the copy score needs. Pictures are kept: a call that was cut off, or one
+    with other encoders, draws only what is missing. `family` is the adapter's base where it is loaded already; it comes back as it was.
+    `progress` is called with ('drawing', count), ('picture', file), ('measuring', count) and ('report', Path).
+
+    Raises:
+        UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
+    """
+    adapter, path = resolve_adapter(where)
+    place = scores_place(path)
+    task = set_task(
+        adapter, path, name=str(where.folder if isinstance(where, Run) else where), prompts=prompts, images=images, seed=seed, live=live,
+        photos=photos, base=base,
+    )  # fmt: skip
+    judges = judges_for(task.base, identity, clip, choose_device(device))
+    referee = Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
+    generator, _, _ = open_generator(path, base=base, device=device, family=family)
+    drawn = draw(task, generator, adapter=path, folder=place.evaluation, progress=progress)
+    progress("measuring", len(drawn.taught.files))
+    scores = measure(task, drawn, referee, generator=generator, folder=place.folder)
+    generator.take_off()
+    scores.write(place.scores)
+    write_page(scores_page(scores, place.folder, drawn.untouched.files), place.scores_page)
+    progress("report", place.scores_page)
+    return scores
+
+
+def set_task(
+    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None, images: int, seed: int, live: bool | None,
+    photos: Sequence[str | Path], base: str | None,
+) -> Task:  # fmt: skip
+    """Say what an adapter is asked to draw, before any weight is loaded."""
+    manifest = adapter.manifest
+    if manifest is None:
+        raise UserError(f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote.")
+    subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
+    usual, alive = prompts_for(base or manifest.base, subject, live=live)
+    trained = trained_photos(Run(path.parent), needed=not photos)
+    background = manifest.recipe.get("dataset", {}).get("background", "white")
+    return Task(
+        name=name,
+        base=base or manifest.base,
+        subject=subject,
+        live=alive,
+        templates=usual if prompts is None else tuple(prompts),
+        images=images,
+        seed=seed,
+        knobs=usual_knobs(adapter),
+        photos=read_photos([Path(photo) for photo in photos], background=background).photos if photos else trained,
+        trained=trained,
+    )
+
+
+def scores_place(path: Path) -> Run:
+    """Where the scores of an adapter file lie: in its run's folder, or, for other files, in a folder beside them."""
+    run = Run(path.parent)
+    return run if path == run.adapter and run.recipe.exists() else Run(path.with_name(f"{path.stem}_scores"))
+
+
+def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
+    """Read what `evaluate` wrote of a run or an adapter file, called as it is called here; returns the scores and where they lie.
+
+    Raises:
+        UserError: it is no run, or was not evaluated yet.
+    """
+    path = where.folder if isinstance(where, Run) else Path(where)
+    place = Run(path) if path.is_dir() else scores_place(path)
+    if path.is_dir() and not place.scores.exists():
+        open_run(path)
+    if not place.scores.exists():
+        raise UserError(f"{path} was not evaluated yet; run `mascot evaluate {path}` first.")
+    return Scores.read(place.scores).model_copy(update={"name": str(path)}), place
+
+
+def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path | None = None, progress: Progress = silent) -> Comparison:
+    """Compare two evaluated runs, prompt by prompt and seed by seed; writes a page with their pictures side by side.
+
+    The page lies at `out`, or in the first run's folder; `progress` is called with ('report', Path).
+
+    Raises:
+        UserError: a run was not evaluated, or they were not asked and judged alike.
+    """
+    first, place = read_scores(one)
+    second, there = read_scores(other)
+    found = comparison.compare([first], [second])
+    page = Path(out) if out is not None else place.comparison(Path(os.path.realpath(there.folder)).name)
+    folders = {id(first): place.folder, id(second): there.folder}
+    write_page(comparison_page(found, lambda scores: folders[id(scores)]), page)
+    progress("report", page)
+    return found
+
+
+def calibrate(
+    folders: Sequence[str | Path], *, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None, device: str = "auto"
+) -> tuple[list[Calibration], Judges]:
+    """Score real photos against each other, a row for each folder, by the encoders that judge pictures of a base; with those encoders.
+
+    Raises:
+        UserError: a folder has no usable photo, or an encoder cannot be used.
+    """
+    photos = [read_photos([Path(folder)]).photos for folder in folders]
+    judges = judges_for(base, identity, clip, choose_device(device))
+    return [calibrate_photos(str(folder), some, judges) for folder, some in zip(folders, photos, strict=True)], judges

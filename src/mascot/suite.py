@@ -1,0 +1,279 @@
+"""The paper's protocol over a collection of subjects: every subject is taught in every way, drawn, scored, and averaged in one table.
+
+An arm is one way to teach: a method, or anything else that turns a subject into a recipe. What is finished is never done again, and a
+subject that fails does not stop the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mascot.collection import Collected
+from mascot.engines import Engine, attempt, first_line, in_turn
+from mascot.errors import UserError
+from mascot.intervals import Interval
+from mascot.judges import Judges
+from mascot.progress import Progress, silent
+from mascot.recipe import Recipe
+from mascot.run import Run, replacing
+from mascot.scores import METRICS, REFERENCES, Scores, over_subjects
+
+Teach = Callable[[Recipe, Path], Run]
+"""Trains a recipe into a folder, or goes on with a run that was begun there."""
+Judge = Callable[[Run, "Question"], Scores]
+"""Draws and scores what a question asks of a run, and writes it into the run's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of one run."""
+
+    templates: tuple[str, ...]
+    live: bool
+    images: int
+    seed: int
+    photos: Path
+    """The folder of photos that likeness is measured on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way to teach every subject."""
+
+    name: str
+    """What its folder and its row are called."""
+    recipe: Callable[[Collected], Recipe]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One subject taught in one way."""
+
+    arm: str
+    subject: str
+    recipe: Recipe
+    question: Question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A cell that came to nothing, and why, in one sentence."""
+
+    arm: str
+    subject: str
+    sentence: str
+
+
+class Mean(BaseModel):
+    """A metric over subjects, with its bootstrap interval; no bounds with one subject."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    low: float | None
+    high: float | None
+    subjects: int
+    """That have the metric."""
+
+
+class Standing(BaseModel):
+    """What an evaluated suite came to, as `suite.json` keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    images: int
+    seed: int
+    prompts: int
+    """Asked of each subject at most."""
+    judges: dict[str, str]
+    subjects: tuple[str, ...]
+    """That the means are over: those that every arm has."""
+    arms: dict[str, dict[str, Mean]]
+    """Arm -> metric -> mean over the subjects; the references (real photos, untouched base) are among the metrics."""
+    failures: dict[str, str]
+    """`arm/subject` -> why there is nothing."""
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read it back.
+
+        Raises:
+            UserError: it is not there, or another version wrote it.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; run the suite first.") from None
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{path} is damaged or was written by another version of mascot; run the suite again.") from error
+
+
+@dataclass(kw_only=True)
+class SuiteScores:
+    """Every cell's scores so far."""
+
+    cells: tuple[Cell, ...]
+    scores: dict[tuple[str, str], Scores] = field(default_factory=dict[tuple[str, str], Scores])
+    """By arm and subject."""
+    failures: list[Failure] = field(default_factory=list[Failure])
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """In the order that they were given in."""
+        return tuple(dict.fromkeys(cell.arm for cell in self.cells))
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Those that every arm has been scored on: means of different subjects would not be of the same thing."""
+        named = dict.fromkeys(cell.subject for cell in self.cells)
+        return tuple(subject for subject in named if all((arm, subject) in self.scores for arm in self.arms))
+
+    def of(self, arm: str) -> list[Scores]:
+        """An arm's scores, subject by subject."""
+        return [self.scores[arm, subject] for subject in self.subjects]
+
+    def mean(self, arm: str, name: str) -> Interval | None:
+        """Average one number over the subjects, with its interval; None where no subject has it."""
+        return over_subjects(self.of(arm), name)
+
+    def standing(self) -> Standing:
+        """All means, to be kept."""
+        question = self.cells[0].question
+        known = [*METRICS, *(name for row in REFERENCES.values() for name in row.values())]
+        return Standing(
+            images=question.images,
+            seed=question.seed,
+            prompts=max(len(cell.question.templates) for cell in self.cells),
+            judges=next((dict(scores.judges) for scores in self.scores.values()), {}),
+            subjects=self.subjects,
+            arms={arm: {name: mean for name in known if (mean := self._kept(arm, name)) is not None} for arm in self.arms},
+            failures={f"{failure.arm}/{failure.subject}": failure.sentence for failure in self.failures},
+        )
+
+    def _kept(self, arm: str, name: str) -> Mean | None:
+        found, count = self.mean(arm, name), sum(one.values[name].value is not None for one in self.of(arm))
+        return None if found is None else Mean(mean=found.mean, low=found.low, high=found.high, subjects=count)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFolder:
+    """Where a suite keeps its files."""
+
+    folder: Path
+
+    def run(self, cell: Cell) -> Run:
+        """A cell's run."""
+        return Run(self.folder / cell.arm / cell.subject)
+
+    def traceback(self, cell: Cell) -> Path:
+        """Where in the code a cell failed."""
+        return self.folder / cell.arm / f"{cell.subject}.failure.txt"
+
+    @property
+    def standing(self) -> Path:
+        """All means."""
+        return self.folder / "suite.json"
+
+    @property
+    def page(self) -> Path:
+        """Tables and pictures."""
+        return self.folder / "suite.html"
+
+
+def cells_of(
+    subjects: Sequence[Collected], arms: Sequence[Arm], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
+) -> tuple[Cell, ...]:
+    """Every subject in every way, subject by subject, so that a suite that was stopped early has whole rows; `prompts` by liveness.
+
+    Raises:
+        UserError: a recipe has mistakes, or two arms share a name.
+    """
+    if len({arm.name for arm in arms}) < len(arms):
+        raise UserError("a method is named twice; name each once.")
+    return tuple(
+        Cell(
+            arm=arm.name,
+            subject=subject.name,
+            recipe=arm.recipe(subject),
+            question=Question(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
+        )
+        for subject in subjects
+        for arm in arms
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All that is done for a cell, each only where it is not done yet."""
+
+    place: SuiteFolder
+    teach: Teach
+    judge: Judge
+    judges: Mapping[str, str]
+    """The encoders that scores must be by, as they describe themselves."""
+
+    def __call__(self, cell: Cell) -> Scores | str:
+        """Bring a cell to its end, or say why that cannot be."""
+        return attempt(lambda: self.finish(cell), self.place.traceback(cell))
+
+    def finish(self, cell: Cell) -> Scores:
+        """Train and score what is not trained and scored."""
+        run = self.place.run(cell)
+        if run.recipe.exists() and Recipe.read(run.recipe) != cell.recipe:
+            raise UserError(f"{run.folder} was made with other settings; give another --out, or the settings of then.")
+        if not (run.adapter.exists() and run.recipe.exists()):
+            self.teach(cell.recipe, run.folder)
+        kept = self.recall(cell)
+        return kept if kept is not None else self.judge(run, cell.question)
+
+    def recall(self, cell: Cell) -> Scores | None:
+        """The scores that are kept, None where they do not answer this question."""
+        run, question = self.place.run(cell), cell.question
+        if not run.scores.exists():
+            return None
+        kept = Scores.read(run.scores)
+        asked = tuple(prompt.template for prompt in kept.prompts), kept.live, kept.images, kept.seed
+        same = asked == (question.templates, question.live, question.images, question.seed)
+        return kept if same and all(kept.judges.get(name) == line for name, line in self.judges.items()) else None
+
+
+def evaluate_suite(
+    cells: Sequence[Cell], *, out: Path, teach: Teach, judge: Judge, judges: Judges, engine: Engine = in_turn, progress: Progress = silent
+) -> SuiteScores:
+    """Bring every cell to its end, and keep the means of what there is after each.
+
+    A suite that was stopped in any way goes on when it is called again, and ends in the same scores. Several processes may work on
+    different subjects of one folder. `progress` is called with ('cells', how many), ('cell', Cell) as each ends, ('failure', Failure).
+
+    Raises:
+        UserError: nothing could be scored at all.
+    """
+    place = SuiteFolder(out)
+    work = Work(place=place, teach=teach, judge=judge, judges=judges.describe())
+    found = SuiteScores(cells=tuple(cells))
+    progress("cells", len(cells))
+    for cell, outcome in engine(work, cells):
+        if isinstance(outcome, Scores):
+            found.scores[cell.arm, cell.subject] = outcome
+            progress("cell", cell)
+        else:
+            sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
+            found.failures.append(Failure(arm=cell.arm, subject=cell.subject, sentence=sentence))
+            progress("failure", found.failures[-1])
+        with FileLock(place.folder / "lock"):  # several processes may work on one folder
+            found.standing().write(place.standing)
+    if not found.scores:
+        raise UserError(f"nothing could be scored: {found.failures[0].sentence}")
+    return found
