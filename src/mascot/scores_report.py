@@ -189,7 +189,12 @@ def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str)
 
 def shown(file: Path) -> Image:
     """A picture in the size that pages show."""
-    picture = open_picture(file)
+    return reduced(open_picture(file))
+
+
+def reduced(picture: Image) -> Image:
+    """A copy in that size."""
+    picture = picture.copy()
     picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
     return picture
 

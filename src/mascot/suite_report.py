@@ -1,0 +1,123 @@
+"""A suite in words and pictures: one table in the form of the paper's, differences with intervals, a row of pictures for every subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from types import MappingProxyType
+
+from mascot.comparison import compare
+from mascot.photos import read_photos
+from mascot.scores import METRICS, REFERENCES, Scores, titles
+from mascot.scores_report import Page, Row, Section, Strip, Tile, reduced, tile
+from mascot.suite import SuiteFolder, SuiteScores
+from mascot.tables import NONE, Table, comparison_table, described, digits, judged, remarks
+
+PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
+    "real images": {"identity": 0.774, "clip_i": 0.885},
+    "DreamBooth, Imagen": {"identity": 0.696, "clip_i": 0.812, "clip_t": 0.306},
+    "DreamBooth, Stable Diffusion": {"identity": 0.668, "clip_i": 0.803, "clip_t": 0.305},
+    "Textual Inversion, Stable Diffusion": {"identity": 0.569, "clip_i": 0.780, "clip_t": 0.255},
+})  # fmt: skip
+"""Table 1 of the paper (Ruiz et al. 2023): 30 subjects, 25 prompts, 4 pictures; judged by DINO ViT-S/16 and CLIP ViT-B/32."""
+PAPER_NOTE = (
+    "the paper's rows stand for comparison of order and distance: its base, its photos and its encoders (DINO ViT-S/16, CLIP ViT-B/32) are "
+    "others than those named here"
+)
+SHOWN = 6
+"""Pictures of each subject and arm on the page."""
+
+
+def paper_table(suite: SuiteScores) -> Table:
+    """The paper's table 1: a row for the photos, the untouched base and each arm, means over the subjects, and the paper's own rows."""
+    named = titles([one for arm in suite.arms for one in suite.of(arm)])
+    rows: list[tuple[str, ...]] = []
+    first = suite.arms[0]
+    for title, known in REFERENCES.items():
+        rows.append((title, *(described(suite.mean(first, known[name])) if name in known else NONE for name in METRICS)))
+    rows += [(arm, *(described(suite.mean(arm, name)) for name in METRICS)) for arm in suite.arms]
+    rows += [(f"paper: {title}", *(digits(values.get(name)) for name in METRICS)) for title, values in PAPER.items()]
+    count = len(suite.subjects)
+    return Table(
+        title=f"means over {count} subjects, with 95 % bootstrap intervals over them" if count > 1 else "one subject: no intervals",
+        head=("", *named.values()),
+        rows=tuple(rows),
+        notes=(PAPER_NOTE, *missing_notes(suite), *judged(suite.of(first)), *remarks_of(suite)),
+    )
+
+
+def missing_notes(suite: SuiteScores) -> list[str]:
+    """Which subjects are left out of the means, and why."""
+    left_out = {cell.subject for cell in suite.cells} - set(suite.subjects)
+    said = [f"{failure.arm}, {failure.subject}: {failure.sentence}" for failure in suite.failures]
+    if left_out:
+        said.append(f"left out of the means, as not every row has them: {', '.join(sorted(left_out))}")
+    absent = {
+        f"{METRICS[name].title}: {one.values[name].reason}" for one in suite.scores.values() for name in METRICS if not has(one, name)
+    }
+    return [*said, *sorted(absent)]
+
+
+def has(scores: Scores, name: str) -> bool:
+    """Whether a run has a number."""
+    return scores.values[name].value is not None
+
+
+def remarks_of(suite: SuiteScores) -> list[str]:
+    """What all runs have to be read with; what differs from subject to subject stands in their own files."""
+    every = [set(remarks([one])) for arm in suite.arms for one in suite.of(arm)]
+    return sorted(set.intersection(*every)) if every else []
+
+
+def subjects_table(suite: SuiteScores, name: str) -> Table:
+    """One metric, a row for each subject and a column for each arm."""
+    title = titles([one for arm in suite.arms for one in suite.of(arm)])[name]
+    rows = [(subject, *(digits(suite.scores[arm, subject].values[name].value) for arm in suite.arms)) for subject in suite.subjects]
+    return Table(title=f"{title}, subject by subject", head=("subject", *suite.arms), rows=tuple(rows))
+
+
+def difference_tables(suite: SuiteScores) -> list[Table]:
+    """Each pair of arms, paired by subject; those that were asked about different things (another class noun) have none."""
+    tables: list[Table] = []
+    for one, other in combinations(suite.arms, 2):
+        pairs = (suite.of(one), suite.of(other))
+        if not suite.subjects or any(a.class_noun != b.class_noun for a, b in zip(*pairs, strict=True)):
+            continue
+        table = comparison_table(compare(*pairs))
+        tables.append(Table(title=f"{one} minus {other}, paired by subject", head=("metric", one, other, *table.head[3:]), rows=table.rows))
+    return tables
+
+
+def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
+    """Everything on one page."""
+    return Page(
+        title=f"{len(suite.subjects)} subjects, {', '.join(suite.arms)}",
+        about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
+        sections=(
+            Section(id="scores", title="Scores", tables=(paper_table(suite),)),
+            Section(id="differences", title="Differences", lead="Paired by subject.", tables=tuple(difference_tables(suite))),
+            Section(
+                id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))
+            ),
+            Section(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
+        ),
+    )
+
+
+def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> Row:
+    """A subject's photos, and what each arm draws for the same prompts and seeds."""
+    cells = {cell.arm: cell for cell in suite.cells if cell.subject == subject}
+    photos = read_photos([cells[suite.arms[0]].question.photos]).photos[:SHOWN]
+    strips = [Strip(name="photos", tiles=tuple(Tile(picture=reduced(photo.picture), words=photo.path.name, below="") for photo in photos))]
+    for arm in suite.arms:
+        prompts = suite.scores[arm, subject].prompts
+        places = sorted({(2 * i + 1) * len(prompts) // (2 * SHOWN) for i in range(SHOWN)})
+        tiles = tuple(tile(prompts[k], prompts[k].pictures[0], place.run(cells[arm]).folder, prompts[k].prompt) for k in places)
+        strips.append(Strip(name=arm, tiles=tiles))
+    return Row(title=subject, about="", strips=tuple(strips))
+
+
+def markdown(table: Table) -> str:
+    """A table as documents show it."""
+    lines = ["| " + " | ".join(row) + " |" for row in (table.head, tuple("---" for _ in table.head), *table.rows)]
+    return "\n".join(lines)
