@@ -34,7 +34,7 @@ SUBJECTS = (
 )  # fmt: skip
 """The held-out subjects that no setting and no threshold was looked at on."""
 METHODS = {"DreamBooth": "dreambooth", "LoRA": "lora", "pivotal tuning": "pivotal", "Textual Inversion": "textual-inversion"}
-TOKEN = "sks"
+CALLED = "sks"
 """Named, so that the tables stay what they are whatever word is found for users."""
 MOST_PHOTOS = 5
 FEW_STEPS = 200
@@ -49,7 +49,7 @@ def arm(name: str, *overrides: str, photos: int | None = None, noun: Callable[[C
 
     def recipe(subject: Collected) -> Recipe:
         files = tuple(map(str, starter.subjects()[subject.name].photos))[:photos]
-        return Recipe.preset(overrides=[*USUAL, *overrides], photos=files, class_noun=noun(subject), token=TOKEN)
+        return Recipe.preset(overrides=[*USUAL, *overrides], photos=files, class_noun=noun(subject), token=CALLED)
 
     return Arm(name=name, recipe=recipe)
 
@@ -73,7 +73,7 @@ def arms_of(table: str, steps: int | None) -> list[Arm]:
     if table == "T4":
         none = arm("no noun", *whole, *WITHOUT_PRIOR, noun=lambda _: None)
         return [bare, none, arm("wrong noun", *whole, *WITHOUT_PRIOR, noun=wrong_noun)]
-    return [arm(f"{count} photos", *shorter, few, photos=count) for count in range(1, MOST_PHOTOS + 1)]
+    return [arm(f"{count} photos", *shorter, few, *WITHOUT_PRIOR, photos=count) for count in range(1, MOST_PHOTOS + 1)]
 
 
 def collected(held: HeldOut) -> Collected:
@@ -94,7 +94,7 @@ PAPERS = {
 }
 TITLES = {
     "T1": "T1: methods", "T3": "T3: prior preservation", "T4": "T4: the class noun (all without prior preservation)",
-    "T5": "T5: the number of photos",
+    "T5": "T5: the number of photos (without prior preservation, 200 steps)",
 }  # fmt: skip
 
 

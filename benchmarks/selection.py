@@ -26,6 +26,7 @@ from mascot import starter
 from mascot.adapter import Adapter
 from mascot.captions import fill
 from mascot.choosing import ROUNDS, SEED, noise
+from mascot.collection import spread
 from mascot.errors import UserError
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot
@@ -387,7 +388,7 @@ def main(  # noqa: PLR0917 - the command's options
         sitting = seat(known[name], keep, kept, every)
         sitting.train()
         easel = Easel(family=load_base(sitting.recipe), gallery=Gallery(keep / name / "gallery"), judges=judges)
-        lists = [suite.for_subject(live=sitting.held.live)[:prompts] for suite in (STARTER_VALIDATION, STARTER)]
+        lists = [spread(suite.for_subject(live=sitting.held.live), prompts) for suite in (STARTER_VALIDATION, STARTER)]
         validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)
         answers, why = answers_by_rule(validation, fixed=fixed, window=window, threshold=threshold, patience=patience, budget=budget)

@@ -135,8 +135,30 @@ def generate(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos; none with --suite.", show_default=False),
+    ] = None,
     *,
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            help="Teach and score every subject of a collection (prompts_and_classes.txt and a folder of photos for each subject).",
+            show_default=False,
+        ),
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="With --suite: methods, with commas.", show_default=False)] = None,
+    subjects: Annotated[str | None, typer.Option(help="With --suite: these subjects alone, with commas.", show_default=False)] = None,
+    cut: Annotated[
+        int | None, typer.Option("--prompts", min=1, help="With --suite: so many of each list's prompts.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --suite: change any setting of every run: --set training.steps=200.", show_default=False),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="With --suite: local, or ray.", show_default=False)] = None,
+    address: Annotated[str | None, typer.Option(help="With --engine ray: a cluster's address.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="With --suite: its folder, which a later call goes on with.", show_default=False)] = None,
     real: Annotated[bool, typer.Option("--real", help="Score photos against each other: the ceiling, a row for each folder.")] = False,
     prompts: Annotated[
         list[str] | None,
@@ -154,12 +176,33 @@ def evaluate(
     ] = None,
     identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
-    base: Annotated[str | None, typer.Option(help="Another place where the adapter's base lies.", show_default=False)] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Another place where the adapter's base lies; with --suite, the base to teach.", show_default=False)
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where it runs; auto takes an accelerator.")] = "auto",
 ) -> None:
     """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
-    from mascot.terminal import calibrate_visibly, evaluate_visibly
+    from mascot.terminal import calibrate_visibly, evaluate_visibly, suite_visibly
 
+    judged = {"identity": identity, "clip": clip, "device": device, **({"base": base} if base else {})}
+    of_suite = {
+        "methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides, "engine": engine,
+        "address": address,
+    }  # fmt: skip
+    given = {key: value for key, value in of_suite.items() if value is not None and value != []}
+    if suite is not None:
+        if runs or real or prompts or photos or live is not None:
+            raise UserError(
+                "--suite trains its own runs on its own photos and prompts; leave runs, --real, --prompt, --photos and --live out."
+            )
+        suite_visibly(suite, out, images=images, seed=seed, **judged, **given)
+        return
+    if given or out is not None:
+        raise UserError(
+            "--methods, --subjects, --prompts, --set, --engine, --address and --out are for --suite; give --suite DIR with them."
+        )
+    if not runs:
+        raise UserError("there is nothing to evaluate; give a run's folder, or --suite DIR.")
     if not real:
         evaluate_visibly(
             runs, prompts=prompts or None, images=images, seed=seed, live=live, photos=photos or (), identity=identity, clip=clip,
@@ -168,7 +211,12 @@ def evaluate(
         return
     if prompts or photos or live is not None:
         raise UserError("--real draws nothing; give folders of photos with --identity, --clip, --base and --device alone.")
-    calibrate_visibly(runs, identity=identity, clip=clip, device=device, **({"base": base} if base else {}))
+    calibrate_visibly(runs, **judged)
+
+
+def names(listed: str | None) -> list[str] | None:
+    """Names between commas; None where nothing was given."""
+    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.run import Run, fresh_path
+from mascot.suite_report import difference_tables, paper_table
 from mascot.tables import NONE, calibration_table, comparison_table, means_table, runs_table
 from mascot.tables import Table as Scored
 
@@ -156,6 +158,33 @@ def evaluate_visibly(runs: Sequence[Path], **options: Any) -> None:
     show_table(console, means_table(scores))
     for watch in watches:
         console.print(f"pictures: {watch.page}", markup=False, soft_wrap=True)
+
+
+def suite_visibly(folder: Path, out: Path | None, **options: Any) -> None:
+    """Evaluate a collection with a progress bar, print the table, and say where everything lies."""
+    quiet_libraries()
+    console = Console()
+    place = out or Path("runs") / f"suite-{Path(os.path.realpath(folder)).name}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    pages: list[Path] = []
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("teaching, drawing, scoring", total=None)
+
+        def watch(phase: str, facts: Any) -> None:
+            if phase == "cells":
+                bar.update(task, total=facts)
+            elif phase in {"cell", "failure"}:
+                bar.advance(task)
+                said = f"{facts.sentence}" if phase == "failure" else "done"
+                console.print(f"{facts.subject}, {facts.arm}: {said}", markup=False)
+            elif phase == "report":
+                pages.append(facts)
+
+        found = verbs.evaluate_suite(folder, out=place, progress=watch, **options)
+    show_table(console, paper_table(found))
+    for table in difference_tables(found):
+        show_table(console, table)
+    console.print(f"pictures: {pages[0]}", markup=False, soft_wrap=True)
 
 
 class EvaluationWatch:
