@@ -37,8 +37,8 @@ METHODS = {"DreamBooth": "dreambooth", "LoRA": "lora", "pivotal tuning": "pivota
 CALLED = "sks"
 """Named, so that the tables stay what they are whatever word is found for users."""
 MOST_PHOTOS = 5
-FEW_STEPS = 200
-"""For the sixty runs of T5: where choosing stopped on the bundled subject."""
+FEW_STEPS = 150
+"""For the sixty runs of T5."""
 USUAL = ("previews.every=0", "choose.active=false")
 """Fixed steps and the preset's knobs in every row: this compares ways to teach, and `selection.py` compares ways to choose."""
 WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
@@ -94,7 +94,7 @@ PAPERS = {
 }
 TITLES = {
     "T1": "T1: methods", "T3": "T3: prior preservation", "T4": "T4: the class noun (all without prior preservation)",
-    "T5": "T5: the number of photos (without prior preservation, 200 steps)",
+    "T5": f"T5: the number of photos (without prior preservation, {FEW_STEPS} steps)",
 }  # fmt: skip
 
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from mascot.generator import Knobs as Knobs
     from mascot.recipe import Recipe as Recipe
     from mascot.run import Run as Run
+    from mascot.scores import Scores as Scores
     from mascot.verbs import compare as compare
     from mascot.verbs import doctor as doctor
     from mascot.verbs import evaluate as evaluate
+    from mascot.verbs import evaluate_suite as evaluate_suite
     from mascot.verbs import generate as generate
     from mascot.verbs import sweep as sweep
     from mascot.verbs import train as train
@@ -31,15 +33,17 @@ PUBLIC = {
     "Knobs": "mascot.generator",
     "Recipe": "mascot.recipe",
     "Run": "mascot.run",
+    "Scores": "mascot.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.verbs",
     "doctor": "mascot.verbs",
     "evaluate": "mascot.verbs",
+    "evaluate_suite": "mascot.verbs",
     "generate": "mascot.verbs",
     "sweep": "mascot.verbs",
     "train": "mascot.verbs",
 }
-__all__ = ["Knobs", "Recipe", "Run", "UserError", "compare", "doctor", "evaluate", "generate", "sweep", "train"]
+__all__ = ["Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "doctor", "evaluate", "evaluate_suite", "generate", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:
