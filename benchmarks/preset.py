@@ -103,9 +103,9 @@ def main(
         recipe = Recipe.preset(
             overrides=[*(overrides or []), "previews.every=0"], photos=tuple(str(p) for p in held.photos), class_noun=held.class_noun
         )
-        verbs.train(recipe, out=runs / name, report=False)
+        run = verbs.train(recipe, out=runs / name, report=False)
         generator, _, _ = verbs.open_generator(runs / name)
-        trained.append(score(generator, held, recipe.token, recipe.knobs, judges))
+        trained.append(score(generator, held, Recipe.read(run.recipe).subject.token, recipe.knobs, judges))
         untouched.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, judges))
         real.append(real_similarity(judges[0].embed(read(held.photos))) or 0.0)
         show(name, trained[-1])

@@ -22,7 +22,7 @@ def bad_commands() -> list[Command]:
     """All of them, in a fixed order; no two have the same words and files."""
     return [
         *_usage(), *_wrong_values(), *_unknown_settings(), *_overrides(), *_recipes(), *_photos(), *_captions(), *_places(), *_bases(),
-        *_resumed(), *_adapters(), *_pictures(), *_checkups(),
+        *_resumed(), *_adapters(), *_pictures(), *_checkups(), *_sweeps(), *_knobs(), *_tokens(),
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ WRONG_VALUES = {
     "base": ("3", "[]"),
     "photos": ("3", "[]", "none", "[1]"),
     "seed": ("-1", "1.5", "4294967296", "soon", "none", "[1]"),
-    "token": ("''", "3", "' '", "none"),
+    "token": ("''", "3", "' '"),
     "class_noun": ("7",),
     "device": ("gpu", "1", "none", "cuda:0"),
     "precision": ("fp8", "32", "none"),
@@ -352,3 +352,87 @@ def _checkups() -> Iterator[Command]:
     yield doctor("did you mean 'ddim'", "photos", "--base", "base", *PLAIN, "--set", "knobs.solver=ddmi")
     yield doctor("method.rank", "photos", "--base", "base", "--set", "method.rank=0")
     yield doctor("no such option", "photos", "--mesure")
+
+
+def _sweeps() -> Iterator[Command]:
+    recipe = b'photos = ["photos"]\nbase = "base"\nclass_noun = "dog"\ndevice = "cpu"'
+
+    def sweep(says: str, *words: str, text: bytes = recipe, over: str = "method.rank=2,4", out: str = "out") -> Command:
+        return _command(
+            says,
+            "sweep",
+            "own/recipe.toml",
+            "--over",
+            over,
+            "--out",
+            out,
+            "--set",
+            "prior.count=0",
+            *words,
+            files={"own/recipe.toml": text},
+        )
+
+    yield _command("--over", "sweep", "none.toml")
+    yield _command("none.toml does not exist", "sweep", "none.toml", "--over", "method.rank=2")
+    yield sweep("method.rnk is not a setting; did you mean 'rank'", over="method.rnk=2")
+    yield sweep("method.rank = 0", over="method.rank=2,0")
+    yield sweep("has an empty value", over="method.rank=")
+    yield sweep("has an empty value", over="method.rank=2,,4")
+    for over in ("method.rank", "=2", "", "method..rank=2"):
+        yield sweep("not of the form key=value,value", over=over)
+    yield sweep("has the value 2 twice", over="method.rank=2,2")
+    yield sweep("give --trials N too", over="method.rank=1..8")
+    yield sweep("are the same setting", "--over", "training.steps=1", over="steps=2")
+    yield sweep("is given twice", "--over", "method.rank=8")
+    yield sweep("does not exist", over="base=base,nowhere")
+    yield sweep("unknown method", over="method=lorra")
+    yield sweep("did you mean 'identity'", "--by", "idenity")
+    yield sweep("did you mean 'ray'", "--engine", "rey")
+    yield sweep("--address is for", "--address", "a.cluster")
+    for option in ("--trials", "--images"):
+        for value in ("0", "x", ""):
+            yield sweep(option, option, value)
+    yield sweep("empty prompt", "--prompt", "")
+    yield sweep("did you mean 'subject'", "--prompt", "a {subjekt}")
+    yield sweep("not of the form key=value", "--set", "rank")
+    yield sweep("did you mean 'steps'", "--set", "training.stepz=3")
+    yield sweep("nowhere cannot be read", text=b'photos = ["nowhere"]\nbase = "base"')
+    yield sweep("no photos", text=b'photos = ["empty"]\nbase = "base"')
+    yield sweep("photos", text=b'base = "base"')
+    yield sweep("not valid TOML", text=b"photos = ")
+    for place in ("/dev/null", "note.txt", "note.txt/sweep"):
+        yield sweep("cannot be written", out=place)
+
+
+def _knobs() -> Iterator[Command]:
+    def turn(says: str, *words: str, what: str = "adapter.safetensors", over: str = "guidance=3") -> Command:
+        return _command(says, "sweep", what, "--over", over, *words)
+
+    yield turn("did you mean 'guidance'", over="guidnce=3")
+    yield turn("guidance=x", over="guidance=3,x")
+    yield turn("guidance=-1", over="guidance=-1")
+    yield turn("has an empty value", over="guidance=")
+    yield turn("at the values that are given", over="guidance=1..3")
+    yield turn("a seed is a whole number", over="seed=-1")
+    yield turn("1 to 3 axes", "--over", "steps=1", "--over", "unet_scale=1", "--over", "text_scale=1")
+    yield turn("knobs are only drawn", "--trials", "3")
+    yield turn("knobs are only drawn", "--by", "clip_t")
+    yield turn("unknown placeholder", "--prompt", "a {dog}")
+    yield turn("empty prompt", "--prompt", "")
+    for place in ("photos", "note.txt/grid.png", "/dev/null/grid.png"):
+        yield turn("cannot be written", "--out", place)
+    yield turn("does not exist", what="nowhere")
+    yield turn("not a mascot run", what="photos")
+    yield turn("not trained to the end", what="unfinished")
+
+
+def _tokens() -> Iterator[Command]:
+    yield _command("does not exist", "token", "--base", "nowhere")
+    yield _command("the base is empty", "token", "--base", "")
+    yield _command("model hub", "token", "--base", "nobody/nothing")
+    yield _command("model_index.json", "token", "--base", "photos")
+    yield _command("cannot be loaded", "token", "--base", "bases/no_vae")
+    for option, values in {"--count": ("0", "101", "x"), "--candidates": ("0", "x"), "--seed": ("-1", "x")}.items():
+        for value in values:
+            yield _command(option, "token", option, value)
+    yield _command("no such option", "token", "--bse", "base")

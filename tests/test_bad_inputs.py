@@ -16,6 +16,7 @@ import pytest
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
 from mascot import cli, prior
+from mascot.run import Run
 from mascot.trainer import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +141,30 @@ def test_a_folder_that_may_not_be_written_is_refused(
     refused(["train", "photos", "--base", "base", "--out", "/proc/run", *PLAIN], here, monkeypatch, capfd)
 
 
+ABSENT = {
+    "train photos --base base --out out --set device=mps --set prior.count=0": "give --set device=cpu.",
+    "doctor photos --base base --no-measure --set device=mps": "give --set device=cpu.",
+    "sweep own/recipe.toml --over device=cpu,mps --out out": "give --set device=cpu.",
+    "evaluate adapter.safetensors --photos photos --device mps": "give --device cpu.",
+    "evaluate photos --real --device mps": "give --device cpu.",
+    "train --resume --out own": "resume it where there is one, or start a new --out with --set device=cpu.",
+}
+"""A command that asks for a device that is not there -> what it can be told in its place."""
+
+
+@pytest.mark.parametrize("line", ABSENT)
+def test_a_device_that_is_not_there_is_refused_with_an_option_that_this_command_has(
+    line: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (here / "own").mkdir()
+    text = 'photos = ["photos"]\nbase = "base"\nclass_noun = "dog"\ndevice = "mps"\n[method]\nname = "lora"\n'
+    (here / "own" / "recipe.toml").write_text(text)
+    said = refused(line.split(), here, monkeypatch, capfd)
+    assert said.startswith("this machine has no mps device; ")
+    assert said.strip().endswith(ABSENT[line])
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -171,6 +196,14 @@ def test_a_file_left_behind_is_noticed(here: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cli, "main", leave_a_file)
     with pytest.raises(AssertionError, match=r"left\.tmp"):
         refused([], here, monkeypatch, capfd)
+
+
+def test_a_sweep_whose_folder_is_in_use_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (here / "own").mkdir()
+    (here / "own" / "recipe.toml").write_text('photos = ["photos"]\nbase = "base"\nclass_noun = "dog"\ndevice = "cpu"\n')
+    with Run(here / "out").locked():
+        words = ["sweep", "own/recipe.toml", "--over", "method.rank=2,4", "--out", "out", "--set", "prior.count=0"]
+        assert "in use by another mascot process" in refused(words, here, monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("said", ["mascot: no.\nmascot: no.\n", "Traceback\n", "mascot: it is not done\n", "mascot: \n", ""])

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mascot.crops import Size, crop
 from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, mask, to_pixels
+from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.latents import gaussian, sample, seeded
@@ -170,8 +171,8 @@ def made_from(
     pictures = [photo("class").picture] * classes
     subject = Subject("sks", "dog")
     return make_dataset(
-        photos, pictures, stage=stage, subject=subject, class_caption="a photo of a dog", settings=settings, prior_weight=weight,
-        preserve=preserve,
+        photos, pictures, encoders=Encoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
+        prior_weight=weight, preserve=preserve,
     )  # fmt: skip
 
 
@@ -251,7 +252,7 @@ class Counting:
 def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stage) -> None:
     framing = Framing(original=SQUARE, target=SQUARE)
     counting = Counting(stage)
-    conditions = Conditions(counting)  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
+    conditions = Conditions(Encoders(counting))  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
     prompts = ["a dog", "a cat", "a dog"]
     for _ in range(2):
         rows = conditions(prompts, [framing] * 3)["encoder_hidden_states"]

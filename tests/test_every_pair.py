@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mascot import verbs
+from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
@@ -89,9 +90,8 @@ def material_of(recipe: Recipe, base: Family, stage: Stage) -> Material:
     """One stage's examples, of one photo, without class pictures; an earlier stage of a cascade learns from smaller ones."""
     photos = read_subject(recipe)
     one = replace(photos, photos=photos.photos[:1])
-    return Material(
-        recipe=recipe, photos=one, stage=stage, resolution=SIDE * stage.resolution // base.stages[-1].resolution, class_pictures=[]
-    )
+    side = SIDE * stage.resolution // base.stages[-1].resolution
+    return Material(recipe=recipe, photos=one, encoders=Encoders(stage), resolution=side, class_pictures=[])
 
 
 def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[Learner, float]]:

@@ -177,7 +177,7 @@ def test_none_is_absence_where_a_setting_may_be_absent(key: str, spelling: str, 
 
 
 def test_none_is_a_word_where_a_setting_is_a_text(tmp_path: Path) -> None:
-    assert preset("token='none'").token == "none"  # noqa: S105 - the word that means the subject
+    assert preset("dataset.background='none'").dataset.background == "none"
     assert preset(file="[knobs]\nnegative = 'none'", folder=tmp_path).knobs.negative == "none"
 
 

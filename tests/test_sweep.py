@@ -108,6 +108,21 @@ def test_all_is_done_once_and_ranked(whole: tuple[Leaderboard, Path]) -> None:
         assert 'X Type: method.rank, X Values: "2, 4", Y Type: training.steps, Y Values: "1, 2"' in picture.text["parameters"]
 
 
+def test_the_page_leads_to_the_runs_that_have_scores(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
+    """It is written anew by each call, even where nothing is left to do; a grid of an earlier sweep is not this one's."""
+    board, folder = whole
+    name = board.entries[0].name
+    (folder / "runs" / name / "scores.html").write_text("scores")
+    told: list[tuple[str, Any]] = []
+    swept(values, folder, Fake(), progress=lambda phase, facts: told.append((phase, facts)))
+    text = (folder / "leaderboard.html").read_text(encoding="utf-8")
+    assert told[-1] == ("page", folder / "leaderboard.html")
+    assert text.count('<a href="runs/') == text.count(f'<a href="runs/{name}/scores.html">') == 1
+    assert text.count("<img") == 4 + 1
+    swept(values, folder, Fake(), draw=None)
+    assert "<img" not in (folder / "leaderboard.html").read_text(encoding="utf-8")
+
+
 def test_a_second_call_does_nothing_and_says_the_same(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
     fake = Fake()
     assert swept(values, whole[1], fake) == whole[0]
@@ -203,7 +218,7 @@ def test_a_misspelt_metric_is_found_after_one_run(values: dict[str, Any], tmp_pa
 def test_progress_is_told(values: dict[str, Any], tmp_path: Path) -> None:
     heard: list[str] = []
     swept(values, tmp_path / "out", Fake(), progress=lambda phase, _: heard.append(phase))
-    assert heard == ["points", *["entry"] * 4, "leaderboard", "grid"]
+    assert heard == ["points", *["entry"] * 4, "leaderboard", "grid", "page"]
 
 
 SEARCH = {"over": {"method.rank": [2, 4, 8], "method.rate": Range(1e-5, 1e-3)}, "trials": 6}

@@ -1,4 +1,4 @@
-"""Laws of tokens: what is rare in a vocabulary, what a word means to a base, and that a word with a meaning stands behind one without."""
+"""Laws of tokens: what a word means to a base, and that a word with a meaning stands behind one without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
 from mascot import tokens
 from mascot.errors import UserError
@@ -21,45 +20,15 @@ from mascot.families import load_family
 from mascot.gallery import Gallery, open_picture
 from mascot.generator import Generator, Knobs
 from mascot.judges import Judges, judges_for
-from mascot.pipelines import LoadedStage
-from mascot.tokens import (
-    Candidate,
-    Examiner,
-    Findings,
-    Sign,
-    ends_of_alike,
-    ends_of_match,
-    find_tokens,
-    open_examiner,
-    placed,
-    rare_words,
-    rows_of,
-    search,
-    spell,
-    usual_token,
-)
-from tiny import WORDS, text_config, tiny_clip_tokenizer
+from mascot.naming import open_examiner
+from mascot.rarity import rare_words
+from mascot.tokens import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of
+from rare_vocabularies import RARE, plant, rare_base
+from tiny import tiny_clip_tokenizer
 from tiny_families import tiny_base as tiny_family
 
-RARE = ("vrk", "xqz", "zj", "bwx", "qol")
-"""Words that stand at the end of the tiny vocabularies."""
-NOT = ("gzkq", "ape", "sks", "k9")
-"""What stands there too and is no candidate: too long, a known word, told apart, no letters."""
 QUICK = Knobs(steps=1, guidance=1)
 EMBEDDED = "starter"
-
-
-def clip_tokenizer(last: Sequence[str] = (*RARE, *NOT), first: Sequence[str] = ("jwv",)) -> CLIPTokenizer:
-    """The tiny tokenizer with words that it merged first and last."""
-    return tiny_clip_tokenizer((*first, *(word for word in WORDS if word not in last), *last))
-
-
-def t5_tokenizer(last: Sequence[str] = (*RARE, *NOT), sentinels: int = 0) -> T5Tokenizer:
-    """A unigram tokenizer: frequent words, rare words, and letters that begin no word."""
-    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
-    vocab += [(f"\u2581{word}", -3.0) for word in (*(word for word in WORDS[1:] if word not in last), *last)] + [("wkx", -5.0)]
-    vocab += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
-    return T5Tokenizer(vocab=vocab, extra_ids=sentinels, model_max_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -70,59 +39,11 @@ def judges() -> Judges:
 @pytest.fixture
 def base(tiny_base: Path) -> Generator:
     """The tiny base with a vocabulary that has rare words, of which `vrk` is to it what `dog` is."""
-    family = load_family(str(tiny_base), device="cpu", precision="fp32")
-    stage = family.stages[0]
-    assert isinstance(stage, LoadedStage)
-    tokenizer = clip_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = CLIPTextModel(text_config(tokenizer)).eval().requires_grad_(requires_grad=False)
-    plant(encoder, tokenizer, "vrk", "dog")
-    stage.tokenizers["text_encoder"], stage.loaded["text_encoder"] = tokenizer, encoder
-    return Generator(family)
-
-
-def plant(encoder: Any, tokenizer: Any, word: str, meaning: str) -> None:
-    """Let a word mean what another one does."""
-    table = encoder.get_input_embeddings().weight
-    to, source = tokenizer.convert_tokens_to_ids([f"{word}</w>", f"{meaning}</w>"])
-    table.data[to] = table.data[source]
+    return Generator(rare_base(tiny_base))
 
 
 def examiner(base: Generator, judges: Judges, folder: Path, **options: Any) -> Examiner:
     return Examiner(base, judges, Gallery(folder), knobs=QUICK, pictures=2, **options)
-
-
-@pytest.mark.parametrize(
-    "tokenizer", [clip_tokenizer(), t5_tokenizer(), t5_tokenizer(sentinels=100)], ids=["merges", "unigrams", "sentinels"]
-)
-def test_rare_words_are_short_whole_and_unknown(tokenizer: Any) -> None:
-    """Frequent words, pieces of words, long and known words and sentinels are none, wherever they stand."""
-    found = rare_words({"text_encoder": tokenizer})
-    assert set(RARE) <= set(found)
-    assert not {*NOT, "jwv", "gz", "gzk", "wkx"} & set(found)
-    assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in found)
-
-
-def test_a_piece_of_a_word_does_not_hide_the_word() -> None:
-    """`xqz` is merged as a beginning (of `xqzw`) after it was merged as a word."""
-    assert "xqz" in rare_words({"text_encoder": clip_tokenizer((*RARE, "xqzw"))})
-
-
-def test_rare_is_rare_to_every_tokenizer() -> None:
-    both = {"text_encoder": clip_tokenizer(("vrk", "zj")), "text_encoder_2": t5_tokenizer(("zj", "bwx"))}
-    assert rare_words(both) == ["zj"]
-    frequent = {"text_encoder": clip_tokenizer(("vrk", "zj")), "text_encoder_2": clip_tokenizer(("vrk",), first=("zj",))}
-    assert rare_words(frequent) == ["vrk"]
-
-
-def test_how_a_word_is_spelled() -> None:
-    one, two = spell({"text_encoder": clip_tokenizer(), "text_encoder_2": t5_tokenizer((), sentinels=100)}, "vrk")
-    assert one.rank == clip_tokenizer().convert_tokens_to_ids("vrk</w>")
-    assert one.size == len(clip_tokenizer()) - 2, "both ends are no words"
-    assert one.describe() == f"text_encoder: one token, {one.rank} of {one.size}"
-    assert two.rank is None
-    assert two.describe() == "text_encoder_2: 4 tokens (\u2581 v r k)"
 
 
 @given(st.floats(-1, 1), st.floats(-1, 0.4), st.floats(0.05, 0.6))
@@ -215,7 +136,7 @@ def refuse(*_: Any) -> Any:
 
 def test_fewer_candidates_are_those_that_read_least(base: Generator, judges: Judges, tmp_path: Path) -> None:
     ours = examiner(base, judges, tmp_path)
-    least = sorted(RARE, key=lambda word: ours.read(word).value)
+    least = sorted(RARE, key=lambda word: ours.reader.read(word).value)
     assert {one.token for one in ours.find(candidates=2)} == set(least[:2])
 
 
@@ -230,7 +151,7 @@ def test_progress_counts_every_picture(base: Generator, judges: Judges, tmp_path
 
 def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: Judges, tmp_path: Path) -> None:
     ours = examiner(base, judges, tmp_path)
-    assert all(ours.read(noun).noun != noun for noun in ours.nouns)
+    assert all(ours.reader.read(noun).noun != noun for noun in ours.nouns)
     assert {"dog", "cat", "hat", "toy"} == set(ours.nouns), "those that the tiny vocabulary keeps whole"
 
 
@@ -243,27 +164,14 @@ def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path, mo
     knobs = QUICK.model_copy(update={"height": side, "width": side})
     ours = Examiner(base, judges, Gallery(tmp_path / "gallery"), knobs=knobs, pictures=2)
     (found,) = ours.examine(["sks"])
-    assert [spelling.encoder for spelling in found.spellings] == list(ours.tokenizers)
+    assert [spelling.encoder for spelling in found.spellings] == list(ours.reader.tokenizers)
     assert found.read.noun in ours.nouns
     assert -1 <= found.read.value < 0.999
     assert found.meaning >= 0
 
 
-def test_what_the_terminal_shows(base: Generator, judges: Judges, tmp_path: Path) -> None:
-    ours = examiner(base, judges, tmp_path)
-    found = Findings(
-        tokens=tuple(ours.find(count=2)), folklore=ours.examine(["sks"])[0], rare=5, nouns=ours.references, judges=judges.describe()
-    )
-    rows = rows_of(found)
-    assert [name for name, _ in rows[:3]] == [*(one.token for one in found.tokens), "sks"]
-    assert f"{found.tokens[0].meaning:.2f}: means" in rows[0][1]
-    assert "one token" in rows[0][1]
-    assert "rifle" in rows[2][1]
-    assert all(line in dict(rows).values() for line in judges.describe().values())
-
-
 def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: Judges, tmp_path: Path) -> None:
-    given = tokens.tokenizers_of(base)
+    given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer()
     ours = examiner(base, judges, tmp_path)
@@ -272,7 +180,7 @@ def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: Jud
 
 
 def test_a_vocabulary_without_nouns_is_refused(base: Generator, judges: Judges, tmp_path: Path) -> None:
-    given = tokens.tokenizers_of(base)
+    given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer(("dog", *RARE))
     with pytest.raises(UserError, match="no nouns to compare"):
@@ -282,7 +190,7 @@ def test_a_vocabulary_without_nouns_is_refused(base: Generator, judges: Judges, 
 def test_the_embedded_base_has_candidates() -> None:
     """Its vocabulary's own numbers give enough of them, and none is a word of its captions."""
     family = load_family(EMBEDDED, device="cpu", precision="fp32")
-    words = rare_words(tokens.tokenizers_of(Generator(family)))
+    words = rare_words(tokenizers_of(family))
     assert len(words) > 20
     assert not {"fan", "jar", "bye", "dog", "as", "we"} & set(words)
 
@@ -293,7 +201,7 @@ def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: Judges, tmp_
     ours = open_examiner(EMBEDDED, folder=tmp_path)
     before = {one.token: one for one in ours.examine(["fy", "ua", "dly"])}
     stage: Any = ours.generator.family.stages[0]
-    plant(stage.text_part("text_encoder"), ours.tokenizers["text_encoder"], "fy", "panda")
+    plant(stage.text_part("text_encoder"), ours.reader.tokenizers["text_encoder"], "fy", "panda")
     planted = Examiner(ours.generator, judges, Gallery(tmp_path / "planted"))
     after = {one.token: one for one in planted.examine(["fy", "ua", "dly"])}
     assert max(after, key=lambda token: after[token].meaning) == "fy"
@@ -303,14 +211,3 @@ def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: Judges, tmp_
     assert after["fy"].alike.value > before["fy"].alike.value + 0.1
     assert after["fy"].matched.value > before["fy"].matched.value + 0.1
     assert after["ua"].meaning == pytest.approx(before["ua"].meaning, abs=0.01)
-
-
-@pytest.mark.slow
-def test_the_usual_token_of_the_embedded_base_means_little(judges: Judges, tmp_path: Path) -> None:
-    found = search(EMBEDDED, folder=tmp_path)
-    best = found.tokens[0]
-    assert best.meaning < tokens.LITTLE
-    assert best.meaning < found.folklore.meaning
-    assert usual_token(EMBEDDED, folder=tmp_path) == best.token
-    family = load_family(EMBEDDED, device="cpu", precision="fp32")
-    assert tuple(find_tokens(Generator(family), judges, Gallery(tmp_path))) == found.tokens

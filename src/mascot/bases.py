@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from mascot.encodings import Encodings
 from mascot.personalization import load_base
 from mascot.protocols import Family
 from mascot.recipe import Recipe
@@ -55,6 +56,9 @@ class Bases:
 
     def __init__(self) -> None:
         self._kept: Kept | None = None
+        self._encoded: tuple[Loading, str] | None = None
+        self.encodings = Encodings()
+        """What the encoders of the base that is lent said so far, in all runs: of no use beside another base."""
 
     @contextmanager
     def lend(self, recipe: Recipe) -> Generator[Family]:
@@ -67,6 +71,8 @@ class Bases:
         if kept is None or kept.loading != loading_of(recipe):
             del kept  # out of memory before the next one comes in
             kept = Kept.load(recipe)
+        if self._encoded != (kept.loading, kept.family.identity):  # a base that was only loaded again says the same again
+            self._encoded, self.encodings = (kept.loading, kept.family.identity), Encodings()
         yield kept.family
         for stage in kept.family.stages:
             stage.release_encoders(text=True)

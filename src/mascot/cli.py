@@ -29,7 +29,9 @@ ClassNoun = Annotated[str | None, typer.Option(help="What kind of thing it is: d
 Base = Annotated[
     str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)
 ]
-Token = Annotated[str | None, typer.Option(help="The word that will mean the subject.", show_default=False)]
+Token = Annotated[
+    str | None, typer.Option(help="The word that will mean the subject; the base is asked for one when not given.", show_default=False)
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
 Seed = Annotated[int | None, typer.Option(help="Decides everything random.", show_default=False)]
@@ -266,12 +268,12 @@ def token(
     base: Base = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="Tokens to show.")] = 5,
     candidates: Annotated[int, typer.Option(min=1, max=10_000, help="Rare words to draw.")] = 16,
-    seed: Seed = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which rare words are looked at, and what is drawn of them.")] = 0,
 ) -> None:
     """Find words that mean nothing in particular to a base: what to call a subject."""
     from mascot.terminal import token_visibly
 
-    token_visibly(base or "starter", count=count, candidates=candidates, seed=seed or 0)
+    token_visibly("starter" if base is None else base, count=count, candidates=candidates, seed=seed)
 
 
 @app.command()

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from mascot.captions import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.crops import Crop, Size, buckets, crop, nearest_bucket
+from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.latents import join, seeded
 from mascot.photos import Photo, printable
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
+from mascot.protocols import Batch, Conditioning, Framing, Latents
 from mascot.subject import Subject
 
 
@@ -164,7 +165,7 @@ def sizes_for(photos: Sequence[Photo], settings: Settings, resolution: int, mult
 
 
 def make_dataset(
-    photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, stage: Stage, subject: Subject, class_caption: str,
+    photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, encoders: Encoders, subject: Subject, class_caption: str,
     settings: Settings, prior_weight: float, preserve: bool = False,
 ) -> Dataset:  # fmt: skip
     """Crop, encode and caption everything once; `preserve` keeps the class by the base's own answers, and takes no class pictures.
@@ -175,7 +176,7 @@ def make_dataset(
     assert not (preserve and class_pictures), "either class pictures or preserved answers accompany the subject"
     if settings.masked is not None:
         check_masks(photos)
-    preserve = preserve and prior_weight > 0
+    preserve, stage = preserve and prior_weight > 0, encoders.stage
     sizes = sizes_for(photos, settings, settings.resolution or stage.resolution, stage.multiple)
     groups: dict[Size, list[Example]] = defaultdict(list)
     for photo, size in zip(photos, sizes, strict=True):
@@ -184,13 +185,13 @@ def make_dataset(
         class_prompts = tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
         for flip in (False, True) if settings.flip else (False,):
             cut = crop(photo, size, flip=flip)
-            example = replace(encode(cut, stage, prompts, photo.path), class_prompts=class_prompts)
+            example = replace(encode(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
             groups[size].append(example if settings.masked is None else mask(example, cut, settings.masked))
     prior: dict[Size, tuple[Example, ...]] = {}
     if prior_weight:
         for size in groups:
             cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_pictures]
-            prior[size] = tuple(encode(cut, stage, (class_caption,), None) for cut in cuts)
+            prior[size] = tuple(encode(cut, encoders, (class_caption,), None) for cut in cuts)
     taught = {size: tuple(group) for size, group in groups.items()}
     return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)
 
@@ -240,24 +241,23 @@ def choose(prompts: Sequence[str], generator: torch.Generator) -> str:
     return prompts[int(torch.randint(len(prompts), (), generator=generator))]
 
 
-def encode(cut: Crop, stage: Stage, prompts: tuple[str, ...], source: Path | None) -> Example:
+def encode(cut: Crop, encoders: Encoders, prompts: tuple[str, ...], source: Path | None) -> Example:
     """Encode one crop."""
-    return Example(latents=stage.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
+    return Example(latents=encoders.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
 
 
 class Conditions:
     """Prompts to conditioning, computed once per prompt and framing while the text encoders stay as they are."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, encoders: Encoders) -> None:
+        self.encoders = encoders
         self.known: dict[tuple[str, Framing], Conditioning] = {}
 
     def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
         """Compute what is not known yet, one prompt at a time, so that the batch cannot change it."""
         for pair in pairs:
             if pair not in self.known:
-                with torch.no_grad():
-                    self.known[pair] = self.stage.condition([pair[0]], [pair[1]])
+                self.known[pair] = self.encoders.condition(*pair)
 
     def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """Join the rows of a batch."""

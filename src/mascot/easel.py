@@ -17,6 +17,9 @@ from mascot.protocols import Family
 from mascot.run import Run, open_run
 from mascot.subject import Subject
 
+BY_OPTION = "give --device cpu"
+"""What to do where a device is not there that a command was told by an option of its own."""
+
 
 def resolve_adapter(where: str | Path | Run) -> tuple[Adapter, Path]:
     """Read the adapter of a run or of a file."""
@@ -40,7 +43,7 @@ def open_generator(
     if base is None and adapter.manifest is None:
         raise UserError(f"{path} does not say which base it is for; give --base.")
     name = base or (adapter.manifest.base if adapter.manifest else "")
-    chosen = choose_device(device)
+    chosen = choose_device(device, BY_OPTION)
     recipe = adapter.manifest.recipe if adapter.manifest else {}
     precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
     return Generator(family or load_family(name, device=chosen, precision=precision), adapter), adapter, name

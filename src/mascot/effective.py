@@ -10,16 +10,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mascot.audit import Audit, audit
+from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
 from mascot.photos import PhotoSet
 from mascot.recipe import Recipe
 from mascot.run import Run
+from mascot.subject import Subject
 
 Rows = list[tuple[str, str]]
 TIMED = 2
 """Rehearsals of each phase: the machine may be busy with something else in one."""
 TIME = "time, estimated"
 """What differs between two runs of one recipe."""
+UNNAMED = "found when the base is loaded, as none is named"
+"""Where a token will come from."""
 USUAL_RESOLUTION = 512
 """What photos are audited for while nobody has asked the base, in pixels."""
 
@@ -28,13 +32,18 @@ USUAL_RESOLUTION = 512
 class Checkup:
     """What the doctor found."""
 
+    subject: Subject
+    """What captions call the subject; `sks` stands in for a token that is still to be found."""
     photos: PhotoSet
     audit: Audit
     settings: Rows
 
 
-def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Rows:
-    """What can be said without loading a weight: images a step, steps, passes, rates, resolution (None: only the base knows)."""
+def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: str = "") -> Rows:
+    """What can be said without loading a weight: images a step, steps, passes, rates, resolution (None: only the base knows).
+
+    `why` says where a token comes from that the user did not name.
+    """
     training, settings = recipe.training, list(flat(recipe.method.model_dump()))
     shown = training.batch_size * training.accumulation
     side = "the base's own" if resolution is None else f"{resolution} px"
@@ -46,6 +55,7 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None) -> Row
         class_pictures += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
     rows = [
         ("base", recipe.base),
+        ("token", UNNAMED if recipe.token is None else f"{recipe.token}, {why}" if why else recipe.token),
         ("photos", f"{photos}" + (", each mirrored too" if recipe.dataset.flip else "")),
         ("resolution", f"about {side}, aspect buckets" if recipe.dataset.aspect_buckets else f"{side}, square"),
         ("images per step", f"{shown} ({training.batch_size} x {training.accumulation} accumulated)"),
@@ -77,7 +87,7 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 def effective_settings(job: Personalization) -> Rows:
     """The planned settings and what the loaded base adds: how much learns, which captions, what is cut off."""
-    rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution)
+    rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution, job.why)
     if len(job.stretches) > 1:
         rows.append(("phases", ", ".join(f"steps {stretch.first + 1} to {stretch.last}" for stretch in job.stretches)))
     rows.append(("learning parameters", learning(job)))
@@ -96,22 +106,31 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
     """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
     if not measure:
         settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
-        return Checkup(photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings)
+        return Checkup(
+            subject=recipe.subject, photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings
+        )
     short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
-        job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=load_base(recipe))
+        family = load_base(recipe)
+        short, why = named(short, family)
+        job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
         job.begin()
         rows = [row for row in effective_settings(job) if row[0] != TIME]
         seconds, total = measure_steps(job)
-        resolution = job.resolution
+        recipe, resolution = recipe.model_copy(update={"token": short.token}), job.resolution
     rows = [(name, f"{value}") for name, value in rows]
     rows.append(
         ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
     )
-    planned = dict(planned_settings(recipe, len(photos.photos), resolution))
-    return Checkup(photos=photos, audit=audit(photos, resolution), settings=[(name, planned.get(name, value)) for name, value in rows])
+    planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
+    return Checkup(
+        subject=recipe.subject,
+        photos=photos,
+        audit=audit(photos, resolution),
+        settings=[(name, planned.get(name, value)) for name, value in rows],
+    )
 
 
 def learning(job: Personalization) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mascot import comparison
 from mascot.adapter import Adapter
 from mascot.comparison import Comparison
-from mascot.easel import open_generator, resolve_adapter, usual_knobs
+from mascot.easel import BY_OPTION, open_generator, resolve_adapter, usual_knobs
 from mascot.errors import UserError
 from mascot.evaluation import Calibration, Referee, measure
 from mascot.evaluation import calibrate as calibrate_photos
@@ -48,7 +48,7 @@ def evaluate(
         adapter, path, name=str(where.folder if isinstance(where, Run) else where), prompts=prompts, images=images, seed=seed, live=live,
         photos=photos, base=base,
     )  # fmt: skip
-    judges = judges_for(task.base, identity, clip, choose_device(device))
+    judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
     referee = Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
     drawn = draw(task, generator, adapter=path, folder=place.evaluation, progress=progress)
@@ -135,5 +135,5 @@ def calibrate(
         UserError: a folder has no usable photo, or an encoder cannot be used.
     """
     photos = [read_photos([Path(folder)]).photos for folder in folders]
-    judges = judges_for(base, identity, clip, choose_device(device))
+    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
     return [calibrate_photos(str(folder), some, judges) for folder, some in zip(folders, photos, strict=True)], judges

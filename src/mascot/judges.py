@@ -39,13 +39,18 @@ def judges_for(base: str, identity: str | None = None, clip: str | None = None, 
     Raises:
         UserError: an encoder is not there, cannot be fetched, or is of another kind.
     """
-    ours = is_embedded(base)
-    identity = identity or (EMBEDDED if ours else IDENTITY)
-    clip = clip or (EMBEDDED if ours else CLIP)
+    usual = judge_names(base)
+    identity, clip = identity or usual["identity"], clip or usual["clip"]
     return Judges(
         identity=read_identity_encoder(starter.identity_folder() if identity == EMBEDDED else identity, device),
         clip=read_clip(starter.clip_folder() if clip == EMBEDDED else clip, device),
     )
+
+
+def judge_names(base: str) -> Mapping[str, str]:
+    """What `judges_for` loads for a base where no other judges are named."""
+    ours = is_embedded(base)
+    return {"identity": EMBEDDED if ours else IDENTITY, "clip": EMBEDDED if ours else CLIP}
 
 
 def is_embedded(base: str) -> bool:

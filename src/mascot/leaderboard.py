@@ -12,21 +12,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mascot.errors import UserError, suggest
 from mascot.intervals import Interval, bootstrap, overlap
 from mascot.run import replacing
-from mascot.scores import METRICS, PER_PROMPT, Scores
+from mascot.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
 
-Measured = Mapping[str, float | Sequence[float | None] | None]
-"""Metric -> a number, one number for each prompt, or None where it could not be computed."""
+Measured = Mapping[str, float | Sequence[float] | None]
+"""Metric -> a number, one number for each prompt that has it, or None where it could not be computed."""
 
 
-def measured(scores: Scores) -> dict[str, float | Sequence[float | None] | None]:
+def measured(scores: Scores) -> Measured:
     """What `mascot evaluate` found, prompt by prompt where a metric has that; the untouched base and the real photos stay out."""
-    return {
-        metric: [prompt.values.get(metric) for prompt in scores.prompts] if metric in PER_PROMPT else scores.values[metric].value
-        for metric in METRICS
-    }
+    return {metric: prompt_values(scores, metric) if metric in PER_PROMPT else scores.values[metric].value for metric in METRICS}
 
 
-class Score(BaseModel):
+class Measurement(BaseModel):
     """One metric of one run: the mean, and its interval where it has rows; all None where it could not be computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,17 +35,17 @@ class Score(BaseModel):
     """Prompts that it is the mean of; 0 for a number that came as one."""
 
     @classmethod
-    def of(cls, measured: float | Sequence[float | None] | None) -> Self:
-        """Sum up what was measured; rows that are absent or not finite are left out, and `rows` says how many are left.
+    def of(cls, measured: float | Sequence[float] | None) -> Self:
+        """Sum up what was measured; rows that are not finite are left out, and `rows` says how many are left.
 
-        Every score is bootstrapped from the same seed, so that equal rows have equal intervals.
+        Every interval is bootstrapped from the same seed, so that equal rows have equal intervals.
         """
         if measured is None:
             return cls()
         if not isinstance(measured, Sequence):
             return cls(mean=float(measured)) if math.isfinite(measured) else cls()
-        rows = [float(row) for row in measured if row is not None and math.isfinite(row)]
-        interval = bootstrap(rows, seed=0)
+        rows = [float(row) for row in measured if math.isfinite(row)]
+        interval = bootstrap(rows, seed=SEED)
         return cls(mean=interval.mean, low=interval.low, high=interval.high, rows=len(rows)) if interval else cls()
 
     @property
@@ -76,7 +73,7 @@ class Entry(BaseModel):
     """From 1; None where the metric is missing."""
     behind: tuple[str, ...] = ()
     """Runs that are clearly better: their interval lies wholly on the better side of this one's."""
-    scores: dict[str, Score] = {}
+    scores: dict[str, Measurement] = {}
     failure: str | None = None
     """Why the run came to nothing, in one sentence."""
 
@@ -128,16 +125,10 @@ class Leaderboard(BaseModel):
         """The runs of rank 1: no number here tells them apart."""
         return tuple(entry for entry in self.entries if entry.rank == 1)
 
-    def table(self) -> list[tuple[str, ...]]:
-        """Rows for a terminal, the first being the heading: rank, what was varied, the metrics with the ranking one first."""
-        metrics = dict.fromkeys([self.by, *(metric for entry in self.entries for metric in entry.scores)])
-        rows = [("rank", *self.keys, *metrics, "run")]
-        for entry in self.entries:
-            values = [written(entry.changes[key]) if key in entry.changes else "" for key in self.keys]
-            scores = [entry.scores[metric].describe() if metric in entry.scores else "" for metric in metrics]
-            rank = "failed" if entry.failure else "" if entry.rank is None else str(entry.rank)
-            rows.append((rank, *values, *scores, f"{entry.name}: {entry.failure}" if entry.failure else entry.name))
-        return rows
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that was measured, the ranking metric first."""
+        return tuple(dict.fromkeys([self.by, *(metric for entry in self.entries for metric in entry.scores)]))
 
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""

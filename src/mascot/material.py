@@ -11,8 +11,9 @@ from PIL import Image
 
 from mascot.captions import class_prompt
 from mascot.dataset import Conditions, Dataset, make_dataset
+from mascot.encodings import Encoders
 from mascot.photos import PhotoSet
-from mascot.protocols import Batch, Stage
+from mascot.protocols import Batch
 from mascot.recipe import Recipe
 from mascot.trainer import Condition
 
@@ -23,7 +24,8 @@ class Material:
 
     recipe: Recipe
     photos: PhotoSet
-    stage: Stage
+    encoders: Encoders
+    """The stage's, with what they said before."""
     resolution: int
     """Side of this stage's training pictures in pixels."""
     class_pictures: Sequence[Image.Image]
@@ -35,7 +37,7 @@ class Material:
         return make_dataset(
             self.photos.photos,
             self.class_pictures,
-            stage=self.stage,
+            encoders=self.encoders,
             subject=recipe.subject,
             class_caption=class_prompt(recipe.class_noun) if recipe.class_noun else "",
             settings=recipe.dataset.model_copy(update={"resolution": self.resolution}),
@@ -59,7 +61,7 @@ class Material:
     def condition(self, *, learns_text: bool) -> Condition:
         """What turns prompts into conditioning: the text encoders where they learn, else what they said once."""
         if learns_text:
-            return self.stage.condition
-        conditions = Conditions(self.stage)
+            return self.encoders.stage.condition
+        conditions = Conditions(self.encoders)
         conditions.prepare(self.dataset.pairs)
         return conditions

@@ -19,6 +19,7 @@ from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.captions import caption_photos, class_prompt, fill
 from mascot.course import Stretch, stretches
 from mascot.dataset import check_masks
+from mascot.encodings import Encoders, Encodings
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
@@ -33,17 +34,17 @@ from mascot.run import Run, replacing
 from mascot.trainer import Loop, Step, load_parameters, save_parameters, uninterrupted
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(wanted: str, remedy: str = "give --set device=cpu") -> str:
     """Turn `auto` into the best device there is.
 
     Raises:
-        UserError: the wanted one is not there.
+        UserError: the wanted one is not there; `remedy` is what its user can do.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[wanted]:
-        raise UserError(f"this machine has no {wanted} device; give --set device=cpu.")
+        raise UserError(f"this machine has no {wanted} device; {remedy}.")
     return wanted
 
 
@@ -85,6 +86,10 @@ class Personalization:
     run: Run
     photos: PhotoSet
     family: Family
+    encodings: Encodings = field(default_factory=Encodings)
+    """What the untouched base's encoders said before, in another run."""
+    why: str = ""
+    """Why the token is what it is, where the user named none."""
     learners: dict[int, Learner] = field(default_factory=dict[int, Learner])
     """Stage -> what learns, or has learned, in it."""
     at: int = -1
@@ -134,10 +139,10 @@ class Personalization:
         last, pictures = self.family.stages[-1], self.class_pictures
         return tuple(
             Material(
-                recipe=self.recipe, photos=self.photos, stage=stage, class_pictures=pictures,
+                recipe=self.recipe, photos=self.photos, encoders=Encoders(stage, number, self.encodings), class_pictures=pictures,
                 resolution=self.resolution * stage.resolution // last.resolution,
             )
-            for stage in self.family.stages
+            for number, stage in enumerate(self.family.stages)
         )  # fmt: skip
 
     @property
@@ -331,7 +336,7 @@ class Personalization:
             method=method,
             base=recipe.base,
             base_identity=self.family.identity,
-            token=recipe.token,
+            token=recipe.subject.token,
             class_noun=recipe.class_noun,
             resolution=self.resolution,
             step=self.loop.done if self.kept is None else self.kept,

@@ -65,7 +65,8 @@ def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second run of the same class waits, and then has nothing left to draw
             missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
-            for seed, picture in zip(missing, draw(prompt, missing), strict=True):
+            drawn = draw(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
+            for seed, picture in zip(missing, drawn, strict=True):
                 with replacing(folder / f"{seed}.png") as temporary:
                     picture.save(temporary, format="PNG")
     pictures: list[Image.Image] = []

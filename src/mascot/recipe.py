@@ -22,7 +22,7 @@ from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
 from mascot.quantization import QuantizationName
 from mascot.selection import Settings as SelectionSettings
-from mascot.subject import Subject
+from mascot.subject import FOLKLORE, Subject
 from mascot.trainer import Settings as TrainingSettings
 
 
@@ -43,7 +43,9 @@ class Recipe(BaseModel):
 
     base: str = Field(default="starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
     photos: tuple[str, ...] = Field(min_length=1, description="folders and files with photos of the subject")
-    token: str = Field(default="sks", min_length=1, description="the word that will mean the subject; a rare one")
+    token: str | None = Field(
+        default=None, min_length=1, description="the word that will mean the subject, a rare one; the base is asked when not given"
+    )
     class_noun: str | None = Field(default=None, description="what kind of thing the subject is: dog, toy, ...")
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides everything random")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
@@ -83,8 +85,12 @@ class Recipe(BaseModel):
 
     @property
     def subject(self) -> Subject:
-        """Token and class noun."""
-        return Subject(token=self.token, class_noun=self.class_noun)
+        """Token and class noun; `sks` stands in for a token that is still to be found."""
+        return Subject(token=FOLKLORE if self.token is None else self.token, class_noun=self.class_noun)
+
+    def fits(self, made: Recipe) -> bool:
+        """Whether a run that was made by `made` is a run of this recipe: all is the same, but for a token that this one leaves open."""
+        return made == (self if self.token is not None else self.model_copy(update={"token": made.token}))
 
     @classmethod
     def preset(cls, *, base: str | None = None, overrides: Sequence[str] = (), file: Path | None = None, **given: Any) -> Self:

@@ -56,7 +56,8 @@ PER_PROMPT = ("identity", "clip_i", "clip_t", "diversity", "copying", "nearest")
 """The metrics that each prompt has by itself."""
 
 _NAMES = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
-_SEED = 0  # of the bootstraps: the same scores always have the same interval
+SEED = 0
+"""Of the bootstraps: the same scores always have the same interval."""
 
 
 class Score(BaseModel):
@@ -168,12 +169,22 @@ def titles(scores: Sequence[Scores]) -> dict[str, str]:
     return {name: "DINO" if name == "identity" and dino else metric.title for name, metric in METRICS.items()}
 
 
+def title_of(name: str) -> str:
+    """What a metric is called over its column; one that is not ours keeps its name."""
+    return METRICS[name].title if name in METRICS else name
+
+
 def over_subjects(scores: Sequence[Scores], name: str) -> Interval | None:
     """Average one number over the runs that have it, a row each, with its bootstrap interval; None where none has it."""
     values = [one.values[name].value for one in scores]
-    return bootstrap([value for value in values if value is not None], seed=_SEED)
+    return bootstrap([value for value in values if value is not None], seed=SEED)
 
 
 def over_prompts(scores: Scores, name: str) -> Interval | None:
     """Average one number over a run's prompts that have it, with its bootstrap interval: how far other prompts would move it."""
-    return bootstrap([prompt.values[name] for prompt in scores.prompts if name in prompt.values], seed=_SEED)
+    return bootstrap(prompt_values(scores, name), seed=SEED)
+
+
+def prompt_values(scores: Scores, name: str) -> list[float]:
+    """One number of each of a run's prompts that have it, in order."""
+    return [prompt.values[name] for prompt in scores.prompts if name in prompt.values]

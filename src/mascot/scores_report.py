@@ -41,6 +41,8 @@ class Strip:
 
     name: str
     tiles: tuple[Tile, ...]
+    whole: bool = False
+    """Whether its pictures are shown as wide as they are; else small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Row:
     title: str
     about: str
     strips: tuple[Strip, ...]
+    link: str = ""
+    """Where there is more of it, from the page's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mascot.errors import UserError
 
+FOLKLORE = "sks"
+"""What most tutorials call their subject, and what ours is called while nobody has named it and no base has been asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:

@@ -231,7 +231,7 @@ class Work:
     def finish(self, cell: Cell) -> Scores:
         """Train and score what is not trained and scored."""
         run = self.place.run(cell)
-        if run.recipe.exists() and Recipe.read(run.recipe) != cell.recipe:
+        if run.recipe.exists() and not cell.recipe.fits(Recipe.read(run.recipe)):
             raise UserError(f"{run.folder} was made with other settings; give another --out, or the settings of then.")
         if not (run.adapter.exists() and run.recipe.exists()):
             self.teach(cell.recipe, run.folder)

@@ -12,17 +12,20 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mascot.captions import fill
 from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
 from mascot.gallery import open_picture
 from mascot.generator import Shot, write_picture
 from mascot.grids import MOST_AXES, Axis, Place, axes_text, compose
-from mascot.leaderboard import Entry, Leaderboard, Measured, Score, written
-from mascot.personalization import read_subject
+from mascot.leaderboard import Entry, Leaderboard, Measured, Measurement, written
+from mascot.leaderboard_report import leaderboard_page
+from mascot.personalization import choose_device, read_subject
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
-from mascot.run import Run, replacing
+from mascot.run import Run, is_writable, replacing
+from mascot.scores_report import Page, write_page
 
 Teach = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""
@@ -61,6 +64,11 @@ class SweepFolder:
         return self.folder / "leaderboard.json"
 
     @property
+    def page(self) -> Path:
+        """The same to look at, with pictures and the way to each run's scores."""
+        return self.folder / "leaderboard.html"
+
+    @property
     def grid(self) -> Path:
         """Their pictures."""
         return self.folder / "grid.png"
@@ -74,14 +82,14 @@ class Record(BaseModel):
     version: Literal[1] = 1
     judges: str | None = None
     """What measured it; None where nothing has yet."""
-    scores: dict[str, Score] = {}
+    scores: dict[str, Measurement] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a point: scores, or the sentence that says why there are none."""
 
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Measurement]
     failure: str | None = None
 
 
@@ -101,14 +109,14 @@ class Work:
         outcome = attempt(lambda: self.finish(point), self.place.traceback(point))
         return Result({}, outcome) if isinstance(outcome, str) else Result(outcome)
 
-    def finish(self, point: Point) -> Mapping[str, Score]:
+    def finish(self, point: Point) -> Mapping[str, Measurement]:
         """Do what is missing of a point, and return its scores."""
         run, record = self.place.run(point), self.recall(point)
         if record is None:
             run = self.teach(point.recipe, run.folder)
             record = self.keep(point, Record())
         if record.judges != self.judges:
-            scores = {metric: Score.of(value) for metric, value in self.judge(run).items()}
+            scores = {metric: Measurement.of(value) for metric, value in self.judge(run).items()}
             record = self.keep(point, Record(judges=self.judges, scores=scores))
         if self.draw is not None and self.shot is not None:
             picture = self.place.picture(point, self.shot)
@@ -119,7 +127,7 @@ class Work:
     def recall(self, point: Point) -> Record | None:
         """What is known of a point, None where its run is not trained to the end; a record counts only beside the run it tells of."""
         path, run = self.place.record(point), self.place.run(point)
-        if not (path.exists() and run.adapter.exists() and run.recipe.exists() and Recipe.read(run.recipe) == point.recipe):
+        if not (path.exists() and run.adapter.exists() and run.recipe.exists() and point.recipe.fits(Recipe.read(run.recipe))):
             return None
         try:
             return Record.model_validate_json(path.read_text(encoding="utf-8"))
@@ -146,21 +154,22 @@ def sweep(
     `shot` with each run, for a grid of pictures over up to three settings (a search has none).
 
     A sweep that was stopped in any way goes on when it is called again: finished runs stay as they are, half-trained ones are given to
-    `run_one` as they are, failed ones are tried again. Everything lies in `out`: leaderboard.json, grid.png, and each run's folder.
+    `run_one` as they are, failed ones are tried again. Everything lies in `out`: leaderboard.json, leaderboard.html, grid.png, and each
+    run's folder.
 
     Raises:
         UserError: a setting is unknown, a value is wrong or the photos cannot be used, all before anything runs; the folder is in use;
-            or nothing is scored by the metric `by`.
+            no run comes to its end, or nothing is scored by the metric `by`.
     """
     over = full_keys(over)
     values = values_of(recipe) if isinstance(recipe, Recipe) else dict(recipe)
     rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
     points = next(rounds)
-    read_subject(points[0].recipe)
-    progress("points", len(points) if trials is None else trials)
+    check(points, out, shot, here=engine is in_turn)
     tally = Tally(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
     work = Work(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
     with Run(out).locked(), closing(rounds):
+        progress("points", len(points) if trials is None else trials)
         while points:
             do_round(points, work, tally, engine, progress)
             try:
@@ -168,10 +177,29 @@ def sweep(
             except StopIteration:
                 break
         progress("leaderboard", tally.place.leaderboard)
-        if draw is not None and shot is not None and trials is None and len(over) <= MOST_AXES:
-            write_grid(tally, over, shot)
+        drawn = shot if draw is not None else None
+        gridded = drawn is not None and trials is None and len(over) <= MOST_AXES
+        if drawn is not None and gridded:
+            write_grid(tally, over, drawn)
             progress("grid", tally.place.grid)
-    return tally.board()
+        write_page(tally.page(drawn, gridded=gridded), tally.place.page)
+        progress("page", tally.place.page)
+    board = tally.board()
+    if all(entry.failure for entry in board.entries):
+        raise UserError(f"no run came to an end; the first: {board.entries[0].failure}")
+    return board
+
+
+def check(points: Sequence[Point], out: Path, shot: Shot | None, *, here: bool) -> None:
+    """Refuse now what would be refused after hours, or by every run: the folder, the photos, the grid's prompt; `here`, the device."""
+    if not is_writable(out):
+        raise UserError(f"{out} cannot be written; give another --out.")
+    read_subject(points[0].recipe)
+    for point in points:
+        if shot is not None:
+            fill(shot.prompt, point.recipe.subject)
+        if here:
+            choose_device(point.recipe.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +228,17 @@ class Tally:
         """The leaderboard of what is done."""
         entries = [self.entry(point) for name, point in self.tried.items() if name in self.results]
         return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, judges=self.judges)
+
+    def page(self, shot: Shot | None, *, gridded: bool) -> Page:
+        """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
+        drawn = {name: self.place.picture(point, shot) for name, point in self.tried.items()} if shot is not None else {}
+        links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
+        return leaderboard_page(
+            self.board(),
+            grid=self.place.grid if gridded else None,
+            pictures={name: path for name, path in drawn.items() if path.exists()},
+            links={name: path.relative_to(self.place.folder).as_posix() for name, path in links.items() if path.exists()},
+        )
 
 
 def do_round(points: Sequence[Point], work: Work, tally: Tally, engine: Engine, progress: Progress) -> None:

@@ -14,11 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mascot import tokens, verbs
+from mascot import naming, verbs
 from mascot.captions import fill
 from mascot.errors import UserError
 from mascot.gallery import picture_stem
 from mascot.generator import Knobs, settings_text, write_picture
+from mascot.leaderboard_report import leaderboard_table
 from mascot.personalization import choose_device
 from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
@@ -72,6 +73,8 @@ class Watch:
         """Show one thing that happened."""
         if phase == "photos":
             show_photos(self.console, facts)
+        elif phase == "token":
+            self.console.print(f"looking for a token, once for this base: {facts} pictures; --token WORD skips it", markup=False)
         elif phase == "prior" and facts:
             self.console.print(f"drawing {facts} class pictures with the untouched base, unless they are cached", markup=False)
         elif phase == "steps":
@@ -138,7 +141,7 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
         style = "yellow" if finding.severity == "warning" else None
         console.print(f"{finding.severity}: {finding.message} {finding.remedy}", style=style, markup=False)
     show_rows(console, "effective settings", checkup.settings)
-    captions = " | ".join(fill(template, recipe.subject) for template in recipe.dataset.templates)
+    captions = " | ".join(fill(template, checkup.subject) for template in recipe.dataset.templates)
     console.print(f"photos without a caption of their own are called: {captions}", markup=False)
 
 
@@ -253,8 +256,8 @@ def sweep_visibly(
             console.print(f"{facts} runs", markup=False)
         elif phase == "entry":
             said = facts.failure or ", ".join(f"{name} {score.mean:.3f}" for name, score in facts.scores.items() if score.mean is not None)
-            console.print(f"{' '.join(f'{key}={value}' for key, value in facts.changes.items())}: {said}", markup=False)
-        elif phase in {"leaderboard", "grid"}:
+            console.print(f"{facts.label}: {said}", markup=False)
+        elif phase in {"leaderboard", "grid", "page"}:
             console.print(f"{phase}: {facts}", markup=False, soft_wrap=True)
 
     folder = out or Path("runs") / f"sweep-{file.stem}"
@@ -262,11 +265,7 @@ def sweep_visibly(
     board = verbs.sweep(
         values, parse_over(over), out=folder, by=by, trials=trials, images=images, engine=engine, address=address, progress=watch, **shown
     )
-    heads, *rows = [(*row[: 2 + len(board.keys)], row[-1]) for row in board.table()]  # all other metrics are in the file
-    table = Table(*heads, box=None, padding=(0, 2))
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    show_table(console, leaderboard_table(board, metrics=(board.by,)))  # all other metrics are in the file and on the page
 
 
 def turn_visibly(where: Path, over: Sequence[str], *, prompt: str | None, out: Path | None) -> None:
@@ -286,5 +285,5 @@ def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:
     """Find tokens, and print each with its numbers."""
     quiet_libraries()
     console = Console()
-    findings = tokens.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
-    show_rows(console, f"words that mean little to {base}, the least first", tokens.rows_of(findings))
+    findings = naming.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
+    show_rows(console, f"words that mean little to {base}, the least first", naming.rows_of(findings))

@@ -16,16 +16,18 @@ from mascot import suite
 from mascot.bases import bases_of_this_process
 from mascot.choosing import Choosing, rows_of, with_knobs
 from mascot.collection import Collected, read_collection
-from mascot.easel import open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.easel import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
+from mascot.encodings import Encodings
 from mascot.engines import engine_named
 from mascot.errors import UserError, suggest
 from mascot.examination import calibrate, compare, evaluate, read_scores
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
-from mascot.grids import sweep_knobs
+from mascot.grids import sweep_knobs, turns
 from mascot.judges import EMBEDDED, judges_for
 from mascot.leaderboard import Leaderboard, Measured, measured
 from mascot.methods import DEFAULT
+from mascot.naming import named
 from mascot.outcome import write_outcome
 from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
 from mascot.points import Choices
@@ -44,14 +46,16 @@ from mascot.trainer import Step
 
 def train(
     recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: Progress = silent, report: bool = True,
-    family: Family | None = None,
+    family: Family | None = None, encodings: Encodings | None = None,
 ) -> Run:  # fmt: skip
     """Teach a base one subject and write the adapter and its report.
 
     `out` is the run's folder, by default a new one under `runs/`. With `resume` a run that was stopped goes on exactly: its
-    adapter has the same bytes as if it had never stopped. `progress` is called with ('photos', PhotoSet), ('effective', rows),
+    adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `named`).
+    `progress` is called with ('photos', PhotoSet), ('token', how many pictures are drawn to find one), ('effective', rows),
     ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
     ('chosen', why), ('report', Path). `family` is the recipe's base where it is loaded already; it comes back as it was.
+    `encodings` is what its encoders said in other runs, and takes what they say in this one.
 
     Raises:
         UserError: anything the user can mend; nothing that was there is lost.
@@ -64,7 +68,9 @@ def train(
         prepare_run(folder, recipe, resume=resume)  # again: another process may have used the folder in the meantime
         before = what_it_started_with(run) if resume else None
         check_same(run, before, "photos", photo_hashes(photos))
-        job = Personalization(recipe=recipe, run=run, photos=photos, family=family or load_base(recipe))
+        family = family or load_base(recipe)
+        recipe, why = named(Recipe.read(run.recipe) if resume else recipe, family, progress=progress)
+        job = Personalization(recipe=recipe, run=run, photos=photos, family=family, encodings=encodings or Encodings(), why=why)
         check_same(run, before, "base", job.family.identity)
         progress("prior", recipe.prior.count if recipe.prior.draws else 0)
         job.begin()
@@ -118,8 +124,9 @@ def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     run = Run(folder)
     if resume:
         before = Recipe.read(open_run(folder).recipe)
-        if before != recipe:
+        if not recipe.fits(before):
             raise UserError(f"{folder} was started with another recipe; resume it without other options, or start a new --out.")
+        choose_device(before.device, "resume it where there is one, or start a new --out with --set device=cpu")
     elif folder.exists() and not (folder.is_dir() and run.is_empty()):
         raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
     return run
@@ -186,15 +193,16 @@ def sweep(
 
     return sweep_recipes(
         recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
-        lowest=METRICS[by].good == "low", judges=f"{images} pictures of each prompt", trials=trials, shot=Shot(prompt, 0),
+        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=Shot(prompt, 0),
         draw=draw_one, engine=engine_named(engine, address), progress=progress,
     )  # fmt: skip
 
 
 def train_quietly(recipe: Recipe, folder: Path) -> Run:
     """Train, or go on, on a base that is lent from run to run, and write no report."""
-    with bases_of_this_process().lend(recipe) as family:
-        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family)
+    lent = bases_of_this_process()
+    with lent.lend(recipe) as family:
+        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=lent.encodings)
 
 
 def draw_with(run: Run, shot: Shot, path: Path, family: Family) -> None:
@@ -244,7 +252,7 @@ def evaluate_cells(
 ) -> SuiteScores:  # fmt: skip
     """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
     place = SuiteFolder(Path(out))
-    judges = judges_for(base, identity, clip, choose_device(device))
+    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
 
     def judge(run: Run, question: Question) -> Scores:
         with bases_of_this_process().lend(Recipe.read(run.recipe)) as family:
@@ -263,11 +271,13 @@ def evaluate_cells(
 
 def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
     """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
-    generator, adapter, name = open_generator(where)
-    shot = plan_shots(adapter, [prompt], count=1, seed=0)[0]
-    return sweep_knobs(
-        generator, over, prompt=shot.prompt, knobs=usual_knobs(adapter), out=Path(out), base=name, adapter=Path(str(where)).name
-    )
+    adapter, _ = resolve_adapter(where)
+    shot, knobs, target = plan_shots(adapter, [prompt], count=1, seed=0)[0], usual_knobs(adapter), Path(out)
+    turns(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
+    if target.is_dir() or not is_writable(target.parent):
+        raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
+    generator, _, name = open_generator(where)
+    return sweep_knobs(generator, over, prompt=shot.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mascot.errors import UserError
 
-__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "subjects"]
+__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "subjects", "token_file"]
 
 NEEDED = (
     "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
@@ -66,6 +66,11 @@ def identity_folder() -> Path:
     Raises UserError where weights are missing.
     """
     return whole("identity", ENCODER, "identity encoder", "encoders")
+
+
+def token_file() -> Path:
+    """What subjects are called on the embedded base where nobody says: JSON of `mascot.naming.Name`, which a test finds again."""
+    return package_data("token.json")
 
 
 def subjects() -> dict[str, HeldOut]:

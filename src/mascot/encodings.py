@@ -1,0 +1,64 @@
+"""What a base's encoders say of pictures and prompts, each asked once: by one run, or by all the runs that share a base.
+
+Only what untouched encoders say is kept here: the autoencoder never learns, and text that learns is not asked through this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mascot.protocols import Conditioning, Framing, Latents, Stage
+
+MOST = 2**30
+"""Bytes that are kept of one base; what comes after is asked again."""
+
+Answer = TypeVar("Answer", Latents, Conditioning)
+
+
+class Encodings:
+    """Answers of one loaded base, of all its stages; they are shared, so nobody may write into them."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.size = most, 0
+        self.kept: dict[Hashable, Latents | Conditioning] = {}
+
+    def recall(self, key: Hashable, ask: Callable[[], Answer]) -> Answer:
+        """The answer that is kept under a key, or the one that is now asked for; kept where there is room."""
+        if key in self.kept:
+            return self.kept[key]  # pyright: ignore[reportReturnType] # a key is of one kind of answer
+        answer = ask()
+        size = sum(tensor.nbytes for tensor in tensors_of(answer))
+        if self.size + size <= self.most:
+            self.kept[key], self.size = answer, self.size + size
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """One stage's encoders, which are asked what is not known yet."""
+
+    stage: Stage
+    number: int = 0
+    """Of the stage in its base."""
+    known: Encodings = field(default_factory=Encodings)
+
+    def encode(self, pixels_BCHW: Tensor) -> Latents:
+        """Pixels in -1..1 to latents, as `Stage.encode` gives them."""
+        digest = hashlib.sha256(pixels_BCHW.contiguous().numpy().tobytes()).hexdigest()
+        return self.known.recall((self.number, tuple(pixels_BCHW.shape), digest), lambda: self.stage.encode(pixels_BCHW))
+
+    def condition(self, prompt: str, framing: Framing) -> Conditioning:
+        """One prompt to what the denoiser is told, as `Stage.condition` gives it; without gradients."""
+        with torch.no_grad():
+            return self.known.recall((self.number, prompt, framing), lambda: self.stage.condition([prompt], [framing]))
+
+
+def tensors_of(answer: Latents | Conditioning) -> list[Tensor]:
+    """The tensors of an answer."""
+    return [getattr(answer, part.name) for part in fields(answer)] if isinstance(answer, Latents) else list(answer.values())
