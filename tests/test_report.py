@@ -27,6 +27,7 @@ from mascot.report import (
     PLOT,
     ContextGroup,
     ContextRow,
+    FindingEntry,
     KnobCell,
     KnobGrid,
     Note,
@@ -120,6 +121,16 @@ def full(text: str = "words") -> Report:
             Note(severity="warning", message=f"message {text}", remedy=f"remedy {text}"),
             Note(severity="note", message=text, remedy=text),
         ),
+        health=f"health {text}",
+        findings=(
+            FindingEntry(
+                severity="serious",
+                title=f"ailment {text}",
+                message=f"measured {text}",
+                remedies=((f"--set {text}", f"why {text}"), ("", text)),
+                strips=((f"strip {text}", ((colour(110), f"shown {text}"), (colour(111), text))),),
+            ),
+        ),
         effective=((f"setting {text}", f"value {text}"),),
         losses=tuple((step, 1 / step) for step in range(1, 60)),
         preview_prompts=(f"{text} one", f"{text} two"),
@@ -140,6 +151,7 @@ def given_pictures(report: Report) -> list[Image.Image]:
     rows = [row for group in report.contexts for row in group.rows]
     return [
         *(image for _, image in hero(report.contexts)),
+        *(image for finding in report.findings for _, pictures in finding.strips for image, _ in pictures),
         *(photo.picture for photo in report.photos),
         *(image for preview in report.previews for image in preview.pictures),
         *(image for row in rows for image in (*row.pictures, *row.base)),
@@ -196,7 +208,10 @@ def test_every_string_is_shown_as_it_is_and_none_is_obeyed() -> None:
 def test_each_string_of_a_report_reaches_the_page() -> None:
     page = Page(render(full()))
     text = "".join(page.text)
-    for shown in ("title", "subject", "base", "caption", "message", "remedy", "setting", "value", "group", "knobs", "fact", "# recipe"):
+    for shown in (
+        "title", "subject", "base", "caption", "message", "remedy", "setting", "value", "group", "knobs", "fact", "# recipe",
+        "health", "ailment", "measured", "--set", "why", "strip",
+    ):  # fmt: skip
         assert f"{shown} words" in text
     assert "0 words.jpg" in text
     assert "words.safetensors" in text
@@ -267,6 +282,7 @@ def test_empty_parts_leave_no_trace() -> None:
 PARTS = {
     "photos": {"photos"},
     "notes": {"photos"},
+    "health": {"diagnosis"},
     "effective": {"settings"},
     "losses": {"loss"},
     "contexts": {"contexts"},
@@ -282,7 +298,7 @@ def test_each_part_brings_its_own_section_and_no_other(part: str) -> None:
 
 def test_sections_stand_in_the_promised_order() -> None:
     page = Page(render(full()))
-    promised = ["photos", "settings", "loss", "previews", "contexts", "knobs", "adapter", "recipe"]
+    promised = ["diagnosis", "photos", "settings", "loss", "previews", "contexts", "knobs", "adapter", "recipe"]
     assert page.ids == promised
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in promised]
 

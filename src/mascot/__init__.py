@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mascot.run import Run as Run
     from mascot.scores import Scores as Scores
     from mascot.verbs import compare as compare
+    from mascot.verbs import diagnose as diagnose
     from mascot.verbs import doctor as doctor
     from mascot.verbs import evaluate as evaluate
     from mascot.verbs import evaluate_suite as evaluate_suite
@@ -36,6 +37,7 @@ PUBLIC = {
     "Scores": "mascot.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.verbs",
+    "diagnose": "mascot.verbs",
     "doctor": "mascot.verbs",
     "evaluate": "mascot.verbs",
     "evaluate_suite": "mascot.verbs",
@@ -43,7 +45,10 @@ PUBLIC = {
     "sweep": "mascot.verbs",
     "train": "mascot.verbs",
 }
-__all__ = ["Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "doctor", "evaluate", "evaluate_suite", "generate", "sweep", "train"]
+__all__ = [
+    "Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "diagnose", "doctor", "evaluate", "evaluate_suite", "generate", "sweep",
+    "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -222,6 +222,28 @@ def names(listed: str | None) -> list[str] | None:
 
 
 @app.command()
+def diagnose(
+    run: MANIFESTED,
+    *,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="Diagnose by this in place of mascot's own prompts; {subject} names it.", show_default=False),
+    ] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Photos of the subject to compare with, in place of the run's.", show_default=False)
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Another place where the adapter's base lies.", show_default=False)] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where it runs; auto takes an accelerator.")] = "auto",
+) -> None:
+    """Say what went wrong with a run, by name: each with its number, the pictures that show it, and what to change."""
+    from mascot.terminal import diagnose_visibly
+
+    diagnose_visibly(run, prompts=prompts or None, photos=photos or (), identity=identity, clip=clip, base=base, device=device)
+
+
+@app.command()
 def compare(
     one: Annotated[Path, typer.Argument(help="An evaluated run's folder or adapter file.")],
     other: Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")],

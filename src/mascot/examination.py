@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mascot import comparison
+from mascot import comparison, exhibits
 from mascot.adapter import Adapter
 from mascot.comparison import Comparison
+from mascot.diagnosis import Diagnosis
+from mascot.diagnosis_page import diagnosis_page, diagnosis_section
 from mascot.easel import BY_OPTION, open_generator, resolve_adapter, usual_knobs
 from mascot.errors import UserError
 from mascot.evaluation import Calibration, Referee, measure
 from mascot.evaluation import calibrate as calibrate_photos
+from mascot.generator import Generator
 from mascot.judges import EMBEDDED, Judges, judges_for
 from mascot.metrics.cutout import open_segmenter
 from mascot.metrics.diversity import open_distance
@@ -20,24 +24,27 @@ from mascot.personalization import choose_device
 from mascot.photos import read_photos
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
+from mascot.recipe import Diagnosing
 from mascot.run import Run, open_run
 from mascot.scores import Scores
 from mascot.scores_report import comparison_page, scores_page, write_page
 from mascot.subject import Subject
+from mascot.symptoms import observe, prompts_of_diagnosis
 from mascot.task import Task, draw, prompts_for, trained_photos
 
 
 def evaluate(
     where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int = 4, seed: int = 0, identity: str | None = None,
     clip: str | None = None, device: str = "auto", live: bool | None = None, photos: Sequence[str | Path] = (), base: str | None = None,
-    family: Family | None = None, progress: Progress = silent,
+    family: Family | None = None, diagnosed: bool = False, progress: Progress = silent,
 ) -> Scores:  # fmt: skip
     """Draw the report's prompts with a trained adapter and score the pictures; writes `scores.json` and `scores.html` beside it.
 
     `identity` and `clip` name encoders (see `judges_for`). Likeness is measured on the photos that the run learned from, or on `photos`;
     those of them that it did not learn from are held out, which the copy score needs. Pictures are kept: a call that was cut off, or one
     with other encoders, draws only what is missing. `family` is the adapter's base where it is loaded already; it comes back as it was.
-    `progress` is called with ('drawing', count), ('picture', file), ('measuring', count) and ('report', Path).
+    With `diagnosed` the page says what ails the run as well (see `diagnose`), unless the run's recipe has that switched off.
+    `progress` is called with ('drawing', count), ('picture', file), ('measuring', count), ('diagnosis', Diagnosis) and ('report', Path).
 
     Raises:
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
@@ -49,16 +56,79 @@ def evaluate(
         photos=photos, base=base,
     )  # fmt: skip
     judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
-    referee = Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
+    referee = referee_of(judges)
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
     drawn = draw(task, generator, adapter=path, folder=place.evaluation, progress=progress)
     progress("measuring", len(drawn.taught.files))
     scores = measure(task, drawn, referee, generator=generator, folder=place.folder)
+    page = scores_page(scores, place.folder, drawn.untouched.files)
+    settings = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
+    if diagnosed and settings.get("active", True):
+        asked = task_of_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
+        found = tell(asked, adapter, path, generator=generator, referee=referee, progress=progress)
+        page = replace(page, sections=(page.sections[0], diagnosis_section(found, place.folder), *page.sections[1:]))
     generator.take_off()
     scores.write(place.scores)
-    write_page(scores_page(scores, place.folder, drawn.untouched.files), place.scores_page)
+    write_page(page, place.scores_page)
     progress("report", place.scores_page)
     return scores
+
+
+def diagnose(
+    where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int | None = None, identity: str | None = None,
+    clip: str | None = None, device: str = "auto", photos: Sequence[str | Path] = (), base: str | None = None,
+    generator: Generator | None = None, progress: Progress = silent,
+) -> Diagnosis:  # fmt: skip
+    """Say what ails a trained adapter, by name, with the number and the pictures that show it and what to change.
+
+    It draws `images` of each of a handful of prompts that reports are not made with (or of `prompts`), the class alone and the token alone,
+    by the adapter and by the untouched base; pictures that are kept already are not drawn again. `diagnosis.json` and `diagnosis.html` are
+    written beside the adapter. `identity` and `clip` name encoders, `photos` other photos of the subject than the run's. `generator` wears
+    the adapter already. `progress` is called with ('drawing', count), ('picture', file), ('diagnosis', Diagnosis) and ('report', Path).
+
+    Raises:
+        UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
+    """
+    adapter, path = resolve_adapter(where)
+    name = str(where.folder if isinstance(where, Run) else where)
+    task = task_of_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
+    judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
+    worn = generator or open_generator(path, base=base, device=device)[0]
+    found = tell(task, adapter, path, generator=worn, referee=referee_of(judges), progress=progress)
+    if generator is None:
+        worn.take_off()
+    progress("report", scores_place(path).diagnosis_page)
+    return found
+
+
+def task_of_diagnosis(
+    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None = None, images: int | None = None,
+    photos: Sequence[str | Path] = (), base: str | None = None,
+) -> Task:  # fmt: skip
+    """What an adapter is asked to draw to be diagnosed."""
+    recorded = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
+    noun = adapter.manifest.class_noun if adapter.manifest else None
+    count = images if images is not None else Diagnosing.model_validate(recorded).images
+    return set_task(
+        adapter, path, name=name, prompts=prompts or prompts_of_diagnosis(noun), images=count, seed=0, live=None, photos=photos, base=base
+    )
+
+
+def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, referee: Referee, progress: Progress) -> Diagnosis:
+    """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
+    place, manifest = scores_place(path), adapter.manifest
+    symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
+    recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
+    found = exhibits.diagnose(symptoms, recipe, generator=generator, folder=place.folder)
+    found.write(place.diagnosis)
+    write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
+    progress("diagnosis", found)
+    return found
+
+
+def referee_of(judges: Judges) -> Referee:
+    """The judges, with all that measures besides."""
+    return Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
 
 
 def set_task(

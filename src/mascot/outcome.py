@@ -9,6 +9,8 @@ from PIL import Image
 from mascot.adapter import Adapter
 from mascot.audit import audit
 from mascot.captions import fill
+from mascot.diagnosis import Diagnosis
+from mascot.diagnosis_page import finding_entries
 from mascot.generator import Generator, Knobs, Shot
 from mascot.personalization import Personalization
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
@@ -23,8 +25,13 @@ SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 
 
-def write_outcome(job: Personalization, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]]) -> None:
-    """Draw through the one generator, which wears the adapter as it will be shared, and write the report."""
+def write_outcome(
+    job: Personalization, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]], health: Diagnosis | str = ""
+) -> None:
+    """Draw through the one generator, which wears the adapter as it will be shared, and write the report.
+
+    `health` is what ails the run, or why that is not known.
+    """
     recipe, knobs = job.recipe, job.recipe.knobs
     if adapter.manifest is not None and adapter.manifest.knobs is not None:
         knobs = Knobs.model_validate(adapter.manifest.knobs)
@@ -35,6 +42,8 @@ def write_outcome(job: Personalization, adapter: Adapter, generator: Generator, 
         adapter=job.run.adapter.name,
         photos=tuple(photo_entries(job)),
         notes=tuple(notes(job)),
+        health=health if isinstance(health, str) else health.verdict,
+        findings=() if isinstance(health, str) else finding_entries(health, job.run.folder),
         effective=tuple(rows),
         losses=tuple((row["step"], row["subject_loss"]) for row in job.run.read_steps()),
         preview_prompts=tuple(fill(prompt, recipe.subject) for prompt in recipe.previews.prompts),

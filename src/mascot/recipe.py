@@ -36,6 +36,15 @@ class Previews(BaseModel):
     seed: int = Field(default=0, ge=0, description="seed of the first preview")
 
 
+class Diagnosing(BaseModel):
+    """Whether a run is told what ails it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    active: bool = Field(default=True, description="draw some pictures more after training, and say in the report what went wrong")
+    images: int = Field(default=2, ge=2, le=100, description="pictures of each of its prompts")
+
+
 class Recipe(BaseModel):
     """Everything that decides the outcome of a run."""
 
@@ -62,6 +71,7 @@ class Recipe(BaseModel):
     previews: Previews = Previews()
     knobs: Knobs = Knobs()
     choose: SelectionSettings = SelectionSettings()
+    diagnose: Diagnosing = Diagnosing()
 
     @model_validator(mode="before")
     @classmethod

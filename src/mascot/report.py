@@ -99,12 +99,24 @@ class KnobGrid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindingEntry:
+    """An ailment: what was measured, what to change as (option, why), and named strips of (picture, words) that show it."""
+
+    severity: Literal["serious", "warning", "note"]
+    title: str
+    message: str
+    remedies: tuple[tuple[str, str], ...]
+    strips: tuple[tuple[str, tuple[tuple[Image, str], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything the page shows; parts left empty leave no trace on it.
 
     `subject` is what prompts call the subject (token and class noun), `base` what diffusers loads it from, `adapter` the file's
     name, `recipe` the TOML text, `commands` the command lines that repeat the run or use its result. `losses` holds (step, loss);
     a loss may be NaN or infinite. `effective` and `adapter_facts` hold (name, value). Each preview has a picture per preview prompt.
+    `health` is the diagnosis in a sentence, `findings` what it found.
     """
 
     title: str
@@ -113,6 +125,8 @@ class Report:
     adapter: str
     photos: tuple[PhotoEntry, ...] = ()
     notes: tuple[Note, ...] = ()
+    health: str = ""
+    findings: tuple[FindingEntry, ...] = ()
     effective: tuple[tuple[str, str], ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
     preview_prompts: tuple[str, ...] = ()

@@ -106,6 +106,16 @@ class Run:
         """The pictures that were scored, and what encoders said of them."""
         return self.folder / "evaluation"
 
+    @property
+    def diagnosis(self) -> Path:
+        """What ails it, or that nothing does."""
+        return self.folder / "diagnosis.json"
+
+    @property
+    def diagnosis_page(self) -> Path:
+        """What ails it, with the pictures that show it."""
+        return self.folder / "diagnosis.html"
+
     def comparison(self, other: str) -> Path:
         """This run beside another one."""
         return self.folder / f"compared_with_{other}.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from rich.table import Table
 
 from mascot import naming, verbs
 from mascot.captions import fill
+from mascot.diagnosis import Diagnosis
+from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError
 from mascot.gallery import picture_stem
 from mascot.generator import Knobs, settings_text, write_picture
@@ -61,6 +63,15 @@ def show_photos(console: Console, photos: PhotoSet) -> None:
         console.print(f"note: {note}", markup=False)
 
 
+COUNTED: Mapping[str, str] = {
+    "token": "looking for a token, once for this base: {} pictures; --token WORD skips it",
+    "prior": "drawing {} class pictures with the untouched base, unless they are cached",
+    "choosing": "choosing the checkpoint and the knobs draws at most {} pictures",
+    "drawing": "looking for what is wrong draws {} pictures, unless they are kept",
+}
+"""What is said before pictures are drawn that cost time; nothing where there are none."""
+
+
 class Watch:
     """Shows a training as it goes."""
 
@@ -73,17 +84,16 @@ class Watch:
         """Show one thing that happened."""
         if phase == "photos":
             show_photos(self.console, facts)
-        elif phase == "token":
-            self.console.print(f"looking for a token, once for this base: {facts} pictures; --token WORD skips it", markup=False)
-        elif phase == "prior" and facts:
-            self.console.print(f"drawing {facts} class pictures with the untouched base, unless they are cached", markup=False)
+        elif phase in COUNTED:
+            if facts:
+                self.console.print(COUNTED[phase].format(facts), markup=False)
         elif phase == "steps":
             self.steps = facts
-        elif phase == "choosing" and facts:
-            self.console.print(f"choosing the checkpoint and the knobs draws at most {facts} pictures", markup=False)
         elif phase == "chosen":
             self.console.print(facts, markup=False)
             self.bar.update(self.task, completed=self.steps, description="turning the knobs, drawing the report")
+        elif phase == "diagnosis":
+            show_findings(self.console, facts)
         elif phase == "effective":
             show_rows(self.console, "effective settings", facts)
             self.task = self.bar.add_task("training", total=self.steps, loss="")
@@ -156,10 +166,12 @@ def evaluate_visibly(runs: Sequence[Path], **options: Any) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         watches = [EvaluationWatch(bar, str(run)) for run in runs]
-        scores = [verbs.evaluate(run, **options, progress=watch) for run, watch in zip(runs, watches, strict=True)]
+        scores = [verbs.evaluate(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
     show_table(console, runs_table(scores))
     show_table(console, means_table(scores))
     for watch in watches:
+        if watch.diagnosis is not None:
+            show_findings(console, watch.diagnosis)
         console.print(f"pictures: {watch.page}", markup=False, soft_wrap=True)
 
 
@@ -197,11 +209,14 @@ class EvaluationWatch:
         self.bar, self.name = bar, name
         self.task: Any = None
         self.page: Path | None = None
+        self.diagnosis: Diagnosis | None = None
 
     def __call__(self, phase: str, facts: Any) -> None:
         """Show one thing that happened."""
-        if phase == "drawing":
+        if phase == "drawing":  # a second time for the diagnosis
             self.task = self.bar.add_task(f"drawing {self.name}", total=facts)
+        elif phase == "diagnosis":
+            self.diagnosis = facts
         elif phase == "picture":
             self.bar.advance(self.task)
         elif phase == "measuring":
@@ -209,6 +224,33 @@ class EvaluationWatch:
         elif phase == "report":
             self.bar.update(self.task, description=self.name)
             self.page = facts
+
+
+def diagnose_visibly(run: Path, **options: Any) -> None:
+    """Diagnose with a progress bar, print the findings in words, and say where the pictures are."""
+    quiet_libraries()
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        watch = EvaluationWatch(bar, str(run))
+        found = verbs.diagnose(run, **options, progress=watch)
+    show_findings(console, found)
+    for finding in found.findings:
+        console.print(f"\n{finding.severity}: {finding.ailment}\n{finding.message}", markup=False, highlight=False)
+        for remedy in finding.remedies:
+            console.print(f"- {remedy.words}", markup=False, highlight=False)
+    console.print()
+    show_table(console, checks_table(found))
+    console.print(f"pictures: {watch.page}", markup=False, soft_wrap=True)
+
+
+def show_findings(console: Console, found: Diagnosis) -> None:
+    """Print the verdict, and a line for each finding."""
+    console.print(found.verdict, markup=False, highlight=False)
+    for finding in found.findings:
+        tried = finding.remedies[0].words if finding.remedies else ""
+        style = None if finding.severity == "note" else "yellow"
+        console.print(f"{finding.severity}: {finding.ailment}: {tried}", style=style, markup=False, highlight=False)
 
 
 def calibrate_visibly(folders: Sequence[Path], **options: Any) -> None:

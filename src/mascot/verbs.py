@@ -16,12 +16,13 @@ from mascot import suite
 from mascot.bases import bases_of_this_process
 from mascot.choosing import Choosing, rows_of, with_knobs
 from mascot.collection import Collected, read_collection
+from mascot.diagnosis import Diagnosis
 from mascot.easel import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
 from mascot.encodings import Encodings
 from mascot.engines import engine_named
 from mascot.errors import UserError, suggest
-from mascot.examination import calibrate, compare, evaluate, read_scores
+from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.grids import sweep_knobs, turns
 from mascot.judges import EMBEDDED, judges_for
@@ -54,7 +55,8 @@ def train(
     adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `named`).
     `progress` is called with ('photos', PhotoSet), ('token', how many pictures are drawn to find one), ('effective', rows),
     ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
-    ('chosen', why), ('report', Path). `family` is the recipe's base where it is loaded already; it comes back as it was.
+    ('chosen', why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis), ('report', Path).
+    `family` is the recipe's base where it is loaded already; it comes back as it was.
     `encodings` is what its encoders said in other runs, and takes what they say in this one.
 
     Raises:
@@ -100,7 +102,7 @@ def train(
         adapter.write(run.adapter)
         rows += rows_of(recommendation)
         if report:
-            write_outcome(job, adapter, generator, rows)
+            write_outcome(job, adapter, generator, rows, examine(job, generator, progress))
             progress("report", run.report)
         generator.take_off()
     return run
@@ -115,6 +117,24 @@ def learn(job: Personalization, choosing: Choosing, progress: Progress) -> None:
                 if choosing.after(step.number):
                     break
     job.finish()
+
+
+def examine(job: Personalization, generator: Generator, progress: Progress) -> Diagnosis | str:
+    """Say what ails the run whose adapter the generator wears, or why that is not known: training is worth having without."""
+    recipe = job.recipe
+    if not recipe.diagnose.active:
+        return ""
+
+    def tell(phase: str, facts: Any) -> None:
+        if phase in {"drawing", "diagnosis"}:
+            progress(phase, facts)
+
+    try:
+        return diagnose(
+            job.run, identity=recipe.choose.identity, clip=recipe.choose.clip, device=recipe.device, generator=generator, progress=tell
+        )
+    except UserError as error:
+        return f"Nothing could be looked for: {error}"
 
 
 def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
@@ -281,6 +301,6 @@ def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, ou
 
 
 __all__ = [
-    "Progress", "Scores", "Step", "calibrate", "compare", "doctor", "evaluate", "evaluate_cells", "evaluate_suite", "generate",
-    "open_generator", "plan_shots", "read_scores", "resolve_adapter", "sweep", "train", "turn_knobs", "usual_knobs",
+    "Progress", "Scores", "Step", "calibrate", "compare", "diagnose", "doctor", "evaluate", "evaluate_cells", "evaluate_suite",
+    "generate", "open_generator", "plan_shots", "read_scores", "resolve_adapter", "sweep", "train", "turn_knobs", "usual_knobs",
 ]  # fmt: skip

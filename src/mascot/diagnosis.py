@@ -1,0 +1,170 @@
+"""What ails a run, by name: each ailment with the number that shows it, the threshold, and what to change.
+
+Pure logic: `symptoms.py` draws and measures. An ailment is found where the whole 95 % interval of its number lies beyond the threshold, so
+that what other seeds or prompts would take back is not called one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from mascot.errors import UserError
+from mascot.evidence import Evidence
+from mascot.generator import Knobs
+from mascot.readings import AILMENTS, Ailment, Reading, Severity, readings
+from mascot.remedies import Remedy, remedies_for
+from mascot.run import replacing
+
+ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
+"""The most serious first."""
+
+
+class Picture(BaseModel):
+    """A picture that shows something."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """From the folder of the diagnosis, or whole where it lies elsewhere: the untouched base's pictures are shared by runs."""
+    words: str
+
+
+class Exhibit(BaseModel):
+    """Pictures side by side, under what they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+class Check(BaseModel):
+    """One thing that was looked at: its number with its interval, and where it would be ill."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ailment: Ailment
+    measured: str
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    threshold: FiniteFloat
+    above: bool
+    """Ill above the threshold; else below it."""
+    ill: bool
+
+
+class Finding(BaseModel):
+    """An ailment that a run has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ailment: Ailment
+    severity: Severity
+    message: str
+    """What was measured, with its interval and the threshold."""
+    remedies: tuple[Remedy, ...]
+    """What to change, the likeliest help first."""
+    exhibits: tuple[Exhibit, ...]
+
+
+class Diagnosis(BaseModel):
+    """What ails one run, as `diagnosis.json` keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    name: str
+    """What the run is called."""
+    subject: str
+    base: str
+    weights: str
+    """The adapter and the base, hashed."""
+    knobs: Knobs
+    pictures: int
+    """That were drawn for it."""
+    judges: dict[str, str]
+    """What judged, each in a line."""
+    findings: tuple[Finding, ...]
+    """The most serious first."""
+    checks: tuple[Check, ...]
+    """All that was looked at."""
+    unseen: dict[str, str]
+    """What could not be looked at, and why."""
+
+    @property
+    def verdict(self) -> str:
+        """Say in one sentence what was found."""
+        looked = {check.ailment for check in self.checks}
+        if not looked:
+            return "Nothing could be looked for."
+        left = len(set(AILMENTS) - looked)
+        unseen = f" {left} of {len(AILMENTS)} ailments could not be looked for." if left else ""
+        if not self.findings:
+            return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
+        said = ", ".join(dict.fromkeys(f"{finding.ailment} ({finding.severity})" for finding in self.findings))
+        return f"Found: {said}. {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
+
+    def write(self, path: Path) -> None:
+        """Write `diagnosis.json`, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read `diagnosis.json`.
+
+        Raises:
+            UserError: it is not there, or another version wrote it.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{path} is missing, damaged or of another version of mascot; run `mascot diagnose {path.parent}`.") from error
+
+
+def findings_of(
+    evidence: Evidence, recipe: Mapping[str, Any], exhibits: Mapping[Ailment, Sequence[Exhibit]] | None = None
+) -> tuple[Finding, ...]:
+    """Name what ails a run with this recipe (nested values), the most serious first; `exhibits` are the pictures that show each ailment.
+
+    An ailment that two numbers show is told once, by the more serious of them.
+    """
+    ill = [reading for reading in readings(evidence) if reading.ill]
+    ill.sort(key=lambda reading: (ORDER.index(reading.severity), -reading.excess))
+    first = {reading.ailment: reading for reading in reversed(ill)}
+    return tuple(
+        Finding(
+            ailment=reading.ailment,
+            severity=reading.severity,
+            message=reading.message,
+            remedies=tuple(remedies_for(reading.ailment, recipe)),
+            exhibits=tuple((exhibits or {}).get(reading.ailment, ())),
+        )
+        for reading in ill
+        if reading is first[reading.ailment]
+    )
+
+
+def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+    """All numbers that ailments were looked for by."""
+    return tuple(_check(reading) for reading in readings(evidence) if reading.interval is not None)
+
+
+def unseen_of(evidence: Evidence) -> dict[str, str]:
+    """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
+    return {f"{reading.ailment}: {reading.measured}": reading.reason for reading in readings(evidence) if reading.interval is None}
+
+
+def _check(reading: Reading) -> Check:
+    interval = reading.interval
+    assert interval is not None
+    low, high = reading.bounds
+    return Check(
+        ailment=reading.ailment, measured=reading.measured, value=interval.mean, low=low, high=high, threshold=reading.threshold,
+        above=reading.above, ill=reading.ill,
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""What ails a run, as a page shows it: on a page of its own, and as a part of the pages of training and of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mascot.diagnosis import Diagnosis, Exhibit, Finding
+from mascot.report import FindingEntry
+from mascot.scores_report import Page, Row, Section, Strip, Tile, shown
+from mascot.tables import Table
+
+
+def diagnosis_page(diagnosis: Diagnosis, folder: Path) -> Page:
+    """Show a diagnosis whose files lie in `folder`."""
+    return Page(
+        title=f"{diagnosis.subject} on {diagnosis.base}: diagnosis",
+        about="What went wrong, by name: each with its number, the pictures that show it, and what to change.",
+        sections=(diagnosis_section(diagnosis, folder),),
+    )
+
+
+def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> Section:
+    """The verdict, what to change, all that was looked at, and the pictures of each finding."""
+    return Section(
+        id="diagnosis",
+        title="Diagnosis",
+        lead=diagnosis.verdict,
+        tables=(*([remedies_table(diagnosis)] if diagnosis.findings else []), checks_table(diagnosis)),
+        rows=tuple(
+            Row(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.exhibits))
+            for finding in diagnosis.findings
+        ),
+    )
+
+
+def titled(finding: Finding) -> str:
+    """Severity and name."""
+    return f"{finding.severity}: {finding.ailment}"
+
+
+def strip(exhibit: Exhibit, folder: Path) -> Strip:
+    """Its pictures in the size of pages."""
+    return Strip(
+        name=exhibit.title,
+        tiles=tuple(Tile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in exhibit.pictures),
+    )
+
+
+def remedies_table(diagnosis: Diagnosis) -> Table:
+    """A row for each change."""
+    return Table(
+        title="what to change, one at a time, the likeliest help first",
+        head=("against", "option of mascot train", "why"),
+        rows=tuple((finding.ailment, remedy.option, remedy.why) for finding in diagnosis.findings for remedy in finding.remedies),
+    )
+
+
+def checks_table(diagnosis: Diagnosis) -> Table:
+    """A row for each number, ill or not; below them what could not be looked at."""
+    return Table(
+        title="what was looked at: shares of the way from the untouched base to the photos, or of the base's own",
+        head=("ailment", "measured", "number (95 % interval)", "ill", ""),
+        rows=tuple(
+            (
+                check.ailment,
+                check.measured,
+                f"{check.value:.2f}" + (f" ({check.low:.2f} to {check.high:.2f})" if check.high > check.low else ""),
+                f"{'above' if check.above else 'below'} {check.threshold:.2f}",
+                "found" if check.ill else "",
+            )
+            for check in diagnosis.checks
+        ),
+        notes=(
+            *(f"not looked at: {what}: {why}" for what, why in diagnosis.unseen.items()),
+            *(f"{name}: {line}" for name, line in diagnosis.judges.items()),
+        ),
+    )
+
+
+def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[FindingEntry, ...]:
+    """The findings as the report of a training shows them."""
+    return tuple(
+        FindingEntry(
+            severity=finding.severity,
+            title=finding.ailment,
+            message=finding.message,
+            remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
+            strips=tuple(
+                (exhibit.title, tuple((shown(folder / picture.file), picture.words) for picture in exhibit.pictures))
+                for exhibit in finding.exhibits
+            ),
+        )
+        for finding in diagnosis.findings
+    )

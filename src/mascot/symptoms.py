@@ -1,0 +1,193 @@
+"""The evidence of a run: what it draws for a handful of prompts, for the class alone and for the token alone, beside the untouched base.
+
+None of the prompts is one that reports are measured by. All is drawn through the one generator and kept in galleries, so that nothing is
+drawn twice, an evaluation finds the pictures of the class there, and a diagnosis that was stopped goes on.
+
+Shape suffixes: B pictures, N prompts asked, I pictures of a prompt, Q prompts that pictures are held against, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mascot.audit import background_sameness, duplicates
+from mascot.evaluation import Referee, Seen, of_each_prompt
+from mascot.evidence import Evidence, PromptEvidence
+from mascot.gallery import open_picture
+from mascot.generator import Generator, Shot
+from mascot.metrics.colours import colours_over
+from mascot.metrics.diversity import diversity
+from mascot.metrics.memory import real_nearest
+from mascot.metrics.subject import real_similarity, similarity
+from mascot.progress import Progress
+from mascot.prompts import STARTER_VALIDATION, is_live
+from mascot.task import Drawn, Pictures, Task, draw
+
+PLACES = 6
+"""Validation prompts that a run is diagnosed by."""
+PLAIN = tuple(f"a {{subject}} on a {colour} background" for colour in ("red", "yellow", "green", "blue"))
+"""Scenes that differ in their colour alone."""
+TOKENS = 4
+"""Pictures of the token without the class noun."""
+
+
+def prompts_of_diagnosis(class_noun: str | None) -> tuple[str, ...]:
+    """What a run is asked to draw: validation prompts, and plain backgrounds; none is among the report's."""
+    return (*STARTER_VALIDATION.for_subject(live=is_live(class_noun))[:PLACES], *PLAIN)
+
+
+def shots_of_token(task: Task) -> list[Shot]:
+    """The token without the class noun; none where the subject has none, and is the token alone anyhow."""
+    return [] if task.subject.class_noun is None else [Shot(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symptoms:
+    """What one run drew, and what the judges see in it."""
+
+    task: Task
+    drawn: Drawn
+    token_alone: Pictures
+    referee: Referee
+
+    @property
+    def pictures(self) -> int:
+        """How many were drawn."""
+        kinds = (self.drawn.taught, self.drawn.untouched, self.drawn.class_taught, self.drawn.class_untouched, self.token_alone)
+        return sum(len(kind.files) for kind in kinds)
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The prompts' pictures, as they are scored."""
+        return Seen(task=self.task, drawn=self.drawn, judges=self.referee.judges)
+
+    @cached_property
+    def columns(self) -> dict[str, list[float]]:
+        """A value for each picture of the prompts (see `Seen.columns`)."""
+        return self.seen.columns()
+
+    def evidence(self) -> Evidence:
+        """Measure all that ailments are looked for by."""
+        task, identity = self.task, self.referee.judges.identity
+        trained = self.seen.photos(identity, task.trained)
+        return Evidence(
+            class_noun=task.subject.class_noun,
+            prompts=tuple(self.prompt(number) for number in range(len(task.templates))),
+            photos=len(task.photos),
+            trained=len(task.trained),
+            real_likeness=real_similarity(self.seen.real_identity),
+            real_nearest=real_nearest(trained),
+            class_now=self.likenesses(self.drawn.class_taught),
+            class_before=self.likenesses(self.drawn.class_untouched),
+            token_alone=self.likenesses(self.token_alone),
+            followed=self.followed(self.drawn.taught),
+            base_followed=self.followed(self.drawn.untouched),
+            twins=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
+            sameness=background_sameness(task.photos),
+        )
+
+    def prompt(self, number: int) -> PromptEvidence:
+        """Measure one prompt."""
+        task = self.task
+        places = range(number * task.images, (number + 1) * task.images)
+
+        def mean(name: str) -> float | None:
+            return fmean(self.columns[name][place] for place in places) if name in self.columns else None
+
+        fidelity, unrelated, _ = match(self.matches[0], number)
+        base_fidelity, base_unrelated, base_rank = match(self.matches[1], number)
+        return PromptEvidence(
+            prompt=task.shots([task.templates[number]])[0].prompt if not task.plain else task.plain[number],
+            likeness=mean("identity"),
+            base_likeness=mean("base_identity"),
+            excess=mean("nearest"),
+            fidelity=fidelity,
+            unrelated=unrelated,
+            base_fidelity=base_fidelity,
+            base_unrelated=base_unrelated,
+            base_rank=base_rank,
+            diversity=self.diversity(self.drawn.taught, number),
+            base_diversity=self.diversity(self.drawn.untouched, number),
+        )
+
+    @cached_property
+    def matches(self) -> tuple[Tensor | None, Tensor | None]:
+        """Cosines of the run's and of the base's pictures to all prompts without the token, each N x I x Q; None without a class noun."""
+        if not self.task.plain:
+            return None, None
+        clip = self.referee.judges.clip
+        words_QD = F.normalize(clip.embed_prompts(self.task.plain).double(), dim=-1)
+        taught, base = (
+            (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(len(self.task.plain), self.task.images, -1)
+            for kind in (self.drawn.taught, self.drawn.untouched)
+        )
+        return taught, base
+
+    def likenesses(self, pictures: Pictures) -> tuple[float, ...]:
+        """The likeness of each picture to the photos; none where there are no photos."""
+        if not self.task.photos:
+            return ()
+        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in pictures.embed(self.referee.judges.identity))
+
+    def diversity(self, pictures: Pictures, number: int) -> float | None:
+        """The mean distance between the pictures of a prompt."""
+        files = of_each_prompt(self.task, pictures.files)
+        return diversity(pictures.gallery.distances(self.referee.distance, files[number])) if files else None
+
+    def plain_files(self, pictures: Pictures) -> list[Sequence[Path]]:
+        """For each seed, its pictures on plain backgrounds; none where fewer than two prompts are plain."""
+        files = of_each_prompt(self.task, pictures.files)
+        plain = [some for template, some in zip(self.task.templates, files, strict=False) if template in PLAIN]
+        return list(zip(*plain, strict=True)) if len(plain) > 1 else []
+
+    def followed(self, pictures: Pictures) -> tuple[float | None, ...]:
+        """For each seed, how far the middle's colour follows the background's."""
+        scenes = [colours_over([open_picture(file) for file in files]) for files in self.plain_files(pictures)]
+        return tuple(None if colours is None else colours.followed for colours in scenes)
+
+
+def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float | None, float | None]:
+    """How well a prompt's own pictures match it, how well those of the others do, and how often one of the former does better.
+
+    The last is the area under the ROC curve (Mann and Whitney 1947), 0.5 by chance. None for what there is nothing to compare with.
+    """
+    if cosines_NIQ is None:
+        return None, None, None
+    others = torch.arange(len(cosines_NIQ)) != number
+    own_I, other_J = cosines_NIQ[number, :, number], cosines_NIQ[others][:, :, number].flatten()
+    if not len(other_J):
+        return float(own_I.mean()), None, None
+    wins = [float(own > other) + 0.5 * float(own == other) for own, other in itertools.product(own_I, other_J)]
+    return float(own_I.mean()), float(other_J.mean()), fmean(wins)
+
+
+def observe(task: Task, generator: Generator, referee: Referee, *, adapter: Path, folder: Path, progress: Progress) -> Symptoms:
+    """Draw all that a diagnosis needs and is not kept yet.
+
+    `progress` is called with ('drawing', count) and ('picture', file).
+
+    Raises:
+        UserError: the pictures cannot be drawn or written.
+    """
+    alone = shots_of_token(task)
+
+    def count_all(phase: str, facts: Any) -> None:
+        progress(phase, facts + len(alone) if phase == "drawing" else facts)
+
+    drawn = draw(task, generator, adapter=adapter, folder=folder, progress=count_all)
+    files: list[Path] = []
+    for file in drawn.taught.gallery.pictures(generator, alone, task.knobs, drawn.weights):
+        progress("picture", file)
+        files.append(file)
+    token_alone = Pictures(gallery=drawn.taught.gallery, files=tuple(files))
+    return Symptoms(task=task, drawn=drawn, token_alone=token_alone, referee=referee)

@@ -1,0 +1,159 @@
+"""Each ailment in a run that was made ill on purpose, on the embedded base; and a healthy run, which has nothing serious."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mascot import verbs
+from mascot.adapter import Adapter
+from mascot.diagnosis import Check, Diagnosis
+from mascot.recipe import Recipe
+from mascot.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+OWL = ROOT / "examples" / "mascot" / "photos"
+ONE_CAPTION = 'dataset.templates=["a photo of {token} {class}"]'
+PLAIN = ("choose.active=false", "previews.every=0", "training.checkpoint_every=1000")
+
+pytestmark = pytest.mark.slow
+
+
+class Clinic:
+    """Trains runs on the owl, healthy and ill, each once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.train = cache(self._train)
+        self.diagnose = cache(self._diagnose)
+
+    def _train(self, name: str, photos: Path, *overrides: str) -> Run:
+        recipe = Recipe.preset(photos=[str(photos)], class_noun="owl", overrides=[*PLAIN, *overrides])
+        return verbs.train(recipe, out=self.folder / name, report=False)
+
+    def _diagnose(self, run: Run) -> Diagnosis:
+        return verbs.diagnose(run)
+
+    @property
+    def healthy(self) -> Run:
+        """The preset, without choosing."""
+        return self.train("healthy", OWL)
+
+    @property
+    def forgetful(self) -> Run:
+        """All weights, ten times too fast, without the class."""
+        return self.train(
+            "forgetful", OWL, 'method.name="dreambooth"', "method.rate=5e-4", "prior.weight=0", ONE_CAPTION, "training.steps=200"
+        )
+
+    def turned(self, name: str, **knobs: float) -> Run:
+        """The healthy run with its knobs turned."""
+        run, adapter = Run(self.folder / name), Adapter.read(self.healthy.adapter)
+        shutil.copytree(self.healthy.folder, run.folder)
+        assert adapter.manifest is not None
+        usual = verbs.usual_knobs(adapter).model_copy(update=knobs)
+        replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": usual.model_dump(mode="json")})).write(run.adapter)
+        return run
+
+    def photos(self, name: str, pictures: list[Image.Image]) -> Path:
+        """A folder of photos."""
+        (self.folder / name).mkdir()
+        for number, picture in enumerate(pictures):
+            picture.save(self.folder / name / f"{number}.png")
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    folder = tmp_path_factory.mktemp("clinic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
+        yield Clinic(folder)
+
+
+def photos_of_owl() -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in sorted(OWL.glob("*.png"))]
+
+
+def found(diagnosis: Diagnosis) -> set[str]:
+    return {finding.ailment for finding in diagnosis.findings}
+
+
+def check(diagnosis: Diagnosis, ailment: str) -> Check:
+    """The first number of an ailment."""
+    return next(check for check in diagnosis.checks if check.ailment == ailment)
+
+
+def test_the_preset_is_healthy(clinic: Clinic) -> None:
+    diagnosis = clinic.diagnose(clinic.healthy)
+    assert not [finding for finding in diagnosis.findings if finding.severity != "note"]
+    assert diagnosis.pictures == 60
+    assert check(diagnosis, "undertrained").low > 0.5
+
+
+def test_too_few_steps_are_undertrained(clinic: Clinic) -> None:
+    diagnosis = clinic.diagnose(clinic.train("few", OWL, "training.steps=15", "prior.count=4"))
+    assert diagnosis.findings[0].ailment == "undertrained"
+    assert "training.steps=30" in {remedy.setting for remedy in diagnosis.findings[0].remedies}
+
+
+def test_training_without_the_class_turns_it_into_the_subject(clinic: Clinic) -> None:
+    diagnosis = clinic.diagnose(clinic.forgetful)
+    assert found(diagnosis) >= {"class drifted", "token leaked"}
+    assert check(diagnosis, "class drifted").low > 0.5
+    assert any(remedy.setting == "prior.weight=1" for finding in diagnosis.findings for remedy in finding.remedies)
+
+
+def test_what_is_too_strong_ignores_the_prompt(clinic: Clinic) -> None:
+    diagnosis = clinic.diagnose(clinic.turned("strong", unet_scale=2.5))
+    assert diagnosis.findings[0].ailment == "prompt ignored"
+    assert any(remedy.setting == "knobs.unet_scale=1.8" for remedy in diagnosis.findings[0].remedies)
+
+
+def test_five_copies_of_one_photo_are_too_alike(clinic: Clinic) -> None:
+    """And what is learned from them is one picture."""
+    photos = clinic.photos("copies", photos_of_owl()[:1] * 5)
+    diagnosis = clinic.diagnose(clinic.train("same", photos, "training.steps=200"))
+    assert found(diagnosis) == {"photos too alike", "diversity collapsed"}
+    assert "memorised: " in " ".join(diagnosis.unseen)
+    [twice] = [finding for finding in diagnosis.findings if finding.ailment == "photos too alike"]
+    assert len(twice.exhibits[0].pictures) == 4
+
+
+def test_photos_that_are_known_by_heart_are_memorised(clinic: Clinic) -> None:
+    """All weights and the text encoder, twenty times too fast: whatever is asked, a photo comes back."""
+    ill = ['method.name="dreambooth"', "method.rate=1e-3", "method.text_rate=1e-3", "prior.weight=0", ONE_CAPTION, "training.steps=250"]
+    diagnosis = clinic.diagnose(clinic.train("memorised", OWL, *ill))
+    assert found(diagnosis) >= {"memorised", "prompt ignored"}
+    [finding] = [finding for finding in diagnosis.findings if finding.ailment == "memorised"]
+    assert [exhibit.title for exhibit in finding.exhibits] == ["this run, whatever the prompt was", "the photo nearest to each"]
+    assert {"training.steps=125"} <= {remedy.setting for remedy in finding.remedies}
+    assert any(remedy.setting.startswith("dataset.templates=") for remedy in finding.remedies)
+
+
+def test_scenes_that_tint_the_subject_entangle_it(clinic: Clinic) -> None:
+    """In each photo the light has the colour of the background, as under coloured lamps."""
+    lamps = ("red", "yellow", "green", "blue", "purple", "orange")
+    photos = [Image.blend(photo, Image.new("RGB", photo.size, lamp), 0.6) for photo, lamp in zip(photos_of_owl(), lamps, strict=True)]
+    ill = ["prior.weight=0", "method.rate=2e-3", "training.steps=200"]
+    diagnosis = clinic.diagnose(clinic.train("tinted", clinic.photos("lamps", photos), *ill))
+    assert "context and looks entangled" in found(diagnosis)
+
+
+def test_what_the_base_cannot_draw_is_said(clinic: Clinic) -> None:
+    asked = [
+        "a {subject} in the rain",
+        "a {subject} on a red background",
+        "a {subject} made of spreadsheets",
+        "a {subject} on a blue background",
+    ]
+    diagnosis = verbs.diagnose(clinic.healthy, prompts=asked)
+    [finding] = [finding for finding in diagnosis.findings if finding.ailment == "context not drawn"]
+    assert "spreadsheets" in finding.message
+    assert "rain" not in finding.message

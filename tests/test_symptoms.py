@@ -1,0 +1,216 @@
+"""Laws of gathering evidence: numbers are those of the pictures, nothing is drawn twice, what is told is shown."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from evaluated import World, cosines, mean
+from mascot import examination, verbs
+from mascot.diagnosis import Diagnosis
+from mascot.errors import UserError
+from mascot.evaluation import Referee
+from mascot.evidence import Evidence
+from mascot.exhibits import EXHIBITS
+from mascot.generator import Generator
+from mascot.judges import Judges
+from mascot.metrics.cutout import Missing
+from mascot.metrics.diversity import PatchDistance
+from mascot.progress import silent
+from mascot.readings import AILMENTS
+from mascot.recipe import Recipe
+from mascot.symptoms import PLAIN, TOKENS, Symptoms, match, observe
+
+PROMPTS = ("a {subject} in the rain", *PLAIN[:2])
+PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
+        yield World(folder, tiny_base)
+
+
+def diagnose(world: World, where: Any = None, **options: Any) -> Diagnosis:
+    """Diagnose with the tiny encoders."""
+    given = {"prompts": PROMPTS, "identity": str(world.identity), "clip": str(world.clip), "device": "cpu"} | options
+    return verbs.diagnose(where or world.run, **given)
+
+
+@pytest.fixture(scope="module")
+def diagnosis(world: World) -> Diagnosis:
+    return diagnose(world)
+
+
+@pytest.fixture(scope="module")
+def symptoms(world: World, diagnosis: Diagnosis) -> Symptoms:
+    """What the diagnosis was made of."""
+    del diagnosis
+    adapter, path = verbs.resolve_adapter(world.run)
+    task = examination.task_of_diagnosis(adapter, path, name="run", prompts=PROMPTS)
+    identity, clip = world.encoders
+    referee = Referee(
+        judges=Judges(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=Missing("none in a test")
+    )
+    generator, _, _ = verbs.open_generator(path, device="cpu")
+    return observe(task, generator, referee, adapter=path, folder=world.run.evaluation, progress=silent)
+
+
+@pytest.fixture(scope="module")
+def evidence(symptoms: Symptoms) -> Evidence:
+    return symptoms.evidence()
+
+
+def test_it_says_what_was_drawn_and_judged(world: World, diagnosis: Diagnosis) -> None:
+    assert diagnosis.pictures == PICTURES
+    assert Diagnosis.read(world.run.diagnosis) == diagnosis
+    assert {check.ailment for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(AILMENTS)
+    page = html.unescape(world.run.diagnosis_page.read_text())
+    shown = sum(len(exhibit.pictures) for finding in diagnosis.findings for exhibit in finding.exhibits)
+    assert page.count("<img") == shown > 0
+    for finding in diagnosis.findings:
+        assert f"{finding.severity}: {finding.ailment}" in page
+        assert all(remedy.why in page for remedy in finding.remedies)
+        for exhibit in finding.exhibits:
+            assert all((world.run.folder / picture.file).is_file() for picture in exhibit.pictures)
+
+
+def test_nothing_is_drawn_twice(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("everything is drawn already"))
+    assert diagnose(world) == diagnosis
+
+
+def test_a_diagnosis_that_was_stopped_goes_on(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, drawn = world.write("stopped"), Generator.draw_batch
+
+    def draw_one_batch(*given: Any) -> Any:
+        monkeypatch.setattr(Generator, "draw_batch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        return drawn(*given)
+
+    monkeypatch.setattr(Generator, "draw_batch", draw_one_batch)
+    with pytest.raises(KeyboardInterrupt):
+        diagnose(world, run)
+    assert list(run.evaluation.glob("*.png"))
+    assert not run.diagnosis.exists()
+    monkeypatch.setattr(Generator, "draw_batch", drawn)
+    assert diagnose(world, run).checks == diagnosis.checks
+
+
+def test_an_evaluation_finds_the_class_drawn(world: World, diagnosis: Diagnosis) -> None:
+    """The class alone is the same question, so its pictures are the same files."""
+    del diagnosis
+    before = set(world.run.evaluation.glob("a-photo-of-a-dog*.png"))
+    world.evaluate(prompts=["a {subject} in the snow"])
+    assert set(world.run.evaluation.glob("a-photo-of-a-dog*.png")) == before
+
+
+def test_an_evaluation_s_page_tells_the_diagnosis_where_it_is_asked_to(world: World) -> None:
+    world.evaluate(prompts=["a {subject} in the snow"])
+    assert 'id="diagnosis"' not in world.run.scores_page.read_text()
+    world.evaluate(prompts=["a {subject} in the snow"], diagnosed=True)
+    page = world.run.scores_page.read_text()
+    assert 'id="diagnosis"' in page
+    assert "what was looked at" in page
+
+
+def test_likenesses_are_those_of_the_pictures(world: World, symptoms: Symptoms, evidence: Evidence) -> None:
+    identity, clip = world.encoders
+    photos, words = identity.embed(world.photos(2)), clip.embed_prompts(["a dog in the rain"])
+    taught, base = (kind.embed(identity)[:2] for kind in (symptoms.drawn.taught, symptoms.drawn.untouched))
+    first = evidence.prompts[0]
+    assert first.likeness == pytest.approx(mean(cosines(taught, photos)), abs=1e-6)
+    assert first.base_likeness == pytest.approx(mean(cosines(base, photos)), abs=1e-6)
+    assert first.fidelity == pytest.approx(mean(cosines(symptoms.drawn.taught.embed(clip)[:2], words)), abs=1e-6)
+    assert first.unrelated == pytest.approx(mean(cosines(symptoms.drawn.taught.embed(clip)[2:], words)), abs=1e-6)
+    assert first.base_unrelated == pytest.approx(mean(cosines(symptoms.drawn.untouched.embed(clip)[2:], words)), abs=1e-6)
+    alone = symptoms.token_alone.embed(identity)
+    assert evidence.token_alone == pytest.approx([mean(cosines(row[None], photos)) for row in alone], abs=1e-6)
+    assert len(evidence.class_now) == len(evidence.class_before) == 8
+    assert len(evidence.followed) == len(evidence.base_followed) == 2
+
+
+def test_a_match_is_between_a_prompt_s_own_pictures_and_the_others() -> None:
+    cosines_NIQ = torch.tensor([[[0.9, 0.1], [0.5, 0.2]], [[0.6, 0.8], [0.4, 0.9]]])
+    own, others, wins = match(cosines_NIQ, 0)
+    assert (own, others) == (pytest.approx(0.7), pytest.approx(0.5))
+    assert wins == pytest.approx(3 / 4)
+    assert match(cosines_NIQ, 1)[2] == 1.0
+    assert match(torch.ones(3, 2, 3), 0)[2] == 0.5
+    assert match(None, 0) == (None, None, None)
+    assert match(torch.ones(1, 2, 1), 0)[1:] == (None, None)
+
+
+@pytest.mark.parametrize("ailment", AILMENTS)
+def test_every_ailment_has_pictures_that_show_it(symptoms: Symptoms, evidence: Evidence, world: World, ailment: Any) -> None:
+    drawable = [prompt for prompt in evidence.prompts if prompt.drawn_by_base]
+    if (ailment == "prompt ignored" and not drawable) or (ailment == "context not drawn" and len(drawable) == len(evidence.prompts)):
+        pytest.skip("the tiny base's noise does not show it")
+    exhibits = EXHIBITS[ailment](symptoms, evidence, world.run.folder)
+    pictures = list(itertools.chain.from_iterable(exhibit.pictures for exhibit in exhibits))
+    assert pictures
+    assert all((world.run.folder / picture.file).is_file() and picture.words for picture in pictures)
+
+
+def test_a_run_without_a_class_noun_and_one_of_one_photo_are_told_why(world: World) -> None:
+    nameless = diagnose(world, world.write("nameless", class_noun=None))
+    assert {check.ailment for check in nameless.checks} <= {"memorised", "photos too alike"}
+    assert any("class noun" in reason for reason in nameless.unseen.values())
+    single = diagnose(world, world.write("single", learned=1))
+    assert any("one photo" in reason for reason in single.unseen.values())
+    for run in ("nameless", "single"):
+        text = (world.folder / run / "diagnosis.json").read_text() + (world.folder / run / "diagnosis.html").read_text()
+        assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_an_adapter_far_from_its_photos_takes_others(world: World, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    adapter.write_bytes(world.run.adapter.read_bytes())
+    alone = diagnose(world, adapter)
+    assert any("--photos" in reason for reason in alone.unseen.values())
+    shown = diagnose(world, adapter, photos=[world.folder / "photos"])
+    assert not any("--photos" in reason for reason in shown.unseen.values())
+    assert (tmp_path / "adapter_scores" / "diagnosis.json").is_file()
+
+
+def test_what_cannot_be_diagnosed_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a mascot run"):
+        diagnose(world, tmp_path)
+    with pytest.raises(UserError, match="does not name the subject"):
+        diagnose(world, prompts=["a dog"])
+
+
+def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:
+    small = ["training.steps=1", "prior.count=0", "knobs.steps=1", "previews.every=0", "choose.active=false", "method.rank=2"]
+    judges = [f"choose.identity={world.identity}", f"choose.clip={world.clip}"]
+    recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=[*small, *judges])
+    told: list[tuple[str, Any]] = []
+    run = verbs.train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
+    found, page = dict(told)["diagnosis"], html.unescape(run.report.read_text())
+    assert dict(told)["drawing"] == found.pictures
+    assert Diagnosis.read(run.diagnosis) == found
+    assert 'id="diagnosis"' in page
+    assert found.verdict in page
+    for finding in found.findings:
+        assert finding.message in page
+        assert all(remedy.option in page and remedy.why in page for remedy in finding.remedies)
+
+
+def test_training_is_worth_having_without(world: World) -> None:
+    def told(*overrides: str) -> Diagnosis | str:
+        recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=overrides)
+        job: Any = SimpleNamespace(recipe=recipe, run=world.run)
+        nothing: Any = None  # no generator: nothing is drawn
+        return verbs.examine(job, nothing, silent)
+
+    assert told("diagnose.active=false") == ""
+    assert str(told("choose.identity=./nowhere")).startswith("Nothing could be looked for: ")
