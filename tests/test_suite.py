@@ -258,7 +258,6 @@ def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> No
         (["--suite", "{world}", "--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
         (["--suite", "{world}", "--methods", "lora,lora"], "named twice"),
         (["--suite", "{world}", "--set", "method.rnk=2"], "rnk"),
-        (["--suite", "{world}", "--engine", "rey"], "unknown engine 'rey'"),
         (["--suite", "{world}/mug"], "is no collection"),
         (["--methods", "lora", "some_run"], "give --suite DIR"),
         ([], "nothing to evaluate"),

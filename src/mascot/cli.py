@@ -158,8 +158,6 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="With --suite: change any setting of every run: --set training.steps=200.", show_default=False),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="With --suite: local, or ray.", show_default=False)] = None,
-    address: Annotated[str | None, typer.Option(help="With --engine ray: a cluster's address.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="With --suite: its folder, which a later call goes on with.", show_default=False)] = None,
     real: Annotated[bool, typer.Option("--real", help="Score photos against each other: the ceiling, a row for each folder.")] = False,
     prompts: Annotated[
@@ -187,10 +185,7 @@ def evaluate(
     from mascot.terminal import calibrate_visibly, evaluate_visibly, suite_visibly
 
     judged = {"identity": identity, "clip": clip, "device": device, **({"base": base} if base else {})}
-    of_suite = {
-        "methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides, "engine": engine,
-        "address": address,
-    }  # fmt: skip
+    of_suite = {"methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides}
     given = {key: value for key, value in of_suite.items() if value is not None and value != []}
     if suite is not None:
         if runs or real or prompts or photos or live is not None:
@@ -200,9 +195,7 @@ def evaluate(
         suite_visibly(suite, out, images=images, seed=seed, **judged, **given)
         return
     if given or out is not None:
-        raise UserError(
-            "--methods, --subjects, --prompts, --set, --engine, --address and --out are for --suite; give --suite DIR with them."
-        )
+        raise UserError("--methods, --subjects, --prompts, --set and --out are for --suite; give --suite DIR with them.")
     if not runs:
         raise UserError("there is nothing to evaluate; give a run's folder, or --suite DIR.")
     if not real:
