@@ -186,7 +186,7 @@ def test_training_says_its_photos_and_settings_before_it_begins(
     assert (code, said) == (130, "mascot: interrupted; what was done is kept.\n")
     assert "2 photos: 0.png, 1.png\n" in printed
     assert "not used: broken.jpg is not a picture" in printed
-    recipe = Recipe.preset(photos=(str(photos),), base=str(tiny_base), token="sks", overrides=[*SMALL, "training.batch_size=3"])
+    recipe = Recipe.preset(photos=(str(photos),), base=str(tiny_base), overrides=[*SMALL, "training.batch_size=3", "token=sks"])
     for name, value in planned_settings(recipe, 2, 64):
         assert [name, *value.split()] in [line.split() for line in printed.splitlines()] or f" {name} " in printed
         assert f"{value} " in printed
