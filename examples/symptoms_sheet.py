@@ -58,4 +58,4 @@ def symptoms_sheet(runs: list[Run]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    symptoms_sheet([Run(Path(name)) for name in sys.argv[1:-1]]).save(sys.argv[-1], optimize=True)
+    symptoms_sheet([Run(Path(name)) for name in sys.argv[1:-1]]).quantize(192).save(sys.argv[-1], optimize=True)

@@ -20,6 +20,8 @@ from mascot.run import Run
 ROOT = Path(__file__).resolve().parent.parent
 OWL = ROOT / "examples" / "mascot" / "photos"
 ONE_CAPTION = 'dataset.templates=["a photo of {token} {class}"]'
+BY_HEART = ('method.name="dreambooth"', "method.rate=1e-3", "method.text_rate=1e-3", "prior.weight=0", ONE_CAPTION)
+"""All weights and the text encoder learn far too fast, without the class."""
 PLAIN = ("choose.active=false", "previews.every=0", "training.checkpoint_every=1000")
 
 pytestmark = pytest.mark.slow
@@ -116,20 +118,18 @@ def test_what_is_too_strong_ignores_the_prompt(clinic: Clinic) -> None:
     assert any(remedy.setting == "knobs.unet_scale=1.8" for remedy in diagnosis.findings[0].remedies)
 
 
-def test_five_copies_of_one_photo_are_too_alike(clinic: Clinic) -> None:
-    """And what is learned from them is one picture."""
+def test_one_photo_five_times_is_too_alike_and_known_by_heart_leaves_no_variety(clinic: Clinic) -> None:
     photos = clinic.photos("copies", photos_of_owl()[:1] * 5)
-    diagnosis = clinic.diagnose(clinic.train("same", photos, "training.steps=200"))
-    assert found(diagnosis) == {"photos too alike", "diversity collapsed"}
+    diagnosis = clinic.diagnose(clinic.train("same", photos, *BY_HEART, "training.steps=150"))
+    assert found(diagnosis) >= {"photos too alike", "diversity collapsed"}
     assert "memorised: " in " ".join(diagnosis.unseen)
     [twice] = [finding for finding in diagnosis.findings if finding.ailment == "photos too alike"]
     assert len(twice.exhibits[0].pictures) == 4
 
 
 def test_photos_that_are_known_by_heart_are_memorised(clinic: Clinic) -> None:
-    """All weights and the text encoder, twenty times too fast: whatever is asked, a photo comes back."""
-    ill = ['method.name="dreambooth"', "method.rate=1e-3", "method.text_rate=1e-3", "prior.weight=0", ONE_CAPTION, "training.steps=250"]
-    diagnosis = clinic.diagnose(clinic.train("memorised", OWL, *ill))
+    """Whatever is asked, a photo comes back."""
+    diagnosis = clinic.diagnose(clinic.train("memorised", OWL, *BY_HEART, "training.steps=250"))
     assert found(diagnosis) >= {"memorised", "prompt ignored"}
     [finding] = [finding for finding in diagnosis.findings if finding.ailment == "memorised"]
     assert [exhibit.title for exhibit in finding.exhibits] == ["this run, whatever the prompt was", "the photo nearest to each"]

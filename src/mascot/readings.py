@@ -37,8 +37,9 @@ HEARD = 0.75
 """Memorised: prompts must be followed less than this as well, for likeness alone is no copy."""
 DRIFTED = 0.15
 """Class drifted: how far the class has moved from the base's to the photos."""
-VARIED = 0.5
-"""Diversity collapsed: variety of one prompt's pictures, of which the base has 1."""
+VARIED = 0.25
+"""Diversity collapsed: variety of one prompt's pictures, of which the base has 1. The base's pictures are of other individuals too, so one
+subject varies less without being ill: a healthy one whose photos all show one pose had 0.36."""
 FOLLOWED = 0.6
 """Prompt ignored: how far prompts move the pictures, of which the base has 1."""
 BLED = 0.2

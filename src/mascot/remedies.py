@@ -143,10 +143,10 @@ def of_ignored(recipe: Recorded) -> Iterator[Remedy]:
 
 def of_entangled(recipe: Recorded) -> Iterator[Remedy]:
     """Part the subject from what stands behind it."""
-    if recipe["dataset.masked"] is None:
-        yield Remedy(setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it")
     yield from times_knob(recipe, "guidance", 0.6, "high guidance paints the scene onto everything")
     yield from more_captions(recipe)
+    if recipe["dataset.masked"] is None:
+        yield Remedy(setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it")
     yield Remedy(why="Add photos in front of other backgrounds: what is always there is taken for a part of the subject.")
 
 
