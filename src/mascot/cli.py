@@ -317,6 +317,7 @@ def main() -> None:
     """Run a command. Exit code 0: done; 2: the user can mend it, one sentence on stderr; 130: interrupted, everything saved."""
     # transformers reads this when it is imported; its notices say nothing that a user could act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # as above; it tells every try of a download, and then we say the outcome
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = app(prog_name="mascot", standalone_mode=False)
