@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from mascot import starter, verbs
+from mascot import experiments, starter
 from mascot.collection import Collected, spread
 from mascot.intervals import paired
 from mascot.prompts import STARTER
@@ -156,7 +156,7 @@ def main(  # noqa: PLR0917 - typer's options
     for name in TITLES if table == "all" else [table]:
         chosen = [collected(known[subject]) for subject in subjects.split(",")]
         cells = cells_of(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
-        suite = verbs.evaluate_cells(cells, out=keep, progress=watch)
+        suite = experiments.evaluate_cells(cells, out=keep, progress=watch)
         show(means(name, suite))
         show(differences(name, suite))
 

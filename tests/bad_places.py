@@ -19,6 +19,7 @@ from bad_photos import bad_photo_files, noise
 from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
 from mascot.families import fingerprint, load_family
 from mascot.families.sd import PARTS
+from mascot.generator import Knobs
 from mascot.lowrank import METADATA_KEY
 from mascot.methods import settings_of
 from mascot.personalization import photo_hashes
@@ -26,8 +27,27 @@ from mascot.photos import read_photos
 from mascot.pipelines import weight_files
 from mascot.recipe import Recipe
 from mascot.run import Run
+from mascot.scores import METRICS, REFERENCES, Score, Scores
 from tiny import SUBJECT, tiny_stable_diffusion
+from tiny_encoders import tiny_clip, tiny_identity
 
+COLLECTION = """Classes
+subject_name,class
+rex,dog
+
+Prompts
+
+Object Prompts
+prompt_list = [
+'a {0} {1} in the snow'.format(unique_token, class_token),
+]
+
+Live Subject Prompts
+prompt_list = [
+'a {0} {1} on the beach'.format(unique_token, class_token),
+]
+"""
+"""The table of a collection of one subject."""
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -45,6 +65,7 @@ def lay_out(folder: Path, tiny_base: Path) -> None:
     lay_out_bases(folder)
     lay_out_runs(folder)
     lay_out_adapters(folder)
+    lay_out_questions(folder)
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -180,6 +201,47 @@ def lay_out_adapters(folder: Path) -> None:
         made.write(folder / "adapters" / f"{name}.safetensors")
     for name, tensors in spoiled(adapter.tensors).items():
         Adapter(tensors=tensors, metadata={}, manifest=adapter.manifest).write(folder / "adapters" / f"{name}.safetensors")
+
+
+def lay_out_questions(folder: Path) -> None:
+    """Encoders, a collection, and runs that are trained and scored, one without a fault and others with one each."""
+    tiny_identity(folder / "seer")
+    tiny_clip(folder / "reader")
+    (folder / "collection" / "rex").mkdir(parents=True)
+    noise().save(folder / "collection" / "rex" / "1.png")
+    (folder / "collection" / "prompts_and_classes.txt").write_text(COLLECTION, encoding="utf-8")
+    recipe = Run(folder / "unfinished").recipe.read_text(encoding="utf-8")
+    adapter = (folder / "adapter.safetensors").read_bytes()
+    for name in ("run", "runs/broken_adapter", "runs/gone_photos", "runs/trained_broken_recipe", "runs/blocked"):
+        run = Run(folder / name)
+        run.write_text(run.recipe, recipe)
+        put(run.adapter, adapter)
+    put(folder / "runs/broken_adapter/adapter.safetensors", adapter[: len(adapter) // 2])
+    put(folder / "runs/gone_photos/recipe.toml", recipe.replace('"photos"', '"gone"').encode())
+    put(folder / "runs/trained_broken_recipe/recipe.toml", b"[")
+    put(folder / "sweep.toml", b'photos = ["photos"]\nbase = "base"\ndevice = "cpu"\nprior.count = 0\n')
+    put(folder / "runs/blocked/evaluation", b"a file in the folder's place")
+    scores = empty_scores(seed=0)
+    for name, text in {
+        "scored": scores.model_dump_json(),
+        "scored_otherwise": empty_scores(seed=1).model_dump_json(),
+        "scores_text": "no JSON",
+        "scores_cut": scores.model_dump_json()[:-100],
+        "scores_newer": scores.model_dump_json().replace('"version":1', '"version":2'),
+    }.items():
+        run = Run(folder / "runs" / name)
+        run.write_text(run.recipe, recipe)
+        run.write_text(run.scores, text)
+
+
+def empty_scores(*, seed: int) -> Scores:
+    """Scores without a number, each for the same reason."""
+    known = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
+    return Scores(
+        name="", subject="sks dog", class_noun="dog", live=True, base="base", base_fingerprint="", weights="", photos=(), knobs=Knobs(),
+        images=1, seed=seed, judges={"identity": "seer", "clip": "reader"}, prompts=(),
+        values={name: Score(value=None, reason="nothing was drawn") for name in known},
+    )  # fmt: skip
 
 
 def fresh_adapter(base: Path) -> Adapter:

@@ -43,7 +43,8 @@ class World:
         """Write a run as training leaves it, with an adapter of random strength: what it learned is of no matter here."""
         run, knobs = Run(self.folder / name), {"steps": 1}
         photos = tuple(str(self.folder / "photos" / f"{number}.png") for number in range(learned))
-        recipe = Recipe.preset(photos=photos, base=str(self.base), class_noun=class_noun, overrides=["prior.count=0", "knobs.steps=1"])
+        overrides = ["token=sks", "prior.count=0", "knobs.steps=1"]
+        recipe = Recipe.preset(photos=photos, base=str(self.base), class_noun=class_noun, overrides=overrides)
         run.write_text(run.recipe, recipe.to_toml())
         generator = torch.Generator().manual_seed(seed)
         tensors = {key: tensor + 0.2 * torch.randn(tensor.shape, generator=generator) for key, tensor in self.adapter.tensors.items()}

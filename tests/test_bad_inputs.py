@@ -15,12 +15,13 @@ import pytest
 
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
+from bad_questions import JUDGES, bad_questions
 from mascot import cli, prior
 from mascot.run import Run
 from mascot.trainer import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = bad_commands()
+COMMANDS = [*bad_commands(), *bad_questions()]
 SENTENCE = re.compile(r"mascot: \S[^\n]*[.?!]\n")
 
 
@@ -135,10 +136,23 @@ def test_a_bad_photo_is_named_also_without_a_folder_for_the_run(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that nobody may write to")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "photos", "--base", "base", "--out", "/proc/run", *PLAIN],
+        ["generate", "adapter.safetensors", "a dog", "--steps", "1", "--count", "1", "--out", "/proc/pictures"],
+        ["evaluate", "--suite", "collection", "--base", "base", "--out", "/proc/suite", *JUDGES],
+        ["compare", "runs/scored", "runs/scored", "--out", "/proc/page.html"],
+        ["sweep", "sweep.toml", "--over", "method.rank=2,4", "--out", "/proc/sweep"],
+        ["sweep", "run", "--over", "guidance=3", "--out", "/proc/knobs.png"],
+    ],
+    ids=" ".join,
+)
 def test_a_folder_that_may_not_be_written_is_refused(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    words: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    refused(["train", "photos", "--base", "base", "--out", "/proc/run", *PLAIN], here, monkeypatch, capfd)
+    said = refused(words, here, monkeypatch, capfd)
+    assert "/proc/" in said
 
 
 ABSENT = {

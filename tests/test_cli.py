@@ -155,13 +155,22 @@ def test_an_interruption_is_said_wherever_it_comes_from(
     assert mascot() == (130, "", "mascot: interrupted; what was done is kept.\n")
 
 
-@pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied", "/a/file"), OSError(28, "No space left on device")])
-def test_what_the_system_refuses_is_a_sentence(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, fault: OSError) -> None:
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (PermissionError(13, "Permission denied", "/a/file"), "choose a folder that you may write to"),
+        (OSError(28, "No space left on device"), "choose another place"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, fault: OSError, remedy: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise fault
 
     monkeypatch.setattr(terminal, "generate_visibly", fail)
-    assert mascot("generate", adapter, "a dog") == (2, "", f"mascot: {fault.filename or 'a file'} cannot be used: {fault.strerror}.\n")
+    said = f"mascot: {fault.filename or 'a file'} cannot be used ({fault.strerror}); {remedy}.\n"
+    assert mascot("generate", adapter, "a dog") == (2, "", said)
 
 
 def test_a_fault_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path) -> None:

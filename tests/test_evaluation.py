@@ -87,11 +87,11 @@ def test_diversity_is_between_pictures_of_one_prompt(world: World, scores: Score
     assert value(scores, "diversity") == pytest.approx(mean(expected), abs=1e-6)
 
 
-def test_copying_is_nearness_to_what_was_learned_over_what_was_held_out(world: World, scores: Scores) -> None:
+def test_copying_is_nearness_to_what_was_learned_over_as_many_that_were_held_out(world: World, scores: Scores) -> None:
     identity = world.encoders[0]
     photos = identity.embed(world.photos(3))
     pictures = identity.embed(list(itertools.chain(*drawn(world, scores))))
-    excess = [max(cosines(row[None], photos[:LEARNED])) - max(cosines(row[None], photos[LEARNED:])) for row in pictures]
+    excess = [mean(cosines(row[None], photos[:LEARNED])) - cosines(row[None], photos[LEARNED:])[0] for row in pictures]
     assert value(scores, "copying") == pytest.approx(mean(excess), abs=1e-6)
     apart = cosines(photos[:1], photos[1:LEARNED])[0]
     nearest = [max(cosines(row[None], photos[:LEARNED])) - apart for row in pictures]

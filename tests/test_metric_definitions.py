@@ -127,10 +127,14 @@ def distinct_pairs(real: Rows) -> float:
 
 
 def copies(generated: Rows, training: Rows, held_out: Rows) -> float:
+    """The nearest of as many photos of either kind, over all choices of them."""
+    count = min(len(training), len(held_out))
     values: list[float] = []
     for picture in generated:
-        trained = max(cosine(picture, photo) for photo in training)
-        unseen = max(cosine(picture, photo) for photo in held_out)
+        trained, unseen = (
+            mean([max(cosine(picture, photo) for photo in some) for some in itertools.combinations(photos, count)])
+            for photos in (training, held_out)
+        )
         values.append(trained - unseen)
     return mean(values)
 

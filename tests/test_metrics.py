@@ -14,11 +14,12 @@ from torch import Tensor
 from mascot.metrics.diversity import diversity, diversity_over, patch_distances, perceptual_distance
 from mascot.metrics.drift import drift, preservation
 from mascot.metrics.frechet import frechet_distance
-from mascot.metrics.memory import copy_score, copy_scores, nearest_excess, nearest_excesses, real_nearest
+from mascot.metrics.memory import copy_score, copy_scores, held_out_share, nearest_excess, nearest_excesses, real_nearest
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 
 counts = st.integers(2, 7)
+few = st.integers(1, 4)
 seeds = st.integers(0, 999)
 
 
@@ -122,6 +123,44 @@ def test_copy_scores_are_each_pictures_own(generated: int, seed: int) -> None:
     assert nearest_excess(drawn, training) == pytest.approx(sum(excesses or ()) / generated, abs=1e-9)
 
 
+def plain_nearest(picture: Tensor, photos: Tensor, count: int) -> float:
+    """The nearest of so many photos, averaged over all choices."""
+    chosen = [max(cosine(picture, photo) for photo in some) for some in itertools.combinations(photos, count)]
+    return sum(chosen) / len(chosen)
+
+
+@given(training=few, held_out=few, seed=seeds)
+def test_a_copy_score_is_of_equal_numbers_of_photos(training: int, held_out: int, seed: int) -> None:
+    drawn, learned, others = rows(2, seed=seed), rows(training, seed=seed + 1), rows(held_out, seed=seed + 2)
+    count = min(training, held_out)
+    expected = [plain_nearest(picture, learned, count) - plain_nearest(picture, others, count) for picture in drawn]
+    assert copy_scores(drawn, learned, others) == pytest.approx(expected, abs=1e-9)
+    if training == held_out:
+        plain = [max(cosine(picture, photo) for photo in learned) - max(cosine(picture, photo) for photo in others) for picture in drawn]
+        assert expected == pytest.approx(plain, abs=1e-9)
+
+
+@given(training=few, held_out=few, seed=seeds)
+def test_who_does_not_know_what_was_held_out_copies_nothing(training: int, held_out: int, seed: int) -> None:
+    """Over all splits of one set of photos the score of fixed pictures is 0, and the share is chance, whatever the numbers."""
+    photos, drawn = rows(training + held_out, seed=seed), rows(3, seed=seed + 1)
+    scores: list[float] = []
+    shares: list[float] = []
+    for some in itertools.combinations(range(len(photos)), held_out):
+        others, learned = photos[list(some)], photos[[i for i in range(len(photos)) if i not in some]]
+        scores += copy_scores(drawn, learned, others) or ()
+        shares.append(held_out_share(drawn, learned, others))
+    assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-9)
+    assert sum(shares) / len(shares) == pytest.approx(held_out / (training + held_out), abs=1e-9)
+
+
+def test_a_share_tells_copies_of_many_photos() -> None:
+    photos = rows(4, seed=3)
+    assert held_out_share(photos[:3], photos[:3], photos[3:]) == 0
+    assert held_out_share(photos[3:], photos[:3], photos[3:]) == 1
+    assert held_out_share(photos, photos[:3], photos[3:]) == 0.25
+
+
 def test_an_excess_is_above_what_the_photos_have_among_themselves() -> None:
     photos = torch.eye(4)[:3] + 0.5  # every two of them have the same cosine
     between = cosine(photos[0], photos[1])
@@ -187,6 +226,7 @@ def test_embeddings_of_no_length_give_numbers() -> None:
         (lambda: prompt_fidelity(rows(2, 4), rows(2, 6)), "its own prompt"),
         (lambda: copy_score(rows(2, 4), rows(2, 6), rows(2, 4)), "4 and 6 wide"),
         (lambda: copy_score(rows(2, 4), rows(2, 4), rows(2, 6)), "4 and 6 wide"),
+        (lambda: held_out_share(rows(0), rows(2), rows(2)), "needs pictures"),
         (lambda: nearest_excess(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
         (lambda: copy_score(rows(2) * math.nan, rows(2), rows(2)), "no number"),
         (lambda: real_nearest(rows(2) * math.inf), "no number"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bad_photos import noise
-from mascot import cli, verbs
+from mascot import cli, experiments
 from mascot.collection import Collected, read_collection
 from mascot.errors import UserError
 from mascot.recipe import Recipe
@@ -100,7 +100,7 @@ def real(world: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory)
             "base": str(tiny_base), "subjects": ["cat9", "mug"], "methods": ["lora", "textual-inversion"], "prompts": 2, "images": 2,
             "identity": str(tiny_identity(home / "seer")), "clip": str(tiny_clip(home / "reader")), "device": "cpu", "overrides": QUICK,
         }  # fmt: skip
-        yield verbs.evaluate_suite(world, out=home / "out", **options), home, options
+        yield experiments.evaluate_suite(world, out=home / "out", **options), home, options
 
 
 @cache
@@ -146,9 +146,9 @@ def test_a_second_call_does_nothing_again(
     def fail(*_: Any, **__: Any) -> None:
         pytest.fail("this was done before")
 
-    monkeypatch.setattr(verbs, "train", fail)
-    monkeypatch.setattr(verbs, "evaluate", fail)
-    assert verbs.evaluate_suite(world, out=home / "out", **options).scores == suite.scores
+    monkeypatch.setattr(experiments, "train", fail)
+    monkeypatch.setattr(experiments, "evaluate", fail)
+    assert experiments.evaluate_suite(world, out=home / "out", **options).scores == suite.scores
 
 
 def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
@@ -157,7 +157,7 @@ def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
     _, home, options = real
     before = (home / "out" / "lora" / "mug" / "adapter.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"nothing could be scored: .* was made with other settings"):
-        verbs.evaluate_suite(world, out=home / "out", **{**options, "overrides": [*QUICK, "method.rank=2"], "methods": ["lora"]})
+        experiments.evaluate_suite(world, out=home / "out", **{**options, "overrides": [*QUICK, "method.rank=2"], "methods": ["lora"]})
     assert (home / "out" / "lora" / "mug" / "adapter.safetensors").read_bytes() == before
 
 
@@ -252,8 +252,8 @@ def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["some_run", "--suite", "{world}"], "leave runs"),
-        (["--suite", "{world}", "--prompt", "a {subject}"], "leave runs"),
+        (["some_run", "--suite", "{world}"], "goes with none of the options for other runs"),
+        (["--suite", "{world}", "--prompt", "a {subject}"], "goes with none of the options for other runs"),
         (["--suite", "{world}", "--subjects", "cat"], "no subject 'cat'"),
         (["--suite", "{world}", "--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
         (["--suite", "{world}", "--methods", "lora,lora"], "named twice"),

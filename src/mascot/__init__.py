@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mascot.errors import UserError as UserError
+    from mascot.experiments import cross_validate as cross_validate
+    from mascot.experiments import evaluate_suite as evaluate_suite
+    from mascot.experiments import sweep as sweep
     from mascot.generator import Knobs as Knobs
     from mascot.recipe import Recipe as Recipe
     from mascot.run import Run as Run
@@ -24,9 +27,7 @@ if TYPE_CHECKING:
     from mascot.verbs import diagnose as diagnose
     from mascot.verbs import doctor as doctor
     from mascot.verbs import evaluate as evaluate
-    from mascot.verbs import evaluate_suite as evaluate_suite
     from mascot.verbs import generate as generate
-    from mascot.verbs import sweep as sweep
     from mascot.verbs import train as train
 
 __version__ = "0.1.0"
@@ -37,17 +38,18 @@ PUBLIC = {
     "Scores": "mascot.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.verbs",
+    "cross_validate": "mascot.experiments",
     "diagnose": "mascot.verbs",
     "doctor": "mascot.verbs",
     "evaluate": "mascot.verbs",
-    "evaluate_suite": "mascot.verbs",
+    "evaluate_suite": "mascot.experiments",
     "generate": "mascot.verbs",
-    "sweep": "mascot.verbs",
+    "sweep": "mascot.experiments",
     "train": "mascot.verbs",
 }
 __all__ = [
-    "Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "diagnose", "doctor", "evaluate", "evaluate_suite", "generate", "sweep",
-    "train",
+    "Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "cross_validate", "diagnose", "doctor", "evaluate", "evaluate_suite",
+    "generate", "sweep", "train",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ Token = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
-Seed = Annotated[int | None, typer.Option(help="Decides everything random.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
 MANIFESTED = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
 
@@ -174,6 +174,12 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Photos to compare with, in place of the run's; others than it learned from are held out.", show_default=False),
     ] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Train again without each photo in turn: a copy score without other photos.")
+    ] = False,
+    folds: Annotated[
+        int | None, typer.Option(min=1, help="Hold out so many photos with --cross-validate, in place of all.", show_default=False)
+    ] = None,
     identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
     base: Annotated[
@@ -184,14 +190,14 @@ def evaluate(
     """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
     from mascot.terminal import calibrate_visibly, evaluate_visibly, suite_visibly
 
+    if folds is not None and not cross_validate:
+        raise UserError("--folds says how many photos --cross-validate holds out; give both.")
     judged = {"identity": identity, "clip": clip, "device": device, **({"base": base} if base else {})}
     of_suite = {"methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides}
     given = {key: value for key, value in of_suite.items() if value is not None and value != []}
     if suite is not None:
-        if runs or real or prompts or photos or live is not None:
-            raise UserError(
-                "--suite trains its own runs on its own photos and prompts; leave runs, --real, --prompt, --photos and --live out."
-            )
+        if runs or real or prompts or photos or live is not None or cross_validate:
+            raise UserError("--suite trains its own runs on its own photos and prompts; it goes with none of the options for other runs.")
         suite_visibly(suite, out, images=images, seed=seed, **judged, **given)
         return
     if given or out is not None:
@@ -201,10 +207,10 @@ def evaluate(
     if not real:
         evaluate_visibly(
             runs, prompts=prompts or None, images=images, seed=seed, live=live, photos=photos or (), identity=identity, clip=clip,
-            base=base, device=device,
+            base=base, device=device, cross_validate=cross_validate, folds=folds,
         )  # fmt: skip
         return
-    if prompts or photos or live is not None:
+    if prompts or photos or live is not None or cross_validate:
         raise UserError("--real draws nothing; give folders of photos with --identity, --clip, --base and --device alone.")
     calibrate_visibly(runs, **judged)
 
@@ -328,7 +334,10 @@ def main() -> None:
     except OSError as error:
         if error.strerror is None:  # not the system's own refusal: a fault of ours
             raise
-        code = refuse(f"{error.filename or 'a file'} cannot be used: {error.strerror}.")
+        from mascot.run import REMEDIES
+
+        remedy = REMEDIES.get(error.errno or 0, "choose another place")
+        code = refuse(f"{error.filename or 'a file'} cannot be used ({error.strerror}); {remedy}.")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer turns most interruptions into this code by itself, without a word

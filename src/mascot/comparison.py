@@ -58,7 +58,8 @@ def compare(ones: Sequence[Scores], others: Sequence[Scores]) -> Comparison:
         differences={
             name: _of_prompts(ones[0], others[0], name) if over_prompts and name in PER_PROMPT else _of_subjects(ones, others, name)
             for name in METRICS
-        },
+        }
+        | ({"copying": _of_folds(ones[0], others[0])} if over_prompts and ones[0].folds and others[0].folds else {}),
     )
 
 
@@ -99,6 +100,15 @@ def _of_prompts(one: Scores, other: Scores, name: str) -> Difference:
     return Difference(
         one=one.values[name].value, other=other.values[name].value, interval=interval, reason=_reason([one, other], name, interval)
     )
+
+
+def _of_folds(one: Scores, other: Scores) -> Difference:
+    """The difference in copying, over the photos that were held out of both."""
+    theirs = {fold.photo: fold.copying for fold in other.folds}
+    known = [(fold.copying, theirs[fold.photo]) for fold in one.folds if fold.photo in theirs]
+    interval = paired([a for a, _ in known], [b for _, b in known], seed=_SEED)
+    reason = "" if known else "no photo was held out of both; give both the same --folds"
+    return Difference(one=one.values["copying"].value, other=other.values["copying"].value, interval=interval, reason=reason)
 
 
 def _of_subjects(ones: Sequence[Scores], others: Sequence[Scores], name: str) -> Difference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,21 +30,25 @@ from mascot.scores import Scores
 from mascot.scores_report import comparison_page, scores_page, write_page
 from mascot.subject import Subject
 from mascot.symptoms import observe, prompts_of_diagnosis
-from mascot.task import Task, draw, prompts_for, trained_photos
+from mascot.task import Drawn, Task, draw, prompts_for, trained_photos
+
+Refine = Callable[[Task, Drawn, Referee, Scores], Scores]
+"""Adds to scores what asks for more than the pictures that they are of."""
 
 
 def evaluate(
     where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int = 4, seed: int = 0, identity: str | None = None,
     clip: str | None = None, device: str = "auto", live: bool | None = None, photos: Sequence[str | Path] = (), base: str | None = None,
-    family: Family | None = None, diagnosed: bool = False, progress: Progress = silent,
+    family: Family | None = None, diagnosed: bool = False, refine: Refine | None = None, progress: Progress = silent,
 ) -> Scores:  # fmt: skip
     """Draw the report's prompts with a trained adapter and score the pictures; writes `scores.json` and `scores.html` beside it.
 
     `identity` and `clip` name encoders (see `judges_for`). Likeness is measured on the photos that the run learned from, or on `photos`;
     those of them that it did not learn from are held out, which the copy score needs. Pictures are kept: a call that was cut off, or one
     with other encoders, draws only what is missing. `family` is the adapter's base where it is loaded already; it comes back as it was.
-    With `diagnosed` the page says what ails the run as well (see `diagnose`), unless the run's recipe has that switched off.
-    `progress` is called with ('drawing', count), ('picture', file), ('measuring', count), ('diagnosis', Diagnosis) and ('report', Path).
+    With `diagnosed` the page says what ails the run as well (see `diagnose`), unless the run's recipe has that switched off. `refine` may
+    add to the scores before they are written. `progress` is called with ('drawing', count), ('picture', file), ('measuring', count),
+    ('diagnosis', Diagnosis) and ('report', Path).
 
     Raises:
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
@@ -68,6 +72,9 @@ def evaluate(
         found = tell(asked, adapter, path, generator=generator, referee=referee, progress=progress)
         page = replace(page, sections=(page.sections[0], diagnosis_section(found, place.folder), *page.sections[1:]))
     generator.take_off()
+    del generator  # a base loaded here may go before what refines loads one
+    if refine is not None:
+        scores = refine(task, drawn, referee, scores)
     scores.write(place.scores)
     write_page(page, place.scores_page)
     progress("report", place.scores_page)
@@ -167,9 +174,11 @@ def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
     """Read what `evaluate` wrote of a run or an adapter file, called as it is called here; returns the scores and where they lie.
 
     Raises:
-        UserError: it is no run, or was not evaluated yet.
+        UserError: it is not there, is no run, or was not evaluated yet.
     """
     path = where.folder if isinstance(where, Run) else Path(where)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run's folder or an adapter file.")
     place = Run(path) if path.is_dir() else scores_place(path)
     if path.is_dir() and not place.scores.exists():
         open_run(path)

@@ -123,7 +123,8 @@ def full_keys(over: Mapping[str, Choices]) -> dict[str, Choices]:
     full: dict[str, Choices] = {}
     for key, values in over.items():
         if SHORT.get(key, key) in full:
-            raise UserError(f"{key} and {SHORT.get(key, key)} are the same setting; give one of them.")
+            other = next(name for name in over if SHORT.get(name, name) == SHORT.get(key, key))
+            raise UserError(f"{other} and {key} are the same setting; give one of them.")
         if not isinstance(values, Range):
             if not values:
                 raise UserError(f"{key} has no values; give some, such as {key}=1,2.")

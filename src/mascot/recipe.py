@@ -224,7 +224,8 @@ def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) ->
             lines.append(f"{path} is missing.")
         else:
             given = json.dumps(mistake["input"], default=str)[:80]
-            lines.append(f"{path} = {given}: {mistake['msg'].removeprefix('Value error, ')}.".replace("..", "."))
+            said = mistake["msg"].removeprefix("Value error, ")
+            lines.append(f"{path} = {given}: {said}{'' if said[-1:] in {'.', '?'} else '.'}")
     return "the recipe has mistakes: " + " ".join(lines) if len(lines) > 1 else f"the recipe has a mistake: {lines[0]}"
 
 

@@ -5,36 +5,24 @@ This file decides what is said and draws the loss curve's geometry; `report.html
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from base64 import b64encode
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.resources import files
-from io import BytesIO
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Literal
 
-from mascot.errors import UserError
+from mascot.pages import fill_template, write_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from jinja2 import Environment
     from PIL.Image import Image
 
 HERO = 6
 """Pictures in the strip under the title."""
-
-LOSSLESS_SIDE = 128
-"""Pictures up to this many pixels a side are kept exactly (PNG); larger ones are WebP at quality 90."""
-
-LONGEST_SIDE = 1024
-"""Larger pictures are reduced to this many pixels on the page, so that ten camera photos do not make a page nobody can send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,60 +129,27 @@ class Report:
 def write_report(report: Report, path: Path) -> None:
     """Write the report as one HTML file that opens offline and holds all its pictures; an older one is replaced only at the end.
 
-    Raises UserError, and leaves what stood there, where the file cannot be written.
+    Raises:
+        UserError: the file cannot be written; what stood there still does.
     """
-    # A file name may hold bytes that are no text (lone surrogates here): they are shown as \udcNN, as no encoding can carry them.
-    page = render(report).encode(errors="backslashreplace")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())  # some disks say only now that they are full
-        part.replace(path)
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "choose another place for it")
-        message = f"the report could not be written to {path} ({error.strerror or error}); {remedy} and write it again."
-        raise UserError(message) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-_REMEDIES = {
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some of your space on that disk",
-    errno.ENOENT: "make its folder first",
-    errno.ENOTDIR: "choose a path whose parents are folders",
-    errno.EISDIR: "move the folder of that name away",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EROFS: "choose a disk that can be written to",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
+    write_html(render(report), path)
 
 
 def render(report: Report) -> str:
     """Turn a report into the text of its page; every string of the report is escaped."""
     for preview in report.previews:
         assert len(preview.pictures) == len(report.preview_prompts), f"step {preview.step} needs one picture per preview prompt"
-    template = _environment().from_string(files("mascot").joinpath("report.html.jinja").read_text("utf-8"))
     shown = replace(report, contexts=_drawn(report.contexts))
-    return template.render(report=shown, hero=hero(shown.contexts), curve=draw_curve(report.losses), plot=PLOT, snippet=snippet(report))
+    return fill_template(
+        "report.html.jinja", {"number": number, "digest": digest}, report=shown, hero=hero(shown.contexts),
+        curve=draw_curve(report.losses), plot=PLOT, snippet=snippet(report),
+    )  # fmt: skip
 
 
 def _drawn(contexts: Sequence[ContextGroup]) -> tuple[ContextGroup, ...]:
     """The groups that have something to show, without their empty rows."""
     groups = (replace(group, rows=tuple(row for row in group.rows if row.pictures or row.base)) for group in contexts)
     return tuple(group for group in groups if group.rows)
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(data_uri=data_uri, number=number, digest=digest)
-    return environment
 
 
 def hero(contexts: Sequence[ContextGroup]) -> tuple[tuple[str, Image], ...]:
@@ -226,27 +181,6 @@ def number(value: float) -> str:
 def digest(script: str) -> str:
     """The script's hash as a content security policy names it: the page allows this script and no other."""
     return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
-
-
-def data_uri(picture: Image) -> str:
-    """Encode a picture as a data URI: exact PNG up to 128 pixels a side, else WebP of quality 90 and at most 1024 pixels.
-
-    Colour profiles stay, all other metadata goes: a page that is passed on must not tell where a photo was taken.
-    """
-    from PIL.Image import Resampling
-
-    # A profile fits the colours that it came with: after a change of mode it would give wrong ones.
-    profile = picture.info.get("icc_profile") if picture.mode in {"RGB", "RGBA"} else None
-    clean = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    clean.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Resampling.LANCZOS)
-    file = BytesIO()
-    if max(clean.size) <= LOSSLESS_SIDE:
-        kind = "png"
-        clean.save(file, "PNG", optimize=True, icc_profile=profile)
-    else:
-        kind = "webp"
-        clean.save(file, "WEBP", quality=90, icc_profile=profile or b"")
-    return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,16 @@ from safetensors import SafetensorError
 from mascot.errors import UserError
 
 KEPT_CHECKPOINTS = 2
+REMEDIES: Mapping[int, str] = {
+    errno.EEXIST: "choose a path whose parents are folders",
+    errno.ENOTDIR: "choose a path whose parents are folders",
+    errno.EISDIR: "move the folder of that name away",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a disk that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do about some of the system's refusals."""
 
 
 @contextmanager
@@ -28,7 +39,8 @@ def replacing(path: Path) -> Generator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}); free some space or choose another folder.") from error
+        remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "free some space or choose another folder")
+        raise UserError(f"{path} cannot be written ({reason}); {remedy}.") from error
     finally:
         with suppress(OSError):  # what went wrong with the path has been said
             if temporary.is_dir():
@@ -116,6 +128,15 @@ class Run:
         """What ails it, with the pictures that show it."""
         return self.folder / "diagnosis.html"
 
+    @property
+    def folds(self) -> Path:
+        """Runs of the same recipe, each without one of the photos, and what they drew."""
+        return self.folder / "folds"
+
+    def fold(self, name: str) -> Run:
+        """One of them."""
+        return Run(self.folds / name)
+
     def comparison(self, other: str) -> Path:
         """This run beside another one."""
         return self.folder / f"compared_with_{other}.html"
@@ -162,6 +183,12 @@ class Run:
     def forget_old_checkpoints(self) -> None:
         """Keep only the newest few."""
         for folder in sorted((self.folder / "checkpoints").glob("step*"))[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(folder)
+
+    def forget_all_but_the_adapter(self) -> None:
+        """Drop what training would go on from, and whole models that other tools read."""
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for folder in self.folder.glob("model*"):
             shutil.rmtree(folder)
 
     @contextmanager

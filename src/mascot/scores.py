@@ -38,7 +38,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType({
     "diversity": Metric(title="DIV", good="high", means="mean distance of drawings of one prompt"),
     "preservation": Metric(title="PRES", good="low", means="mean cosine of drawings of the class and photos of the subject"),
     "drift": Metric(title="PRES - base", good="low", means="PRES less that of the untouched base; 0: the class was left alone"),
-    "copying": Metric(title="copy", good="low", means="nearest photo that it learned from, less the nearest that was held out"),
+    "copying": Metric(title="copy", good="low", means="nearest photo that it learned from, less the nearest held out, of as many"),
     "nearest": Metric(title="nearest", good="", means="nearest photo that it learned from, less how near those are to each other"),
     "cutout": Metric(title="cut out", good="high", means="identity of the subject cut out of its background"),
 })  # fmt: skip
@@ -103,6 +103,37 @@ class PromptScores(BaseModel):
     pictures: tuple[PictureScores, ...]
 
 
+class FoldScores(BaseModel):
+    """One photo held out: what a run that learned from the others, and nothing else, draws of it.
+
+    All cosines are by the encoder of identity, means over the fold's pictures.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    photo: str
+    """The name of the photo that was held out."""
+    shown: str
+    """A small copy of it, from the folder of the scores."""
+    step: int
+    """The step that the run trained to."""
+    likeness: FiniteFloat
+    """Cosine to the photos that it learned from."""
+    generalisation: FiniteFloat
+    """Cosine to the photo that was held out."""
+    nearest: FiniteFloat
+    """Share of the pictures that are nearer to the photo held out than to any other, 0..1; by chance 1 of all photos."""
+    base_copying: FiniteFloat | None
+    """Likeness less generalisation of what the untouched base draws at the same prompts and seeds; None without a class noun."""
+    pictures: tuple[str, ...]
+    """What it drew, prompt by prompt, from the folder of the scores."""
+
+    @property
+    def copying(self) -> float:
+        """Likeness less generalisation, less the untouched base's: what of it came by learning."""
+        return self.likeness - self.generalisation - (self.base_copying or 0.0)
+
+
 class Scores(BaseModel):
     """How good one run is."""
 
@@ -134,6 +165,8 @@ class Scores(BaseModel):
     prompts: tuple[PromptScores, ...]
     notes: tuple[str, ...] = ()
     """What else has to be known to read the numbers."""
+    folds: tuple[FoldScores, ...] = ()
+    """Photos held out in turn, where copying was cross-validated."""
 
     @model_validator(mode="after")
     def check_names(self) -> Self:
@@ -188,3 +221,8 @@ def over_prompts(scores: Scores, name: str) -> Interval | None:
 def prompt_values(scores: Scores, name: str) -> list[float]:
     """One number of each of a run's prompts that have it, in order."""
     return [prompt.values[name] for prompt in scores.prompts if name in prompt.values]
+
+
+def over_folds(scores: Scores, name: str) -> Interval | None:
+    """Average one number of `FoldScores` over the photos held out, with its bootstrap interval; None without folds."""
+    return bootstrap([getattr(fold, name) for fold in scores.folds], seed=SEED)

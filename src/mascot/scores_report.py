@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from PIL.Image import Image, Resampling
 
 from mascot.comparison import Comparison
 from mascot.gallery import open_picture
-from mascot.report import data_uri
-from mascot.run import replacing
-from mascot.scores import PictureScores, PromptScores, Scores, titles
-from mascot.tables import Table, comparison_table, digits, means_table, prompts_table, runs_table
+from mascot.pages import fill_template, write_html
+from mascot.scores import FoldScores, PictureScores, PromptScores, Scores, titles
+from mascot.tables import Table, comparison_table, digits, folds_table, means_table, prompts_table, runs_table
 
 EXTREMES = 6
 """Pictures in each strip of the best and of the worst."""
@@ -82,19 +80,12 @@ def write_page(page: Page, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    # A file name may hold bytes that are no text (lone surrogates here): they are shown as \udcNN, as no encoding can carry them.
-    content = render(page).encode(errors="backslashreplace")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_html(render(page), path)
 
 
 def render(page: Page) -> str:
     """Turn a page into HTML; every string of it is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(data_uri=data_uri)
-    return environment.from_string(files("mascot").joinpath("scores.html.jinja").read_text("utf-8")).render(page=page)
+    return fill_template("scores.html.jinja", page=page)
 
 
 def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) -> Page:
@@ -107,6 +98,7 @@ def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) ->
         about="What the adapter draws where no photo shows the subject, scored by the encoders named below.",
         sections=(
             Section(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
+            *([held_out_section(scores, folder)] if scores.folds else []),
             Section(id="extremes", title="Best and worst", lead="Of all pictures, by one score each.", rows=extremes(scores, folder)),
             Section(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
             Section(
@@ -115,6 +107,33 @@ def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) ->
                 lead="The untouched base, beside them, was asked the same with the class noun alone." if untouched else "",
                 rows=tuple(prompt_row(scores, number, folder, untouched) for number in range(len(scores.prompts))),
             ),
+        ),
+    )
+
+
+def held_out_section(scores: Scores, folder: Path) -> Section:
+    """What runs draw that never saw one of the photos."""
+    return Section(
+        id="held-out",
+        title="Photos held out",
+        tables=(folds_table(scores),),
+        rows=tuple(held_out_row(scores, fold, folder) for fold in scores.folds),
+    )
+
+
+def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> Row:
+    """A photo that was held out, beside what a run draws that never saw it."""
+    each = len(fold.pictures) // len(scores.prompts)
+    drawn = [
+        Tile(picture=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
+        for file, prompt in zip(fold.pictures[::each], scores.prompts, strict=True)
+    ]
+    return Row(
+        title=f"without {fold.photo}",
+        about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
+        strips=(
+            Strip(name="held out", tiles=(Tile(picture=shown(folder / fold.shown), words=fold.photo, below=""),)),
+            Strip(name="drawn without it", tiles=tuple(drawn[:EXTREMES])),
         ),
     )
 

@@ -10,7 +10,7 @@ from mascot.comparison import Comparison, Difference
 from mascot.evaluation import Calibration
 from mascot.intervals import Interval, bootstrap
 from mascot.judges import Judges
-from mascot.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_prompts, over_subjects, titles
+from mascot.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_folds, over_prompts, over_subjects, titles
 
 NONE = "-"
 """In place of a number that cannot be computed."""
@@ -55,8 +55,10 @@ def means_table(scores: Sequence[Scores]) -> Table:
         if alone and name not in PER_PROMPT:
             continue
         interval = over_prompts(scores[0], name) if alone else over_subjects(scores, name)
-        better = f"{metric.good} is good" if metric.good else ""
-        rows.append((titles(scores)[name], described(interval), better, metric.means))
+        better, means = f"{metric.good} is good" if metric.good else "", metric.means
+        if alone and name == "copying" and scores[0].folds:
+            interval, means = over_folds(scores[0], name), f"{means}; interval over the {len(scores[0].folds)} photos held out"
+        rows.append((titles(scores)[name], described(interval), better, means))
     over = f"{len(scores[0].prompts)} prompts of one subject: says nothing of others" if alone else f"{len(scores)} subjects"
     return Table(title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "what it is"), rows=tuple(rows))
 
@@ -76,6 +78,24 @@ def prompts_table(scores: Scores) -> Table:
                 *([digits(prompt.values.get("base_clip_t"))] if with_base else []),
             )
             for prompt in scores.prompts
+        ),
+    )
+
+
+def folds_table(scores: Scores) -> Table:
+    """A row for each photo that was held out of a run, and their means with 95 % intervals over the photos."""
+    names = ("likeness", "generalisation", "copying", "nearest")
+    rows = [(fold.photo, *(digits(getattr(fold, name)) for name in names)) for fold in scores.folds]
+    rows.append(("mean", *(described(over_folds(scores, name)) for name in names)))
+    with_base = all(fold.base_copying is not None for fold in scores.folds)
+    copying = "the first less the second, less the untouched base's" if with_base else "the first less the second"
+    return Table(
+        title=f"{scores.name}: photos held out in turn",
+        head=("without", "likeness to the others", "to the photo held out", "copy", "which is the nearest"),
+        rows=tuple(rows),
+        notes=(
+            f"{titles([scores])['identity']} of one picture of each prompt by a run that learned from the others; copy: {copying}",
+            "which is the nearest: share of the pictures that are nearer to the photo held out than to any other; low is copying",
         ),
     )
 

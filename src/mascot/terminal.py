@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mascot import naming, verbs
+from mascot import experiments, naming, verbs
 from mascot.captions import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import checks_table
@@ -28,7 +29,7 @@ from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.run import Run, fresh_path
 from mascot.suite_report import difference_tables, paper_table
-from mascot.tables import NONE, calibration_table, comparison_table, means_table, runs_table
+from mascot.tables import NONE, calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.tables import Table as Scored
 
 SMOOTHING = 0.95
@@ -155,7 +156,7 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
     console.print(f"photos without a caption of their own are called: {captions}", markup=False)
 
 
-def evaluate_visibly(runs: Sequence[Path], **options: Any) -> None:
+def evaluate_visibly(runs: Sequence[Path], *, cross_validate: bool = False, folds: int | None = None, **options: Any) -> None:
     """Evaluate each run with a progress bar, print one table of all, and say where everything lies."""
     quiet_libraries()
     console = Console()
@@ -166,9 +167,13 @@ def evaluate_visibly(runs: Sequence[Path], **options: Any) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         watches = [EvaluationWatch(bar, str(run)) for run in runs]
-        scores = [verbs.evaluate(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
+        judge = partial(experiments.cross_validate, folds=folds) if cross_validate else verbs.evaluate
+        scores = [judge(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
     show_table(console, runs_table(scores))
     show_table(console, means_table(scores))
+    for one in scores:
+        if one.folds:
+            show_table(console, folds_table(one))
     for watch in watches:
         if watch.diagnosis is not None:
             show_findings(console, watch.diagnosis)
@@ -195,7 +200,7 @@ def suite_visibly(folder: Path, out: Path | None, **options: Any) -> None:
             elif phase == "report":
                 pages.append(facts)
 
-        found = verbs.evaluate_suite(folder, out=place, progress=watch, **options)
+        found = experiments.evaluate_suite(folder, out=place, progress=watch, **options)
     show_table(console, paper_table(found))
     for table in difference_tables(found):
         show_table(console, table)
@@ -213,7 +218,14 @@ class EvaluationWatch:
 
     def __call__(self, phase: str, facts: Any) -> None:
         """Show one thing that happened."""
-        if phase == "drawing":  # a second time for the diagnosis
+        if phase == "fold":
+            photo, number, count = facts
+            self.name = f"without {photo} ({number} of {count})"
+        elif phase == "steps":
+            self.task = self.bar.add_task(f"training {self.name}", total=facts)
+        elif phase == "step":
+            self.bar.update(self.task, completed=facts.number)
+        elif phase == "drawing":  # a second time for the diagnosis
             self.task = self.bar.add_task(f"drawing {self.name}", total=facts)
         elif phase == "diagnosis":
             self.diagnosis = facts
@@ -304,7 +316,7 @@ def sweep_visibly(
 
     folder = out or Path("runs") / f"sweep-{file.stem}"
     shown = {} if prompt is None else {"prompt": prompt}
-    board = verbs.sweep(
+    board = experiments.sweep(
         values, parse_over(over), out=folder, by=by, trials=trials, images=images, engine=engine, address=address, progress=watch, **shown
     )
     show_table(console, leaderboard_table(board, metrics=(board.by,)))  # all other metrics are in the file and on the page

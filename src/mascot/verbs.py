@@ -6,48 +6,35 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from mascot import suite
-from mascot.bases import bases_of_this_process
 from mascot.choosing import Choosing, rows_of, with_knobs
-from mascot.collection import Collected, read_collection
 from mascot.diagnosis import Diagnosis
-from mascot.easel import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.easel import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
 from mascot.encodings import Encodings
-from mascot.engines import engine_named
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
-from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
+from mascot.generator import Generator, Knobs
 from mascot.grids import sweep_knobs, turns
-from mascot.judges import EMBEDDED, judges_for
-from mascot.leaderboard import Leaderboard, Measured, measured
-from mascot.methods import DEFAULT
 from mascot.naming import named
 from mascot.outcome import write_outcome
 from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
-from mascot.points import Choices
 from mascot.progress import Progress, silent
 from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
 from mascot.run import Run, fresh_path, is_writable, open_run
-from mascot.scores import METRICS, Scores
-from mascot.scores_report import write_page
-from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
-from mascot.suite_report import suite_page
-from mascot.sweep import sweep as sweep_recipes
+from mascot.scores import Scores
 from mascot.trainer import Step
 
 
 def train(
     recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: Progress = silent, report: bool = True,
-    family: Family | None = None, encodings: Encodings | None = None,
+    family: Family | None = None, encodings: Encodings | None = None, until: int | None = None,
 ) -> Run:  # fmt: skip
     """Teach a base one subject and write the adapter and its report.
 
@@ -57,7 +44,8 @@ def train(
     ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
     ('chosen', why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis), ('report', Path).
     `family` is the recipe's base where it is loaded already; it comes back as it was.
-    `encodings` is what its encoders said in other runs, and takes what they say in this one.
+    `encodings` is what its encoders said in other runs, and takes what they say in this one. Training ends after the step `until`, where
+    one is given, and what was learned by then is the result.
 
     Raises:
         UserError: anything the user can mend; nothing that was there is lost.
@@ -90,7 +78,7 @@ def train(
         progress("effective", rows)
         choosing = Choosing.plan(job)
         progress("choosing", choosing.pictures)
-        learn(job, choosing, progress)
+        learn(job, choosing, progress, until)
         chosen = choosing.settle()
         progress("chosen", chosen)
         rows += [("checkpoint", chosen), *job.write_companions()]
@@ -108,13 +96,13 @@ def train(
     return run
 
 
-def learn(job: Personalization, choosing: Choosing, progress: Progress) -> None:
-    """Train to the end, or until it has stopped paying."""
-    if not choosing.begin():
+def learn(job: Personalization, choosing: Choosing, progress: Progress, until: int | None = None) -> None:
+    """Train to the end, until it has stopped paying, or until a step."""
+    if not choosing.begin() and (until is None or job.loop.done < until):
         with closing(job.teach()) as steps:
             for step in steps:
                 progress("step", step)
-                if choosing.after(step.number):
+                if choosing.after(step.number) or step.number == until:
                     break
     job.finish()
 
@@ -187,108 +175,6 @@ def doctor(recipe: Recipe, *, measure: bool = True) -> Checkup:
     return check_up(recipe, photos, measure=measure)
 
 
-def sweep(
-    recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: str | Path, by: str = "identity", trials: int | None = None,
-    images: int = 1, prompt: str = KNOBS_PROMPT, engine: str = "local", address: str | None = None, progress: Progress = silent,
-) -> Leaderboard:  # fmt: skip
-    """Train and evaluate a recipe over some settings, and rank the runs by one metric; what was done is never done again.
-
-    `over` has dotted keys (see `parse_over`); `by` is a metric of `evaluate`, which draws `images` of each prompt. With `trials` so many
-    settings are searched instead of all. `engine` is local or ray, the latter with the `address` of a cluster or on this machine.
-
-    Raises:
-        UserError: see `mascot.sweep.sweep`.
-    """
-    if by not in METRICS:
-        raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
-    lent = bases_of_this_process()
-
-    def judge(run: Run) -> Measured:
-        with lent.lend(Recipe.read(run.recipe)) as family:
-            return measured(evaluate(run, images=images, family=family))
-
-    def draw_one(run: Run, shot: Shot, path: Path) -> None:
-        with lent.lend(Recipe.read(run.recipe)) as family:
-            draw_with(run, shot, path, family)
-
-    return sweep_recipes(
-        recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
-        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=Shot(prompt, 0),
-        draw=draw_one, engine=engine_named(engine, address), progress=progress,
-    )  # fmt: skip
-
-
-def train_quietly(recipe: Recipe, folder: Path) -> Run:
-    """Train, or go on, on a base that is lent from run to run, and write no report."""
-    lent = bases_of_this_process()
-    with lent.lend(recipe) as family:
-        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=lent.encodings)
-
-
-def draw_with(run: Run, shot: Shot, path: Path, family: Family) -> None:
-    """Draw one picture with a run's adapter on its base, which comes back as it was; `{subject}` is what this run calls its subject."""
-    generator, adapter, name = open_generator(run, family=family)
-    knobs = generator.settle(usual_knobs(adapter))
-    [filled] = plan_shots(adapter, [shot.prompt], count=1, seed=shot.seed)
-    picture = next(generator.draw([filled], knobs))
-    write_picture(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
-    generator.take_off()
-
-
-def evaluate_suite(
-    folder: str | Path, *, out: str | Path, methods: Sequence[str] = (DEFAULT,), subjects: Sequence[str] = (), prompts: int | None = None,
-    images: int = 4, seed: int = 0, base: str = EMBEDDED, overrides: Sequence[str] = (), identity: str | None = None,
-    clip: str | None = None, device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
-) -> SuiteScores:  # fmt: skip
-    """Teach a base every subject of a collection by each method, draw and score the collection's prompts; the paper's protocol.
-
-    `folder` is laid out as google/dreambooth is (see `mascot.collection`). `subjects`, `prompts` (so many of each list) and `images` cut it
-    down. Recipes are the base's presets with `overrides` and `seed`; pictures are judged as `evaluate` judges them. Everything lies in
-    `out`, which a later call goes on with: `suite.json`, `suite.html` and each run's folder.
-
-    Raises:
-        UserError: the collection, a method, an override, the base or an encoder cannot be used, or nothing could be scored.
-    """
-    collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
-    arms = [Arm(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods]
-    lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
-    cells = cells_of(collection.subjects, arms, prompts=lists, images=images, seed=seed)
-    return evaluate_cells(
-        cells, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
-    )
-
-
-def recipe_for(subject: Collected, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
-    """What a subject of a collection is taught by; previews, which nobody would look at, are left out unless asked for."""
-    return Recipe.preset(
-        base=base, photos=(str(subject.photos),), class_noun=subject.class_noun, seed=seed,
-        overrides=["previews.every=0", f"method.name={json.dumps(method)}", *overrides],
-    )  # fmt: skip
-
-
-def evaluate_cells(
-    cells: Sequence[Cell], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
-    device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
-) -> SuiteScores:  # fmt: skip
-    """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
-    place = SuiteFolder(Path(out))
-    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
-
-    def judge(run: Run, question: Question) -> Scores:
-        with bases_of_this_process().lend(Recipe.read(run.recipe)) as family:
-            return evaluate(
-                run, prompts=question.templates, images=question.images, seed=question.seed, live=question.live, photos=[question.photos],
-                identity=identity, clip=clip, device=device, family=family,
-            )  # fmt: skip
-
-    found = suite.evaluate_suite(
-        cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=engine_named(engine, address), progress=progress
-    )
-    write_page(suite_page(found, place), place.page)
-    progress("report", place.page)
-    return found
-
-
 def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
     """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
     adapter, _ = resolve_adapter(where)
@@ -301,6 +187,6 @@ def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, ou
 
 
 __all__ = [
-    "Progress", "Scores", "Step", "calibrate", "compare", "diagnose", "doctor", "evaluate", "evaluate_cells", "evaluate_suite",
-    "generate", "open_generator", "plan_shots", "read_scores", "resolve_adapter", "sweep", "train", "turn_knobs", "usual_knobs",
+    "Progress", "Scores", "Step", "calibrate", "compare", "diagnose", "doctor", "evaluate", "generate", "open_generator", "plan_shots",
+    "read_scores", "resolve_adapter", "train", "turn_knobs", "usual_knobs",
 ]  # fmt: skip
