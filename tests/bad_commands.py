@@ -424,6 +424,8 @@ def _knobs() -> Iterator[Command]:
     yield turn("does not exist", what="nowhere")
     yield turn("not a mascot run", what="photos")
     yield turn("not trained to the end", what="unfinished")
+    for name in ("note.txt", "truncated.safetensors", "runs/broken_adapter"):
+        yield turn("not a whole .safetensors file", what=name)
 
 
 def _tokens() -> Iterator[Command]:

@@ -1,4 +1,4 @@
-"""Command lines that ask what cannot be answered: bad evaluations, comparisons, sweeps and searches for tokens, in `bad_places`' folder."""
+"""Command lines that ask what cannot be answered: bad evaluations and comparisons, in `bad_places`' folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from bad_commands import PLAIN, Command
 
 JUDGES = ("--identity", "seer", "--clip", "reader", "--device", "cpu")
 """Encoders that are there; so only what is named besides is at fault."""
-RECIPE = b'photos = ["photos"]\nbase = "base"\ndevice = "cpu"\n[prior]\ncount = 0\n'
-"""A recipe without a fault."""
 
 
 def bad_questions() -> list[Command]:
@@ -20,9 +18,6 @@ def bad_questions() -> list[Command]:
         *_calibrations(),
         *_suites(),
         *_comparisons(),
-        *_sweeps(),
-        *_knobs(),
-        *_tokens(),
         *_devices(),
     ]
 
@@ -72,12 +67,13 @@ def _evaluations() -> Iterator[Command]:
 
 
 def _cross_validations() -> Iterator[Command]:
-    yield _evaluate("--cross-validate", "run", "--folds", "2")
-    yield _evaluate("--folds", "run", "--cross-validate", "--folds", "0")
-    yield _evaluate("2 photos cannot be held out of the 1", "run", "--cross-validate", "--folds", "2")
-    yield _evaluate("without --photos", "run", "--cross-validate", "--photos", "photos")
-    yield _evaluate("put them back", "runs/gone_photos", "--cross-validate")
-    yield _command("--real draws nothing", "evaluate", "photos", "--real", "--cross-validate")
+    for value in ("0", "-1", "some", "1.5", ""):
+        yield _evaluate("neither all nor a number", "run", "--cross-validate", value)
+    yield _evaluate("requires an argument", "run", "--cross-validate")
+    yield _evaluate("2 photos cannot be held out of the 1", "run", "--cross-validate", "2")
+    yield _evaluate("without --photos", "run", "--cross-validate", "all", "--photos", "photos")
+    yield _evaluate("put them back", "runs/gone_photos", "--cross-validate", "all")
+    yield _command("--real draws nothing", "evaluate", "photos", "--real", "--cross-validate", "all")
 
 
 def _calibrations() -> Iterator[Command]:
@@ -102,7 +98,7 @@ def _suites() -> Iterator[Command]:
     yield suite("--images", "collection", "--images", "0")
     yield suite("is not a setting", "collection", "--set", "trainig.steps=3")
     yield suite("method.rank", "collection", "--set", "method.rank=0")
-    yield suite("--suite", "collection", "--cross-validate")
+    yield suite("--suite", "collection", "--cross-validate", "all")
     yield suite("--suite", "collection", "--real")
     yield suite("no folder", "collection", "--identity", "nowhere")
     yield suite("does not exist", "collection", "--base", "nowhere")
@@ -131,77 +127,6 @@ def _comparisons() -> Iterator[Command]:
     yield compare("cannot be written", "runs/scored", "runs/scored", "--out", "note.txt/page.html")
     yield compare("cannot be written", "runs/scored", "runs/scored", "--out", "photos")
     yield compare("cannot be written", "runs/scored", "runs/scored", "--out", "x" * 300)
-
-
-def _sweeps() -> Iterator[Command]:
-    def sweep(says: str, *words: str, recipe: bytes = RECIPE) -> Command:
-        over = () if "--over" in words else ("--over", "method.rank=2,4")
-        return _command(says, "sweep", "own/recipe.toml", *over, "--out", "swept", *words, files={"own/recipe.toml": recipe})
-
-    yield _command("missing option", "sweep", "own/recipe.toml", files={"own/recipe.toml": RECIPE})
-    yield _command("does not exist", "sweep", "nothing.toml", "--over", "method.rank=2")
-    for item in ("rank", "=2", "method..rank=2", ""):
-        yield sweep("not of the form", "--over", item)
-    yield sweep("empty value", "--over", "method.rank=")
-    yield sweep("empty value", "--over", "method.rank=2,,4")
-    yield sweep("twice", "--over", "method.rank=2,2")
-    yield sweep("twice", "--over", "method.rank=2", "--over", "method.rank=4")
-    yield sweep("steps and training.steps are the same setting", "--over", "steps=2", "--over", "training.steps=4")
-    yield sweep("did you mean 'rank'", "--over", "method.rnk=2,4")
-    yield sweep("method.rank", "--over", "method.rank=4,0")
-    yield sweep("did you mean 'lora'?\n", "--over", "method=lorra")
-    yield sweep("is a range", "--over", "method.rank=2..8")
-    yield sweep("is empty", "--over", "method.rank=8..2", "--trials", "3")
-    for option, values in {"--trials": ("0", "x"), "--images": ("0", "1001")}.items():
-        for value in values:
-            yield sweep(option, option, value)
-    yield sweep("unknown metric", "--by", "beauty")
-    yield sweep("engine", "--engine", "spark")
-    yield sweep("is not a setting", "--set", "trainig.steps=3")
-    yield sweep("--set", "--set", "rank")
-    yield sweep("did you mean 'steps'", recipe=RECIPE + b"[training]\nstpes = 3")
-    yield sweep("not valid toml", recipe=b"photos = [")
-    yield sweep("photos", recipe=b'base = "base"')
-    yield sweep("gone", recipe=RECIPE.replace(b"photos", b"gone", 2).replace(b"gone =", b"photos ="))
-    yield sweep("no photos", recipe=RECIPE.replace(b'["photos"]', b'["empty"]'))
-    yield sweep("choose a path", "--out", "note.txt")
-    yield sweep("choose a path", "--out", "note.txt/swept")
-    yield sweep("no such option", "--ovr", "x")
-
-
-def _knobs() -> Iterator[Command]:
-    def turn(says: str, place: str, *words: str) -> Command:
-        over = () if "--over" in words else ("--over", "guidance=3,5")
-        return _command(says, "sweep", place, *over, "--out", "knobs.png", *words)
-
-    yield turn("does not exist", "nowhere")
-    for folder in ("empty", "photos"):
-        yield turn("not a mascot run", folder)
-    yield turn("not trained to the end", "unfinished")
-    for name in ("note.txt", "truncated.safetensors", "runs/broken_adapter"):
-        yield turn("not a whole .safetensors file", name)
-    yield turn("guidance", "run", "--over", "guidence=3,5")
-    yield turn("guidance", "run", "--over", "guidance=3,500")
-    yield turn("guidance", "run", "--over", "guidance=3,x")
-    yield turn("values that are given", "run", "--over", "guidance=3..5")
-    yield turn("knobs are only drawn", "run", "--trials", "3")
-    yield turn("unknown placeholder", "run", "--prompt", "a {dog}")
-    yield turn("cannot be written", "run", "--out", "note.txt/knobs.png")
-
-
-def _tokens() -> Iterator[Command]:
-    def token(says: str, *words: str) -> Command:
-        return _command(says, "token", *words)
-
-    for option, values in {"--count": ("0", "101", "x"), "--candidates": ("0", "10001"), "--seed": ("-1", "x")}.items():
-        for value in values:
-            yield token(option, "--base", "base", option, value)
-    yield token("does not exist", "--base", "nowhere")
-    yield token("not a .safetensors file", "--base", "note.txt")
-    yield token("model_index.json", "--base", "photos")
-    yield token("cannot be loaded", "--base", "bases/no_unet")
-    yield token("cannot be loaded", "--base", "bases/tokenizer_truncated")
-    yield token("no such option", "--bas", "base")
 
 
 def _devices() -> Iterator[Command]:

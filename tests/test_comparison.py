@@ -213,8 +213,8 @@ def test_the_commands_print_what_was_measured(
         (("evaluate", "run", "--images", "0"), "--images"),
         (("evaluate", "run", "--prompt", "a dog"), "does not name the subject"),
         (("compare", "run"), "missing argument"),
-        (("compare", "run", "photos"), "not a mascot run"),
-        (("compare", "run", "nowhere.safetensors"), "was not evaluated yet"),
+        (("compare", "photos", "run"), "not a mascot run"),
+        (("compare", "nowhere.safetensors", "run"), "nowhere.safetensors does not exist"),
     ],
     ids=str,
 )

@@ -228,10 +228,10 @@ def test_a_finished_fold_keeps_its_adapter_and_little_else(run: Run, scores: Sco
 def test_tables_and_page_tell_the_folds(run: Run, scores: Scores) -> None:
     table = folds_table(scores)
     assert [row[0] for row in table.rows] == [*(fold.photo for fold in scores.folds), "mean"]
-    assert f"{value(scores, 'copying'):.3f}".replace("-0.000", "0.000") in table.rows[-1][3]
+    assert f"{value(scores, 'copying'):.3f}".replace("-0.000", "0.000") in table.rows[-1][table.head.index("copy")]
     assert "cross-validated: 3 of 3 photos" in " ".join(runs_table([scores]).notes)
     [copying] = [row for row in means_table([scores]).rows if row[0] == "copy"]
-    assert copying[1] == table.rows[-1][3]
+    assert copying[1] == table.rows[-1][table.head.index("copy")]
     assert "3 photos held out" in copying[3]
     page = render(scores_page(scores, run.folder))
     assert "Photos held out" in page
@@ -246,7 +246,7 @@ def test_copying_is_compared_photo_by_photo(scores: Scores) -> None:
     assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-9)
     none = compare([scores.model_copy(update={"folds": scores.folds[:1]})], [scores.model_copy(update={"folds": scores.folds[1:]})])
     assert none.differences["copying"].interval is None
-    assert "--folds" in none.differences["copying"].reason
+    assert "--cross-validate" in none.differences["copying"].reason
 
 
 def test_scores_without_folds_are_read_as_before(scores: Scores, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_without_a_class_noun_there_is_no_control(world: World) -> None:
     [fold] = found.folds
     assert fold.base_copying is None
     assert fold.copying == fold.likeness - fold.generalisation
-    assert "base" not in found.values["copying"].reason
+    assert "base" not in found.values["copying"].reason + " ".join(folds_table(found).head)
 
 
 @pytest.mark.parametrize(

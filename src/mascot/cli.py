@@ -175,10 +175,10 @@ def evaluate(
         typer.Option(help="Photos to compare with, in place of the run's; others than it learned from are held out.", show_default=False),
     ] = None,
     cross_validate: Annotated[
-        bool, typer.Option("--cross-validate", help="Train again without each photo in turn: a copy score without other photos.")
-    ] = False,
-    folds: Annotated[
-        int | None, typer.Option(min=1, help="Hold out so many photos with --cross-validate, in place of all.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Train again without each photo in turn, all or so many: a copy score of the run's own photos.", show_default=False
+        ),
     ] = None,
     identity: Annotated[str | None, typer.Option(help="Encoder of identity: starter, a folder or a hub id.", show_default=False)] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP: starter, a folder or a hub id.", show_default=False)] = None,
@@ -190,13 +190,11 @@ def evaluate(
     """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
     from mascot.terminal import calibrate_visibly, evaluate_visibly, suite_visibly
 
-    if folds is not None and not cross_validate:
-        raise UserError("--folds says how many photos --cross-validate holds out; give both.")
     judged = {"identity": identity, "clip": clip, "device": device, **({"base": base} if base else {})}
     of_suite = {"methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides}
     given = {key: value for key, value in of_suite.items() if value is not None and value != []}
     if suite is not None:
-        if runs or real or prompts or photos or live is not None or cross_validate:
+        if runs or real or prompts or photos or live is not None or cross_validate is not None:
             raise UserError("--suite trains its own runs on its own photos and prompts; it goes with none of the options for other runs.")
         suite_visibly(suite, out, images=images, seed=seed, **judged, **given)
         return
@@ -207,10 +205,10 @@ def evaluate(
     if not real:
         evaluate_visibly(
             runs, prompts=prompts or None, images=images, seed=seed, live=live, photos=photos or (), identity=identity, clip=clip,
-            base=base, device=device, cross_validate=cross_validate, folds=folds,
+            base=base, device=device, folds=parse_folds(cross_validate),
         )  # fmt: skip
         return
-    if prompts or photos or live is not None or cross_validate:
+    if prompts or photos or live is not None or cross_validate is not None:
         raise UserError("--real draws nothing; give folders of photos with --identity, --clip, --base and --device alone.")
     calibrate_visibly(runs, **judged)
 
@@ -240,6 +238,15 @@ def diagnose(
     from mascot.terminal import diagnose_visibly
 
     diagnose_visibly(run, prompts=prompts or None, photos=photos or (), identity=identity, clip=clip, base=base, device=device)
+
+
+def parse_folds(photos: str | None) -> int | Literal["all"] | None:
+    """Read how many photos are held out: `all`, or a number."""
+    if photos is None or photos == "all":
+        return photos
+    if not photos.isdecimal() or int(photos) < 1:
+        raise UserError(f"--cross-validate {photos!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say).")
+    return int(photos)
 
 
 @app.command()

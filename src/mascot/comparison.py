@@ -107,7 +107,7 @@ def _of_folds(one: Scores, other: Scores) -> Difference:
     theirs = {fold.photo: fold.copying for fold in other.folds}
     known = [(fold.copying, theirs[fold.photo]) for fold in one.folds if fold.photo in theirs]
     interval = paired([a for a, _ in known], [b for _, b in known], seed=_SEED)
-    reason = "" if known else "no photo was held out of both; give both the same --folds"
+    reason = "" if known else "no photo was held out of both; give both the same --cross-validate"
     return Difference(one=one.values["copying"].value, other=other.values["copying"].value, interval=interval, reason=reason)
 
 

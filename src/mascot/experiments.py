@@ -49,7 +49,7 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
         UserError: see `evaluate`; or there are fewer photos than `folds`, or photos are given besides the run's own.
     """
     if options.get("photos"):
-        raise UserError("the photos to hold out are the run's own; give --cross-validate and --folds without --photos.")
+        raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
     lent = bases_of_this_process()
 
     def teach(point: Recipe, folder: Path, step: int, tell: Progress) -> None:

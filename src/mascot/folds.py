@@ -97,7 +97,7 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
         raise UserError(f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}; put them back where they were.") from error
     different = without_repeats(photos)
     if count is not None and not 1 <= count <= len(different):
-        raise UserError(f"{count} photos cannot be held out of the {len(different)} that {run.folder} learned from; give another --folds.")
+        raise UserError(f"{count} photos cannot be held out of the {len(different)} that {run.folder} learned from; give fewer, or all.")
     if len(different) < 2:
         return Plan(folds=(), photos=1, why_not="it learned from one photo alone, which cannot be held out")
     order = sorted(range(len(different)), key=lambda number: seeded(recipe.seed, "folds", number).initial_seed())

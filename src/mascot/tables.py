@@ -84,17 +84,20 @@ def prompts_table(scores: Scores) -> Table:
 
 def folds_table(scores: Scores) -> Table:
     """A row for each photo that was held out of a run, and their means with 95 % intervals over the photos."""
-    names = ("likeness", "generalisation", "copying", "nearest")
-    rows = [(fold.photo, *(digits(getattr(fold, name)) for name in names)) for fold in scores.folds]
-    rows.append(("mean", *(described(over_folds(scores, name)) for name in names)))
-    with_base = all(fold.base_copying is not None for fold in scores.folds)
-    copying = "the first less the second, less the untouched base's" if with_base else "the first less the second"
+    columns = {"likeness": "likeness to the others", "generalisation": "to the photo held out", "base_copying": "by the base"}
+    columns |= {"copying": "copy", "nearest": "which is the nearest"}
+    if any(fold.base_copying is None for fold in scores.folds):
+        del columns["base_copying"]
+    rows = [(fold.photo, *(digits(getattr(fold, name)) for name in columns)) for fold in scores.folds]
+    rows.append(("mean", *(described(over_folds(scores, name)) for name in columns)))
+    less = ", less the same of the untouched base's pictures (by the base)" if "base_copying" in columns else ""
     return Table(
         title=f"{scores.name}: photos held out in turn",
-        head=("without", "likeness to the others", "to the photo held out", "copy", "which is the nearest"),
+        head=("without", *columns.values()),
         rows=tuple(rows),
         notes=(
-            f"{titles([scores])['identity']} of one picture of each prompt by a run that learned from the others; copy: {copying}",
+            f"{titles([scores])['identity']} of one picture of each prompt, by a run that learned from the others",
+            f"copy: likeness to the others less likeness to the photo held out{less}",
             "which is the nearest: share of the pictures that are nearer to the photo held out than to any other; low is copying",
         ),
     )

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -156,7 +156,7 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
     console.print(f"photos without a caption of their own are called: {captions}", markup=False)
 
 
-def evaluate_visibly(runs: Sequence[Path], *, cross_validate: bool = False, folds: int | None = None, **options: Any) -> None:
+def evaluate_visibly(runs: Sequence[Path], *, folds: int | Literal["all"] | None = None, **options: Any) -> None:
     """Evaluate each run with a progress bar, print one table of all, and say where everything lies."""
     quiet_libraries()
     console = Console()
@@ -167,7 +167,7 @@ def evaluate_visibly(runs: Sequence[Path], *, cross_validate: bool = False, fold
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         watches = [EvaluationWatch(bar, str(run)) for run in runs]
-        judge = partial(experiments.cross_validate, folds=folds) if cross_validate else verbs.evaluate
+        judge = verbs.evaluate if folds is None else partial(experiments.cross_validate, folds=None if folds == "all" else folds)
         scores = [judge(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
     show_table(console, runs_table(scores))
     show_table(console, means_table(scores))
