@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from mascot.recipe import Recipe
 from mascot.scores import METRICS
 from mascot.starter import HeldOut
 from mascot.suite import Arm, Cell, SuiteScores, cells_of
-from mascot.suite_report import markdown, paper_table
+from mascot.suite_report import markdown, other_table, paper_table
 from mascot.tables import Table, described
 
 SUBJECTS = (
@@ -95,18 +94,15 @@ PAPERS = {
 }
 SHORT = f"LoRA, {FEW_STEPS} steps, without prior preservation"
 TITLES = {
-    "T1": "T1: methods", "T3": "T3: prior preservation", "T4": f"T4: the class noun ({SHORT})",
+    "T1": "T1: methods",
+    "T3": "T3: prior preservation",
+    "T4": f"T4: the class noun ({SHORT})",
     "T5": f"T5: the number of photos ({SHORT})",
 }  # fmt: skip
 
 
 def means(table: str, suite: SuiteScores) -> Table:
     """A row for each arm: means over the subjects, with their intervals."""
-    if table == "T1":
-        whole = paper_table(suite)
-        places = [0, *(1 + list(METRICS).index(name) for name in COLUMNS[table])]
-        rows = tuple(tuple(row[place] for place in places) for row in whole.rows)
-        return replace(whole, title=TITLES[table], head=tuple(whole.head[place] for place in places), rows=rows)
     names = COLUMNS[table]
     rows = tuple((arm, *(described(suite.mean(arm, name)) for name in names)) for arm in suite.arms)
     return Table(title=TITLES[table], head=("", *(METRICS[name].title for name in names)), rows=rows, notes=(PAPERS[table],))
@@ -157,7 +153,8 @@ def main(  # noqa: PLR0917 - typer's options
         chosen = [collected(known[subject]) for subject in subjects.split(",")]
         cells = cells_of(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
         suite = experiments.evaluate_cells(cells, out=keep, progress=watch)
-        show(means(name, suite))
+        for shown in (paper_table(suite), other_table(suite)) if name == "T1" else (means(name, suite),):
+            show(shown)
         show(differences(name, suite))
 
 

@@ -20,7 +20,7 @@ from mascot.recipe import Recipe
 from mascot.run import Run
 from mascot.scores import METRICS, Scores
 from mascot.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, evaluate_suite
-from mascot.suite_report import PAPER, difference_tables, markdown, paper_table, subjects_table, suite_page
+from mascot.suite_report import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page
 from test_collection import FILE
 from tiny_encoders import tiny_clip, tiny_identity
 
@@ -203,7 +203,7 @@ def test_a_subject_that_fails_is_shown_and_left_out_of_every_mean(
     found = suite.mean("one", "identity")
     assert found is not None
     assert found.mean == pytest.approx(expected)
-    notes = "\n".join(paper_table(suite).notes)
+    notes = "\n".join(other_table(suite).notes)
     assert "mug: this subject is ill." in notes
     assert "left out of the means, as not every row has them: mug" in notes
     kept = Standing.read(SuiteFolder(tmp_path).standing)
@@ -215,12 +215,16 @@ def test_the_table_has_the_papers_rows_and_says_that_they_are_the_papers(real: t
     suite, _, _ = real
     table = paper_table(suite)
     rows = {row[0]: row for row in table.rows}
-    assert all(len(row) == len(table.head) == 1 + len(METRICS) for row in table.rows)
+    assert all(len(row) == len(table.head) == 4 for row in table.rows)
     assert rows["paper: DreamBooth, Stable Diffusion"][1] == "0.668"
     assert set(rows) == {"real photos", "untouched base", *suite.arms, *(f"paper: {name}" for name in PAPER)}
     assert any("encoders" in note and "others" in note for note in table.notes)
     assert "nan" not in markdown(table).lower()
     assert markdown(table).count("\n") == len(table.rows) + 1
+    besides = other_table(suite)
+    assert set(besides.head[1:]) >= {METRICS[name].title for name in ("diversity", "preservation", "drift")}
+    assert {row[0] for row in besides.rows} == {"untouched base", *suite.arms}
+    assert any(note.startswith("copy: no photo was held out") for note in besides.notes)
 
 
 def test_arms_are_compared_subject_by_subject(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:

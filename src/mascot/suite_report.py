@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 
@@ -21,41 +21,66 @@ PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
 })  # fmt: skip
 """Table 1 of the paper (Ruiz et al. 2023): 30 subjects, 25 prompts, 4 pictures; judged by DINO ViT-S/16 and CLIP ViT-B/32."""
 PAPER_NOTE = (
-    "the paper's rows stand for comparison of order and distance: its base, its photos and its encoders (DINO ViT-S/16, CLIP ViT-B/32) are "
-    "others than those named here"
+    "the paper's rows are for order and distance, not for single digits: its base and photos are others, and its encoders are DINO "
+    "ViT-S/16 and CLIP ViT-B/32"
 )
+FIDELITY = ("identity", "clip_i", "clip_t")
+"""The columns of the paper's table 1."""
 SHOWN = 6
 """Pictures of each subject and arm on the page."""
 
 
 def paper_table(suite: SuiteScores) -> Table:
     """The paper's table 1: a row for the photos, the untouched base and each arm, means over the subjects, and the paper's own rows."""
-    named = titles([one for arm in suite.arms for one in suite.of(arm)])
-    rows: list[tuple[str, ...]] = []
-    first = suite.arms[0]
-    for title, known in REFERENCES.items():
-        rows.append((title, *(described(suite.mean(first, known[name])) if name in known else NONE for name in METRICS)))
-    rows += [(arm, *(described(suite.mean(arm, name)) for name in METRICS)) for arm in suite.arms]
-    rows += [(f"paper: {title}", *(digits(values.get(name)) for name in METRICS)) for title, values in PAPER.items()]
-    count = len(suite.subjects)
-    return Table(
-        title=f"means over {count} subjects, with 95 % bootstrap intervals over them" if count > 1 else "one subject: no intervals",
-        head=("", *named.values()),
-        rows=tuple(rows),
-        notes=(PAPER_NOTE, *missing_notes(suite), *judged(suite.of(first)), *remarks_of(suite)),
+    rows = (
+        *arm_rows(suite, FIDELITY),
+        *((f"paper: {title}", *(digits(row.get(name)) for name in FIDELITY)) for title, row in PAPER.items()),
     )
+    return Table(title=over(suite), head=("", *named(suite, FIDELITY)), rows=rows, notes=(PAPER_NOTE,))
+
+
+def other_table(suite: SuiteScores) -> Table:
+    """What the paper's table 1 leaves out and can be bought with: variety, drift, copying; and all that has to be read with both."""
+    names = [name for name in METRICS if name not in FIDELITY and any(suite.mean(arm, name) is not None for arm in suite.arms)]
+    notes = (*missing_notes(suite), *judged(suite.of(suite.arms[0])), *remarks_of(suite))
+    return Table(title=f"besides: {over(suite)}", head=("", *named(suite, names)), rows=tuple(arm_rows(suite, names)), notes=notes)
+
+
+def arm_rows(suite: SuiteScores, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """References that have one of the numbers, then the arms."""
+    first = suite.arms[0]
+    references = [
+        (title, *(described(suite.mean(first, known[name])) if name in known else NONE for name in names))
+        for title, known in REFERENCES.items()
+        if set(names) & set(known)
+    ]
+    return [*references, *((arm, *(described(suite.mean(arm, name)) for name in names)) for arm in suite.arms)]
+
+
+def over(suite: SuiteScores) -> str:
+    """What means are over."""
+    count = len(suite.subjects)
+    return f"means over {count} subjects, with 95 % bootstrap intervals over them" if count > 1 else "one subject: no intervals"
+
+
+def named(suite: SuiteScores, names: Sequence[str]) -> list[str]:
+    """The columns' titles."""
+    every = titles([one for arm in suite.arms for one in suite.of(arm)])
+    return [every[name] for name in names]
 
 
 def missing_notes(suite: SuiteScores) -> list[str]:
-    """Which subjects are left out of the means, and why."""
+    """Which subjects are left out of the means, which numbers are missing, and why."""
     left_out = {cell.subject for cell in suite.cells} - set(suite.subjects)
     said = [f"{failure.arm}, {failure.subject}: {failure.sentence}" for failure in suite.failures]
     if left_out:
         said.append(f"left out of the means, as not every row has them: {', '.join(sorted(left_out))}")
-    absent = {
-        f"{METRICS[name].title}: {one.values[name].reason}" for one in suite.scores.values() for name in METRICS if not has(one, name)
-    }
-    return [*said, *sorted(absent)]
+    for name, metric in METRICS.items():
+        reasons = [one.values[name].reason for one in suite.scores.values() if not has(one, name)]
+        if reasons:
+            alike = "" if len(set(reasons)) == 1 else f" (likewise in {len(reasons) - 1} other runs)"
+            said.append(f"{metric.title}: {reasons[0]}{alike}")
+    return said
 
 
 def has(scores: Scores, name: str) -> bool:
@@ -94,7 +119,7 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
         title=f"{len(suite.subjects)} subjects, {', '.join(suite.arms)}",
         about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
         sections=(
-            Section(id="scores", title="Scores", tables=(paper_table(suite),)),
+            Section(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
             Section(id="differences", title="Differences", lead="Paired by subject.", tables=tuple(difference_tables(suite))),
             Section(
                 id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))

@@ -28,7 +28,7 @@ from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.run import Run, fresh_path
-from mascot.suite_report import difference_tables, paper_table
+from mascot.suite_report import difference_tables, other_table, paper_table
 from mascot.tables import NONE, calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.tables import Table as Scored
 
@@ -202,6 +202,7 @@ def suite_visibly(folder: Path, out: Path | None, **options: Any) -> None:
 
         found = experiments.evaluate_suite(folder, out=place, progress=watch, **options)
     show_table(console, paper_table(found))
+    show_table(console, other_table(found))
     for table in difference_tables(found):
         show_table(console, table)
     console.print(f"pictures: {pages[0]}", markup=False, soft_wrap=True)
