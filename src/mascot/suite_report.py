@@ -95,10 +95,14 @@ def remarks_of(suite: SuiteScores) -> list[str]:
 
 
 def subjects_table(suite: SuiteScores, name: str) -> Table:
-    """One metric, a row for each subject and a column for each arm."""
-    title = titles([one for arm in suite.arms for one in suite.of(arm)])[name]
-    rows = [(subject, *(digits(suite.scores[arm, subject].values[name].value) for arm in suite.arms)) for subject in suite.subjects]
-    return Table(title=f"{title}, subject by subject", head=("subject", *suite.arms), rows=tuple(rows))
+    """One metric, a row for each subject: its photos and the untouched base where they have it, then each arm."""
+    known = {title: row[name] for title, row in REFERENCES.items() if name in row}
+    rows: list[tuple[str, ...]] = []
+    for subject in suite.subjects:
+        first, *_ = scores = [suite.scores[arm, subject] for arm in suite.arms]
+        values = [first.values[reference] for reference in known.values()] + [one.values[name] for one in scores]
+        rows.append((subject, *(digits(value.value) for value in values)))
+    return Table(title=f"{named(suite, [name])[0]}, subject by subject", head=("subject", *known, *suite.arms), rows=tuple(rows))
 
 
 def difference_tables(suite: SuiteScores) -> list[Table]:
@@ -115,17 +119,18 @@ def difference_tables(suite: SuiteScores) -> list[Table]:
 
 def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
     """Everything on one page."""
+    differences = tuple(difference_tables(suite))
+    sections = [
+        Section(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
+        Section(id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))),
+        Section(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
+    ]
+    if differences:
+        sections.insert(1, Section(id="differences", title="Differences", lead="Paired by subject.", tables=differences))
     return Page(
         title=f"{len(suite.subjects)} subjects, {', '.join(suite.arms)}",
         about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
-        sections=(
-            Section(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
-            Section(id="differences", title="Differences", lead="Paired by subject.", tables=tuple(difference_tables(suite))),
-            Section(
-                id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))
-            ),
-            Section(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
-        ),
+        sections=tuple(sections),
     )
 
 
