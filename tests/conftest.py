@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing: it holds photos and adapters that are not part of the repository")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_accelerator() -> None:
+    """Forget the precision that another file's tests trained in: accelerate keeps one a process, and refuses a second."""
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

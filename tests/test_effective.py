@@ -178,7 +178,7 @@ def test_the_doctor_says_what_training_would_say_and_what_it_costs(tiny_base: Pa
     checkup = verbs.doctor(recipe)
     said = dict(checkup.settings)
     for name, value in planned_settings(recipe, 3, 64):
-        assert said[name] == value
+        assert said[name] == value if name != "token" else said[name].startswith("sks, ")
     assert "learning parameters" in said
     assert "of training on this machine" in said["cost"]
     assert len(list((photos.parent / "cache").rglob("*.png"))) == (1 if noun else 0)
