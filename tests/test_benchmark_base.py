@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import base as benchmark
-from benchmarks.base import COMPOSED, KINDS, Column, Exam, Judges, Key, Measured, Rows, choose, examine, recall, write_exam, write_key
+from benchmarks import exams
+from benchmarks.base import COMPOSED, Column, Judges, Key, Measured, Rows, examine, recall, write_key
+from benchmarks.exams import KINDS, Exam, choose, write_exam
 from mascot.errors import UserError
 from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
@@ -152,7 +154,7 @@ def test_a_prompt_names_what_is_right_about_its_picture(world: World) -> None:
 
 
 def test_more_prompts_than_there_are_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "PATIENCE", 2)
+    monkeypatch.setattr(exams, "PATIENCE", 2)
     with pytest.raises(UserError, match=f"only {len(world.nouns)} different prompts; give --each {len(world.nouns)} or fewer"):
         choose(world, "plain", len(world.nouns) + 1, seed=0)
 
@@ -200,7 +202,7 @@ def test_shuffled_prompts_are_the_floor(composed: Column, kind: str) -> None:
 def test_a_right_individual_is_liker_than_others(world: World, exam: Exam, key: Key) -> None:
     scene = exam.kinds["names"][0]
     likenesses_IMD = key.likenesses[scene.nouns[0]]
-    assert likenesses_IMD.shape[:2] == (len(world.instances[scene.nouns[0]]), benchmark.LIKENESSES)
+    assert likenesses_IMD.shape[:2] == (len(world.instances[scene.nouns[0]]), exams.LIKENESSES)
     one, other = torch.eye(27)[:2]
     mine = torch.stack([other.expand(4, 27), one.expand(4, 27), other.expand(4, 27)])
     assert [benchmark.likeness_margin(one, mine, right) for right in (1, 0)] == pytest.approx([1, -0.5])

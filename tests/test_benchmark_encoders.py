@@ -17,32 +17,34 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import encoders
+from benchmarks import encoders, sights
 from benchmarks.encoders import (
+    bootstrap,
+    calibrate,
+    chance,
+    climb,
+    contact_sheet,
+    example_of,
+    hits,
+    judge_laws,
+    measure_captions,
+    measure_retrieval,
+    ranked,
+    summarise,
+    table,
+)
+from benchmarks.sights import (
     ALPHAS,
     SWAPPED,
     Condition,
     Ladder,
     Subject,
     blend,
-    bootstrap,
-    calibrate,
-    chance,
-    climb,
-    contact_sheet,
     distinct_scenes,
-    example_of,
-    hits,
-    judge_laws,
     look_alikes_only,
     make_conditions,
     make_ladders,
-    measure_captions,
-    measure_retrieval,
-    ranked,
-    summarise,
     swapped_backdrop,
-    table,
     world_of,
 )
 from starter_recipe.drawings import read_objects
@@ -54,7 +56,7 @@ PAINTS = {"dog": (230, 30, 30), "cat": (30, 60, 230), "car": (240, 220, 40), "tr
 
 @pytest.fixture(autouse=True)
 def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "QUERIES", QUERIES)
+    monkeypatch.setattr(sights, "QUERIES", QUERIES)
 
 
 def shape(colour: tuple[int, int, int], corners: int) -> Image.Image:

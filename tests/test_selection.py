@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import selection as benchmark
-from benchmarks.selection import Answer, Sitting, Worth, best_of, dvar, even_marks, kept_from
+from benchmarks import rules
+from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
+from benchmarks.selection import Sitting
 from mascot.generator import Knobs
 from mascot.recipe import Recipe
 from mascot.selection import WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs
@@ -324,4 +325,4 @@ def test_losses_after_the_step_that_training_goes_on_from_are_dropped(tmp_path: 
 
 
 def test_the_rules_are_told_apart_by_name() -> None:
-    assert len(set(benchmark.RULES)) == len(benchmark.RULES) == 7
+    assert len(set(rules.RULES)) == len(rules.RULES) == 7
