@@ -303,7 +303,10 @@ def seat(held: HeldOut, keep: Path, marks: tuple[int, ...], every: int) -> Sitti
     """A subject with the preset's recipe at a constant rate, so that no checkpoint depends on where training ends."""
     settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
     settings += ["training.schedule=constant", "previews.every=0"]
-    recipe = Recipe.preset(overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun)
+    photos = tuple(str(photo) for photo in held.photos)
+    recipe = Recipe.preset(
+        overrides=[*settings, "token=sks"], photos=photos, class_noun=held.class_noun
+    )  # whatever word is found for users
     return Sitting(held=held, recipe=recipe, folder=keep / held.name, marks=marks, every=every)
 
 

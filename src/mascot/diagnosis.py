@@ -7,17 +7,15 @@ that what other seeds or prompts would take back is not called one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from mascot.errors import UserError
 from mascot.evidence import Evidence
 from mascot.generator import Knobs
 from mascot.readings import AILMENTS, Ailment, Reading, Severity, readings
+from mascot.record import Record
 from mascot.remedies import Remedy, remedies_for
-from mascot.run import replacing
 
 ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
 """The most serious first."""
@@ -72,10 +70,10 @@ class Finding(BaseModel):
     exhibits: tuple[Exhibit, ...]
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(Record):
     """What ails one run, as `diagnosis.json` keeps it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    damaged = "{path} is missing, damaged or of another version of mascot; run `mascot diagnose {folder}`."
 
     version: Literal[1] = 1
     name: str
@@ -108,23 +106,6 @@ class Diagnosis(BaseModel):
             return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
         said = ", ".join(dict.fromkeys(f"{finding.ailment} ({finding.severity})" for finding in self.findings))
         return f"Found: {said}. {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
-
-    def write(self, path: Path) -> None:
-        """Write `diagnosis.json`, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read `diagnosis.json`.
-
-        Raises:
-            UserError: it is not there, or another version wrote it.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{path} is missing, damaged or of another version of mascot; run `mascot diagnose {path.parent}`.") from error
 
 
 def findings_of(

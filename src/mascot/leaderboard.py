@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mascot.errors import UserError, suggest
 from mascot.intervals import Interval, bootstrap, overlap
-from mascot.run import replacing
+from mascot.record import Record
 from mascot.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
 
 Measured = Mapping[str, float | Sequence[float] | None]
@@ -83,14 +82,14 @@ class Entry(BaseModel):
         return ", ".join(f"{key}={written(value)}" for key, value in self.changes.items())
 
 
-class Leaderboard(BaseModel):
+class Leaderboard(Record):
     """A sweep's runs, best first; those without the metric come after, and those that failed last.
 
     Runs whose intervals overlap are not called different: they share a rank, and so do runs that are tied through others. A run's
     `behind` tells what is clear all the same.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    damaged = "{path} is no leaderboard of this version of mascot; run the sweep again: finished runs are kept."
 
     version: Literal[1] = 1
     by: str
@@ -129,23 +128,6 @@ class Leaderboard(BaseModel):
     def metrics(self) -> tuple[str, ...]:
         """All that was measured, the ranking metric first."""
         return tuple(dict.fromkeys([self.by, *(metric for entry in self.entries for metric in entry.scores)]))
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
-
-        Raises:
-            UserError: it is not there or not readable.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise UserError(f"{path} is no leaderboard of this version of mascot; run the sweep again: finished runs are kept.") from error
 
 
 def ranked(entries: Sequence[Entry], by: str) -> list[Entry]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from mascot import starter
 from mascot.errors import UserError
 from mascot.families import load_family
@@ -27,7 +25,7 @@ from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS
 from mascot.recipe import Recipe
-from mascot.run import replacing
+from mascot.record import Record
 from mascot.subject import FOLKLORE
 from mascot.tokens import CANDIDATES, KNOBS, PHOTO, PICTURES, READ, REFERENCES, Candidate, Examiner, Reader
 
@@ -38,10 +36,10 @@ SMALL = 100_000_000
 """Weights of a denoiser that draws a search's pictures on a CPU in a minute; a larger one is only read there."""
 
 
-class Name(BaseModel):
+class Name(Record):
     """What subjects are called on one base where nobody says, and why."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    damaged = "{path} is damaged; delete it, and the token is looked for again."
 
     version: Literal[1] = 1
     token: str
@@ -55,23 +53,6 @@ class Name(BaseModel):
         """Take the best of what was found among so many rare words."""
         why = f"found in this base: of {rare} rare words it means least ({best.meaning:.2f}, where a noun means 1)"
         return cls(token=best.token, why=why, decided_by=dict(decided_by))
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read it back.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise UserError(f"{path} is damaged; delete it, and the token is looked for again.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
-from mascot.errors import UserError
 from mascot.generator import Knobs
 from mascot.intervals import Interval, bootstrap
-from mascot.run import replacing
+from mascot.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +132,11 @@ class FoldScores(BaseModel):
         return self.likeness - self.generalisation - (self.base_copying or 0.0)
 
 
-class Scores(BaseModel):
+class Scores(Record):
     """How good one run is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    damaged = "{path} is damaged or was written by another version of mascot; run `mascot evaluate` again."
+    absent = "{folder} was not evaluated yet; run `mascot evaluate {folder}` first."
 
     version: Literal[1] = 1
     name: str
@@ -174,25 +173,6 @@ class Scores(BaseModel):
         if set(self.values) != _NAMES:
             raise ValueError(f"scores are of {sorted(_NAMES)}, not of {sorted(self.values)}")
         return self
-
-    def write(self, path: Path) -> None:
-        """Write `scores.json`, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read `scores.json`.
-
-        Raises:
-            UserError: it is not there, or another version wrote it.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path.parent} was not evaluated yet; run `mascot evaluate {path.parent}` first.") from None
-        except (ValidationError, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{path} is damaged or was written by another version of mascot; run `mascot evaluate` again.") from error
 
 
 def titles(scores: Sequence[Scores]) -> dict[str, str]:

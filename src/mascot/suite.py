@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mascot.collection import Collected
 from mascot.engines import Engine, attempt, first_line, in_turn
@@ -21,7 +21,8 @@ from mascot.intervals import Interval
 from mascot.judges import Judges
 from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
-from mascot.run import Run, replacing
+from mascot.record import Record
+from mascot.run import Run
 from mascot.scores import METRICS, REFERENCES, Scores, over_subjects
 
 Teach = Callable[[Recipe, Path], Run]
@@ -82,10 +83,11 @@ class Mean(BaseModel):
     """That have the metric."""
 
 
-class Standing(BaseModel):
+class Standing(Record):
     """What an evaluated suite came to, as `suite.json` keeps it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    damaged = "{path} is damaged or was written by another version of mascot; run the suite again."
+    absent = "{path} does not exist; run the suite first."
 
     version: Literal[1] = 1
     images: int
@@ -99,25 +101,6 @@ class Standing(BaseModel):
     """Arm -> metric -> mean over the subjects; the references (real photos, untouched base) are among the metrics."""
     failures: dict[str, str]
     """`arm/subject` -> why there is nothing."""
-
-    def write(self, path: Path) -> None:
-        """Write it, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read it back.
-
-        Raises:
-            UserError: it is not there, or another version wrote it.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; run the suite first.") from None
-        except (ValidationError, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{path} is damaged or was written by another version of mascot; run the suite again.") from error
 
 
 @dataclass(kw_only=True)
