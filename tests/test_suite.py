@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -235,6 +235,17 @@ def test_arms_are_compared_subject_by_subject(real: tuple[SuiteScores, Path, dic
     assert identity[3].startswith(f"{sum(values[0]) / 2 - sum(values[1]) / 2:.3f}")
     assert [row[0] for row in subjects_table(suite, "identity").rows] == ["cat9", "mug"]
     assert len(suite_page(suite, SuiteFolder(home / "out")).sections) == 4
+
+
+def test_a_suite_without_any_score_leaves_nothing_behind(
+    real: tuple[SuiteScores, Path, dict[str, Any]], world: Path, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> Run:
+        raise UserError("no photo can be used.")
+
+    with pytest.raises(UserError, match=r"nothing could be scored: no photo can be used"):
+        evaluate_suite(cells(world), out=tmp_path / "out", teach=refuse, judge=Fake(sample(real[1])).judge, judges=cast("Any", Described()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_arms_of_one_name_are_refused(world: Path) -> None:

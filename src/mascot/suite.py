@@ -255,8 +255,9 @@ def evaluate_suite(
             sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
             found.failures.append(Failure(arm=cell.arm, subject=cell.subject, sentence=sentence))
             progress("failure", found.failures[-1])
-        with FileLock(place.folder / "lock"):  # several processes may work on one folder
-            found.standing().write(place.standing)
+        if found.scores:  # else nothing is left behind
+            with FileLock(place.folder / "lock"):  # several processes may work on one folder
+                found.standing().write(place.standing)
     if not found.scores:
         raise UserError(f"nothing could be scored: {found.failures[0].sentence}")
     return found
