@@ -103,8 +103,8 @@ def _suites() -> Iterator[Command]:
     yield suite("no folder", "collection", "--identity", "nowhere")
     yield suite("does not exist", "collection", "--base", "nowhere")
     yield suite("engine", "collection", "--engine", "spark")
-    yield suite("choose a path", "collection", "--out", "note.txt")
-    yield suite("choose a path", "collection", "--out", "note.txt/suite")
+    for place in ("note.txt", "note.txt/suite", "/dev/null"):
+        yield suite(f"{place} cannot be written", "collection", "--out", place)
     yield _command("--suite", "evaluate", "run", "--suite", "collection")
     for words in (("--methods", "x"), ("--subjects", "x"), ("--prompts", "3"), ("--out", "x")):
         yield _command("--suite", "evaluate", "run", *words)

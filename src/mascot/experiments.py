@@ -27,7 +27,7 @@ from mascot.progress import Progress, silent
 from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.run import Run, check_writable
 from mascot.scores import METRICS, Scores
 from mascot.scores_report import write_page
 from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
@@ -154,6 +154,7 @@ def evaluate_cells(
 ) -> SuiteScores:  # fmt: skip
     """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
     place = SuiteFolder(Path(out))
+    check_writable(place.folder)
     judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
 
     def judge(run: Run, question: Question) -> Scores:

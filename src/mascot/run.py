@@ -269,3 +269,13 @@ def is_writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing could be kept in, before hours of work.
+
+    Raises:
+        UserError: neither it nor its nearest parent that exists may be written.
+    """
+    if not is_writable(folder):
+        raise UserError(f"{folder} cannot be written; give another --out.")

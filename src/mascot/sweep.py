@@ -24,7 +24,7 @@ from mascot.personalization import choose_device, read_subject
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
-from mascot.run import Run, is_writable, replacing
+from mascot.run import Run, check_writable, replacing
 from mascot.scores_report import Page, write_page
 
 Teach = Callable[[Recipe, Path], Run]
@@ -192,8 +192,7 @@ def sweep(
 
 def check(points: Sequence[Point], out: Path, shot: Shot | None, *, here: bool) -> None:
     """Refuse now what would be refused after hours, or by every run: the folder, the photos, the grid's prompt; `here`, the device."""
-    if not is_writable(out):
-        raise UserError(f"{out} cannot be written; give another --out.")
+    check_writable(out)
     read_subject(points[0].recipe)
     for point in points:
         if shot is not None:

@@ -27,7 +27,7 @@ from mascot.progress import Progress, silent
 from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run, fresh_path, is_writable, open_run
+from mascot.run import Run, check_writable, fresh_path, is_writable, open_run
 from mascot.scores import Scores
 from mascot.trainer import Step
 
@@ -127,8 +127,7 @@ def examine(job: Personalization, generator: Generator, progress: Progress) -> D
 
 def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     """Decide whether a folder may be trained into."""
-    if not is_writable(folder):
-        raise UserError(f"{folder} cannot be written; give another --out.")
+    check_writable(folder)
     run = Run(folder)
     if resume:
         before = Recipe.read(open_run(folder).recipe)
