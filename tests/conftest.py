@@ -6,8 +6,9 @@ import ipaddress
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before any of them is imported: these libraries read their settings once.
 os.environ.update(
@@ -22,6 +23,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+if TYPE_CHECKING:
+    from evaluated import World
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +58,17 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except OSError:  # another worker was quicker, and its folder is the same
             assert shared.exists()
     return shared
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
+    """Where a module's tests evaluate: a tiny run, its photos and encoders, and a cache of their own."""
+    from evaluated import World
+
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
+        yield World(folder, tiny_base)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from mascot.intervals import Interval
 from mascot.scores import METRICS, REFERENCES, Scores
 from mascot.scores_report import scores_page, write_page
 from mascot.tables import comparison_table, means_table, runs_table, verdict
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
-        yield World(folder, tiny_base)
 
 
 @pytest.fixture(scope="module")

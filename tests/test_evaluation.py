@@ -34,14 +34,6 @@ from tiny_encoders import tiny_identity
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
-        yield World(folder, tiny_base)
-
-
-@pytest.fixture(scope="module")
 def scores(world: World) -> Scores:
     """Evaluated once, with one photo held out."""
     return world.evaluate(photos=[world.folder / "photos"])

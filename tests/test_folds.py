@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,6 @@ from mascot.task import Drawn, Pictures, Task
 
 PHOTOS = LEARNED + HELD_OUT
 STEP = 2
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("folds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
-        yield World(folder, tiny_base)
 
 
 def taught(world: World, name: str, **options: Any) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,14 +30,6 @@ from mascot.symptoms import PLAIN, TOKENS, Symptoms, match, observe
 
 PROMPTS = ("a {subject} in the rain", *PLAIN[:2])
 PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASCOT_CACHE", str(folder / "cache"))
-        yield World(folder, tiny_base)
 
 
 def diagnose(world: World, where: Any = None, **options: Any) -> Diagnosis:
