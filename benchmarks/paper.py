@@ -72,8 +72,8 @@ def arms_of(table: str, steps: int | None) -> list[Arm]:
     short = (*shorter, few, *WITHOUT_PRIOR)
     if table == "T4":
         none, wrong = arm("no noun", *short, noun=lambda _: None), arm("wrong noun", *short, noun=wrong_noun)
-        return [arm("correct noun", *short), none, wrong]
-    return [arm(f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
+        return [arm("correct noun", *short), wrong, none]
+    return [arm("1 photo" if count == 1 else f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
 
 
 def collected(held: HeldOut) -> Collected:
@@ -84,28 +84,29 @@ def collected(held: HeldOut) -> Collected:
 COLUMNS = {
     "T1": ("identity", "clip_i", "clip_t", "diversity", "drift", "nearest"),
     "T3": ("preservation", "drift", "diversity", "identity", "clip_i", "clip_t"),
-    "T4": ("identity", "clip_i"),
+    "T4": ("identity", "clip_i", "base_identity"),
     "T5": ("identity", "clip_i", "clip_t", "copying"),
 }
+HEADS = {name: metric.title for name, metric in METRICS.items()} | {"base_identity": "identity of the untouched base, asked for that noun"}
 PAPERS = {
     "T3": "paper (Imagen, 15 subjects): with prior PRES .493, DIV .391, DINO .684, CLIP-T .308; without .664, .371, .712, .306",
     "T4": "paper (Imagen, 5 subjects): DINO with the correct noun .744, none .303, wrong .454",
     "T5": "paper: DINO with 1 to 5 photos .494 .515 .596 .604 .597 (backpack) and .798 .851 .871 .876 .864 (dog)",
 }
-SHORT = f"LoRA, {FEW_STEPS} steps, without prior preservation"
 TITLES = {
     "T1": "T1: methods",
     "T3": "T3: prior preservation",
-    "T4": f"T4: the class noun ({SHORT})",
-    "T5": f"T5: the number of photos ({SHORT})",
-}  # fmt: skip
+    "T4": "T4: the class noun (LoRA without prior preservation)",
+    "T5": "T5: the number of photos (LoRA without prior preservation)",
+}
 
 
 def means(table: str, suite: SuiteScores) -> Table:
     """A row for each arm: means over the subjects, with their intervals."""
     names = COLUMNS[table]
     rows = tuple((arm, *(described(suite.mean(arm, name)) for name in names)) for arm in suite.arms)
-    return Table(title=TITLES[table], head=("", *(METRICS[name].title for name in names)), rows=rows, notes=(PAPERS[table],))
+    steps = " or ".join(map(str, sorted({cell.recipe.training.steps for cell in suite.cells})))
+    return Table(title=f"{TITLES[table]}, {steps} steps", head=("", *(HEADS[name] for name in names)), rows=rows, notes=(PAPERS[table],))
 
 
 def differences(table: str, suite: SuiteScores) -> Table:
@@ -118,7 +119,7 @@ def differences(table: str, suite: SuiteScores) -> Table:
             found = paired([a for a, _ in known], [b for _, b in known], seed=0)
             if found is not None:
                 said = "differs" if found.nonzero else "no difference that could be told"
-                rows.append((f"{one} - {other}", METRICS[name].title, described(found), said))
+                rows.append((f"{one} - {other}", HEADS[name], described(found), said))
     return Table(title="differences, paired by subject", head=("", "metric", "difference", ""), rows=tuple(rows))
 
 

@@ -152,6 +152,7 @@ def write_base(pipeline: StableDiffusionPipeline, out: Path, *, limit_mb: float 
             )
         verify(folder, draw(pipeline.to(torch.float32)))
         (folder / "README.md").write_text(describe(pipeline, megabytes), encoding="utf-8")
+        (folder / "nouns.txt").write_text("".join(f"{noun}\n" for noun in sorted(read_objects()["nouns"])), encoding="utf-8")
         open_to_all(folder)
     return Export(folder=out, megabytes=megabytes, parameters=count_parameters(pipeline))
 

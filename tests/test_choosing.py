@@ -74,6 +74,8 @@ def test_the_adapter_says_what_to_draw_it_with(chosen: tuple[Run, dict[str, Any]
     adapter = Adapter.read(chosen[0].adapter)
     assert adapter.manifest is not None
     assert adapter.manifest.knobs is not None
+    said = f"guidance {adapter.manifest.knobs['guidance']:g}, "
+    assert chosen[1]["knobs"].startswith(said)
     assert verbs.usual_knobs(adapter).model_dump() == adapter.manifest.knobs
     assert adapter.manifest.knobs["height"] is None
 

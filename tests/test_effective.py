@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bad_photos import noise
-from mascot import trainer, verbs
+from mascot import starter, trainer, verbs
 from mascot.adapter import Adapter
 from mascot.dataset import Dataset, Example
 from mascot.effective import TIME, describe_time, planned_settings
@@ -90,6 +90,20 @@ def test_other_rows_say_the_recipe() -> None:
     assert (other["loss"], other["photos"], other["rate"]) == ("min-SNR, limit 5", "4, each mirrored too", "0.25")
     assert other["resolution"] == "about the base's own, aspect buckets"
     assert "rank 3" in other["method"]
+
+
+@pytest.mark.parametrize("noun", ["dog", "brown Dog", "duck toy"])
+def test_a_noun_that_the_base_was_shown_is_said_alone(noun: str) -> None:
+    assert dict(planned_settings(recipe_of(class_noun=noun), 3, 64))["class noun"] == noun
+
+
+def test_a_noun_that_the_embedded_base_was_never_shown_is_said_with_those_that_it_was() -> None:
+    said = dict(planned_settings(recipe_of(class_noun="cartoon"), 3, 64))["class noun"]
+    assert said.startswith("cartoon, which the embedded base was never shown")
+    assert said.endswith(f"Better take the nearest of {', '.join(starter.nouns())}")
+    elsewhere = recipe_of(class_noun="cartoon").model_copy(update={"base": "owner/name"})
+    assert dict(planned_settings(elsewhere, 3, 64))["class noun"] == "cartoon"
+    assert dict(planned_settings(recipe_of(), 3, 64))["class noun"] == "none"
 
 
 @pytest.fixture

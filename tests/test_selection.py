@@ -243,6 +243,18 @@ def test_the_usual_knobs_are_judged_by_as_many_pictures_as_those_that_beat_them(
     found = search_knobs(Landscape(lambda _: 0.5, deception), FRAME, knob_grid(USUAL), budget=budget, first=5, last=20)
     usual = next(trial for trial in found.trials if trial.knobs == USUAL)
     assert usual.count == found.trials[0].count == max(trial.count for trial in found.trials)
+    assert found.usual == usual
+
+
+def test_what_is_recommended_is_said_with_what_it_beats() -> None:
+    other = knob_grid(USUAL)[7]
+    found = search_knobs(Landscape(peak_at(other)), FRAME, knob_grid(USUAL), budget=400, first=5, last=20)
+    best, usual = found.trials[0].score.total, found.usual.score.total
+    assert found.reason.startswith(f"guidance {other.guidance:g}, UNet scale {other.unet_scale:g}, text scale {other.text_scale:g}: ")
+    assert f"score {best:.2f}, where the recipe's own (guidance {USUAL.guidance:g}, " in found.reason
+    assert f" have {usual:.2f}; the best of {len(found.trials)} settings tried with {found.drawn} pictures." in found.reason
+    kept = search_knobs(Landscape(peak_at(USUAL)), FRAME, knob_grid(USUAL), budget=400, first=5, last=20)
+    assert "as in the recipe: score " in kept.reason
 
 
 def test_the_same_pictures_are_seen_again_and_more_of_them() -> None:

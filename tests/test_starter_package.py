@@ -199,6 +199,11 @@ def test_half_of_a_folder_is_said(ask: Callable[[], Path], step: str, tmp_path: 
         ask()
 
 
+def test_the_base_names_what_it_was_shown() -> None:
+    packaged(mascot.starter.folder)
+    assert mascot.starter.nouns() == tuple(sorted(OBJECTS["nouns"]))
+
+
 def test_package_data_is_light() -> None:
     """Each part weighs no more than its export allows, photos of the subjects 5 MB, or the wheel gets too large."""
     from starter_recipe import export, export_encoders
@@ -303,6 +308,7 @@ def test_an_export_is_light_anonymous_and_whole(tiny_base: Path, tmp_path: Path)
         file.name for file in files if file.suffix == ".json" and {"_name_or_path", "name_or_path"} & set(json.loads(file.read_text()))
     ]
     assert {file.stat().st_mode & 0o444 for file in files} == {0o444}
+    assert (export.folder / "nouns.txt").read_text(encoding="utf-8").split() == sorted(OBJECTS["nouns"])
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 
 

@@ -244,20 +244,6 @@ def untouched(job: Personalization) -> Generates[None]:
         yield
 
 
-def rows_of(recommendation: Recommendation | None) -> list[tuple[str, str]]:
-    """What to say of the knobs."""
-    if recommendation is None:
-        return []
-    knobs, best = recommendation.knobs, recommendation.trials[0]
-    said = f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
-    return [
-        (
-            "knobs",
-            f"{said}: score {best.score.total:.2f}, the best of {len(recommendation.trials)} tried with {recommendation.drawn} pictures",
-        )
-    ]
-
-
 def with_knobs(adapter: Adapter, recommendation: Recommendation | None) -> Adapter:
     """The adapter, which says what to draw it with."""
     if recommendation is None or adapter.manifest is None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mascot import starter
 from mascot.audit import Audit, audit
+from mascot.judges import is_embedded
 from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
 from mascot.photos import PhotoSet
@@ -56,6 +58,7 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
     rows = [
         ("base", recipe.base),
         ("token", UNNAMED if recipe.token is None else f"{recipe.token}, {why}" if why else recipe.token),
+        ("class noun", described_noun(recipe)),
         ("photos", f"{photos}" + (", each mirrored too" if recipe.dataset.flip else "")),
         ("resolution", f"about {side}, aspect buckets" if recipe.dataset.aspect_buckets else f"{side}, square"),
         ("images per step", f"{shown} ({training.batch_size} x {training.accumulation} accumulated)"),
@@ -74,6 +77,16 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
         ("seed", f"{recipe.seed}"),
     ]
     return rows
+
+
+def described_noun(recipe: Recipe) -> str:
+    """The class noun, and a warning where the embedded base has never seen one: its class pictures would show nothing."""
+    noun = recipe.class_noun
+    if noun is None:
+        return "none"
+    if not is_embedded(recipe.base) or set(noun.lower().split()) & set(known := starter.nouns()):
+        return noun
+    return f"{noun}, which the embedded base was never shown: it cannot draw the class. Better take the nearest of {', '.join(known)}"
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -193,8 +193,24 @@ class Recommendation:
 
     knobs: Knobs
     trials: tuple[Trial, ...]
+    usual: Trial
+    """The recipe's own knobs, which were judged to the end."""
     drawn: int
     """Pictures that were drawn for it."""
+
+    @property
+    def reason(self) -> str:
+        """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
+        best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.drawn} pictures"
+        if best.knobs == self.usual.knobs:
+            return f"{turned(best.knobs)}, as in the recipe: score {best.score.total:.2f}, and none of {tried} is better."
+        usual = f"where the recipe's own ({turned(self.usual.knobs)}) have {self.usual.score.total:.2f}"
+        return f"{turned(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
+
+
+def turned(knobs: Knobs) -> str:
+    """The three knobs that are searched, in words."""
+    return f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
 
 
 def knob_grid(usual: Knobs) -> list[Knobs]:
@@ -240,7 +256,7 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
     top = max(trial.score.total for _, trial in finalists)
     best = min((place, trial) for place, trial in finalists if trial.score.total >= top - WORTH)[1]
     others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
-    return Recommendation(knobs=best.knobs, trials=(best, *others), drawn=drawn)
+    return Recommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], drawn=drawn)
 
 
 def cost_of(settings: int, first: int, last: int) -> int:

@@ -93,6 +93,8 @@ class Watch:
         elif phase == "chosen":
             self.console.print(facts, markup=False)
             self.bar.update(self.task, completed=self.steps, description="turning the knobs, drawing the report")
+        elif phase == "knobs":
+            self.console.print(f"knobs: {facts}", markup=False)
         elif phase == "diagnosis":
             show_findings(self.console, facts)
         elif phase == "effective":

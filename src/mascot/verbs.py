@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from mascot.choosing import Choosing, rows_of, with_knobs
+from mascot.choosing import Choosing, with_knobs
 from mascot.diagnosis import Diagnosis
 from mascot.easel import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
@@ -42,7 +42,8 @@ def train(
     adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `named`).
     `progress` is called with ('photos', PhotoSet), ('token', how many pictures are drawn to find one), ('effective', rows),
     ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
-    ('chosen', why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis), ('report', Path).
+    ('chosen', why), ('knobs', which and why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis),
+    ('report', Path).
     `family` is the recipe's base where it is loaded already; it comes back as it was.
     `encodings` is what its encoders said in other runs, and takes what they say in this one. Training ends after the step `until`, where
     one is given, and what was learned by then is the result.
@@ -88,7 +89,9 @@ def train(
         recommendation = choosing.recommend(generator)
         adapter = with_knobs(adapter, recommendation)
         adapter.write(run.adapter)
-        rows += rows_of(recommendation)
+        if recommendation is not None:
+            progress("knobs", recommendation.reason)
+            rows.append(("knobs", recommendation.reason))
         if report:
             write_outcome(job, adapter, generator, rows, examine(job, generator, progress))
             progress("report", run.report)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from mascot.errors import UserError
 
-__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "subjects", "token_file"]
+__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
 
 NEEDED = (
     "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
-    "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "nouns.txt",
 )  # fmt: skip
 ENCODER = ("config.json", "model.safetensors", "preprocessor_config.json")
 REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe {step}` in a checkout, or name another one."
@@ -53,6 +53,11 @@ def whole(name: str, needed: tuple[str, ...], what: str, step: str) -> Path:
 def folder() -> Path:
     """The embedded base as a Stable Diffusion folder of diffusers, 64 px, float16; raises UserError where weights are missing."""
     return whole("base", NEEDED, "base", "export")
+
+
+def nouns() -> tuple[str, ...]:
+    """What the embedded base was shown, one noun for each kind of thing; raises UserError where weights are missing."""
+    return tuple((folder() / "nouns.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def clip_folder() -> Path:
