@@ -38,8 +38,8 @@ CALLED = "sks"
 MOST_PHOTOS = 5
 FEW_STEPS = 100
 """For the ninety-six runs of T4 and T5, which have no prior preservation either: without a noun there is no class to preserve."""
-USUAL = ("previews.every=0", "choose.active=false")
-"""Fixed steps and the preset's knobs in every row: this compares ways to teach, and `selection.py` compares ways to choose."""
+USUAL = ("previews.every=0", "choose.active=false", "knobs.guidance=5.0")
+"""Fixed steps and knobs in every row: this compares ways to teach, and `selection.py` compares ways to choose."""
 WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in a checkout and are never installed
 
-from benchmarks.rules import RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
+from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot import starter
 from mascot.adapter import Adapter
 from mascot.captions import fill
@@ -258,6 +258,7 @@ def answers_by_rule(validation: Exam, *, fixed: int, window: int, threshold: flo
     answers = [
         Answer(step=fixed_step, knobs=usual.model_copy(update=dict(STUDY))),
         Answer(step=fixed_step, knobs=usual),
+        Answer(step=fixed_step, knobs=usual.model_copy(update={"guidance": LOWER})),
         Answer(step=kept_from(stopped, sitting.marks), knobs=usual),
         alone,
         ours,
@@ -303,10 +304,8 @@ def seat(held: HeldOut, keep: Path, marks: tuple[int, ...], every: int) -> Sitti
     """A subject with the preset's recipe at a constant rate, so that no checkpoint depends on where training ends."""
     settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
     settings += ["training.schedule=constant", "previews.every=0"]
-    photos = tuple(str(photo) for photo in held.photos)
-    recipe = Recipe.preset(
-        overrides=[*settings, "token=sks"], photos=photos, class_noun=held.class_noun
-    )  # whatever word is found for users
+    settings += ["knobs.guidance=5", "token=sks"]  # named, so that the tables stay what they are whatever becomes usual
+    recipe = Recipe.preset(overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun)
     return Sitting(held=held, recipe=recipe, folder=keep / held.name, marks=marks, every=every)
 
 

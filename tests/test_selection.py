@@ -337,4 +337,4 @@ def test_losses_after_the_step_that_training_goes_on_from_are_dropped(tmp_path: 
 
 
 def test_the_rules_are_told_apart_by_name() -> None:
-    assert len(set(rules.RULES)) == len(rules.RULES) == 7
+    assert len(set(rules.RULES)) == len(rules.RULES) == 8
