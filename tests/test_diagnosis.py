@@ -17,7 +17,7 @@ from mascot.evidence import Evidence, PromptEvidence
 from mascot.generator import Knobs
 from mascot.methods import METHODS
 from mascot.prompts import PAPER, STARTER, STARTER_VALIDATION
-from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, readings
+from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, Ailment, readings
 from mascot.recipe import Recipe, merge, parse_overrides
 from mascot.remedies import REMEDIES, remedies_for
 from mascot.symptoms import prompts_of_diagnosis
@@ -183,6 +183,13 @@ def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, ailment:
             changed = Recipe.parse(merge(values, parse_overrides([remedy.setting])))
             assert changed != recipe, f"{remedy.setting} changes nothing"
             assert remedy.option.startswith(("--set ", "--steps "))
+
+
+@pytest.mark.parametrize("ailment", ["diversity collapsed", "context and looks entangled"])
+@pytest.mark.parametrize("guidance", [1.8, 3.0, 5.0])
+def test_only_high_guidance_is_to_blame(ailment: Ailment, guidance: float) -> None:
+    remedies = remedies_for(ailment, {"knobs": {"guidance": guidance}})
+    assert any(remedy.setting.startswith("knobs.guidance=") for remedy in remedies) == (guidance > 3)
 
 
 def test_an_adapter_that_records_nothing_has_words_for_remedies() -> None:

@@ -16,6 +16,8 @@ CLASS_PICTURES = 100
 """Class pictures where the recipe has none."""
 OUTSIDE = 0.2
 """How much what lies outside the masks may count, where it must not be learned."""
+HIGH = 3.0
+"""Guidance that is not to blame for anything up to here: below, pictures only get softer."""
 
 
 class Remedy(BaseModel):
@@ -87,6 +89,12 @@ def times_knob(recipe: Recorded, name: str, factor: float, why: str) -> Iterator
         yield Remedy(setting=f"knobs.{name}={turned:g}", why=f"{why}; `mascot generate {option} {turned:g}` tries it without training")
 
 
+def less_guidance(recipe: Recorded, why: str) -> Iterator[Remedy]:
+    """Follow the prompt less strictly, where it is followed strictly at all."""
+    if (recipe["knobs.guidance"] or 0) > HIGH:
+        yield from times_knob(recipe, "guidance", 0.6, why)
+
+
 def more_prior(recipe: Recorded) -> Iterator[Remedy]:
     """Keep more of the class."""
     weight = recipe["prior.weight"]
@@ -128,7 +136,7 @@ def of_drifted(recipe: Recorded) -> Iterator[Remedy]:
 
 def of_collapsed(recipe: Recorded) -> Iterator[Remedy]:
     """Leave more to the seed."""
-    yield from times_knob(recipe, "guidance", 0.6, "high guidance draws the same picture again")
+    yield from less_guidance(recipe, "high guidance draws the same picture again")
     yield from times_steps(recipe, 0.5, "variety is lost with time")
     yield Remedy(why="Add photos in other poses: poses that they do not show are not drawn.")
 
@@ -143,7 +151,7 @@ def of_ignored(recipe: Recorded) -> Iterator[Remedy]:
 
 def of_entangled(recipe: Recorded) -> Iterator[Remedy]:
     """Part the subject from what stands behind it."""
-    yield from times_knob(recipe, "guidance", 0.6, "high guidance paints the scene onto everything")
+    yield from less_guidance(recipe, "high guidance paints the scene onto everything")
     yield from more_captions(recipe)
     if recipe["dataset.masked"] is None:
         yield Remedy(setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it")
