@@ -19,7 +19,7 @@ from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
 from benchmarks.selection import Sitting
 from mascot.generator import Knobs
 from mascot.recipe import Recipe
-from mascot.selection import WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs
+from mascot.selection import LEAVING, WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs
 from mascot.starter import HeldOut
 
 FRAME = Frame(base_likeness=0.28, real_likeness=0.92, base_prompt=0.74, floor_prompt=0.14, real_nearest=0.94)
@@ -267,7 +267,7 @@ def test_the_same_pictures_are_seen_again_and_more_of_them() -> None:
 
 
 def test_ties_go_to_the_usual_knobs() -> None:
-    for truth in (lambda _: 0.5, lambda knobs: 0.5 if knobs == USUAL else 0.5 + 0.9 * WORTH):
+    for truth in (lambda _: 0.5, lambda knobs: 0.5 if knobs == USUAL else 0.5 + 0.9 * LEAVING):
         assert search_knobs(Landscape(truth), FRAME, knob_grid(USUAL), budget=400, first=5, last=20).knobs == USUAL
 
 

@@ -34,6 +34,8 @@ class Settings(BaseModel):
 
 WORTH = 0.01
 """The least gain in score that counts as one: smaller ones come and go with the seeds."""
+LEAVING = 0.02
+"""The least gain over the recipe's own knobs for which they are left: the best of a dozen settings is a little higher by chance alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +231,8 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
 
     Every setting is judged by `first` pictures, the better third by twice as many, and so on up to `last`; pictures are those of before
     and some more. The grid's first setting, the usual one, stays to the end: what is recommended instead has beaten it on all pictures.
-    So many settings begin as the whole search has pictures for, from the grid's beginning. Of settings whose scores are not worth
-    telling apart the earlier in the grid is taken.
+    So many settings begin as the whole search has pictures for, from the grid's beginning. The usual setting is left for a gain of
+    LEAVING alone; of others whose scores are not worth telling apart the earlier in the grid is taken.
 
     Raises:
         ValueError: there is no setting, or the budget does not hold `first` pictures of one.
@@ -254,7 +256,8 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
             break
     finalists = [(place, trial) for place, trial in tried.items() if trial.count == had]
     top = max(trial.score.total for _, trial in finalists)
-    best = min((place, trial) for place, trial in finalists if trial.score.total >= top - WORTH)[1]
+    margins = {place: WORTH if place else LEAVING for place, _ in finalists}
+    best = min((place, trial) for place, trial in finalists if trial.score.total >= top - margins[place])[1]
     others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
     return Recommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], drawn=drawn)
 
