@@ -205,7 +205,7 @@ class Recommendation:
         """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
         best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.drawn} pictures"
         if best.knobs == self.usual.knobs:
-            return f"{turned(best.knobs)}, as in the recipe: score {best.score.total:.2f}, and none of {tried} is better."
+            return f"{turned(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {LEAVING:g} more."
         usual = f"where the recipe's own ({turned(self.usual.knobs)}) have {self.usual.score.total:.2f}"
         return f"{turned(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
 
