@@ -1,6 +1,6 @@
 """Which checkpoint and which knobs: our rule beside fixed steps, DVAR and the oracle, on held-out subjects of the embedded base.
 
-`python benchmarks/selection.py --keep runs/selection --subjects boar,eagle,hibiscus,hiking_boot`; add `--subjects boar --steps 20
+`python benchmarks/selection.py --keep runs/selection`; add `--subjects boar --steps 20
 --fixed 10 --marks 2 --images 1 --prompts 2 --budget 10` to see in a minute that it works. Each subject is trained once, at a constant
 rate, so that every checkpoint is what a run of so many steps would have ended in. Rules see the validation prompts (ours) or the loss of
 a fixed batch (DVAR); what their choice is worth is then measured on the 25 prompts of the report, which the oracle alone may see. Most
@@ -25,6 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in a checkout and are never installed
 
+from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot import starter
 from mascot.adapter import Adapter
@@ -311,7 +312,7 @@ def seat(held: HeldOut, keep: Path, marks: tuple[int, ...], every: int) -> Sitti
 
 def main(  # noqa: PLR0917 - the command's options
     keep: Annotated[Path, typer.Option(help="Everything is kept here; the same command goes on from it.")],
-    subjects: Annotated[str, typer.Option(help="Held-out subjects, with commas.")] = "boar,eagle,hibiscus,hiking_boot",
+    subjects: Annotated[str, typer.Option(help="Held-out subjects, with commas.")] = ",".join(SUBJECTS),
     steps: Annotated[int, typer.Option(min=1, help="Steps that are trained.")] = 800,
     marks: Annotated[int, typer.Option(min=1, help="Checkpoints, evenly.")] = 8,
     fixed: Annotated[int, typer.Option(min=1, help="The fixed number of steps.")] = 500,
