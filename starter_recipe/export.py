@@ -52,8 +52,8 @@ Which drawings, under which nouns, and which are held out of all training: `star
 License 2.0; what the drawings' licences ask for goes on to apply: keep `NOTICE` with copies.
 
 ## What it can and cannot do
-- It was shown {nouns} nouns and {places} places, in {arts} arts, with colours, a few styles, hats, sizes and pairs. Other words mean
-  little to it.
+- It was shown {nouns} nouns (`nouns.txt`) and {places} places, in {arts} arts, with colours, a few styles, hats, sizes and pairs. Other
+  words mean little to it.
 - It draws cartoons. It has seen no photographs, no people and no text; "a photo of" is a form of words to it.
 - Expect small details and thin lines to blur, and two objects in one picture, counting and rare styles to fail at times.
 - Nothing here is evidence about the quality of large models: it is a test bench, not a competitor.
