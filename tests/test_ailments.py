@@ -129,8 +129,8 @@ def test_five_copies_of_one_photo_are_too_alike(clinic: Clinic) -> None:
 
 def test_photos_in_one_pose_leave_one_picture(tmp_path: Path, clinic: Clinic) -> None:
     del clinic  # its cache is in use
-    poodle = starter.subjects()["poodle"]
-    recipe = Recipe.preset(photos=[str(photo) for photo in poodle.photos], class_noun=poodle.class_noun, overrides=PLAIN)
+    bear = starter.subjects()["teddy_bear"]
+    recipe = Recipe.preset(photos=[str(photo) for photo in bear.photos], class_noun=bear.class_noun, overrides=PLAIN)
     diagnosis = verbs.diagnose(verbs.train(recipe, out=tmp_path / "run", report=False))
     assert [finding.ailment for finding in diagnosis.findings] == ["diversity collapsed"]
     assert "training.steps=200" in {remedy.setting for remedy in diagnosis.findings[0].remedies}
