@@ -39,7 +39,7 @@ DRIFTED = 0.15
 """Class drifted: how far the class has moved from the base's to the photos."""
 VARIED = 0.4
 """Diversity collapsed: variety of one prompt's pictures, of which the base has 1. The base's are of other individuals too, so that no
-subject comes near 1, and the less so the lower the guidance: one in six turned poses had 0.43 at guidance 1.8, 0.49 at 3 and 0.66 at 5; four
+subject comes near 1, and the less so the lower the guidance: one in six turned poses had 0.43 at guidance 1.8, 0.49 at 3, 0.66 at 5; four
 in a single pose had 0.10 to 0.34 at 3, and their pictures were the same to the eye."""
 FOLLOWED = 0.6
 """Prompt ignored: how far prompts move the pictures, of which the base has 1."""
