@@ -86,7 +86,7 @@ def described_noun(recipe: Recipe) -> str:
         return "none"
     if not is_embedded(recipe.base) or set(noun.lower().split()) & set(known := starter.nouns()):
         return noun
-    return f"{noun}, which the embedded base was never shown: its pictures of the class show nothing. It was shown {', '.join(known)}"
+    return f"{noun}, which the embedded base was never shown: its pictures of the class mean little. It was shown {', '.join(known)}"
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -57,7 +57,7 @@ def folder() -> Path:
 
 def nouns() -> tuple[str, ...]:
     """What the embedded base was shown, one noun for each kind of thing; raises UserError where weights are missing."""
-    return tuple((folder() / "nouns.txt").read_text(encoding="utf-8").split("\n")[:-1])
+    return tuple((folder() / "nouns.txt").read_text(encoding="utf-8").splitlines())
 
 
 def clip_folder() -> Path:
