@@ -255,6 +255,8 @@ def test_what_is_recommended_is_said_with_what_it_beats() -> None:
     assert f" have {usual:.2f}; the best of {len(found.trials)} settings tried with {found.drawn} pictures." in found.reason
     kept = search_knobs(Landscape(peak_at(USUAL)), FRAME, knob_grid(USUAL), budget=400, first=5, last=20)
     assert "as in the recipe: score " in kept.reason
+    alone = search_knobs(Landscape(lambda _: 0.5), FRAME, knob_grid(USUAL), budget=5, first=5, last=20)
+    assert alone.reason.endswith("as in the recipe: there were pictures to try no other.")
 
 
 def test_the_same_pictures_are_seen_again_and_more_of_them() -> None:

@@ -80,7 +80,7 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
 
 
 def described_noun(recipe: Recipe) -> str:
-    """The class noun, and a warning where the embedded base has never seen one: its class pictures would show nothing."""
+    """The class noun, and a warning where the embedded base has never seen one: its class pictures mean little."""
     noun = recipe.class_noun
     if noun is None:
         return "none"

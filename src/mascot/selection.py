@@ -204,6 +204,8 @@ class Recommendation:
     def reason(self) -> str:
         """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
         best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.drawn} pictures"
+        if len(self.trials) == 1:
+            return f"{turned(best.knobs)}, as in the recipe: there were pictures to try no other."
         if best.knobs == self.usual.knobs:
             return f"{turned(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {LEAVING:g} more."
         usual = f"where the recipe's own ({turned(self.usual.knobs)}) have {self.usual.score.total:.2f}"
