@@ -11,7 +11,7 @@ import pytest
 
 from evaluated import IMAGES, PROMPTS, World, mean, value
 from mascot import cli, verbs
-from mascot.comparison import Difference, compare
+from mascot.comparison import Difference, compare_scores
 from mascot.errors import UserError
 from mascot.intervals import Interval
 from mascot.scores import METRICS, REFERENCES, Scores
@@ -32,7 +32,7 @@ def other(world: World) -> Scores:
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(scores: Scores) -> None:
-    found = compare([scores], [scores])
+    found = compare_scores([scores], [scores])
     for name, difference in found.differences.items():
         assert difference.one == difference.other == scores.values[name].value
         if difference.interval is None:
@@ -42,7 +42,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(scores: Scores) -> None:
 
 
 def test_differences_are_paired_by_prompt_and_seed(scores: Scores, other: Scores) -> None:
-    found = compare([scores], [other])
+    found = compare_scores([scores], [other])
     assert found.rows == "prompts"
     for name in ("identity", "clip_t", "diversity", "copying"):
         differences = [a.values[name] - b.values[name] for a, b in zip(scores.prompts, other.prompts, strict=True)]
@@ -58,7 +58,7 @@ def test_differences_are_paired_by_prompt_and_seed(scores: Scores, other: Scores
 
 
 def test_several_subjects_are_rows_themselves(scores: Scores, other: Scores) -> None:
-    found = compare([scores, other], [other, scores])
+    found = compare_scores([scores, other], [other, scores])
     identity = found.differences["identity"]
     assert found.rows == "subjects"
     assert identity.interval is not None
@@ -81,17 +81,17 @@ def test_several_subjects_are_rows_themselves(scores: Scores, other: Scores) -> 
 )  # fmt: skip
 def test_only_like_is_compared(scores: Scores, change: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        compare([scores], [scores.model_copy(update=change)])
+        compare_scores([scores], [scores.model_copy(update=change)])
 
 
 def test_other_prompts_are_named(scores: Scores) -> None:
     fewer = scores.model_copy(update={"prompts": scores.prompts[:1]})
     with pytest.raises(UserError, match=r"prompts \(2 and 1, such as 'a photo of a \{token\} \{class\} on the beach'\)"):
-        compare([scores], [fewer])
+        compare_scores([scores], [fewer])
     with pytest.raises(UserError, match=r"prompts \(2 and 2, in another order\)"):
-        compare([scores], [scores.model_copy(update={"prompts": scores.prompts[::-1]})])
+        compare_scores([scores], [scores.model_copy(update={"prompts": scores.prompts[::-1]})])
     with pytest.raises(UserError, match="1 and 2 runs are not pairs"):
-        compare([scores], [scores, scores])
+        compare_scores([scores], [scores, scores])
 
 
 def test_tables_have_a_row_for_each_run_and_name_their_judges(scores: Scores, other: Scores) -> None:

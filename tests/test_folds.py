@@ -15,7 +15,7 @@ from bad_photos import noise
 from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
 from mascot import experiments, starter, verbs
 from mascot.adapter import Adapter
-from mascot.comparison import compare
+from mascot.comparison import compare_scores
 from mascot.encoders import IdentityEncoder
 from mascot.errors import UserError
 from mascot.evaluation import Referee
@@ -232,10 +232,10 @@ def test_tables_and_page_tell_the_folds(run: Run, scores: Scores) -> None:
 
 def test_copying_is_compared_photo_by_photo(scores: Scores) -> None:
     moved = tuple(fold.model_copy(update={"likeness": fold.likeness + 0.1}) for fold in scores.folds)
-    found = compare([scores.model_copy(update={"folds": moved})], [scores]).differences["copying"].interval
+    found = compare_scores([scores.model_copy(update={"folds": moved})], [scores]).differences["copying"].interval
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-9)
-    none = compare([scores.model_copy(update={"folds": scores.folds[:1]})], [scores.model_copy(update={"folds": scores.folds[1:]})])
+    none = compare_scores([scores.model_copy(update={"folds": scores.folds[:1]})], [scores.model_copy(update={"folds": scores.folds[1:]})])
     assert none.differences["copying"].interval is None
     assert "--cross-validate" in none.differences["copying"].reason
 

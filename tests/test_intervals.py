@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot import intervals
+from mascot import intervals as module
 from mascot.intervals import RESAMPLES, Interval, bootstrap, overlap, paired
 
 numbers = st.floats(-1, 1, allow_nan=False)
@@ -68,7 +68,7 @@ def test_the_seed_decides() -> None:
 def test_blocks_change_nothing_but_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50).tolist()
     whole = bounds(bootstrap(values, seed=0))
-    monkeypatch.setattr(intervals, "_AT_ONCE", 333 * 50)
+    monkeypatch.setattr(module, "_AT_ONCE", 333 * 50)
     sizes: list[int] = []
     quantile = np.quantile
 

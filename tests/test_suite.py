@@ -19,7 +19,7 @@ from mascot.errors import UserError
 from mascot.recipe import Recipe
 from mascot.run import Run
 from mascot.scores import METRICS, Scores
-from mascot.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, evaluate_suite
+from mascot.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, run_suite
 from mascot.suite_report import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page
 from test_collection import FILE
 from tiny_encoders import tiny_clip, tiny_identity
@@ -121,7 +121,7 @@ def cells(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[Cell
 
 def evaluated(world: Path, out: Path, fake: Fake, **more: Any) -> SuiteScores:
     judges: Any = more.pop("judges", Described())
-    return evaluate_suite(cells(world), out=out, teach=fake.teach, judge=fake.judge, judges=judges, **more)
+    return run_suite(cells(world), out=out, teach=fake.teach, judge=fake.judge, judges=judges, **more)
 
 
 def test_a_suite_teaches_draws_and_scores_everything(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
@@ -244,7 +244,7 @@ def test_a_suite_without_any_score_leaves_nothing_behind(
         raise UserError("no photo can be used.")
 
     with pytest.raises(UserError, match=r"nothing could be scored: no photo can be used"):
-        evaluate_suite(cells(world), out=tmp_path / "out", teach=refuse, judge=Fake(sample(real[1])).judge, judges=cast("Any", Described()))
+        run_suite(cells(world), out=tmp_path / "out", teach=refuse, judge=Fake(sample(real[1])).judge, judges=cast("Any", Described()))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,7 +28,7 @@ from mascot.personalization import Personalization, read_subject
 from mascot.points import Range
 from mascot.recipe import Recipe
 from mascot.run import Run
-from mascot.sweep import SweepFolder, sweep
+from mascot.sweep import SweepFolder, sweep_recipes
 
 OVER = {"method.rank": [2, 4], "training.steps": [1, 2]}
 SHOT = Shot("a photo of a {subject}", 3)
@@ -82,7 +82,7 @@ def values(home: Path) -> dict[str, Any]:
 
 def swept(values: Any, out: Path, fake: Fake, **more: Any) -> Leaderboard:
     usual = {"over": OVER, "by": "likeness", "judges": "fake", "shot": SHOT, "draw": fake.draw}
-    return sweep(values, out=out, run_one=fake.teach, score=fake.judge, **{**usual, **more})
+    return sweep_recipes(values, out=out, run_one=fake.teach, score=fake.judge, **{**usual, **more})
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_fault_of_ours_is_one_line_too_and_keeps_where_it_was(values: dict[str
     def faulty(run: Run) -> Measured:
         return {"likeness": 1.0 / (Recipe.read(run.recipe).training.steps - 1)}
 
-    board = sweep(values, OVER, out=tmp_path, run_one=fake.teach, score=faulty, by="likeness")
+    board = sweep_recipes(values, OVER, out=tmp_path, run_one=fake.teach, score=faulty, by="likeness")
     failed = [entry for entry in board.entries if entry.failure]
     assert len(failed) == 2
     for entry in failed:
@@ -390,7 +390,7 @@ def size_of(run: Run) -> Measured:
 
 
 def real_sweep(recipe: Recipe, out: Path, fatal: str = "") -> Leaderboard:
-    return sweep(recipe, out=out, run_one=Trainer(Bases(), fatal), score=size_of, **REAL)
+    return sweep_recipes(recipe, out=out, run_one=Trainer(Bases(), fatal), score=size_of, **REAL)
 
 
 def test_killed_in_the_middle_of_a_run_a_sweep_goes_on_to_the_same_leaderboard(home: Path, tiny_base: Path, tmp_path: Path) -> None:
@@ -475,7 +475,7 @@ def test_ray_itself_ends_in_the_same_leaderboard_though_a_worker_dies(
 import json, os, sys
 from pathlib import Path
 from mascot.engines import on_ray
-from mascot.sweep import sweep
+from mascot.sweep import sweep_recipes
 from test_sweep import OVER, SHOT, Fake
 
 class Dying(Fake):
@@ -487,7 +487,7 @@ class Dying(Fake):
         return super().teach(recipe, folder)
 
 fake = Dying()
-sweep(json.loads(sys.argv[1]), OVER, out=Path({str(tmp_path / "ray")!r}), run_one=fake.teach, score=fake.judge, by="likeness",
+sweep_recipes(json.loads(sys.argv[1]), OVER, out=Path({str(tmp_path / "ray")!r}), run_one=fake.teach, score=fake.judge, by="likeness",
       judges="fake", shot=SHOT, draw=fake.draw, engine=on_ray())
 """
     import subprocess

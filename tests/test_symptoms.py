@@ -32,7 +32,7 @@ PROMPTS = ("a {subject} in the rain", *PLAIN[:2])
 PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
 
 
-def diagnose(world: World, where: Any = None, **options: Any) -> Diagnosis:
+def diagnose_tiny(world: World, where: Any = None, **options: Any) -> Diagnosis:
     """Diagnose with the tiny encoders."""
     given = {"prompts": PROMPTS, "identity": str(world.identity), "clip": str(world.clip), "device": "cpu"} | options
     return verbs.diagnose(where or world.run, **given)
@@ -40,7 +40,7 @@ def diagnose(world: World, where: Any = None, **options: Any) -> Diagnosis:
 
 @pytest.fixture(scope="module")
 def diagnosis(world: World) -> Diagnosis:
-    return diagnose(world)
+    return diagnose_tiny(world)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_it_says_what_was_drawn_and_judged(world: World, diagnosis: Diagnosis) -
 
 def test_nothing_is_drawn_twice(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("everything is drawn already"))
-    assert diagnose(world) == diagnosis
+    assert diagnose_tiny(world) == diagnosis
 
 
 def test_a_diagnosis_that_was_stopped_goes_on(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +90,11 @@ def test_a_diagnosis_that_was_stopped_goes_on(world: World, diagnosis: Diagnosis
 
     monkeypatch.setattr(Generator, "draw_batch", draw_one_batch)
     with pytest.raises(KeyboardInterrupt):
-        diagnose(world, run)
+        diagnose_tiny(world, run)
     assert list(run.evaluation.glob("*.png"))
     assert not run.diagnosis.exists()
     monkeypatch.setattr(Generator, "draw_batch", drawn)
-    assert diagnose(world, run).checks == diagnosis.checks
+    assert diagnose_tiny(world, run).checks == diagnosis.checks
 
 
 def test_an_evaluation_finds_the_class_drawn(world: World, diagnosis: Diagnosis) -> None:
@@ -153,10 +153,10 @@ def test_every_ailment_has_pictures_that_show_it(symptoms: Symptoms, evidence: E
 
 
 def test_a_run_without_a_class_noun_and_one_of_one_photo_are_told_why(world: World) -> None:
-    nameless = diagnose(world, world.write("nameless", class_noun=None))
+    nameless = diagnose_tiny(world, world.write("nameless", class_noun=None))
     assert {check.ailment for check in nameless.checks} <= {"memorised", "photos too alike"}
     assert any("class noun" in reason for reason in nameless.unseen.values())
-    single = diagnose(world, world.write("single", learned=1))
+    single = diagnose_tiny(world, world.write("single", learned=1))
     assert any("one photo" in reason for reason in single.unseen.values())
     for run in ("nameless", "single"):
         text = (world.folder / run / "diagnosis.json").read_text() + (world.folder / run / "diagnosis.html").read_text()
@@ -166,18 +166,18 @@ def test_a_run_without_a_class_noun_and_one_of_one_photo_are_told_why(world: Wor
 def test_an_adapter_far_from_its_photos_takes_others(world: World, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter.safetensors"
     adapter.write_bytes(world.run.adapter.read_bytes())
-    alone = diagnose(world, adapter)
+    alone = diagnose_tiny(world, adapter)
     assert any("--photos" in reason for reason in alone.unseen.values())
-    shown = diagnose(world, adapter, photos=[world.folder / "photos"])
+    shown = diagnose_tiny(world, adapter, photos=[world.folder / "photos"])
     assert not any("--photos" in reason for reason in shown.unseen.values())
     assert (tmp_path / "adapter_scores" / "diagnosis.json").is_file()
 
 
 def test_what_cannot_be_diagnosed_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a mascot run"):
-        diagnose(world, tmp_path)
+        diagnose_tiny(world, tmp_path)
     with pytest.raises(UserError, match="does not name the subject"):
-        diagnose(world, prompts=["a dog"])
+        diagnose_tiny(world, prompts=["a dog"])
 
 
 def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Comparison:
     """By metric."""
 
 
-def compare(ones: Sequence[Scores], others: Sequence[Scores]) -> Comparison:
+def compare_scores(ones: Sequence[Scores], others: Sequence[Scores]) -> Comparison:
     """Subtract the others' scores from the ones', pair by pair, with the bootstrap interval of each mean difference.
 
     Run i of both is the same subject. Over several subjects a row is a subject; with one subject a row is a prompt, and the interval says

@@ -111,7 +111,7 @@ class IdentityEncoder:
         return f"{self.name} (weights {self.fingerprint}): {self.preprocessing.describe()}"
 
     def _states(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.model(pixel_values=_pixels(images, self.preprocessing).to(self.device)).last_hidden_state
+        return self.model(pixel_values=to_pixels(images, self.preprocessing).to(self.device)).last_hidden_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class ClipEncoder:
         return min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
 
     def _image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.model.get_image_features(pixel_values=_pixels(images, self.preprocessing).to(self.device)).pooler_output
+        return self.model.get_image_features(pixel_values=to_pixels(images, self.preprocessing).to(self.device)).pooler_output
 
     def _text_features(self, prompts: Sequence[str]) -> Tensor:
         # Always at full length: the same prompt is the same arithmetic in any batch.
@@ -171,10 +171,10 @@ def read_identity_encoder(where: str | Path, device: torch.device | str = "cpu")
         UserError: it is not there, is no vision transformer of a known kind, or is not whole.
     """
     source, config = _open(where, IDENTITY, "vision transformer")
-    preprocessing = _preprocessing(source, identity=True)
+    preprocessing = read_preprocessing(source, identity=True)
     model = _load(AutoModel, source, **IDENTITY[config["model_type"]]).to(device)
     if config["model_type"] in FIXED:
-        _check_side(source, model.config, preprocessing)
+        check_side(source, model.config, preprocessing)
     return IdentityEncoder(
         name=_name(source),
         fingerprint=fingerprint(model),
@@ -192,9 +192,9 @@ def read_clip(where: str | Path, device: torch.device | str = "cpu") -> ClipEnco
         UserError: it is not there, is no CLIP model, or is not whole.
     """
     source, _ = _open(where, ("clip",), "CLIP model")
-    preprocessing = _preprocessing(source, identity=False)
+    preprocessing = read_preprocessing(source, identity=False)
     model = _load(CLIPModel, source).to(device)
-    _check_side(source, model.config.vision_config, preprocessing)
+    check_side(source, model.config.vision_config, preprocessing)
     return ClipEncoder(
         name=_name(source),
         fingerprint=fingerprint(model),
@@ -221,7 +221,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
+def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
     return torch.stack([preprocessing.prepare(image) for image in images])
 
 
@@ -240,7 +240,7 @@ def _open(where: str | Path, kinds: Iterable[str], wanted: str) -> tuple[str, di
     hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.is_file()
     if not source or not (path.is_dir() or hub_id):
         raise UserError(f"the encoder {source!r} is no folder; give the folder of a {wanted}, or a hub id such as owner/name.")
-    config = _settings(source, "config.json")
+    config = read_settings(source, "config.json")
     kind = str(config.get("model_type"))
     if kind not in kinds:
         raise UserError(f"{source} holds a model of the kind {kind!r}, where a {wanted} is needed{suggest(kind, kinds)}")
@@ -251,7 +251,7 @@ def _name(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
-def _settings(source: str, name: str) -> dict[str, Any]:
+def read_settings(source: str, name: str) -> dict[str, Any]:
     """One of an encoder's JSON files, from its folder or the hub."""
     file = Path(source) / name if Path(source).is_dir() else _download(source, name)
     if not file.is_file():
@@ -305,9 +305,9 @@ def _tokenizer(source: str, model: Any) -> Any:
     return tokenizer
 
 
-def _preprocessing(source: str, *, identity: bool) -> Preprocessing:
+def read_preprocessing(source: str, *, identity: bool) -> Preprocessing:
     """What preprocessor_config.json asks for; anything that cannot be done exactly is refused."""
-    settings = _settings(source, "preprocessor_config.json")
+    settings = read_settings(source, "preprocessor_config.json")
     cropped = settings.get("do_center_crop", True) and settings.get("crop_size") is not None
     size, crop = _side(source, settings, "size"), _side(source, settings, "crop_size" if cropped else "size")
     conventional = identity and not cropped
@@ -363,7 +363,7 @@ def _refused(source: str, what: str) -> UserError:
     )
 
 
-def _check_side(source: str, config: Any, preprocessing: Preprocessing) -> None:
+def check_side(source: str, config: Any, preprocessing: Preprocessing) -> None:
     """Refuse a crop that the model has no positions for."""
     if config.image_size != preprocessing.crop:
         raise UserError(

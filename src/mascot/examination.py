@@ -126,7 +126,7 @@ def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, refe
     place, manifest = scores_place(path), adapter.manifest
     symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
-    found = exhibits.diagnose(symptoms, recipe, generator=generator, folder=place.folder)
+    found = exhibits.build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
     progress("diagnosis", found)
@@ -197,7 +197,7 @@ def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path |
     """
     first, place = read_scores(one)
     second, there = read_scores(other)
-    found = comparison.compare([first], [second])
+    found = comparison.compare_scores([first], [second])
     page = Path(out) if out is not None else place.comparison(Path(os.path.realpath(there.folder)).name)
     folders = {id(first): place.folder, id(second): there.folder}
     write_page(comparison_page(found, lambda scores: folders[id(scores)]), page)

@@ -19,7 +19,7 @@ SHOWN = 4
 """Pictures of one kind, at most."""
 
 
-def diagnose(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
+def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
     """Name what ails a run with this recipe (nested values), and show it; files are named from `folder`."""
     evidence, task = symptoms.evidence(), symptoms.task
     ill: set[Ailment] = {reading.ailment for reading in readings(evidence) if reading.ill}

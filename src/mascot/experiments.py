@@ -32,7 +32,7 @@ from mascot.scores import METRICS, Scores
 from mascot.scores_report import write_page
 from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
 from mascot.suite_report import suite_page
-from mascot.sweep import sweep as sweep_recipes
+from mascot.sweep import sweep_recipes
 from mascot.task import Drawn, Task
 from mascot.verbs import train
 
@@ -164,7 +164,7 @@ def evaluate_cells(
                 identity=identity, clip=clip, device=device, family=family,
             )  # fmt: skip
 
-    found = suite.evaluate_suite(
+    found = suite.run_suite(
         cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=engine_named(engine, address), progress=progress
     )
     write_page(suite_page(found, place), place.page)

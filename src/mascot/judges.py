@@ -55,4 +55,4 @@ def judge_names(base: str) -> Mapping[str, str]:
 
 def is_embedded(base: str) -> bool:
     """Whether a base is the embedded one, by its name or by its folder."""
-    return base == EMBEDDED or source_of(base) == str(starter.folder())
+    return base in {EMBEDDED, str(starter.folder())}

@@ -50,7 +50,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_Colour = tuple[int, ...]
+Colour = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class PhotoSet:
     notes: tuple[str, ...] = ()
 
 
-class _Unusable(Exception):  # noqa: N818 - never leaves this file, and the name reads as what it says
+class UnusableImage(Exception):  # noqa: N818 - never leaves this file, and the name reads as what it says
     """Why one file cannot be used: a whole sentence."""
 
 
@@ -104,14 +104,14 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
 
     Raises UserError for an unknown colour, a path that does not exist, an unusable file named by itself, and when nothing is left.
     """
-    colour = _colour(background)
+    colour = parse_colour(background)
     photos: list[Photo] = []
     refused: list[Refusal] = []
     notes: list[str] = []
     for path in _unique(_candidates(paths, notes)):
         try:
             photos.append(_read(path, colour, notes))
-        except _Unusable as error:
+        except UnusableImage as error:
             refused.append(Refusal(path=path, reason=str(error)))
     _insist(paths, photos, refused)
     return PhotoSet(photos=tuple(photos), refused=tuple(refused), notes=tuple(notes))
@@ -122,7 +122,7 @@ def printable(path: Path) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in path.name)
 
 
-def _colour(background: str) -> _Colour:
+def parse_colour(background: str) -> Colour:
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
@@ -147,8 +147,8 @@ def _listing(folder: Path, notes: list[str]) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}); check that you may read it.") from error
     offered = [path for path in entries if _may_be_photo(path)]
-    wanted = {mask for path in offered for mask in _mask_names(path)}
-    masks += [path for path in entries if _is_mask(path)]
+    wanted = {mask for path in offered for mask in mask_paths(path)}
+    masks += [path for path in entries if is_mask(path)]
     notes += [f"{printable(mask)}: a mask without a photo of that name; it is not used." for mask in masks if mask not in wanted]
     return offered
 
@@ -161,16 +161,16 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
 def _may_be_photo(path: Path) -> bool:
     """Whether a folder's entry is read or refused, rather than passed over in silence."""
     extension = path.suffix.lower()
-    if path.name.startswith(".") or path.name.lower() in _CLUTTER or extension in _BESIDE or _is_mask(path):
+    if path.name.startswith(".") or path.name.lower() in _CLUTTER or extension in _BESIDE or is_mask(path):
         return False
     return extension in EXTENSIONS or not path.is_dir()
 
 
-def _is_mask(path: Path) -> bool:
+def is_mask(path: Path) -> bool:
     return path.name.lower().endswith(".mask.png")
 
 
-def _mask_names(path: Path) -> tuple[Path, Path]:
+def mask_paths(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.stem}.mask.png"), path.parent / "masks" / f"{path.stem}.png"
 
 
@@ -193,37 +193,37 @@ def _insist(paths: Sequence[Path], photos: Sequence[Photo], refused: Sequence[Re
     raise UserError(f"{places} holds no usable photo: {'; '.join(shown)}.")
 
 
-def _read(path: Path, colour: _Colour, notes: list[str]) -> Photo:
+def _read(path: Path, colour: Colour, notes: list[str]) -> Photo:
     """One photo with its mask; remarks are added to the notes only when it is usable."""
-    _check_file(path)
+    check_file(path)
     remarks: list[str] = []
-    decoded = _decode(path, colour, remarks)
+    decoded = decode(path, colour, remarks)
     if min(decoded.picture.size) < SHORTEST_SIDE:
         width, height = decoded.full_size
-        raise _Unusable(f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
-    mask = _mask(path, decoded, colour)
+        raise UnusableImage(f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
+    mask = read_mask(path, decoded, colour)
     notes += [f"{printable(path)}: {remark}." for remark in remarks]
     return Photo(path=path, picture=decoded.picture, mask=mask)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Refuse what need not be opened; a named pipe, for one, would block for ever."""
     name = printable(path)
     if not os.path.lexists(path):
-        raise _Unusable(f"{path} does not exist.")
+        raise UnusableImage(f"{path} does not exist.")
     if path.is_symlink() and not path.exists():
-        raise _Unusable(f"{name} is a link to a file that does not exist.")
+        raise UnusableImage(f"{name} is a link to a file that does not exist.")
     if path.is_dir():
-        raise _Unusable(f"{name} is a folder, though it is named like a picture.")
+        raise UnusableImage(f"{name} is a folder, though it is named like a picture.")
     if not path.is_file():
-        raise _Unusable(f"{name} is not a regular file.")
-    if _is_mask(path):
-        raise _Unusable(f"{name} is a mask; name the photo that it belongs to.")
+        raise UnusableImage(f"{name} is not a regular file.")
+    if is_mask(path):
+        raise UnusableImage(f"{name} is a mask; name the photo that it belongs to.")
     if path.suffix.lower() not in EXTENSIONS:
-        raise _Unusable(f"{name} is no picture of a kind that can be read; save it as jpg or png.")
+        raise UnusableImage(f"{name} is no picture of a kind that can be read; save it as jpg or png.")
 
 
-def _decode(path: Path, colour: _Colour, remarks: list[str]) -> _Decoded:
+def decode(path: Path, colour: Colour, remarks: list[str]) -> _Decoded:
     """A file's first picture: upright, RGB, reduced; every way in which a decoder can fail becomes one sentence."""
     try:
         with warnings.catch_warnings(record=True) as caught, path.open("rb") as file:
@@ -233,10 +233,10 @@ def _decode(path: Path, colour: _Colour, remarks: list[str]) -> _Decoded:
             with _open(file, path) as image:
                 decoded = _finish(image, path, colour, remarks)
         remarks += dict.fromkeys(f"read with a warning ({_one_line(warning.message)})" for warning in caught)
-    except _Unusable:
+    except UnusableImage:
         raise
     except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
-        raise _Unusable(_explain(path, error)) from error
+        raise UnusableImage(_explain(path, error)) from error
     return decoded
 
 
@@ -245,26 +245,26 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
     head = file.read(64)
     file.seek(0)
     if not head:
-        raise _Unusable(f"{printable(path)} is empty (0 bytes); copy or download it again.")
+        raise UnusableImage(f"{printable(path)} is empty (0 bytes); copy or download it again.")
     if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS or b"avif" in head:
         return Image.open(file, formats=_FORMATS)
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        raise _Unusable(f"{printable(path)} is a HEIC picture, which needs: pip install mascot[heic].") from None
+        raise UnusableImage(f"{printable(path)} is a HEIC picture, which needs: pip install mascot[heic].") from None
     return HeifImageFile(file)
 
 
-def _finish(image: Image.Image, path: Path, colour: _Colour, remarks: list[str]) -> _Decoded:
+def _finish(image: Image.Image, path: Path, colour: Colour, remarks: list[str]) -> _Decoded:
     if image.width * image.height > PIXEL_LIMIT:
-        raise _Unusable(_too_large(path))
+        raise UnusableImage(_too_large(path))
     if image.format in _SEVERAL and getattr(image, "is_animated", False):
         remarks.append(_SEVERAL[image.format])
     image.load()
     turn = _orientation(image, remarks)
     picture, alpha = _flatten(_eight_bits(image, path, remarks), colour, remarks)
     if alpha is not None and alpha.getextrema() == (0, 0):
-        raise _Unusable(f"{printable(path)} is transparent all over.")
+        raise UnusableImage(f"{printable(path)} is transparent all over.")
     picture = picture.transpose(turn) if turn is not None else picture
     alpha = alpha.transpose(turn) if alpha is not None and turn is not None else alpha
     return _Decoded(picture=_reduce(picture), alpha=alpha and _reduce(alpha), full_size=picture.size)
@@ -290,13 +290,13 @@ def _eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.Ima
     whites = {"I": {255: 255, 65535: 65535}, "F": {2: 1, 255: 255, 65535: 65535}}.get(image.mode, {65535: 65535})
     white = next((white for most, white in whites.items() if peak <= most), None)
     if white is None or not np.isfinite(values).all():
-        raise _Unusable(f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel.")
+        raise UnusableImage(f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel.")
     if len(whites) > 1:
         remarks.append(f"its pixel values are read as 0 to {white}")
     return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
 
 
-def _flatten(image: Image.Image, colour: _Colour, remarks: list[str]) -> tuple[Image.Image, Image.Image | None]:
+def _flatten(image: Image.Image, colour: Colour, remarks: list[str]) -> tuple[Image.Image, Image.Image | None]:
     """The picture in RGB on the background, and its alpha channel."""
     if not image.has_transparency_data:
         return _to_srgb(image, remarks), None
@@ -332,23 +332,23 @@ def _reduce(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _mask(path: Path, decoded: _Decoded, colour: _Colour) -> Image.Image | None:
+def read_mask(path: Path, decoded: _Decoded, colour: Colour) -> Image.Image | None:
     """The photo's mask: from its file, else from its alpha channel where that tells a subject from a background."""
-    file = next((name for name in _mask_names(path) if os.path.lexists(name)), None)
+    file = next((name for name in mask_paths(path) if os.path.lexists(name)), None)
     if file is None:
         low, high = decoded.alpha.getextrema() if decoded.alpha is not None else (255, 255)
         # Soft watermarks and the rounding of encoders touch the alpha channel too; a background is more transparent than not.
         return decoded.alpha if low < _HALF <= high else None  # pyright: ignore[reportOperatorIssue]
     try:
-        mask = _decode(file, (0,) * len(colour), [])
-    except _Unusable as error:
-        raise _Unusable(f"{printable(path)} has an unusable mask: {error}") from error
+        mask = decode(file, (0,) * len(colour), [])
+    except UnusableImage as error:
+        raise UnusableImage(f"{printable(path)} has an unusable mask: {error}") from error
     if mask.full_size != decoded.full_size:
         sizes = "{}x{}, upright photo {}x{} pixels".format(*mask.full_size, *decoded.full_size)
-        raise _Unusable(f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes}).")
+        raise UnusableImage(f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes}).")
     grey = mask.picture.convert("L")
     if np.asarray(grey).max() < _HALF:
-        raise _Unusable(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")
+        raise UnusableImage(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")
     return grey
 
 

@@ -232,7 +232,7 @@ class Work:
         return kept if same and all(kept.judges.get(name) == line for name, line in self.judges.items()) else None
 
 
-def evaluate_suite(
+def run_suite(
     cells: Sequence[Cell], *, out: Path, teach: Teach, judge: Judge, judges: Judges, engine: Engine = in_turn, progress: Progress = silent
 ) -> SuiteScores:
     """Bring every cell to its end, and keep the means of what there is after each.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 
-from mascot.comparison import compare
+from mascot.comparison import compare_scores
 from mascot.photos import read_photos
 from mascot.scores import METRICS, REFERENCES, Scores, titles
 from mascot.scores_report import Page, Row, Section, Strip, Tile, reduced, tile
@@ -112,7 +112,7 @@ def difference_tables(suite: SuiteScores) -> list[Table]:
         pairs = (suite.of(one), suite.of(other))
         if not suite.subjects or any(a.class_noun != b.class_noun for a, b in zip(*pairs, strict=True)):
             continue
-        table = comparison_table(compare(*pairs))
+        table = comparison_table(compare_scores(*pairs))
         tables.append(Table(title=f"{one} minus {other}, paired by subject", head=("metric", one, other, *table.head[3:]), rows=table.rows))
     return tables
 

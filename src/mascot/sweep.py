@@ -141,7 +141,7 @@ class Work:
         return record
 
 
-def sweep(
+def sweep_recipes(
     recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: Teach, score: Judge, by: str,
     lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, shot: Shot | None = None,
     draw: Draw | None = None, engine: Engine = in_turn, progress: Progress = silent,
