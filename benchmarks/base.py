@@ -37,7 +37,7 @@ from mascot.metrics.frechet import frechet_distance
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import similarity
 from mascot.personalization import choose_device
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 from starter_recipe.places import PLACES
 from starter_recipe.world import ARTICLE, World
 

@@ -51,7 +51,7 @@ from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 from starter_recipe.world import World
 
 RESAMPLES = 2000

@@ -44,9 +44,10 @@ from mascot.personalization import Personalization, load_base, read_subject
 from mascot.prompts import STARTER, STARTER_VALIDATION
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run, replacing
 from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs
 from mascot.starter import HeldOut
+from mascot.storage.atomic_write import replacing
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 from mascot.trainer import loss_of
 

@@ -14,7 +14,7 @@ from mascot.captions import class_prompt, fill
 from mascot.diagnosis import Diagnosis
 from mascot.easel import resolve_adapter
 from mascot.gallery import picture_stem
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 from mascot.symptoms import PLAIN, prompts_of_diagnosis
 

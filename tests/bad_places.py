@@ -26,8 +26,8 @@ from mascot.personalization import photo_hashes
 from mascot.photos import read_photos
 from mascot.pipelines import weight_files
 from mascot.recipe import Recipe
-from mascot.run import Run
 from mascot.scores import METRICS, REFERENCES, Score, Scores
+from mascot.storage.run_folder import Run
 from tiny import SUBJECT, tiny_stable_diffusion
 from tiny_encoders import tiny_clip, tiny_identity
 

@@ -17,8 +17,8 @@ from mascot import verbs
 from mascot.adapter import Adapter
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.recipe import Recipe
-from mascot.run import Run
 from mascot.scores import Scores
+from mascot.storage.run_folder import Run
 from tiny_encoders import tiny_clip, tiny_identity
 
 PROMPTS = ("a {subject} in the snow", "a photo of a {token} {class} on the beach")

@@ -15,7 +15,7 @@ from mascot import starter, verbs
 from mascot.adapter import Adapter
 from mascot.diagnosis import Check, Diagnosis
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 OWL = ROOT / "examples" / "mascot" / "photos"

@@ -17,7 +17,7 @@ from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
 from bad_questions import JUDGES, bad_questions
 from mascot import cli, prior
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.trainer import Loop
 
 ROOT = Path(__file__).resolve().parent.parent

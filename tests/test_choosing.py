@@ -14,7 +14,7 @@ from mascot import verbs
 from mascot.adapter import Adapter
 from mascot.prompts import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 STEPS = 40
 COMMON = (

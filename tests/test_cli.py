@@ -20,7 +20,7 @@ from mascot import __version__, cli, terminal, verbs
 from mascot.adapter import Adapter
 from mascot.effective import planned_settings
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.trainer import Loop
 
 ROOT = Path(__file__).resolve().parent.parent

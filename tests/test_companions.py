@@ -15,7 +15,7 @@ from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.vocabulary import Words
 
 PROMPT = "a photo of a sks dog in the snow"

@@ -19,7 +19,7 @@ from mascot.dataset import Dataset, Example
 from mascot.effective import TIME, describe_time, planned_settings
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 SIDE = (64, 64)
 

@@ -15,7 +15,7 @@ from mascot.families import load_family
 from mascot.pipelines import LoadedStage
 from mascot.protocols import Framing, Stage
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
 

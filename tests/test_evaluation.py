@@ -24,8 +24,8 @@ from mascot.gallery import weights_name
 from mascot.generator import Generator, Knobs, Shot
 from mascot.prompts import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.recipe import Recipe
-from mascot.run import Run
 from mascot.scores import Score, Scores
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 from mascot.tables import means_table, prompts_table, runs_table
 from mascot.task import CLASS_PICTURES, prompts_for

@@ -29,7 +29,7 @@ from mascot.methods import METHODS, settings_of
 from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.trainer import Loop, Settings, loss_of
 from tiny import SUBJECT, tiny_stable_diffusion
 from tiny_families import CASCADES, MAKERS, tiny_base

@@ -22,7 +22,7 @@ from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, restore
 from mascot.protocols import Family
 from mascot.recipe import Recipe, preset_values
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from tiny import SUBJECT, Idle, tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 

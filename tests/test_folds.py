@@ -28,9 +28,9 @@ from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance
 from mascot.photos import read_photos
 from mascot.recipe import Recipe
-from mascot.run import Run
 from mascot.scores import Scores
 from mascot.scores_report import render, scores_page
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 from mascot.tables import folds_table, means_table, runs_table
 from mascot.task import Drawn, Pictures, Task

@@ -15,7 +15,7 @@ from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
 from mascot.recipe import Recipe
 from mascot.report import HERO
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 
 SUBJECT = Subject("<b>", "R&D")

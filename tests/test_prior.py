@@ -15,7 +15,7 @@ from mascot.personalization import Personalization
 from mascot.photos import PhotoSet
 from mascot.prior import Settings, cache_folder, class_pictures
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 FACTS: dict[str, Any] = {"identity": "base", "prompt": "a photo of a dog", "resolution": 8, "precision": "fp32"}
 

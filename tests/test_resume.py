@@ -21,7 +21,7 @@ from mascot import verbs
 from mascot.cli import main
 from mascot.errors import UserError
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 
 STEPS = 8
 OVERRIDES = (

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from mascot.errors import UserError
-from mascot.run import KEPT_CHECKPOINTS, Run, fresh_path, is_writable, open_run, replacing
+from mascot.storage.atomic_write import fresh_path, is_writable, replacing
+from mascot.storage.run_folder import KEPT_CHECKPOINTS, Run, open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {"step": 1, "loss": 0.5, "subject_loss": 0.25, "norm": 1.0}

@@ -27,7 +27,7 @@ from mascot.leaderboard import Leaderboard, Measured
 from mascot.personalization import Personalization, read_subject
 from mascot.points import Range
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.sweep import SweepFolder, sweep_recipes
 
 OVER = {"method.rank": [2, 4], "training.steps": [1, 2]}

@@ -20,7 +20,7 @@ from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.trainer import Loop, Settings
 from tiny import SUBJECT
 

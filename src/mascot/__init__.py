@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mascot.experiments import sweep as sweep
     from mascot.generator import Knobs as Knobs
     from mascot.recipe import Recipe as Recipe
-    from mascot.run import Run as Run
     from mascot.scores import Scores as Scores
+    from mascot.storage.run_folder import Run
     from mascot.verbs import compare as compare
     from mascot.verbs import diagnose as diagnose
     from mascot.verbs import doctor as doctor
@@ -34,18 +34,18 @@ __version__ = "0.1.0"
 PUBLIC = {
     "Knobs": "mascot.generator",
     "Recipe": "mascot.recipe",
-    "Run": "mascot.run",
+    "Run": "mascot.storage.run_folder",
     "Scores": "mascot.scores",
     "UserError": "mascot.errors",
-    "compare": "mascot.verbs",
+    "compare": "mascot.cli",
     "cross_validate": "mascot.experiments",
-    "diagnose": "mascot.verbs",
-    "doctor": "mascot.verbs",
-    "evaluate": "mascot.verbs",
+    "diagnose": "mascot.cli",
+    "doctor": "mascot.cli",
+    "evaluate": "mascot.cli",
     "evaluate_suite": "mascot.experiments",
-    "generate": "mascot.verbs",
-    "sweep": "mascot.experiments",
-    "train": "mascot.verbs",
+    "generate": "mascot.cli",
+    "sweep": "mascot.cli",
+    "train": "mascot.cli",
 }
 __all__ = [
     "Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "cross_validate", "diagnose", "doctor", "evaluate", "evaluate_suite",

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 MANIFEST_KEY = "mascot"
 

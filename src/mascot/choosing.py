@@ -26,8 +26,8 @@ from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.personalization import Personalization
 from mascot.prompts import STARTER_VALIDATION, is_live
-from mascot.run import replacing
 from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
+from mascot.storage.atomic_write import replacing
 from mascot.subject import Subject
 from mascot.trainer import load_parameters, save_parameters
 

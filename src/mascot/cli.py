@@ -92,7 +92,7 @@ def train(
     changed = [photos, class_noun, base, method, token, recipe, overrides, steps, seed]
     if resume:
         from mascot.recipe import Recipe
-        from mascot.run import open_run
+        from mascot.storage.run_folder import open_run
 
         if out is None:
             raise UserError("--resume needs the run's folder: give --out RUN.")
@@ -341,7 +341,7 @@ def main() -> None:
     except OSError as error:
         if error.strerror is None:  # not the system's own refusal: a fault of ours
             raise
-        from mascot.run import REMEDIES
+        from mascot.storage.atomic_write import REMEDIES
 
         remedy = REMEDIES.get(error.errno or 0, "choose another place")
         code = refuse(f"{error.filename or 'a file'} cannot be used ({error.strerror}); {remedy}.")

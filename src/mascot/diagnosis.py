@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from mascot.evidence import Evidence
 from mascot.generator import Knobs
 from mascot.readings import AILMENTS, Ailment, Reading, Severity, readings
-from mascot.record import Record
 from mascot.remedies import Remedy, remedies_for
+from mascot.storage.json_record import Record
 
 ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
 """The most serious first."""

@@ -14,7 +14,7 @@ from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.personalization import choose_device
 from mascot.protocols import Family
-from mascot.run import Run, open_run
+from mascot.storage.run_folder import Run, open_run
 from mascot.subject import Subject
 
 BY_OPTION = "give --device cpu"

@@ -16,7 +16,7 @@ from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
 from mascot.photos import PhotoSet
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 
 Rows = list[tuple[str, str]]

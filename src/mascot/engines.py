@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mascot.errors import UserError, suggest
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")

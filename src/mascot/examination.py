@@ -25,9 +25,9 @@ from mascot.photos import read_photos
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe import Diagnosing
-from mascot.run import Run, open_run
 from mascot.scores import Scores
 from mascot.scores_report import comparison_page, scores_page, write_page
+from mascot.storage.run_folder import Run, open_run
 from mascot.subject import Subject
 from mascot.symptoms import observe, prompts_of_diagnosis
 from mascot.task import Drawn, Task, draw, prompts_for, trained_photos

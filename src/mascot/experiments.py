@@ -27,9 +27,10 @@ from mascot.progress import Progress, silent
 from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run, check_writable
 from mascot.scores import METRICS, Scores
 from mascot.scores_report import write_page
+from mascot.storage.atomic_write import check_writable
+from mascot.storage.run_folder import Run
 from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
 from mascot.suite_report import suite_page
 from mascot.sweep import sweep_recipes

@@ -33,8 +33,9 @@ from mascot.photos import Photo, printable
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run, replacing
 from mascot.scores import FoldScores, Score, Scores
+from mascot.storage.atomic_write import replacing
+from mascot.storage.run_folder import Run
 from mascot.task import Drawn, Pictures, Task, photo_digest
 
 Teach = Callable[[Recipe, Path, int, Progress], None]

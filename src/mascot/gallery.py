@@ -25,7 +25,7 @@ from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.metrics.diversity import Distance
 from mascot.protocols import Family
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 KEY = 20
 """Hexadecimal digits of the names by which things are kept."""

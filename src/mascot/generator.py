@@ -22,7 +22,7 @@ from mascot.errors import UserError
 from mascot.latents import gaussian, seeded
 from mascot.methods import restore_of
 from mascot.protocols import Conditioning, Family, Framing, Restored, Stage
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 
 class Knobs(BaseModel):

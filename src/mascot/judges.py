@@ -9,7 +9,6 @@ import torch
 
 from mascot import starter
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
-from mascot.families import source_of
 
 EMBEDDED = "starter"
 """What the embedded base and the embedded encoders are called."""

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mascot.errors import UserError, suggest
 from mascot.intervals import Interval, bootstrap, overlap
-from mascot.record import Record
 from mascot.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
+from mascot.storage.json_record import Record
 
 Measured = Mapping[str, float | Sequence[float] | None]
 """Metric -> a number, one number for each prompt that has it, or None where it could not be computed."""

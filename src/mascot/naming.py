@@ -25,7 +25,7 @@ from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS
 from mascot.recipe import Recipe
-from mascot.record import Record
+from mascot.storage.json_record import Record
 from mascot.subject import FOLKLORE
 from mascot.tokens import CANDIDATES, KNOBS, PHOTO, PICTURES, READ, REFERENCES, Candidate, Examiner, Reader
 

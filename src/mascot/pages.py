@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -30,7 +30,8 @@ from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.quantization import quantize
 from mascot.recipe import Recipe
-from mascot.run import Run, replacing
+from mascot.storage.atomic_write import replacing
+from mascot.storage.run_folder import Run
 from mascot.trainer import Loop, Step, load_parameters, save_parameters, uninterrupted
 
 

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from mascot.errors import UserError
 from mascot.protocols import Conditioning, Latents, Stage
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 from mascot.vocabulary import Words
 
 AUTOENCODER: Final = "vae"

@@ -13,7 +13,7 @@ from filelock import FileLock
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 Draw = Callable[[str, Sequence[int]], Iterator[Image.Image]]
 """Draws a prompt once per seed with the untouched base."""

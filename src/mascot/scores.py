@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from mascot.generator import Knobs
 from mascot.intervals import Interval, bootstrap
-from mascot.record import Record
+from mascot.storage.json_record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from mascot.intervals import Interval
 from mascot.judges import Judges
 from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
-from mascot.record import Record
-from mascot.run import Run
 from mascot.scores import METRICS, REFERENCES, Scores, over_subjects
+from mascot.storage.json_record import Record
+from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""

@@ -24,8 +24,9 @@ from mascot.personalization import choose_device, read_subject
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
-from mascot.run import Run, check_writable, replacing
 from mascot.scores_report import Page, write_page
+from mascot.storage.atomic_write import check_writable, replacing
+from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""

@@ -27,7 +27,7 @@ from mascot.prior import cache_folder
 from mascot.progress import Progress
 from mascot.prompts import PAPER, STARTER, is_live
 from mascot.recipe import Recipe
-from mascot.run import Run
+from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 
 CLASS_PICTURES = 4

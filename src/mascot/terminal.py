@@ -27,7 +27,8 @@ from mascot.personalization import choose_device
 from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
-from mascot.run import Run, fresh_path
+from mascot.storage.atomic_write import fresh_path
+from mascot.storage.run_folder import Run
 from mascot.suite_report import difference_tables, other_table, paper_table
 from mascot.tables import NONE, calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.tables import Table as Scored

@@ -27,8 +27,9 @@ from mascot.progress import Progress, silent
 from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
-from mascot.run import Run, check_writable, fresh_path, is_writable, open_run
 from mascot.scores import Scores
+from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
+from mascot.storage.run_folder import Run, open_run
 from mascot.trainer import Step
 
 

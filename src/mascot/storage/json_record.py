@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.errors import UserError
-from mascot.run import replacing
+from mascot.storage.atomic_write import replacing
 
 
 class Record(BaseModel):
