@@ -28,14 +28,14 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the recipe is a part of the checkout and is never installed
 
 from benchmarks.exams import Draw, Exam, Scene, write_exam
-from mascot import starter
 from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
-from mascot.families import describe, load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.metrics.frechet import frechet_distance
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import similarity
+from mascot.models import starter
+from mascot.models.families.registry import describe, load_family
 from mascot.personalization import choose_device
 from mascot.storage.atomic_write import replacing
 from starter_recipe.places import PLACES

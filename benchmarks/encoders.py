@@ -46,11 +46,11 @@ from benchmarks.sights import (
     read_subjects,
     world_of,
 )
-from mascot import starter
 from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
+from mascot.models import starter
 from mascot.storage.atomic_write import replacing
 from starter_recipe.world import World
 

@@ -16,13 +16,14 @@ from typing import Annotated
 
 import typer
 
-from mascot import experiments, starter
+from mascot import experiments
 from mascot.collection import Collected, spread
 from mascot.intervals import paired
+from mascot.models import starter
+from mascot.models.starter import HeldOut
 from mascot.prompts import STARTER
 from mascot.recipe import Recipe
 from mascot.scores import METRICS
-from mascot.starter import HeldOut
 from mascot.suite import Arm, Cell, SuiteScores, cells_of
 from mascot.suite_report import markdown, other_table, paper_table
 from mascot.tables import Table, described

@@ -18,16 +18,17 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from mascot import starter, verbs
+from mascot import verbs
 from mascot.captions import fill
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.generator import Generator, Knobs, Shot
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
+from mascot.models import starter
+from mascot.models.starter import HeldOut
 from mascot.personalization import load_base
 from mascot.prompts import STARTER_VALIDATION
 from mascot.recipe import Recipe
-from mascot.starter import HeldOut
 from mascot.subject import Subject
 
 PER_PROMPT = 2

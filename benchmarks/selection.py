@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in
 
 from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
-from mascot import starter
 from mascot.adapter import Adapter
 from mascot.captions import fill
 from mascot.choosing import ROUNDS, SEED, noise
@@ -40,12 +39,13 @@ from mascot.judges import Judges, judges_for
 from mascot.metrics.memory import real_nearest
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
+from mascot.models import starter
+from mascot.models.starter import HeldOut
 from mascot.personalization import Personalization, load_base, read_subject
 from mascot.prompts import STARTER, STARTER_VALIDATION
 from mascot.protocols import Family
 from mascot.recipe import Recipe
 from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs
-from mascot.starter import HeldOut
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject

@@ -127,10 +127,10 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from torch import nn
 
-    from mascot.families.sd import StableDiffusionStage
     from mascot.latents import seeded
     from mascot.methods.lora import Settings as Lora
-    from mascot.pipelines import Pixels
+    from mascot.models.autoencoder import Pixels
+    from mascot.models.families.sd import StableDiffusionStage
     from mascot.protocols import Batch, Framing, Latents
     from mascot.subject import Subject
     from mascot.trainer import Loop, Settings
@@ -209,7 +209,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="also a UNet of Stable Diffusion 1.5's size")
     options = parser.parse_args()
-    from mascot.families import load_family, source_of
+    from mascot.models.families.base_source import source_of
+    from mascot.models.families.registry import load_family
 
     work: dict[str, Any] = {"photos": options.photos, "batch": options.batch, "resolution": options.resolution}
     sides = [our_side(base=options.base, **work, threads=threads) for threads in (1, 2)]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
-from mascot.families import load_family
-from mascot.pipelines import LoadedStage
+from mascot.models.families.registry import load_family
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Family
 from tiny import WORDS, text_config, tiny_clip_tokenizer
 

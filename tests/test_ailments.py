@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mascot import starter, verbs
+from mascot import verbs
 from mascot.adapter import Adapter
 from mascot.diagnosis import Check, Diagnosis
+from mascot.models import starter
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
 

@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.errors import UserError
-from mascot.families import describe, family_name, joined, load_family
-from mascot.families.deepfloyd_if import AUGMENTATION
 from mascot.generator import Generator, Knobs, Shot, split_stages
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings
+from mascot.models.families.base_source import joined
+from mascot.models.families.deepfloyd_if import AUGMENTATION
+from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Batch, Conditioning, Family, Framing, Latents, Learner
 from mascot.trainer import Settings as Training
 from mascot.trainer import loss_of

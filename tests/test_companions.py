@@ -11,12 +11,12 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from mascot import verbs
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
+from mascot.models.families.registry import load_family
+from mascot.models.token_embeddings import Words
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.vocabulary import Words
 
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)

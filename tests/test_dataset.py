@@ -19,8 +19,8 @@ from mascot.crops import Size, crop
 from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, mask, to_pixels
 from mascot.encodings import Encoders
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.latents import gaussian, sample, seeded
+from mascot.models.families.registry import load_family
 from mascot.photos import Photo
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
 from mascot.subject import Subject

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from mascot.adapter import Adapter
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.lowrank import METADATA_KEY
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
+from mascot.models.families.registry import load_family
 from mascot.protocols import Companion, Family, Framing, Learner, Stage
 from mascot.subject import Subject
 from tiny import tiny_stable_diffusion

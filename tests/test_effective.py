@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bad_photos import noise
-from mascot import starter, trainer, verbs
+from mascot import trainer, verbs
 from mascot.adapter import Adapter
 from mascot.dataset import Dataset, Example
 from mascot.effective import TIME, describe_time, planned_settings
+from mascot.models import starter
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run

@@ -11,8 +11,8 @@ import torch
 from mascot import verbs
 from mascot.bases import Bases
 from mascot.encodings import Encoders, Encodings
-from mascot.families import load_family
-from mascot.pipelines import LoadedStage
+from mascot.models.families.registry import load_family
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Framing, Stage
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run

@@ -16,12 +16,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from evaluated import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
-from mascot import starter, verbs
+from mascot import verbs
 from mascot.encoders import ClipEncoder, IdentityEncoder
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.gallery import weights_name
 from mascot.generator import Generator, Knobs, Shot
+from mascot.models import starter
+from mascot.models.families.registry import load_family
 from mascot.prompts import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.recipe import Recipe
 from mascot.scores import Score, Scores

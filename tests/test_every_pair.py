@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from mascot import verbs
 from mascot.encodings import Encoders
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import seeded
 from mascot.material import Material
 from mascot.methods import METHODS, settings_of
+from mascot.models.families.registry import load_family
 from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
 from mascot.recipe import Recipe

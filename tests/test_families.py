@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.families import FAMILIES, describe, family_name, load_family
 from mascot.latents import gaussian, seeded
+from mascot.models.families.registry import FAMILIES, describe, family_name, load_family
 from mascot.protocols import Family, Framing, Stage
 from tiny import tiny_stable_diffusion
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from mascot import verbs
 from mascot.adapter import Adapter
 from mascot.errors import UserError
-from mascot.families import describe, family_name, load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, restore
+from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family
 from mascot.recipe import Recipe, preset_values
 from mascot.storage.run_folder import Run
@@ -73,7 +73,7 @@ def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None)
     noise = gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)])
     options: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "height": 64, "width": 64, "output_type": "np"}
     if name == "flux":
-        from mascot.families.flux import pack
+        from mascot.models.families.flux import pack
 
         options |= {"latents": pack(noise), "max_sequence_length": 32}
     elif name == "deepfloyd_if":

@@ -13,19 +13,20 @@ import torch
 
 from bad_photos import noise
 from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
-from mascot import experiments, starter, verbs
+from mascot import experiments, verbs
 from mascot.adapter import Adapter
 from mascot.comparison import compare_scores
 from mascot.encoders import IdentityEncoder
 from mascot.errors import UserError
 from mascot.evaluation import Referee
-from mascot.families import load_family
 from mascot.folds import Bench, Plan, plan_folds, score_fold
 from mascot.gallery import Gallery
 from mascot.generator import Generator, Knobs, Shot
 from mascot.judges import Judges
 from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance
+from mascot.models import starter
+from mascot.models.families.registry import load_family
 from mascot.photos import read_photos
 from mascot.recipe import Recipe
 from mascot.scores import Scores

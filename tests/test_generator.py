@@ -15,13 +15,13 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from mascot.adapter import Adapter
+from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, guided, settings_text, write_picture
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, lora_layers
+from mascot.models.families.registry import load_family
 from mascot.protocols import Family
-from mascot.unets import SOLVERS
 from tiny import SUBJECT, tiny_stable_diffusion
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.

@@ -14,9 +14,9 @@ from PIL import Image, ImageFont
 
 from mascot import grids
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.grids import Axis, compose, places, plan_sheet, sweep_knobs, turns, wrap
+from mascot.models.families.registry import load_family
 
 GREYS = {PLACE: 40 + 10 * number for number, PLACE in enumerate(itertools.product(range(3), range(2), range(2)))}
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mascot import judges, starter
+from mascot import judges
 from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
 from mascot.judges import CLIP, IDENTITY, is_embedded, judges_for
+from mascot.models import starter
 from tiny_encoders import tiny_clip, tiny_identity
 
 

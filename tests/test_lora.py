@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from mascot.adapter import Adapter, Manifest
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.lowrank import METADATA_KEY
 from mascot.methods.lora import Settings, lora_layers, restore
+from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop
 from mascot.trainer import Settings as TrainingSettings

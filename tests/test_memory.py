@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mascot import memory
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.memory import Estimate, activations_of, available, cgroup_limits, check, estimate, size_of, storages_of
+from mascot.models.families.registry import load_family
 from mascot.optimizers import OPTIMIZERS, OptimizerName
 from mascot.protocols import Conditioning, Framing, Group, Stage
 from tiny import tiny_stable_diffusion

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from mascot import starter
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.metrics.cutout import Cutouts, Missing, cut_all, cutout_similarity
 from mascot.metrics.diversity import PatchDistance, measure_diversity, perceptual_distance
@@ -23,6 +22,7 @@ from mascot.metrics.drift import drift, preservation
 from mascot.metrics.memory import copy_score, held_out_share, nearest_excess, real_nearest
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
+from mascot.models import starter
 
 NAMES = sorted(starter.subjects())
 NOISES = 6

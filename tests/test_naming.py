@@ -95,7 +95,7 @@ def test_a_large_base_draws_nothing_on_a_cpu(family: Family, tmp_path: Path, mon
 
 
 def test_a_vocabulary_without_rare_words_leaves_folklore_and_it_is_said(tiny_base: Path, tmp_path: Path) -> None:
-    from mascot.families import load_family
+    from mascot.models.families.registry import load_family
 
     name = usual_name(load_family(str(tiny_base), device="cpu", precision="fp32"), str(tiny_base), folder=tmp_path)
     assert name.token == "sks"  # noqa: S105 - a word of prompts
@@ -157,14 +157,14 @@ def test_the_doctor_says_the_word_or_where_it_will_come_from(
 
 
 def recall_packaged() -> Name:
-    from mascot import starter
+    from mascot.models import starter
 
     return Name.read(starter.token_file())
 
 
 def test_the_embedded_base_has_its_word_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged answer is of these weights and these settings; nothing is drawn or written."""
-    from mascot.families import load_family
+    from mascot.models.families.registry import load_family
 
     monkeypatch.setattr(naming, "Reader", refuse)
     family = load_family(EMBEDDED, device="cpu", precision="fp32")

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mascot.errors import UserError
-from mascot.families import Precision, load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as LoRA
-from mascot.pipelines import LoadedStage
+from mascot.models.families.registry import load_family
+from mascot.models.pipeline_files import Precision
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Family, Framing
 from mascot.subject import Subject
 from tiny import tiny_stable_diffusion

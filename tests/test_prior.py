@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
+from mascot.models.families.registry import load_family
 from mascot.personalization import Personalization
 from mascot.photos import PhotoSet
 from mascot.prior import Settings, cache_folder, class_pictures

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mascot.errors import UserError
 from mascot.latents import gaussian, seeded
 from mascot.memory import activations_of, size_of
-from mascot.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
+from mascot.models.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS
 

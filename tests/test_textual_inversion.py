@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
 from mascot.latents import gaussian, seeded
 from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
+from mascot.models.families.registry import load_family
 from mascot.protocols import Family, Framing, Learner, Stage
 from mascot.subject import Subject
 from tiny import WIDTH, tiny_stable_diffusion
@@ -200,7 +200,7 @@ def drawn_by(pipeline: Any, name: str, noise: Tensor) -> np.ndarray:
     """The same picture by diffusers' own pipeline."""
     options: dict[str, Any] = {"num_inference_steps": KNOBS.steps, "guidance_scale": KNOBS.guidance, "height": 64, "width": 64}
     if name == "flux":
-        from mascot.families.flux import pack
+        from mascot.models.families.flux import pack
 
         options |= {"latents": pack(noise), "max_sequence_length": 32}
     else:

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mascot import tokens
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.gallery import Gallery, open_picture
 from mascot.generator import Generator, Knobs
 from mascot.judges import Judges, judges_for
+from mascot.models.families.registry import load_family
 from mascot.naming import open_examiner
 from mascot.rarity import rare_words
 from mascot.tokens import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of

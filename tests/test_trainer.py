@@ -20,10 +20,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from mascot import trainer as module
 from mascot.dataset import Dataset, Example
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
+from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop, Settings, Step, loss_of
 from tiny import SUBJECT, Idle, tiny_stable_diffusion

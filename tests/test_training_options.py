@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from mascot import verbs
 from mascot.adapter import Adapter
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
+from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run

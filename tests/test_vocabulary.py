@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from mascot.latents import seeded
-from mascot.vocabulary import LEGACY_END, Words
+from mascot.models.token_embeddings import LEGACY_END, Words
 from tiny import WIDTH, text_config, tiny_clip_tokenizer
 
 PROMPTS = ["a photo of a dog", "she asks in the snow", "a cat"]

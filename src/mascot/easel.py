@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from mascot.adapter import Adapter
 from mascot.captions import fill
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot
+from mascot.models.families.registry import load_family
 from mascot.personalization import choose_device
 from mascot.protocols import Family
 from mascot.storage.run_folder import Run, open_run

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mascot import starter
 from mascot.audit import Audit, audit
 from mascot.judges import is_embedded
+from mascot.models import starter
 from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
 from mascot.photos import PhotoSet

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mascot import starter
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.models import starter
 
 EMBEDDED = "starter"
 """What the embedded base and the embedded encoders are called."""

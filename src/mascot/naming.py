@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from mascot import starter
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.gallery import Gallery
 from mascot.generator import Generator
 from mascot.judges import judge_names, judges_for
+from mascot.models import starter
+from mascot.models.families.registry import load_family
 from mascot.personalization import choose_device
 from mascot.prior import cache_folder
 from mascot.progress import Progress, silent

@@ -21,14 +21,14 @@ from mascot.course import Stretch, stretches
 from mascot.dataset import check_masks
 from mascot.encodings import Encoders, Encodings
 from mascot.errors import UserError
-from mascot.families import load_family
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.latents import seeded
 from mascot.material import Material
 from mascot.memory import Estimate
+from mascot.models.families.registry import load_family
+from mascot.models.quantization import quantize
 from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Method, Stage
-from mascot.quantization import quantize
 from mascot.recipe import Recipe
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from mascot.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
-from mascot.families import family_name
 from mascot.generator import Knobs
 from mascot.methods import DEFAULT, METHODS, settings_of
+from mascot.models.families.registry import family_name
+from mascot.models.quantization import QuantizationName
 from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
-from mascot.quantization import QuantizationName
 from mascot.selection import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject
 from mascot.trainer import Settings as TrainingSettings

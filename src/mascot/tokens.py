@@ -27,7 +27,7 @@ from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot
 from mascot.judges import Judges
 from mascot.metrics.subject import real_similarity
-from mascot.pipelines import LoadedStage
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.progress import Progress, silent
 from mascot.protocols import Family, Framing
 from mascot.rarity import NOUNS, Spelling, is_one_token, rare_words, spell

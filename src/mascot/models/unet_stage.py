@@ -7,46 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, cast
 
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
+from mascot.models.adaptable_layers import LAYERS, TEXT_LAYERS, layers_ending
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.objectives import Diffusion
-from mascot.pipelines import LoadedStage
 from mascot.protocols import Solver
-
-SOLVERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}),
-    "dpm++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "unipc": (UniPCMultistepScheduler, {}),
-}
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
-LAYERS: Mapping[str, tuple[str, ...]] = {
-    "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD), "all": (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS),
-}  # fmt: skip
-"""Word -> how the names of a UNet's layers end."""
-TEXT_LAYERS: Mapping[str, tuple[str, ...]] = {
-    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
-    "transformer": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
-    "all": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
-}
-"""The same of a CLIP text encoder, always a full set of projections: other tools load a partial one wrongly, in silence."""
-
-
-def layers_ending(module: nn.Module, ends: tuple[str, ...]) -> list[str]:
-    """Names of the linear and convolution layers whose name ends in one of `ends`."""
-    dotted = tuple(f".{end}" for end in ends)
-    return [name for name, layer in module.named_modules() if name.endswith(dotted) and isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 @dataclass(kw_only=True)

@@ -1,35 +1,18 @@
-"""Kinds of base models: one file each, one table. The family is read off the base, never asked for."""
+"""TODO models.families.base_source."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 
-from mascot import starter
-from mascot.errors import UserError, suggest
-from mascot.pipelines import tensor_names
-from mascot.protocols import Family
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-FAMILIES: Mapping[str, str] = {
-    "StableDiffusionPipeline": "mascot.families.sd",
-    "StableDiffusionXLPipeline": "mascot.families.sdxl",
-    "StableDiffusion3Pipeline": "mascot.families.sd3",
-    "FluxPipeline": "mascot.families.flux",
-    "IFPipeline": "mascot.families.deepfloyd_if",
-}
-"""Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
-
-CONTINUATIONS: Mapping[str, str] = {"IFSuperResolutionPipeline": "mascot.families.deepfloyd_if"}
-"""Pipeline class that enlarges another's pictures -> that other's module, whose `load` takes its `continuation` as well."""
+from mascot.errors import UserError
+from mascot.models import starter
+from mascot.models.pipeline_files import tensor_names
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 """How files of weights end."""
@@ -61,24 +44,6 @@ def may_be_there(base: str) -> bool:
 def is_hub_id(base: str) -> bool:
     """Whether a name is written like owner/name and not like a file; versions in it (`xl-base-1.0`) are no file's ending."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.endswith(WEIGHTS)
-
-
-def describe(base: str) -> dict[str, Any]:
-    """Read the `model_index.json` of a base, of the first one of FIRST+SECOND, without loading a weight.
-
-    Raises:
-        UserError: the base is not there, is no diffusers pipeline of a known family, or is joined of what does not belong together.
-    """
-    first, *more = joined(base)
-    index = check(first, read_description(first))
-    if len(more) > 1:
-        raise UserError(f"the base {base} is joined of {len(more) + 1} stages; mascot knows bases of two at most: give FIRST+SECOND.")
-    for second in more:
-        kind = str(read_description(second).get("_class_name"))
-        if CONTINUATIONS.get(kind) != FAMILIES[index["_class_name"]]:
-            what = f"{second} is a {kind}, which does not enlarge what a {index['_class_name']} draws"
-            raise UserError(f"{what}; give {first} alone, or joined with the next stage of its cascade.")
-    return index
 
 
 def read_description(base: str) -> dict[str, Any]:
@@ -145,16 +110,6 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a pipeline of an unknown kind, and one that continues another where it stands alone or first."""
-    kind = str(index.get("_class_name"))
-    if kind in CONTINUATIONS:
-        raise UserError(f"{base} is a {kind}, which only enlarges what another base draws; give both, as --base FIRST+{base}.")
-    if kind not in FAMILIES:
-        raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
-    return index
-
-
 def download_index(base: str) -> Path:
     """Fetch a hub model's index alone."""
     from huggingface_hub import hf_hub_download
@@ -166,32 +121,3 @@ def download_index(base: str) -> Path:
             f"the base {base!r} is no local folder and could not be fetched from the model hub ({type(error).__name__}); "
             "check the name and the network, or use --base starter."
         ) from error
-
-
-def family_name(base: str) -> str:
-    """The family of a base, by its index alone."""
-    return import_module(FAMILIES[describe(base)["_class_name"]]).NAME
-
-
-def load_family(base: str, *, device: str, precision: Precision) -> Family:
-    """Load a base.
-
-    Raises:
-        UserError: the base is unknown, broken or not there.
-    """
-    module = import_module(FAMILIES[describe(base)["_class_name"]])
-    first, *more = map(source_of, joined(base))
-    return module.load(first, device=device, precision=precision, **({"continuation": more[0]} if more else {}))
-
-
-def fingerprint(files: list[Path]) -> str:
-    """Hash weights by name, size and 64 KiB at 32 places of each file: quick on 10 GB, different for any retrained base."""
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda f: (f.parent.name, f.name)):
-        size = path.stat().st_size
-        digest.update(f"{path.parent.name}/{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for i in range(32):
-                file.seek(size * i // 32)
-                digest.update(file.read(65536))
-    return digest.hexdigest()[:16]

@@ -9,14 +9,20 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from mascot.families import Precision, fingerprint
-from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
-from mascot.unets import UNetStage
 
 NAME = "sdxl"
+
+
 ENCODERS = ("text_encoder", "text_encoder_2")
+
+
 PARTS = ("unet", "vae", *ENCODERS)
+
+
 LAYOUT = Layout(kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False})
 
 

@@ -17,17 +17,27 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from mascot.errors import UserError
-from mascot.families import Precision, fingerprint
 from mascot.latents import gaussian
-from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
-from mascot.unets import UNetStage
 
 NAME = "deepfloyd_if"
+
+
 PARTS = ("unet", "text_encoder")
+
+
 T5 = "text_encoder"
+
+
 OPTIONS: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "watermarker": None}
+
+
 FIRST = Layout(kind=IFPipeline, denoiser="unet", listeners=(T5,), autoencoder=False, options=OPTIONS)
+
+
 SECOND = Layout(
     kind=IFSuperResolutionPipeline,
     denoiser="unet",
@@ -36,8 +46,12 @@ SECOND = Layout(
     # Its T5 is the first stage's, so it is not read a second time (10 GB); people download this stage without it, too.
     options={**OPTIONS, "text_encoder": None, "tokenizer": None},
 )
+
+
 T5_LENGTH = 77
 """Tokens of a prompt that the T5 hears (the pipeline's own)."""
+
+
 AUGMENTATION: Final = 0
 """How much noise is put on the small picture that the second stage sees: a level of its noising scheduler, whose variance there is 4e-5.
 

@@ -1,9 +1,4 @@
-"""The embedded base, its encoders and the held-out subjects: where they are in the installed package.
-
-How they are made: `starter_recipe/` in the repository. Licences: `NOTICE` there.
-"""
-
-from __future__ import annotations
+"""starter."""
 
 import tomllib
 from dataclasses import dataclass
@@ -14,11 +9,16 @@ from mascot.errors import UserError
 
 __all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
 
+
 NEEDED = (
     "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
     "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "nouns.txt",
 )  # fmt: skip
+
+
 ENCODER = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+
 REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe {step}` in a checkout, or name another one."
 
 

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from mascot.families import Precision, fingerprint
-from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
-from mascot.unets import UNetStage
 
 NAME = "sd"
+
+
 PARTS = ("unet", "vae", "text_encoder")
+
+
 LAYOUT = Layout(
     kind=StableDiffusionPipeline,
     denoiser="unet",

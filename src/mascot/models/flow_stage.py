@@ -9,45 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import nn
 
+from mascot.diffusion.solvers import EulerSolver, shift_for
 from mascot.errors import UserError, suggest
+from mascot.models.adaptable_layers import TEXT_LAYERS, layers_ending
+from mascot.models.pipeline_stage import LoadedStage
 from mascot.objectives import Flow
-from mascot.pipelines import LoadedStage
-from mascot.unets import TEXT_LAYERS, layers_ending
 
 SOLVERS = ("euler",)
-
-
-@dataclass(frozen=True, slots=True)
-class EulerSolver:
-    """Euler's method along the flow, behind the interface that diffusion solvers have."""
-
-    scheduler: FlowMatchEulerDiscreteScheduler
-    init_noise_sigma: float = 1.0
-
-    @property
-    def timesteps(self) -> Tensor:
-        """Levels of the steps, falling."""
-        timesteps: Any = self.scheduler.timesteps
-        return timesteps
-
-    @staticmethod
-    def scale_model_input(sample: Tensor, timestep: Tensor) -> Tensor:
-        """Flows need no scaling."""
-        del timestep
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
-        """Take one step."""
-        return self.scheduler.step(model_output, timestep, sample, **options)  # pyright: ignore[reportArgumentType]
-
-
-def shift_for(config: Any, tokens: int) -> float:
-    """How far larger pictures are shifted towards noise: linear in the number of picture tokens (the scheduler's own settings)."""
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return least + (most - least) * (tokens - low) / (high - low)
 
 
 @dataclass(kw_only=True)

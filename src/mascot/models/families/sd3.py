@@ -10,20 +10,36 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.families import Precision, fingerprint
-from mascot.flows import FlowStage
-from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.models.flow_stage import FlowStage
+from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sd3"
+
+
 CLIPS = ("text_encoder", "text_encoder_2")
+
+
 T5 = "text_encoder_3"
+
+
 PARTS = ("transformer", "vae", *CLIPS, T5)
+
+
 LAYOUT = Layout(kind=StableDiffusion3Pipeline, denoiser="transformer", clips=CLIPS, listeners=(T5,), dispensable=(T5,))
+
+
 T5_LENGTH = 256
 """Tokens of a prompt that the T5 hears (the pipeline's own default)."""
+
+
 ATTENTION = (*(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),)
+
+
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+
 LAYERS: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD),
     "all": (*ATTENTION, *FEED_FORWARD, "norm1.linear", "norm1_context.linear", "proj_out"),

@@ -13,10 +13,16 @@ from mascot.memory import size_of
 from mascot.optimizers import extra
 
 QuantizationName = Literal["int8", "nf4"]
+
+
 FLAGS: dict[QuantizationName, str] = {"int8": "is_loaded_in_8bit", "nf4": "is_loaded_in_4bit"}
 """Kind -> what peft looks for on a module before it wraps such layers."""
+
+
 DEVICES = ("cpu", "cuda", "xpu")
 """Where bitsandbytes trains through such layers."""
+
+
 LEAST = 1024
 """Layers of fewer weights stay as they are: there is nothing to win."""
 

@@ -9,19 +9,33 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from mascot.families import Precision, fingerprint
-from mascot.flows import FlowStage
-from mascot.pipelines import DTYPES, Layout, LoadedFamily, weight_files
+from mascot.models.flow_stage import FlowStage
+from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
 
 NAME = "flux"
+
+
 CLIP, T5 = "text_encoder", "text_encoder_2"
+
+
 PARTS = ("transformer", "vae", CLIP, T5)
+
+
 LAYOUT = Layout(kind=FluxPipeline, denoiser="transformer", clips=(CLIP,), listeners=(T5,))
+
+
 RESOLUTION = 1024
 """The side these bases were trained at; their transformer does not say."""
+
+
 ATTENTION = (*(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),)
+
+
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out")
+
+
 LAYERS: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD),
     "all": (*ATTENTION, *FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"),
