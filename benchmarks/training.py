@@ -127,7 +127,7 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from torch import nn
 
-    from mascot.latents import seeded
+    from mascot.diffusion.noise import seeded
     from mascot.methods.lora import Settings as Lora
     from mascot.models.autoencoder import Pixels
     from mascot.models.families.sd import StableDiffusionStage

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mascot.adapter import Adapter, Manifest, join_stages
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, split_stages
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings
 from mascot.models.families.base_source import joined
 from mascot.models.families.deepfloyd_if import AUGMENTATION

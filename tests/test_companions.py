@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from mascot import verbs
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.models.families.registry import load_family
 from mascot.models.token_embeddings import Words
 from mascot.recipe import Recipe

@@ -17,9 +17,9 @@ from PIL import Image
 
 from mascot.crops import Size, crop
 from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, mask, to_pixels
+from mascot.diffusion.noise import gaussian, sample, seeded
 from mascot.encodings import Encoders
 from mascot.errors import UserError
-from mascot.latents import gaussian, sample, seeded
 from mascot.models.families.registry import load_family
 from mascot.photos import Photo
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage

@@ -17,9 +17,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from mascot.adapter import Adapter
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.lowrank import METADATA_KEY
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore

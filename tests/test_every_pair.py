@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mascot import verbs
+from mascot.diffusion.noise import seeded
 from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import seeded
 from mascot.material import Material
 from mascot.methods import METHODS, settings_of
 from mascot.models.families.registry import load_family

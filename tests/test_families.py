@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.models.families.registry import FAMILIES, describe, family_name, load_family
 from mascot.protocols import Family, Framing, Stage
 from tiny import tiny_stable_diffusion

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from mascot import verbs
 from mascot.adapter import Adapter
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family

@@ -17,10 +17,10 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot.dataset import Dataset, Example
-from mascot.latents import gaussian, seeded
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.diffusion.objectives import Diffusion, Flow
 from mascot.methods.lora import Settings as Lora
 from mascot.models.families.registry import load_family
-from mascot.objectives import Diffusion, Flow
 from mascot.protocols import Batch, Conditioning, Framing, Latents
 from mascot.subject import Subject
 from mascot.trainer import Loop, Settings, loss_of

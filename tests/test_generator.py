@@ -15,10 +15,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from mascot.adapter import Adapter
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, guided, settings_text, write_picture
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings, lora_layers
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot.latents import gaussian, join, offset, sample, seeded
+from mascot.diffusion.noise import gaussian, join, offset, sample, seeded
 from mascot.protocols import Latents
 
 SHAPE = (4, 8, 8)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mascot.adapter import Adapter, Manifest
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.lowrank import METADATA_KEY
 from mascot.methods.lora import Settings, lora_layers, restore
 from mascot.models.families.registry import load_family

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from mascot.latents import gaussian, seeded
-from mascot.objectives import Diffusion
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.diffusion.objectives import Diffusion
 
 LEVELS: Any = torch.arange(1000)
 """Any: diffusers annotates levels as a type of tensor that its own code does not pass."""

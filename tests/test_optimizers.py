@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.optimizers import OPTIMIZERS, SCHEDULES, Average, OptimizerName, averaged, build, rate_scale, restore_state, state_of
 from mascot.protocols import Group
 

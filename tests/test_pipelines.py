@@ -16,9 +16,9 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as LoRA
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_files import Precision

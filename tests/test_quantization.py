@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.memory import activations_of, size_of
 from mascot.models.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
 from tiny import tiny_stable_diffusion

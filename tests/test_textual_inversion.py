@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.latents import gaussian, seeded
 from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family, Framing, Learner, Stage

@@ -19,8 +19,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot import trainer as module
 from mascot.dataset import Dataset, Example
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
 from mascot.models.families.registry import load_family

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from mascot import verbs
 from mascot.adapter import Adapter
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.methods.lora import Settings as Lora
 from mascot.methods.lora import lora_layers
 from mascot.models.families.registry import load_family

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from mascot.latents import seeded
+from mascot.diffusion.noise import seeded
 from mascot.models.token_embeddings import LEGACY_END, Words
 from tiny import WIDTH, text_config, tiny_clip_tokenizer
 

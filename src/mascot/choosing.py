@@ -18,10 +18,10 @@ from torch import Tensor
 
 from mascot.adapter import Adapter
 from mascot.captions import fill
+from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
 from mascot.judges import Judges, judges_for
-from mascot.latents import seeded
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.personalization import Personalization

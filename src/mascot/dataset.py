@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from mascot.captions import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.crops import Crop, Size, buckets, crop, nearest_bucket
+from mascot.diffusion.noise import join, seeded
 from mascot.encodings import Encoders
 from mascot.errors import UserError
-from mascot.latents import join, seeded
 from mascot.photos import Photo, printable
 from mascot.protocols import Batch, Conditioning, Framing, Latents
 from mascot.subject import Subject

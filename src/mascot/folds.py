@@ -21,11 +21,11 @@ from torch import Tensor
 
 from mascot.adapter import Adapter
 from mascot.captions import fill
+from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.evaluation import Referee
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Shot
-from mascot.latents import seeded
 from mascot.metrics.memory import copy_score, held_out_share
 from mascot.metrics.subject import similarity
 from mascot.personalization import read_subject

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mascot.adapter import Adapter
+from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.latents import gaussian, seeded
 from mascot.methods import restore_of
 from mascot.protocols import Conditioning, Family, Framing, Restored, Stage
 from mascot.storage.atomic_write import replacing

@@ -19,10 +19,10 @@ from mascot.adapter import Adapter, Manifest, join_stages
 from mascot.captions import caption_photos, class_prompt, fill
 from mascot.course import Stretch, stretches
 from mascot.dataset import check_masks
+from mascot.diffusion.noise import seeded
 from mascot.encodings import Encoders, Encodings
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
-from mascot.latents import seeded
 from mascot.material import Material
 from mascot.memory import Estimate
 from mascot.models.families.registry import load_family

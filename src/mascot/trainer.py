@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mascot.diffusion.noise import gaussian, offset, sample
 from mascot.errors import UserError
-from mascot.latents import gaussian, offset, sample
 from mascot.memory import REMEDIES, Estimate, activations_of, estimate
 from mascot.optimizers import Average, OptimizerName, ScheduleName, averaged, build, rate_scale, restore_state, state_of
 from mascot.protocols import Batch, Conditioning, Framing, Learner, Stage

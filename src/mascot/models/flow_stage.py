@@ -11,11 +11,11 @@ import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
+from mascot.diffusion.objectives import Flow
 from mascot.diffusion.solvers import EulerSolver, shift_for
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, layers_ending
 from mascot.models.pipeline_stage import LoadedStage
-from mascot.objectives import Flow
 
 SOLVERS = ("euler",)
 

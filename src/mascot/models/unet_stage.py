@@ -11,11 +11,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from mascot.diffusion.objectives import Diffusion
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import LAYERS, TEXT_LAYERS, layers_ending
 from mascot.models.pipeline_stage import LoadedStage
-from mascot.objectives import Diffusion
 from mascot.protocols import Solver
 
 

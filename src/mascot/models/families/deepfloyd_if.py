@@ -16,8 +16,8 @@ from diffusers import IFPipeline, IFSuperResolutionPipeline
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from mascot.diffusion.noise import gaussian
 from mascot.errors import UserError
-from mascot.latents import gaussian
 from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.models.unet_stage import UNetStage
