@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 
 from mascot import verbs
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.generator import Generator, Knobs, Shot
 from mascot.metrics.prompt import prompt_fidelity

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in
 from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot.adapter import Adapter
-from mascot.captions import fill
 from mascot.choosing import ROUNDS, SEED, noise
 from mascot.collection import spread
+from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot

@@ -16,7 +16,7 @@ CELL, LINE, COLUMNS, SEEDS = 128, 16, 8, 2
 def contact_sheet(run: Path) -> Image.Image:
     """The photos in the first rows, then two pictures of each context with the prompt under the first."""
     recipe = mascot.Recipe.read(run / "recipe.toml")
-    from mascot.photos import read_photos
+    from mascot.data.photos import read_photos
 
     photos = [photo.picture for photo in read_photos([Path(path) for path in recipe.photos]).photos][:COLUMNS]
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from mascot.captions import class_prompt, fill
+from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diagnosis import Diagnosis
 from mascot.easel import resolve_adapter
 from mascot.gallery import picture_stem

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bad_photos import bad_photo_files, noise
 from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
+from mascot.data.photos import read_photos
 from mascot.generator import Knobs
 from mascot.lowrank import METADATA_KEY
 from mascot.methods import settings_of
@@ -24,7 +25,6 @@ from mascot.models.families.registry import load_family
 from mascot.models.families.sd import PARTS
 from mascot.models.pipeline_files import fingerprint, weight_files
 from mascot.personalization import photo_hashes
-from mascot.photos import read_photos
 from mascot.recipe import Recipe
 from mascot.scores import METRICS, REFERENCES, Score, Scores
 from mascot.storage.run_folder import Run

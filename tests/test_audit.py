@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mascot.audit import BLURRED, Audit, audit, background_sameness, duplicates, sharpness
-from mascot.photos import Photo, PhotoSet, read_photos
+from mascot.data.photo_audit import BLURRED, Audit, audit, background_sameness, duplicates, sharpness
+from mascot.data.photos import Photo, PhotoSet, read_photos
 
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
 

@@ -16,7 +16,8 @@ import pytest
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
 from bad_questions import JUDGES, bad_questions
-from mascot import cli, prior
+from mascot import cli
+from mascot.data import class_images
 from mascot.storage.run_folder import Run
 from mascot.trainer import Loop
 
@@ -44,7 +45,7 @@ def here(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tempfile, "tempdir", str(places / "temporary"))
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.setattr(Loop, "steps", never)
-    monkeypatch.setattr(prior, "class_pictures", never)
+    monkeypatch.setattr(class_images, "class_pictures", never)
     (places / "temporary").mkdir(exist_ok=True)
     before = set(places.iterdir())
     yield places
@@ -156,7 +157,7 @@ def test_a_folder_that_may_not_be_written_is_refused(
 
 
 ABSENT = {
-    "train photos --base base --out out --set device=mps --set prior.count=0": "give --set device=cpu.",
+    "train photos --base base --out out --set device=mps --set class_images.count=0": "give --set device=cpu.",
     "doctor photos --base base --no-measure --set device=mps": "give --set device=cpu.",
     "sweep own/recipe.toml --over device=cpu,mps --out out": "give --set device=cpu.",
     "evaluate adapter.safetensors --photos photos --device mps": "give --device cpu.",

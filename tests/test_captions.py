@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.captions import DEFAULT_TEMPLATE, METADATA, caption_photos, class_prompt, fill, insert_token, without_token
+from mascot.data.captions import METADATA, caption_photos
+from mascot.data.photos import Photo, PhotoSet, read_photos
+from mascot.data.prompt_templates import DEFAULT_TEMPLATE, class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
-from mascot.photos import Photo, PhotoSet, read_photos
 from mascot.subject import Subject
 
 PLAIN = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]))

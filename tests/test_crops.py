@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.crops import Size, buckets, crop, nearest_bucket, subject_box, window
+from mascot.data.crops import Size, buckets, crop, nearest_bucket, subject_box, window
+from mascot.data.photos import Photo
 from mascot.errors import UserError
-from mascot.photos import Photo
 
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 400))
 TARGETS = st.tuples(st.integers(1, 16), st.integers(1, 16)).map(lambda size: (size[0] * 8, size[1] * 8))

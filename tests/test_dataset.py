@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.crops import Size, crop
-from mascot.dataset import Conditions, Dataset, Example, Settings, make_dataset, mask, to_pixels
+from mascot.data.crops import Size, crop
+from mascot.data.dataset import Dataset, Example, Settings, make_dataset, mask, to_pixels
+from mascot.data.encoding_cache import Conditions, Encoders
+from mascot.data.photos import Photo
 from mascot.diffusion.noise import gaussian, sample, seeded
-from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
-from mascot.photos import Photo
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
 from mascot.subject import Subject
 

@@ -10,7 +10,7 @@ import torch
 
 from mascot import verbs
 from mascot.bases import Bases
-from mascot.encodings import Encoders, Encodings
+from mascot.data.encoding_cache import Encoders, Encodings
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Framing, Stage

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mascot import verbs
+from mascot.data.encoding_cache import Encoders
 from mascot.diffusion.noise import seeded
-from mascot.encodings import Encoders
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
 from mascot.material import Material

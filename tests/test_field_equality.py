@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mascot.dataset import Dataset, Example
+from mascot.data.dataset import Dataset, Example
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.objectives import Diffusion, Flow
 from mascot.methods.lora import Settings as Lora

@@ -16,6 +16,7 @@ from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, r
 from mascot import experiments, verbs
 from mascot.adapter import Adapter
 from mascot.comparison import compare_scores
+from mascot.data.photos import read_photos
 from mascot.encoders import IdentityEncoder
 from mascot.errors import UserError
 from mascot.evaluation import Referee
@@ -27,7 +28,6 @@ from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance
 from mascot.models import starter
 from mascot.models.families.registry import load_family
-from mascot.photos import read_photos
 from mascot.recipe import Recipe
 from mascot.scores import Scores
 from mascot.scores_report import render, scores_page

@@ -10,7 +10,7 @@ import pytest
 
 from bad_photos import noise
 from mascot import verbs
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
 from mascot.recipe import Recipe

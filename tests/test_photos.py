@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from bad_photos import BadFile, bad_photo_files, encoded, noise
-from mascot import photos as module
-from mascot.errors import UserError
-from mascot.photos import LONGEST_SIDE, Photo, PhotoSet, printable, read_photos
+from mascot.data import photos as module
+from mascot.data.image_decoding import LONGEST_SIDE
+from mascot.data.photos import Photo, PhotoSet, read_photos
+from mascot.errors import UserError, printable
 
 ROOT = Path(__file__).resolve().parents[1]
 DREAMBOOTH = [folder / "data" / "dreambooth" for folder in (ROOT / "shared", ROOT.parent / "shared")]

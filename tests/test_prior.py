@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mascot.data.class_images import Settings, class_pictures
+from mascot.data.photos import PhotoSet
 from mascot.generator import Generator, Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.personalization import Personalization
-from mascot.photos import PhotoSet
-from mascot.prior import Settings, cache_folder, class_pictures
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
+from mascot.storage.user_cache import cache_folder
 
 FACTS: dict[str, Any] = {"identity": "base", "prompt": "a photo of a dog", "resolution": 8, "precision": "fp32"}
 

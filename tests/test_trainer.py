@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot import trainer as module
-from mascot.dataset import Dataset, Example
+from mascot.data.dataset import Dataset, Example
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora

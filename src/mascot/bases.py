@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mascot.encodings import Encodings
+from mascot.data.encoding_cache import Encodings
 from mascot.personalization import load_base
 from mascot.protocols import Family
 from mascot.recipe import Recipe

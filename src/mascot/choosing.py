@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.adapter import Adapter
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot

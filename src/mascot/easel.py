@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mascot.adapter import Adapter
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
 from mascot.models.families.registry import load_family

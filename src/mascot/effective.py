@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mascot.audit import Audit, audit
+from mascot.data.photo_audit import Audit, audit
+from mascot.data.photos import PhotoSet
 from mascot.judges import is_embedded
 from mascot.models import starter
 from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
-from mascot.photos import PhotoSet
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -21,3 +22,8 @@ def list_some(names: Iterable[str]) -> str:
     """Name up to three, and say how many more there are."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def printable(path: Path) -> str:
+    """The file's name, fit for one line of a terminal: control characters and undecodable bytes show as `?`."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path.name)

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mascot.captions import fill
+from mascot.data.photos import Photo
+from mascot.data.prompt_templates import fill
 from mascot.gallery import Encoder, open_picture
 from mascot.generator import Generator
 from mascot.judges import Judges
@@ -25,7 +26,6 @@ from mascot.metrics.drift import drift, preservation
 from mascot.metrics.memory import copy_scores, nearest_excesses
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
-from mascot.photos import Photo
 from mascot.scores import PictureScores, PromptScores, Score, Scores
 from mascot.task import Drawn, Task, photo_digest
 

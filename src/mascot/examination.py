@@ -10,6 +10,7 @@ from pathlib import Path
 from mascot import comparison, exhibits
 from mascot.adapter import Adapter
 from mascot.comparison import Comparison
+from mascot.data.photos import read_photos
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import diagnosis_page, diagnosis_section
 from mascot.easel import BY_OPTION, open_generator, resolve_adapter, usual_knobs
@@ -21,7 +22,6 @@ from mascot.judges import EMBEDDED, Judges, judges_for
 from mascot.metrics.cutout import open_segmenter
 from mascot.metrics.diversity import open_distance
 from mascot.personalization import choose_device
-from mascot.photos import read_photos
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe import Diagnosing

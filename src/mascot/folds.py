@@ -20,16 +20,16 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from mascot.adapter import Adapter
-from mascot.captions import fill
+from mascot.data.photos import Photo
+from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
-from mascot.errors import UserError
+from mascot.errors import UserError, printable
 from mascot.evaluation import Referee
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Shot
 from mascot.metrics.memory import copy_score, held_out_share
 from mascot.metrics.subject import similarity
 from mascot.personalization import read_subject
-from mascot.photos import Photo, printable
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe import Recipe

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from mascot.captions import class_prompt
-from mascot.dataset import Conditions, Dataset, make_dataset
-from mascot.encodings import Encoders
-from mascot.photos import PhotoSet
+from mascot.data.dataset import Dataset, make_dataset
+from mascot.data.encoding_cache import Conditions, Encoders
+from mascot.data.photos import PhotoSet
+from mascot.data.prompt_templates import class_prompt
 from mascot.protocols import Batch
 from mascot.recipe import Recipe
 from mascot.trainer import Condition

@@ -20,12 +20,12 @@ from mascot.judges import judge_names, judges_for
 from mascot.models import starter
 from mascot.models.families.registry import load_family
 from mascot.personalization import choose_device
-from mascot.prior import cache_folder
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS
 from mascot.recipe import Recipe
 from mascot.storage.json_record import Record
+from mascot.storage.user_cache import cache_folder
 from mascot.subject import FOLKLORE
 from mascot.tokens import CANDIDATES, KNOBS, PHOTO, PICTURES, READ, REFERENCES, Candidate, Examiner, Reader
 

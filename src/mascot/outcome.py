@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from mascot.adapter import Adapter
-from mascot.audit import audit
-from mascot.captions import fill
+from mascot.data.photo_audit import audit
+from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import finding_entries
 from mascot.generator import Generator, Knobs, Shot

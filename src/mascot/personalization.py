@@ -14,20 +14,22 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mascot import memory, prior
+from mascot import memory
 from mascot.adapter import Adapter, Manifest, join_stages
-from mascot.captions import caption_photos, class_prompt, fill
 from mascot.course import Stretch, stretches
-from mascot.dataset import check_masks
+from mascot.data import class_images
+from mascot.data.captions import caption_photos
+from mascot.data.dataset import check_masks
+from mascot.data.encoding_cache import Encoders, Encodings
+from mascot.data.photos import PhotoSet, read_photos
+from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diffusion.noise import seeded
-from mascot.encodings import Encoders, Encodings
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.material import Material
 from mascot.memory import Estimate
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
-from mascot.photos import PhotoSet, read_photos
 from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.recipe import Recipe
 from mascot.storage.atomic_write import replacing
@@ -67,7 +69,9 @@ def load_base(recipe: Recipe) -> Family:
 def read_subject(recipe: Recipe) -> PhotoSet:
     """Read and caption a recipe's photos, and refuse what cannot work before any weight is loaded."""
     if (recipe.prior.draws or recipe.prior.preserves) and recipe.class_noun is None:
-        raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0.")
+        raise UserError(
+            "prior preservation needs to know what the subject is: give --class-noun dog (say), or --set class_images.weight=0."
+        )
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:
@@ -195,7 +199,7 @@ class Personalization:
         assert not self.learners, "class pictures must be drawn before the method is attached"
         generator = Generator(self.family)
         knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=self.resolution, width=self.resolution)
-        return prior.class_pictures(
+        return class_images.class_pictures(
             recipe.prior,
             identity=self.family.identity,
             prompt=class_prompt(recipe.class_noun),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, Self, get_args
 
-from mascot.audit import ALIKE as ALIKE_BACKGROUNDS
+from mascot.data.photo_audit import ALIKE as ALIKE_BACKGROUNDS
 from mascot.evidence import Evidence, Rows
 from mascot.intervals import Interval, bootstrap
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mascot.dataset import Settings as DatasetSettings
+from mascot.data.class_images import Settings as PriorSettings
+from mascot.data.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generator import Knobs
 from mascot.methods import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
-from mascot.prior import Settings as PriorSettings
 from mascot.prompts import PREVIEWS
 from mascot.selection import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject

@@ -7,7 +7,7 @@ from itertools import combinations
 from types import MappingProxyType
 
 from mascot.comparison import compare_scores
-from mascot.photos import read_photos
+from mascot.data.photos import read_photos
 from mascot.scores import METRICS, REFERENCES, Scores, titles
 from mascot.scores_report import Page, Row, Section, Strip, Tile, reduced, tile
 from mascot.suite import SuiteFolder, SuiteScores

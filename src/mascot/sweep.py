@@ -12,7 +12,7 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
 from mascot.gallery import open_picture

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.audit import background_sameness, duplicates
+from mascot.data.photo_audit import background_sameness, duplicates
 from mascot.evaluation import Referee, Seen, of_each_prompt
 from mascot.evidence import Evidence, PromptEvidence
 from mascot.gallery import open_picture

@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mascot.captions import class_prompt, fill, insert_token, without_token
+from mascot.data.photos import Photo, read_photos
+from mascot.data.prompt_templates import class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
 from mascot.gallery import Encoder, Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot
 from mascot.judges import is_embedded
-from mascot.photos import Photo, read_photos
-from mascot.prior import cache_folder
 from mascot.progress import Progress
 from mascot.prompts import PAPER, STARTER, is_live
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
+from mascot.storage.user_cache import cache_folder
 from mascot.subject import Subject
 
 CLASS_PICTURES = 4

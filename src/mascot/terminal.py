@@ -16,15 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mascot import experiments, naming, verbs
-from mascot.captions import fill
+from mascot.data.photos import PhotoSet
+from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import checks_table
-from mascot.errors import UserError
+from mascot.errors import UserError, printable
 from mascot.gallery import picture_stem
 from mascot.generator import Knobs, settings_text, write_picture
 from mascot.leaderboard_report import leaderboard_table
 from mascot.personalization import choose_device
-from mascot.photos import PhotoSet, printable
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.storage.atomic_write import fresh_path

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.captions import fill
+from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot

@@ -12,10 +12,10 @@ from typing import Any
 from PIL.Image import Image
 
 from mascot.choosing import Choosing, with_knobs
+from mascot.data.encoding_cache import Encodings
 from mascot.diagnosis import Diagnosis
 from mascot.easel import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
-from mascot.encodings import Encodings
 from mascot.errors import UserError
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generator import Generator, Knobs

@@ -6,7 +6,7 @@ Only what untouched encoders say is kept here: the autoencoder never learns, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
@@ -15,8 +15,30 @@ from torch import Tensor
 
 from mascot.protocols import Conditioning, Framing, Latents, Stage
 
+
+class Conditions:
+    """Prompts to conditioning, computed once per prompt and framing while the text encoders stay as they are."""
+
+    def __init__(self, encoders: Encoders) -> None:
+        self.encoders = encoders
+        self.known: dict[tuple[str, Framing], Conditioning] = {}
+
+    def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
+        """Compute what is not known yet, one prompt at a time, so that the batch cannot change it."""
+        for pair in pairs:
+            if pair not in self.known:
+                self.known[pair] = self.encoders.condition(*pair)
+
+    def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        """Join the rows of a batch."""
+        pairs = list(zip(prompts, framings, strict=True))
+        self.prepare(pairs)
+        return {name: torch.cat([self.known[pair][name] for pair in pairs]) for name in self.known[pairs[0]]}
+
+
 MOST = 2**30
 """Bytes that are kept of one base; what comes after is asked again."""
+
 
 Answer = TypeVar("Answer", Latents, Conditioning)
 

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.captions import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
-from mascot.crops import Crop, Size, buckets, crop, nearest_bucket
+from mascot.data.crops import Crop, Size, buckets, crop, nearest_bucket
+from mascot.data.encoding_cache import Encoders
+from mascot.data.photos import Photo
+from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.diffusion.noise import join, seeded
-from mascot.encodings import Encoders
-from mascot.errors import UserError
-from mascot.photos import Photo, printable
-from mascot.protocols import Batch, Conditioning, Framing, Latents
+from mascot.errors import UserError, printable
+from mascot.protocols import Batch, Framing, Latents
 from mascot.subject import Subject
 
 
@@ -244,23 +244,3 @@ def choose(prompts: Sequence[str], generator: torch.Generator) -> str:
 def encode(cut: Crop, encoders: Encoders, prompts: tuple[str, ...], source: Path | None) -> Example:
     """Encode one crop."""
     return Example(latents=encoders.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
-
-
-class Conditions:
-    """Prompts to conditioning, computed once per prompt and framing while the text encoders stay as they are."""
-
-    def __init__(self, encoders: Encoders) -> None:
-        self.encoders = encoders
-        self.known: dict[tuple[str, Framing], Conditioning] = {}
-
-    def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
-        """Compute what is not known yet, one prompt at a time, so that the batch cannot change it."""
-        for pair in pairs:
-            if pair not in self.known:
-                self.known[pair] = self.encoders.condition(*pair)
-
-    def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """Join the rows of a batch."""
-        pairs = list(zip(prompts, framings, strict=True))
-        self.prepare(pairs)
-        return {name: torch.cat([self.known[pair][name] for pair in pairs]) for name in self.known[pairs[0]]}

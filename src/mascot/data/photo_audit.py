@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mascot.crops import nearest_bucket, subject_box, window
-from mascot.photos import Photo, PhotoSet, printable
+from mascot.data.crops import nearest_bucket, subject_box, window
+from mascot.data.photos import Photo, PhotoSet
+from mascot.errors import printable
 
 FEWEST = 3
 """Photos below which a subject is not learnt, but one picture of it (Ruiz et al. 2023 use 3 to 5)."""
 
+
 MOST = 20
 """Photos above which more of them help little."""
+
 
 BLURRED = 40.0
 """Sharpness below this is called blurred.
@@ -30,8 +33,10 @@ The 94 photos of the DreamBooth data set measure 147 to 6,500; blurred by a Gaus
 sees at once, they measure 2 to 17. The threshold lies well between. Plain drawings without outlines may fall below it too.
 """
 
+
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of near-duplicates differ at most."""
+
 
 ALIKE = 0.8
 """Backgrounds more similar than this teach the background with the subject.
@@ -39,14 +44,18 @@ ALIKE = 0.8
 In the DreamBooth data set the photos of one subject measure 0.2 to 0.6 where places vary and 0.8 to 1 where they do not.
 """
 
+
 OFF_CENTRE = 0.25
 """How far, in parts of the picture's sides, a subject's middle may lie from the picture's."""
+
 
 CUT = 0.05
 """Share of the subject's box that may be lost to the crop."""
 
+
 CROPPED = 0.4
 """Share of a photo that may be lost to the crop."""
+
 
 Kind = Literal[
     "too-few",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
@@ -14,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from mascot.storage.atomic_write import replacing
+from mascot.storage.user_cache import cache_folder
 
 Draw = Callable[[str, Sequence[int]], Iterator[Image.Image]]
 """Draws a prompt once per seed with the untouched base."""
@@ -44,12 +43,6 @@ class Settings(BaseModel):
     def draws(self) -> bool:
         """Whether class pictures are needed."""
         return self.form == "pictures" and self.weight > 0 and self.count > 0
-
-
-def cache_folder() -> Path:
-    """Where class pictures are kept: $MASCOT_CACHE, else the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MASCOT_CACHE") or Path(home) / "mascot")
 
 
 def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution: int, precision: str, draw: Draw) -> list[Image.Image]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from mascot.data.photos import Photo
 from mascot.errors import UserError
-
-if TYPE_CHECKING:
-    from mascot.photos import Photo
-    from mascot.protocols import Framing
+from mascot.protocols import Framing
 
 Size = tuple[int, int]
 """Height and width."""
+
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
