@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in
 
 from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.choosing import ROUNDS, SEED, noise
 from mascot.collection import spread
 from mascot.data.prompt_templates import fill

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bad_photos import bad_photo_files, noise
-from mascot.adapter import MANIFEST_KEY, Adapter, Manifest
+from mascot.adapters.adapter_file import MANIFEST_KEY, Adapter, Manifest
+from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.data.photos import read_photos
 from mascot.generator import Knobs
-from mascot.lowrank import METADATA_KEY
 from mascot.methods import settings_of
 from mascot.models.families.registry import load_family
 from mascot.models.families.sd import PARTS

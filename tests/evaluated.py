@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from bad_photos import noise
 from bad_places import fresh_adapter
 from mascot import verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.recipe import Recipe
 from mascot.scores import Scores

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mascot.adapter import Adapter, Manifest
+from mascot.adapters.adapter_file import Adapter, Manifest
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 

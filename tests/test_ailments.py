@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mascot import verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.diagnosis import Check, Diagnosis
 from mascot.models import starter
 from mascot.recipe import Recipe

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mascot.adapter import Adapter, Manifest, join_stages
+from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, split_stages

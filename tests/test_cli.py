@@ -17,7 +17,7 @@ from PIL import Image
 from bad_photos import noise
 from bad_places import fresh_adapter
 from mascot import __version__, cli, terminal, verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.effective import planned_settings
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run

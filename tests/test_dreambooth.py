@@ -16,11 +16,11 @@ from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.lowrank import METADATA_KEY
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
 from mascot.models.families.registry import load_family

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bad_photos import noise
 from mascot import trainer, verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.dataset import Dataset, Example
 from mascot.effective import TIME, describe_time, planned_settings
 from mascot.models import starter

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from mascot.adapters.lora_extraction import Energy, Extraction, extract, factor, group_of, representable
+from mascot.adapters.lora_keys import DOWN, METADATA_KEY, UP, file_name, layer_name, metadata_of, read_facts
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
-from mascot.extraction import Energy, Extraction, extract, factor, group_of, representable
-from mascot.lowrank import DOWN, METADATA_KEY, UP, file_name, layer_name, metadata_of, read_facts
 
 SHAPES = ((7, 5), (5, 9), (6, 4, 3, 3), (4, 6, 1, 1))
 FULL = 7

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mascot import verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot

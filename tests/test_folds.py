@@ -14,7 +14,7 @@ import torch
 from bad_photos import noise
 from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
 from mascot import experiments, verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.comparison import compare_scores
 from mascot.data.photos import read_photos
 from mascot.encoders import IdentityEncoder

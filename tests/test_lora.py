@@ -19,11 +19,11 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mascot.adapter import Adapter, Manifest
+from mascot.adapters.adapter_file import Adapter, Manifest
+from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.lowrank import METADATA_KEY
 from mascot.methods.lora import Settings, lora_layers, restore
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mascot import engines
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.bases import Bases, bases_of_this_process
 from mascot.engines import engine_named, on_ray
 from mascot.errors import UserError

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from mascot import verbs
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora

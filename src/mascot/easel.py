@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot

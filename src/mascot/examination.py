@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mascot import comparison, exhibits
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.comparison import Comparison
 from mascot.data.photos import read_photos
 from mascot.diagnosis import Diagnosis

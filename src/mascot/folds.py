@@ -19,7 +19,7 @@ from statistics import fmean
 from PIL.Image import Resampling
 from torch import Tensor
 
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods import restore_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from mascot.adapter import Adapter
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.photo_audit import audit
 from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis

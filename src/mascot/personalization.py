@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mascot import memory
-from mascot.adapter import Adapter, Manifest, join_stages
+from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
 from mascot.course import Stretch, stretches
 from mascot.data import class_images
 from mascot.data.captions import caption_photos

@@ -12,9 +12,9 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from mascot.adapters.lora_extraction import extract, representable
+from mascot.adapters.lora_keys import file_name, metadata_of
 from mascot.errors import UserError, list_some
-from mascot.extraction import extract, representable
-from mascot.lowrank import file_name, metadata_of
 from mascot.protocols import Companion, Group, Learner, Leg, Stage
 from mascot.subject import Subject
 

@@ -14,9 +14,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from mascot.adapters.lora_keys import file_name, layer_name, metadata_of, read_facts
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
-from mascot.lowrank import file_name, layer_name, metadata_of, read_facts
 from mascot.protocols import Companion, Group, Learner, Leg, Stage
 from mascot.subject import Subject
 

@@ -12,10 +12,16 @@ from mascot.errors import UserError
 
 METADATA_KEY: Final = "lora_adapter_metadata"
 """Where diffusers looks for ranks and alphas; without it a file's alpha is taken to equal its rank, in silence."""
+
+
 DOWN: Final = ".lora_A.weight"
 """How the half ends that reads what its layer reads: rank x in, of a convolution rank x in x height x width."""
+
+
 UP: Final = ".lora_B.weight"
 """How the half ends that writes what its layer writes: out x rank, of a convolution out x rank x 1 x 1."""
+
+
 TEXT_PREFIX: Final = "text_model."
 
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mascot.lowrank import DOWN, UP
+from mascot.adapters.lora_keys import DOWN, UP
 
 ATTENTION = (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",  # denoisers
     "q_proj", "k_proj", "v_proj", "out_proj",  # text encoders
 )  # fmt: skip
+
+
 FEED_FORWARD = ("net.0.proj", "net.2", "proj_mlp", "fc1", "fc2")
+
+
 GROUPS = ("attention", "feed-forward", "other linear layers", "convolutions", "norms", "embeddings", "biases", "other weights")
 """What a weight can be, in the order in which the report lists it."""
 
