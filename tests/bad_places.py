@@ -20,7 +20,7 @@ from mascot.adapters.adapter_file import MANIFEST_KEY, Adapter, Manifest
 from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.data.photos import read_photos
 from mascot.generator import Knobs
-from mascot.methods import settings_of
+from mascot.methods.registry import settings_of
 from mascot.models.families.registry import load_family
 from mascot.models.families.sd import PARTS
 from mascot.models.pipeline_files import fingerprint, weight_files

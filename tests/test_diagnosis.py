@@ -15,7 +15,7 @@ from mascot.diagnosis import ORDER, Check, Diagnosis, checks_of, findings_of, un
 from mascot.errors import UserError
 from mascot.evidence import Evidence, PromptEvidence
 from mascot.generator import Knobs
-from mascot.methods import METHODS
+from mascot.methods.registry import METHODS
 from mascot.prompts import PAPER, STARTER, STARTER_VALIDATION
 from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, Ailment, readings
 from mascot.recipe import Recipe, merge, parse_overrides

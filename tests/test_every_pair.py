@@ -24,7 +24,7 @@ from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
 from mascot.material import Material
-from mascot.methods import METHODS, settings_of
+from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
 from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage

@@ -15,11 +15,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, guided, settings_text, write_picture
-from mascot.methods.lora import Settings, lora_layers
+from mascot.methods.lora import Settings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
 from tiny import SUBJECT, tiny_stable_diffusion

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from mascot.adapters.adapter_file import Adapter, Manifest
 from mascot.adapters.lora_keys import METADATA_KEY
+from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
-from mascot.methods.lora import Settings, lora_layers, restore
+from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from mascot.errors import UserError
-from mascot.methods import METHODS, settings_of
+from mascot.methods.registry import METHODS, settings_of
 from mascot.recipe import Recipe, parse_overrides, parse_value, preset_values, sections_of
 
 ROOT = Path(__file__).resolve().parent.parent

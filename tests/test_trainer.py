@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot import trainer as module
+from mascot.adapters.peft_layers import lora_layers
 from mascot.data.dataset import Dataset, Example
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora
-from mascot.methods.lora import lora_layers
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Learner, Stage
 from mascot.trainer import Loop, Settings, Step, loss_of

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 
 from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora
-from mascot.methods.lora import lora_layers
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe import Recipe

@@ -20,7 +20,7 @@ from mascot.folds import Bench, plan_folds, validate
 from mascot.generator import Shot, settings_text, write_picture
 from mascot.judges import EMBEDDED, judges_for
 from mascot.leaderboard import Leaderboard, Measured, measured
-from mascot.methods import DEFAULT
+from mascot.methods.registry import DEFAULT
 from mascot.personalization import choose_device
 from mascot.points import Choices
 from mascot.progress import Progress, silent

@@ -20,7 +20,7 @@ from torch.nn import functional
 from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.methods import restore_of
+from mascot.methods.registry import restore_of
 from mascot.protocols import Conditioning, Family, Framing, Restored, Stage
 from mascot.storage.atomic_write import replacing
 

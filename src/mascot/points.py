@@ -14,7 +14,7 @@ from typing import Any
 from mascot.bases import loading_of
 from mascot.errors import UserError
 from mascot.grids import Place, places
-from mascot.methods import DEFAULT
+from mascot.methods.registry import DEFAULT
 from mascot.recipe import Recipe, merge, parse_value, preset_values, spell_absences
 
 SHORT: Mapping[str, str] = {"steps": "training.steps", "method": "method.name"}

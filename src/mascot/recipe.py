@@ -17,7 +17,7 @@ from mascot.data.class_images import Settings as PriorSettings
 from mascot.data.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generator import Knobs
-from mascot.methods import DEFAULT, METHODS, settings_of
+from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
 from mascot.prompts import PREVIEWS
