@@ -14,7 +14,7 @@ from mascot.data.prompt_templates import fill
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
 from mascot.recipe import Recipe
-from mascot.report import HERO
+from mascot.reports.training_page import HERO
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from mascot.errors import UserError
-from mascot.pages import LONGEST_SIDE, data_uri
-from mascot.report import (
-    PLOT,
+from mascot.reports.html import LONGEST_SIDE, data_uri
+from mascot.reports.loss_curve import PLOT, draw_curve, smooth
+from mascot.reports.training_page import (
     ContextGroup,
     ContextRow,
     FindingEntry,
@@ -35,10 +35,8 @@ from mascot.report import (
     Preview,
     Report,
     digest,
-    draw_curve,
     hero,
     render,
-    smooth,
     snippet,
     write_report,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mascot.diagnosis import Diagnosis, Exhibit, Finding
-from mascot.report import FindingEntry
+from mascot.reports.training_page import FindingEntry
 from mascot.scores_report import Page, Row, Section, Strip, Tile, shown
 from mascot.tables import Table
 

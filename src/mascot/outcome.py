@@ -14,7 +14,7 @@ from mascot.diagnosis_page import finding_entries
 from mascot.generator import Generator, Knobs, Shot
 from mascot.personalization import Personalization
 from mascot.prompts import CONTEXTS, KNOBS_PROMPT
-from mascot.report import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
+from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
 from mascot.subject import Subject
 
 PICTURES = 3

@@ -13,7 +13,7 @@ from PIL.Image import Image, Resampling
 
 from mascot.comparison import Comparison
 from mascot.gallery import open_picture
-from mascot.pages import fill_template, write_html
+from mascot.reports.html import fill_template, write_html
 from mascot.scores import FoldScores, PictureScores, PromptScores, Scores, titles
 from mascot.tables import Table, comparison_table, digits, folds_table, means_table, prompts_table, runs_table
 
@@ -85,7 +85,7 @@ def write_page(page: Page, path: Path) -> None:
 
 def render(page: Page) -> str:
     """Turn a page into HTML; every string of it is escaped."""
-    return fill_template("scores.html.jinja", page=page)
+    return fill_template("page.html.jinja", page=page)
 
 
 def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) -> Page:

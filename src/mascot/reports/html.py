@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from mascot.storage.atomic_write import replacing
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 LOSSLESS_SIDE = 128
 """Pictures up to this many pixels a side are kept exactly (PNG); larger ones are WebP at quality 90."""
+
 
 LONGEST_SIDE = 1024
 """Larger pictures are reduced to this many pixels on the page, so that ten camera photos do not make a page nobody can send."""
@@ -35,7 +35,7 @@ def fill_template(name: str, filters: Mapping[str, Callable[..., str]] | None = 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     named: Any = {"data_uri": data_uri, **(filters or {})}  # jinja2 types its filters one by one
     environment.filters.update(named)
-    return environment.from_string(files("mascot").joinpath(name).read_text("utf-8")).render(**values)
+    return environment.from_string(files("mascot.reports").joinpath(name).read_text("utf-8")).render(**values)
 
 
 def write_html(html: str, path: Path) -> None:
