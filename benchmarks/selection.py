@@ -31,6 +31,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.choosing import ROUNDS, SEED, noise
 from mascot.collection import spread
 from mascot.data.prompt_templates import fill
+from mascot.diffusion.loss import loss_of
 from mascot.errors import UserError
 from mascot.gallery import Gallery, weights_name
 from mascot.generator import Generator, Knobs, Shot
@@ -49,7 +50,6 @@ from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
-from mascot.trainer import loss_of
 
 FIXED_BATCHES = 2
 """Micro-batches whose loss is watched: 8 photos at the preset's batch, as many as the paper's evaluation batch."""

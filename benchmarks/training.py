@@ -133,7 +133,8 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from mascot.models.families.sd import StableDiffusionStage
     from mascot.protocols import Batch, Framing, Latents
     from mascot.subject import Subject
-    from mascot.trainer import Loop, Settings
+    from mascot.training.loop import Loop
+    from mascot.training.settings import Settings
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=cells)

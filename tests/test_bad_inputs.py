@@ -19,7 +19,7 @@ from bad_questions import JUDGES, bad_questions
 from mascot import cli
 from mascot.data import class_images
 from mascot.storage.run_folder import Run
-from mascot.trainer import Loop
+from mascot.training.loop import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [*bad_commands(), *bad_questions()]

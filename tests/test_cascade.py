@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
+from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, split_stages
@@ -25,8 +26,7 @@ from mascot.models.families.base_source import joined
 from mascot.models.families.deepfloyd_if import AUGMENTATION
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Batch, Conditioning, Family, Framing, Latents, Learner
-from mascot.trainer import Settings as Training
-from mascot.trainer import loss_of
+from mascot.training.settings import Settings as Training
 from tiny import SIDE, SUBJECT, tiny_stable_diffusion
 from tiny_families import tiny_base
 

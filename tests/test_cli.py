@@ -21,7 +21,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.effective import planned_settings
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.trainer import Loop
+from mascot.training.loop import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP = ROOT / "tests" / "help"

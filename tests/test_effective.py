@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bad_photos import noise
-from mascot import trainer, verbs
+from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.dataset import Dataset, Example
+from mascot.diffusion import loss
 from mascot.effective import TIME, describe_time, planned_settings
 from mascot.models import starter
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
+from mascot.training import loop
 
 SIDE = (64, 64)
 
@@ -121,14 +123,14 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every batch that the loop's loss is computed of, from here on; steps that are not taken are left out."""
     batches: list[Batch] = []
-    loss_of = trainer.loss_of
+    loss_of = loss.loss_of
 
     def counting(stage: Any, learner: Any, batch: Batch, *rest: Any) -> Any:
         batches.append(batch)
         return loss_of(stage, learner, batch, *rest)
 
-    monkeypatch.setattr(trainer, "loss_of", counting)
-    monkeypatch.setattr(trainer.Loop, "rehearse", lambda *_: 1.0)
+    monkeypatch.setattr(loop, "loss_of", counting)
+    monkeypatch.setattr(loop.Loop, "rehearse", lambda *_: 1.0)
     return batches
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mascot import verbs
 from mascot.data.encoding_cache import Encoders
+from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot
@@ -30,7 +31,8 @@ from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.trainer import Loop, Settings, loss_of
+from mascot.training.loop import Loop
+from mascot.training.settings import Settings
 from tiny import SUBJECT, tiny_stable_diffusion
 from tiny_families import CASCADES, MAKERS, tiny_base
 

@@ -121,9 +121,9 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
 
 def test_gradients_reach_every_group(family: Family) -> None:
     """One step of the real loss gives every learning part a gradient."""
+    from mascot.diffusion.loss import loss_of
     from mascot.protocols import Batch, Framing, Latents
-    from mascot.trainer import Settings as Training
-    from mascot.trainer import loss_of
+    from mascot.training.settings import Settings as Training
 
     stage = family.stages[0]
     learner = Settings(rank=2, layers="attention", text_rate=text_rate(family.name)).attach(stage, SUBJECT, 0, None)

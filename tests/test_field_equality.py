@@ -17,13 +17,15 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot.data.dataset import Dataset, Example
+from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.objectives import Diffusion, Flow
 from mascot.methods.lora import Settings as Lora
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents
 from mascot.subject import Subject
-from mascot.trainer import Loop, Settings, loss_of
+from mascot.training.loop import Loop
+from mascot.training.settings import Settings
 
 LEVELS: Any = torch.arange(1000)
 """Any: diffusers annotates levels as a type of tensor that its own code does not pass."""

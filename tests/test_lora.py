@@ -28,8 +28,8 @@ from mascot.generator import Generator, Knobs, Shot
 from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
-from mascot.trainer import Loop
-from mascot.trainer import Settings as TrainingSettings
+from mascot.training.loop import Loop
+from mascot.training.settings import Settings as TrainingSettings
 from tiny import SUBJECT
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))

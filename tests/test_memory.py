@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from mascot import memory
 from mascot.errors import UserError
-from mascot.memory import Estimate, activations_of, available, cgroup_limits, check, estimate, size_of, storages_of
 from mascot.models.families.registry import load_family
-from mascot.optimizers import OPTIMIZERS, OptimizerName
+from mascot.models.weights import size_of, storages_of
 from mascot.protocols import Conditioning, Framing, Group, Stage
+from mascot.training import memory_estimate
+from mascot.training.memory_estimate import Estimate, activations_of, available, cgroup_limits, check, estimate
+from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 
@@ -273,7 +274,7 @@ def test_the_machine_has_what_it_has() -> None:
 
 
 def test_a_control_groups_limit_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "cgroup_limits", lambda: iter([2**40, 12_345]))
+    monkeypatch.setattr(memory_estimate, "cgroup_limits", lambda: iter([2**40, 12_345]))
     assert available("cpu") == 12_345
 
 

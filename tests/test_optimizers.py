@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.optimizers import OPTIMIZERS, SCHEDULES, Average, OptimizerName, averaged, build, rate_scale, restore_state, state_of
 from mascot.protocols import Group
+from mascot.training.ema import Average, averaged
+from mascot.training.lr_schedule import SCHEDULES, rate_scale
+from mascot.training.optimizers import OPTIMIZERS, OptimizerName, build, restore_state, state_of
 
 RATES: dict[str, tuple[float, float]] = {
     "adamw": (1e-2, 1e-3),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.memory import activations_of, size_of
 from mascot.models.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
+from mascot.models.weights import size_of
+from mascot.training.memory_estimate import activations_of
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS
 

@@ -17,15 +17,17 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mascot import trainer as module
 from mascot.adapters.peft_layers import lora_layers
 from mascot.data.dataset import Dataset, Example
+from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Learner, Stage
-from mascot.trainer import Loop, Settings, Step, loss_of
+from mascot.training import loop as module
+from mascot.training.loop import Loop, Step
+from mascot.training.settings import Settings
 from tiny import SUBJECT, Idle, tiny_stable_diffusion
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))

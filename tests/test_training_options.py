@@ -21,7 +21,8 @@ from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.trainer import Loop, Settings
+from mascot.training.loop import Loop
+from mascot.training.settings import Settings
 from tiny import SUBJECT
 
 COMMON = (

@@ -29,7 +29,7 @@ from mascot.prompts import STARTER_VALIDATION, is_live
 from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.subject import Subject
-from mascot.trainer import load_parameters, save_parameters
+from mascot.training.checkpoint import load_parameters, save_parameters
 
 SEED = 7_000
 """Of the first validation picture: none that previews or reports begin with."""

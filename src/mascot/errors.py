@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -27,3 +30,16 @@ def list_some(names: Iterable[str]) -> str:
 def printable(path: Path) -> str:
     """The file's name, fit for one line of a terminal: control characters and undecodable bytes show as `?`."""
     return "".join(letter if letter.isprintable() else "?" for letter in path.name)
+
+
+def extra(package: str) -> Any:
+    """Import a package of the extra `optimizers`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    logging.getLogger(package).setLevel(logging.ERROR)  # bitsandbytes warns of speed-ups for other processors
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise UserError(f"{package} is not installed; run pip install 'mascot[optimizers]'.") from error

@@ -13,9 +13,8 @@ from mascot.data.dataset import Dataset, make_dataset
 from mascot.data.encoding_cache import Conditions, Encoders
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import class_prompt
-from mascot.protocols import Batch
+from mascot.protocols import Batch, Condition
 from mascot.recipe import Recipe
-from mascot.trainer import Condition
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mascot import memory
 from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
 from mascot.course import Stretch, stretches
 from mascot.data import class_images
@@ -27,14 +26,17 @@ from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
 from mascot.material import Material
-from mascot.memory import Estimate
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
 from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.recipe import Recipe
+from mascot.runs.resume import uninterrupted
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
-from mascot.trainer import Loop, Step, load_parameters, save_parameters, uninterrupted
+from mascot.training import memory_estimate
+from mascot.training.checkpoint import load_parameters, save_parameters
+from mascot.training.loop import Loop, Step
+from mascot.training.memory_estimate import Estimate
 
 
 def choose_device(wanted: str, remedy: str = "give --set device=cpu") -> str:
@@ -236,7 +238,7 @@ class Personalization:
         self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=stretch.first, last=stretch.last)
         if stretch.last > stretch.first and not training.compile:
             self.needs = self.loop.needs(self.batches(stretch.first)[0])
-            memory.check(self.needs, memory.available(self.device))
+            memory_estimate.check(self.needs, memory_estimate.available(self.device))
 
     def release(self) -> None:
         """Let the encoders that training does not need leave memory; text that has learned stays."""

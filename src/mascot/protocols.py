@@ -9,7 +9,7 @@ Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -354,3 +354,6 @@ class Restore(Protocol):
     def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Restored:
         """Put an adapter on; raises UserError with the keys that do not fit."""
         ...
+
+
+Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]

@@ -23,7 +23,7 @@ from mascot.models.quantization import QuantizationName
 from mascot.prompts import PREVIEWS
 from mascot.selection import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject
-from mascot.trainer import Settings as TrainingSettings
+from mascot.training.settings import Settings as TrainingSettings
 
 
 class Previews(BaseModel):

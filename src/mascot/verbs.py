@@ -30,7 +30,7 @@ from mascot.recipe import Recipe
 from mascot.scores import Scores
 from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
 from mascot.storage.run_folder import Run, open_run
-from mascot.trainer import Step
+from mascot.training.loop import Step
 
 
 def train(

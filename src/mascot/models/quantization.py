@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mascot.errors import UserError, suggest
-from mascot.memory import size_of
-from mascot.optimizers import extra
+from mascot.errors import UserError, extra, suggest
+from mascot.models.weights import size_of
 
 QuantizationName = Literal["int8", "nf4"]
 

@@ -4,66 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from mascot.diffusion.noise import gaussian, offset, sample
+from mascot.diffusion.loss import loss_of
 from mascot.errors import UserError
-from mascot.memory import REMEDIES, Estimate, activations_of, estimate
-from mascot.optimizers import Average, OptimizerName, ScheduleName, averaged, build, rate_scale, restore_state, state_of
-from mascot.protocols import Batch, Conditioning, Framing, Learner, Stage
-
-STATE = "state.safetensors"
-Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
-
-
-class Settings(BaseModel):
-    """How long and how fast the loop runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(default=800, ge=1, le=999_999, description="optimizer steps")
-    batch_size: int = Field(default=1, ge=1, le=512, description="photos in one forward pass; class pictures come on top")
-    accumulation: int = Field(default=1, ge=1, le=512, description="forward passes in one optimizer step")
-    schedule: ScheduleName = Field(default="constant", description="how the rates fall after warm-up: constant, linear, cosine")
-    warmup: int = Field(default=0, ge=0, description="steps in which the rates rise from 0")
-    min_snr: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="limit of min-SNR weighting; none trains with plain MSE"
-    )
-    optimizer: OptimizerName = Field(default="adamw", description="adamw, adamw8bit, prodigy, schedule-free")
-    weight_decay: float = Field(default=0.01, ge=0, le=10, description="decoupled weight decay")
-    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the average of the weights that is kept; none keeps the last")
-    offset_noise: float = Field(
-        default=0.0, ge=0, le=1, description="share of noise that is one number a channel: darker and lighter pictures"
-    )
-    gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
-    compile: bool = Field(default=False, description="compile the denoiser: slow to start, faster steps")
-    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm")
-    checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
-
-    def check(self) -> None:
-        """Refuse settings that undo each other.
-
-        Raises:
-            UserError: an optimizer that keeps an average of its own shall follow a schedule, or have a second average.
-        """
-        if self.optimizer == "schedule-free" and self.schedule != "constant":
-            raise UserError(f"schedule-free takes no schedule such as {self.schedule}; give --set training.schedule=constant.")
-        if self.optimizer == "schedule-free" and self.ema is not None:
-            raise UserError("schedule-free keeps an average of its own; give --set training.ema=none.")
+from mascot.protocols import Batch, Condition, Learner, Stage
+from mascot.training.checkpoint import STATE, parameters_of, under
+from mascot.training.ema import Average, averaged
+from mascot.training.lr_schedule import rate_scale
+from mascot.training.memory_estimate import REMEDIES, Estimate, activations_of, estimate
+from mascot.training.optimizers import build, restore_state, state_of
+from mascot.training.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,49 +40,6 @@ class Step:
     """Global norm of the gradients before clipping."""
     rates: Mapping[str, float]
     seconds: float
-
-
-def loss_of(stage: Stage, learner: Learner, batch: Batch, condition: Condition, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Noise the batch, ask the denoiser, compare its answer with the right one.
-
-    Returns the weighted loss and each example's plain squared error. The prior's examples are weighted by their own levels too.
-    """
-    x0 = sample(batch.latents, batch.generators)
-    level = stage.objective.levels(batch.generators).to(x0.device)
-    eps = offset(gaussian(x0.shape[1:], batch.generators).to(x0), settings.offset_noise, batch.generators)
-    noisy, target = stage.objective.noise(x0, eps, level), stage.objective.target(x0, eps, level)
-    seen = stage.see(x0, batch.generators)
-    if batch.preserved_B is not None:  # before what learns is asked: a whole base may be exchanged for this
-        rows = batch.preserved_B.nonzero().flatten().to(x0.device)
-        with learner.untouched(), torch.no_grad():
-            chosen = rows.tolist()
-            told = condition([batch.prompts[i] for i in chosen], [batch.framings[i] for i in chosen])
-            told = {**told, **{name: value[chosen] for name, value in seen.items()}}
-            target = target.index_copy(0, rows, stage.predict(noisy[rows], level[rows], told).to(target))
-    answer = stage.predict(noisy, level, {**condition(batch.prompts, batch.framings), **seen})
-    error = (answer - target).square()
-    if batch.mask_B1HW is not None:
-        error = error * batch.mask_B1HW.to(error)
-    error_B = error.flatten(1).mean(1)
-    weight_B = batch.weight_B.to(x0.device) * stage.objective.weight(level, settings.min_snr)
-    return (weight_B * error_B).sum(), error_B.detach()
-
-
-@contextmanager
-def uninterrupted() -> Generator[None]:
-    """Hold Ctrl-C back until the block has ended; outside the main thread, and where Ctrl-C is ignored, nothing needs holding."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        before(*held[0])
 
 
 class Loop:
@@ -276,28 +194,6 @@ class Loop:
     def parameters(self) -> list[torch.nn.Parameter]:
         """What learns, in a fixed order."""
         return parameters_of(self.learner)
-
-
-def parameters_of(learner: Learner) -> list[torch.nn.Parameter]:
-    """What a learner lets learn, in a fixed order."""
-    return [parameter for group in learner.groups for parameter in group.parameters]
-
-
-def save_parameters(learner: Learner, folder: Path, name: str) -> None:
-    """Write what a learner has learned, to go on beside it."""
-    save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(learner))}, folder / f"{name}.safetensors")
-
-
-def load_parameters(learner: Learner, folder: Path, name: str) -> None:
-    """The inverse of `save_parameters`."""
-    tensors = load_file(folder / f"{name}.safetensors")
-    for i, parameter in enumerate(parameters_of(learner)):
-        parameter.data.copy_(tensors[f"{i}"])
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def prepare_denoiser(denoiser: Any, settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,21 +12,28 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, UntypedStorage, nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # no other module has it
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mascot.errors import UserError
-from mascot.optimizers import OPTIMIZERS, OptimizerName
+from mascot.models.weights import size_of
 from mascot.protocols import Group
+from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
     "in order of effect: --set training.gradient_checkpointing=true, training.batch_size=1 with more training.accumulation, "
     "training.optimizer=adamw8bit, a low-rank --method, base_weights=nf4 with it, or a smaller dataset.resolution"
 )
 """What makes training smaller, for the end of a sentence."""
+
+
 CGROUPS = Path("/sys/fs/cgroup")
+
+
 MEMBERSHIP = Path("/proc/self/cgroup")
+
+
 LIMITS = ("memory.max", "memory.limit_in_bytes")
 """Files that hold a control group's limit: of version 2, of version 1."""
 
@@ -59,19 +66,6 @@ class Estimate:
 def gib(size: int) -> str:
     """Bytes in words: gibibytes, or mebibytes where there is less than one."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
-def size_of(modules: Iterable[nn.Module], more: Iterable[Tensor] = ()) -> int:
-    """Bytes of modules' parameters and buffers, scales of quantised ones included, and of more tensors; what is shared counts once."""
-    storages = {id(storage): storage for module in modules for storage in storages_of(module)}
-    storages |= {id(storage): storage for storage in (tensor.untyped_storage() for tensor in more)}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-def storages_of(module: nn.Module) -> Iterator[UntypedStorage]:
-    """Walk through the memory that a module holds."""
-    for tensor in (*module.state_dict(keep_vars=True).values(), *module.buffers()):
-        yield tensor.untyped_storage()
 
 
 def estimate(

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from io import StringIO
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError, extra, suggest
 from mascot.protocols import Group
 
-ScheduleName = Literal["constant", "linear", "cosine"]
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda _: 1.0,
-    "linear": lambda along: 1.0 - along,
-    "cosine": lambda along: 0.5 * (1 + math.cos(math.pi * along)),
-}
-"""Fraction of the peak rate at a fraction of the run that follows warm-up."""
 OptimizerName = Literal["adamw", "adamw8bit", "prodigy", "schedule-free"]
+
+
 BETAS = (0.9, 0.99)
 """Runs are short: a memory of 100 steps for the squares of gradients, not the usual 1000."""
+
+
 LEAST_MULTIPLIER = 0.01
 """What is smaller was meant as a step size."""
+
+
 BLOCK = 256
 """Numbers that share one scale in an 8-bit moment."""
+
+
 LEAST_IN_8_BITS = 4096
 """Parameters of fewer numbers keep their moments in float32."""
-
-
-def rate_scale(schedule: str, step: int, steps: int, warmup: int) -> float:
-    """Give the share of the peak rate at a step counted from 0: linear warm-up, then the schedule.
-
-    A pure function of the step, so a resumed run needs no scheduler state. Where the warm-up is as long as the run, the peak is
-    never reached.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return SCHEDULES[schedule]((step - warmup) / max(1, steps - warmup))
 
 
 Places = list[dict[str, Any]]
@@ -56,19 +44,6 @@ class Kind:
 
     make: Callable[[Places, float], torch.optim.Optimizer]
     moments: Callable[[int], int]
-
-
-def extra(package: str) -> Any:
-    """Import a package of the extra `optimizers`.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    logging.getLogger(package).setLevel(logging.ERROR)  # bitsandbytes warns of speed-ups for other processors
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise UserError(f"{package} is not installed; run pip install 'mascot[optimizers]'.") from error
 
 
 def make_adamw(places: Places, decay: float) -> torch.optim.Optimizer:
@@ -181,75 +156,3 @@ def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor
             optimizer.state[parameter] = state
     for place, moved in zip(optimizer.param_groups, facts["groups"], strict=True):
         place.update(moved)
-
-
-class Average:
-    """An exponential moving average of parameters, in float32 (Polyak and Juditsky 1992).
-
-    At update n, from 1, the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights, which know nothing yet,
-    are soon forgotten (as TensorFlow's ExponentialMovingAverage).
-
-    Raises:
-        UserError: the decay is not between 0 and 1.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        if not 0 < decay < 1:
-            raise UserError(f"the average's decay is {decay:g}; give a number between 0 and 1, such as --set training.ema=0.99.")
-        self.parameters, self.decay, self.updates = tuple(parameters), decay, 0
-        self.values = [parameter.detach().to(torch.float32, copy=True) for parameter in self.parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take the parameters in, as they are now."""
-        self.updates += 1
-        kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            value.lerp_(parameter.float(), 1 - kept)
-
-    @torch.no_grad()
-    def show(self) -> None:
-        """Make the parameters the average."""
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            parameter.copy_(value)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next update depends on: `updates`, and each average under its number."""
-        return {"updates": torch.tensor(self.updates)} | {f"{i}": value for i, value in enumerate(self.values)}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave.
-
-        Raises:
-            KeyError, RuntimeError: it belongs to other parameters.
-        """
-        self.updates = int(tensors["updates"])
-        for i, value in enumerate(self.values):
-            value.copy_(tensors[f"{i}"])
-
-
-@contextmanager
-def averaged(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], average: Average | None) -> Generator[None]:
-    """Let the parameters hold what should draw and be kept, for as long as the block lasts; then what trains again, to the bit.
-
-    That is the average's weights where there is one, else a schedule-free optimizer's own average, else what trains.
-    """
-    modes = [place.get("train_mode") for place in optimizer.param_groups]
-    if average is None and not any(modes):
-        yield
-        return
-    # A schedule-free optimizer computes one from the other, which rounds; a copy does not. It waits where there is most room.
-    training = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-    try:
-        if average is None:
-            optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - only such an optimizer has it
-        else:
-            average.show()
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, training, strict=True):
-                parameter.copy_(value)
-        for place, mode in zip(optimizer.param_groups, modes, strict=True):
-            if mode is not None:
-                place["train_mode"] = mode
