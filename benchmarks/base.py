@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the recipe is a part of
 from benchmarks.exams import Draw, Exam, Scene, write_exam
 from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.metrics.frechet import frechet_distance
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import similarity

@@ -18,10 +18,10 @@ import typer
 
 from mascot import experiments
 from mascot.collection import Collected, spread
+from mascot.generation.prompt_sets import STARTER
 from mascot.intervals import paired
 from mascot.models import starter
 from mascot.models.starter import HeldOut
-from mascot.prompts import STARTER
 from mascot.recipe import Recipe
 from mascot.scores import METRICS
 from mascot.suite import Arm, Cell, SuiteScores, cells_of

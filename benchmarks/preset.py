@@ -21,13 +21,14 @@ from PIL import Image
 from mascot import verbs
 from mascot.data.prompt_templates import fill
 from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.prompt_sets import STARTER_VALIDATION
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.personalization import load_base
-from mascot.prompts import STARTER_VALIDATION
 from mascot.recipe import Recipe
 from mascot.subject import Subject
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 from mascot.selection import Measured, Score
 
 STUDY: Mapping[str, float] = {"guidance": 9.0, "unet_scale": 0.7, "text_scale": 0.15}

@@ -33,8 +33,10 @@ from mascot.collection import spread
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.loss import loss_of
 from mascot.errors import UserError
-from mascot.gallery import Gallery, weights_name
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
+from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.intervals import bootstrap, paired
 from mascot.judges import Judges, judges_for
 from mascot.metrics.memory import real_nearest
@@ -43,7 +45,6 @@ from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.personalization import Personalization, load_base, read_subject
-from mascot.prompts import STARTER, STARTER_VALIDATION
 from mascot.protocols import Family
 from mascot.recipe import Recipe
 from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs

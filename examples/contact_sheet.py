@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import mascot
-from mascot.prompts import CONTEXTS
+from mascot.generation.prompt_sets import CONTEXTS
 
 CELL, LINE, COLUMNS, SEEDS = 128, 16, 8, 2
 

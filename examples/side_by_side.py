@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import mascot
-from mascot.prompts import CONTEXTS
+from mascot.generation.prompt_sets import CONTEXTS
 
 CELL, LINE, SEEDS = 96, 14, 2
 CLASS = "a photo of a {class}"

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diagnosis import Diagnosis
-from mascot.easel import resolve_adapter
-from mascot.gallery import picture_stem
+from mascot.generation.loading import resolve_adapter
+from mascot.storage.image_files import picture_stem
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 from mascot.symptoms import PLAIN, prompts_of_diagnosis

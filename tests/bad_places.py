@@ -19,7 +19,7 @@ from bad_photos import bad_photo_files, noise
 from mascot.adapters.adapter_file import MANIFEST_KEY, Adapter, Manifest
 from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.data.photos import read_photos
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 from mascot.methods.registry import settings_of
 from mascot.models.families.registry import load_family
 from mascot.models.families.sd import PARTS

@@ -23,7 +23,8 @@ from benchmarks import exams
 from benchmarks.base import COMPOSED, Column, Judges, Key, Measured, Rows, examine, recall, write_key
 from benchmarks.exams import KINDS, Exam, choose, write_exam
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from starter_recipe import world as worlds
 from starter_recipe.drawings import read_objects

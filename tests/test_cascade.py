@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
+from mascot.adapters.adapter_file import Adapter, Manifest, join_stages, split_stages
 from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot, split_stages
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.lora import Settings
 from mascot.models.families.base_source import joined
 from mascot.models.families.deepfloyd_if import AUGMENTATION

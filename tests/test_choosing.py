@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
-from mascot.prompts import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
+from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
 

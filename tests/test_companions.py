@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 from mascot import verbs
 from mascot.diffusion.noise import gaussian, seeded
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.models.token_embeddings import Words
 from mascot.recipe import Recipe

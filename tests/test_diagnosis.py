@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mascot.diagnosis import ORDER, Check, Diagnosis, checks_of, findings_of, unseen_of
 from mascot.errors import UserError
 from mascot.evidence import Evidence, PromptEvidence
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
+from mascot.generation.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import METHODS
-from mascot.prompts import PAPER, STARTER, STARTER_VALIDATION
 from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, Ailment, readings
 from mascot.recipe import Recipe, merge, parse_overrides
 from mascot.remedies import REMEDIES, remedies_for

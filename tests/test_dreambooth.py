@@ -20,7 +20,8 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
 from mascot.models.families.registry import load_family

@@ -19,11 +19,12 @@ from evaluated import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
 from mascot import verbs
 from mascot.encoders import ClipEncoder, IdentityEncoder
 from mascot.errors import UserError
-from mascot.gallery import weights_name
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
+from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family
-from mascot.prompts import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.recipe import Recipe
 from mascot.scores import Score, Scores
 from mascot.storage.run_folder import Run

@@ -23,7 +23,8 @@ from mascot.data.encoding_cache import Encoders
 from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.material import Material
 from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family

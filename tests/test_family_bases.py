@@ -17,7 +17,8 @@ from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family

@@ -21,8 +21,9 @@ from mascot.encoders import IdentityEncoder
 from mascot.errors import UserError
 from mascot.evaluation import Referee
 from mascot.folds import Bench, Plan, plan_folds, score_fold
-from mascot.gallery import Gallery
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.sample_cache import Gallery
 from mascot.judges import Judges
 from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance

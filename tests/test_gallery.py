@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.gallery import Gallery, open_picture, picture_stem
-from mascot.generator import Knobs, Shot
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.sample_cache import Gallery
+from mascot.storage.image_files import open_picture, picture_stem
 
 SHOTS = [Shot(f"a sks dog {number}", number) for number in range(7)]
 KNOBS = Knobs(steps=1)

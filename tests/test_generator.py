@@ -17,12 +17,15 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
+from mascot.diffusion.sampling import guided
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot, guided, settings_text, write_picture
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot, settings_text
 from mascot.methods.lora import Settings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
+from mascot.storage.image_files import write_picture
 from tiny import SUBJECT, tiny_stable_diffusion
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from mascot import grids
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
-from mascot.grids import Axis, compose, places, plan_sheet, sweep_knobs, turns, wrap
+from mascot.generation import image_grid
+from mascot.generation.generator import Generator
+from mascot.generation.image_grid import Axis, compose, places, plan_sheet, wrap
+from mascot.generation.knob_grid import sweep_knobs, turns
+from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 
 GREYS = {PLACE: 40 + 10 * number for number, PLACE in enumerate(itertools.product(range(3), range(2), range(2)))}
@@ -56,13 +58,13 @@ def test_columns_go_right_rows_go_down_and_blocks_follow_each_other(count: int) 
 
 def test_every_name_and_every_label_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    whole = grids.write
+    whole = image_grid.write
 
     def heard(pen: Any, sheet: Any, text: str, corner: tuple[int, int], width: int) -> None:
         said.append(text)
         whole(pen, sheet, text, corner, width)
 
-    monkeypatch.setattr(grids, "write", heard)
+    monkeypatch.setattr(image_grid, "write", heard)
     axes = [Axis("guidance", ("5", "9")), Axis("unet_scale", ("0.5",)), Axis("text_scale", ("0", "1"))]
     compose(axes, {(0, 0, 0): grey(40)}, title="a dog (seed 7)")
     assert {"a dog (seed 7)", "guidance", "5", "9", "unet_scale", "0.5", "text_scale = 0", "text_scale = 1", "no picture"} == set(said)
@@ -70,7 +72,7 @@ def test_every_name_and_every_label_is_written(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_name_leaves_ink(monkeypatch: pytest.MonkeyPatch) -> None:
     named = compose([Axis("guidance", ("5",))], {(0,): grey(40)})
-    monkeypatch.setattr(grids, "INK", grids.PAPER)
+    monkeypatch.setattr(image_grid, "INK", image_grid.PAPER)
     assert named.size == (bare := compose([Axis("guidance", ("5",))], {(0,): grey(40)})).size
     assert np.any(np.asarray(named) != np.asarray(bare))
 
@@ -80,13 +82,13 @@ def test_small_pictures_are_enlarged_to_the_pixel_and_of_one_size() -> None:
     sheet = compose([Axis("x", ("1", "2"))], {(0,): noise, (1,): grey(44, 25)})
     left, top, right, bottom = shades(sheet)[44]
     assert (right - left, bottom - top) == (150, 150)
-    left -= 150 + grids.GAP
+    left -= 150 + image_grid.GAP
     shown = sheet.crop((left, top, left + 150, bottom))
     assert shown.tobytes() == noise.resize((150, 150), Image.Resampling.NEAREST).tobytes()
 
 
 def test_a_grid_too_large_to_open_is_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "MOST_PIXELS", 60_000)
+    monkeypatch.setattr(image_grid, "MOST_PIXELS", 60_000)
     sheet = compose([Axis("x", ("1", "2", "3"))], {(i,): grey(40 + i, 256) for i in range(3)})
     assert sum((right - left) * (bottom - top) for left, top, right, bottom in shades(sheet).values()) <= 61_000
 
@@ -108,7 +110,7 @@ def test_a_grid_has_one_to_three_axes(count: int) -> None:
 def test_lines_fit_and_nothing_is_lost_but_behind_dots(text: str, width: int) -> None:
     font = ImageFont.load_default(14)
     lines = wrap(text, font, width)
-    assert len(lines) <= grids.LINES
+    assert len(lines) <= image_grid.LINES
     assert all(font.getlength(line) <= width or len(line.removesuffix("...")) <= 1 for line in lines)
     if not lines or not lines[-1].endswith("..."):
         assert "".join("".join(lines).split()) == "".join(text.split())
@@ -116,7 +118,7 @@ def test_lines_fit_and_nothing_is_lost_but_behind_dots(text: str, width: int) ->
 
 def test_wide_labels_do_not_widen_a_grid_without_end() -> None:
     sheet = plan_sheet(Axis("x", ("1",)), Axis("method.rank", ("a long value " * 40,)), 1, [grey(40)])
-    assert sheet.left <= 2 * grids.SMALLEST_CELL + 2 * grids.GAP
+    assert sheet.left <= 2 * image_grid.SMALLEST_CELL + 2 * image_grid.GAP
 
 
 def test_places_are_all_there_with_the_first_turning_fastest() -> None:
@@ -158,8 +160,8 @@ def test_a_knob_grid_shows_what_the_generator_draws_and_says_what_made_it(tiny_b
         picture = next(generator.draw([Shot("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
             (128, 128), Image.Resampling.NEAREST
         )
-        column = shown.shape[1] - grids.GAP - (2 - (guidance == 9)) * (128 + grids.GAP)
-        row = shown.shape[0] - (2 - (steps == 2)) * (128 + grids.GAP)
+        column = shown.shape[1] - image_grid.GAP - (2 - (guidance == 9)) * (128 + image_grid.GAP)
+        row = shown.shape[0] - (2 - (steps == 2)) * (128 + image_grid.GAP)
         assert np.array_equal(shown[row : row + 128, column : column + 128], np.asarray(picture))
 
 

@@ -24,7 +24,8 @@ from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage

@@ -10,8 +10,9 @@ import pytest
 from mascot import effective, naming, verbs
 from mascot.effective import UNNAMED
 from mascot.errors import UserError
-from mascot.gallery import Gallery
-from mascot.generator import Generator, Knobs
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs
+from mascot.generation.sample_cache import Gallery
 from mascot.judges import Judges, judges_for
 from mascot.naming import Findings, Name, facts_of, named, place_of, recall, rows_of, search, usual_name
 from mascot.protocols import Family

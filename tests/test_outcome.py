@@ -11,8 +11,8 @@ import pytest
 from bad_photos import noise
 from mascot import verbs
 from mascot.data.prompt_templates import fill
+from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
-from mascot.prompts import CONTEXTS, KNOBS_PROMPT
 from mascot.recipe import Recipe
 from mascot.reports.training_page import HERO
 from mascot.storage.run_folder import Run

@@ -18,7 +18,8 @@ from torch import nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.lora import Settings as LoRA
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_files import Precision

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mascot.data.class_images import Settings, class_pictures
 from mascot.data.photos import PhotoSet
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.personalization import Personalization
 from mascot.recipe import Recipe

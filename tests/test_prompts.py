@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mascot.prompts import CONTEXTS, KNOBS_PROMPT, PREVIEWS, PROPERTIES, SHARED_PLACES, STARTER, STARTER_VALIDATION, Suite
+from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT, PREVIEWS, PROPERTIES, SHARED_PLACES, STARTER, STARTER_VALIDATION, Suite
 from starter_recipe.drawings import read_objects, wanted_icons
 from starter_recipe.materials import MATERIALS
 from starter_recipe.places import PLACES

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmarks import rules
 from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
 from benchmarks.selection import Sitting
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 from mascot.models.starter import HeldOut
 from mascot.recipe import Recipe
 from mascot.selection import LEAVING, WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs

@@ -22,7 +22,8 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.bases import Bases, bases_of_this_process
 from mascot.engines import engine_named, on_ray
 from mascot.errors import UserError
-from mascot.generator import Generator, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Shot
 from mascot.leaderboard import Leaderboard, Measured
 from mascot.personalization import Personalization, read_subject
 from mascot.points import Range

@@ -19,7 +19,7 @@ from mascot.errors import UserError
 from mascot.evaluation import Referee
 from mascot.evidence import Evidence
 from mascot.exhibits import EXHIBITS
-from mascot.generator import Generator
+from mascot.generation.generator import Generator
 from mascot.judges import Judges
 from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family, Framing, Learner, Stage

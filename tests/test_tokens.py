@@ -16,12 +16,14 @@ from torch.nn import functional as F
 
 from mascot import tokens
 from mascot.errors import UserError
-from mascot.gallery import Gallery, open_picture
-from mascot.generator import Generator, Knobs
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs
+from mascot.generation.sample_cache import Gallery
 from mascot.judges import Judges, judges_for
 from mascot.models.families.registry import load_family
 from mascot.naming import open_examiner
 from mascot.rarity import rare_words
+from mascot.storage.image_files import open_picture
 from mascot.tokens import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of
 from rare_vocabularies import RARE, plant, rare_base
 from tiny import tiny_clip_tokenizer

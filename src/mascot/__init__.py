@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mascot.experiments import cross_validate as cross_validate
     from mascot.experiments import evaluate_suite as evaluate_suite
     from mascot.experiments import sweep as sweep
-    from mascot.generator import Knobs as Knobs
+    from mascot.generation.knobs import Knobs
     from mascot.recipe import Recipe as Recipe
     from mascot.scores import Scores as Scores
     from mascot.storage.run_folder import Run
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 PUBLIC = {
-    "Knobs": "mascot.generator",
+    "Knobs": "mascot.generation.knobs",
     "Recipe": "mascot.recipe",
     "Run": "mascot.storage.run_folder",
     "Scores": "mascot.scores",

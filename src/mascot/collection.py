@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mascot.errors import UserError, suggest
-from mascot.prompts import Suite, is_live
+from mascot.generation.prompt_sets import Suite, is_live
 
 TABLE = "prompts_and_classes.txt"
 """The file of classes and prompts."""

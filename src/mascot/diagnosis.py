@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mascot.evidence import Evidence
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 from mascot.readings import AILMENTS, Ailment, Reading, Severity, readings
 from mascot.remedies import Remedy, remedies_for
 from mascot.storage.json_record import Record

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
-from mascot.gallery import Encoder, open_picture
-from mascot.generator import Generator
+from mascot.generation.generator import Generator
+from mascot.generation.sample_cache import Encoder
 from mascot.judges import Judges
 from mascot.metrics.cutout import Missing, Segmenter, cut_all, cutout_similarity
 from mascot.metrics.diversity import Distance, diversity, diversity_over
@@ -27,6 +27,7 @@ from mascot.metrics.memory import copy_scores, nearest_excesses
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.scores import PictureScores, PromptScores, Score, Scores
+from mascot.storage.image_files import open_picture
 from mascot.task import Drawn, Task, photo_digest
 
 

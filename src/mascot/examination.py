@@ -13,11 +13,11 @@ from mascot.comparison import Comparison
 from mascot.data.photos import read_photos
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import diagnosis_page, diagnosis_section
-from mascot.easel import BY_OPTION, open_generator, resolve_adapter, usual_knobs
 from mascot.errors import UserError
 from mascot.evaluation import Calibration, Referee, measure
 from mascot.evaluation import calibrate as calibrate_photos
-from mascot.generator import Generator
+from mascot.generation.generator import Generator
+from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter, usual_knobs
 from mascot.judges import EMBEDDED, Judges, judges_for
 from mascot.metrics.cutout import open_segmenter
 from mascot.metrics.diversity import open_distance

@@ -10,7 +10,7 @@ from typing import Any
 from mascot.diagnosis import Diagnosis, Exhibit, Picture, checks_of, findings_of, unseen_of
 from mascot.evaluation import of_each_prompt
 from mascot.evidence import Evidence
-from mascot.generator import Generator
+from mascot.generation.generator import Generator
 from mascot.readings import Ailment, readings
 from mascot.symptoms import Symptoms
 from mascot.task import Pictures

@@ -11,25 +11,26 @@ from typing import Any
 from mascot import suite
 from mascot.bases import bases_of_this_process
 from mascot.collection import Collected, read_collection
-from mascot.easel import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.engines import engine_named
 from mascot.errors import UserError, suggest
 from mascot.evaluation import Referee
 from mascot.examination import evaluate
 from mascot.folds import Bench, plan_folds, validate
-from mascot.generator import Shot, settings_text, write_picture
+from mascot.generation.knobs import Shot, settings_text
+from mascot.generation.loading import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.generation.prompt_sets import KNOBS_PROMPT
 from mascot.judges import EMBEDDED, judges_for
 from mascot.leaderboard import Leaderboard, Measured, measured
 from mascot.methods.registry import DEFAULT
 from mascot.personalization import choose_device
 from mascot.points import Choices
 from mascot.progress import Progress, silent
-from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
 from mascot.scores import METRICS, Scores
 from mascot.scores_report import write_page
 from mascot.storage.atomic_write import check_writable
+from mascot.storage.image_files import write_picture
 from mascot.storage.run_folder import Run
 from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
 from mascot.suite_report import suite_page

@@ -25,8 +25,9 @@ from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, printable
 from mascot.evaluation import Referee
-from mascot.gallery import Gallery, weights_name
-from mascot.generator import Generator, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Shot
+from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.metrics.memory import copy_score, held_out_share
 from mascot.metrics.subject import similarity
 from mascot.personalization import read_subject

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from mascot.errors import UserError
-from mascot.gallery import Gallery
-from mascot.generator import Generator
+from mascot.generation.generator import Generator
+from mascot.generation.sample_cache import Gallery
 from mascot.judges import judge_names, judges_for
 from mascot.models import starter
 from mascot.models.families.registry import load_family

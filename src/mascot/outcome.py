@@ -11,9 +11,10 @@ from mascot.data.photo_audit import audit
 from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import finding_entries
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.personalization import Personalization
-from mascot.prompts import CONTEXTS, KNOBS_PROMPT
 from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
 from mascot.subject import Subject
 

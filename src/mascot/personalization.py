@@ -24,7 +24,8 @@ from mascot.data.photos import PhotoSet, read_photos
 from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot, settings_text
 from mascot.material import Material
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
@@ -32,6 +33,7 @@ from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.recipe import Recipe
 from mascot.runs.resume import uninterrupted
 from mascot.storage.atomic_write import replacing
+from mascot.storage.image_files import write_picture
 from mascot.storage.run_folder import Run
 from mascot.training import memory_estimate
 from mascot.training.checkpoint import load_parameters, save_parameters

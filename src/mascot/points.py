@@ -13,7 +13,7 @@ from typing import Any
 
 from mascot.bases import loading_of
 from mascot.errors import UserError
-from mascot.grids import Place, places
+from mascot.generation.image_grid import Place, places
 from mascot.methods.registry import DEFAULT
 from mascot.recipe import Recipe, merge, parse_value, preset_values, spell_absences
 

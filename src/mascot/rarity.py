@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mascot import prompts
+from mascot.generation import prompt_sets
 from mascot.subject import FOLKLORE
 
 RARE: Mapping[str, float] = {"BPE": 0.9, "Unigram": 5000 / 32000}
@@ -117,7 +117,7 @@ def rare_in(tokenizer: Any) -> set[str]:
 
 def known_words() -> set[str]:
     """Words that mean something for sure: those of our prompts, nouns, short English words, abbreviations; and `sks`, told apart."""
-    suites = (prompts.STARTER, prompts.STARTER_VALIDATION, prompts.PAPER)
+    suites = (prompt_sets.STARTER, prompt_sets.STARTER_VALIDATION, prompt_sets.PAPER)
     texts = [text for suite in suites for text in (*suite.things, *suite.live)]
-    texts += [*prompts.PREVIEWS, *(text for group in prompts.CONTEXTS.values() for text in group)]
-    return {*re.findall(r"[a-z]+", " ".join(texts).lower()), *NOUNS, *prompts.LIVE_NOUNS, *SHORT_WORDS, FOLKLORE}
+    texts += [*prompt_sets.PREVIEWS, *(text for group in prompt_sets.CONTEXTS.values() for text in group)]
+    return {*re.findall(r"[a-z]+", " ".join(texts).lower()), *NOUNS, *prompt_sets.LIVE_NOUNS, *SHORT_WORDS, FOLKLORE}

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from mascot.data.class_images import Settings as PriorSettings
 from mascot.data.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
+from mascot.generation.prompt_sets import PREVIEWS
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
-from mascot.prompts import PREVIEWS
 from mascot.selection import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject
 from mascot.training.settings import Settings as TrainingSettings

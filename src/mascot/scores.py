@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 from mascot.intervals import Interval, bootstrap
 from mascot.storage.json_record import Record
 

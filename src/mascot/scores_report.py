@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL.Image import Image, Resampling
 
 from mascot.comparison import Comparison
-from mascot.gallery import open_picture
 from mascot.reports.html import fill_template, write_html
 from mascot.scores import FoldScores, PictureScores, PromptScores, Scores, titles
+from mascot.storage.image_files import open_picture
 from mascot.tables import Table, comparison_table, digits, folds_table, means_table, prompts_table, runs_table
 
 EXTREMES = 6

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mascot.generator import Knobs
+from mascot.generation.knobs import Knobs
 
 Measure = Callable[[Knobs, int], "Measured"]
 """Draws so many pictures at some knobs (a larger number contains the smaller's) and measures them."""

@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mascot.data.prompt_templates import fill
 from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
-from mascot.gallery import open_picture
-from mascot.generator import Shot, write_picture
-from mascot.grids import MOST_AXES, Axis, Place, axes_text, compose
+from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose
+from mascot.generation.knobs import Shot
 from mascot.leaderboard import Entry, Leaderboard, Measured, Measurement, written
 from mascot.leaderboard_report import leaderboard_page
 from mascot.personalization import choose_device, read_subject
@@ -26,6 +25,7 @@ from mascot.progress import Progress, silent
 from mascot.recipe import Recipe
 from mascot.scores_report import Page, write_page
 from mascot.storage.atomic_write import check_writable, replacing
+from mascot.storage.image_files import open_picture, write_picture
 from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path], Run]

@@ -23,14 +23,15 @@ from torch.nn import functional as F
 from mascot.data.photo_audit import background_sameness, duplicates
 from mascot.evaluation import Referee, Seen, of_each_prompt
 from mascot.evidence import Evidence, PromptEvidence
-from mascot.gallery import open_picture
-from mascot.generator import Generator, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Shot
+from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.metrics.colours import colours_over
 from mascot.metrics.diversity import diversity
 from mascot.metrics.memory import real_nearest
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.progress import Progress
-from mascot.prompts import STARTER_VALIDATION, is_live
+from mascot.storage.image_files import open_picture
 from mascot.task import Drawn, Pictures, Task, draw
 
 PLACES = 6

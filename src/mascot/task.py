@@ -20,11 +20,12 @@ from torch import Tensor
 from mascot.data.photos import Photo, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
-from mascot.gallery import Encoder, Gallery, weights_name
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.prompt_sets import PAPER, STARTER, is_live
+from mascot.generation.sample_cache import Encoder, Gallery, weights_name
 from mascot.judges import is_embedded
 from mascot.progress import Progress
-from mascot.prompts import PAPER, STARTER, is_live
 from mascot.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.storage.user_cache import cache_folder

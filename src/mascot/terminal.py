@@ -21,13 +21,13 @@ from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError, printable
-from mascot.gallery import picture_stem
-from mascot.generator import Knobs, settings_text, write_picture
+from mascot.generation.knobs import Knobs, settings_text
 from mascot.leaderboard_report import leaderboard_table
 from mascot.personalization import choose_device
 from mascot.points import Range, parse_over
 from mascot.recipe import Recipe, merge, parse_overrides, read_toml
 from mascot.storage.atomic_write import fresh_path
+from mascot.storage.image_files import picture_stem, write_picture
 from mascot.storage.run_folder import Run
 from mascot.suite_report import difference_tables, other_table, paper_table
 from mascot.tables import NONE, calibration_table, comparison_table, folds_table, means_table, runs_table

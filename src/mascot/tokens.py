@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.gallery import Gallery, weights_name
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.judges import Judges
 from mascot.metrics.subject import real_similarity
 from mascot.models.pipeline_stage import LoadedStage

@@ -14,17 +14,18 @@ from PIL.Image import Image
 from mascot.choosing import Choosing, with_knobs
 from mascot.data.encoding_cache import Encodings
 from mascot.diagnosis import Diagnosis
-from mascot.easel import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.effective import TIME, Checkup, check_up, effective_settings
 from mascot.errors import UserError
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
-from mascot.generator import Generator, Knobs
-from mascot.grids import sweep_knobs, turns
+from mascot.generation.generator import Generator
+from mascot.generation.knob_grid import sweep_knobs, turns
+from mascot.generation.knobs import Knobs
+from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.generation.prompt_sets import KNOBS_PROMPT
 from mascot.naming import named
 from mascot.outcome import write_outcome
 from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
 from mascot.progress import Progress, silent
-from mascot.prompts import KNOBS_PROMPT
 from mascot.protocols import Family
 from mascot.recipe import Recipe
 from mascot.scores import Scores

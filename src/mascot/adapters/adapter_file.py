@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +99,23 @@ def read_manifest(path: Path, text: str) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error
+
+
+def split_stages(tensors: Mapping[str, Any], metadata: Mapping[str, str], count: int) -> list[tuple[dict[str, Any], dict[str, str]]]:
+    """Tensors and metadata of each of a base's `count` stages: those of later stages begin with stage2., stage3., ..., which is taken off.
+
+    Raises:
+        UserError: some tensors are for a stage that the base lacks.
+    """
+    kept = [(dict[str, Any](), dict[str, str]()) for _ in range(count)]
+    for place, values in enumerate((tensors, metadata)):
+        for key, value in values.items():
+            prefix = re.match(r"stage([2-9]|[1-9]\d+)\.", key)
+            number = int(prefix[1]) - 1 if prefix else 0
+            if number >= count:
+                raise UserError(
+                    f"this adapter teaches a stage {number + 1}, and this base has {count}; "
+                    "give the base that it was trained on, all stages joined by + (--base FIRST+SECOND)."
+                )
+            kept[number][place][key[prefix.end() :] if prefix else key] = value
+    return kept

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 PREVIEWS = ("a photo of a {subject}", "a {subject} in the snow", "a {subject} on a blue background", "a photo of a {class}")
 """Drawn while training; the last shows whether the class still looks like the class."""
 
+
 CONTEXTS: Mapping[str, tuple[str, ...]] = {
     "New places": (
         "a {subject} in the snow", "a {subject} on a beach", "a {subject} at night",
@@ -21,6 +22,7 @@ CONTEXTS: Mapping[str, tuple[str, ...]] = {
     "Views": ("a small {subject} on the grass", "a {subject} upside down on a white background", "a {subject} next to a ball in a room"),
 }  # fmt: skip
 """The kinds of the paper's applications (Ruiz et al. 2023, section 4.4), in words that small bases know too."""
+
 
 KNOBS_PROMPT = "a {subject} on a beach"
 """Drawn over the study's three knobs."""
@@ -43,7 +45,10 @@ SHARED_PLACES = (
     "a {subject} on a pink background", "a {subject} on a wooden floor", "a {subject} in the city", "a {subject} in the mountains",
     "a {subject} in front of a house", "a {subject} on a purple rug",
 )  # fmt: skip
+
+
 PROPERTIES = ("a red {subject}", "a purple {subject}", "a golden {subject}", "a wooden {subject}", "a striped {subject}")
+
 
 STARTER = Suite(
     things=(
@@ -64,6 +69,7 @@ STARTER = Suite(
 """25 + 25 prompts that the embedded base understands, in the proportions of the paper's (Ruiz et al. 2023, supplement): things in 20
 places and with 5 properties; live subjects in 10 places, with 10 accessories and 5 properties. For the report alone."""
 
+
 STARTER_VALIDATION = Suite(
     things=(
         "a {subject} at sunset", "a {subject} in the rain", "a {subject} in the desert", "a {subject} in a garden",
@@ -78,13 +84,17 @@ STARTER_VALIDATION = Suite(
 )  # fmt: skip
 """What checkpoints and knobs are chosen on: the same kinds, none of the 50, and no place or property of theirs."""
 
+
 PAPER_SHARED = (
     "a {subject} in the jungle", "a {subject} in the snow", "a {subject} on the beach", "a {subject} on a cobblestone street",
     "a {subject} on top of pink fabric", "a {subject} on top of a wooden floor", "a {subject} with a city in the background",
     "a {subject} with a mountain in the background", "a {subject} with a blue house in the background",
     "a {subject} on top of a purple rug in a forest",
 )  # fmt: skip
+
+
 PAPER_PROPERTIES = ("a red {subject}", "a purple {subject}", "a shiny {subject}", "a wet {subject}", "a cube shaped {subject}")
+
 
 PAPER = Suite(
     things=(
@@ -107,6 +117,7 @@ PAPER = Suite(
 )  # fmt: skip
 """The paper's own 25 + 25 prompts (Ruiz et al. 2023), as `prompts_and_classes.txt` of its data set google/dreambooth lists them.
 For the report alone."""
+
 
 LIVE_NOUNS = frozenset(
     "dog cat bear rabbit fox panda lion monkey penguin owl duck bird chick frog turtle elephant pig cow horse "

@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional
 
-from mascot.adapters.adapter_file import Adapter
-from mascot.diffusion.noise import gaussian, seeded
+from mascot.adapters.adapter_file import Adapter, split_stages
+from mascot.diffusion.noise import seeded
+from mascot.diffusion.sampling import Scene, solve
 from mascot.errors import UserError
+from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.registry import restore_of
-from mascot.protocols import Conditioning, Family, Framing, Restored, Stage
-from mascot.storage.atomic_write import replacing
-
-
-class Knobs(BaseModel):
-    """What can be turned when drawing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    guidance: float = Field(default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without")
-    unet_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base")
-    text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
-    negative: str = Field(default="", description="what not to draw")
-    steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
-    solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
-    height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
-    width: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture to draw."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What one stage draws: how large, and what each prompt tells it."""
-
-    stage: Stage
-    height: int
-    """Pixels."""
-    width: int
-    """Pixels."""
-    known: Mapping[str, Conditioning]
+from mascot.protocols import Family, Framing, Restored, Stage
 
 
 class Generator:
@@ -156,64 +115,6 @@ class Generator:
         return [to_picture(pixels) for pixels in scenes[-1].stage.decode(x)]
 
 
-def solve(scene: Scene, shots: Sequence[Shot], knobs: Knobs, generators: Sequence[torch.Generator], before_BCHW: Tensor | None) -> Tensor:
-    """One stage's pictures, as its denoiser sees them; `before_BCHW` are those of the stage before, where there is one."""
-    stage = scene.stage
-    shape = stage.latent_shape(scene.height, scene.width)
-    solver = stage.solver(str(knobs.solver), knobs.steps, scene.height, scene.width)
-    x = gaussian(shape, generators) * float(solver.init_noise_sigma)
-    # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: `see` is told the size by the picture alone.
-    seen = {} if before_BCHW is None else stage.see(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
-    positive = {**stack([scene.known[shot.prompt] for shot in shots]), **seen}
-    negative = {**stack([scene.known[knobs.negative]] * len(shots)), **seen}
-    both = told(stage, positive, negative, knobs.guidance)
-    for time in solver.timesteps:
-        answer = guided(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)
-        x = solver.step(answer, time, x, return_dict=False)[0]
-    return x
-
-
-def told(stage: Stage, positive: Conditioning, negative: Conditioning, guidance: float) -> Conditioning:
-    """What the denoiser is told: the prompts alone, with the guidance scale, or below the negative prompts."""
-    if stage.embeds_guidance:
-        return {**positive, "guidance": torch.full((len(next(iter(positive.values()))),), guidance)}
-    return stack([negative, positive]) if guidance != 1 else positive
-
-
-def guided(stage: Stage, x_BCHW: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
-    """Ask with and without the prompt and go further the way that the prompt leads."""
-    if guidance == 1 or stage.embeds_guidance:
-        return stage.predict(x_BCHW, time.expand(len(x_BCHW)), conditioning).cpu()
-    answer = stage.predict(torch.cat([x_BCHW, x_BCHW]), time.expand(2 * len(x_BCHW)), conditioning).cpu()
-    without, given = answer.chunk(2)
-    return without + guidance * (given - without)
-
-
-def stack(rows: Sequence[Conditioning]) -> Conditioning:
-    """Put conditionings one below the other."""
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-
-
-def split_stages(tensors: Mapping[str, Any], metadata: Mapping[str, str], count: int) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """Tensors and metadata of each of a base's `count` stages: those of later stages begin with stage2., stage3., ..., which is taken off.
-
-    Raises:
-        UserError: some tensors are for a stage that the base lacks.
-    """
-    kept = [(dict[str, Any](), dict[str, str]()) for _ in range(count)]
-    for place, values in enumerate((tensors, metadata)):
-        for key, value in values.items():
-            prefix = re.match(r"stage([2-9]|[1-9]\d+)\.", key)
-            number = int(prefix[1]) - 1 if prefix else 0
-            if number >= count:
-                raise UserError(
-                    f"this adapter teaches a stage {number + 1}, and this base has {count}; "
-                    "give the base that it was trained on, all stages joined by + (--base FIRST+SECOND)."
-                )
-            kept[number][place][key[prefix.end() :] if prefix else key] = value
-    return kept
-
-
 def wear(adapter: Adapter, family: Family) -> tuple[Restored | None, ...]:
     """Put an adapter on every stage that it teaches; None for the others.
 
@@ -250,21 +151,3 @@ def check_base(adapter: Adapter, family: Family) -> None:
             f"this adapter was trained on {manifest.base} ({manifest.base_identity}), not on this base ({family.identity}); "
             f"give --base {manifest.base} as it was then."
         )
-
-
-def settings_text(shot: Shot, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
-    """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
-    facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": shot.seed}
-    facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
-    if adapter is not None:
-        facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
-    negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
-    return f"{shot.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
-
-
-def write_picture(picture: Image.Image, path: Path, text: str) -> None:
-    """Write a PNG with its settings, whole or not at all."""
-    info = PngInfo()
-    info.add_itxt("parameters", text)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)

@@ -22,10 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot, settings_text, write_picture
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot, settings_text
 from mascot.metrics.diversity import Distance
 from mascot.protocols import Family
 from mascot.storage.atomic_write import replacing
+from mascot.storage.image_files import open_picture, picture_stem, write_picture
 
 KEY = 20
 """Hexadecimal digits of the names by which things are kept."""
@@ -152,26 +154,6 @@ def weights_name(family: Family, adapter: Path | None = None) -> str:
     """Name the weights that draw, in 20 hexadecimal digits: the base's identity, its precision, and the adapter file's bytes."""
     kinds = [str(next(stage.parts[stage.denoiser].parameters()).dtype) for stage in family.stages]
     return _key(family.identity, *kinds, *([] if adapter is None else [_digest_of(adapter)]))
-
-
-def picture_stem(prompt: str, seed: int) -> str:
-    """Turn a prompt and a seed into the beginning of a file's name."""
-    words = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
-    stem = "-".join(part for part in words.split("-") if part)[:80] or "picture"
-    return f"{stem.encode()[:200].decode(errors='ignore')}_{seed}"  # file systems count bytes, of which a letter may have four
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Read a kept picture, RGB.
-
-    Raises:
-        UserError: it is not there or damaged.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # whatever Pillow says of a damaged PNG
-        raise UserError(f"the picture {path} cannot be read; delete it, and it is drawn again.") from error
 
 
 def _unfinished(paths: Sequence[Path], batch_size: int) -> list[int]:

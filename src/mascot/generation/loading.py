@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.personalization import choose_device
 from mascot.protocols import Family

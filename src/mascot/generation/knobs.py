@@ -1,0 +1,41 @@
+"""TODO generation.knobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Knobs(BaseModel):
+    """What can be turned when drawing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    guidance: float = Field(default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without")
+    unet_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base")
+    text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
+    negative: str = Field(default="", description="what not to draw")
+    steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
+    solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
+    height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
+    width: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture to draw."""
+
+    prompt: str
+    seed: int
+
+
+def settings_text(shot: Shot, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
+    """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
+    facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": shot.seed}
+    facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
+    if adapter is not None:
+        facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
+    negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
+    return f"{shot.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
