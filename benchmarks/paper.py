@@ -22,7 +22,7 @@ from mascot.generation.prompt_sets import STARTER
 from mascot.intervals import paired
 from mascot.models import starter
 from mascot.models.starter import HeldOut
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import METRICS
 from mascot.suite import Arm, Cell, SuiteScores, cells_of
 from mascot.suite_report import markdown, other_table, paper_table

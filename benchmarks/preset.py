@@ -29,7 +29,7 @@ from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.personalization import load_base
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.subject import Subject
 
 PER_PROMPT = 2

@@ -46,7 +46,7 @@ from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.personalization import Personalization, load_base, read_subject
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run

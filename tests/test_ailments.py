@@ -15,7 +15,7 @@ from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.diagnosis import Check, Diagnosis
 from mascot.models import starter
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 STEPS = 40

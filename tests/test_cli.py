@@ -19,7 +19,7 @@ from bad_places import fresh_adapter
 from mascot import __version__, cli, terminal, verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.effective import planned_settings
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 

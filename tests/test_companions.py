@@ -16,7 +16,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.models.token_embeddings import Words
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 PROMPT = "a photo of a sks dog in the snow"

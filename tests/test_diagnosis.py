@@ -18,7 +18,8 @@ from mascot.generation.knobs import Knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import METHODS
 from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, Ailment, readings
-from mascot.recipe import Recipe, merge, parse_overrides
+from mascot.recipe.overrides import merge, parse_overrides
+from mascot.recipe.recipe import Recipe
 from mascot.remedies import REMEDIES, remedies_for
 from mascot.symptoms import prompts_of_diagnosis
 

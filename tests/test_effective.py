@@ -20,7 +20,7 @@ from mascot.diffusion import loss
 from mascot.effective import TIME, describe_time, planned_settings
 from mascot.models import starter
 from mascot.protocols import Batch, Framing, Latents
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.training import loop
 

@@ -14,7 +14,7 @@ from mascot.data.encoding_cache import Encoders, Encodings
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Framing, Stage
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))

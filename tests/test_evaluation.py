@@ -25,7 +25,7 @@ from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import Score, Scores
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject

@@ -30,7 +30,7 @@ from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
 from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 from mascot.training.settings import Settings

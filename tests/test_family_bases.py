@@ -22,7 +22,7 @@ from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.lora import Settings, restore
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family
-from mascot.recipe import Recipe, preset_values
+from mascot.recipe.recipe import Recipe, preset_values
 from mascot.storage.run_folder import Run
 from tiny import SUBJECT, Idle, tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base

@@ -29,7 +29,7 @@ from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance
 from mascot.models import starter
 from mascot.models.families.registry import load_family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import Scores
 from mascot.scores_report import render, scores_page
 from mascot.storage.run_folder import Run

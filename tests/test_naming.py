@@ -16,7 +16,7 @@ from mascot.generation.sample_cache import Gallery
 from mascot.judges import Judges, judges_for
 from mascot.naming import Findings, Name, facts_of, named, place_of, recall, rows_of, search, usual_name
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.tokens import LITTLE, Examiner, Reader
 from rare_vocabularies import RARE, rare_base
 

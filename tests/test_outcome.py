@@ -13,7 +13,7 @@ from mascot import verbs
 from mascot.data.prompt_templates import fill
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.outcome import GUIDANCES, PICTURES, SCALES
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.reports.training_page import HERO
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mascot.errors import UserError
 from mascot.points import Point, Range, full_keys, grid, make_point, parse_over, search, split, values_of
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 
 
 @pytest.fixture

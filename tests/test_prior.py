@@ -15,7 +15,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
 from mascot.personalization import Personalization
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.storage.user_cache import cache_folder
 

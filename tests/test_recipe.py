@@ -18,10 +18,12 @@ from pydantic import BaseModel
 
 from mascot.errors import UserError
 from mascot.methods.registry import METHODS, settings_of
-from mascot.recipe import Recipe, parse_overrides, parse_value, preset_values, sections_of
+from mascot.recipe.mistakes import sections_of
+from mascot.recipe.overrides import parse_overrides, parse_value
+from mascot.recipe.recipe import Recipe, preset_values
 
 ROOT = Path(__file__).resolve().parent.parent
-PRESETS = sorted((ROOT / "src" / "mascot" / "recipes").glob("*.toml"))
+PRESETS = sorted((ROOT / "src" / "mascot" / "recipe" / "presets").glob("*.toml"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda text: text.strip().lower() != "none")
 
 
@@ -266,7 +268,7 @@ def test_a_packaged_preset_begins_with_its_command_and_holds_only_settings(path:
 
 def test_the_presets_are_in_the_package() -> None:
     assert len(PRESETS) >= 2
-    assert sorted(path.name for path in (files("mascot") / "recipes").iterdir()) == [path.name for path in PRESETS]
+    assert sorted(path.name for path in (files("mascot") / "recipe" / "presets").iterdir()) == [path.name for path in PRESETS]
 
 
 def test_no_letter_of_a_recipe_file_raises_anything_but_a_user_error(tmp_path: Path) -> None:

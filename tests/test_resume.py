@@ -20,7 +20,7 @@ from PIL import Image
 from mascot import verbs
 from mascot.cli import main
 from mascot.errors import UserError
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 STEPS = 8

@@ -27,7 +27,7 @@ from mascot.generation.knobs import Shot
 from mascot.leaderboard import Leaderboard, Measured
 from mascot.personalization import Personalization, read_subject
 from mascot.points import Range
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.sweep import SweepFolder, sweep_recipes
 

@@ -25,7 +25,7 @@ from mascot.metrics.cutout import Missing
 from mascot.metrics.diversity import PatchDistance
 from mascot.progress import silent
 from mascot.readings import AILMENTS
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.symptoms import PLAIN, TOKENS, Symptoms, match, observe
 
 PROMPTS = ("a {subject} in the rain", *PLAIN[:2])

@@ -19,7 +19,7 @@ from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 from mascot.training.settings import Settings

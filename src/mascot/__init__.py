@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mascot.experiments import evaluate_suite as evaluate_suite
     from mascot.experiments import sweep as sweep
     from mascot.generation.knobs import Knobs
-    from mascot.recipe import Recipe as Recipe
+    from mascot.recipe.recipe import Recipe
     from mascot.scores import Scores as Scores
     from mascot.storage.run_folder import Run
     from mascot.verbs import compare as compare
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 PUBLIC = {
     "Knobs": "mascot.generation.knobs",
-    "Recipe": "mascot.recipe",
+    "Recipe": "mascot.recipe.recipe",
     "Run": "mascot.storage.run_folder",
     "Scores": "mascot.scores",
     "UserError": "mascot.errors",

@@ -13,7 +13,7 @@ from torch import nn
 from mascot.data.encoding_cache import Encodings
 from mascot.personalization import load_base
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 
 Loading = tuple[str, str, str, str | None]
 """What decides how a base is loaded: recipes that agree in it can share one."""

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
-    from mascot.recipe import Recipe
+    from mascot.recipe.recipe import Recipe
 
 app = typer.Typer(
     name="mascot",
@@ -63,7 +63,7 @@ def read_recipe(
     overrides: list[str] | None, seed: int | None, method: str | None = None, steps: int | None = None,
 ) -> Recipe:  # fmt: skip
     """Build the recipe that options describe."""
-    from mascot.recipe import Recipe
+    from mascot.recipe.recipe import Recipe
 
     more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
     given = tuple(str(path) for path in photos or ())
@@ -91,7 +91,7 @@ def train(
 
     changed = [photos, class_noun, base, method, token, recipe, overrides, steps, seed]
     if resume:
-        from mascot.recipe import Recipe
+        from mascot.recipe.recipe import Recipe
         from mascot.storage.run_folder import open_run
 
         if out is None:

@@ -15,7 +15,7 @@ from mascot.judges import is_embedded
 from mascot.models import starter
 from mascot.naming import named
 from mascot.personalization import Personalization, choose_device, load_base
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
 

@@ -24,7 +24,7 @@ from mascot.metrics.diversity import open_distance
 from mascot.personalization import choose_device
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
-from mascot.recipe import Diagnosing
+from mascot.recipe.settings import Diagnosing
 from mascot.scores import Scores
 from mascot.scores_report import comparison_page, scores_page, write_page
 from mascot.storage.run_folder import Run, open_run

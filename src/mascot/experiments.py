@@ -26,7 +26,7 @@ from mascot.personalization import choose_device
 from mascot.points import Choices
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import METRICS, Scores
 from mascot.scores_report import write_page
 from mascot.storage.atomic_write import check_writable

@@ -33,7 +33,7 @@ from mascot.metrics.subject import similarity
 from mascot.personalization import read_subject
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import FoldScores, Score, Scores
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run

@@ -14,7 +14,7 @@ from mascot.data.encoding_cache import Conditions, Encoders
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import class_prompt
 from mascot.protocols import Batch, Condition
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 
 
 @dataclass(kw_only=True)

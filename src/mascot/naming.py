@@ -23,7 +23,7 @@ from mascot.personalization import choose_device
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import Record
 from mascot.storage.user_cache import cache_folder
 from mascot.subject import FOLKLORE

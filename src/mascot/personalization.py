@@ -30,7 +30,7 @@ from mascot.material import Material
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
 from mascot.protocols import Batch, Family, Learner, Method, Stage
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.runs.resume import uninterrupted
 from mascot.storage.atomic_write import replacing
 from mascot.storage.image_files import write_picture

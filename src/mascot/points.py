@@ -15,7 +15,8 @@ from mascot.bases import loading_of
 from mascot.errors import UserError
 from mascot.generation.image_grid import Place, places
 from mascot.methods.registry import DEFAULT
-from mascot.recipe import Recipe, merge, parse_value, preset_values, spell_absences
+from mascot.recipe.overrides import merge, parse_value, spell_absences
+from mascot.recipe.recipe import Recipe, preset_values
 
 SHORT: Mapping[str, str] = {"steps": "training.steps", "method": "method.name"}
 """Settings that `mascot train` has an option for, under that option's name."""

@@ -20,7 +20,7 @@ from mascot.errors import UserError
 from mascot.intervals import Interval
 from mascot.judges import Judges
 from mascot.progress import Progress, silent
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import METRICS, REFERENCES, Scores, over_subjects
 from mascot.storage.json_record import Record
 from mascot.storage.run_folder import Run

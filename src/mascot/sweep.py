@@ -22,7 +22,7 @@ from mascot.leaderboard_report import leaderboard_page
 from mascot.personalization import choose_device, read_subject
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores_report import Page, write_page
 from mascot.storage.atomic_write import check_writable, replacing
 from mascot.storage.image_files import open_picture, write_picture

@@ -26,7 +26,7 @@ from mascot.generation.prompt_sets import PAPER, STARTER, is_live
 from mascot.generation.sample_cache import Encoder, Gallery, weights_name
 from mascot.judges import is_embedded
 from mascot.progress import Progress
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.storage.user_cache import cache_folder
 from mascot.subject import Subject

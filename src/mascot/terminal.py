@@ -25,7 +25,8 @@ from mascot.generation.knobs import Knobs, settings_text
 from mascot.leaderboard_report import leaderboard_table
 from mascot.personalization import choose_device
 from mascot.points import Range, parse_over
-from mascot.recipe import Recipe, merge, parse_overrides, read_toml
+from mascot.recipe.overrides import merge, parse_overrides, read_toml
+from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import fresh_path
 from mascot.storage.image_files import picture_stem, write_picture
 from mascot.storage.run_folder import Run

@@ -27,7 +27,7 @@ from mascot.outcome import write_outcome
 from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
-from mascot.recipe import Recipe
+from mascot.recipe.recipe import Recipe
 from mascot.scores import Scores
 from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
 from mascot.storage.run_folder import Run, open_run

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -17,32 +15,15 @@ from mascot.data.class_images import Settings as PriorSettings
 from mascot.data.dataset import Settings as DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generation.knobs import Knobs
-from mascot.generation.prompt_sets import PREVIEWS
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
+from mascot.recipe.mistakes import describe_mistakes, sections_of
+from mascot.recipe.overrides import merge, parse_overrides, read_absences, read_toml, spell_absences
+from mascot.recipe.settings import Diagnosing, Previews
 from mascot.selection import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject
 from mascot.training.settings import Settings as TrainingSettings
-
-
-class Previews(BaseModel):
-    """Pictures drawn while training, at fixed seeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    every: int = Field(default=200, ge=0, description="steps between two previews; 0 draws none")
-    prompts: tuple[str, ...] = Field(default=PREVIEWS, min_length=1, description="what they show; preview i has seed + i")
-    seed: int = Field(default=0, ge=0, description="seed of the first preview")
-
-
-class Diagnosing(BaseModel):
-    """Whether a run is told what ails it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    active: bool = Field(default=True, description="draw some pictures more after training, and say in the report what went wrong")
-    images: int = Field(default=2, ge=2, le=100, description="pictures of each of its prompts")
 
 
 class Recipe(BaseModel):
@@ -137,96 +118,8 @@ class Recipe(BaseModel):
 def preset_values(base: str, method: str) -> dict[str, Any]:
     """The packaged values for a base and a method: those of `starter`, else of the base's family; nothing for an unknown pair."""
     name = "starter" if base == "starter" else family_name(base)
-    path = files("mascot") / "recipes" / f"{name}-{method}.toml"
+    path = files("mascot") / "recipe" / "presets" / f"{name}-{method}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the recipe {path} does not exist.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"the recipe {path} is not valid TOML ({error}).") from None
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested mapping over another."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def spell_absences(value: Any) -> Any:
-    """Write absence in nested mappings as `none`: TOML has no null."""
-    if isinstance(value, dict):
-        return {key: spell_absences(item) for key, item in value.items()}
-    return "none" if value is None else value
-
-
-def read_absences(model: type[BaseModel], values: Any) -> Any:
-    """Read `none` as absence wherever a setting may be absent; the inverse of `spell_absences`."""
-    if not isinstance(values, Mapping):
-        return values
-    read = dict(values)
-    for name in read.keys() & model.model_fields.keys():
-        kinds = (model.model_fields[name].annotation, *get_args(model.model_fields[name].annotation))
-        if NoneType in kinds and str(read[name]).lower() == "none":
-            read[name] = None
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                read[name] = read_absences(kind, read[name])
-    return read
-
-
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Read `method.rank=16` items; values are TOML where they parse as such, else plain text.
-
-    Raises:
-        UserError: an item has no `=` or no key.
-    """
-    values: dict[str, Any] = {}
-    for item in overrides:
-        path, equals, text = item.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise UserError(f"--set {item!r} is not of the form key=value, such as method.rank=16.")
-        nested: Any = parse_value(text.strip())
-        for key in reversed(keys):
-            nested = {key: nested}
-        values = merge(values, nested)
-    return values
-
-
-def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself; `none` is absence."""
-    if text.lower() == "none":
-        return None
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return values["value"] if len(values) == 1 else text
-
-
-def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) -> str:
-    """Put every mistake of a recipe into one line each: dotted path, what is wrong, what was meant."""
-    lines: list[str] = []
-    for mistake in error.errors():
-        place = [str(part) for part in mistake["loc"]]
-        path = ".".join(place)
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{path} is not a setting{suggest(place[-1], known.get('.'.join(place[:-1]), []))}")
-        elif mistake["type"] == "missing":
-            lines.append(f"{path} is missing.")
-        else:
-            given = json.dumps(mistake["input"], default=str)[:80]
-            said = mistake["msg"].removeprefix("Value error, ")
-            lines.append(f"{path} = {given}: {said}{'' if said[-1:] in {'.', '?'} else '.'}")
-    return "the recipe has mistakes: " + " ".join(lines) if len(lines) > 1 else f"the recipe has a mistake: {lines[0]}"
 
 
 def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -237,12 +130,3 @@ def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
     if name in METHODS:
         sections |= dict(sections_of(settings_of(name), "method"))
     return sections
-
-
-def sections_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Walk the nested settings."""
-    yield path, list(model.model_fields)
-    for name, field in model.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
-                yield from sections_of(kind, f"{path}.{name}".lstrip("."))
