@@ -36,8 +36,8 @@ from mascot.metrics.frechet import frechet_distance
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import similarity
 from mascot.models import starter
+from mascot.models.devices import choose_device
 from mascot.models.families.registry import describe, load_family
-from mascot.personalization import choose_device
 from mascot.storage.atomic_write import replacing
 from starter_recipe.places import PLACES
 from starter_recipe.world import ARTICLE, World

@@ -28,8 +28,8 @@ from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
-from mascot.personalization import load_base
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import load_base
 from mascot.subject import Subject
 
 PER_PROMPT = 2

@@ -44,9 +44,10 @@ from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
-from mascot.personalization import Personalization, load_base, read_subject
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import load_base, read_subject
+from mascot.runs.training_run import Personalization
 from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run

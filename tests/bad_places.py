@@ -24,8 +24,8 @@ from mascot.methods.registry import settings_of
 from mascot.models.families.registry import load_family
 from mascot.models.families.sd import PARTS
 from mascot.models.pipeline_files import fingerprint, weight_files
-from mascot.personalization import photo_hashes
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import photo_hashes
 from mascot.scores import METRICS, REFERENCES, Score, Scores
 from mascot.storage.run_folder import Run
 from tiny import SUBJECT, tiny_stable_diffusion

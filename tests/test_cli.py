@@ -18,8 +18,8 @@ from bad_photos import noise
 from bad_places import fresh_adapter
 from mascot import __version__, cli, terminal, verbs
 from mascot.adapters.adapter_file import Adapter
-from mascot.effective import planned_settings
 from mascot.recipe.recipe import Recipe
+from mascot.runs.effective_settings import planned_settings
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 

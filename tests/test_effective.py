@@ -17,10 +17,10 @@ from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.dataset import Dataset, Example
 from mascot.diffusion import loss
-from mascot.effective import TIME, describe_time, planned_settings
 from mascot.models import starter
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe.recipe import Recipe
+from mascot.runs.effective_settings import TIME, describe_time, planned_settings
 from mascot.storage.run_folder import Run
 from mascot.training import loop
 

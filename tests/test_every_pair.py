@@ -25,12 +25,12 @@ from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
-from mascot.material import Material
 from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
-from mascot.personalization import load_base, read_subject
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
 from mascot.recipe.recipe import Recipe
+from mascot.runs.batch_loader import Material
+from mascot.runs.inputs import load_base, read_subject
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 from mascot.training.settings import Settings

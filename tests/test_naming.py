@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from mascot import effective, naming, verbs
-from mascot.effective import UNNAMED
+from mascot import naming, verbs
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
@@ -17,6 +16,8 @@ from mascot.judges import Judges, judges_for
 from mascot.naming import Findings, Name, facts_of, named, place_of, recall, rows_of, search, usual_name
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs import effective_settings
+from mascot.runs.effective_settings import UNNAMED
 from mascot.tokens import LITTLE, Examiner, Reader
 from rare_vocabularies import RARE, rare_base
 
@@ -148,7 +149,7 @@ def test_a_run_keeps_its_word_and_is_resumed_with_it(
 def test_the_doctor_says_the_word_or_where_it_will_come_from(
     family: Family, photos: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effective, "load_base", lambda _: family)
+    monkeypatch.setattr(effective_settings, "load_base", lambda _: family)
     recipe = small(photos, str(tiny_base))
     assert dict(verbs.doctor(recipe, measure=False).settings)["token"] == UNNAMED
     name, checkup = usual_name(family, str(tiny_base)), verbs.doctor(recipe)

@@ -14,8 +14,8 @@ from mascot.data.photos import PhotoSet
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.models.families.registry import load_family
-from mascot.personalization import Personalization
 from mascot.recipe.recipe import Recipe
+from mascot.runs.training_run import Personalization
 from mascot.storage.run_folder import Run
 from mascot.storage.user_cache import cache_folder
 

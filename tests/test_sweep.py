@@ -25,9 +25,10 @@ from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Shot
 from mascot.leaderboard import Leaderboard, Measured
-from mascot.personalization import Personalization, read_subject
 from mascot.points import Range
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import read_subject
+from mascot.runs.training_run import Personalization
 from mascot.storage.run_folder import Run
 from mascot.sweep import SweepFolder, sweep_recipes
 

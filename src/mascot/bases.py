@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from mascot.data.encoding_cache import Encodings
-from mascot.personalization import load_base
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import load_base
 
 Loading = tuple[str, str, str, str | None]
 """What decides how a base is loaded: recipes that agree in it can share one."""

@@ -26,7 +26,7 @@ from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.judges import Judges, judges_for
 from mascot.metrics.prompt import prompt_fidelity
 from mascot.metrics.subject import real_similarity, similarity
-from mascot.personalization import Personalization
+from mascot.runs.training_run import Personalization
 from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.subject import Subject

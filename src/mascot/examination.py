@@ -21,7 +21,7 @@ from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter
 from mascot.judges import EMBEDDED, Judges, judges_for
 from mascot.metrics.cutout import open_segmenter
 from mascot.metrics.diversity import open_distance
-from mascot.personalization import choose_device
+from mascot.models.devices import choose_device
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.settings import Diagnosing

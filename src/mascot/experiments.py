@@ -22,7 +22,7 @@ from mascot.generation.prompt_sets import KNOBS_PROMPT
 from mascot.judges import EMBEDDED, judges_for
 from mascot.leaderboard import Leaderboard, Measured, measured
 from mascot.methods.registry import DEFAULT
-from mascot.personalization import choose_device
+from mascot.models.devices import choose_device
 from mascot.points import Choices
 from mascot.progress import Progress, silent
 from mascot.protocols import Family

@@ -30,10 +30,10 @@ from mascot.generation.knobs import Shot
 from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.metrics.memory import copy_score, held_out_share
 from mascot.metrics.subject import similarity
-from mascot.personalization import read_subject
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import read_subject
 from mascot.scores import FoldScores, Score, Scores
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run

@@ -18,8 +18,8 @@ from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import Gallery
 from mascot.judges import judge_names, judges_for
 from mascot.models import starter
+from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
-from mascot.personalization import choose_device
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS

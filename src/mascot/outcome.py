@@ -14,8 +14,8 @@ from mascot.diagnosis_page import finding_entries
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
-from mascot.personalization import Personalization
 from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
+from mascot.runs.training_run import Personalization
 from mascot.subject import Subject
 
 PICTURES = 3

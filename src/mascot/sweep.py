@@ -19,10 +19,11 @@ from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, comp
 from mascot.generation.knobs import Shot
 from mascot.leaderboard import Entry, Leaderboard, Measured, Measurement, written
 from mascot.leaderboard_report import leaderboard_page
-from mascot.personalization import choose_device, read_subject
+from mascot.models.devices import choose_device
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import read_subject
 from mascot.scores_report import Page, write_page
 from mascot.storage.atomic_write import check_writable, replacing
 from mascot.storage.image_files import open_picture, write_picture

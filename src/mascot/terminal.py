@@ -23,7 +23,7 @@ from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError, printable
 from mascot.generation.knobs import Knobs, settings_text
 from mascot.leaderboard_report import leaderboard_table
-from mascot.personalization import choose_device
+from mascot.models.devices import choose_device
 from mascot.points import Range, parse_over
 from mascot.recipe.overrides import merge, parse_overrides, read_toml
 from mascot.recipe.recipe import Recipe

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL.Image import Image
 
+from mascot.api.doctor import Checkup, check_up
 from mascot.choosing import Choosing, with_knobs
 from mascot.data.encoding_cache import Encodings
 from mascot.diagnosis import Diagnosis
-from mascot.effective import TIME, Checkup, check_up, effective_settings
 from mascot.errors import UserError
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generation.generator import Generator
@@ -22,12 +22,15 @@ from mascot.generation.knob_grid import sweep_knobs, turns
 from mascot.generation.knobs import Knobs
 from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.generation.prompt_sets import KNOBS_PROMPT
+from mascot.models.devices import choose_device
 from mascot.naming import named
 from mascot.outcome import write_outcome
-from mascot.personalization import Personalization, choose_device, load_base, photo_hashes, read_subject
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.effective_settings import TIME, effective_settings
+from mascot.runs.inputs import load_base, photo_hashes, read_subject
+from mascot.runs.training_run import Personalization
 from mascot.scores import Scores
 from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
 from mascot.storage.run_folder import Run, open_run

@@ -12,8 +12,8 @@ from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
+from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
-from mascot.personalization import choose_device
 from mascot.protocols import Family
 from mascot.storage.run_folder import Run, open_run
 from mascot.subject import Subject

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
-from mascot.course import Stretch, stretches
 from mascot.data import class_images
-from mascot.data.captions import caption_photos
-from mascot.data.dataset import check_masks
 from mascot.data.encoding_cache import Encoders, Encodings
-from mascot.data.photos import PhotoSet, read_photos
+from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diffusion.noise import seeded
-from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot, settings_text
-from mascot.material import Material
-from mascot.models.families.registry import load_family
-from mascot.models.quantization import quantize
+from mascot.models.devices import choose_device
 from mascot.protocols import Batch, Family, Learner, Method, Stage
 from mascot.recipe.recipe import Recipe
+from mascot.runs.batch_loader import Material
+from mascot.runs.phase_schedule import Stretch, stretches
 from mascot.runs.resume import uninterrupted
 from mascot.storage.atomic_write import replacing
 from mascot.storage.image_files import write_picture
@@ -39,52 +32,6 @@ from mascot.training import memory_estimate
 from mascot.training.checkpoint import load_parameters, save_parameters
 from mascot.training.loop import Loop, Step
 from mascot.training.memory_estimate import Estimate
-
-
-def choose_device(wanted: str, remedy: str = "give --set device=cpu") -> str:
-    """Turn `auto` into the best device there is.
-
-    Raises:
-        UserError: the wanted one is not there; `remedy` is what its user can do.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted]:
-        raise UserError(f"this machine has no {wanted} device; {remedy}.")
-    return wanted
-
-
-def load_base(recipe: Recipe) -> Family:
-    """Load a recipe's base on its device.
-
-    On a CPU the weights stay in float32 and autocast does the rest: it is as fast, and drawing is the same in any batch.
-    """
-    device = choose_device(recipe.device)
-    if device == "cpu" and recipe.precision == "fp16":
-        raise UserError("fp16 does not train on a CPU; give --set precision=bf16 or fp32.")
-    family = load_family(recipe.base, device=device, precision="fp32" if device == "cpu" else recipe.precision)
-    if recipe.base_weights is not None:
-        for stage in family.stages:
-            quantize(stage.parts[stage.denoiser], recipe.base_weights, device)
-    return family
-
-
-def read_subject(recipe: Recipe) -> PhotoSet:
-    """Read and caption a recipe's photos, and refuse what cannot work before any weight is loaded."""
-    if (recipe.prior.draws or recipe.prior.preserves) and recipe.class_noun is None:
-        raise UserError(
-            "prior preservation needs to know what the subject is: give --class-noun dog (say), or --set class_images.weight=0."
-        )
-    photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
-    photos = caption_photos(photos, recipe.dataset.templates)
-    if recipe.dataset.masked is not None:
-        check_masks(photos.photos)
-    for photo in photos.photos:
-        _ = [fill(caption, recipe.subject) for caption in photo.captions]
-    for prompt in recipe.previews.prompts:
-        fill(prompt, recipe.subject)
-    return photos
 
 
 @dataclass(kw_only=True)
@@ -383,8 +330,3 @@ def tensorboard_is_installed() -> bool:
     from importlib.util import find_spec
 
     return find_spec("tensorboard") is not None
-
-
-def photo_hashes(photos: PhotoSet) -> list[list[str]]:
-    """The name and the content of each picture, in order: a resumed run must see the same."""
-    return [[photo.path.name, hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]] for photo in photos.photos]

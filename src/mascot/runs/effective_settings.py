@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from mascot.data.photo_audit import Audit, audit
-from mascot.data.photos import PhotoSet
 from mascot.judges import is_embedded
 from mascot.models import starter
-from mascot.naming import named
-from mascot.personalization import Personalization, choose_device, load_base
+from mascot.models.devices import choose_device
 from mascot.recipe.recipe import Recipe
-from mascot.storage.run_folder import Run
-from mascot.subject import Subject
+from mascot.runs.training_run import Personalization
 
 Rows = list[tuple[str, str]]
-TIMED = 2
-"""Rehearsals of each phase: the machine may be busy with something else in one."""
+
+
 TIME = "time, estimated"
 """What differs between two runs of one recipe."""
+
+
 UNNAMED = "found when the base is loaded, as none is named"
 """Where a token will come from."""
-USUAL_RESOLUTION = 512
-"""What photos are audited for while nobody has asked the base, in pixels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkup:
-    """What the doctor found."""
-
-    subject: Subject
-    """What captions call the subject; `sks` stands in for a token that is still to be found."""
-    photos: PhotoSet
-    audit: Audit
-    settings: Rows
 
 
 def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: str = "") -> Rows:
@@ -115,54 +96,10 @@ def effective_settings(job: Personalization) -> Rows:
     return rows + [("captions cut off", " | ".join(cut))] * bool(cut)
 
 
-def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
-    """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
-    if not measure:
-        settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
-        return Checkup(
-            subject=recipe.subject, photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings
-        )
-    short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
-    if recipe.class_noun is None:
-        short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
-    with TemporaryDirectory() as folder:
-        family = load_base(recipe)
-        short, why = named(short, family)
-        job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
-        job.begin()
-        rows = [row for row in effective_settings(job) if row[0] != TIME]
-        seconds, total = measure_steps(job)
-        recipe, resolution = recipe.model_copy(update={"token": short.token}), job.resolution
-    rows = [(name, f"{value}") for name, value in rows]
-    rows.append(
-        ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
-    )
-    planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
-    return Checkup(
-        subject=recipe.subject,
-        photos=photos,
-        audit=audit(photos, resolution),
-        settings=[(name, planned.get(name, value)) for name, value in rows],
-    )
-
-
 def learning(job: Personalization) -> str:
     """How many parameters of each part learn in the present phase."""
     counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
-
-
-def measure_steps(job: Personalization) -> tuple[float, float]:
-    """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
-    quickest, total = math.inf, 0.0
-    for number, stretch in enumerate(job.stretches):
-        if stretch.last == stretch.first:
-            continue
-        if number:
-            job.enter(number)
-        seconds = min(job.rehearse() for _ in range(TIMED))
-        quickest, total = min(quickest, seconds), total + seconds * (stretch.last - stretch.first)
-    return quickest, total
 
 
 def describe_time(seconds: float) -> str:

@@ -1,0 +1,80 @@
+"""TODO api.doctor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mascot.data.photo_audit import Audit, audit
+from mascot.data.photos import PhotoSet
+from mascot.naming import named
+from mascot.recipe.recipe import Recipe
+from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
+from mascot.runs.inputs import load_base
+from mascot.runs.training_run import Personalization
+from mascot.storage.run_folder import Run
+from mascot.subject import Subject
+
+TIMED = 2
+"""Rehearsals of each phase: the machine may be busy with something else in one."""
+
+
+USUAL_RESOLUTION = 512
+"""What photos are audited for while nobody has asked the base, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkup:
+    """What the doctor found."""
+
+    subject: Subject
+    """What captions call the subject; `sks` stands in for a token that is still to be found."""
+    photos: PhotoSet
+    audit: Audit
+    settings: Rows
+
+
+def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
+    """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
+    if not measure:
+        settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
+        return Checkup(
+            subject=recipe.subject, photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings
+        )
+    short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
+    if recipe.class_noun is None:
+        short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
+    with TemporaryDirectory() as folder:
+        family = load_base(recipe)
+        short, why = named(short, family)
+        job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
+        job.begin()
+        rows = [row for row in effective_settings(job) if row[0] != TIME]
+        seconds, total = measure_steps(job)
+        recipe, resolution = recipe.model_copy(update={"token": short.token}), job.resolution
+    rows = [(name, f"{value}") for name, value in rows]
+    rows.append(
+        ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
+    )
+    planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
+    return Checkup(
+        subject=recipe.subject,
+        photos=photos,
+        audit=audit(photos, resolution),
+        settings=[(name, planned.get(name, value)) for name, value in rows],
+    )
+
+
+def measure_steps(job: Personalization) -> tuple[float, float]:
+    """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
+    quickest, total = math.inf, 0.0
+    for number, stretch in enumerate(job.stretches):
+        if stretch.last == stretch.first:
+            continue
+        if number:
+            job.enter(number)
+        seconds = min(job.rehearse() for _ in range(TIMED))
+        quickest, total = min(quickest, seconds), total + seconds * (stretch.last - stretch.first)
+    return quickest, total
