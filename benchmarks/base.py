@@ -28,13 +28,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the recipe is a part of the checkout and is never installed
 
 from benchmarks.exams import Draw, Exam, Scene, write_exam
-from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
+from mascot.evaluation.metrics.frechet import frechet_distance
+from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
-from mascot.metrics.frechet import frechet_distance
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import similarity
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import describe, load_family

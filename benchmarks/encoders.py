@@ -46,10 +46,10 @@ from benchmarks.sights import (
     read_subjects,
     world_of,
 )
-from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
+from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.models import starter
 from mascot.storage.atomic_write import replacing
 from starter_recipe.world import World

@@ -18,15 +18,16 @@ import typer
 
 from mascot import experiments
 from mascot.collection import Collected, spread
+from mascot.evaluation.bootstrap import paired
+from mascot.evaluation.score_tables import described
+from mascot.evaluation.scores import METRICS
 from mascot.generation.prompt_sets import STARTER
-from mascot.intervals import paired
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.recipe.recipe import Recipe
-from mascot.scores import METRICS
+from mascot.reports.table import Table
 from mascot.suite import Arm, Cell, SuiteScores, cells_of
 from mascot.suite_report import markdown, other_table, paper_table
-from mascot.tables import Table, described
 
 SUBJECTS = (
     "service_dog", "koala", "eagle", "t_rex", "blowfish", "mammoth", "boar", "alien", "hibiscus", "palm_tree", "mantelpiece_clock",

@@ -20,12 +20,12 @@ from PIL import Image
 
 from mascot import verbs
 from mascot.data.prompt_templates import fill
-from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.recipe.recipe import Recipe

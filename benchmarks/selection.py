@@ -33,15 +33,15 @@ from mascot.collection import spread
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.loss import loss_of
 from mascot.errors import UserError
+from mascot.evaluation.bootstrap import bootstrap, paired
+from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.memorization import real_nearest
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
 from mascot.generation.sample_cache import Gallery, weights_name
-from mascot.intervals import bootstrap, paired
-from mascot.judges import Judges, judges_for
-from mascot.metrics.memory import real_nearest
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.protocols import Family

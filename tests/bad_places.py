@@ -19,6 +19,7 @@ from bad_photos import bad_photo_files, noise
 from mascot.adapters.adapter_file import MANIFEST_KEY, Adapter, Manifest
 from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.data.photos import read_photos
+from mascot.evaluation.scores import METRICS, REFERENCES, Score, Scores
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import settings_of
 from mascot.models.families.registry import load_family
@@ -26,7 +27,6 @@ from mascot.models.families.sd import PARTS
 from mascot.models.pipeline_files import fingerprint, weight_files
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import photo_hashes
-from mascot.scores import METRICS, REFERENCES, Score, Scores
 from mascot.storage.run_folder import Run
 from tiny import SUBJECT, tiny_stable_diffusion
 from tiny_encoders import tiny_clip, tiny_identity

@@ -15,9 +15,9 @@ from bad_photos import noise
 from bad_places import fresh_adapter
 from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
-from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.scores import Scores
 from mascot.recipe.recipe import Recipe
-from mascot.scores import Scores
 from mascot.storage.run_folder import Run
 from tiny_encoders import tiny_clip, tiny_identity
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from mascot.metrics.colours import STILL, colours_over, lab
+from mascot.evaluation.metrics.color_leakage import STILL, colours_over, lab
 
 SCENES = ("red", "yellow", "green", "blue")
 

@@ -11,12 +11,13 @@ import pytest
 
 from evaluated import IMAGES, PROMPTS, World, mean, value
 from mascot import cli, verbs
-from mascot.comparison import Difference, compare_scores
 from mascot.errors import UserError
-from mascot.intervals import Interval
-from mascot.scores import METRICS, REFERENCES, Scores
-from mascot.scores_report import scores_page, write_page
-from mascot.tables import comparison_table, means_table, runs_table, verdict
+from mascot.evaluation.bootstrap import Interval
+from mascot.evaluation.comparison import Difference, compare_scores
+from mascot.evaluation.score_tables import comparison_table, means_table, runs_table, verdict
+from mascot.evaluation.scores import METRICS, REFERENCES, Scores
+from mascot.evaluation.scores_page import scores_page
+from mascot.reports.page import write_page
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,9 @@ from transformers import (
     ViTModel,
 )
 
-from mascot.encoders import BATCH, IDENTITY, ClipEncoder, IdentityEncoder, Preprocessing, opaque, read_clip, read_identity_encoder
 from mascot.errors import UserError
+from mascot.evaluation.metrics.image_encoders import BATCH, IDENTITY, ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.image_preprocessing import Preprocessing, opaque
 from tiny import tiny_clip_tokenizer
 
 SIDE = 32

@@ -17,8 +17,11 @@ from pydantic import ValidationError
 
 from evaluated import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
 from mascot import verbs
-from mascot.encoders import ClipEncoder, IdentityEncoder
 from mascot.errors import UserError
+from mascot.evaluation.evaluation_task import CLASS_PICTURES, prompts_for
+from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder
+from mascot.evaluation.score_tables import means_table, prompts_table, runs_table
+from mascot.evaluation.scores import Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
@@ -26,11 +29,8 @@ from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family
 from mascot.recipe.recipe import Recipe
-from mascot.scores import Score, Scores
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
-from mascot.tables import means_table, prompts_table, runs_table
-from mascot.task import CLASS_PICTURES, prompts_for
 from starter_recipe.world import ALIVE
 from tiny_encoders import tiny_identity
 

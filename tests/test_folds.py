@@ -15,27 +15,29 @@ from bad_photos import noise
 from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
 from mascot import experiments, verbs
 from mascot.adapters.adapter_file import Adapter
-from mascot.comparison import compare_scores
 from mascot.data.photos import read_photos
-from mascot.encoders import IdentityEncoder
 from mascot.errors import UserError
-from mascot.evaluation import Referee
+from mascot.evaluation.comparison import compare_scores
+from mascot.evaluation.evaluation_task import Task
+from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.diversity import PatchDistance
+from mascot.evaluation.metrics.foreground import Missing
+from mascot.evaluation.metrics.image_encoders import IdentityEncoder
+from mascot.evaluation.samples import Drawn, Pictures
+from mascot.evaluation.score_tables import folds_table, means_table, runs_table
+from mascot.evaluation.scores import Scores
+from mascot.evaluation.scores_page import scores_page
 from mascot.folds import Bench, Plan, plan_folds, score_fold
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery
-from mascot.judges import Judges
-from mascot.metrics.cutout import Missing
-from mascot.metrics.diversity import PatchDistance
 from mascot.models import starter
 from mascot.models.families.registry import load_family
 from mascot.recipe.recipe import Recipe
-from mascot.scores import Scores
-from mascot.scores_report import render, scores_page
+from mascot.reports.page import render
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
-from mascot.tables import folds_table, means_table, runs_table
-from mascot.task import Drawn, Pictures, Task
 
 PHOTOS = LEARNED + HELD_OUT
 STEP = 2

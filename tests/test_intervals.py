@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot import intervals as module
-from mascot.intervals import RESAMPLES, Interval, bootstrap, overlap, paired
+from mascot.evaluation import bootstrap as module
+from mascot.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, overlap, paired
 
 numbers = st.floats(-1, 1, allow_nan=False)
 rows = st.lists(numbers, min_size=2, max_size=12)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mascot import judges
-from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
-from mascot.judges import CLIP, IDENTITY, is_embedded, judges_for
+from mascot.evaluation.metrics import default_encoders
+from mascot.evaluation.metrics.default_encoders import CLIP, IDENTITY, judges_for
+from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
 from mascot.models import starter
+from mascot.models.starter import is_embedded
 from tiny_encoders import tiny_clip, tiny_identity
 
 
@@ -19,7 +20,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str]]:
     """What would be loaded, and where to, in place of loading it."""
     found: dict[str, tuple[str, str]] = {}
     for kind in ("identity_encoder", "clip"):
-        monkeypatch.setattr(judges, f"read_{kind}", lambda where, device, kind=kind: found.update({kind: (str(where), str(device))}))
+        monkeypatch.setattr(
+            default_encoders, f"read_{kind}", lambda where, device, kind=kind: found.update({kind: (str(where), str(device))})
+        )
     return found
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot import scores
 from mascot.errors import UserError
-from mascot.intervals import Interval, bootstrap, overlap
+from mascot.evaluation import scores
+from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
 from mascot.leaderboard import Entry, Leaderboard, Measurement, measured
 from mascot.leaderboard_report import leaderboard_page, leaderboard_table
-from mascot.scores_report import write_page
+from mascot.reports.page import write_page
 
 
 def entry(name: str, *, low: float, high: float) -> Entry:

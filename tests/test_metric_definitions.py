@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
-from mascot.metrics.cutout import Cutouts, Missing, cut_all, cutout_similarity
-from mascot.metrics.diversity import PatchDistance, measure_diversity, perceptual_distance
-from mascot.metrics.drift import drift, preservation
-from mascot.metrics.memory import copy_score, held_out_share, nearest_excess, real_nearest
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
+from mascot.evaluation.metrics.class_drift import drift, preservation
+from mascot.evaluation.metrics.diversity import PatchDistance, measure_diversity, perceptual_distance
+from mascot.evaluation.metrics.foreground import Cutouts, Missing, cut_all, cutout_similarity
+from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.memorization import copy_score, held_out_share, nearest_excess, real_nearest
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.models import starter
 
 NAMES = sorted(starter.subjects())

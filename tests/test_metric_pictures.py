@@ -14,10 +14,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from mascot.encoders import IdentityEncoder, Preprocessing
-from mascot.metrics import cutout, diversity
-from mascot.metrics.cutout import Cutouts, CutoutScore, Missing, cut_all, cut_out, cutout_similarity, open_segmenter
-from mascot.metrics.diversity import Lpips, PatchDistance, diversity_over, measure_diversity, open_distance
+from mascot.evaluation.metrics import diversity, foreground
+from mascot.evaluation.metrics.diversity import Lpips, PatchDistance, diversity_over, measure_diversity, open_distance
+from mascot.evaluation.metrics.foreground import Cutouts, CutoutScore, Missing, cut_all, cut_out, cutout_similarity, open_segmenter
+from mascot.evaluation.metrics.image_encoders import IdentityEncoder
+from mascot.evaluation.metrics.image_preprocessing import Preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
 CROPPED = Preprocessing(resize=32, crop=28, mean=MEAN, std=(0.229, 0.224, 0.225))
@@ -253,7 +254,7 @@ def test_a_segmenter_that_does_not_load_is_named(fake_package: FakePackage, code
 
 
 def test_without_a_segmenter_the_reason_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutout, "find_spec", dict[str, object]().get)
+    monkeypatch.setattr(foreground, "find_spec", dict[str, object]().get)
     assert open_segmenter() == Missing("no segmenter is installed; `pip install rembg[cpu]` gives one")
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mascot.metrics.diversity import diversity, diversity_over, patch_distances, perceptual_distance
-from mascot.metrics.drift import drift, preservation
-from mascot.metrics.frechet import frechet_distance
-from mascot.metrics.memory import copy_score, copy_scores, held_out_share, nearest_excess, nearest_excesses, real_nearest
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
+from mascot.evaluation.metrics.class_drift import drift, preservation
+from mascot.evaluation.metrics.diversity import diversity, diversity_over, patch_distances, perceptual_distance
+from mascot.evaluation.metrics.frechet import frechet_distance
+from mascot.evaluation.metrics.memorization import copy_score, copy_scores, held_out_share, nearest_excess, nearest_excesses, real_nearest
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 
 counts = st.integers(2, 7)
 few = st.integers(1, 4)

@@ -9,10 +9,10 @@ import pytest
 
 from mascot import naming, verbs
 from mascot.errors import UserError
+from mascot.evaluation.metrics.default_encoders import Judges, judges_for
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.generation.sample_cache import Gallery
-from mascot.judges import Judges, judges_for
 from mascot.naming import Findings, Name, facts_of, named, place_of, recall, rows_of, search, usual_name
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe

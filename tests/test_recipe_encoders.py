@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
-from mascot.encoders import read_clip, read_identity_encoder
 from mascot.errors import UserError
+from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
 from starter_recipe import encoders
 from starter_recipe.drawings import read_objects
 from starter_recipe.encoders import (

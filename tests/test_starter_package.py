@@ -264,7 +264,7 @@ def photos() -> list[Image.Image]:
 
 def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> None:
     """It loads offline, embeds photos as 192 values, and finds two photos of one subject more alike than those of others."""
-    from mascot.encoders import read_identity_encoder
+    from mascot.evaluation.metrics.image_encoders import read_identity_encoder
 
     embeddings = read_identity_encoder(packaged(mascot.starter.identity_folder)).embed(photos)
     assert embeddings.shape == (6, 192)
@@ -275,7 +275,7 @@ def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> Non
 
 def test_the_packaged_clip_answers(photos: list[Image.Image]) -> None:
     """It loads offline, embeds photos and prompts as 128 values, and fits each class to its photos better than another."""
-    from mascot.encoders import read_clip
+    from mascot.evaluation.metrics.image_encoders import read_clip
 
     clip = read_clip(packaged(mascot.starter.clip_folder))
     fit = clip.embed(photos) @ clip.embed_prompts(["a photo of a dog", "a photo of a car", "a photo of a bird"]).T

@@ -16,8 +16,8 @@ from bad_photos import noise
 from mascot import cli, experiments
 from mascot.collection import Collected, read_collection
 from mascot.errors import UserError
+from mascot.evaluation.scores import METRICS, Scores
 from mascot.recipe.recipe import Recipe
-from mascot.scores import METRICS, Scores
 from mascot.storage.run_folder import Run
 from mascot.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, run_suite
 from mascot.suite_report import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page

@@ -16,13 +16,13 @@ from evaluated import World, cosines, mean
 from mascot import examination, verbs
 from mascot.diagnosis import Diagnosis
 from mascot.errors import UserError
-from mascot.evaluation import Referee
+from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.diversity import PatchDistance
+from mascot.evaluation.metrics.foreground import Missing
 from mascot.evidence import Evidence
 from mascot.exhibits import EXHIBITS
 from mascot.generation.generator import Generator
-from mascot.judges import Judges
-from mascot.metrics.cutout import Missing
-from mascot.metrics.diversity import PatchDistance
 from mascot.progress import silent
 from mascot.readings import AILMENTS
 from mascot.recipe.recipe import Recipe

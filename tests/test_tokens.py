@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mascot import tokens
 from mascot.errors import UserError
+from mascot.evaluation.metrics.default_encoders import Judges, judges_for
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.generation.sample_cache import Gallery
-from mascot.judges import Judges, judges_for
 from mascot.models.families.registry import load_family
 from mascot.naming import open_examiner
 from mascot.rarity import rare_words

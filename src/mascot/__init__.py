@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mascot.errors import UserError as UserError
+    from mascot.evaluation.scores import Scores
     from mascot.experiments import cross_validate as cross_validate
     from mascot.experiments import evaluate_suite as evaluate_suite
     from mascot.experiments import sweep as sweep
     from mascot.generation.knobs import Knobs
     from mascot.recipe.recipe import Recipe
-    from mascot.scores import Scores as Scores
     from mascot.storage.run_folder import Run
     from mascot.verbs import compare as compare
     from mascot.verbs import diagnose as diagnose
@@ -35,7 +35,7 @@ PUBLIC = {
     "Knobs": "mascot.generation.knobs",
     "Recipe": "mascot.recipe.recipe",
     "Run": "mascot.storage.run_folder",
-    "Scores": "mascot.scores",
+    "Scores": "mascot.evaluation.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.cli",
     "cross_validate": "mascot.experiments",

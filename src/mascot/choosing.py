@@ -20,12 +20,12 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
+from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
-from mascot.judges import Judges, judges_for
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
 from mascot.runs.training_run import Personalization
 from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
 from mascot.storage.atomic_write import replacing

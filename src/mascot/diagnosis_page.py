@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mascot.diagnosis import Diagnosis, Exhibit, Finding
+from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.table import Table
 from mascot.reports.training_page import FindingEntry
-from mascot.scores_report import Page, Row, Section, Strip, Tile, shown
-from mascot.tables import Table
 
 
 def diagnosis_page(diagnosis: Diagnosis, folder: Path) -> Page:

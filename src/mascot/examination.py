@@ -7,30 +7,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mascot import comparison, exhibits
+from mascot import exhibits
 from mascot.adapters.adapter_file import Adapter
-from mascot.comparison import Comparison
 from mascot.data.photos import read_photos
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import diagnosis_page, diagnosis_section
 from mascot.errors import UserError
-from mascot.evaluation import Calibration, Referee, measure
-from mascot.evaluation import calibrate as calibrate_photos
+from mascot.evaluation import comparison
+from mascot.evaluation.comparison import Comparison
+from mascot.evaluation.evaluation_task import Task, prompts_for, trained_photos
+from mascot.evaluation.evaluator import Calibration, Referee, measure
+from mascot.evaluation.evaluator import calibrate as calibrate_photos
+from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.diversity import open_distance
+from mascot.evaluation.metrics.foreground import open_segmenter
+from mascot.evaluation.samples import Drawn, draw
+from mascot.evaluation.scores import Scores
+from mascot.evaluation.scores_page import comparison_page, scores_page
 from mascot.generation.generator import Generator
 from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter, usual_knobs
-from mascot.judges import EMBEDDED, Judges, judges_for
-from mascot.metrics.cutout import open_segmenter
-from mascot.metrics.diversity import open_distance
 from mascot.models.devices import choose_device
+from mascot.models.starter import EMBEDDED
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.settings import Diagnosing
-from mascot.scores import Scores
-from mascot.scores_report import comparison_page, scores_page, write_page
+from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, open_run
 from mascot.subject import Subject
 from mascot.symptoms import observe, prompts_of_diagnosis
-from mascot.task import Drawn, Task, draw, prompts_for, trained_photos
 
 Refine = Callable[[Task, Drawn, Referee, Scores], Scores]
 """Adds to scores what asks for more than the pictures that they are of."""

@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from mascot.diagnosis import Diagnosis, Exhibit, Picture, checks_of, findings_of, unseen_of
-from mascot.evaluation import of_each_prompt
+from mascot.evaluation.evaluator import of_each_prompt
+from mascot.evaluation.samples import Pictures
 from mascot.evidence import Evidence
 from mascot.generation.generator import Generator
 from mascot.readings import Ailment, readings
 from mascot.symptoms import Symptoms
-from mascot.task import Pictures
 
 SHOWN = 4
 """Pictures of one kind, at most."""

@@ -13,29 +13,31 @@ from mascot.bases import bases_of_this_process
 from mascot.collection import Collected, read_collection
 from mascot.engines import engine_named
 from mascot.errors import UserError, suggest
-from mascot.evaluation import Referee
+from mascot.evaluation.evaluation_task import Task
+from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.metrics.default_encoders import judges_for
+from mascot.evaluation.samples import Drawn
+from mascot.evaluation.scores import METRICS, Scores
 from mascot.examination import evaluate
 from mascot.folds import Bench, plan_folds, validate
 from mascot.generation.knobs import Shot, settings_text
 from mascot.generation.loading import BY_OPTION, open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.generation.prompt_sets import KNOBS_PROMPT
-from mascot.judges import EMBEDDED, judges_for
 from mascot.leaderboard import Leaderboard, Measured, measured
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
+from mascot.models.starter import EMBEDDED
 from mascot.points import Choices
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
-from mascot.scores import METRICS, Scores
-from mascot.scores_report import write_page
+from mascot.reports.page import write_page
 from mascot.storage.atomic_write import check_writable
 from mascot.storage.image_files import write_picture
 from mascot.storage.run_folder import Run
 from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
 from mascot.suite_report import suite_page
 from mascot.sweep import sweep_recipes
-from mascot.task import Drawn, Task
 from mascot.verbs import train
 
 

@@ -24,20 +24,21 @@ from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, printable
-from mascot.evaluation import Referee
+from mascot.evaluation.evaluation_task import Task, photo_digest
+from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.metrics.memorization import copy_score, held_out_share
+from mascot.evaluation.metrics.subject_fidelity import similarity
+from mascot.evaluation.samples import Drawn, Pictures
+from mascot.evaluation.scores import FoldScores, Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Shot
 from mascot.generation.sample_cache import Gallery, weights_name
-from mascot.metrics.memory import copy_score, held_out_share
-from mascot.metrics.subject import similarity
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import read_subject
-from mascot.scores import FoldScores, Score, Scores
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
-from mascot.task import Drawn, Pictures, Task, photo_digest
 
 Teach = Callable[[Recipe, Path, int, Progress], None]
 """Trains a recipe into a folder up to a step, or goes on with a run that was begun there."""

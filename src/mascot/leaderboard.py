@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from mascot.errors import UserError, suggest
-from mascot.intervals import Interval, bootstrap, overlap
-from mascot.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
+from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
+from mascot.evaluation.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
 from mascot.storage.json_record import Record
 
 Measured = Mapping[str, float | Sequence[float] | None]

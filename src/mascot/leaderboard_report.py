@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mascot.evaluation.scores import METRICS, title_of
 from mascot.leaderboard import Entry, Leaderboard, written
-from mascot.scores import METRICS, title_of
-from mascot.scores_report import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.table import Table
 from mascot.storage.image_files import open_picture
-from mascot.tables import Table
 
 SHARED = "runs share a rank where their 95 % intervals overlap, or are tied through others: no number here tells them apart"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from mascot.errors import UserError
+from mascot.evaluation.metrics.default_encoders import judge_names, judges_for
 from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import Gallery
-from mascot.judges import judge_names, judges_for
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family

@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import Literal, Self, get_args
 
 from mascot.data.photo_audit import ALIKE as ALIKE_BACKGROUNDS
+from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evidence import Evidence, Rows
-from mascot.intervals import Interval, bootstrap
 
 Ailment = Literal[
     "undertrained",

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from mascot.collection import Collected
 from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
-from mascot.intervals import Interval
-from mascot.judges import Judges
+from mascot.evaluation.bootstrap import Interval
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.scores import METRICS, REFERENCES, Scores, over_subjects
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
-from mascot.scores import METRICS, REFERENCES, Scores, over_subjects
 from mascot.storage.json_record import Record
 from mascot.storage.run_folder import Run
 

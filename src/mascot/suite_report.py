@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 
-from mascot.comparison import compare_scores
 from mascot.data.photos import read_photos
-from mascot.scores import METRICS, REFERENCES, Scores, titles
-from mascot.scores_report import Page, Row, Section, Strip, Tile, reduced, tile
+from mascot.evaluation.comparison import compare_scores
+from mascot.evaluation.score_tables import comparison_table, described, judged, remarks
+from mascot.evaluation.scores import METRICS, REFERENCES, Scores, titles
+from mascot.evaluation.scores_page import tile
+from mascot.reports.page import Page, Row, Section, Strip, Tile, reduced
+from mascot.reports.table import NONE, Table, digits
 from mascot.suite import SuiteFolder, SuiteScores
-from mascot.tables import NONE, Table, comparison_table, described, digits, judged, remarks
 
 PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "real images": {"identity": 0.774, "clip_i": 0.885},

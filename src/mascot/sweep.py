@@ -23,8 +23,8 @@ from mascot.models.devices import choose_device
 from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
+from mascot.reports.page import Page, write_page
 from mascot.runs.inputs import read_subject
-from mascot.scores_report import Page, write_page
 from mascot.storage.atomic_write import check_writable, replacing
 from mascot.storage.image_files import open_picture, write_picture
 from mascot.storage.run_folder import Run

@@ -21,18 +21,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.data.photo_audit import background_sameness, duplicates
-from mascot.evaluation import Referee, Seen, of_each_prompt
+from mascot.evaluation.evaluation_task import Task
+from mascot.evaluation.evaluator import Referee, Seen, of_each_prompt
+from mascot.evaluation.metrics.color_leakage import colours_over
+from mascot.evaluation.metrics.diversity import diversity
+from mascot.evaluation.metrics.memorization import real_nearest
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
+from mascot.evaluation.samples import Drawn, Pictures, draw
 from mascot.evidence import Evidence, PromptEvidence
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
-from mascot.metrics.colours import colours_over
-from mascot.metrics.diversity import diversity
-from mascot.metrics.memory import real_nearest
-from mascot.metrics.subject import real_similarity, similarity
 from mascot.progress import Progress
 from mascot.storage.image_files import open_picture
-from mascot.task import Drawn, Pictures, Task, draw
 
 PLACES = 6
 """Validation prompts that a run is diagnosed by."""

@@ -21,18 +21,19 @@ from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError, printable
+from mascot.evaluation.score_tables import calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.generation.knobs import Knobs, settings_text
 from mascot.leaderboard_report import leaderboard_table
 from mascot.models.devices import choose_device
 from mascot.points import Range, parse_over
 from mascot.recipe.overrides import merge, parse_overrides, read_toml
 from mascot.recipe.recipe import Recipe
+from mascot.reports.table import NONE
+from mascot.reports.table import Table as Scored
 from mascot.storage.atomic_write import fresh_path
 from mascot.storage.image_files import picture_stem, write_picture
 from mascot.storage.run_folder import Run
 from mascot.suite_report import difference_tables, other_table, paper_table
-from mascot.tables import NONE, calibration_table, comparison_table, folds_table, means_table, runs_table
-from mascot.tables import Table as Scored
 
 SMOOTHING = 0.95
 """Of the loss on the progress bar: single steps jump with their noise level."""

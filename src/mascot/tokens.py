@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.subject_fidelity import real_similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery, weights_name
-from mascot.judges import Judges
-from mascot.metrics.subject import real_similarity
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.progress import Progress, silent
 from mascot.protocols import Family, Framing

@@ -16,6 +16,7 @@ from mascot.choosing import Choosing, with_knobs
 from mascot.data.encoding_cache import Encodings
 from mascot.diagnosis import Diagnosis
 from mascot.errors import UserError
+from mascot.evaluation.scores import Scores
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generation.generator import Generator
 from mascot.generation.knob_grid import sweep_knobs, turns
@@ -31,7 +32,6 @@ from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import load_base, photo_hashes, read_subject
 from mascot.runs.training_run import Personalization
-from mascot.scores import Scores
 from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
 from mascot.storage.run_folder import Run, open_run
 from mascot.training.loop import Step

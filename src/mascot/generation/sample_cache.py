@@ -24,7 +24,6 @@ from torch import Tensor
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot, settings_text
-from mascot.metrics.diversity import Distance
 from mascot.protocols import Family
 from mascot.storage.atomic_write import replacing
 from mascot.storage.image_files import open_picture, picture_stem, write_picture
@@ -197,3 +196,16 @@ def _key(*facts: object) -> str:
         part = fact if isinstance(fact, bytes) else str(fact).encode(errors="surrogateescape")
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:KEY]
+
+
+class Distance(Protocol):
+    """A way to tell how different two pictures look."""
+
+    @property
+    def name(self) -> str:
+        """Say in one line what measures: it belongs beside every table of its values."""
+        ...
+
+    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
+        """Measure all pairs, in the order of `itertools.combinations`; 0 for equal pictures."""
+        ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mascot.judges import is_embedded
 from mascot.models import starter
 from mascot.models.devices import choose_device
+from mascot.models.starter import is_embedded
 from mascot.recipe.recipe import Recipe
 from mascot.runs.training_run import Personalization
 

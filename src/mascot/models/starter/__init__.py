@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mascot.errors import UserError
+from mascot.models import starter
 
 __all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
 
@@ -89,3 +90,12 @@ def subjects() -> dict[str, HeldOut]:
         name: HeldOut(name=name, class_noun=entry["class_noun"], live=entry["live"], photos=tuple(sorted((home / name).glob("*.png"))))
         for name, entry in entries.items()
     }
+
+
+EMBEDDED = "starter"
+"""What the embedded base and the embedded encoders are called."""
+
+
+def is_embedded(base: str) -> bool:
+    """Whether a base is the embedded one, by its name or by its folder."""
+    return base in {EMBEDDED, str(starter.folder())}

@@ -14,6 +14,7 @@ import numpy as np
 RESAMPLES = 10_000
 """Times that the rows are drawn again."""
 
+
 _AT_ONCE = 2**22  # numbers in memory for one block of resamples: 32 MiB
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mascot.metrics.subject import similarity
+from mascot.evaluation.metrics.subject_fidelity import similarity
 
 
 def preservation(class_BD: Tensor, photos_PD: Tensor) -> float | None:

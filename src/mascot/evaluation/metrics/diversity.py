@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.encoders import IdentityEncoder, opaque
+from mascot.evaluation.metrics.image_encoders import IdentityEncoder
+from mascot.evaluation.metrics.image_preprocessing import opaque
+from mascot.generation.sample_cache import Distance
 
 TRUNK = "alex"
 """LPIPS's network: the one its authors advise for measuring. The paper does not name its own."""
@@ -40,19 +42,6 @@ class Diversity:
     """Prompt by prompt; None for fewer than two pictures."""
     distance: str
     """What measured it, in one line: it belongs beside the value."""
-
-
-class Distance(Protocol):
-    """A way to tell how different two pictures look."""
-
-    @property
-    def name(self) -> str:
-        """Say in one line what measures: it belongs beside every table of its values."""
-        ...
-
-    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
-        """Measure all pairs, in the order of `itertools.combinations`; 0 for equal pictures."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

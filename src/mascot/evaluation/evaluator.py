@@ -17,18 +17,19 @@ from torch import Tensor
 
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
+from mascot.evaluation.evaluation_task import Task, photo_digest
+from mascot.evaluation.metrics.class_drift import drift, preservation
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.diversity import diversity, diversity_over
+from mascot.evaluation.metrics.foreground import Missing, Segmenter, cut_all, cutout_similarity
+from mascot.evaluation.metrics.memorization import copy_scores, nearest_excesses
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
+from mascot.evaluation.samples import Drawn
+from mascot.evaluation.scores import PictureScores, PromptScores, Score, Scores
 from mascot.generation.generator import Generator
-from mascot.generation.sample_cache import Encoder
-from mascot.judges import Judges
-from mascot.metrics.cutout import Missing, Segmenter, cut_all, cutout_similarity
-from mascot.metrics.diversity import Distance, diversity, diversity_over
-from mascot.metrics.drift import drift, preservation
-from mascot.metrics.memory import copy_scores, nearest_excesses
-from mascot.metrics.prompt import prompt_fidelity
-from mascot.metrics.subject import real_similarity, similarity
-from mascot.scores import PictureScores, PromptScores, Score, Scores
+from mascot.generation.sample_cache import Distance, Encoder
 from mascot.storage.image_files import open_picture
-from mascot.task import Drawn, Task, photo_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from mascot.encoders import Preprocessing, opaque
-from mascot.metrics.subject import similarity
+from mascot.evaluation.metrics.image_preprocessing import Preprocessing, opaque
+from mascot.evaluation.metrics.subject_fidelity import similarity
 
 MODEL = "u2net"
 """The segmenting network: its weights may be used for anything (Apache 2.0), which those of rembg's own choice may not."""
+
 
 _INSIDE = [0] * 128 + [255] * 128  # more subject than not, as everywhere in mascot
 

@@ -12,8 +12,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
+from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.generation.knobs import Knobs
-from mascot.intervals import Interval, bootstrap
 from mascot.storage.json_record import Record
 
 
@@ -42,6 +42,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType({
 })  # fmt: skip
 """What is measured of every run, in the order of the columns."""
 
+
 REFERENCES: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "real photos": {"identity": "real_identity", "clip_i": "real_clip_i"},
     "untouched base": {
@@ -50,10 +51,14 @@ REFERENCES: Mapping[str, Mapping[str, str]] = MappingProxyType({
 })  # fmt: skip
 """Rows that scores are read against: the photos among themselves, and what the base draws of the class before it learned."""
 
+
 PER_PROMPT = ("identity", "clip_i", "clip_t", "diversity", "copying", "nearest")
 """The metrics that each prompt has by itself."""
 
+
 _NAMES = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
+
+
 SEED = 0
 """Of the bootstraps: the same scores always have the same interval."""
 

@@ -14,13 +14,20 @@ from PIL import Image
 
 SIDE = 24
 """Pixels a side that pictures are reduced to: colours, not drawing, are compared."""
+
+
 RING = 3
 """Width of the outer ring that is taken for the background."""
+
+
 STILL = 10.0
 """Spread of the backgrounds, in CIELAB, below which the scene did not change, so that nothing can follow it. A just noticeable difference
 is 2.3 (Mahy et al. 1994); plain backgrounds of four colours spread by 75."""
 
+
 _WHITE = np.array([0.95047, 1.0, 1.08883])  # D65
+
+
 _XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])  # of sRGB
 
 

@@ -6,86 +6,16 @@ This file decides what is said; `scores.html.jinja` beside it decides how it loo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image, Resampling
-
-from mascot.comparison import Comparison
-from mascot.reports.html import fill_template, write_html
-from mascot.scores import FoldScores, PictureScores, PromptScores, Scores, titles
-from mascot.storage.image_files import open_picture
-from mascot.tables import Table, comparison_table, digits, folds_table, means_table, prompts_table, runs_table
+from mascot.evaluation.comparison import Comparison
+from mascot.evaluation.score_tables import comparison_table, folds_table, means_table, prompts_table, runs_table
+from mascot.evaluation.scores import FoldScores, PictureScores, PromptScores, Scores, titles
+from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.table import digits
 
 EXTREMES = 6
 """Pictures in each strip of the best and of the worst."""
-
-SHOWN_SIDE = 256
-"""Longest side of the page's pictures, in pixels: a page holds hundreds. The whole ones lie beside the scores."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """A picture, what it is for those who cannot see it, and what is written below."""
-
-    picture: Image
-    words: str
-    below: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strip:
-    """Pictures side by side under a name."""
-
-    name: str
-    tiles: tuple[Tile, ...]
-    whole: bool = False
-    """Whether its pictures are shown as wide as they are; else small."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What was drawn for one question."""
-
-    title: str
-    about: str
-    strips: tuple[Strip, ...]
-    link: str = ""
-    """Where there is more of it, from the page's folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A part of the page."""
-
-    id: str
-    title: str
-    lead: str = ""
-    tables: tuple[Table, ...] = ()
-    rows: tuple[Row, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """A page of tables and pictures."""
-
-    title: str
-    about: str
-    sections: tuple[Section, ...]
-
-
-def write_page(page: Page, path: Path) -> None:
-    """Write a page as one HTML file that holds all its pictures; an older one is replaced only at the end.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    write_html(render(page), path)
-
-
-def render(page: Page) -> str:
-    """Turn a page into HTML; every string of it is escaped."""
-    return fill_template("page.html.jinja", page=page)
 
 
 def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) -> Page:
@@ -208,18 +138,6 @@ def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> P
 def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str) -> Tile:
     """One picture of a run."""
     return Tile(picture=shown(folder / picture.file), words=f"{prompt.prompt}, seed {picture.seed}", below=below)
-
-
-def shown(file: Path) -> Image:
-    """A picture in the size that pages show."""
-    return reduced(open_picture(file))
-
-
-def reduced(picture: Image) -> Image:
-    """A copy in that size."""
-    picture = picture.copy()
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
-    return picture
 
 
 def _values(picture: PictureScores, named: dict[str, str]) -> str:

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
-from mascot.comparison import Comparison, Difference
-from mascot.evaluation import Calibration
-from mascot.intervals import Interval, bootstrap
-from mascot.judges import Judges
-from mascot.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_folds, over_prompts, over_subjects, titles
-
-NONE = "-"
-"""In place of a number that cannot be computed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Words in rows; each row is as long as the head."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    """What has to be read with it."""
-
-
-def digits(value: float | None) -> str:
-    """Write a score with three digits."""
-    return NONE if value is None else f"{value:.3f}".replace("-0.000", "0.000")
+from mascot.evaluation.bootstrap import Interval, bootstrap
+from mascot.evaluation.comparison import Comparison, Difference
+from mascot.evaluation.evaluator import Calibration
+from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_folds, over_prompts, over_subjects, titles
+from mascot.reports.table import NONE, Table, digits
 
 
 def runs_table(scores: Sequence[Scores]) -> Table:

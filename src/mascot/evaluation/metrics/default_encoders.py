@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from mascot.encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
+from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.models import starter
+from mascot.models.starter import EMBEDDED, is_embedded
 
-EMBEDDED = "starter"
-"""What the embedded base and the embedded encoders are called."""
 IDENTITY = "facebook/dino-vits16"
 """The identity encoder of published tables (Ruiz et al. 2023)."""
+
+
 CLIP = "openai/clip-vit-base-patch32"
 """The CLIP of published tables."""
 
@@ -50,8 +51,3 @@ def judge_names(base: str) -> Mapping[str, str]:
     """What `judges_for` loads for a base where no other judges are named."""
     ours = is_embedded(base)
     return {"identity": EMBEDDED if ours else IDENTITY, "clip": EMBEDDED if ours else CLIP}
-
-
-def is_embedded(base: str) -> bool:
-    """Whether a base is the embedded one, by its name or by its folder."""
-    return base in {EMBEDDED, str(starter.folder())}

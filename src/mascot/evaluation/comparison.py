@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mascot.errors import UserError
-from mascot.intervals import Interval, paired
-from mascot.scores import METRICS, PER_PROMPT, Scores
+from mascot.evaluation.bootstrap import Interval, paired
+from mascot.evaluation.scores import METRICS, PER_PROMPT, Scores
 
 _SEED = 0  # of the bootstraps: the same scores always have the same interval
 
