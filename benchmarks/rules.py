@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mascot.evaluation.selection.criterion import Measured, Score
 from mascot.generation.knobs import Knobs
-from mascot.selection import Measured, Score
 
 STUDY: Mapping[str, float] = {"guidance": 9.0, "unet_scale": 0.7, "text_scale": 0.15}
 """The knobs of the study that this project grew from: the middle of what its author turned them to by eye."""

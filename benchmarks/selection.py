@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in
 from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot.adapters.adapter_file import Adapter
-from mascot.choosing import ROUNDS, SEED, noise
 from mascot.collection import spread
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.loss import loss_of
@@ -38,6 +37,10 @@ from mascot.evaluation.metrics.default_encoders import Judges, judges_for
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
+from mascot.evaluation.selection.checkpoint_selection import Chooser
+from mascot.evaluation.selection.criterion import Frame, Measured, score
+from mascot.evaluation.selection.knob_search import knob_grid, search_knobs
+from mascot.evaluation.selection.validation import ROUNDS, SEED, noise
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
@@ -48,7 +51,6 @@ from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import Personalization
-from mascot.selection import Chooser, Frame, Measured, knob_grid, score, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject

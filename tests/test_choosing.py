@@ -107,17 +107,17 @@ def test_choosing_changes_no_step(tiny_base: Path, home: Path, tmp_path: Path, c
 
 def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With scores planted so that the second look is the best, its parameters are what the adapter holds."""
-    from mascot import choosing
-    from mascot.selection import Measured
+    from mascot.evaluation.selection import validation
+    from mascot.evaluation.selection.criterion import Measured
 
     order = iter([0.3, 0.9, 0.2, 0.1])
 
     def planted(*_: Any) -> Measured:
         return Measured(likeness=next(order), prompt=0.9, nearest=0.0)
 
-    monkeypatch.setattr(choosing.Choosing, "measure", planted)
-    monkeypatch.setattr(choosing.Choosing, "recommend", lambda *_: None)
-    monkeypatch.setattr(choosing.Choosing, "frame", frame)
+    monkeypatch.setattr(validation.Choosing, "measure", planted)
+    monkeypatch.setattr(validation.Choosing, "recommend", lambda *_: None)
+    monkeypatch.setattr(validation.Choosing, "frame", frame)
     run, said = trained(recipe_of(tiny_base, home, "choose.patience=2"), tmp_path / "run")
     assert "step 20 is kept" in said["chosen"]
     assert "up to step 40" in said["chosen"]
@@ -134,7 +134,7 @@ def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: P
 
 def frame(*_: Any) -> Any:
     """Between 0 and 1."""
-    from mascot.selection import Frame
+    from mascot.evaluation.selection.criterion import Frame
 
     return Frame(base_likeness=0.0, real_likeness=1.0, base_prompt=1.0, floor_prompt=0.0, real_nearest=1.0)
 

@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 
-from mascot import naming, verbs
+from mascot import verbs
+from mascot.api.find_token import search
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.selection import token_choice
+from mascot.evaluation.selection.token_choice import Findings, Name, facts_of, named, place_of, recall, rows_of, usual_name
+from mascot.evaluation.selection.token_scoring import LITTLE, Examiner, Reader
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.generation.sample_cache import Gallery
-from mascot.naming import Findings, Name, facts_of, named, place_of, recall, rows_of, search, usual_name
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs import effective_settings
 from mascot.runs.effective_settings import UNNAMED
-from mascot.tokens import LITTLE, Examiner, Reader
 from rare_vocabularies import RARE, rare_base
 
 EMBEDDED = "starter"
@@ -33,13 +35,13 @@ def judges() -> Judges:
 @pytest.fixture
 def family(tiny_base: Path, judges: Judges, monkeypatch: pytest.MonkeyPatch) -> Family:
     """A base with rare words, judges that are there for it, and pictures of one step."""
-    monkeypatch.setattr(naming, "judges_for", lambda *_, **__: judges)
+    monkeypatch.setattr(token_choice, "judges_for", lambda *_, **__: judges)
     quick(monkeypatch)
     return rare_base(tiny_base)
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(naming, "Examiner", lambda *rest, **more: Examiner(*rest, **more, knobs=QUICK, pictures=2))
+    monkeypatch.setattr(token_choice, "Examiner", lambda *rest, **more: Examiner(*rest, **more, knobs=QUICK, pictures=2))
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -58,7 +60,7 @@ def test_the_emptiest_word_is_found_once(family: Family, tmp_path: Path, monkeyp
     assert name.why.startswith(f"found in this base: of {len(RARE)} rare words it means least (0.")
     assert [phase for phase, _ in heard] == ["token"]
     for part in ("Reader", "Examiner", "judges_for"):
-        monkeypatch.setattr(naming, part, refuse)
+        monkeypatch.setattr(token_choice, part, refuse)
     assert usual_name(family, "base", folder=tmp_path) == name
     with pytest.raises(AssertionError, match="looked for again"):
         usual_name(family, "base", folder=tmp_path / "elsewhere")
@@ -81,7 +83,7 @@ def test_a_damaged_memory_is_refused(family: Family, tmp_path: Path) -> None:
 
 def test_without_judges_words_are_only_read_and_it_is_said(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered: with judges there, pictures will decide."""
-    monkeypatch.setattr(naming, "judges_for", absent)
+    monkeypatch.setattr(token_choice, "judges_for", absent)
     name = usual_name(family, "base", folder=tmp_path)
     reader = Reader(family)
     assert name.token == min(RARE, key=lambda word: reader.read(word).value)
@@ -91,8 +93,8 @@ def test_without_judges_words_are_only_read_and_it_is_said(family: Family, tmp_p
 
 
 def test_a_large_base_draws_nothing_on_a_cpu(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(naming, "SMALL", 0)
-    monkeypatch.setattr(naming, "judges_for", refuse)
+    monkeypatch.setattr(token_choice, "SMALL", 0)
+    monkeypatch.setattr(token_choice, "judges_for", refuse)
     assert "`mascot token --base base` does it once" in usual_name(family, "base", folder=tmp_path).why
 
 
@@ -106,7 +108,7 @@ def test_a_vocabulary_without_rare_words_leaves_folklore_and_it_is_said(tiny_bas
 
 
 def test_who_names_a_token_is_asked_nothing(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(naming, "usual_name", refuse)
+    monkeypatch.setattr(token_choice, "usual_name", refuse)
     recipe = Recipe.preset(photos=["photos"], token="abc")  # noqa: S106
     assert named(recipe, family) == (recipe, "")
 
@@ -139,7 +141,7 @@ def test_a_run_keeps_its_word_and_is_resumed_with_it(
     assert said["token"].startswith(f"{word}, found in this base: ")
     assert said["captions"] == f"a photo of {word} dog"
     before = run.adapter.read_bytes()
-    monkeypatch.setattr(naming, "usual_name", refuse)
+    monkeypatch.setattr(token_choice, "usual_name", refuse)
     verbs.train(recipe, out=tmp_path / "run", resume=True, report=False, family=rare_base(tiny_base))
     assert (Recipe.read(run.recipe), run.adapter.read_bytes()) == (made, before)
     alone = verbs.train(made, out=tmp_path / "alone", report=False, family=rare_base(tiny_base))
@@ -168,7 +170,7 @@ def test_the_embedded_base_has_its_word_with_it(tmp_path: Path, monkeypatch: pyt
     """The packaged answer is of these weights and these settings; nothing is drawn or written."""
     from mascot.models.families.registry import load_family
 
-    monkeypatch.setattr(naming, "Reader", refuse)
+    monkeypatch.setattr(token_choice, "Reader", refuse)
     family = load_family(EMBEDDED, device="cpu", precision="fp32")
     assert usual_name(family, EMBEDDED, folder=tmp_path) == recall_packaged()
     assert list(tmp_path.iterdir()) == []
@@ -189,7 +191,7 @@ def test_what_the_terminal_shows(family: Family, judges: Judges, tmp_path: Path)
 
 def test_what_the_command_finds_is_remembered(family: Family, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the usual settings alone: another seed is another question."""
-    monkeypatch.setattr(naming, "load_family", lambda *_, **__: family)
+    monkeypatch.setattr(token_choice, "load_family", lambda *_, **__: family)
     search(str(tiny_base), seed=3, folder=tmp_path)
     assert recall(facts_of(family, str(tiny_base)), tmp_path) is None
     found = search(str(tiny_base), folder=tmp_path)

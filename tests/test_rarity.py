@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mascot.rarity import rare_words, spell
+from mascot.evaluation.selection.rare_words import rare_words, spell
 from rare_vocabularies import NOT, RARE, clip_tokenizer, t5_tokenizer
 
 

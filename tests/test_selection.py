@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from benchmarks import rules
 from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
 from benchmarks.selection import Sitting
+from mascot.evaluation.selection.checkpoint_selection import Chooser
+from mascot.evaluation.selection.criterion import WORTH, Frame, Measured, score
+from mascot.evaluation.selection.knob_search import LEAVING, knob_grid, search_knobs
 from mascot.generation.knobs import Knobs
 from mascot.models.starter import HeldOut
 from mascot.recipe.recipe import Recipe
-from mascot.selection import LEAVING, WORTH, Chooser, Frame, Measured, knob_grid, score, search_knobs
 
 FRAME = Frame(base_likeness=0.28, real_likeness=0.92, base_prompt=0.74, floor_prompt=0.14, real_nearest=0.94)
 """About what the embedded base and its encoders give."""

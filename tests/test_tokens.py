@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot import tokens
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.selection import token_scoring
+from mascot.evaluation.selection.rare_words import rare_words
+from mascot.evaluation.selection.token_choice import open_examiner
+from mascot.evaluation.selection.token_scoring import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.generation.sample_cache import Gallery
 from mascot.models.families.registry import load_family
-from mascot.naming import open_examiner
-from mascot.rarity import rare_words
 from mascot.storage.image_files import open_picture
-from mascot.tokens import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of
 from rare_vocabularies import RARE, plant, rare_base
 from tiny import tiny_clip_tokenizer
 from tiny_families import tiny_base as tiny_family
@@ -160,7 +160,7 @@ def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: Judges, tmp_pa
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "deepfloyd_if", "deepfloyd_if_cascade"])
 def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its tokenizers spells, and what its denoiser is told tells nouns apart."""
-    monkeypatch.setattr(tokens, "REFERENCES", 2)  # two are a scale, and pictures of a cascade are slow
+    monkeypatch.setattr(token_scoring, "REFERENCES", 2)  # two are a scale, and pictures of a cascade are slow
     base = Generator(load_family(str(tiny_family(name, tmp_path / "base")), device="cpu", precision="fp32"))
     side = min(base.resolution, 128)
     knobs = QUICK.model_copy(update={"height": side, "width": side})
@@ -208,7 +208,7 @@ def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: Judges, tmp_
     after = {one.token: one for one in planted.examine(["fy", "ua", "dly"])}
     assert max(after, key=lambda token: after[token].meaning) == "fy"
     assert after["fy"].read.noun == "panda"
-    assert before["fy"].meaning < tokens.LITTLE
+    assert before["fy"].meaning < token_scoring.LITTLE
     assert after["fy"].meaning > 0.8
     assert after["fy"].alike.value > before["fy"].alike.value + 0.1
     assert after["fy"].matched.value > before["fy"].matched.value + 0.1

@@ -15,13 +15,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mascot import experiments, naming, verbs
+from mascot import experiments, verbs
+from mascot.api import find_token
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import fill
 from mascot.diagnosis import Diagnosis
 from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError, printable
 from mascot.evaluation.score_tables import calibration_table, comparison_table, folds_table, means_table, runs_table
+from mascot.evaluation.selection import token_choice
 from mascot.generation.knobs import Knobs, settings_text
 from mascot.leaderboard_report import leaderboard_table
 from mascot.models.devices import choose_device
@@ -345,5 +347,5 @@ def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:
     """Find tokens, and print each with its numbers."""
     quiet_libraries()
     console = Console()
-    findings = naming.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
-    show_rows(console, f"words that mean little to {base}, the least first", naming.rows_of(findings))
+    findings = find_token.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
+    show_rows(console, f"words that mean little to {base}, the least first", token_choice.rows_of(findings))

@@ -12,11 +12,12 @@ from typing import Any
 from PIL.Image import Image
 
 from mascot.api.doctor import Checkup, check_up
-from mascot.choosing import Choosing, with_knobs
 from mascot.data.encoding_cache import Encodings
 from mascot.diagnosis import Diagnosis
 from mascot.errors import UserError
 from mascot.evaluation.scores import Scores
+from mascot.evaluation.selection.token_choice import named
+from mascot.evaluation.selection.validation import Choosing, with_knobs
 from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generation.generator import Generator
 from mascot.generation.knob_grid import sweep_knobs, turns
@@ -24,7 +25,6 @@ from mascot.generation.knobs import Knobs
 from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.generation.prompt_sets import KNOBS_PROMPT
 from mascot.models.devices import choose_device
-from mascot.naming import named
 from mascot.outcome import write_outcome
 from mascot.progress import Progress, silent
 from mascot.protocols import Family

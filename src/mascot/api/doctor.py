@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from mascot.data.photo_audit import Audit, audit
 from mascot.data.photos import PhotoSet
-from mascot.naming import named
+from mascot.evaluation.selection.token_choice import named
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
 from mascot.runs.inputs import load_base

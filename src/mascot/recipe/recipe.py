@@ -21,7 +21,7 @@ from mascot.models.quantization import QuantizationName
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_absences, read_toml, spell_absences
 from mascot.recipe.settings import Diagnosing, Previews
-from mascot.selection import Settings as SelectionSettings
+from mascot.recipe.settings import Settings as SelectionSettings
 from mascot.subject import FOLKLORE, Subject
 from mascot.training.settings import Settings as TrainingSettings
 

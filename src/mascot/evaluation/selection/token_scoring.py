@@ -25,28 +25,43 @@ from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import Judges
 from mascot.evaluation.metrics.subject_fidelity import real_similarity
+from mascot.evaluation.selection.rare_words import Spelling, is_one_token, rare_words, spell
+from mascot.evaluation.selection.word_lists import NOUNS
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.progress import Progress, silent
 from mascot.protocols import Family, Framing
-from mascot.rarity import NOUNS, Spelling, is_one_token, rare_words, spell
 from mascot.subject import Subject
 
 REFERENCES = 8
 """Nouns that are drawn, to see what pictures of something are like."""
+
+
 READ = 4
 """Candidates that are read for each one that is drawn: reading is cheap."""
+
+
 CANDIDATES = 16
 """Words that are drawn."""
+
+
 PICTURES = 4
 """Pictures of each word."""
+
+
 LITTLE = 0.5
 """A token that means less than this, of a noun's 1, is said to mean little."""
+
+
 SPREAD = 0.02
 """Nouns and other things must differ by this cosine at least; between closer ends nothing can be placed."""
+
+
 PHOTO = "a photo of a {subject}"
+
+
 KNOBS = Knobs(guidance=5.0, steps=12)
 """Few steps: what a word means shows early."""
 

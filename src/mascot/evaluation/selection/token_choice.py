@@ -15,6 +15,9 @@ from typing import Literal, Self
 
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import judge_names, judges_for
+from mascot.evaluation.selection.rare_words import LONGEST
+from mascot.evaluation.selection.token_scoring import CANDIDATES, KNOBS, PHOTO, PICTURES, READ, REFERENCES, Candidate, Examiner, Reader
+from mascot.evaluation.selection.word_lists import NOUNS, SHORT_WORDS
 from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import Gallery
 from mascot.models import starter
@@ -22,16 +25,18 @@ from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
-from mascot.rarity import LONGEST, NOUNS, SHORT_WORDS
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import Record
 from mascot.storage.user_cache import cache_folder
 from mascot.subject import FOLKLORE
-from mascot.tokens import CANDIDATES, KNOBS, PHOTO, PICTURES, READ, REFERENCES, Candidate, Examiner, Reader
 
 FOLKLORE_NOTE = "It is folklore, not from the paper; a base that has learned from the web's captions knows a rifle of that name."
+
+
 SEED = 0
 """Of the search that is remembered."""
+
+
 SMALL = 100_000_000
 """Weights of a denoiser that draws a search's pictures on a CPU in a minute; a larger one is only read there."""
 
@@ -163,32 +168,6 @@ def gallery_in(folder: Path | None) -> Gallery:
 def weights_of(family: Family) -> int:
     """Weights of a base's denoisers, all stages together."""
     return sum(parameter.numel() for stage in family.stages for parameter in stage.parts[stage.denoiser].parameters())
-
-
-def search(
-    base: str, *, count: int = 5, candidates: int = CANDIDATES, seed: int = SEED, device: str = "cpu", folder: Path | None = None,
-    progress: Progress = silent,
-) -> Findings:  # fmt: skip
-    """Load a base and its judges, find tokens, and look at `sks` too; pictures are kept in `folder`, by default in the user's cache.
-
-    What the usual search finds is remembered for `usual_name`.
-
-    Raises:
-        UserError: the base or a judge cannot be loaded, its vocabulary has no suitable word, or pictures cannot be drawn or kept.
-    """
-    examiner = open_examiner(base, seed=seed, device=device, folder=folder)
-    tokens = examiner.find(count=count, candidates=candidates, progress=progress)
-    rare = len(examiner.reader.rare)
-    if (candidates, seed) == (CANDIDATES, SEED):
-        decided_by = facts_of(examiner.generator.family, base)
-        Name.of(tokens[0], rare, decided_by).write(place_of(decided_by, folder))
-    return Findings(
-        tokens=tuple(tokens),
-        folklore=examiner.examine([FOLKLORE], progress)[0],
-        rare=rare,
-        nouns=examiner.references,
-        judges=examiner.judges.describe(),
-    )
 
 
 def open_examiner(base: str, *, seed: int = SEED, device: str = "cpu", folder: Path | None = None) -> Examiner:

@@ -23,17 +23,21 @@ from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import Judges, judges_for
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
+from mascot.evaluation.selection.checkpoint_selection import Chooser
+from mascot.evaluation.selection.criterion import Frame, Measured
+from mascot.evaluation.selection.knob_search import Recommendation, knob_grid, search_knobs
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.runs.training_run import Personalization
-from mascot.selection import Chooser, Frame, Measured, Recommendation, knob_grid, search_knobs
 from mascot.storage.atomic_write import replacing
 from mascot.subject import Subject
 from mascot.training.checkpoint import load_parameters, save_parameters
 
 SEED = 7_000
 """Of the first validation picture: none that previews or reports begin with."""
+
+
 ROUNDS = 2
 """Pictures of each validation prompt by which the last knobs are told apart."""
 

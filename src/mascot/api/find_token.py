@@ -1,0 +1,36 @@
+"""TODO api.find_token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mascot.evaluation.selection.token_choice import SEED, Findings, Name, facts_of, open_examiner, place_of
+from mascot.evaluation.selection.token_scoring import CANDIDATES
+from mascot.progress import Progress, silent
+from mascot.subject import FOLKLORE
+
+
+def search(
+    base: str, *, count: int = 5, candidates: int = CANDIDATES, seed: int = SEED, device: str = "cpu", folder: Path | None = None,
+    progress: Progress = silent,
+) -> Findings:  # fmt: skip
+    """Load a base and its judges, find tokens, and look at `sks` too; pictures are kept in `folder`, by default in the user's cache.
+
+    What the usual search finds is remembered for `usual_name`.
+
+    Raises:
+        UserError: the base or a judge cannot be loaded, its vocabulary has no suitable word, or pictures cannot be drawn or kept.
+    """
+    examiner = open_examiner(base, seed=seed, device=device, folder=folder)
+    tokens = examiner.find(count=count, candidates=candidates, progress=progress)
+    rare = len(examiner.reader.rare)
+    if (candidates, seed) == (CANDIDATES, SEED):
+        decided_by = facts_of(examiner.generator.family, base)
+        Name.of(tokens[0], rare, decided_by).write(place_of(decided_by, folder))
+    return Findings(
+        tokens=tuple(tokens),
+        folklore=examiner.examine([FOLKLORE], progress)[0],
+        rare=rare,
+        nouns=examiner.references,
+        judges=examiner.judges.describe(),
+    )
