@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mascot.data.prompt_templates import class_prompt, fill
-from mascot.diagnosis import Diagnosis
+from mascot.evaluation.diagnosis.findings import Diagnosis
+from mascot.evaluation.diagnosis.probe_images import PLAIN, prompts_of_diagnosis
 from mascot.generation.loading import resolve_adapter
 from mascot.storage.image_files import picture_stem
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
-from mascot.symptoms import PLAIN, prompts_of_diagnosis
 
 CELL, LINE, GAP = 92, 30, 8
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
-from mascot.diagnosis import Check, Diagnosis
+from mascot.evaluation.diagnosis.findings import Check, Diagnosis
 from mascot.models import starter
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run

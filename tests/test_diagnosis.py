@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mascot.diagnosis import ORDER, Check, Diagnosis, checks_of, findings_of, unseen_of
 from mascot.errors import UserError
-from mascot.evidence import Evidence, PromptEvidence
+from mascot.evaluation.diagnosis.checks import AILMENTS, READINGS, Ailment, readings
+from mascot.evaluation.diagnosis.findings import ORDER, Check, Diagnosis, checks_of, findings_of, unseen_of
+from mascot.evaluation.diagnosis.measurements import Evidence, PromptEvidence
+from mascot.evaluation.diagnosis.probe_images import prompts_of_diagnosis
+from mascot.evaluation.diagnosis.remedies import REMEDIES, remedies_for
+from mascot.evaluation.diagnosis.thresholds import COPIED, DRIFTED, FOLLOWED, LEARNED, VARIED
 from mascot.generation.knobs import Knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import METHODS
-from mascot.readings import AILMENTS, COPIED, DRIFTED, FOLLOWED, LEARNED, READINGS, VARIED, Ailment, readings
 from mascot.recipe.overrides import merge, parse_overrides
 from mascot.recipe.recipe import Recipe
-from mascot.remedies import REMEDIES, remedies_for
-from mascot.symptoms import prompts_of_diagnosis
 
 BASE, REAL = 0.4, 0.9
 """Likeness of the untouched base and of real photos: a scale 0.5 wide."""

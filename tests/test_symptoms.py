@@ -14,19 +14,19 @@ import torch
 
 from evaluated import World, cosines, mean
 from mascot import examination, verbs
-from mascot.diagnosis import Diagnosis
 from mascot.errors import UserError
+from mascot.evaluation.diagnosis.checks import AILMENTS
+from mascot.evaluation.diagnosis.example_images import EXHIBITS
+from mascot.evaluation.diagnosis.findings import Diagnosis
+from mascot.evaluation.diagnosis.measurements import Evidence
+from mascot.evaluation.diagnosis.probe_images import PLAIN, TOKENS, Symptoms, match, observe
 from mascot.evaluation.evaluator import Referee
 from mascot.evaluation.metrics.default_encoders import Judges
 from mascot.evaluation.metrics.diversity import PatchDistance
 from mascot.evaluation.metrics.foreground import Missing
-from mascot.evidence import Evidence
-from mascot.exhibits import EXHIBITS
 from mascot.generation.generator import Generator
 from mascot.progress import silent
-from mascot.readings import AILMENTS
 from mascot.recipe.recipe import Recipe
-from mascot.symptoms import PLAIN, TOKENS, Symptoms, match, observe
 
 PROMPTS = ("a {subject} in the rain", *PLAIN[:2])
 PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS

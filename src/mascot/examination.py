@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mascot import exhibits
 from mascot.adapters.adapter_file import Adapter
+from mascot.api import diagnose
 from mascot.data.photos import read_photos
-from mascot.diagnosis import Diagnosis
-from mascot.diagnosis_page import diagnosis_page, diagnosis_section
 from mascot.errors import UserError
 from mascot.evaluation import comparison
 from mascot.evaluation.comparison import Comparison
+from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_page, diagnosis_section
+from mascot.evaluation.diagnosis.findings import Diagnosis
+from mascot.evaluation.diagnosis.probe_images import observe, prompts_of_diagnosis
 from mascot.evaluation.evaluation_task import Task, prompts_for, trained_photos
 from mascot.evaluation.evaluator import Calibration, Referee, measure
 from mascot.evaluation.evaluator import calibrate as calibrate_photos
@@ -34,7 +35,6 @@ from mascot.recipe.settings import Diagnosing
 from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, open_run
 from mascot.subject import Subject
-from mascot.symptoms import observe, prompts_of_diagnosis
 
 Refine = Callable[[Task, Drawn, Referee, Scores], Scores]
 """Adds to scores what asks for more than the pictures that they are of."""
@@ -130,7 +130,7 @@ def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, refe
     place, manifest = scores_place(path), adapter.manifest
     symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
-    found = exhibits.build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
+    found = diagnose.build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
     progress("diagnosis", found)

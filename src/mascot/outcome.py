@@ -9,8 +9,8 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.photo_audit import audit
 from mascot.data.prompt_templates import fill
-from mascot.diagnosis import Diagnosis
-from mascot.diagnosis_page import finding_entries
+from mascot.evaluation.diagnosis.diagnosis_page import finding_entries
+from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT

@@ -19,9 +19,9 @@ from mascot import experiments, verbs
 from mascot.api import find_token
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import fill
-from mascot.diagnosis import Diagnosis
-from mascot.diagnosis_page import checks_table
 from mascot.errors import UserError, printable
+from mascot.evaluation.diagnosis.diagnosis_page import checks_table
+from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.score_tables import calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.evaluation.selection import token_choice
 from mascot.generation.knobs import Knobs, settings_text

@@ -13,8 +13,8 @@ from PIL.Image import Image
 
 from mascot.api.doctor import Checkup, check_up
 from mascot.data.encoding_cache import Encodings
-from mascot.diagnosis import Diagnosis
 from mascot.errors import UserError
+from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.selection.token_choice import named
 from mascot.evaluation.selection.validation import Choosing, with_knobs

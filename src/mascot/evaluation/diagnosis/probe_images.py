@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.data.photo_audit import background_sameness, duplicates
+from mascot.evaluation.diagnosis.measurements import Evidence, PromptEvidence
 from mascot.evaluation.evaluation_task import Task
 from mascot.evaluation.evaluator import Referee, Seen, of_each_prompt
 from mascot.evaluation.metrics.color_leakage import colours_over
@@ -28,7 +29,6 @@ from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.evaluation.samples import Drawn, Pictures, draw
-from mascot.evidence import Evidence, PromptEvidence
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
@@ -37,8 +37,12 @@ from mascot.storage.image_files import open_picture
 
 PLACES = 6
 """Validation prompts that a run is diagnosed by."""
+
+
 PLAIN = tuple(f"a {{subject}} on a {colour} background" for colour in ("red", "yellow", "green", "blue"))
 """Scenes that differ in their colour alone."""
+
+
 TOKENS = 4
 """Pictures of the token without the class noun."""
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from mascot.evidence import Evidence
+from mascot.evaluation.diagnosis.checks import AILMENTS, Ailment, Reading, Severity, readings
+from mascot.evaluation.diagnosis.measurements import Evidence
+from mascot.evaluation.diagnosis.remedies import Remedy, remedies_for
 from mascot.generation.knobs import Knobs
-from mascot.readings import AILMENTS, Ailment, Reading, Severity, readings
-from mascot.remedies import Remedy, remedies_for
 from mascot.storage.json_record import Record
 
 ORDER: tuple[Severity, ...] = ("serious", "warning", "note")

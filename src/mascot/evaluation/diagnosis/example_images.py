@@ -5,37 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from mascot.diagnosis import Diagnosis, Exhibit, Picture, checks_of, findings_of, unseen_of
+from mascot.evaluation.diagnosis.checks import Ailment
+from mascot.evaluation.diagnosis.findings import Exhibit, Picture
+from mascot.evaluation.diagnosis.measurements import Evidence
+from mascot.evaluation.diagnosis.probe_images import Symptoms
 from mascot.evaluation.evaluator import of_each_prompt
 from mascot.evaluation.samples import Pictures
-from mascot.evidence import Evidence
-from mascot.generation.generator import Generator
-from mascot.readings import Ailment, readings
-from mascot.symptoms import Symptoms
 
 SHOWN = 4
 """Pictures of one kind, at most."""
-
-
-def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
-    """Name what ails a run with this recipe (nested values), and show it; files are named from `folder`."""
-    evidence, task = symptoms.evidence(), symptoms.task
-    ill: set[Ailment] = {reading.ailment for reading in readings(evidence) if reading.ill}
-    height, width = generator.size(task.knobs)
-    return Diagnosis(
-        name=task.name,
-        subject=task.subject.words,
-        base=task.base,
-        weights=symptoms.drawn.weights,
-        knobs=generator.settle(task.knobs).model_copy(update={"height": height, "width": width}),
-        pictures=symptoms.pictures,
-        judges=symptoms.referee.describe(),
-        findings=findings_of(evidence, recipe, {ailment: EXHIBITS[ailment](symptoms, evidence, folder) for ailment in ill}),
-        checks=checks_of(evidence),
-        unseen=unseen_of(evidence),
-    )
 
 
 def placed(file: Path, folder: Path) -> str:

@@ -12,8 +12,12 @@ from statistics import fmean
 
 APART = 0.05
 """The least difference in cosine between the base's likeness and the photos' that is a scale to place anything on."""
+
+
 ROOM = 0.01
 """The least that the photos' nearest neighbours must leave below a cosine of 1, for copies to be told from likenesses."""
+
+
 DRAWN = 0.75
 """How often, at least, the base's picture of a prompt has to match it better than its pictures of the others do: by chance it is 0.5."""
 

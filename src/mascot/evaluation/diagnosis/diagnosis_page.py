@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mascot.diagnosis import Diagnosis, Exhibit, Finding
+from mascot.evaluation.diagnosis.findings import Diagnosis, Exhibit, Finding
 from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
 from mascot.reports.table import Table
 from mascot.reports.training_page import FindingEntry

@@ -10,12 +10,20 @@ from pydantic import BaseModel, ConfigDict
 
 TEMPLATES = ("a photo of a {token} {class}", "a {token} {class}", "a picture of a {token} {class}")
 """Captions that keep the token from growing together with the other words of one."""
+
+
 PRIOR = 1.0
 """The paper's weight of prior preservation (Ruiz et al. 2023, section 4.4)."""
+
+
 CLASS_PICTURES = 100
 """Class pictures where the recipe has none."""
+
+
 OUTSIDE = 0.2
 """How much what lies outside the masks may count, where it must not be learned."""
+
+
 HIGH = 3.0
 """Guidance that is not to blame up to here: on the embedded base, the only one it was looked at on, less only makes pictures softer."""
 
