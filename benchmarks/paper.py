@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from mascot import experiments
+from mascot.api.evaluate_suite import evaluate_cells
 from mascot.collection import Collected, spread
 from mascot.evaluation.bootstrap import paired
 from mascot.evaluation.score_tables import described
@@ -155,7 +155,7 @@ def main(  # noqa: PLR0917 - typer's options
     for name in TITLES if table == "all" else [table]:
         chosen = [collected(known[subject]) for subject in subjects.split(",")]
         cells = cells_of(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
-        suite = experiments.evaluate_cells(cells, out=keep, progress=watch)
+        suite = evaluate_cells(cells, out=keep, progress=watch)
         for shown in (paper_table(suite), other_table(suite)) if name == "T1" else (means(name, suite),):
             show(shown)
         show(differences(name, suite))

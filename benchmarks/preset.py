@@ -18,13 +18,14 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from mascot import verbs
+from mascot.api.train import train
 from mascot.data.prompt_templates import fill
 from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.loading import open_generator
 from mascot.generation.prompt_sets import STARTER_VALIDATION
 from mascot.models import starter
 from mascot.models.starter import HeldOut
@@ -105,8 +106,8 @@ def main(
         recipe = Recipe.preset(
             overrides=[*(overrides or []), "previews.every=0"], photos=tuple(str(p) for p in held.photos), class_noun=held.class_noun
         )
-        run = verbs.train(recipe, out=runs / name, report=False)
-        generator, _, _ = verbs.open_generator(runs / name)
+        run = train(recipe, out=runs / name, report=False)
+        generator, _, _ = open_generator(runs / name)
         trained.append(score(generator, held, Recipe.read(run.recipe).subject.token, recipe.knobs, judges))
         untouched.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, judges))
         real.append(real_similarity(judges[0].embed(read(held.photos))) or 0.0)

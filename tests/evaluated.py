@@ -13,8 +13,8 @@ from torch.nn.functional import cosine_similarity
 
 from bad_photos import noise
 from bad_places import fresh_adapter
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.evaluate import evaluate
 from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.evaluation.scores import Scores
 from mascot.recipe.recipe import Recipe
@@ -56,7 +56,7 @@ class World:
     def evaluate(self, run: Run | Path | None = None, **options: Any) -> Scores:
         """Evaluate with the tiny encoders."""
         given: dict[str, Any] = {"prompts": PROMPTS, "images": IMAGES, "identity": str(self.identity), "clip": str(self.clip)}
-        return verbs.evaluate(run or self.run, **(given | {"device": "cpu"} | options))
+        return evaluate(run or self.run, **(given | {"device": "cpu"} | options))
 
     @property
     def encoders(self) -> tuple[IdentityEncoder, ClipEncoder]:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.diagnose import diagnose
+from mascot.api.train import train
 from mascot.evaluation.diagnosis.findings import Check, Diagnosis
+from mascot.generation.loading import usual_knobs
 from mascot.models import starter
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -38,10 +40,10 @@ class Clinic:
 
     def _train(self, name: str, photos: Path, *overrides: str) -> Run:
         recipe = Recipe.preset(photos=[str(photos)], class_noun="owl", overrides=[*PLAIN, *overrides])
-        return verbs.train(recipe, out=self.folder / name, report=False)
+        return train(recipe, out=self.folder / name, report=False)
 
     def _diagnose(self, run: Run) -> Diagnosis:
-        return verbs.diagnose(run)
+        return diagnose(run)
 
     @property
     def healthy(self) -> Run:
@@ -60,7 +62,7 @@ class Clinic:
         run, adapter = Run(self.folder / name), Adapter.read(self.healthy.adapter)
         shutil.copytree(self.healthy.folder, run.folder)
         assert adapter.manifest is not None
-        usual = verbs.usual_knobs(adapter).model_copy(update=knobs)
+        usual = usual_knobs(adapter).model_copy(update=knobs)
         replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": usual.model_dump(mode="json")})).write(run.adapter)
         return run
 
@@ -132,7 +134,7 @@ def test_photos_in_one_pose_leave_one_picture(tmp_path: Path, clinic: Clinic) ->
     del clinic  # its cache is in use
     bear = starter.subjects()["teddy_bear"]
     recipe = Recipe.preset(photos=[str(photo) for photo in bear.photos], class_noun=bear.class_noun, overrides=PLAIN)
-    diagnosis = verbs.diagnose(verbs.train(recipe, out=tmp_path / "run", report=False))
+    diagnosis = diagnose(train(recipe, out=tmp_path / "run", report=False))
     assert [finding.ailment for finding in diagnosis.findings] == ["diversity collapsed"]
     assert "training.steps=200" in {remedy.setting for remedy in diagnosis.findings[0].remedies}
 
@@ -163,7 +165,7 @@ def test_what_the_base_cannot_draw_is_said(clinic: Clinic) -> None:
         "a {subject} made of spreadsheets",
         "a {subject} on a blue background",
     ]
-    diagnosis = verbs.diagnose(clinic.healthy, prompts=asked)
+    diagnosis = diagnose(clinic.healthy, prompts=asked)
     [finding] = [finding for finding in diagnosis.findings if finding.ailment == "context not drawn"]
     assert "spreadsheets" in finding.message
     assert "rain" not in finding.message

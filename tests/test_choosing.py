@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.train import train
+from mascot.generation.loading import usual_knobs
 from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -42,9 +43,9 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int 
             raise KeyboardInterrupt
 
     if stop_after is None:
-        return verbs.train(recipe, out=out, resume=resume, report=False, progress=watch), said
+        return train(recipe, out=out, resume=resume, report=False, progress=watch), said
     with pytest.raises(KeyboardInterrupt):
-        verbs.train(recipe, out=out, resume=resume, report=False, progress=watch)
+        train(recipe, out=out, resume=resume, report=False, progress=watch)
     return Run(out), said
 
 
@@ -76,7 +77,7 @@ def test_the_adapter_says_what_to_draw_it_with(chosen: tuple[Run, dict[str, Any]
     assert adapter.manifest.knobs is not None
     said = f"guidance {adapter.manifest.knobs['guidance']:g}, "
     assert chosen[1]["knobs"].startswith(said)
-    assert verbs.usual_knobs(adapter).model_dump() == adapter.manifest.knobs
+    assert usual_knobs(adapter).model_dump() == adapter.manifest.knobs
     assert adapter.manifest.knobs["height"] is None
 
 

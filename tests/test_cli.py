@@ -16,8 +16,9 @@ from PIL import Image
 
 from bad_photos import noise
 from bad_places import fresh_adapter
-from mascot import __version__, cli, terminal, verbs
+from mascot import __version__, cli, terminal
 from mascot.adapters.adapter_file import Adapter
+from mascot.api import train
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import planned_settings
 from mascot.storage.run_folder import Run
@@ -216,7 +217,7 @@ def _python_handles_interrupts() -> Iterator[None]:
 def test_an_interruption_in_the_middle_of_a_step_keeps_the_whole_step_and_resuming_ends_in_the_same_bytes(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, at: int
 ) -> None:
-    monkeypatch.setattr(verbs, "write_outcome", lambda *_: None)
+    monkeypatch.setattr(train, "write_outcome", lambda *_: None)
     words = ["train", photos, "--base", tiny_base, *settings("method.rate=0.01")]
     assert mascot(*words, "--out", tmp_path / "whole")[0] == 0
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
-from mascot import verbs
+from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.loading import open_generator
 from mascot.models.families.registry import load_family
 from mascot.models.token_embeddings import Words
 from mascot.recipe.recipe import Recipe
@@ -42,7 +43,7 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
             photos=(str(home / "photos"),),
             class_noun="dog",
         )
-        made[method] = verbs.train(recipe, out=home / method, report=False)
+        made[method] = train(recipe, out=home / method, report=False)
     return made
 
 
@@ -51,7 +52,7 @@ def drawn(generator: Generator) -> np.ndarray:
 
 
 def worn(file: Path) -> np.ndarray:
-    return drawn(verbs.open_generator(file, device="cpu")[0])
+    return drawn(open_generator(file, device="cpu")[0])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -84,7 +85,7 @@ def test_what_was_kept_is_told(runs: dict[str, Run], tiny_base: Path, home: Path
     recipe = Recipe.read(runs["dreambooth"].recipe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(home / "cache"))
-        run = verbs.train(recipe.model_copy(update={"knobs": KNOBS.model_copy(update={"steps": 1})}), out=tmp_path / "run")
+        run = train(recipe.model_copy(update={"knobs": KNOBS.model_copy(update={"steps": 1})}), out=tmp_path / "run")
     assert str(tiny_base) in run.report.read_text(encoding="utf-8")
     assert "attention" in run.report.read_text(encoding="utf-8")
     assert "%" in run.report.read_text(encoding="utf-8")

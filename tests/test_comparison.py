@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from evaluated import IMAGES, PROMPTS, World, mean, value
-from mascot import cli, verbs
+from mascot import cli
+from mascot.api.compare import compare
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval
 from mascot.evaluation.comparison import Difference, compare_scores
@@ -110,7 +111,7 @@ def test_tables_have_a_row_for_each_run_and_name_their_judges(scores: Scores, ot
 def test_pages_open_offline_and_hold_every_picture(world: World, scores: Scores, other: Scores) -> None:
     assert other.prompts
     page = world.run.scores_page.read_text(encoding="utf-8")
-    found = verbs.compare(world.run, world.folder / "other")
+    found = compare(world.run, world.folder / "other")
     beside = world.run.comparison("other").read_text(encoding="utf-8")
     assert found.rows == "prompts"
     extremes = 2 * 2 * (len(PROMPTS) * IMAGES // 2)
@@ -134,9 +135,9 @@ def test_pages_show_the_user_s_words_as_words(world: World, scores: Scores, tmp_
 
 def test_comparing_needs_an_evaluation(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"was not evaluated yet; run `mascot evaluate .*fresh` first"):
-        verbs.compare(world.run, world.write("fresh"))
+        compare(world.run, world.write("fresh"))
     with pytest.raises(UserError, match="not a mascot run"):
-        verbs.compare(tmp_path, world.run)
+        compare(tmp_path, world.run)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bad_photos import noise
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.doctor import doctor
+from mascot.api.train import train
 from mascot.data.dataset import Dataset, Example
 from mascot.diffusion import loss
 from mascot.models import starter
@@ -139,7 +140,7 @@ def trained(tiny_base: Path, photos: Path, *overrides: str) -> tuple[Run, dict[s
     small = ("previews.every=0", "training.steps=3", "precision=fp32", "method.rank=2")
     recipe = recipe_of(*small, *overrides, photos=(str(photos),), base=str(tiny_base), class_noun="dog")
     said: dict[str, str] = {}
-    run = verbs.train(
+    run = train(
         recipe, out=photos.parent / "run", report=False, progress=lambda phase, facts: said.update(facts) if phase == "effective" else None
     )
     return run, said
@@ -192,7 +193,7 @@ def test_captions_that_are_heard_whole_are_not_named(tiny_base: Path, photos: Pa
 def test_the_doctor_says_what_training_would_say_and_what_it_costs(tiny_base: Path, photos: Path, noun: str | None) -> None:
     options = ("previews.every=0", "training.steps=1000", "precision=fp32", "method.rank=2", "prior.count=50", "prior.steps=1")
     recipe = recipe_of(*options, photos=(str(photos),), base=str(tiny_base), class_noun=noun)
-    checkup = verbs.doctor(recipe)
+    checkup = doctor(recipe)
     said = dict(checkup.settings)
     for name, value in planned_settings(recipe, 3, 64):
         assert said[name] == value if name != "token" else said[name].startswith("sks, ")

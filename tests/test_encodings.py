@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mascot import verbs
+from mascot.api.train import train
 from mascot.bases import Bases
 from mascot.data.encoding_cache import Encoders, Encodings
 from mascot.models.families.registry import load_family
@@ -96,14 +96,14 @@ def test_a_run_that_shares_is_the_same_to_the_byte_and_asks_nothing(
 ) -> None:
     """Photos, class pictures and captions of a second run are known, and those of a third, whose base had to be loaded again."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
-    alone = verbs.train(small(home, tiny_base, 1), out=tmp_path / "alone", report=False)
+    alone = train(small(home, tiny_base, 1), out=tmp_path / "alone", report=False)
     lent = Bases()
     counting = Counting(monkeypatch, type(load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]))
     before = (0, 0)
     for seed, name in ((0, "first"), (1, "second"), (1, "third")):
         recipe = small(home, tiny_base, seed)
         with lent.lend(recipe) as family:
-            verbs.train(recipe, out=tmp_path / name, report=False, family=family, encodings=lent.encodings)
+            train(recipe, out=tmp_path / name, report=False, family=family, encodings=lent.encodings)
             asked = len(counting.pictures), len(counting.prompts)
             assert (asked == before) == (name != "first")
             before = asked

@@ -16,7 +16,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from evaluated import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
-from mascot import verbs
+from mascot.api.compare import read_scores
+from mascot.api.evaluate import calibrate, evaluate
+from mascot.api.generate import generate
+from mascot.api.train import train
 from mascot.errors import UserError
 from mascot.evaluation.evaluation_task import CLASS_PICTURES, prompts_for
 from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder
@@ -105,7 +108,7 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     photos = identity.embed(world.photos(3))
     of_class = list(base.draw([Shot("a photo of a dog", seed) for seed in range(CLASS_PICTURES * IMAGES)], knobs))
     assert value(scores, "base_preservation") == pytest.approx(mean(cosines(identity.embed(of_class), photos)), abs=1e-6)
-    taught = verbs.generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
+    taught = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
     assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(taught), photos)), abs=1e-6)
     assert value(scores, "drift") == pytest.approx(value(scores, "preservation") - value(scores, "base_preservation"), abs=1e-9)
 
@@ -233,7 +236,7 @@ def test_an_adapter_without_its_run_says_what_it_misses(world: World, tmp_path: 
     with_photos = world.evaluate(path, images=1, photos=[world.folder / "photos"])
     assert with_photos.values["identity"].value is not None
     assert "not known what it learned from" in with_photos.values["copying"].reason
-    assert verbs.read_scores(path)[0] == verbs.read_scores(tmp_path / "gift_scores")[0].model_copy(update={"name": str(path)})
+    assert read_scores(path)[0] == read_scores(tmp_path / "gift_scores")[0].model_copy(update={"name": str(path)})
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,7 @@ def test_the_paper_s_prompts_are_the_data_set_s(shared_data: Path) -> None:
 
 def test_real_photos_are_scored_against_each_other(world: World) -> None:
     folders = [world.folder / "photos", world.folder / "photos" / "0.png"]
-    rows, judges = verbs.calibrate(folders, identity=str(world.identity), clip=str(world.clip), device="cpu")
+    rows, judges = calibrate(folders, identity=str(world.identity), clip=str(world.clip), device="cpu")
     real = [cosines(a[None], b[None])[0] for a, b in itertools.permutations(judges.identity.embed(world.photos(3)), 2)]
     assert rows[0].values["identity"].value == pytest.approx(mean(real), abs=1e-6)
     assert rows[0].photos == 3
@@ -311,9 +314,9 @@ def test_the_embedded_base_is_scored_as_it_deserves(tmp_path: Path, monkeypatch:
     held = starter.subjects()["parrot"]
     learned = tuple(str(photo) for photo in held.photos[:-1])
     overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "choose.active=false"]
-    run = verbs.train(Recipe.preset(photos=learned, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
+    run = train(Recipe.preset(photos=learned, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
     prompts = ("a {subject} in the snow", "a {subject} on a beach", "a {subject} in the city")
-    found = verbs.evaluate(run, prompts=prompts, images=2, photos=[held.photos[0].parent])
+    found = evaluate(run, prompts=prompts, images=2, photos=[held.photos[0].parent])
     assert found.live
     assert found.judges["identity"].startswith("identity (weights ")
     assert value(found, "base_identity") + 0.1 < value(found, "identity") < value(found, "real_identity")

@@ -18,13 +18,14 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from mascot import verbs
+from mascot.api.train import train
 from mascot.data.encoding_cache import Encoders
 from mascot.diffusion.loss import loss_of
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.loading import open_generator
 from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Family, Latents, Learner, Stage
@@ -169,7 +170,7 @@ import numpy as np
 from mascot import verbs
 from mascot.generator import Knobs, Shot
 for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
-    generator, _, _ = verbs.open_generator(adapter, device="cpu")
+    generator, _, _ = open_generator(adapter, device="cpu")
     picture = next(iter(generator.draw([Shot(sys.argv[2], 5)], Knobs(steps=2, guidance=3.0, height=side, width=side))))
     np.save(f"{sys.argv[3]}/{place}.npy", np.asarray(picture, np.int16))
 """
@@ -179,8 +180,8 @@ for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
 def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: str, home: Path, tmp_path: Path) -> None:
     """The whole job, then a fresh process with nothing but the file: 0 difference, and something was learned."""
     methods = [method for name, method in TAUGHT if name == family]
-    runs = {method: verbs.train(recipe_of(bases, family, method, home), out=tmp_path / method, report=False) for method in methods}
-    ours = [drawn(verbs.open_generator(run, device="cpu")[0]) for run in runs.values()]
+    runs = {method: train(recipe_of(bases, family, method, home), out=tmp_path / method, report=False) for method in methods}
+    ours = [drawn(open_generator(run, device="cpu")[0]) for run in runs.values()]
     untouched = drawn(Generator(load_family(bases[family], device="cpu", precision="fp32")))
     order = json.dumps([(str(run.adapter), SIDE) for run in runs.values()])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
@@ -267,11 +268,11 @@ def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, 
 def test_stopped_and_resumed_is_never_stopped(bases: dict[str, str], family: str, method: str, home: Path, tmp_path: Path) -> None:
     """Stopped after every step in turn, phases' and stages' ends among them: the same bytes."""
     recipe = recipe_of(bases, family, method, home)
-    whole = verbs.train(recipe, out=tmp_path / "whole", report=False)
+    whole = train(recipe, out=tmp_path / "whole", report=False)
     run = Run(tmp_path / "stopped")
     for times in range(len(whole.read_steps())):
         stop_after(recipe, run, 1, resume=times > 0)
-    verbs.train(recipe, out=run.folder, resume=True, report=False)
+    train(recipe, out=run.folder, resume=True, report=False)
     assert run.adapter.read_bytes() == whole.adapter.read_bytes()
     assert run.steps.read_bytes() == whole.steps.read_bytes()
 
@@ -287,14 +288,14 @@ def stop_after(recipe: Recipe, run: Run, steps: int, *, resume: bool) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        verbs.train(recipe, out=run.folder, resume=resume, progress=stopping, report=False)
+        train(recipe, out=run.folder, resume=resume, progress=stopping, report=False)
 
 
 @pytest.mark.parametrize(("family", "method"), REFUSED)
 def test_a_word_cannot_be_taught_to_a_t5(bases: dict[str, str], family: str, method: str, home: Path, tmp_path: Path) -> None:
     """One sentence, with another method in it, and nothing is left behind."""
     with pytest.raises(UserError, match="T5 is never trained"):
-        verbs.train(recipe_of(bases, family, method, home), out=tmp_path / "run", report=False)
+        train(recipe_of(bases, family, method, home), out=tmp_path / "run", report=False)
     assert not (tmp_path / "run").exists()
 
 

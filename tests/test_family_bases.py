@@ -13,8 +13,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -169,7 +169,7 @@ def trained(base: tuple[str, Path], home: Path) -> Run:
     recipe = Recipe.preset(base=str(base[1]), overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(home / "cache"))
-        return verbs.train(recipe, out=home / base[0])
+        return train(recipe, out=home / base[0])
 
 
 def test_the_whole_job_runs(base: tuple[str, Path], trained: Run) -> None:
@@ -188,7 +188,7 @@ def test_stopped_and_resumed_is_never_stopped(base: tuple[str, Path], home: Path
     run.adapter.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(home / "cache"))
-        verbs.train(Recipe.read(run.recipe), out=run.folder, resume=True)
+        train(Recipe.read(run.recipe), out=run.folder, resume=True)
     assert run.adapter.read_bytes() == trained.adapter.read_bytes(), base[0]
     assert run.steps.read_bytes() == trained.steps.read_bytes()
 
@@ -246,5 +246,5 @@ def test_min_snr_on_a_flow_is_refused_before_anything_is_drawn(
     )
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"training\.min_snr=none"):
-        verbs.train(recipe, out=tmp_path / "run")
+        train(recipe, out=tmp_path / "run")
     assert not (tmp_path / "cache").exists()

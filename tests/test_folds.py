@@ -13,8 +13,10 @@ import torch
 
 from bad_photos import noise
 from evaluated import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
-from mascot import experiments, verbs
 from mascot.adapters.adapter_file import Adapter
+from mascot.api import sweep
+from mascot.api.cross_validate import cross_validate
+from mascot.api.train import train
 from mascot.data.photos import read_photos
 from mascot.errors import UserError
 from mascot.evaluation.comparison import compare_scores
@@ -56,7 +58,7 @@ def taught(world: World, name: str, **options: Any) -> Run:
 
 def validated(world: World, run: Run | Path, **options: Any) -> Scores:
     given = {"prompts": PROMPTS, "images": 1, "identity": str(world.identity), "clip": str(world.clip), "device": "cpu"}
-    return experiments.cross_validate(run, **(given | options))
+    return cross_validate(run, **(given | options))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def bench_of(world: World, drawn: Drawn) -> Bench:
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "train", lambda *_, **__: pytest.fail("everything is trained already"))
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: pytest.fail("everything is trained already"))
     monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("everything is drawn already"))
     monkeypatch.setattr(IdentityEncoder, "embed", lambda *_: pytest.fail("everything is embedded already"))
 
@@ -301,8 +303,8 @@ def test_a_run_is_liker_to_what_it_learned_from_than_to_what_it_never_saw(tmp_pa
     held = starter.subjects()["parrot"]
     overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "choose.active=false"]
     photos = tuple(str(photo) for photo in held.photos[:3])
-    run = verbs.train(Recipe.preset(photos=photos, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
-    found = experiments.cross_validate(run, prompts=("a {subject} in the snow", "a {subject} on a beach"), images=1)
+    run = train(Recipe.preset(photos=photos, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
+    found = cross_validate(run, prompts=("a {subject} in the snow", "a {subject} on a beach"), images=1)
     assert mean([fold.base_copying or 0 for fold in found.folds]) == pytest.approx(0, abs=1e-9)
     assert value(found, "base_identity") + 0.1 < mean([fold.generalisation for fold in found.folds])
     assert abs(value(found, "copying")) < 0.2

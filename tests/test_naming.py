@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mascot import verbs
+from mascot.api.doctor import doctor
 from mascot.api.find_token import search
+from mascot.api.train import train
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import Judges, judges_for
 from mascot.evaluation.selection import token_choice
@@ -130,7 +131,7 @@ def test_a_run_keeps_its_word_and_is_resumed_with_it(
     """The recipe that is written holds the word; the one that left it open resumes the run, though the base would say another by then."""
     recipe, said = small(photos, str(tiny_base)), dict[str, str]()
     heed = lambda phase, facts: said.update(facts) if phase == "effective" else None  # noqa: E731
-    run = verbs.train(recipe, out=tmp_path / "run", report=False, family=family, progress=heed)
+    run = train(recipe, out=tmp_path / "run", report=False, family=family, progress=heed)
     made = Recipe.read(run.recipe)
     word = made.token
     assert recipe.token is None
@@ -142,9 +143,9 @@ def test_a_run_keeps_its_word_and_is_resumed_with_it(
     assert said["captions"] == f"a photo of {word} dog"
     before = run.adapter.read_bytes()
     monkeypatch.setattr(token_choice, "usual_name", refuse)
-    verbs.train(recipe, out=tmp_path / "run", resume=True, report=False, family=rare_base(tiny_base))
+    train(recipe, out=tmp_path / "run", resume=True, report=False, family=rare_base(tiny_base))
     assert (Recipe.read(run.recipe), run.adapter.read_bytes()) == (made, before)
-    alone = verbs.train(made, out=tmp_path / "alone", report=False, family=rare_base(tiny_base))
+    alone = train(made, out=tmp_path / "alone", report=False, family=rare_base(tiny_base))
     assert alone.adapter.read_bytes() == before
 
 
@@ -153,8 +154,8 @@ def test_the_doctor_says_the_word_or_where_it_will_come_from(
 ) -> None:
     monkeypatch.setattr(effective_settings, "load_base", lambda _: family)
     recipe = small(photos, str(tiny_base))
-    assert dict(verbs.doctor(recipe, measure=False).settings)["token"] == UNNAMED
-    name, checkup = usual_name(family, str(tiny_base)), verbs.doctor(recipe)
+    assert dict(doctor(recipe, measure=False).settings)["token"] == UNNAMED
+    name, checkup = usual_name(family, str(tiny_base)), doctor(recipe)
     assert dict(checkup.settings)["token"] == f"{name.token}, {name.why}"
     assert checkup.subject.token == name.token
     assert dict(checkup.settings)["captions"] == f"a photo of {name.token} dog"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bad_photos import noise
-from mascot import verbs
+from mascot.api.generate import generate
+from mascot.api.train import train
+from mascot.api.training_report import GUIDANCES, PICTURES, SCALES
 from mascot.data.prompt_templates import fill
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
-from mascot.outcome import GUIDANCES, PICTURES, SCALES
 from mascot.recipe.recipe import Recipe
 from mascot.reports.training_page import HERO
 from mascot.storage.run_folder import Run
@@ -71,7 +72,7 @@ def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         photos=(str(folder / "photos"),), base=str(tiny_base), token=SUBJECT.token, class_noun=SUBJECT.class_noun,
         overrides=[*small, f"training.steps={STEPS}", f"previews.every={EVERY}"],
     )  # fmt: skip
-    return verbs.train(recipe, out=folder / "run")
+    return train(recipe, out=folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,6 @@ def test_the_users_words_are_words_and_not_markup(text: str, page: Page) -> None
 
 
 def test_the_adapter_as_shared_draws_what_the_report_shows(run: Run) -> None:
-    first, again = (verbs.generate(run, ["a {subject} in the snow"], count=1)[0] for _ in range(2))
+    first, again = (generate(run, ["a {subject} in the snow"], count=1)[0] for _ in range(2))
     assert first.tobytes() == again.tobytes()
     assert first.size == (64, 64)

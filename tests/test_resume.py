@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mascot import verbs
+from mascot.api.train import train
 from mascot.cli import main
 from mascot.errors import UserError
 from mascot.recipe.recipe import Recipe
@@ -218,14 +218,14 @@ def test_a_resumed_run_keeps_its_recipe(copied: Run, monkeypatch: pytest.MonkeyP
     assert "--out" in refusal(["train", "--resume"], monkeypatch, capsys)
     recipe = Recipe.read(copied.recipe)
     with pytest.raises(UserError, match="another recipe"):
-        verbs.train(recipe.model_copy(update={"seed": 1}), out=copied.folder, resume=True)
+        train(recipe.model_copy(update={"seed": 1}), out=copied.folder, resume=True)
     assert copied.adapter.read_bytes() == before
 
 
 def test_a_run_is_never_overwritten(copied: Run) -> None:
     before = {path: path.read_bytes() for path in copied.folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="not empty"):
-        verbs.train(Recipe.read(copied.recipe), out=copied.folder)
+        train(Recipe.read(copied.recipe), out=copied.folder)
     assert {path: path.read_bytes() for path in copied.folder.rglob("*") if path.is_file()} == before
 
 
@@ -248,14 +248,14 @@ def test_other_photos_are_refused(copied: Run, home: Path, tmp_path: Path, chang
     else:
         (photos / "0.png").unlink()
     with pytest.raises(UserError, match="photos changed since"):
-        verbs.train(recipe, out=copied.folder, resume=True)
+        train(recipe, out=copied.folder, resume=True)
 
 
 def test_another_base_is_refused(copied: Run) -> None:
     facts = json.loads(copied.effective.read_text(encoding="utf-8"))
     copied.effective.write_text(json.dumps(facts | {"base": "0" * 16}), encoding="utf-8")
     with pytest.raises(UserError, match="base changed since"):
-        verbs.train(Recipe.read(copied.recipe), out=copied.folder, resume=True)
+        train(Recipe.read(copied.recipe), out=copied.folder, resume=True)
 
 
 def test_two_processes_cannot_share_a_run(copied: Run, home: Path) -> None:

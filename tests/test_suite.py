@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from bad_photos import noise
-from mascot import cli, experiments
+from mascot import cli
+from mascot.api import sweep
+from mascot.api.evaluate_suite import evaluate_suite
 from mascot.collection import Collected, read_collection
 from mascot.errors import UserError
 from mascot.evaluation.scores import METRICS, Scores
@@ -100,7 +102,7 @@ def real(world: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory)
             "base": str(tiny_base), "subjects": ["cat9", "mug"], "methods": ["lora", "textual-inversion"], "prompts": 2, "images": 2,
             "identity": str(tiny_identity(home / "seer")), "clip": str(tiny_clip(home / "reader")), "device": "cpu", "overrides": QUICK,
         }  # fmt: skip
-        yield experiments.evaluate_suite(world, out=home / "out", **options), home, options
+        yield evaluate_suite(world, out=home / "out", **options), home, options
 
 
 @cache
@@ -146,9 +148,9 @@ def test_a_second_call_does_nothing_again(
     def fail(*_: Any, **__: Any) -> None:
         pytest.fail("this was done before")
 
-    monkeypatch.setattr(experiments, "train", fail)
-    monkeypatch.setattr(experiments, "evaluate", fail)
-    assert experiments.evaluate_suite(world, out=home / "out", **options).scores == suite.scores
+    monkeypatch.setattr(sweep, "train", fail)
+    monkeypatch.setattr(sweep, "evaluate", fail)
+    assert evaluate_suite(world, out=home / "out", **options).scores == suite.scores
 
 
 def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
@@ -157,7 +159,7 @@ def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
     _, home, options = real
     before = (home / "out" / "lora" / "mug" / "adapter.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"nothing could be scored: .* was made with other settings"):
-        experiments.evaluate_suite(world, out=home / "out", **{**options, "overrides": [*QUICK, "method.rank=2"], "methods": ["lora"]})
+        evaluate_suite(world, out=home / "out", **{**options, "overrides": [*QUICK, "method.rank=2"], "methods": ["lora"]})
     assert (home / "out" / "lora" / "mug" / "adapter.safetensors").read_bytes() == before
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from evaluated import World, cosines, mean
-from mascot import examination, verbs
+from mascot.api.diagnose import diagnose, task_of_diagnosis
+from mascot.api.train import examine, train
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.checks import AILMENTS
 from mascot.evaluation.diagnosis.example_images import EXHIBITS
@@ -25,6 +26,7 @@ from mascot.evaluation.metrics.default_encoders import Judges
 from mascot.evaluation.metrics.diversity import PatchDistance
 from mascot.evaluation.metrics.foreground import Missing
 from mascot.generation.generator import Generator
+from mascot.generation.loading import open_generator, resolve_adapter
 from mascot.progress import silent
 from mascot.recipe.recipe import Recipe
 
@@ -35,7 +37,7 @@ PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
 def diagnose_tiny(world: World, where: Any = None, **options: Any) -> Diagnosis:
     """Diagnose with the tiny encoders."""
     given = {"prompts": PROMPTS, "identity": str(world.identity), "clip": str(world.clip), "device": "cpu"} | options
-    return verbs.diagnose(where or world.run, **given)
+    return diagnose(where or world.run, **given)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +49,13 @@ def diagnosis(world: World) -> Diagnosis:
 def symptoms(world: World, diagnosis: Diagnosis) -> Symptoms:
     """What the diagnosis was made of."""
     del diagnosis
-    adapter, path = verbs.resolve_adapter(world.run)
-    task = examination.task_of_diagnosis(adapter, path, name="run", prompts=PROMPTS)
+    adapter, path = resolve_adapter(world.run)
+    task = task_of_diagnosis(adapter, path, name="run", prompts=PROMPTS)
     identity, clip = world.encoders
     referee = Referee(
         judges=Judges(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=Missing("none in a test")
     )
-    generator, _, _ = verbs.open_generator(path, device="cpu")
+    generator, _, _ = open_generator(path, device="cpu")
     return observe(task, generator, referee, adapter=path, folder=world.run.evaluation, progress=silent)
 
 
@@ -185,7 +187,7 @@ def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:
     judges = [f"choose.identity={world.identity}", f"choose.clip={world.clip}"]
     recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=[*small, *judges])
     told: list[tuple[str, Any]] = []
-    run = verbs.train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
+    run = train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
     found, page = dict(told)["diagnosis"], html.unescape(run.report.read_text())
     assert dict(told)["drawing"] == found.pictures
     assert Diagnosis.read(run.diagnosis) == found
@@ -201,7 +203,7 @@ def test_training_is_worth_having_without(world: World) -> None:
         recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=overrides)
         job: Any = SimpleNamespace(recipe=recipe, run=world.run)
         nothing: Any = None  # no generator: nothing is drawn
-        return verbs.examine(job, nothing, silent)
+        return examine(job, nothing, silent)
 
     assert told("diagnose.active=false") == ""
     assert str(told("choose.identity=./nowhere")).startswith("Nothing could be looked for: ")

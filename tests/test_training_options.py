@@ -11,9 +11,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
-from mascot import verbs
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_layers import lora_layers
+from mascot.api.generate import generate
+from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import Settings as Lora
@@ -75,9 +76,9 @@ def trained(recipe: Recipe, out: Path, *, stop_after: int | None = None, resume:
             raise KeyboardInterrupt
 
     if stop_after is None:
-        return verbs.train(recipe, out=out, report=False, progress=watch, resume=resume)
+        return train(recipe, out=out, report=False, progress=watch, resume=resume)
     with pytest.raises(KeyboardInterrupt):
-        verbs.train(recipe, out=out, report=False, progress=watch, resume=resume)
+        train(recipe, out=out, report=False, progress=watch, resume=resume)
     return Run(out)
 
 
@@ -101,9 +102,9 @@ def test_an_option_is_used_and_resumes_to_the_bit(tiny_base: Path, photos: Path,
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_run_on_a_quantised_base_ends_in_a_report(tiny_base: Path, photos: Path, tmp_path: Path, kind: str) -> None:
     """Its adapter is put on that base again to be drawn, and on the full base by `generate`."""
-    run = verbs.train(recipe_of(tiny_base, photos, f"base_weights={kind}", "knobs.steps=1"), out=tmp_path / "run")
+    run = train(recipe_of(tiny_base, photos, f"base_weights={kind}", "knobs.steps=1"), out=tmp_path / "run")
     assert run.report.exists()
-    assert len(verbs.generate(run, ["a {subject}"], count=1)) == 1
+    assert len(generate(run, ["a {subject}"], count=1)) == 1
 
 
 @pytest.fixture

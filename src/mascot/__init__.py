@@ -15,20 +15,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mascot.api.compare import compare
+    from mascot.api.cross_validate import cross_validate
+    from mascot.api.diagnose import diagnose
+    from mascot.api.doctor import doctor
+    from mascot.api.evaluate import evaluate
+    from mascot.api.evaluate_suite import evaluate_suite
+    from mascot.api.generate import generate
+    from mascot.api.sweep import sweep
+    from mascot.api.train import train
     from mascot.errors import UserError as UserError
     from mascot.evaluation.scores import Scores
-    from mascot.experiments import cross_validate as cross_validate
-    from mascot.experiments import evaluate_suite as evaluate_suite
-    from mascot.experiments import sweep as sweep
     from mascot.generation.knobs import Knobs
     from mascot.recipe.recipe import Recipe
     from mascot.storage.run_folder import Run
-    from mascot.verbs import compare as compare
-    from mascot.verbs import diagnose as diagnose
-    from mascot.verbs import doctor as doctor
-    from mascot.verbs import evaluate as evaluate
-    from mascot.verbs import generate as generate
-    from mascot.verbs import train as train
 
 __version__ = "0.1.0"
 PUBLIC = {
@@ -38,11 +38,11 @@ PUBLIC = {
     "Scores": "mascot.evaluation.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.cli",
-    "cross_validate": "mascot.experiments",
+    "cross_validate": "mascot.api.cross_validate",
     "diagnose": "mascot.cli",
     "doctor": "mascot.cli",
     "evaluate": "mascot.cli",
-    "evaluate_suite": "mascot.experiments",
+    "evaluate_suite": "mascot.api.evaluate_suite",
     "generate": "mascot.cli",
     "sweep": "mascot.cli",
     "train": "mascot.cli",

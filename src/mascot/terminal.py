@@ -15,8 +15,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mascot import experiments, verbs
 from mascot.api import find_token
+from mascot.api.compare import compare
+from mascot.api.cross_validate import cross_validate
+from mascot.api.diagnose import diagnose
+from mascot.api.doctor import doctor
+from mascot.api.evaluate import calibrate, evaluate
+from mascot.api.evaluate_suite import evaluate_suite
+from mascot.api.sweep import sweep, turn_knobs
+from mascot.api.train import train
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError, printable
@@ -25,6 +32,7 @@ from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.score_tables import calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.evaluation.selection import token_choice
 from mascot.generation.knobs import Knobs, settings_text
+from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.leaderboard_report import leaderboard_table
 from mascot.models.devices import choose_device
 from mascot.points import Range, parse_over
@@ -116,7 +124,7 @@ def train_visibly(recipe: Recipe, out: Path | None, *, resume: bool) -> Run:
     console = Console(stderr=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        run = verbs.train(recipe, out=out, resume=resume, progress=Watch(console, bar))
+        run = train(recipe, out=out, resume=resume, progress=Watch(console, bar))
     console.print(f"adapter: {run.adapter}\nreport:  {run.report}", markup=False, soft_wrap=True)
     return run
 
@@ -126,15 +134,15 @@ def generate_visibly(
 ) -> None:
     """Draw, write each picture with its settings, and print where it is."""
     quiet_libraries()
-    adapter, path = verbs.resolve_adapter(where)
-    usual = verbs.usual_knobs(adapter)
+    adapter, path = resolve_adapter(where)
+    usual = usual_knobs(adapter)
     try:
         knobs = Knobs.model_validate(usual.model_dump() | turned)
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
-    shots = verbs.plan_shots(adapter, prompts, count=count, seed=seed)
-    generator, _, name = verbs.open_generator(where, base=base)
+    shots = plan_shots(adapter, prompts, count=count, seed=seed)
+    generator, _, name = open_generator(where, base=base)
     folder = out or path.parent / "pictures"
     knobs = generator.settle(knobs)
     height, width = generator.size(knobs)
@@ -153,7 +161,7 @@ def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
     """Print the doctor's findings."""
     quiet_libraries()
     console = Console()
-    checkup = verbs.doctor(recipe, measure=measure)
+    checkup = doctor(recipe, measure=measure)
     show_photos(console, checkup.photos)
     for finding in checkup.audit.findings:
         style = "yellow" if finding.severity == "warning" else None
@@ -170,11 +178,11 @@ def evaluate_visibly(runs: Sequence[Path], *, folds: int | Literal["all"] | None
     if len(runs) > 1 and options.get("photos"):
         raise UserError("--photos are of one subject; evaluate one run at a time with them.")
     for run in runs:
-        verbs.resolve_adapter(run)  # before hours are spent on the first
+        resolve_adapter(run)  # before hours are spent on the first
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         watches = [EvaluationWatch(bar, str(run)) for run in runs]
-        judge = verbs.evaluate if folds is None else partial(experiments.cross_validate, folds=None if folds == "all" else folds)
+        judge = evaluate if folds is None else partial(cross_validate, folds=None if folds == "all" else folds)
         scores = [judge(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
     show_table(console, runs_table(scores))
     show_table(console, means_table(scores))
@@ -207,7 +215,7 @@ def suite_visibly(folder: Path, out: Path | None, **options: Any) -> None:
             elif phase == "report":
                 pages.append(facts)
 
-        found = experiments.evaluate_suite(folder, out=place, progress=watch, **options)
+        found = evaluate_suite(folder, out=place, progress=watch, **options)
     show_table(console, paper_table(found))
     show_table(console, other_table(found))
     for table in difference_tables(found):
@@ -253,7 +261,7 @@ def diagnose_visibly(run: Path, **options: Any) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         watch = EvaluationWatch(bar, str(run))
-        found = verbs.diagnose(run, **options, progress=watch)
+        found = diagnose(run, **options, progress=watch)
     show_findings(console, found)
     for finding in found.findings:
         console.print(f"\n{finding.severity}: {finding.ailment}\n{finding.message}", markup=False, highlight=False)
@@ -276,7 +284,7 @@ def show_findings(console: Console, found: Diagnosis) -> None:
 def calibrate_visibly(folders: Sequence[Path], **options: Any) -> None:
     """Print how real photos score against each other."""
     quiet_libraries()
-    rows, judges = verbs.calibrate(folders, **options)
+    rows, judges = calibrate(folders, **options)
     show_table(Console(), calibration_table(rows, judges))
 
 
@@ -284,7 +292,7 @@ def compare_visibly(one: Path, other: Path, out: Path | None) -> None:
     """Print how two runs differ, and say where their pictures are side by side."""
     quiet_libraries()
     pages: list[Path] = []
-    comparison = verbs.compare(one, other, out=out, progress=lambda _, page: pages.append(page))
+    comparison = compare(one, other, out=out, progress=lambda _, page: pages.append(page))
     console = Console()
     show_table(console, comparison_table(comparison))
     console.print(f"side by side: {pages[0]}", markup=False, soft_wrap=True)
@@ -324,7 +332,7 @@ def sweep_visibly(
 
     folder = out or Path("runs") / f"sweep-{file.stem}"
     shown = {} if prompt is None else {"prompt": prompt}
-    board = experiments.sweep(
+    board = sweep(
         values, parse_over(over), out=folder, by=by, trials=trials, images=images, engine=engine, address=address, progress=watch, **shown
     )
     show_table(console, leaderboard_table(board, metrics=(board.by,)))  # all other metrics are in the file and on the page
@@ -337,10 +345,10 @@ def turn_visibly(where: Path, over: Sequence[str], *, prompt: str | None, out: P
     listed = {key: values for key, values in choices.items() if not isinstance(values, Range)}
     if len(listed) < len(choices):
         raise UserError("knobs are drawn at the values that are given; write them with commas, such as guidance=3,5,9.")
-    _, path = verbs.resolve_adapter(where)
+    _, path = resolve_adapter(where)
     target = out or fresh_path(path.parent, "knobs", ".png")
     shown = {} if prompt is None else {"prompt": prompt}
-    print(verbs.turn_knobs(where, listed, out=target, **shown))  # noqa: T201 - the command's output
+    print(turn_knobs(where, listed, out=target, **shown))  # noqa: T201 - the command's output
 
 
 def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.evaluation.diagnosis.checks import Ailment, readings
+from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_page
 from mascot.evaluation.diagnosis.example_images import EXHIBITS
 from mascot.evaluation.diagnosis.findings import Diagnosis, checks_of, findings_of, unseen_of
-from mascot.evaluation.diagnosis.probe_images import Symptoms
+from mascot.evaluation.diagnosis.probe_images import Symptoms, observe, prompts_of_diagnosis
+from mascot.evaluation.evaluation_task import Task, set_task
+from mascot.evaluation.evaluator import Referee, referee_of
+from mascot.evaluation.metrics.default_encoders import judges_for
 from mascot.generation.generator import Generator
+from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter
+from mascot.models.devices import choose_device
+from mascot.progress import Progress, silent
+from mascot.recipe.settings import Diagnosing
+from mascot.reports.page import write_page
+from mascot.storage.run_folder import Run, scores_place
 
 
 def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
@@ -30,3 +41,55 @@ def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator:
         checks=checks_of(evidence),
         unseen=unseen_of(evidence),
     )
+
+
+def diagnose(
+    where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int | None = None, identity: str | None = None,
+    clip: str | None = None, device: str = "auto", photos: Sequence[str | Path] = (), base: str | None = None,
+    generator: Generator | None = None, progress: Progress = silent,
+) -> Diagnosis:  # fmt: skip
+    """Say what ails a trained adapter, by name, with the number and the pictures that show it and what to change.
+
+    It draws `images` of each of a handful of prompts that reports are not made with (or of `prompts`), the class alone and the token alone,
+    by the adapter and by the untouched base; pictures that are kept already are not drawn again. `diagnosis.json` and `diagnosis.html` are
+    written beside the adapter. `identity` and `clip` name encoders, `photos` other photos of the subject than the run's. `generator` wears
+    the adapter already. `progress` is called with ('drawing', count), ('picture', file), ('diagnosis', Diagnosis) and ('report', Path).
+
+    Raises:
+        UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
+    """
+    adapter, path = resolve_adapter(where)
+    name = str(where.folder if isinstance(where, Run) else where)
+    task = task_of_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
+    judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
+    worn = generator or open_generator(path, base=base, device=device)[0]
+    found = tell(task, adapter, path, generator=worn, referee=referee_of(judges), progress=progress)
+    if generator is None:
+        worn.take_off()
+    progress("report", scores_place(path).diagnosis_page)
+    return found
+
+
+def task_of_diagnosis(
+    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None = None, images: int | None = None,
+    photos: Sequence[str | Path] = (), base: str | None = None,
+) -> Task:  # fmt: skip
+    """What an adapter is asked to draw to be diagnosed."""
+    recorded = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
+    noun = adapter.manifest.class_noun if adapter.manifest else None
+    count = images if images is not None else Diagnosing.model_validate(recorded).images
+    return set_task(
+        adapter, path, name=name, prompts=prompts or prompts_of_diagnosis(noun), images=count, seed=0, live=None, photos=photos, base=base
+    )
+
+
+def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, referee: Referee, progress: Progress) -> Diagnosis:
+    """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
+    place, manifest = scores_place(path), adapter.manifest
+    symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
+    recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
+    found = diagnose.build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
+    found.write(place.diagnosis)
+    write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
+    progress("diagnosis", found)
+    return found

@@ -12,7 +12,7 @@ from mascot.data.photos import PhotoSet
 from mascot.evaluation.selection.token_choice import named
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
-from mascot.runs.inputs import load_base
+from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import Personalization
 from mascot.storage.run_folder import Run
 from mascot.subject import Subject
@@ -78,3 +78,9 @@ def measure_steps(job: Personalization) -> tuple[float, float]:
         seconds = min(job.rehearse() for _ in range(TIMED))
         quickest, total = min(quickest, seconds), total + seconds * (stretch.last - stretch.first)
     return quickest, total
+
+
+def doctor(recipe: Recipe, *, measure: bool = True) -> Checkup:
+    """Say what training would use and what it would cost, without training; `measure` loads the base and times a few steps."""
+    photos = read_subject(recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})}))
+    return check_up(recipe, photos, measure=measure)

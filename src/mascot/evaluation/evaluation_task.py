@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.photos import Photo, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
 from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.loading import usual_knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, is_live
 from mascot.models.starter import is_embedded
 from mascot.recipe.recipe import Recipe
@@ -110,3 +112,29 @@ def trained_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
 def photo_digest(photo: Photo) -> str:
     """Hash a photo's pixels, upright, 16 hexadecimal digits."""
     return hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]
+
+
+def set_task(
+    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None, images: int, seed: int, live: bool | None,
+    photos: Sequence[str | Path], base: str | None,
+) -> Task:  # fmt: skip
+    """Say what an adapter is asked to draw, before any weight is loaded."""
+    manifest = adapter.manifest
+    if manifest is None:
+        raise UserError(f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote.")
+    subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
+    usual, alive = prompts_for(base or manifest.base, subject, live=live)
+    trained = trained_photos(Run(path.parent), needed=not photos)
+    background = manifest.recipe.get("dataset", {}).get("background", "white")
+    return Task(
+        name=name,
+        base=base or manifest.base,
+        subject=subject,
+        live=alive,
+        templates=usual if prompts is None else tuple(prompts),
+        images=images,
+        seed=seed,
+        knobs=usual_knobs(adapter),
+        photos=read_photos([Path(photo) for photo in photos], background=background).photos if photos else trained,
+        trained=trained,
+    )

@@ -20,8 +20,8 @@ from mascot.data.prompt_templates import fill
 from mascot.evaluation.evaluation_task import Task, photo_digest
 from mascot.evaluation.metrics.class_drift import drift, preservation
 from mascot.evaluation.metrics.default_encoders import Judges
-from mascot.evaluation.metrics.diversity import diversity, diversity_over
-from mascot.evaluation.metrics.foreground import Missing, Segmenter, cut_all, cutout_similarity
+from mascot.evaluation.metrics.diversity import diversity, diversity_over, open_distance
+from mascot.evaluation.metrics.foreground import Missing, Segmenter, cut_all, cutout_similarity, open_segmenter
 from mascot.evaluation.metrics.memorization import copy_scores, nearest_excesses
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
@@ -241,3 +241,8 @@ def calibrate(name: str, photos: Sequence[Photo], judges: Judges) -> Calibration
         found = real_similarity(encoder.embed(pictures))
         values[key] = Score(value=found, reason=alone if found is None else "")
     return Calibration(name=name, photos=len(pictures), values=values)
+
+
+def referee_of(judges: Judges) -> Referee:
+    """The judges, with all that measures besides."""
+    return Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())

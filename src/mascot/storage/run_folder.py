@@ -220,3 +220,9 @@ def open_run(folder: Path) -> Run:
     if not run.recipe.exists():
         raise UserError(f"{folder} is not a mascot run (it has no recipe.toml); give a folder that `mascot train` made.")
     return run
+
+
+def scores_place(path: Path) -> Run:
+    """Where the scores of an adapter file lie: in its run's folder, or, for other files, in a folder beside them."""
+    run = Run(path.parent)
+    return run if path == run.adapter and run.recipe.exists() else Run(path.with_name(f"{path.stem}_scores"))

@@ -20,8 +20,12 @@ from mascot.subject import Subject
 
 PICTURES = 3
 """Pictures of the subject for each context."""
+
+
 GUIDANCES = (0.5, 1.0, 1.8)
 """Times the recipe's guidance."""
+
+
 SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 

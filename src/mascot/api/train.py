@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import Image
-
-from mascot.api.doctor import Checkup, check_up
+from mascot.api.diagnose import diagnose
+from mascot.api.training_report import write_outcome
+from mascot.bases import bases_of_this_process
 from mascot.data.encoding_cache import Encodings
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.evaluation.scores import Scores
 from mascot.evaluation.selection.token_choice import named
 from mascot.evaluation.selection.validation import Choosing, with_knobs
-from mascot.examination import calibrate, compare, diagnose, evaluate, read_scores
 from mascot.generation.generator import Generator
-from mascot.generation.knob_grid import sweep_knobs, turns
-from mascot.generation.knobs import Knobs
-from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
-from mascot.generation.prompt_sets import KNOBS_PROMPT
-from mascot.models.devices import choose_device
-from mascot.outcome import write_outcome
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import load_base, photo_hashes, read_subject
+from mascot.runs.resume import check_same, prepare_run, what_it_started_with
 from mascot.runs.training_run import Personalization
-from mascot.storage.atomic_write import check_writable, fresh_path, is_writable
-from mascot.storage.run_folder import Run, open_run
-from mascot.training.loop import Step
+from mascot.storage.atomic_write import fresh_path
+from mascot.storage.run_folder import Run
+
+
+def train_quietly(recipe: Recipe, folder: Path) -> Run:
+    """Train, or go on, on a base that is lent from run to run, and write no report."""
+    lent = bases_of_this_process()
+    with lent.lend(recipe) as family:
+        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=lent.encodings)
 
 
 def train(
@@ -131,69 +129,3 @@ def examine(job: Personalization, generator: Generator, progress: Progress) -> D
         )
     except UserError as error:
         return f"Nothing could be looked for: {error}"
-
-
-def prepare_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """Decide whether a folder may be trained into."""
-    check_writable(folder)
-    run = Run(folder)
-    if resume:
-        before = Recipe.read(open_run(folder).recipe)
-        if not recipe.fits(before):
-            raise UserError(f"{folder} was started with another recipe; resume it without other options, or start a new --out.")
-        choose_device(before.device, "resume it where there is one, or start a new --out with --set device=cpu")
-    elif folder.exists() and not (folder.is_dir() and run.is_empty()):
-        raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
-    return run
-
-
-def what_it_started_with(run: Run) -> dict[str, Any] | None:
-    """Read the facts that a run wrote when it started, or None where it was stopped before that."""
-    if not run.effective.exists():
-        return None
-    try:
-        facts = json.loads(run.effective.read_text(encoding="utf-8"))
-        return {"photos": facts["photos"], "base": facts["base"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run.effective} is damaged; start a new --out.") from error
-
-
-def check_same(run: Run, before: dict[str, Any] | None, what: str, now: Any) -> None:
-    """Refuse to resume on other photos or another base than the run was started with."""
-    if before is not None and before[what] != now:
-        raise UserError(f"the {what} changed since {run.folder} was started; put back what was there, or start a new --out.")
-
-
-def generate(
-    where: str | Path | Run, prompts: Sequence[str], knobs: Knobs | None = None, *, count: int = 4, seed: int = 0, base: str | None = None
-) -> list[Image]:
-    """Draw prompts with a trained adapter, `count` pictures each, in order; `{subject}` stands for token and class noun.
-
-    Raises:
-        UserError: the adapter or its base cannot be read or do not fit together.
-    """
-    generator, adapter, _ = open_generator(where, base=base)
-    return list(generator.draw(plan_shots(adapter, prompts, count=count, seed=seed), knobs or usual_knobs(adapter)))
-
-
-def doctor(recipe: Recipe, *, measure: bool = True) -> Checkup:
-    """Say what training would use and what it would cost, without training; `measure` loads the base and times a few steps."""
-    photos = read_subject(recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})}))
-    return check_up(recipe, photos, measure=measure)
-
-
-def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
-    """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
-    adapter, _ = resolve_adapter(where)
-    shot, knobs, target = plan_shots(adapter, [prompt], count=1, seed=0)[0], usual_knobs(adapter), Path(out)
-    turns(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
-    if target.is_dir() or not is_writable(target.parent):
-        raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
-    generator, _, name = open_generator(where)
-    return sweep_knobs(generator, over, prompt=shot.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)
-
-
-__all__ = [
-    "Progress", "Scores", "Step", "calibrate", "compare", "diagnose", "doctor", "evaluate", "generate", "open_generator", "plan_shots",
-    "read_scores", "resolve_adapter", "train", "turn_knobs", "usual_knobs",
-]  # fmt: skip

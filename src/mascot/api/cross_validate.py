@@ -1,0 +1,52 @@
+"""TODO api.cross_validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mascot.api.evaluate import evaluate
+from mascot.api.train import train
+from mascot.bases import bases_of_this_process
+from mascot.errors import UserError
+from mascot.evaluation.evaluation_task import Task
+from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.samples import Drawn
+from mascot.evaluation.scores import Scores
+from mascot.folds import Bench, plan_folds, validate
+from mascot.generation.loading import resolve_adapter
+from mascot.progress import Progress, silent
+from mascot.recipe.recipe import Recipe
+from mascot.storage.run_folder import Run
+
+
+def cross_validate(where: str | Path | Run, *, folds: int | None = None, progress: Progress = silent, **options: Any) -> Scores:
+    """Evaluate a run as `evaluate` does with the `options`, with a copy score that needs no photos besides the run's own.
+
+    Each of its photos, or `folds` of them, is held out in turn: a run on the others is trained as the run's recipe says, in its folder,
+    draws one picture of each prompt, and its copy score against that photo counts (see `metrics.memory.copy_score`), less that of the
+    untouched base's pictures. What is trained, drawn or embedded is never done again, and a call that was cut off goes on. Where no photo
+    can be held out, the score says why. `progress` is called as in `evaluate`, with ('fold', (photo, which, of how many)) before each.
+
+    Raises:
+        UserError: see `evaluate`; or there are fewer photos than `folds`, or photos are given besides the run's own.
+    """
+    if options.get("photos"):
+        raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
+    lent = bases_of_this_process()
+
+    def teach(point: Recipe, folder: Path, step: int, tell: Progress) -> None:
+        tell("steps", step)
+        with lent.lend(point) as family:
+            train(
+                point, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, until=step,
+                progress=lambda phase, facts: tell(phase, facts) if phase == "step" else None,
+            )  # fmt: skip
+
+    adapter, path = resolve_adapter(where)
+    plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
+
+    def refine(task: Task, drawn: Drawn, referee: Referee, scores: Scores) -> Scores:
+        return validate(plan, Bench(task=task, drawn=drawn, referee=referee, teach=teach, lend=lent.lend), scores, progress)
+
+    return evaluate(where, refine=refine, progress=progress, **options)

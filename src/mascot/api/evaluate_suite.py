@@ -1,0 +1,83 @@
+"""TODO api.evaluate_suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mascot import suite
+from mascot.api.evaluate import evaluate
+from mascot.api.train import train_quietly
+from mascot.bases import bases_of_this_process
+from mascot.collection import Collected, read_collection
+from mascot.engines import engine_named
+from mascot.evaluation.metrics.default_encoders import judges_for
+from mascot.evaluation.scores import Scores
+from mascot.generation.loading import BY_OPTION
+from mascot.methods.registry import DEFAULT
+from mascot.models.devices import choose_device
+from mascot.models.starter import EMBEDDED
+from mascot.progress import Progress, silent
+from mascot.recipe.recipe import Recipe
+from mascot.reports.page import write_page
+from mascot.storage.atomic_write import check_writable
+from mascot.storage.run_folder import Run
+from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
+from mascot.suite_report import suite_page
+
+
+def evaluate_suite(
+    folder: str | Path, *, out: str | Path, methods: Sequence[str] = (DEFAULT,), subjects: Sequence[str] = (), prompts: int | None = None,
+    images: int = 4, seed: int = 0, base: str = EMBEDDED, overrides: Sequence[str] = (), identity: str | None = None,
+    clip: str | None = None, device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
+) -> SuiteScores:  # fmt: skip
+    """Teach a base every subject of a collection by each method, draw and score the collection's prompts; the paper's protocol.
+
+    `folder` is laid out as google/dreambooth is (see `mascot.collection`). `subjects`, `prompts` (so many of each list) and `images` cut it
+    down. Recipes are the base's presets with `overrides` and `seed`; pictures are judged as `evaluate` judges them. Everything lies in
+    `out`, which a later call goes on with: `suite.json`, `suite.html` and each run's folder.
+
+    Raises:
+        UserError: the collection, a method, an override, the base or an encoder cannot be used, or nothing could be scored.
+    """
+    collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
+    arms = [Arm(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods]
+    lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
+    cells = cells_of(collection.subjects, arms, prompts=lists, images=images, seed=seed)
+    return evaluate_cells(
+        cells, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
+    )
+
+
+def recipe_for(subject: Collected, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
+    """What a subject of a collection is taught by; previews, which nobody would look at, are left out unless asked for."""
+    return Recipe.preset(
+        base=base, photos=(str(subject.photos),), class_noun=subject.class_noun, seed=seed,
+        overrides=["previews.every=0", f"method.name={json.dumps(method)}", *overrides],
+    )  # fmt: skip
+
+
+def evaluate_cells(
+    cells: Sequence[Cell], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
+    device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
+) -> SuiteScores:  # fmt: skip
+    """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
+    place = SuiteFolder(Path(out))
+    check_writable(place.folder)
+    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
+
+    def judge(run: Run, question: Question) -> Scores:
+        with bases_of_this_process().lend(Recipe.read(run.recipe)) as family:
+            return evaluate(
+                run, prompts=question.templates, images=question.images, seed=question.seed, live=question.live, photos=[question.photos],
+                identity=identity, clip=clip, device=device, family=family,
+            )  # fmt: skip
+
+    found = suite.run_suite(
+        cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=engine_named(engine, address), progress=progress
+    )
+    write_page(suite_page(found, place), place.page)
+    progress("report", place.page)
+    return found

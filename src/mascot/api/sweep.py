@@ -1,0 +1,79 @@
+"""What takes many runs: settings that are searched, photos that are held out in turn, collections that are taught and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mascot.api.evaluate import evaluate
+from mascot.api.train import train_quietly
+from mascot.bases import bases_of_this_process
+from mascot.engines import engine_named
+from mascot.errors import UserError, suggest
+from mascot.evaluation.scores import METRICS
+from mascot.generation.knob_grid import sweep_knobs, turns
+from mascot.generation.knobs import Shot, settings_text
+from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.generation.prompt_sets import KNOBS_PROMPT
+from mascot.leaderboard import Leaderboard, Measured, measured
+from mascot.points import Choices
+from mascot.progress import Progress, silent
+from mascot.protocols import Family
+from mascot.recipe.recipe import Recipe
+from mascot.storage.atomic_write import is_writable
+from mascot.storage.image_files import write_picture
+from mascot.storage.run_folder import Run
+from mascot.sweep import sweep_recipes
+
+
+def sweep(
+    recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: str | Path, by: str = "identity", trials: int | None = None,
+    images: int = 1, prompt: str = KNOBS_PROMPT, engine: str = "local", address: str | None = None, progress: Progress = silent,
+) -> Leaderboard:  # fmt: skip
+    """Train and evaluate a recipe over some settings, and rank the runs by one metric; what was done is never done again.
+
+    `over` has dotted keys (see `parse_over`); `by` is a metric of `evaluate`, which draws `images` of each prompt. With `trials` so many
+    settings are searched instead of all. `engine` is local or ray, the latter with the `address` of a cluster or on this machine.
+
+    Raises:
+        UserError: see `mascot.sweep.sweep`.
+    """
+    if by not in METRICS:
+        raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
+    lent = bases_of_this_process()
+
+    def judge(run: Run) -> Measured:
+        with lent.lend(Recipe.read(run.recipe)) as family:
+            return measured(evaluate(run, images=images, family=family))
+
+    def draw_one(run: Run, shot: Shot, path: Path) -> None:
+        with lent.lend(Recipe.read(run.recipe)) as family:
+            draw_with(run, shot, path, family)
+
+    return sweep_recipes(
+        recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
+        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=Shot(prompt, 0),
+        draw=draw_one, engine=engine_named(engine, address), progress=progress,
+    )  # fmt: skip
+
+
+def draw_with(run: Run, shot: Shot, path: Path, family: Family) -> None:
+    """Draw one picture with a run's adapter on its base, which comes back as it was; `{subject}` is what this run calls its subject."""
+    generator, adapter, name = open_generator(run, family=family)
+    knobs = generator.settle(usual_knobs(adapter))
+    [filled] = plan_shots(adapter, [shot.prompt], count=1, seed=shot.seed)
+    picture = next(generator.draw([filled], knobs))
+    write_picture(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
+    generator.take_off()
+
+
+def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
+    """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
+    adapter, _ = resolve_adapter(where)
+    shot, knobs, target = plan_shots(adapter, [prompt], count=1, seed=0)[0], usual_knobs(adapter), Path(out)
+    turns(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
+    if target.is_dir() or not is_writable(target.parent):
+        raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
+    generator, _, name = open_generator(where)
+    return sweep_knobs(generator, over, prompt=shot.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)
