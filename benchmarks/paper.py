@@ -17,17 +17,17 @@ from typing import Annotated
 import typer
 
 from mascot.api.evaluate_suite import evaluate_cells
-from mascot.collection import Collected, spread
 from mascot.evaluation.bootstrap import paired
 from mascot.evaluation.score_tables import described
 from mascot.evaluation.scores import METRICS
+from mascot.experiments.subject_collection import Collected, spread
+from mascot.experiments.suite import Arm, Cell, SuiteScores, cells_of
+from mascot.experiments.suite_page import markdown, other_table, paper_table
 from mascot.generation.prompt_sets import STARTER
 from mascot.models import starter
 from mascot.models.starter import HeldOut
 from mascot.recipe.recipe import Recipe
 from mascot.reports.table import Table
-from mascot.suite import Arm, Cell, SuiteScores, cells_of
-from mascot.suite_report import markdown, other_table, paper_table
 
 SUBJECTS = (
     "service_dog", "koala", "eagle", "t_rex", "blowfish", "mammoth", "boar", "alien", "hibiscus", "palm_tree", "mantelpiece_clock",

@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks stand in
 from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot.adapters.adapter_file import Adapter
-from mascot.collection import spread
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.loss import loss_of
 from mascot.errors import UserError
@@ -41,6 +40,7 @@ from mascot.evaluation.selection.checkpoint_selection import Chooser
 from mascot.evaluation.selection.criterion import Frame, Measured, score
 from mascot.evaluation.selection.knob_search import knob_grid, search_knobs
 from mascot.evaluation.selection.validation import ROUNDS, SEED, noise
+from mascot.experiments.subject_collection import spread
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION

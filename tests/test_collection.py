@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot.collection import Collection, read_collection, spread
 from mascot.errors import UserError
+from mascot.experiments.subject_collection import Collection, read_collection, spread
 from mascot.generation.prompt_sets import PAPER, PAPER_PROPERTIES
 
 FILE = """Classes

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mascot.api.train import train
-from mascot.bases import Bases
 from mascot.data.encoding_cache import Encoders, Encodings
+from mascot.experiments.base_pool import Bases
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.protocols import Framing, Stage

@@ -30,7 +30,7 @@ from mascot.evaluation.samples import Drawn, Pictures
 from mascot.evaluation.score_tables import folds_table, means_table, runs_table
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
-from mascot.folds import Bench, Plan, plan_folds, score_fold
+from mascot.experiments.cross_validation import Bench, Plan, plan_folds, score_fold
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery

@@ -14,8 +14,8 @@ from PIL import Image
 from mascot.errors import UserError
 from mascot.evaluation import scores
 from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
-from mascot.leaderboard import Entry, Leaderboard, Measurement, measured
-from mascot.leaderboard_report import leaderboard_page, leaderboard_table
+from mascot.experiments.leaderboard import Entry, Leaderboard, Measurement, measured
+from mascot.experiments.leaderboard_page import leaderboard_page, leaderboard_table
 from mascot.reports.page import write_page
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mascot.errors import UserError
-from mascot.points import Point, Range, full_keys, grid, make_point, parse_over, search, split, values_of
+from mascot.experiments.search import Point, grid, make_point, search, values_of
+from mascot.experiments.search_space import Range, full_keys, parse_over, split
 from mascot.recipe.recipe import Recipe
 
 

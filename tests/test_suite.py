@@ -16,13 +16,13 @@ from bad_photos import noise
 from mascot import cli
 from mascot.api import sweep
 from mascot.api.evaluate_suite import evaluate_suite
-from mascot.collection import Collected, read_collection
 from mascot.errors import UserError
 from mascot.evaluation.scores import METRICS, Scores
+from mascot.experiments.subject_collection import Collected, read_collection
+from mascot.experiments.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, run_suite
+from mascot.experiments.suite_page import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, run_suite
-from mascot.suite_report import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page
 from test_collection import FILE
 from tiny_encoders import tiny_clip, tiny_identity
 

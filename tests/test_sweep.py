@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mascot import engines
 from mascot.adapters.adapter_file import Adapter
-from mascot.bases import Bases, bases_of_this_process
-from mascot.engines import engine_named, on_ray
 from mascot.errors import UserError
+from mascot.experiments import executors
+from mascot.experiments.base_pool import Bases, bases_of_this_process
+from mascot.experiments.executors import engine_named, on_ray
+from mascot.experiments.leaderboard import Leaderboard, Measured
+from mascot.experiments.search_space import Range
+from mascot.experiments.sweep import SweepFolder, sweep_recipes
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Shot
-from mascot.leaderboard import Leaderboard, Measured
-from mascot.points import Range
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import read_subject
 from mascot.runs.training_run import Personalization
 from mascot.storage.run_folder import Run
-from mascot.sweep import SweepFolder, sweep_recipes
 
 OVER = {"method.rank": [2, 4], "training.steps": [1, 2]}
 SHOT = Shot("a photo of a {subject}", 3)
@@ -309,7 +309,7 @@ def test_every_engine_ends_in_the_same_leaderboard(
     assert swept(values, tmp_path / "ray", Fake(), engine=engine_named("ray")) == whole[0]
     assert_equal(tmp_path / "ray", whole[1])
     assert ray.started == {"address": "local", "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    assert ray.options == {"max_retries": engines.RETRIES, "num_cpus": 1, "num_gpus": 0}
+    assert ray.options == {"max_retries": executors.RETRIES, "num_cpus": 1, "num_gpus": 0}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 

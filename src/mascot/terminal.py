@@ -31,11 +31,12 @@ from mascot.evaluation.diagnosis.diagnosis_page import checks_table
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.score_tables import calibration_table, comparison_table, folds_table, means_table, runs_table
 from mascot.evaluation.selection import token_choice
+from mascot.experiments.leaderboard_page import leaderboard_table
+from mascot.experiments.search_space import Range, parse_over
+from mascot.experiments.suite_page import difference_tables, other_table, paper_table
 from mascot.generation.knobs import Knobs, settings_text
 from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
-from mascot.leaderboard_report import leaderboard_table
 from mascot.models.devices import choose_device
-from mascot.points import Range, parse_over
 from mascot.recipe.overrides import merge, parse_overrides, read_toml
 from mascot.recipe.recipe import Recipe
 from mascot.reports.table import NONE
@@ -43,7 +44,6 @@ from mascot.reports.table import Table as Scored
 from mascot.storage.atomic_write import fresh_path
 from mascot.storage.image_files import picture_stem, write_picture
 from mascot.storage.run_folder import Run
-from mascot.suite_report import difference_tables, other_table, paper_table
 
 SMOOTHING = 0.95
 """Of the loss on the progress bar: single steps jump with their noise level."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train
-from mascot.bases import bases_of_this_process
 from mascot.errors import UserError
 from mascot.evaluation.evaluation_task import Task
 from mascot.evaluation.evaluator import Referee
 from mascot.evaluation.samples import Drawn
 from mascot.evaluation.scores import Scores
-from mascot.folds import Bench, plan_folds, validate
+from mascot.experiments.base_pool import bases_of_this_process
+from mascot.experiments.cross_validation import Bench, plan_folds, validate
 from mascot.generation.loading import resolve_adapter
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mascot import suite
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_quietly
-from mascot.bases import bases_of_this_process
-from mascot.collection import Collected, read_collection
-from mascot.engines import engine_named
 from mascot.evaluation.metrics.default_encoders import judges_for
 from mascot.evaluation.scores import Scores
+from mascot.experiments import suite
+from mascot.experiments.base_pool import bases_of_this_process
+from mascot.experiments.executors import engine_named
+from mascot.experiments.subject_collection import Collected, read_collection
+from mascot.experiments.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
+from mascot.experiments.suite_page import suite_page
 from mascot.generation.loading import BY_OPTION
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
@@ -24,8 +26,6 @@ from mascot.recipe.recipe import Recipe
 from mascot.reports.page import write_page
 from mascot.storage.atomic_write import check_writable
 from mascot.storage.run_folder import Run
-from mascot.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
-from mascot.suite_report import suite_page
 
 
 def evaluate_suite(

@@ -8,23 +8,23 @@ from typing import Any
 
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_quietly
-from mascot.bases import bases_of_this_process
-from mascot.engines import engine_named
 from mascot.errors import UserError, suggest
 from mascot.evaluation.scores import METRICS
+from mascot.experiments.base_pool import bases_of_this_process
+from mascot.experiments.executors import engine_named
+from mascot.experiments.leaderboard import Leaderboard, Measured, measured
+from mascot.experiments.search_space import Choices
+from mascot.experiments.sweep import sweep_recipes
 from mascot.generation.knob_grid import sweep_knobs, turns
 from mascot.generation.knobs import Shot, settings_text
 from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
 from mascot.generation.prompt_sets import KNOBS_PROMPT
-from mascot.leaderboard import Leaderboard, Measured, measured
-from mascot.points import Choices
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import is_writable
 from mascot.storage.image_files import write_picture
 from mascot.storage.run_folder import Run
-from mascot.sweep import sweep_recipes
 
 
 def sweep(

@@ -10,12 +10,12 @@ from typing import Any
 
 from mascot.api.diagnose import diagnose
 from mascot.api.training_report import write_outcome
-from mascot.bases import bases_of_this_process
 from mascot.data.encoding_cache import Encodings
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.selection.token_choice import named
 from mascot.evaluation.selection.validation import Choosing, with_knobs
+from mascot.experiments.base_pool import bases_of_this_process
 from mascot.generation.generator import Generator
 from mascot.progress import Progress, silent
 from mascot.protocols import Family

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -187,3 +188,10 @@ def places(sizes: Sequence[int]) -> Iterator[Place]:
             number, along = divmod(number, size)  # noqa: PLW2901 - what is left of it
             place.append(along)
         yield tuple(place)
+
+
+def written(value: Any) -> str:
+    """A setting's value as a recipe has it."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from mascot.errors import UserError, suggest
 from mascot.generation.generator import Generator
-from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose, places
+from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose, places, written
 from mascot.generation.knobs import Knobs, Shot, settings_text
-from mascot.leaderboard import written
 from mascot.storage.image_files import write_picture
 
 

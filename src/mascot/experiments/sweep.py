@@ -13,14 +13,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.data.prompt_templates import fill
-from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
-from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose
+from mascot.experiments.executors import Engine, attempt, first_line, in_turn
+from mascot.experiments.leaderboard import Entry, Leaderboard, Measured, Measurement
+from mascot.experiments.leaderboard_page import leaderboard_page
+from mascot.experiments.search import Point, grid, search, values_of
+from mascot.experiments.search_space import Choices, Range, full_keys
+from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose, written
 from mascot.generation.knobs import Shot
-from mascot.leaderboard import Entry, Leaderboard, Measured, Measurement, written
-from mascot.leaderboard_report import leaderboard_page
 from mascot.models.devices import choose_device
-from mascot.points import Choices, Point, Range, full_keys, grid, search, values_of
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import Page, write_page
@@ -31,8 +32,12 @@ from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""
+
+
 Judge = Callable[[Run], Measured]
 """Measures a trained run."""
+
+
 Draw = Callable[[Run, Shot, Path], None]
 """Draws one picture with a trained run into a PNG file."""
 

@@ -16,7 +16,10 @@ from mascot.errors import UserError, suggest
 from mascot.storage.atomic_write import replacing
 
 Item = TypeVar("Item")
+
+
 Outcome = TypeVar("Outcome")
+
 
 RETRIES = 3
 """Times that a task is begun again after its worker died."""

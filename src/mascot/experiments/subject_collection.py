@@ -15,10 +15,15 @@ from mascot.generation.prompt_sets import Suite, is_live
 
 TABLE = "prompts_and_classes.txt"
 """The file of classes and prompts."""
+
+
 HEAD = ("subject_name", "class")
 """Over the classes; a third column, `live`, may say yes or no of each subject."""
 
+
 _PROMPT = re.compile(r"""^\s*(['"])(?P<text>.*)\1\.format\(""")
+
+
 _LIST = re.compile(r"^(?P<kind>object|live subject) prompts$", re.IGNORECASE)
 
 

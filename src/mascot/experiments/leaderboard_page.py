@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mascot.evaluation.scores import METRICS, title_of
-from mascot.leaderboard import Entry, Leaderboard, written
+from mascot.experiments.leaderboard import Entry, Leaderboard
+from mascot.generation.image_grid import written
 from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
 from mascot.reports.table import Table
 from mascot.storage.image_files import open_picture

@@ -14,12 +14,12 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from mascot.collection import Collected
-from mascot.engines import Engine, attempt, first_line, in_turn
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval
 from mascot.evaluation.metrics.default_encoders import Judges
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, over_subjects
+from mascot.experiments.executors import Engine, attempt, first_line, in_turn
+from mascot.experiments.subject_collection import Collected
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import Record
@@ -27,6 +27,8 @@ from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""
+
+
 Judge = Callable[[Run, "Question"], Scores]
 """Draws and scores what a question asks of a run, and writes it into the run's folder."""
 

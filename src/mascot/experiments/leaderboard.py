@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from mascot.errors import UserError, suggest
 from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
 from mascot.evaluation.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
+from mascot.generation.image_grid import written
 from mascot.storage.json_record import Record
 
 Measured = Mapping[str, float | Sequence[float] | None]
@@ -143,10 +144,3 @@ def ranked(entries: Sequence[Entry], by: str) -> list[Entry]:
         behind = tuple(entries[before].name for before in range(i) if not tied[before][i])
         done.append(entry.model_copy(update={"rank": rank, "behind": behind}))
     return done
-
-
-def written(value: Any) -> str:
-    """A setting's value as a recipe has it."""
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)

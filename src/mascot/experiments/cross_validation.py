@@ -42,8 +42,11 @@ from mascot.storage.run_folder import Run
 
 Teach = Callable[[Recipe, Path, int, Progress], None]
 """Trains a recipe into a folder up to a step, or goes on with a run that was begun there."""
+
+
 Lend = Callable[[Recipe], AbstractContextManager[Family]]
 """Gives a recipe's base, untouched."""
+
 
 SHOWN_SIDE = 256
 """Longest side, in pixels, of the copies that are kept of photos held out."""

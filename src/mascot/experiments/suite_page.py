@@ -11,9 +11,9 @@ from mascot.evaluation.comparison import compare_scores
 from mascot.evaluation.score_tables import comparison_table, described, judged, remarks
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, titles
 from mascot.evaluation.scores_page import tile
+from mascot.experiments.suite import SuiteFolder, SuiteScores
 from mascot.reports.page import Page, Row, Section, Strip, Tile, reduced
 from mascot.reports.table import NONE, Table, digits
-from mascot.suite import SuiteFolder, SuiteScores
 
 PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "real images": {"identity": 0.774, "clip_i": 0.885},
@@ -22,12 +22,18 @@ PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "Textual Inversion, Stable Diffusion": {"identity": 0.569, "clip_i": 0.780, "clip_t": 0.255},
 })  # fmt: skip
 """Table 1 of the paper (Ruiz et al. 2023): 30 subjects, 25 prompts, 4 pictures; judged by DINO ViT-S/16 and CLIP ViT-B/32."""
+
+
 PAPER_NOTE = (
     "the paper's rows are for order and distance, not for single digits: its base and photos are others, and its encoders are DINO "
     "ViT-S/16 and CLIP ViT-B/32"
 )
+
+
 FIDELITY = ("identity", "clip_i", "clip_t")
 """The columns of the paper's table 1."""
+
+
 SHOWN = 6
 """Pictures of each subject and arm on the page."""
 
