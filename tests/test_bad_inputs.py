@@ -16,7 +16,7 @@ import pytest
 from bad_commands import PLAIN, Command, bad_commands
 from bad_photos import noise
 from bad_questions import JUDGES, bad_questions
-from mascot import cli
+from mascot.cli import app
 from mascot.data import class_images
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
@@ -81,7 +81,7 @@ def sentence_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: py
     monkeypatch.setattr(sys, "argv", ["mascot", *words])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     said = capfd.readouterr().err
     assert stop.value.code == 2, said
     assert SENTENCE.fullmatch(said), said
@@ -208,7 +208,7 @@ def test_a_file_left_behind_is_noticed(here: Path, monkeypatch: pytest.MonkeyPat
         sys.stderr.write("mascot: it is not done.\n")
         sys.exit(2)
 
-    monkeypatch.setattr(cli, "main", leave_a_file)
+    monkeypatch.setattr(app, "main", leave_a_file)
     with pytest.raises(AssertionError, match=r"left\.tmp"):
         refused([], here, monkeypatch, capfd)
 
@@ -229,6 +229,6 @@ def test_anything_but_one_sentence_is_noticed(
         sys.stderr.write(said)
         sys.exit(2)
 
-    monkeypatch.setattr(cli, "main", say)
+    monkeypatch.setattr(app, "main", say)
     with pytest.raises(AssertionError):
         refused([], here, monkeypatch, capfd)

@@ -16,17 +16,19 @@ from PIL import Image
 
 from bad_photos import noise
 from bad_places import fresh_adapter
-from mascot import __version__, cli, terminal
+from mascot import __version__
 from mascot.adapters.adapter_file import Adapter
 from mascot.api import train
+from mascot.cli import app, console, generate
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import planned_settings
+from mascot.storage import image_files
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP = ROOT / "tests" / "help"
-COMMANDS: dict[str, Any] = getattr(typer.main.get_command(cli.app), "commands", {})
+COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app.app), "commands", {})
 SMALL = (
     "precision=fp32", "device=cpu", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.rank=2", "training.steps=4",
     "training.checkpoint_every=3",
@@ -52,7 +54,7 @@ def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
         monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         printed, said = capfd.readouterr()
         assert isinstance(stop.value.code, int)
         return stop.value.code, printed, said
@@ -152,7 +154,7 @@ def test_an_interruption_is_said_wherever_it_comes_from(
     def interrupt(**_: object) -> None:
         raise interruption
 
-    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(app, "app", interrupt)
     assert mascot() == (130, "", "mascot: interrupted; what was done is kept.\n")
 
 
@@ -169,7 +171,7 @@ def test_what_the_system_refuses_is_a_sentence(
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(terminal, "generate_visibly", fail)
+    monkeypatch.setattr(console, "generate_visibly", fail)
     said = f"mascot: {fault.filename or 'a file'} cannot be used ({fault.strerror}); {remedy}.\n"
     assert mascot("generate", adapter, "a dog") == (2, "", said)
 
@@ -178,7 +180,7 @@ def test_a_fault_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise OSError("a library is at a loss")
 
-    monkeypatch.setattr(terminal, "generate_visibly", fail)
+    monkeypatch.setattr(console, "generate_visibly", fail)
     with pytest.raises(OSError, match="at a loss"):
         mascot("generate", adapter, "a dog")
 
@@ -269,14 +271,14 @@ def test_pictures_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: P
 
 
 def test_an_interrupted_drawing_keeps_what_was_drawn(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path) -> None:
-    write = terminal.write_picture
+    write = image_files.write_picture
 
     def write_one(*arguments: Any) -> None:
         if (tmp_path / "drawn").exists():
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(terminal, "write_picture", write_one)
+    monkeypatch.setattr(console, "write_picture", write_one)
     code, printed, said = mascot("generate", adapter, "a cat", "--steps", 1, "--out", tmp_path / "drawn")
     assert (code, said) == (130, "mascot: interrupted; what was done is kept.\n")
     assert [Path(line).name for line in printed.splitlines()] == [path.name for path in (tmp_path / "drawn").iterdir()] == ["a-cat_0.png"]
@@ -284,11 +286,11 @@ def test_an_interrupted_drawing_keeps_what_was_drawn(mascot: Run_, monkeypatch: 
 
 @pytest.mark.parametrize("prompt", ["", "!?", "../../x", "a" * 300, "狗" * 300, "\U00020000" * 300, "a/b\\c:d"], ids=range(7))
 def test_any_prompt_makes_a_name_that_file_systems_take(tmp_path: Path, prompt: str) -> None:
-    path = terminal.picture_path(tmp_path, prompt, 2**31)
+    path = generate.picture_path(tmp_path, prompt, 2**31)
     assert path.parent == tmp_path
     assert len(f".{path.name}.tmp".encode()) <= 255
     path.touch()
-    assert terminal.picture_path(tmp_path, prompt, 2**31) != path
+    assert generate.picture_path(tmp_path, prompt, 2**31) != path
 
 
 @pytest.mark.parametrize("measure", ["--measure", "--no-measure"])

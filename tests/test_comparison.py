@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from evaluated import IMAGES, PROMPTS, World, mean, value
-from mascot import cli
 from mascot.api.compare import compare
+from mascot.cli import app
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval
 from mascot.evaluation.comparison import Difference, compare_scores
@@ -165,7 +165,7 @@ def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *
     monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     assert isinstance(stop.value.code, int)
     printed, said = capfd.readouterr()
     return stop.value.code, printed, said

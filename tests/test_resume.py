@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mascot.api.train import train
-from mascot.cli import main
+from mascot.cli.app import main
 from mascot.errors import UserError
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run

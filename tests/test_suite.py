@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from bad_photos import noise
-from mascot import cli
 from mascot.api import sweep
 from mascot.api.evaluate_suite import evaluate_suite
+from mascot.cli import app
 from mascot.errors import UserError
 from mascot.evaluation.scores import METRICS, Scores
 from mascot.experiments.subject_collection import Collected, read_collection
@@ -286,7 +286,7 @@ def test_the_command_refuses_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["mascot", "evaluate", *(part.replace("{world}", str(world)) for part in arguments)])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     error = capsys.readouterr().err
     assert caught.value.code == 2
     assert said in error

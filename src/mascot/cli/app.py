@@ -6,15 +6,27 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer.exceptions import TyperException
 
+from mascot.cli.options import (
+    MANIFESTED,
+    Base,
+    ClassNoun,
+    Photos,
+    RecipeFile,
+    Seed,
+    Set,
+    Steps,
+    Token,
+    names,
+    parse_folds,
+    parse_size,
+    read_recipe,
+)
 from mascot.errors import UserError
-
-if TYPE_CHECKING:
-    from mascot.recipe.recipe import Recipe
 
 app = typer.Typer(
     name="mascot",
@@ -24,19 +36,6 @@ app = typer.Typer(
     help="Teach a text-to-image model one subject from a few photos, draw it anywhere, and see how good the result is.",
 )
 
-Photos = Annotated[list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)]
-ClassNoun = Annotated[str | None, typer.Option(help="What kind of thing it is: dog, toy, ...", show_default=False)]
-Base = Annotated[
-    str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)
-]
-Token = Annotated[
-    str | None, typer.Option(help="The word that will mean the subject; the base is asked for one when not given.", show_default=False)
-]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
-Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random.", show_default=False)]
-Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
-MANIFESTED = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
 
 INTERRUPTED = 130
 
@@ -58,26 +57,6 @@ def main_options(
     del version
 
 
-def read_recipe(
-    photos: list[Path] | None, *, class_noun: str | None, base: str | None, token: str | None, file: Path | None,
-    overrides: list[str] | None, seed: int | None, method: str | None = None, steps: int | None = None,
-) -> Recipe:  # fmt: skip
-    """Build the recipe that options describe."""
-    from mascot.recipe.recipe import Recipe
-
-    more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
-    given = tuple(str(path) for path in photos or ())
-    return Recipe.preset(
-        overrides=[*more, *(overrides or [])],
-        file=file,
-        photos=given or None,
-        class_noun=class_noun,
-        token=token,
-        seed=seed,
-        base=base,
-    )
-
-
 @app.command()
 def train(
     photos: Photos = None, *, class_noun: ClassNoun = None, base: Base = None,
@@ -87,7 +66,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly where it was stopped.")] = False,
 ) -> None:  # fmt: skip
     """Teach a base the subject of some photos; ends in an adapter and a report."""
-    from mascot.terminal import train_visibly
+    from mascot.cli.train import train_visibly
 
     changed = [photos, class_noun, base, method, token, recipe, overrides, steps, seed]
     if resume:
@@ -124,7 +103,7 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; pictures/ beside the adapter when not given.")] = None,
 ) -> None:
     """Draw prompts with a trained adapter; knobs that are not given are those of the run's recipe."""
-    from mascot.terminal import generate_visibly
+    from mascot.cli.generate import generate_visibly
 
     turned = {
         "guidance": guidance, "unet_scale": unet_scale, "text_scale": text_scale, "negative": negative, "steps": steps, "solver": solver,
@@ -188,7 +167,7 @@ def evaluate(
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where it runs; auto takes an accelerator.")] = "auto",
 ) -> None:
     """Draw the report's prompts and score the pictures: likeness, prompt, variety, drift, copying; several runs make one table."""
-    from mascot.terminal import calibrate_visibly, evaluate_visibly, suite_visibly
+    from mascot.cli.evaluate import calibrate_visibly, evaluate_visibly, suite_visibly
 
     judged = {"identity": identity, "clip": clip, "device": device, **({"base": base} if base else {})}
     of_suite = {"methods": names(methods), "subjects": names(subjects), "prompts": cut, "overrides": overrides}
@@ -213,11 +192,6 @@ def evaluate(
     calibrate_visibly(runs, **judged)
 
 
-def names(listed: str | None) -> list[str] | None:
-    """Names between commas; None where nothing was given."""
-    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
-
-
 @app.command()
 def diagnose(
     run: MANIFESTED,
@@ -235,18 +209,9 @@ def diagnose(
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where it runs; auto takes an accelerator.")] = "auto",
 ) -> None:
     """Say what went wrong with a run, by name: each with its number, the pictures that show it, and what to change."""
-    from mascot.terminal import diagnose_visibly
+    from mascot.cli.evaluate import diagnose_visibly
 
     diagnose_visibly(run, prompts=prompts or None, photos=photos or (), identity=identity, clip=clip, base=base, device=device)
-
-
-def parse_folds(photos: str | None) -> int | Literal["all"] | None:
-    """Read how many photos are held out: `all`, or a number."""
-    if photos is None or photos == "all":
-        return photos
-    if not photos.isdecimal() or int(photos) < 1:
-        raise UserError(f"--cross-validate {photos!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say).")
-    return int(photos)
 
 
 @app.command()
@@ -260,7 +225,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two evaluated runs prompt by prompt and seed by seed: every difference with its interval, the pictures side by side."""
-    from mascot.terminal import compare_visibly
+    from mascot.cli.evaluate import compare_visibly
 
     compare_visibly(one, other, out)
 
@@ -280,7 +245,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="The sweep's folder, which may be gone on with.", show_default=False)] = None,
 ) -> None:
     """Train and score a recipe over some settings, or draw an adapter over some knobs: one leaderboard, one labelled grid."""
-    from mascot.terminal import sweep_visibly, turn_visibly
+    from mascot.cli.sweep import sweep_visibly, turn_visibly
 
     if what.suffix != ".toml":
         if trials or overrides or by != "identity":
@@ -299,7 +264,7 @@ def token(
     seed: Annotated[int, typer.Option(min=0, help="Decides which rare words are looked at, and what is drawn of them.")] = 0,
 ) -> None:
     """Find words that mean nothing in particular to a base: what to call a subject."""
-    from mascot.terminal import token_visibly
+    from mascot.cli.sweep import token_visibly
 
     token_visibly("starter" if base is None else base, count=count, candidates=candidates, seed=seed)
 
@@ -310,20 +275,10 @@ def doctor(
     measure: Annotated[bool, typer.Option(help="Load the base and time a few steps.")] = True,
 ) -> None:  # fmt: skip
     """Look at photos and settings before training: what will be used, what is wrong, what it will cost."""
-    from mascot.terminal import doctor_visibly
+    from mascot.cli.train import doctor_visibly
 
     made = read_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
     doctor_visibly(made, measure=measure)
-
-
-def parse_size(size: str | None) -> dict[str, Any]:
-    """Read `WIDTHxHEIGHT`."""
-    if size is None:
-        return {}
-    width, cross, height = size.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise UserError(f"--size {size!r} is not of the form WIDTHxHEIGHT, such as 512x768.")
-    return {"width": int(width), "height": int(height)}
 
 
 def main() -> None:
