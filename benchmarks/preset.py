@@ -29,9 +29,9 @@ from mascot.generation.loading import open_generator
 from mascot.generation.prompt_sets import STARTER_VALIDATION
 from mascot.models import starter
 from mascot.models.starter import HeldOut
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
-from mascot.subject import Subject
 
 PER_PROMPT = 2
 """Pictures of each prompt."""

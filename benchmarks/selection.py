@@ -47,13 +47,12 @@ from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
 from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.models import starter
 from mascot.models.starter import HeldOut
-from mascot.protocols import Family
+from mascot.protocols import Family, Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import Personalization
 from mascot.storage.atomic_write import replacing
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 FIXED_BATCHES = 2
 """Micro-batches whose loss is watched: 8 photos at the preset's batch, as many as the paper's evaluation batch."""

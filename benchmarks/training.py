@@ -131,8 +131,7 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from mascot.methods.lora import Settings as Lora
     from mascot.models.autoencoder import Pixels
     from mascot.models.families.sd import StableDiffusionStage
-    from mascot.protocols import Batch, Framing, Latents
-    from mascot.subject import Subject
+    from mascot.protocols import Batch, Framing, Latents, Subject
     from mascot.training.loop import Loop
     from mascot.training.settings import Settings
 

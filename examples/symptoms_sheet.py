@@ -14,9 +14,9 @@ from mascot.data.prompt_templates import class_prompt, fill
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.diagnosis.probe_images import PLAIN, prompts_of_diagnosis
 from mascot.generation.loading import resolve_adapter
+from mascot.protocols import Subject
 from mascot.storage.image_files import picture_stem
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 CELL, LINE, GAP = 92, 30, 8
 

@@ -14,7 +14,7 @@ from mascot.data.captions import METADATA, caption_photos
 from mascot.data.photos import Photo, PhotoSet, read_photos
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
-from mascot.subject import Subject
+from mascot.protocols import Subject
 
 PLAIN = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]))
 

@@ -22,8 +22,7 @@ from mascot.data.photos import Photo
 from mascot.diffusion.noise import gaussian, sample, seeded
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage
-from mascot.subject import Subject
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
 
 SQUARE: Size = (64, 64)
 WIDE: Size = (48, 80)

@@ -25,8 +25,7 @@ from mascot.generation.knobs import Knobs, Shot
 from mascot.methods import lora
 from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
 from mascot.models.families.registry import load_family
-from mascot.protocols import Companion, Family, Framing, Learner, Stage
-from mascot.subject import Subject
+from mascot.protocols import Companion, Family, Framing, Learner, Stage, Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 

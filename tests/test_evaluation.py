@@ -31,9 +31,9 @@ from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 from starter_recipe.world import ALIVE
 from tiny_encoders import tiny_identity
 

@@ -22,8 +22,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.objectives import Diffusion, Flow
 from mascot.methods.lora import Settings as Lora
 from mascot.models.families.registry import load_family
-from mascot.protocols import Batch, Conditioning, Framing, Latents
-from mascot.subject import Subject
+from mascot.protocols import Batch, Conditioning, Framing, Latents, Subject
 from mascot.training.loop import Loop
 from mascot.training.settings import Settings
 

@@ -36,10 +36,10 @@ from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery
 from mascot.models import starter
 from mascot.models.families.registry import load_family
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import render
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 PHOTOS = LEARNED + HELD_OUT
 STEP = 2

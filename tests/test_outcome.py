@@ -14,10 +14,10 @@ from mascot.api.train import train
 from mascot.api.training_report import GUIDANCES, PICTURES, SCALES
 from mascot.data.prompt_templates import fill
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.reports.training_page import HERO
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 SUBJECT = Subject("<b>", "R&D")
 NAMES = ("<i>.png", "a & b.png", "'quoted'.png")

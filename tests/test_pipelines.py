@@ -24,8 +24,7 @@ from mascot.methods.lora import Settings as LoRA
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_files import Precision
 from mascot.models.pipeline_stage import LoadedStage
-from mascot.protocols import Family, Framing
-from mascot.subject import Subject
+from mascot.protocols import Family, Framing, Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import tiny_base
 

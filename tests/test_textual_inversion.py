@@ -21,8 +21,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
 from mascot.models.families.registry import load_family
-from mascot.protocols import Family, Framing, Learner, Stage
-from mascot.subject import Subject
+from mascot.protocols import Family, Framing, Learner, Stage, Subject
 from tiny import WIDTH, tiny_stable_diffusion
 from tiny_families import tiny_base
 

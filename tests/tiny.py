@@ -17,8 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mascot.protocols import Companion, Group
-from mascot.subject import Subject
+from mascot.protocols import Companion, Group, Subject
 
 WORDS = tuple(
     "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle city street grass water "

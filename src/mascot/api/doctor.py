@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 from mascot.data.photo_audit import Audit, audit
 from mascot.data.photos import PhotoSet
 from mascot.evaluation.selection.token_choice import named
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
 from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import Personalization
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 TIMED = 2
 """Rehearsals of each phase: the machine may be busy with something else in one."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from mascot.evaluation.selection.token_choice import SEED, Findings, Name, facts_of, open_examiner, place_of
 from mascot.evaluation.selection.token_scoring import CANDIDATES
 from mascot.progress import Progress, silent
-from mascot.subject import FOLKLORE
+from mascot.protocols import FOLKLORE
 
 
 def search(

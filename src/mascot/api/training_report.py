@@ -14,9 +14,9 @@ from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
+from mascot.protocols import Subject
 from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
 from mascot.runs.training_run import Personalization
-from mascot.subject import Subject
 
 PICTURES = 3
 """Pictures of the subject for each context."""

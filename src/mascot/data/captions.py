@@ -13,7 +13,7 @@ from typing import cast
 from mascot.data.photos import Photo, PhotoSet
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, one_line
 from mascot.errors import UserError, printable
-from mascot.subject import Subject
+from mascot.protocols import Subject
 
 METADATA = "metadata.jsonl"
 """The captions of a folder, as the datasets library lays them out."""

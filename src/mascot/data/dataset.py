@@ -20,8 +20,7 @@ from mascot.data.photos import Photo
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.diffusion.noise import join, seeded
 from mascot.errors import UserError, printable
-from mascot.protocols import Batch, Framing, Latents
-from mascot.subject import Subject
+from mascot.protocols import Batch, Framing, Latents, Subject
 
 
 class Settings(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mascot.errors import UserError, suggest
-from mascot.subject import Subject
+from mascot.protocols import Subject
 
 DEFAULT_TEMPLATE = "a photo of {token} {class}"
 """The caption of a photo that has none of its own (Ruiz et al. 2023, section 3.2)."""

@@ -22,9 +22,9 @@ from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.loading import usual_knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, is_live
 from mascot.models.starter import is_embedded
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
-from mascot.subject import Subject
 
 CLASS_PICTURES = 4
 """Pictures of the class alone, for PRES, times the pictures of each prompt."""

@@ -14,9 +14,8 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
-from mascot.protocols import Family
+from mascot.protocols import Family, Subject
 from mascot.storage.run_folder import Run, open_run
-from mascot.subject import Subject
 
 BY_OPTION = "give --device cpu"
 """What to do where a device is not there that a command was told by an option of its own."""

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mascot.adapters.lora_extraction import extract, representable
 from mascot.adapters.lora_keys import file_name, metadata_of
 from mascot.errors import UserError, list_some
-from mascot.protocols import Companion, Group, Learner, Leg, Stage
-from mascot.subject import Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
 
 Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""

@@ -29,8 +29,7 @@ from mascot.adapters.peft_layers import (
 )
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
-from mascot.protocols import Companion, Group, Learner, Leg, Stage
-from mascot.subject import Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
 
 
 class Settings(BaseModel):

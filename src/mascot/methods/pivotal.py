@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.methods import lora, textual_inversion
-from mascot.protocols import Companion, Group, Learner, Leg, Restored, Stage
-from mascot.subject import Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Restored, Stage, Subject
 
 BUNDLE = "bundle_emb."
 """How names of rows begin in a file that holds layers too, as A1111's and ComfyUI's readers know it; the token and a dot follow."""

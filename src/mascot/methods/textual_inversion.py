@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from mascot.errors import UserError
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Vocabulary
-from mascot.subject import Subject
+from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject, Vocabulary
 
 METADATA_KEY = "textual_inversion"
 """Where a file says its word: diffusers takes it from the only tensor's name, or from its caller."""

@@ -18,11 +18,11 @@ from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
+from mascot.protocols import FOLKLORE, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_absences, read_toml, spell_absences
 from mascot.recipe.settings import Diagnosing, Previews
 from mascot.recipe.settings import Settings as SelectionSettings
-from mascot.subject import FOLKLORE, Subject
 from mascot.training.settings import Settings as TrainingSettings
 
 

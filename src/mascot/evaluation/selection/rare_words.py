@@ -12,7 +12,7 @@ from typing import Any
 
 from mascot.evaluation.selection.word_lists import NOUNS, SHORT_WORDS
 from mascot.generation import prompt_sets
-from mascot.subject import FOLKLORE
+from mascot.protocols import FOLKLORE
 
 RARE: Mapping[str, float] = {"BPE": 0.9, "Unigram": 5000 / 32000}
 """Kind of tokenizer -> the share of its vocabulary, most frequent pieces first, after which short words count as rare.

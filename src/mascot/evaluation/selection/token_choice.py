@@ -24,11 +24,10 @@ from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import Progress, silent
-from mascot.protocols import Family
+from mascot.protocols import FOLKLORE, Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import Record
 from mascot.storage.user_cache import cache_folder
-from mascot.subject import FOLKLORE
 
 FOLKLORE_NOTE = "It is folklore, not from the paper; a base that has learned from the web's captions knows a rifle of that name."
 

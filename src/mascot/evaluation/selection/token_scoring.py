@@ -32,8 +32,7 @@ from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.sample_cache import Gallery, weights_name
 from mascot.models.pipeline_stage import LoadedStage
 from mascot.progress import Progress, silent
-from mascot.protocols import Family, Framing
-from mascot.subject import Subject
+from mascot.protocols import Family, Framing, Subject
 
 REFERENCES = 8
 """Nouns that are drawn, to see what pictures of something are like."""

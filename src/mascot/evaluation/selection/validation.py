@@ -29,9 +29,9 @@ from mascot.evaluation.selection.knob_search import Recommendation, knob_grid, s
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs, Shot
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
+from mascot.protocols import Subject
 from mascot.runs.training_run import Personalization
 from mascot.storage.atomic_write import replacing
-from mascot.subject import Subject
 from mascot.training.checkpoint import load_parameters, save_parameters
 
 SEED = 7_000
