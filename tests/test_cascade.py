@@ -349,7 +349,7 @@ def test_names_are_split_only_where_every_part_may_be_a_base(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["DeepFloyd/IF-I-M-v1.0", "owner/xl-base-1.0", "owner/model.1-dev"])
 def test_a_version_in_a_hub_id_is_no_files_ending(base: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mascot.families.download_index", lambda asked: {name: folders(base)[0]}[asked] / "model_index.json")
+    monkeypatch.setattr("mascot.models.families.base_source.download_index", lambda asked: {name: folders(base)[0]}[asked] / "model_index.json")
     assert describe(name)["_class_name"] == "IFPipeline"
     assert describe(f"{name}+{folders(base)[1]}")["_class_name"] == "IFPipeline"
     with pytest.raises(UserError, match="does not exist"):

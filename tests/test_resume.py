@@ -38,12 +38,12 @@ Moment = tuple[str, str, int]
 """Module, function in it, and at which of its calls, from 1, the process ends as by `kill -9`."""
 
 MOMENTS: dict[str, Moment] = {
-    "before the first step": ("mascot.trainer", "Loop.steps", 1),
-    "before the first checkpoint": ("mascot.trainer", "Loop.save", 1),
-    "when a checkpoint is half written": ("mascot.trainer", "save_file", 2),
-    "right after a checkpoint appears": ("mascot.run", "Run.forget_old_checkpoints", 2),
-    "between two checkpoints": ("mascot.trainer", "Loop.accumulate", 6),
-    "after the last step": ("mascot.adapter", "Adapter.write", 1),
+    "before the first step": ("mascot.training.loop", "Loop.steps", 1),
+    "before the first checkpoint": ("mascot.training.loop", "Loop.save", 1),
+    "when a checkpoint is half written": ("mascot.training.loop", "save_file", 2),
+    "right after a checkpoint appears": ("mascot.storage.run_folder", "Run.forget_old_checkpoints", 2),
+    "between two checkpoints": ("mascot.training.loop", "Loop.accumulate", 6),
+    "after the last step": ("mascot.adapters.adapter_file", "Adapter.write", 1),
 }
 
 
@@ -76,7 +76,7 @@ def command(words: list[str], environment: dict[str, str], output: Path, moment:
     os.dup2(descriptor, 2)
     sys.argv = ["mascot", *words]
     if not report:
-        module: Any = import_module("mascot.verbs")
+        module: Any = import_module("mascot.api.train")
         module.write_outcome = lambda *_: None
     if moment is not None:
         plant(moment)
@@ -172,8 +172,8 @@ def test_stopped_from_outside_when_a_checkpoint_appears_and_resumed_is_never_sto
 
 def test_stopped_twice_and_resumed_twice_is_never_stopped(tiny_base: Path, home: Path, uninterrupted: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    assert Command(start(tiny_base, home, run.folder), home, ("mascot.trainer", "Loop.accumulate", 4)).ended()[0] == -signal.SIGKILL
-    again = Command(["train", "--resume", "--out", str(run.folder)], home, ("mascot.trainer", "Loop.accumulate", 4))
+    assert Command(start(tiny_base, home, run.folder), home, ("mascot.training.loop", "Loop.accumulate", 4)).ended()[0] == -signal.SIGKILL
+    again = Command(["train", "--resume", "--out", str(run.folder)], home, ("mascot.training.loop", "Loop.accumulate", 4))
     assert again.ended()[0] == -signal.SIGKILL
     resumed(run.folder, home)
     assert_equal(run, uninterrupted)
@@ -186,7 +186,7 @@ def test_killed_before_anything_was_written_it_can_simply_be_started_again(
 ) -> None:
     run = Run(tmp_path / "run")
     words = start(tiny_base, home, run.folder)
-    assert Command(words, home, ("mascot.personalization", "Personalization.batches", 1)).ended()[0] == -signal.SIGKILL
+    assert Command(words, home, ("mascot.runs.training_run", "Personalization.batches", 1)).ended()[0] == -signal.SIGKILL
     shutil.rmtree(run.folder)
     run.folder.mkdir()
     run.lock.touch()

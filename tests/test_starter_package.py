@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mascot.starter
+import mascot.models.starter
 from mascot.errors import UserError
 from starter_recipe.drawings import held_out_icons, read_catalogue, read_objects, wanted_icons
 from starter_recipe.mascot_photos import PHOTOS, make_photos
@@ -27,7 +27,7 @@ from starter_recipe.world import ALIVE, World
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTS = read_objects()
 DRAWINGS = ROOT / WORK / "drawings.npz"
-STARTER = ROOT / "src/mascot/starter"
+STARTER = ROOT / "src/mascot/models/starter"
 
 
 def pixels(picture: Path) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_captions_fit_the_tokenizer(drawings: Path, part: str) -> None:
     """No caption of 1,000 scenes is cut: training hears every word."""
     from transformers import CLIPTokenizer
 
-    asked = {"base": lambda: mascot.starter.folder() / "tokenizer", "clip": mascot.starter.clip_folder}
+    asked = {"base": lambda: mascot.models.starter.folder() / "tokenizer", "clip": mascot.models.starter.clip_folder}
     tokenizer = CLIPTokenizer.from_pretrained(packaged(asked[part]))
     captions = [caption for _, caption in islice(World(drawings, side=8).stream([6]), 1000)]
     lengths = {caption: len(ids) for caption, ids in zip(captions, tokenizer(captions).input_ids, strict=True)}
@@ -127,13 +127,13 @@ def test_subjects_are_those_of_the_recipe() -> None:
                packages[package]["author"])
         for name, s in OBJECTS["held_out"].items()
     }  # fmt: skip
-    loaded = mascot.starter.subjects()
+    loaded = mascot.models.starter.subjects()
     assert {name: (held.class_noun, held.live) for name, held in loaded.items()} == {name: row[:2] for name, row in found.items()}
 
 
 def test_there_are_enough_subjects() -> None:
     """A comparison over subjects needs a dozen, things and live ones; their classes are nouns that the base knows."""
-    subjects = mascot.starter.subjects()
+    subjects = mascot.models.starter.subjects()
     assert len(subjects) >= 12
     assert 4 <= sum(held.live for held in subjects.values()) <= len(subjects) - 4
     assert {held.class_noun for held in subjects.values()} <= set(OBJECTS["nouns"])
@@ -142,7 +142,7 @@ def test_there_are_enough_subjects() -> None:
 @pytest.mark.parametrize("name", OBJECTS["held_out"])
 def test_each_subject_has_different_photos(name: str) -> None:
     """Five or six photos, 128 px, whose backdrops differ at their corners."""
-    photos = [pixels(photo) for photo in mascot.starter.subjects()[name].photos]
+    photos = [pixels(photo) for photo in mascot.models.starter.subjects()[name].photos]
     assert 5 <= len(photos) <= 6
     assert {photo.shape for photo in photos} == {(128, 128, 3)}
     corners = {tuple(np.concatenate([photo[0, 0], photo[-1, -1]])) for photo in photos}
@@ -174,24 +174,24 @@ def test_contrast_measures_the_rim() -> None:
 
 def test_the_loader_is_light() -> None:
     """Asking where the base is imports no torch."""
-    command = "import mascot.starter, sys; sys.exit(bool({'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
+    command = "import mascot.models.starter, sys; sys.exit(bool({'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", command], check=False, cwd=ROOT / "src").returncode == 0
 
 
 @pytest.mark.parametrize(
-    "ask", [mascot.starter.folder, mascot.starter.subjects, mascot.starter.clip_folder, mascot.starter.identity_folder]
+    "ask", [mascot.models.starter.folder, mascot.models.starter.subjects, mascot.models.starter.clip_folder, mascot.models.starter.identity_folder]
 )
 def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the data says what to do."""
-    monkeypatch.setattr(mascot.starter, "package_data", lambda name: tmp_path / name)
+    monkeypatch.setattr(mascot.models.starter, "package_data", lambda name: tmp_path / name)
     with pytest.raises(UserError, match="reinstall mascot"):
         ask()
 
 
-@pytest.mark.parametrize(("ask", "step"), [(mascot.starter.folder, "export"), (mascot.starter.clip_folder, "encoders")])
+@pytest.mark.parametrize(("ask", "step"), [(mascot.models.starter.folder, "export"), (mascot.models.starter.clip_folder, "encoders")])
 def test_half_of_a_folder_is_said(ask: Callable[[], Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout without the weights says which file is missing and which step writes it."""
-    monkeypatch.setattr(mascot.starter, "package_data", lambda name: tmp_path / name)
+    monkeypatch.setattr(mascot.models.starter, "package_data", lambda name: tmp_path / name)
     for name in ("base/model_index.json", "clip/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -200,8 +200,8 @@ def test_half_of_a_folder_is_said(ask: Callable[[], Path], step: str, tmp_path: 
 
 
 def test_the_base_names_what_it_was_shown() -> None:
-    packaged(mascot.starter.folder)
-    assert mascot.starter.nouns() == tuple(sorted(OBJECTS["nouns"]))
+    packaged(mascot.models.starter.folder)
+    assert mascot.models.starter.nouns() == tuple(sorted(OBJECTS["nouns"]))
 
 
 def test_package_data_is_light() -> None:
@@ -241,7 +241,7 @@ def test_the_notice_names_every_subject() -> None:
 
 def test_the_packaged_base_draws() -> None:
     """The packaged folder is a Stable Diffusion pipeline that loads offline and draws finite pictures that obey seeds."""
-    base = packaged(mascot.starter.folder)
+    base = packaged(mascot.models.starter.folder)
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -258,7 +258,7 @@ def test_the_packaged_base_draws() -> None:
 def photos() -> list[Image.Image]:
     """The first two photos of each of three subjects."""
     return [
-        Image.open(photo).convert("RGB") for name in ("poodle", "taxi", "parrot") for photo in mascot.starter.subjects()[name].photos[:2]
+        Image.open(photo).convert("RGB") for name in ("poodle", "taxi", "parrot") for photo in mascot.models.starter.subjects()[name].photos[:2]
     ]
 
 
@@ -266,7 +266,7 @@ def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> Non
     """It loads offline, embeds photos as 192 values, and finds two photos of one subject more alike than those of others."""
     from mascot.evaluation.metrics.image_encoders import read_identity_encoder
 
-    embeddings = read_identity_encoder(packaged(mascot.starter.identity_folder)).embed(photos)
+    embeddings = read_identity_encoder(packaged(mascot.models.starter.identity_folder)).embed(photos)
     assert embeddings.shape == (6, 192)
     likeness = embeddings @ embeddings.T
     same = likeness[range(0, 6, 2), range(1, 6, 2)].mean()
@@ -277,7 +277,7 @@ def test_the_packaged_clip_answers(photos: list[Image.Image]) -> None:
     """It loads offline, embeds photos and prompts as 128 values, and fits each class to its photos better than another."""
     from mascot.evaluation.metrics.image_encoders import read_clip
 
-    clip = read_clip(packaged(mascot.starter.clip_folder))
+    clip = read_clip(packaged(mascot.models.starter.clip_folder))
     fit = clip.embed(photos) @ clip.embed_prompts(["a photo of a dog", "a photo of a car", "a photo of a bird"]).T
     assert clip.truncated(["a photo of a dog"]) == []
     assert clip.embed(photos[:1]).shape == (1, 128)

@@ -88,7 +88,7 @@ def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, refe
     place, manifest = scores_place(path), adapter.manifest
     symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
-    found = diagnose.build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
+    found = build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
     progress("diagnosis", found)

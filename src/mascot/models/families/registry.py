@@ -12,16 +12,16 @@ from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family
 
 FAMILIES: Mapping[str, str] = {
-    "StableDiffusionPipeline": "mascot.families.sd",
-    "StableDiffusionXLPipeline": "mascot.families.sdxl",
-    "StableDiffusion3Pipeline": "mascot.families.sd3",
-    "FluxPipeline": "mascot.families.flux",
-    "IFPipeline": "mascot.families.deepfloyd_if",
+    "StableDiffusionPipeline": "mascot.models.families.sd",
+    "StableDiffusionXLPipeline": "mascot.models.families.sdxl",
+    "StableDiffusion3Pipeline": "mascot.models.families.sd3",
+    "FluxPipeline": "mascot.models.families.flux",
+    "IFPipeline": "mascot.models.families.deepfloyd_if",
 }
 """Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
 
 
-CONTINUATIONS: Mapping[str, str] = {"IFSuperResolutionPipeline": "mascot.families.deepfloyd_if"}
+CONTINUATIONS: Mapping[str, str] = {"IFSuperResolutionPipeline": "mascot.models.families.deepfloyd_if"}
 """Pipeline class that enlarges another's pictures -> that other's module, whose `load` takes its `continuation` as well."""
 
 
