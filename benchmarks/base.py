@@ -34,11 +34,11 @@ from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_en
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import similarity
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import describe, load_family
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 from starter_recipe.places import PLACES
 from starter_recipe.world import ARTICLE, World
 
@@ -238,7 +238,7 @@ def drawn_by(generator: Generator, steps: int) -> Draw:
     """Let a base draw, each picture from its own seed."""
 
     def draw(scenes: Sequence[Scene], guidance: float) -> list[Image.Image]:
-        shots = [Shot(scene.prompt, scene.seed) for scene in scenes]
+        shots = [ImageRequest(scene.prompt, scene.seed) for scene in scenes]
         pictures = generator.draw(shots, Knobs(guidance=guidance, steps=steps))
         return list(watched(pictures, len(shots)))
 
@@ -279,7 +279,7 @@ def write_results(path: Path, settings: Mapping[str, str | int | float], encoder
         | {"columns": {column.label: asdict(column.rows[row]) for column in columns if row in column.rows}}
         for row in keys
     ]
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         text = json.dumps({"version": 1, "settings": settings, "encoders": encoders, "rows": rows}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -301,7 +301,7 @@ def contact_sheet(exam: Exam, pictures: Mapping[str, Sequence[Image.Image]], *, 
 def write_sheets(folder: Path, exam: Exam, columns: Sequence[Column]) -> None:
     """Write one PNG for each column, named after it."""
     for column in columns:
-        with replacing(folder / f"{file_stem(column.label)}.png") as temporary:
+        with atomic_write(folder / f"{file_stem(column.label)}.png") as temporary:
             contact_sheet(exam, column.pictures).save(temporary, format="PNG")
 
 

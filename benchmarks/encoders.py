@@ -51,7 +51,7 @@ from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_en
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.models import starter
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 from starter_recipe.world import World
 
 RESAMPLES = 2000
@@ -341,7 +341,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rows = [example_of(condition, number * QUERIES) for number, condition in enumerate(conditions)]
         rows += [(f"{name} blended away: {own[0].caption}", own[0].pictures) for name, own in ladders.items()]
         rows += [(f"{name}: {', '.join(c for _, c in own[:7])}", [picture for picture, _ in own[:7]]) for name, own in scenes.items()]
-        with replacing(options.sheet) as path:
+        with atomic_write(options.sheet) as path:
             contact_sheet(rows).save(path, "PNG")
     results: dict[str, Any] = {
         "encoders": {"identity": identity.describe(), "clip": clip.describe()},
@@ -377,7 +377,7 @@ def main() -> None:
         results = run(options)
         print(tell(results))
         if options.out is not None:
-            with replacing(options.out) as path:
+            with atomic_write(options.out) as path:
                 path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     except UserError as error:
         raise SystemExit(f"{error}") from error

@@ -16,16 +16,16 @@ from typing import Annotated
 
 import typer
 
-from mascot.api.evaluate_suite import evaluate_cells
+from mascot.api.evaluate_suite import evaluate_runs
 from mascot.evaluation.bootstrap import paired
 from mascot.evaluation.score_tables import described
 from mascot.evaluation.scores import METRICS
-from mascot.experiments.subject_collection import Collected, spread
-from mascot.experiments.suite import Arm, Cell, SuiteScores, cells_of
+from mascot.experiments.subject_collection import CollectionSubject, spread
+from mascot.experiments.suite import SuiteRun, SuiteScores, Variant, plan_runs
 from mascot.experiments.suite_page import markdown, other_table, paper_table
 from mascot.generation.prompt_sets import STARTER
 from mascot.models import starter
-from mascot.models.starter import HeldOut
+from mascot.models.starter import HeldOutSubject
 from mascot.recipe.recipe import Recipe
 from mascot.reports.table import Table
 
@@ -45,23 +45,25 @@ USUAL = ("previews.every=0", "choose.active=false", "knobs.guidance=5.0")
 WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
 
 
-def arm(name: str, *overrides: str, photos: int | None = None, noun: Callable[[Collected], str | None] = lambda one: one.class_noun) -> Arm:
+def arm(
+    name: str, *overrides: str, photos: int | None = None, noun: Callable[[CollectionSubject], str | None] = lambda one: one.class_noun
+) -> Variant:
     """One row of a table: every subject by a preset with some changes, perhaps on its first photos alone or under another noun."""
 
-    def recipe(subject: Collected) -> Recipe:
+    def recipe(subject: CollectionSubject) -> Recipe:
         files = tuple(map(str, starter.subjects()[subject.name].photos))[:photos]
         return Recipe.preset(overrides=[*USUAL, *overrides], photos=files, class_noun=noun(subject), token=CALLED)
 
-    return Arm(name=name, recipe=recipe)
+    return Variant(name=name, recipe=recipe)
 
 
-def wrong_noun(subject: Collected) -> str:
+def wrong_noun(subject: CollectionSubject) -> str:
     """Another subject's class, drawn by the subject's name."""
     nouns = sorted({one.class_noun for one in starter.subjects().values()} - {subject.class_noun})
     return random.Random(subject.name).choice(nouns)
 
 
-def arms_of(table: str, steps: int | None) -> list[Arm]:
+def arms_of(table: str, steps: int | None) -> list[Variant]:
     """The rows of a table; `steps` shortens every run."""
     few = f"training.steps={steps or FEW_STEPS}"
     shorter = () if steps is None else (few, "training.warmup=2")
@@ -78,9 +80,9 @@ def arms_of(table: str, steps: int | None) -> list[Arm]:
     return [arm("1 photo" if count == 1 else f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
 
 
-def collected(held: HeldOut) -> Collected:
+def collected(held: HeldOutSubject) -> CollectionSubject:
     """A held-out subject as one of a collection."""
-    return Collected(name=held.name, class_noun=held.class_noun, live=held.live, photos=held.photos[0].parent)
+    return CollectionSubject(name=held.name, class_noun=held.class_noun, live=held.live, photos=held.photos[0].parent)
 
 
 COLUMNS = {
@@ -133,7 +135,7 @@ def show(table: Table) -> None:
 
 def watch(phase: str, facts: object) -> None:
     """Say which run has ended."""
-    if phase == "cell" and isinstance(facts, Cell):
+    if phase == "cell" and isinstance(facts, SuiteRun):
         print(f"{facts.arm}: {facts.subject}", file=sys.stderr, flush=True)
     elif phase == "failure":
         print(facts, file=sys.stderr, flush=True)
@@ -154,8 +156,8 @@ def main(  # noqa: PLR0917 - typer's options
     lists = {live: spread(STARTER.for_subject(live=live), prompts) for live in (False, True)}
     for name in TITLES if table == "all" else [table]:
         chosen = [collected(known[subject]) for subject in subjects.split(",")]
-        cells = cells_of(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
-        suite = evaluate_cells(cells, out=keep, progress=watch)
+        cells = plan_runs(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
+        suite = evaluate_runs(cells, out=keep, progress=watch)
         for shown in (paper_table(suite), other_table(suite)) if name == "T1" else (means(name, suite),):
             show(shown)
         show(differences(name, suite))

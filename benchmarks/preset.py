@@ -24,11 +24,11 @@ from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncode
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator
 from mascot.generation.prompt_sets import STARTER_VALIDATION
 from mascot.models import starter
-from mascot.models.starter import HeldOut
+from mascot.models.starter import HeldOutSubject
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
@@ -51,14 +51,14 @@ class Scores:
     """PRES: similarity of drawings of the class and the subject's photos."""
 
 
-def score(generator: Generator, held: HeldOut, token: str, knobs: Knobs, judges: tuple[IdentityEncoder, ClipEncoder]) -> Scores:
+def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, judges: tuple[IdentityEncoder, ClipEncoder]) -> Scores:
     """Draw the validation prompts and the class, and judge them; without an adapter `token` is the class noun."""
     identity, clip = judges
     prompts = [prompt for prompt in STARTER_VALIDATION.for_subject(live=held.live) for _ in range(PER_PROMPT)]
     taught, plain = Subject(token=token, class_noun=held.class_noun), Subject(token=held.class_noun)
-    shots = [Shot(fill(prompt, taught if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
+    shots = [ImageRequest(fill(prompt, taught if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
     drawn = list(generator.draw(shots, knobs))
-    of_class = list(generator.draw([Shot(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
+    of_class = list(generator.draw([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
     photos = identity.embed(read(held.photos))
     return Scores(
         identity=similarity(identity.embed(drawn), photos),

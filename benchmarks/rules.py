@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mascot.evaluation.selection.criterion import Measured, Score
+from mascot.evaluation.selection.criterion import SelectionScore, ValidationResult
 from mascot.generation.knobs import Knobs
 
 STUDY: Mapping[str, float] = {"guidance": 9.0, "unet_scale": 0.7, "text_scale": 0.15}
@@ -68,8 +68,8 @@ class Worth:
     """What an answer comes to on the report's prompts."""
 
     answer: Answer
-    measured: Measured
-    score: Score
+    measured: ValidationResult
+    score: SelectionScore
 
 
 def best_of(worths: Sequence[Worth]) -> Worth:

@@ -29,29 +29,29 @@ from benchmarks.paper import SUBJECTS
 from benchmarks.rules import LOWER, RULES, STUDY, Answer, Worth, best_of, dvar, even_marks, kept_from
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
-from mascot.diffusion.loss import loss_of
+from mascot.diffusion.loss import training_loss
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import bootstrap, paired
-from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.selection.checkpoint_selection import Chooser
-from mascot.evaluation.selection.criterion import Frame, Measured, score
+from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
+from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult, score
 from mascot.evaluation.selection.knob_search import knob_grid, search_knobs
 from mascot.evaluation.selection.validation import ROUNDS, SEED, noise
 from mascot.experiments.subject_collection import spread
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
-from mascot.generation.sample_cache import Gallery, weights_name
+from mascot.generation.sample_cache import SampleCache, weights_name
 from mascot.models import starter
-from mascot.models.starter import HeldOut
+from mascot.models.starter import HeldOutSubject
 from mascot.protocols import Family, Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base, read_subject
-from mascot.runs.training_run import Personalization
-from mascot.storage.atomic_write import replacing
+from mascot.runs.training_run import TrainingRun
+from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
 FIXED_BATCHES = 2
@@ -62,7 +62,7 @@ FIXED_BATCHES = 2
 class Sitting:
     """One subject's folder, recipe and settings."""
 
-    held: HeldOut
+    held: HeldOutSubject
     recipe: Recipe
     folder: Path
     marks: tuple[int, ...]
@@ -92,7 +92,7 @@ class Sitting:
 
     def write_losses(self, rows: Mapping[int, float]) -> None:
         """Write them anew, whole or not at all."""
-        with replacing(self.losses) as temporary:
+        with atomic_write(self.losses) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in sorted(rows.items())), encoding="utf-8")
 
     def train(self) -> None:
@@ -108,7 +108,7 @@ class Sitting:
             return
         run.write_text(run.recipe, self.recipe.to_toml())
         with run.locked():
-            job = Personalization(recipe=self.recipe, run=run, photos=read_subject(self.recipe), family=load_base(self.recipe))
+            job = TrainingRun(recipe=self.recipe, run=run, photos=read_subject(self.recipe), family=load_base(self.recipe))
             job.begin()
             self.write_losses(self.read_losses(job.loop.done))
             self.note(job)  # it may have been stopped between a checkpoint and its note
@@ -116,7 +116,7 @@ class Sitting:
                 for _ in steps:
                     self.note(job)
 
-    def note(self, job: Personalization) -> None:
+    def note(self, job: TrainingRun) -> None:
         """Keep what belongs to the step that training has come to."""
         step = job.loop.done
         if step % self.every == 0 and step not in self.read_losses(step):
@@ -128,13 +128,13 @@ class Sitting:
 
 
 @torch.no_grad()
-def fixed_loss(job: Personalization) -> float:
+def fixed_loss(job: TrainingRun) -> float:
     """The subject's mean squared error on the same pictures, captions, noise and levels whenever it is asked for."""
     errors: list[float] = []
     for number in range(min(FIXED_BATCHES, job.recipe.training.steps)):
         for batch in job.batches(number):
             with job.accelerator.autocast():
-                _, error_B = loss_of(job.stage, job.learner, batch, job.loop.condition, job.loop.settings)
+                _, error_B = training_loss(job.stage, job.learner, batch, job.loop.condition, job.loop.settings)
             errors += error_B[: batch.subject_count].tolist()
     return statistics.fmean(errors)
 
@@ -144,8 +144,8 @@ class Easel:
     """One base that draws with one adapter at a time; pictures and embeddings are kept."""
 
     family: Family
-    gallery: Gallery
-    judges: Judges
+    gallery: SampleCache
+    judges: EncoderPair
     generator: Generator = field(init=False)
     worn: Path | None = field(init=False, default=None)
 
@@ -160,7 +160,7 @@ class Easel:
             self.generator = Generator(self.family, None if adapter is None else Adapter.read(adapter))
             self.worn = adapter
 
-    def draw(self, adapter: Path | None, shots: Sequence[Shot], knobs: Knobs) -> tuple[Tensor, Tensor]:
+    def draw(self, adapter: Path | None, shots: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
         """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
         self.wear(adapter)
         files = self.gallery.draw(self.generator, shots, knobs, weights_name(self.family, adapter))
@@ -198,28 +198,28 @@ class Exam:
         """Pictures of the whole exam."""
         return len(self.prompts) * self.rounds
 
-    def shots(self, subject: Subject, count: int) -> list[Shot]:
+    def shots(self, subject: Subject, count: int) -> list[ImageRequest]:
         """The first so many pictures."""
         asked = [(prompt, self.seed + turn) for turn in range(self.rounds) for prompt in self.prompts]
-        return [Shot(fill(prompt, subject), seed) for prompt, seed in asked[:count]]
+        return [ImageRequest(fill(prompt, subject), seed) for prompt, seed in asked[:count]]
 
-    def measure(self, answer: Answer, count: int | None = None) -> Measured:
+    def measure(self, answer: Answer, count: int | None = None) -> ValidationResult:
         """Draw the first so many pictures, or all, and measure them."""
         count = count or self.count
         adapter, shots = self.sitting.adapter(answer.step), self.shots(self.sitting.recipe.subject, count)
         likeness_BD, prompt_BD = self.easel.draw(adapter, shots, answer.knobs)
-        return Measured(
+        return ValidationResult(
             likeness=similarity(likeness_BD, self.photos),
             prompt=prompt_fidelity(prompt_BD, self.words[:count]),
             nearest=float((likeness_BD @ self.photos.T).amax(dim=1).mean()),
         )
 
     @cached_property
-    def frame(self) -> Frame:
+    def frame(self) -> ReferenceScores:
         """Place the untouched base and the photos, as training does."""
         likeness_BD, prompt_BD = self.easel.draw(None, self.shots(self.plain, self.count), self.sitting.recipe.knobs)
         nothing_BD = self.easel.gallery.embed_pictures(self.easel.judges.clip, [noise(number) for number in range(self.count)])
-        return Frame(
+        return ReferenceScores(
             base_likeness=similarity(likeness_BD, self.photos),
             real_likeness=real_similarity(self.photos),
             base_prompt=prompt_fidelity(prompt_BD, self.words),
@@ -236,7 +236,7 @@ class Exam:
 def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer, str]:
     """Tell the checkpoints in order until training has stopped paying, then search the knobs; the first answer has the usual knobs."""
     usual = exam.easel.generator.settle(exam.sitting.recipe.knobs)
-    chooser = Chooser(frame=exam.frame, patience=patience)
+    chooser = CheckpointSelector(frame=exam.frame, patience=patience)
     for mark in exam.sitting.marks:
         chooser.tell(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
         if chooser.has_stopped_paying:
@@ -305,7 +305,7 @@ def show_means(rows: Sequence[Mapping[str, Worth]]) -> None:
         print(f"| {rule} | {mean.describe()} | {'' if rule == 'ours' else gap.describe()} |")
 
 
-def seat(held: HeldOut, keep: Path, marks: tuple[int, ...], every: int) -> Sitting:
+def seat(held: HeldOutSubject, keep: Path, marks: tuple[int, ...], every: int) -> Sitting:
     """A subject with the preset's recipe at a constant rate, so that no checkpoint depends on where training ends."""
     settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
     settings += ["training.schedule=constant", "previews.every=0"]
@@ -332,7 +332,7 @@ def main(  # noqa: PLR0917 - the command's options
     known, kept = starter.subjects(), even_marks(steps, marks, fixed)
     if unknown := [name for name in subjects.split(",") if name not in known]:
         raise typer.BadParameter(f"there is no subject {unknown[0]}; choose among {', '.join(known)}.")
-    judges, rows = judges_for("starter"), list[dict[str, Worth]]()
+    judges, rows = load_encoders("starter"), list[dict[str, Worth]]()
     print("\n".join(f"- {line}" for line in judges.describe().values()))
     print(f"- kept steps {', '.join(map(str, kept))}; pictures of each of the report's prompts: {images}; prompts at most: {prompts}\n")
     print(
@@ -343,7 +343,7 @@ def main(  # noqa: PLR0917 - the command's options
     for name in subjects.split(","):
         sitting = seat(known[name], keep, kept, every)
         sitting.train()
-        easel = Easel(family=load_base(sitting.recipe), gallery=Gallery(keep / name / "gallery"), judges=judges)
+        easel = Easel(family=load_base(sitting.recipe), gallery=SampleCache(keep / name / "gallery"), judges=judges)
         lists = [spread(suite.for_subject(live=sitting.held.live), prompts) for suite in (STARTER_VALIDATION, STARTER)]
         validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)

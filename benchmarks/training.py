@@ -128,12 +128,12 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     from torch import nn
 
     from mascot.diffusion.noise import seeded
-    from mascot.methods.lora import Settings as Lora
-    from mascot.models.autoencoder import Pixels
+    from mascot.methods.lora import LoraSettings
+    from mascot.models.autoencoder import PixelSpace
     from mascot.models.families.sd import StableDiffusionStage
     from mascot.protocols import Batch, Framing, Latents, Subject
     from mascot.training.loop import Loop
-    from mascot.training.settings import Settings
+    from mascot.training.settings import TrainingSettings
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=cells)
@@ -143,15 +143,15 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     stage = StableDiffusionStage(
         source="random", device=torch.device("cpu"), dtype=torch.bfloat16, unet=unet, tokenizers={}, scheduler=scheduler,
-        pictures=Pixels(), load_text=nn.Identity, encoders=(),
+        pictures=PixelSpace(), load_text=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
     print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
-    learner = Lora(text_rate=0).attach(stage, Subject("sks"), 0, None)
+    learner = LoraSettings(text_rate=0).attach(stage, Subject("sks"), 0, None)
     states = torch.randn(1, 77, 768)
     loop = Loop(
         stage,
         learner,
-        Settings(steps=steps),
+        TrainingSettings(steps=steps),
         lambda _prompts, _framings: {"encoder_hidden_states": states},
         Accelerator(cpu=True, mixed_precision="bf16"),
     )

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 
 from mascot.data.prompt_templates import class_prompt, fill
 from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.evaluation.diagnosis.probe_images import PLAIN, prompts_of_diagnosis
+from mascot.evaluation.diagnosis.probe_images import PLAIN, diagnosis_prompts
 from mascot.generation.loading import resolve_adapter
 from mascot.protocols import Subject
-from mascot.storage.image_files import picture_stem
+from mascot.storage.image_files import image_stem
 from mascot.storage.run_folder import Run
 
 CELL, LINE, GAP = 92, 30, 8
@@ -27,12 +27,12 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     if manifest is None or manifest.class_noun is None:
         sys.exit(f"{run.folder} does not say what its subject is")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
-    places = prompts_of_diagnosis(manifest.class_noun)[:2]
+    places = diagnosis_prompts(manifest.class_noun)[:2]
     stems = {
-        "in places": [picture_stem(fill(prompt, subject), 0) for prompt in places],
-        "on plain backgrounds": [picture_stem(fill(prompt, subject), 0) for prompt in PLAIN],
-        f"{class_prompt(manifest.class_noun)}": [picture_stem(class_prompt(manifest.class_noun), seed) for seed in range(2)],
-        f"a photo of {manifest.token}": [picture_stem(f"a photo of {manifest.token}", seed) for seed in range(2)],
+        "in places": [image_stem(fill(prompt, subject), 0) for prompt in places],
+        "on plain backgrounds": [image_stem(fill(prompt, subject), 0) for prompt in PLAIN],
+        f"{class_prompt(manifest.class_noun)}": [image_stem(class_prompt(manifest.class_noun), seed) for seed in range(2)],
+        f"a photo of {manifest.token}": [image_stem(f"a photo of {manifest.token}", seed) for seed in range(2)],
     }
     return list(stems.items())
 

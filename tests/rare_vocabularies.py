@@ -10,7 +10,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
 from mascot.models.families.registry import load_family
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Family
 from tiny import WORDS, text_config, tiny_clip_tokenizer
 
@@ -37,7 +37,7 @@ def rare_base(tiny_base: Path) -> Family:
     """The tiny base with a vocabulary that has rare words, of which `vrk` is to it what `dog` is."""
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     stage = family.stages[0]
-    assert isinstance(stage, LoadedStage)
+    assert isinstance(stage, PipelineStage)
     tokenizer = clip_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

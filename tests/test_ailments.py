@@ -14,8 +14,8 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.diagnose import diagnose
 from mascot.api.train import train
-from mascot.evaluation.diagnosis.findings import Check, Diagnosis
-from mascot.generation.loading import usual_knobs
+from mascot.evaluation.diagnosis.findings import CheckResult, Diagnosis
+from mascot.generation.loading import recommended_knobs
 from mascot.models import starter
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -62,7 +62,7 @@ class Clinic:
         run, adapter = Run(self.folder / name), Adapter.read(self.healthy.adapter)
         shutil.copytree(self.healthy.folder, run.folder)
         assert adapter.manifest is not None
-        usual = usual_knobs(adapter).model_copy(update=knobs)
+        usual = recommended_knobs(adapter).model_copy(update=knobs)
         replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": usual.model_dump(mode="json")})).write(run.adapter)
         return run
 
@@ -90,7 +90,7 @@ def found(diagnosis: Diagnosis) -> set[str]:
     return {finding.ailment for finding in diagnosis.findings}
 
 
-def check(diagnosis: Diagnosis, ailment: str) -> Check:
+def check(diagnosis: Diagnosis, ailment: str) -> CheckResult:
     """The first number of an ailment."""
     return next(check for check in diagnosis.checks if check.ailment == ailment)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mascot.data.photo_audit import BLURRED, Audit, audit, background_sameness, duplicates, sharpness
+from mascot.data.photo_audit import BLURRED, Audit, audit_photos, background_sameness, duplicates, sharpness
 from mascot.data.photos import Photo, PhotoSet, read_photos
 
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
@@ -46,7 +46,7 @@ def kinds(found: Audit) -> set[str]:
 
 
 def test_good_photos_have_no_findings(tmp_path: Path) -> None:
-    found = audit(written(tmp_path, *(framed(seed, colour) for seed, colour in enumerate(COLOURS))), 256)
+    found = audit_photos(written(tmp_path, *(framed(seed, colour) for seed, colour in enumerate(COLOURS))), 256)
     assert found.findings == ()
     assert found.pairs == ()
     assert [fact.size for fact in found.facts] == [(256, 256)] * 6
@@ -54,12 +54,12 @@ def test_good_photos_have_no_findings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "kind"), [(1, {"too-few"}), (2, {"too-few"}), (3, set()), (20, set()), (21, {"too-many"})])
 def test_the_count_is_judged(tmp_path: Path, count: int, kind: set[str]) -> None:
-    found = audit(written(tmp_path, *(blocks(seed, (64, 64)) for seed in range(count))), 64)
+    found = audit_photos(written(tmp_path, *(blocks(seed, (64, 64)) for seed in range(count))), 64)
     assert kinds(found) & {"too-few", "too-many"} == kind
 
 
 def test_only_blurred_photos_are_called_blurred(tmp_path: Path) -> None:
-    found = audit(written(tmp_path, blocks(0), blocks(1).filter(ImageFilter.GaussianBlur(5)), blocks(2)), 256)
+    found = audit_photos(written(tmp_path, blocks(0), blocks(1).filter(ImageFilter.GaussianBlur(5)), blocks(2)), 256)
     (finding,) = (finding for finding in found.findings if finding.kind == "blurred")
     assert "1.png" in finding.message
     assert "0.png" not in finding.message
@@ -75,7 +75,7 @@ def test_sharpness_falls_with_blur_and_ignores_resolution() -> None:
 
 
 def test_photos_below_the_resolution_are_called_enlarged(tmp_path: Path) -> None:
-    found = audit(written(tmp_path, blocks(0, (256, 255)), blocks(1), blocks(2, (300, 300))), 256)
+    found = audit_photos(written(tmp_path, blocks(0, (256, 255)), blocks(1), blocks(2, (300, 300))), 256)
     assert [fact.upscaled for fact in found.facts] == [True, False, False]
     (finding,) = (finding for finding in found.findings if finding.kind == "upscaled")
     assert finding.message.endswith(": 0.png.")
@@ -86,7 +86,7 @@ def test_duplicates_are_told_from_near_duplicates(tmp_path: Path) -> None:
     photos = written(tmp_path, picture, picture, picture.resize((250, 250), Image.Resampling.LANCZOS), blocks(1))
     pairs = {(pair.first.name, pair.second.name): pair.exact for pair in duplicates(photos.photos)}
     assert pairs == {("0.png", "1.png"): True, ("0.png", "2.png"): False, ("1.png", "2.png"): False}
-    assert {"duplicate", "near-duplicate"} <= kinds(audit(photos, 256))
+    assert {"duplicate", "near-duplicate"} <= kinds(audit_photos(photos, 256))
 
 
 def test_backgrounds_are_compared_and_subjects_are_not(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_backgrounds_are_compared_and_subjects_are_not(tmp_path: Path) -> None:
     varied = written(tmp_path / "varied", *(framed(0, colour) for colour in COLOURS))
     assert background_sameness(same.photos) == pytest.approx(1)
     assert background_sameness(varied.photos) == pytest.approx(0)
-    assert "same-background" in kinds(audit(same, 256))
-    assert "same-background" not in kinds(audit(varied, 256))
+    assert "same-background" in kinds(audit_photos(same, 256))
+    assert "same-background" not in kinds(audit_photos(varied, 256))
 
 
 def test_the_background_lies_outside_the_mask() -> None:
@@ -131,23 +131,23 @@ def test_lost_and_lopsided_subjects_are_found(
     photo.picture.save(tmp_path / "0.png")
     assert photo.mask is not None
     photo.mask.save(tmp_path / "0.mask.png")
-    assert kinds(audit(read_photos([tmp_path]), 256)) & {"off-centre", "cut", "cropped"} == kind
+    assert kinds(audit_photos(read_photos([tmp_path]), 256)) & {"off-centre", "cut", "cropped"} == kind
 
 
 def test_buckets_spare_what_a_square_would_lose(tmp_path: Path) -> None:
     photos = written(tmp_path, blocks(0, (512, 256)))
-    assert audit(photos, 256).facts[0].cropped == pytest.approx(0.5)
-    assert audit(photos, 256, buckets=((256, 256), (192, 384))).facts[0].cropped == 0
+    assert audit_photos(photos, 256).facts[0].cropped == pytest.approx(0.5)
+    assert audit_photos(photos, 256, buckets=((256, 256), (192, 384))).facts[0].cropped == 0
 
 
 def test_refused_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"")
-    found = audit(written(tmp_path, blocks(0)), 256)
+    found = audit_photos(written(tmp_path, blocks(0)), 256)
     (finding,) = (finding for finding in found.findings if finding.kind == "refused")
     assert "broken.jpg" in finding.message
 
 
 def test_long_lists_of_names_are_cut(tmp_path: Path) -> None:
-    found = audit(written(tmp_path, *(blocks(seed, (64, 64)) for seed in range(8))), 256)
+    found = audit_photos(written(tmp_path, *(blocks(seed, (64, 64)) for seed in range(8))), 256)
     (finding,) = (finding for finding in found.findings if finding.kind == "upscaled")
     assert finding.message.endswith("0.png, 1.png, 2.png, 3.png, 4.png and 3 more.")

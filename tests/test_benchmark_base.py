@@ -24,7 +24,7 @@ from benchmarks.base import COMPOSED, Column, Judges, Key, Measured, Rows, exami
 from benchmarks.exams import KINDS, Exam, choose, write_exam
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from starter_recipe import world as worlds
 from starter_recipe.drawings import read_objects
@@ -113,11 +113,11 @@ class Oracle:
 
     def __init__(self, exam: Exam) -> None:
         asked = [*(scene for scenes in exam.kinds.values() for scene in scenes), *exam.retrieval, *exam.whole]
-        self.known = {Shot(scene.prompt, scene.seed): scene.picture for scene in asked}
+        self.known = {ImageRequest(scene.prompt, scene.seed): scene.picture for scene in asked}
         assert len(self.known) == len(asked), "each picture has a seed of its own"
         self.knobs: list[Knobs] = []
 
-    def draw(self, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         self.knobs.append(knobs)
         yield from (self.known[shot] for shot in shots)
 

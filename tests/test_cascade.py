@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mascot.adapters.adapter_file import Adapter, Manifest, join_stages, split_stages
-from mascot.diffusion.loss import loss_of
+from mascot.diffusion.loss import training_loss
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.methods.lora import Settings
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.base_source import joined
 from mascot.models.families.deepfloyd_if import AUGMENTATION
 from mascot.models.families.registry import describe, family_name, load_family
-from mascot.protocols import Batch, Conditioning, Family, Framing, Latents, Learner
-from mascot.training.settings import Settings as Training
+from mascot.protocols import AttachedMethod, Batch, Conditioning, Family, Framing, Latents
+from mascot.training.settings import TrainingSettings
 from tiny import SIDE, SUBJECT, tiny_stable_diffusion
 from tiny_families import tiny_base
 
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=SIDE // 2, width=SIDE // 2)
-SHOTS = tuple(Shot(prompt, seed) for seed, prompt in enumerate((PROMPT, "a cat", PROMPT)))
-LORA = Settings(rank=2, alpha=3, layers="all", text_rate=0)
+SHOTS = tuple(ImageRequest(prompt, seed) for seed, prompt in enumerate((PROMPT, "a cat", PROMPT)))
+LORA = LoraSettings(rank=2, alpha=3, layers="all", text_rate=0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, np.float64)
 
 
-def drawn(generator: Generator, shots: Sequence[Shot] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
+def drawn(generator: Generator, shots: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
     """Pictures by our generator."""
     return [pixels(picture) for picture in generator.draw(shots, knobs)]
 
@@ -96,7 +96,7 @@ def theirs(base: Path, seed: int, knobs: Knobs) -> np.ndarray:
 )
 def test_two_stages_draw_what_the_two_pipelines_draw(base: Path, family: Family, turned: dict[str, Any]) -> None:
     knobs = KNOBS.model_copy(update=turned)
-    (ours,) = drawn(Generator(family), [Shot(PROMPT, 5)], knobs)
+    (ours,) = drawn(Generator(family), [ImageRequest(PROMPT, 5)], knobs)
     assert ours.shape == (knobs.height or 2 * SIDE, knobs.width or 2 * SIDE, 3)
     assert np.abs(ours - theirs(base, 5, knobs)).max() <= 1.01
 
@@ -189,7 +189,7 @@ def batch_of(family: Family, number: int, count: int) -> Batch:
     )  # fmt: skip
 
 
-def attached(family: Family, number: int) -> Learner:
+def attached(family: Family, number: int) -> AttachedMethod:
     """A fresh change of one stage."""
     (leg,) = LORA.legs
     return leg.phase.attach(family.stages[number], SUBJECT, 0, None)
@@ -199,17 +199,17 @@ def attached(family: Family, number: int) -> Learner:
 def test_every_stage_learns(family: Family, number: int) -> None:
     """The loss is finite, an example's error is its own in any batch, and gradients reach what learns."""
     stage, learner = family.stages[number], attached(family, number)
-    loss, error_B = loss_of(stage, learner, batch_of(family, number, 2), stage.condition, Training())
+    loss, error_B = training_loss(stage, learner, batch_of(family, number, 2), stage.condition, TrainingSettings())
     loss.backward()
     assert error_B.shape == (2,)
     assert torch.isfinite(error_B).all()
-    _, alone_B = loss_of(stage, learner, batch_of(family, number, 1), stage.condition, Training())
+    _, alone_B = training_loss(stage, learner, batch_of(family, number, 1), stage.condition, TrainingSettings())
     torch.testing.assert_close(error_B[:1], alone_B, atol=1e-5, rtol=1e-5)
     grads = [p.grad for group in learner.groups for p in group.parameters if p.grad is not None]
     assert sum(float(grad.abs().sum()) for grad in grads) > 0
 
 
-def pushed(learner: Learner, number: int) -> Learner:
+def pushed(learner: AttachedMethod, number: int) -> AttachedMethod:
     """The same, changed so much that it shows."""
     with torch.no_grad():
         for group in learner.groups:
@@ -349,7 +349,9 @@ def test_names_are_split_only_where_every_part_may_be_a_base(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["DeepFloyd/IF-I-M-v1.0", "owner/xl-base-1.0", "owner/model.1-dev"])
 def test_a_version_in_a_hub_id_is_no_files_ending(base: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mascot.models.families.base_source.download_index", lambda asked: {name: folders(base)[0]}[asked] / "model_index.json")
+    monkeypatch.setattr(
+        "mascot.models.families.base_source.download_index", lambda asked: {name: folders(base)[0]}[asked] / "model_index.json"
+    )
     assert describe(name)["_class_name"] == "IFPipeline"
     assert describe(f"{name}+{folders(base)[1]}")["_class_name"] == "IFPipeline"
     with pytest.raises(UserError, match="does not exist"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.train import train
-from mascot.generation.loading import usual_knobs
+from mascot.generation.loading import recommended_knobs
 from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -77,7 +77,7 @@ def test_the_adapter_says_what_to_draw_it_with(chosen: tuple[Run, dict[str, Any]
     assert adapter.manifest.knobs is not None
     said = f"guidance {adapter.manifest.knobs['guidance']:g}, "
     assert chosen[1]["knobs"].startswith(said)
-    assert usual_knobs(adapter).model_dump() == adapter.manifest.knobs
+    assert recommended_knobs(adapter).model_dump() == adapter.manifest.knobs
     assert adapter.manifest.knobs["height"] is None
 
 
@@ -109,16 +109,16 @@ def test_choosing_changes_no_step(tiny_base: Path, home: Path, tmp_path: Path, c
 def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With scores planted so that the second look is the best, its parameters are what the adapter holds."""
     from mascot.evaluation.selection import validation
-    from mascot.evaluation.selection.criterion import Measured
+    from mascot.evaluation.selection.criterion import ValidationResult
 
     order = iter([0.3, 0.9, 0.2, 0.1])
 
-    def planted(*_: Any) -> Measured:
-        return Measured(likeness=next(order), prompt=0.9, nearest=0.0)
+    def planted(*_: Any) -> ValidationResult:
+        return ValidationResult(likeness=next(order), prompt=0.9, nearest=0.0)
 
-    monkeypatch.setattr(validation.Choosing, "measure", planted)
-    monkeypatch.setattr(validation.Choosing, "recommend", lambda *_: None)
-    monkeypatch.setattr(validation.Choosing, "frame", frame)
+    monkeypatch.setattr(validation.Validation, "measure", planted)
+    monkeypatch.setattr(validation.Validation, "recommend", lambda *_: None)
+    monkeypatch.setattr(validation.Validation, "frame", frame)
     run, said = trained(recipe_of(tiny_base, home, "choose.patience=2"), tmp_path / "run")
     assert "step 20 is kept" in said["chosen"]
     assert "up to step 40" in said["chosen"]
@@ -135,9 +135,9 @@ def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: P
 
 def frame(*_: Any) -> Any:
     """Between 0 and 1."""
-    from mascot.evaluation.selection.criterion import Frame
+    from mascot.evaluation.selection.criterion import ReferenceScores
 
-    return Frame(base_likeness=0.0, real_likeness=1.0, base_prompt=1.0, floor_prompt=0.0, real_nearest=1.0)
+    return ReferenceScores(base_likeness=0.0, real_likeness=1.0, base_prompt=1.0, floor_prompt=0.0, real_nearest=1.0)
 
 
 def test_where_it_cannot_be_done_it_says_why_and_training_goes_on(tiny_base: Path, home: Path, tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_pictures_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: P
 
 
 def test_an_interrupted_drawing_keeps_what_was_drawn(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path) -> None:
-    write = image_files.write_picture
+    write = image_files.write_image
 
     def write_one(*arguments: Any) -> None:
         if (tmp_path / "drawn").exists():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from mascot.evaluation.metrics.color_leakage import STILL, colours_over, lab
+from mascot.evaluation.metrics.color_leakage import STILL, lab, scene_colors
 
 SCENES = ("red", "yellow", "green", "blue")
 
@@ -27,7 +27,7 @@ def tinted(behind: str, subject: str, share: float) -> tuple[int, ...]:
 
 
 def followed(*scenes: Image.Image) -> float:
-    found = colours_over(scenes)
+    found = scene_colors(scenes)
     assert found is not None
     assert found.followed is not None
     return found.followed
@@ -49,11 +49,11 @@ def test_the_more_it_takes_over_the_higher() -> None:
 
 
 def test_a_scene_that_does_not_change_says_nothing() -> None:
-    still = colours_over([scene("red", "white"), scene("red", "black")])
+    still = scene_colors([scene("red", "white"), scene("red", "black")])
     assert still is not None
     assert still.followed is None
     assert still.scene < STILL < still.subject
-    assert colours_over([scene("red", "white")]) is None
+    assert scene_colors([scene("red", "white")]) is None
 
 
 @pytest.mark.parametrize(

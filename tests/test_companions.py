@@ -13,10 +13,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator
 from mascot.models.families.registry import load_family
-from mascot.models.token_embeddings import Words
+from mascot.models.token_embeddings import LearnedTokens
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
@@ -48,7 +48,7 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
 
 
 def drawn(generator: Generator) -> np.ndarray:
-    return np.asarray(next(iter(generator.draw([Shot(PROMPT, 5)], KNOBS))), np.int16)
+    return np.asarray(next(iter(generator.draw([ImageRequest(PROMPT, 5)], KNOBS))), np.int16)
 
 
 def worn(file: Path) -> np.ndarray:
@@ -118,7 +118,7 @@ def theirs(folder: Path, layers: Path | None = None, word: Path | None = None) -
         pipeline.load_lora_weights(layers)
     prompt = PROMPT
     if word is not None:
-        own = Words(pipeline.text_encoder, pipeline.tokenizer)
+        own = LearnedTokens(pipeline.text_encoder, pipeline.tokenizer)
         token = "taught" if "sks" in pipeline.tokenizer.get_vocab() or own.meaning("sks").shape[0] == 1 else "sks"
         pipeline.load_textual_inversion(word, token=token)
         prompt = PROMPT.replace("sks", token)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mascot.data.crops import Size, crop
-from mascot.data.dataset import Dataset, Example, Settings, make_dataset, mask, to_pixels
-from mascot.data.encoding_cache import Conditions, Encoders
+from mascot.data.dataset import Dataset, DatasetSettings, TrainingExample, make_dataset, to_pixels, weighted_by_mask
+from mascot.data.encoding_cache import CachedConditioning, CachedEncoders
 from mascot.data.photos import Photo
 from mascot.diffusion.noise import gaussian, sample, seeded
 from mascot.errors import UserError
@@ -28,11 +28,11 @@ SQUARE: Size = (64, 64)
 WIDE: Size = (48, 80)
 
 
-def example(name: str, size: Size = SQUARE) -> Example:
+def example(name: str, size: Size = SQUARE) -> TrainingExample:
     """An example whose latents are told apart by its name."""
     mean = gaussian((4, size[0] // 8, size[1] // 8), [seeded(name)])
     latents = Latents(mean_BCHW=mean, deviation_BCHW=torch.full_like(mean, 0.1))
-    return Example(latents=latents, prompts=(name,), framing=Framing(original=size, target=size), source=Path(name))
+    return TrainingExample(latents=latents, prompts=(name,), framing=Framing(original=size, target=size), source=Path(name))
 
 
 def dataset(photos: int, *, wide: int = 0, prior: int = 0, weight: float = 0.0) -> Dataset:
@@ -165,12 +165,12 @@ def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subjec
 
 
 def made_from(
-    stage: Stage, photos: Sequence[Photo], settings: Settings, *, classes: int = 0, weight: float = 1.0, preserve: bool = False
+    stage: Stage, photos: Sequence[Photo], settings: DatasetSettings, *, classes: int = 0, weight: float = 1.0, preserve: bool = False
 ) -> Dataset:
     pictures = [photo("class").picture] * classes
     subject = Subject("sks", "dog")
     return make_dataset(
-        photos, pictures, encoders=Encoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
+        photos, pictures, encoders=CachedEncoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
         prior_weight=weight, preserve=preserve,
     )  # fmt: skip
 
@@ -181,7 +181,7 @@ def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Sta
         photo("b", caption="{token} the {class} at night"),
         photo("c", caption="no name"),
     ]
-    made = made_from(stage, taught, Settings(), classes=1)
+    made = made_from(stage, taught, DatasetSettings(), classes=1)
     assert [e.prompts for e in made.subject[SQUARE]] == [("a sketch of sks dog",), ("sks the dog at night",), ("no name",)]
     assert [e.prompts for e in made.prior[SQUARE]] == [("a photo of a dog",)]
     assert made.prompts == ("a sketch of sks dog", "sks the dog at night", "no name", "a photo of a dog")
@@ -191,7 +191,7 @@ def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Sta
 
 def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
     one = photo("a", (120, 90))
-    example = made_from(stage, [one], Settings()).subject[SQUARE][0]
+    example = made_from(stage, [one], DatasetSettings()).subject[SQUARE][0]
     cut = crop(one, SQUARE)
     expected = stage.encode(to_pixels(cut.picture))
     assert torch.equal(example.latents.mean_BCHW, expected.mean_BCHW)
@@ -201,31 +201,31 @@ def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
 
 def test_flipping_adds_each_photo_mirrored(stage: Stage) -> None:
     one = photo("a")
-    plain, mirrored = made_from(stage, [one], Settings(flip=True)).subject[SQUARE]
+    plain, mirrored = made_from(stage, [one], DatasetSettings(flip=True)).subject[SQUARE]
     turned = photo("a").picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    expected = made_from(stage, [Photo(path=Path("t"), picture=turned)], Settings()).subject[SQUARE][0]
-    assert made_from(stage, [one], Settings(flip=True)).size == 2
+    expected = made_from(stage, [Photo(path=Path("t"), picture=turned)], DatasetSettings()).subject[SQUARE][0]
+    assert made_from(stage, [one], DatasetSettings(flip=True)).size == 2
     assert (mirrored.latents.mean_BCHW - expected.latents.mean_BCHW).abs().max() < 1e-2  # resampling is not exactly symmetric
     assert (mirrored.latents.mean_BCHW - plain.latents.mean_BCHW).abs().max() > 0.1
 
 
 def test_aspect_buckets_keep_photos_wide_and_tall_at_about_the_same_area(stage: Stage) -> None:
     photos = [photo("square"), photo("wide", (100, 200)), photo("tall", (200, 100)), photo("also wide", (90, 190))]
-    made = made_from(stage, photos, Settings(aspect_buckets=True), classes=2)
+    made = made_from(stage, photos, DatasetSettings(aspect_buckets=True), classes=2)
     assert {size: len(group) for size, group in made.subject.items()} == {(64, 64): 1, (48, 80): 2, (80, 48): 1}
     assert {size: len(group) for size, group in made.prior.items()} == {(64, 64): 2, (48, 80): 2, (80, 48): 2}
     for batch in batches(made, count=12, batch_size=2):
         assert batch.latents.mean_BCHW.shape[2:] == tuple(side // 8 for side in batch.framings[0].target)
-    assert set(made_from(stage, photos, Settings()).subject) == {SQUARE}
+    assert set(made_from(stage, photos, DatasetSettings()).subject) == {SQUARE}
 
 
 @pytest.mark.parametrize(("resolution", "side"), [(None, 64), (32, 32), (50, 48), (96, 96)])
 def test_the_resolution_is_the_bases_own_or_the_one_given_rounded_down(stage: Stage, resolution: int | None, side: int) -> None:
-    assert set(made_from(stage, [photo("a")], Settings(resolution=resolution)).subject) == {(side, side)}
+    assert set(made_from(stage, [photo("a")], DatasetSettings(resolution=resolution)).subject) == {(side, side)}
 
 
 def test_without_a_prior_weight_no_class_picture_is_encoded(stage: Stage) -> None:
-    assert made_from(stage, [photo("a")], Settings(), classes=2, weight=0.0).prior == {}
+    assert made_from(stage, [photo("a")], DatasetSettings(), classes=2, weight=0.0).prior == {}
 
 
 def test_pixels_go_from_minus_one_to_one_row_by_row_red_first() -> None:
@@ -251,7 +251,7 @@ class Counting:
 def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stage) -> None:
     framing = Framing(original=SQUARE, target=SQUARE)
     counting = Counting(stage)
-    conditions = Conditions(Encoders(counting))  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
+    conditions = CachedConditioning(CachedEncoders(counting))  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
     prompts = ["a dog", "a cat", "a dog"]
     for _ in range(2):
         rows = conditions(prompts, [framing] * 3)["encoder_hidden_states"]
@@ -316,20 +316,20 @@ def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
 
 def test_captions_of_the_class_are_made_where_answers_are_preserved(stage: Stage) -> None:
     taught = [photo("a", caption="a sketch of {subject}"), photo("b", caption="a sks dog at night"), photo("c", caption="no name")]
-    made = made_from(stage, taught, Settings(), preserve=True)
+    made = made_from(stage, taught, DatasetSettings(), preserve=True)
     assert [e.class_prompts for e in made.subject[SQUARE]] == [("a sketch of dog",), ("a dog at night",), ("no name",)]
     assert made.prior == {SQUARE: ()}
     assert {"a sketch of dog", "a dog at night"} <= set(made.prompts)
-    for plain in (made_from(stage, taught, Settings()), made_from(stage, taught, Settings(), preserve=True, weight=0.0)):
+    for plain in (made_from(stage, taught, DatasetSettings()), made_from(stage, taught, DatasetSettings(), preserve=True, weight=0.0)):
         assert not plain.preserve
         assert plain.prompts == ("a sketch of sks dog", "a sks dog at night", "no name")
     with pytest.raises(AssertionError, match="either"):
-        made_from(stage, taught, Settings(), preserve=True, classes=1)
+        made_from(stage, taught, DatasetSettings(), preserve=True, classes=1)
 
 
 def test_the_token_is_put_into_photos_own_captions_and_never_into_templates(stage: Stage) -> None:
     taught = [photo("a", caption="a dog at night"), photo("b", caption="a  template"), photo("c", caption="a template")]
-    settings = Settings(templates=("a  template",), insert_token=True)
+    settings = DatasetSettings(templates=("a  template",), insert_token=True)
     made = made_from(stage, taught, settings)
     assert [e.prompts[0] for e in made.subject[SQUARE]] == ["a sks dog at night", "sks dog, a template", "a template"]
     off = made_from(stage, taught, settings.model_copy(update={"insert_token": False}))
@@ -345,7 +345,7 @@ def masked_photo(name: str, box: tuple[int, int, int, int], size: Size = (64, 64
 
 @pytest.mark.parametrize("outside", [0.0, 0.25, 1.0])
 def test_a_mask_is_averaged_over_each_cell_and_one_on_average(stage: Stage, outside: float) -> None:
-    made = made_from(stage, [masked_photo("a", (0, 0, 12, 16))], Settings(masked=outside, flip=True), classes=1)
+    made = made_from(stage, [masked_photo("a", (0, 0, 12, 16))], DatasetSettings(masked=outside, flip=True), classes=1)
     plain, mirrored = (e.mask_11HW for e in made.subject[SQUARE])
     assert plain is not None
     assert mirrored is not None
@@ -359,7 +359,7 @@ def test_a_mask_is_averaged_over_each_cell_and_one_on_average(stage: Stage, outs
 
 @pytest.mark.parametrize("options", [{"classes": 2}, {"preserve": True}, {"weight": 0.0}])
 def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) -> None:
-    made = made_from(stage, [masked_photo("a", (0, 0, 8, 8)), masked_photo("bc", (0, 0, 64, 64))], Settings(masked=0.0), **options)
+    made = made_from(stage, [masked_photo("a", (0, 0, 8, 8)), masked_photo("bc", (0, 0, 64, 64))], DatasetSettings(masked=0.0), **options)
     for batch in batches(made, count=12, batch_size=2):
         assert batch.mask_B1HW is not None
         assert batch.mask_B1HW.shape == (len(batch.prompts), 1, 8, 8)
@@ -371,7 +371,7 @@ def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) ->
 @given(outside=st.floats(0, 1))
 def test_an_all_white_mask_is_exactly_one(outside: float) -> None:
     cut = crop(masked_photo("a", (0, 0, 90, 70), (70, 90)), SQUARE)
-    counts = mask(example("a"), cut, outside).mask_11HW
+    counts = weighted_by_mask(example("a"), cut, outside).mask_11HW
     assert counts is not None
     assert torch.equal(counts, torch.ones(1, 1, 8, 8))
 
@@ -379,11 +379,11 @@ def test_an_all_white_mask_is_exactly_one(outside: float) -> None:
 def test_a_missing_mask_is_named_before_anything_is_encoded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(stage), "encode", None)
     with pytest.raises(UserError, match=r"mask of two\.png; .*two\.mask\.png.*dataset\.masked=none"):
-        made_from(stage, [masked_photo("one", (0, 0, 8, 8)), photo("two.png")], Settings(masked=0.5))
+        made_from(stage, [masked_photo("one", (0, 0, 8, 8)), photo("two.png")], DatasetSettings(masked=0.5))
 
 
 def test_a_mask_of_which_nothing_is_left_is_named(stage: Stage) -> None:
     faint = masked_photo("faint", (101, 101, 102, 102), (2048, 2048))
     with pytest.raises(UserError, match="nothing of the mask of faint is left in a picture of 64x64"):
-        made_from(stage, [faint], Settings(masked=0.0))
-    made_from(stage, [faint], Settings(masked=0.1))
+        made_from(stage, [faint], DatasetSettings(masked=0.0))
+    made_from(stage, [faint], DatasetSettings(masked=0.1))

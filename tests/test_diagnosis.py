@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mascot.errors import UserError
-from mascot.evaluation.diagnosis.checks import AILMENTS, READINGS, Ailment, readings
-from mascot.evaluation.diagnosis.findings import ORDER, Check, Diagnosis, checks_of, findings_of, unseen_of
-from mascot.evaluation.diagnosis.measurements import Evidence, PromptEvidence
-from mascot.evaluation.diagnosis.probe_images import prompts_of_diagnosis
+from mascot.evaluation.diagnosis.checks import CHECKS, FAILURE_MODES, FailureMode, run_checks
+from mascot.evaluation.diagnosis.findings import ORDER, CheckResult, Diagnosis, checks_of, findings_of, unseen_of
+from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
+from mascot.evaluation.diagnosis.probe_images import diagnosis_prompts
 from mascot.evaluation.diagnosis.remedies import REMEDIES, remedies_for
 from mascot.evaluation.diagnosis.thresholds import COPIED, DRIFTED, FOLLOWED, LEARNED, VARIED
 from mascot.generation.knobs import Knobs
@@ -28,24 +28,24 @@ BASE, REAL = 0.4, 0.9
 """Likeness of the untouched base and of real photos: a scale 0.5 wide."""
 
 
-def prompt(number: int = 0, **changes: Any) -> PromptEvidence:
+def prompt(number: int = 0, **changes: Any) -> PromptMeasurements:
     """One prompt of a healthy run."""
     facts: dict[str, Any] = {
         "prompt": f"a sks dog in place {number}", "likeness": BASE + 0.7 * (REAL - BASE), "base_likeness": BASE, "excess": -0.05,
         "fidelity": 0.7, "unrelated": 0.4, "base_fidelity": 0.8, "base_unrelated": 0.45, "base_rank": 1.0,
         "diversity": 0.12, "base_diversity": 0.2,
     }  # fmt: skip
-    return PromptEvidence(**(facts | changes))
+    return PromptMeasurements(**(facts | changes))
 
 
-def healthy(**changes: Any) -> Evidence:
+def healthy(**changes: Any) -> RunMeasurements:
     """A run that nothing ails."""
     facts: dict[str, Any] = {
         "class_noun": "dog", "prompts": tuple(prompt(number) for number in range(10)), "photos": 5, "trained": 5, "real_likeness": REAL,
         "real_nearest": 0.92, "class_now": (0.41, 0.39, 0.42, 0.38), "class_before": (0.4,) * 4, "token_alone": (0.45, 0.4, 0.35, 0.5),
         "followed": (0.05, 0.03), "base_followed": (0.01, 0.0), "twins": 0, "sameness": 0.4,
     }  # fmt: skip
-    return Evidence(**(facts | changes))
+    return RunMeasurements(**(facts | changes))
 
 
 def all_prompts(**changes: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ ILL: dict[str, dict[str, Any]] = {
 RECIPE = Recipe.preset(photos=["photos"], class_noun="dog").model_dump(mode="json")
 
 
-def names(evidence: Evidence) -> list[str]:
+def names(evidence: RunMeasurements) -> list[str]:
     """What is found, in order."""
     return [finding.ailment for finding in findings_of(evidence, RECIPE)]
 
@@ -76,14 +76,14 @@ def names(evidence: Evidence) -> list[str]:
 def test_a_healthy_run_has_nothing() -> None:
     assert names(healthy()) == []
     assert unseen_of(healthy()) == {}
-    assert {check.ailment for check in checks_of(healthy())} == set(AILMENTS)
+    assert {check.ailment for check in checks_of(healthy())} == set(FAILURE_MODES)
 
 
 def test_every_ailment_is_tried() -> None:
-    assert set(ILL) == set(AILMENTS) == set(REMEDIES)
+    assert set(ILL) == set(FAILURE_MODES) == set(REMEDIES)
 
 
-@pytest.mark.parametrize("ailment", AILMENTS)
+@pytest.mark.parametrize("ailment", FAILURE_MODES)
 def test_each_ailment_is_found_alone(ailment: str) -> None:
     evidence = healthy(**ILL[ailment])
     assert names(evidence) == [ailment]
@@ -138,7 +138,7 @@ def test_the_most_serious_comes_first() -> None:
     assert [ORDER.index(finding.severity) for finding in found] == sorted(ORDER.index(finding.severity) for finding in found)
 
 
-Change = Callable[[Sequence[float]], Evidence]
+Change = Callable[[Sequence[float]], RunMeasurements]
 BORDERLINES: dict[str, tuple[float, Change]] = {
     "undertrained": (LEARNED, lambda rows: healthy(prompts=tuple(prompt(likeness=BASE + row * (REAL - BASE)) for row in rows))),
     "class drifted": (
@@ -172,7 +172,7 @@ def test_noise_over_prompts_and_seeds_ails_nobody(shares: list[float], classes: 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("ailment", AILMENTS)
+@pytest.mark.parametrize("ailment", FAILURE_MODES)
 @pytest.mark.parametrize("overrides", [[], ["prior.count=0"], ["training.steps=1", 'dataset.templates=["a {token}"]', "knobs.guidance=90"]])
 def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, ailment: str, overrides: list[str]) -> None:
     recipe = Recipe.preset(photos=["photos"], class_noun="dog", overrides=[f'method.name="{method}"', *overrides])
@@ -189,13 +189,13 @@ def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, ailment:
 
 @pytest.mark.parametrize("ailment", ["diversity collapsed", "context and looks entangled"])
 @pytest.mark.parametrize("guidance", [1.8, 3.0, 5.0])
-def test_only_high_guidance_is_to_blame(ailment: Ailment, guidance: float) -> None:
+def test_only_high_guidance_is_to_blame(ailment: FailureMode, guidance: float) -> None:
     remedies = remedies_for(ailment, {"knobs": {"guidance": guidance}})
     assert any(remedy.setting.startswith("knobs.guidance=") for remedy in remedies) == (guidance > 3)
 
 
 def test_an_adapter_that_records_nothing_has_words_for_remedies() -> None:
-    for ailment in AILMENTS:
+    for ailment in FAILURE_MODES:
         assert all(not remedy.setting or "{" in remedy.setting or "masked" in remedy.setting for remedy in remedies_for(ailment, {}))
 
 
@@ -237,13 +237,13 @@ def test_a_base_that_draws_the_subject_already_leaves_no_scale() -> None:
 
 def test_nothing_is_asked_that_reports_are_measured_by() -> None:
     for noun in ("dog", "teapot", None):
-        asked = prompts_of_diagnosis(noun)
+        asked = diagnosis_prompts(noun)
         assert len(set(asked)) == len(asked) == 10
         assert not set(asked) & {*STARTER.things, *STARTER.live, *PAPER.things, *PAPER.live}
         assert set(asked) & {*STARTER_VALIDATION.things, *STARTER_VALIDATION.live}
 
 
-def told(evidence: Evidence) -> Diagnosis:
+def told(evidence: RunMeasurements) -> Diagnosis:
     """A diagnosis of some evidence."""
     return Diagnosis(
         name="run", subject="sks dog", base="starter", weights="0", knobs=Knobs(), pictures=60, judges={},
@@ -270,7 +270,7 @@ def test_the_verdict_says_what_was_looked_for() -> None:
 
 def test_a_check_is_ill_where_its_finding_is() -> None:
     for ailment, changes in ILL.items():
-        checks: list[Check] = [check for check in checks_of(healthy(**changes)) if check.ill]
+        checks: list[CheckResult] = [check for check in checks_of(healthy(**changes)) if check.ill]
         assert [check.ailment for check in checks] == [ailment]
         assert all((check.low > check.threshold) if check.above else (check.high < check.threshold) for check in checks)
-    assert len(readings(healthy())) == len(READINGS)
+    assert len(run_checks(healthy())) == len(CHECKS)

@@ -21,11 +21,11 @@ from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.methods import lora
-from mascot.methods.dreambooth import COMPANION, Attached, Settings, restore
+from mascot.methods.dreambooth import COMPANION, DreamBoothSettings, DreamBoothTraining, restore
 from mascot.models.families.registry import load_family
-from mascot.protocols import Companion, Family, Framing, Learner, Stage, Subject
+from mascot.protocols import AttachedMethod, Companion, Family, Framing, Stage, Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
 
@@ -66,12 +66,14 @@ def loaded(base: Path, precision: Any = "fp32") -> Family:
     return load_family(str(base), device="cpu", precision=precision)
 
 
-def settings_for(stage: Stage, **options: Any) -> Settings:
+def settings_for(stage: Stage, **options: Any) -> DreamBoothSettings:
     """Text encoders learn too, where there is one that can."""
-    return Settings(rate=1e-2, text_rate=1e-2 if len(stage.parts) > 1 else 0, **options)
+    return DreamBoothSettings(rate=1e-2, text_rate=1e-2 if len(stage.parts) > 1 else 0, **options)
 
 
-def pushed(stage: Stage, settings: Settings | None = None, *, only: Callable[[str], bool] = lambda _: True, size: float = 0.05) -> Learner:
+def pushed(
+    stage: Stage, settings: DreamBoothSettings | None = None, *, only: Callable[[str], bool] = lambda _: True, size: float = 0.05
+) -> AttachedMethod:
     """A learner whose weights (those of the names that `only` takes) have moved far enough to be seen."""
     learner = (settings or settings_for(stage)).attach(stage, SUBJECT, 0, None)
     with torch.no_grad():
@@ -99,10 +101,10 @@ def answer(stage: Stage) -> Tensor:
 def drawn(family: Family) -> np.ndarray:
     """One picture, H x W x 3."""
     knobs = Knobs(steps=2, guidance=1.0, height=64, width=64)
-    return np.asarray(next(iter(Generator(family).draw([Shot(PROMPT, 5)], knobs))), np.float64)
+    return np.asarray(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
 
-def optimizer_of(learner: Learner) -> torch.optim.Optimizer:
+def optimizer_of(learner: AttachedMethod) -> torch.optim.Optimizer:
     """AdamW over what learns, each part at its rate."""
     return torch.optim.AdamW([{"params": list(group.parameters), "lr": group.rate} for group in learner.groups])
 
@@ -132,8 +134,8 @@ def test_only_what_is_exported_moves(plain: Path, text_rate: float) -> None:
     """Three real steps: every exported tensor moved but the buffers, and nothing else, the decoder least of all."""
     stage = loaded(plain).stages[0]
     before = digests(stage)
-    learner = Settings(rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
-    assert [group.part for group in learner.groups] == list(Settings(text_rate=text_rate).trains(stage))
+    learner = DreamBoothSettings(rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
+    assert [group.part for group in learner.groups] == list(DreamBoothSettings(text_rate=text_rate).trains(stage))
     optimizer = optimizer_of(learner)
     for number in range(3):
         noisy = gaussian(stage.latent_shape(64, 64), [seeded("photo", number)])
@@ -152,7 +154,7 @@ def test_only_what_is_exported_moves(plain: Path, text_rate: float) -> None:
 
 def test_nothing_but_what_learns_asks_for_gradients(base: Path) -> None:
     stage = loaded(base).stages[0]
-    learner = Settings().attach(stage, SUBJECT, 0, None)
+    learner = DreamBoothSettings().attach(stage, SUBJECT, 0, None)
     mine = {id(parameter) for group in learner.groups for parameter in group.parameters}
     for module in stage.parts.values():
         assert all(parameter.requires_grad == (id(parameter) in mine) for parameter in module.parameters())
@@ -274,10 +276,10 @@ def test_an_export_is_each_parts_state_dict(base: Path) -> None:
 
 def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
     stage = loaded(plain).stages[0]
-    learner = Settings(rate=2e-6, text_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
+    learner = DreamBoothSettings(rate=2e-6, text_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
     assert [(group.part, group.rate, group.until) for group in learner.groups] == [("unet", 2e-6, 1.0), ("text_encoder", 1e-6, 0.3)]
     assert learner.whole
-    assert [leg.share for leg in Settings().legs] == [1.0]
+    assert [leg.share for leg in DreamBoothSettings().legs] == [1.0]
     assert learner.companions() == {}
 
 
@@ -285,7 +287,7 @@ def test_a_text_encoder_that_cannot_learn_is_refused(folders: Callable[[str], Pa
     stage = loaded(folders("deepfloyd_if")).stages[0]
     bits = digests(stage)
     with pytest.raises(UserError, match=r"method\.text_rate=0"):
-        Settings(text_rate=1e-6).attach(stage, SUBJECT, 0, None)
+        DreamBoothSettings(text_rate=1e-6).attach(stage, SUBJECT, 0, None)
     assert digests(stage) == bits
 
 
@@ -295,7 +297,7 @@ def test_weights_of_few_bits_are_refused(plain: Path) -> None:
     layer = stage.parts["unet"].get_submodule("conv_in")
     layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(UserError, match="4 or 8 bits"):
-        Settings().attach(stage, SUBJECT, 0, None)
+        DreamBoothSettings().attach(stage, SUBJECT, 0, None)
     assert not any(parameter.requires_grad for parameter in stage.parts["unet"].parameters())
 
 
@@ -381,7 +383,7 @@ def test_the_extracted_lora_is_written_as_the_method_itself_writes_one(plain: Pa
     """Names, dtypes and metadata are those of an export of LoRA at that rank, over more layers."""
     companion = companion_of(loaded(plain).stages[0], 4)
     theirs, metadata = (
-        lora.Settings(rank=4, alpha=4, layers="all", text_rate=1e-3).attach(loaded(plain).stages[0], SUBJECT, 0, None).export()
+        lora.LoraSettings(rank=4, alpha=4, layers="all", text_rate=1e-3).attach(loaded(plain).stages[0], SUBJECT, 0, None).export()
     )
     assert set(theirs) < set(companion.tensors)
     for key, tensor in theirs.items():
@@ -407,8 +409,8 @@ def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
 def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain: Path) -> None:
     """Weights prepared for autocast learn as plain ones do: the optimizer holds the parameters that the modules use."""
     stage = loaded(plain).stages[0]
-    learner = Settings(rate=1e-3).attach(stage, SUBJECT, 0, None)
-    assert isinstance(learner, Attached)
+    learner = DreamBoothSettings(rate=1e-3).attach(stage, SUBJECT, 0, None)
+    assert isinstance(learner, DreamBoothTraining)
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's may have another precision
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     optimizer = accelerator.prepare(optimizer_of(learner))

@@ -16,7 +16,7 @@ from bad_photos import noise
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.doctor import doctor
 from mascot.api.train import train
-from mascot.data.dataset import Dataset, Example
+from mascot.data.dataset import Dataset, TrainingExample
 from mascot.diffusion import loss
 from mascot.models import starter
 from mascot.protocols import Batch, Framing, Latents
@@ -43,7 +43,7 @@ def dataset_of(photos: int, *, flip: bool) -> Dataset:
     latents = Latents(mean_BCHW=torch.zeros(1, 1, 1, 1), deviation_BCHW=torch.zeros(1, 1, 1, 1))
     framing = Framing(original=SIDE, target=SIDE)
     examples = [
-        Example(latents=latents, prompts=("a",), framing=framing, source=Path(f"{number}.png"))
+        TrainingExample(latents=latents, prompts=("a",), framing=framing, source=Path(f"{number}.png"))
         for number in range(photos)
         for _ in range(1 + flip)
     ]
@@ -124,7 +124,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every batch that the loop's loss is computed of, from here on; steps that are not taken are left out."""
     batches: list[Batch] = []
-    loss_of = loss.loss_of
+    loss_of = loss.training_loss
 
     def counting(stage: Any, learner: Any, batch: Batch, *rest: Any) -> Any:
         batches.append(batch)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mascot.api.train import train
-from mascot.data.encoding_cache import Encoders, Encodings
-from mascot.experiments.base_pool import Bases
+from mascot.data.encoding_cache import CachedEncoders, EncodingCache
+from mascot.experiments.base_pool import BasePool
 from mascot.models.families.registry import load_family
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Framing, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -31,7 +31,7 @@ class Counting:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
         self.pictures: list[Any] = []
         self.prompts: list[str] = []
-        encode, condition = LoadedStage.encode, kind.condition  # pyright: ignore[reportAttributeAccessIssue] - each family has its own
+        encode, condition = PipelineStage.encode, kind.condition  # pyright: ignore[reportAttributeAccessIssue] - each family has its own
 
         def counted_encode(stage: Any, pixels: Any) -> Any:
             self.pictures.append(pixels)
@@ -41,16 +41,16 @@ class Counting:
             self.prompts += prompts
             return condition(stage, prompts, framings)
 
-        monkeypatch.setattr(LoadedStage, "encode", counted_encode)
+        monkeypatch.setattr(PipelineStage, "encode", counted_encode)
         monkeypatch.setattr(kind, "condition", counted_condition)
 
 
 def test_answers_are_the_stages_own_and_asked_for_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     expected, told = stage.encode(pixels), stage.condition(["a dog"], [FRAMING])
-    counting, known = Counting(monkeypatch, type(stage)), Encodings()
+    counting, known = Counting(monkeypatch, type(stage)), EncodingCache()
     for _ in range(2):
-        encoders = Encoders(stage, 0, known)
+        encoders = CachedEncoders(stage, 0, known)
         assert torch.equal(encoders.encode(pixels.clone()).mean_BCHW, expected.mean_BCHW)
         assert torch.equal(encoders.encode(pixels).deviation_BCHW, expected.deviation_BCHW)
         said = encoders.condition("a dog", FRAMING)
@@ -61,8 +61,8 @@ def test_answers_are_the_stages_own_and_asked_for_once(stage: Stage, monkeypatch
 
 def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another picture, the same numbers in another shape, another prompt, framing or stage are asked anew."""
-    counting, known = Counting(monkeypatch, type(stage)), Encodings()
-    here, there = Encoders(stage, 0, known), Encoders(stage, 1, known)
+    counting, known = Counting(monkeypatch, type(stage)), EncodingCache()
+    here, there = CachedEncoders(stage, 0, known), CachedEncoders(stage, 1, known)
     pixels = torch.zeros(1, 3, 64, 128)
     for encoders in (here, there):
         for picture in (pixels, pixels + 0.1, pixels.reshape(1, 3, 128, 64)):
@@ -75,8 +75,8 @@ def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.Monk
 def test_what_has_no_room_is_asked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.zeros(1, 3, 64, 64)
     size = 2 * stage.encode(pixels).mean_BCHW.nbytes
-    counting, known = Counting(monkeypatch, type(stage)), Encodings(most=size)
-    encoders = Encoders(stage, 0, known)
+    counting, known = Counting(monkeypatch, type(stage)), EncodingCache(most=size)
+    encoders = CachedEncoders(stage, 0, known)
     for picture in (pixels, pixels, pixels + 0.1, pixels + 0.1):
         encoders.encode(picture)
     assert len(counting.pictures) == 3
@@ -97,7 +97,7 @@ def test_a_run_that_shares_is_the_same_to_the_byte_and_asks_nothing(
     """Photos, class pictures and captions of a second run are known, and those of a third, whose base had to be loaded again."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     alone = train(small(home, tiny_base, 1), out=tmp_path / "alone", report=False)
-    lent = Bases()
+    lent = BasePool()
     counting = Counting(monkeypatch, type(load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]))
     before = (0, 0)
     for seed, name in ((0, "first"), (1, "second"), (1, "third")):
@@ -116,7 +116,7 @@ def test_a_run_that_shares_is_the_same_to_the_byte_and_asks_nothing(
 
 
 def test_another_base_has_heard_nothing(home: Path, tiny_base: Path) -> None:
-    lent = Bases()
+    lent = BasePool()
     with lent.lend(small(home, tiny_base, 0)):
         known = lent.encodings
     with lent.lend(small(home, tiny_base, 1)):

@@ -26,7 +26,7 @@ from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncode
 from mascot.evaluation.score_tables import means_table, prompts_table, runs_table
 from mascot.evaluation.scores import Score, Scores
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
@@ -100,13 +100,13 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     identity, clip = world.encoders
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
     knobs = Knobs(steps=1, guidance=scores.knobs.guidance)
-    pictures = list(base.draw([Shot(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
+    pictures = list(base.draw([ImageRequest(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
     texts = clip.embed_prompts([prompt for prompt in PLAIN for _ in range(IMAGES)])
     expected = [cosines(a[None], b[None])[0] for a, b in zip(clip.embed(pictures), texts, strict=True)]
     assert value(scores, "base_clip_t") == pytest.approx(mean(expected), abs=1e-6)
     assert [row.values["base_clip_t"] for row in scores.prompts] == pytest.approx([mean(expected[:2]), mean(expected[2:])], abs=1e-6)
     photos = identity.embed(world.photos(3))
-    of_class = list(base.draw([Shot("a photo of a dog", seed) for seed in range(CLASS_PICTURES * IMAGES)], knobs))
+    of_class = list(base.draw([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_PICTURES * IMAGES)], knobs))
     assert value(scores, "base_preservation") == pytest.approx(mean(cosines(identity.embed(of_class), photos)), abs=1e-6)
     taught = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
     assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(taught), photos)), abs=1e-6)
@@ -139,7 +139,7 @@ def test_another_run_finds_the_base_s_pictures_drawn(world: World, scores: Score
     strengths: list[float] = []
     draw = Generator.draw
 
-    def watched(self: Generator, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+    def watched(self: Generator, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         strengths.append(knobs.unet_scale)
         return draw(self, shots, knobs)
 

@@ -19,22 +19,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mascot.api.train import train
-from mascot.data.encoding_cache import Encoders
-from mascot.diffusion.loss import loss_of
+from mascot.data.encoding_cache import CachedEncoders
+from mascot.diffusion.loss import training_loss
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator
 from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
-from mascot.protocols import Batch, Family, Latents, Learner, Stage
+from mascot.protocols import AttachedMethod, Batch, Family, Latents, Stage
 from mascot.recipe.recipe import Recipe
-from mascot.runs.batch_loader import Material
+from mascot.runs.batch_loader import BatchLoader
 from mascot.runs.inputs import load_base, read_subject
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
-from mascot.training.settings import Settings
+from mascot.training.settings import TrainingSettings
 from tiny import SUBJECT, tiny_stable_diffusion
 from tiny_families import CASCADES, MAKERS, tiny_base
 
@@ -90,20 +90,20 @@ def recipe_of(bases: dict[str, str], family: str, method: str, home: Path, *more
     return Recipe.preset(base=bases[family], overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
 
 
-def material_of(recipe: Recipe, base: Family, stage: Stage) -> Material:
+def material_of(recipe: Recipe, base: Family, stage: Stage) -> BatchLoader:
     """One stage's examples, of one photo, without class pictures; an earlier stage of a cascade learns from smaller ones."""
     photos = read_subject(recipe)
     one = replace(photos, photos=photos.photos[:1])
     side = SIDE * stage.resolution // base.stages[-1].resolution
-    return Material(recipe=recipe, photos=one, encoders=Encoders(stage), resolution=side, class_pictures=[])
+    return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_pictures=[])
 
 
-def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[Learner, float]]:
+def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[AttachedMethod, float]]:
     """Each phase's learner, attached in turn, with its share of the steps."""
     method: Any = recipe.method
-    before: Learner | None = None
+    before: AttachedMethod | None = None
     for leg in method.legs:
-        learner: Learner = leg.phase.attach(stage, SUBJECT, 0, before)
+        learner: AttachedMethod = leg.phase.attach(stage, SUBJECT, 0, before)
         before = learner
         yield learner, leg.share
 
@@ -113,13 +113,13 @@ def bits(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor.detach().clone() for part, module in modules.items() for name, tensor in module.state_dict().items()}
 
 
-def learning(learner: Learner) -> set[int]:
+def learning(learner: AttachedMethod) -> set[int]:
     return {parameter.data_ptr() for group in learner.groups for parameter in group.parameters}
 
 
 def drawn(generator: Generator) -> np.ndarray:
     knobs = Knobs(steps=2, guidance=3.0, height=SIDE, width=SIDE)
-    return np.asarray(next(iter(generator.draw([Shot(PROMPT, 5)], knobs))), np.int16)
+    return np.asarray(next(iter(generator.draw([ImageRequest(PROMPT, 5)], knobs))), np.int16)
 
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)
@@ -130,9 +130,9 @@ def test_only_what_is_exported_moves_and_the_loss_on_one_photo_falls(bases: dict
     for stage in base.stages:
         before = bits(dict(stage.parts))
         batch = material_of(recipe, base, stage).batches(0)[0]
-        settings = Settings(steps=12, weight_decay=0.5)
+        settings = TrainingSettings(steps=12, weight_decay=0.5)
         losses: list[float] = []
-        learner: Learner | None = None
+        learner: AttachedMethod | None = None
         for learner, _ in attached(recipe, stage):
             accelerator = Accelerator(cpu=True, mixed_precision="no")
             loop = Loop(stage, learner, settings, stage.condition, accelerator)
@@ -204,9 +204,9 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
     for learner, _ in attached(recipe, stage):
         with torch.no_grad():
-            _, fresh_B = loss_of(stage, learner, anew(batch), stage.condition, Settings())
+            _, fresh_B = training_loss(stage, learner, anew(batch), stage.condition, TrainingSettings())
             push(learner)
-            _, error_B = loss_of(stage, learner, anew(batch), stage.condition, Settings())
+            _, error_B = training_loss(stage, learner, anew(batch), stage.condition, TrainingSettings())
         assert fresh_B[1] == 0 or learner.groups[0].part != stage.denoiser or fresh_B[1] < 1e-9
         assert error_B[0] != fresh_B[0]
         push(learner, -0.05)
@@ -218,7 +218,7 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     assert both.weight_B.tolist() == pytest.approx([1.0, 0.5])
 
 
-def push(learner: Learner, amount: float = 0.05) -> None:
+def push(learner: AttachedMethod, amount: float = 0.05) -> None:
     """Move everything that learns."""
     for group in learner.groups:
         for number, parameter in enumerate(group.parameters):
@@ -251,7 +251,7 @@ def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, 
         batch = material_of(recipe, base, stage).batches(0)[0]
         for learner, _ in attached(recipe, stage):
             push(learner, 0.01)
-            loop = Loop(stage, learner, Settings(steps=1), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+            loop = Loop(stage, learner, TrainingSettings(steps=1), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
             gradients: list[list[Tensor]] = []
             for micro in ([anew(batch)], halves(batch)):
                 loop.accumulate(micro)

@@ -18,8 +18,8 @@ from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.methods.lora import Settings, restore
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.lora import LoraSettings, restore
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe, preset_values
@@ -59,7 +59,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
 def drawn(family: Family) -> np.ndarray:
     """One picture by our generator."""
     knobs = Knobs(steps=STEPS, guidance=GUIDANCE, height=64, width=64)
-    return pixels(next(iter(Generator(family).draw([Shot(PROMPT, 5)], knobs))))
+    return pixels(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))))
 
 
 def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
     """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
     stage = family.stages[0]
     before = drawn(family)
-    learner = Settings(rank=2, alpha=3, layers="all", rate=1e-2, text_rate=text_rate(base[0])).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, alpha=3, layers="all", rate=1e-2, text_rate=text_rate(base[0])).attach(stage, SUBJECT, 0, None)
     assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
         for group in learner.groups:
@@ -122,19 +122,19 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
 
 def test_gradients_reach_every_group(family: Family) -> None:
     """One step of the real loss gives every learning part a gradient."""
-    from mascot.diffusion.loss import loss_of
+    from mascot.diffusion.loss import training_loss
     from mascot.protocols import Batch, Framing, Latents
-    from mascot.training.settings import Settings as Training
+    from mascot.training.settings import TrainingSettings
 
     stage = family.stages[0]
-    learner = Settings(rank=2, layers="attention", text_rate=text_rate(family.name)).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, layers="attention", text_rate=text_rate(family.name)).attach(stage, SUBJECT, 0, None)
     mean = gaussian(stage.latent_shape(64, 64), [seeded("x", i) for i in range(2)])
     batch = Batch(
         latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a dog"),
         framings=(Framing(original=(64, 64), target=(64, 64)),) * 2, weight_B=torch.ones(2) / 2, subject_count=2,
         generators=(seeded(1), seeded(2)),
     )  # fmt: skip
-    loss, error_B = loss_of(stage, Idle(), batch, stage.condition, Training())
+    loss, error_B = training_loss(stage, Idle(), batch, stage.condition, TrainingSettings())
     loss.backward()
     assert torch.isfinite(error_B).all()
     for group in learner.groups:
@@ -208,7 +208,7 @@ def test_a_t5_is_never_trained(base: tuple[str, Path], family: Family) -> None:
     stage = family.stages[0]
     if base[0] == "deepfloyd_if":
         with pytest.raises(UserError, match=r"method\.text_rate=0"):
-            Settings(text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+            LoraSettings(text_rate=1e-3).attach(stage, SUBJECT, 0, None)
     learning = [type(module).__name__ for part, module in stage.parts.items() if part != stage.denoiser]
     assert all(name.startswith("CLIP") for name in learning)
 

@@ -16,15 +16,15 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mascot.data.dataset import Dataset, Example
-from mascot.diffusion.loss import loss_of
+from mascot.data.dataset import Dataset, TrainingExample
+from mascot.diffusion.loss import training_loss
 from mascot.diffusion.noise import gaussian, seeded
-from mascot.diffusion.objectives import Diffusion, Flow
-from mascot.methods.lora import Settings as Lora
+from mascot.diffusion.objectives import DiffusionObjective, FlowObjective
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Subject
 from mascot.training.loop import Loop
-from mascot.training.settings import Settings
+from mascot.training.settings import TrainingSettings
 
 LEVELS: Any = torch.arange(1000)
 """Any: diffusers annotates levels as a type of tensor that its own code does not pass."""
@@ -43,8 +43,8 @@ def theirs(schedule: str, prediction: Prediction) -> DDPMScheduler:
     return DDPMScheduler(prediction_type=prediction, **SCHEDULES[schedule])
 
 
-def ours(scheduler: DDPMScheduler) -> Diffusion:
-    return Diffusion(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
+def ours(scheduler: DDPMScheduler) -> DiffusionObjective:
+    return DiffusionObjective(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
 
 
 def pictures_and_noise() -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ def test_min_snr_weights_are_those_of_diffusers_at_every_level(schedule: str, pr
 def test_float32_loses_nothing_that_matters(schedule: str, prediction: Prediction) -> None:
     """The same in float64: differences are rounding, at the ends of the schedule too."""
     scheduler = theirs(schedule, prediction)
-    objective, exact = ours(scheduler), Diffusion(scheduler.alphas_cumprod.double(), prediction)
+    objective, exact = ours(scheduler), DiffusionObjective(scheduler.alphas_cumprod.double(), prediction)
     x0, eps = pictures_and_noise()
     assert (objective.weight(LEVELS, 5.0) - exact.weight(LEVELS, 5.0)).abs().max() <= 1e-6
     assert (objective.noise(x0, eps, LEVELS) - exact.noise(x0.double(), eps.double(), LEVELS)).abs().max() <= 2e-6
@@ -91,7 +91,7 @@ def test_float32_loses_nothing_that_matters(schedule: str, prediction: Predictio
 @pytest.mark.parametrize("flow", FLOWS)
 def test_flows_mix_answer_and_count_as_diffusers_scripts_have_it_at_every_level(flow: str) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(**FLOWS[flow])
-    objective, (x0, eps) = Flow(scheduler.timesteps), pictures_and_noise()
+    objective, (x0, eps) = FlowObjective(scheduler.timesteps), pictures_and_noise()
     levels: Any = scheduler.timesteps
     assert (objective.noise(x0, eps, levels) - scheduler.scale_noise(x0, levels, eps)).abs().max() <= 1e-6
     assert torch.equal(objective.target(x0, eps, levels), eps - x0)
@@ -105,7 +105,7 @@ def test_the_same_draw_gives_the_same_level_of_a_flow(flow: str) -> None:
     seeds = range(500)
     u = [compute_density_for_timestep_sampling("logit_normal", 1, logit_mean=0.0, logit_std=1.0, generator=seeded(seed)) for seed in seeds]
     expected = scheduler.timesteps[(torch.cat(u) * 1000).long()]
-    assert torch.equal(Flow(scheduler.timesteps).levels([seeded(seed) for seed in seeds]), expected)
+    assert torch.equal(FlowObjective(scheduler.timesteps).levels([seeded(seed) for seed in seeds]), expected)
 
 
 class Fake:
@@ -126,10 +126,10 @@ class Fake:
         return {}
 
 
-def example(i: int, prompt: str, mask: Tensor | None = None) -> Example:
+def example(i: int, prompt: str, mask: Tensor | None = None) -> TrainingExample:
     mean = gaussian((4, 8, 8), [seeded("mean", i)])
     latents = Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10)
-    return Example(latents=latents, prompts=(prompt,), framing=FRAMING, source=None, mask_11HW=mask)
+    return TrainingExample(latents=latents, prompts=(prompt,), framing=FRAMING, source=None, mask_11HW=mask)
 
 
 def dataset(*, weight: float, mask: Tensor | None = None) -> Dataset:
@@ -156,7 +156,7 @@ def drawn(batch: Batch) -> tuple[Tensor, Any, Tensor]:
 
 def faked_loss(fake: Fake, batch: Batch) -> float:
     stage: Any = fake
-    return float(loss_of(stage, stage, batch, lambda _prompts, _framings: {}, Settings(min_snr=5.0))[0])
+    return float(training_loss(stage, stage, batch, lambda _prompts, _framings: {}, TrainingSettings(min_snr=5.0))[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -240,9 +240,9 @@ def plain_loop(base: Path, start: Mapping[str, Tensor], shown: Sequence[Batch]) 
 def test_our_steps_equal_a_plain_loop(tiny_base: Path) -> None:
     """Losses of 20 steps agree to 1e-5 and what was learned agrees too; the loop takes from us the batches and their seeds alone."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
-    method = Lora(rank=RANK, alpha=ALPHA, rate=RATES["unet"], text_rate=RATES["text_encoder"])
+    method = LoraSettings(rank=RANK, alpha=ALPHA, rate=RATES["unet"], text_rate=RATES["text_encoder"])
     learner = method.attach(stage, Subject("sks", "dog"), 0, None)
-    settings = Settings(steps=STEPS, batch_size=2, min_snr=LIMIT, weight_decay=DECAY, clip=CLIP)
+    settings = TrainingSettings(steps=STEPS, batch_size=2, min_snr=LIMIT, weight_decay=DECAY, clip=CLIP)
     start = {key: tensor.clone() for key, tensor in learner.export()[0].items()}
     shown, again = (batches(dataset(weight=WEIGHT), count=STEPS, batch_size=2) for _ in range(2))
     loop = Loop(stage, learner, settings, stage.condition, Accelerator(cpu=True, mixed_precision="no"))

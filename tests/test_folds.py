@@ -20,20 +20,20 @@ from mascot.api.train import train
 from mascot.data.photos import read_photos
 from mascot.errors import UserError
 from mascot.evaluation.comparison import compare_scores
-from mascot.evaluation.evaluation_task import Task
-from mascot.evaluation.evaluator import Referee
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.evaluation_task import EvaluationTask
+from mascot.evaluation.evaluator import Scorers
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.diversity import PatchDistance
-from mascot.evaluation.metrics.foreground import Missing
+from mascot.evaluation.metrics.foreground import NoSegmenter
 from mascot.evaluation.metrics.image_encoders import IdentityEncoder
-from mascot.evaluation.samples import Drawn, Pictures
+from mascot.evaluation.samples import ImageSet, Samples
 from mascot.evaluation.score_tables import folds_table, means_table, runs_table
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
-from mascot.experiments.cross_validation import Bench, Plan, plan_folds, score_fold
+from mascot.experiments.cross_validation import FoldEvaluator, FoldPlan, plan_folds, score_fold
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.generation.sample_cache import Gallery
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.sample_cache import SampleCache
 from mascot.models import starter
 from mascot.models.families.registry import load_family
 from mascot.protocols import Subject
@@ -71,7 +71,7 @@ def scores(world: World, run: Run) -> Scores:
     return validated(world, run)
 
 
-def planned(run: Run, **options: Any) -> Plan:
+def planned(run: Run, **options: Any) -> FoldPlan:
     return plan_folds(Adapter.read(run.adapter), run.adapter, **options)
 
 
@@ -95,7 +95,7 @@ def test_scores_are_their_definitions(world: World, run: Run, scores: Scores) ->
     encoder = world.encoders[0]
     photos = dict(zip((f"{number}.png" for number in range(PHOTOS)), encoder.embed(world.photos(PHOTOS)), strict=True))
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
-    control = encoder.embed(list(base.draw([Shot(prompt, 0) for prompt in PLAIN], Knobs(steps=1, guidance=scores.knobs.guidance))))
+    control = encoder.embed(list(base.draw([ImageRequest(prompt, 0) for prompt in PLAIN], Knobs(steps=1, guidance=scores.knobs.guidance))))
     for fold in scores.folds:
         drawn = encoder.embed(read([run.folder / file for file in fold.pictures]))
         others = torch.stack([row for name, row in photos.items() if name != fold.photo])
@@ -117,24 +117,24 @@ def test_the_untouched_base_copies_nothing(world: World, run: Run, scores: Score
     for number in range(len(PROMPTS)):
         files.append(run.folds / f"of_base_{number}.png")
         noise(64 + number, 64).save(files[-1])
-    same = Pictures(gallery=Gallery(tmp_path), files=tuple(files))
-    bench = bench_of(world, Drawn(taught=same, untouched=same, class_taught=same, class_untouched=same, weights=""))
+    same = ImageSet(gallery=SampleCache(tmp_path), files=tuple(files))
+    bench = bench_of(world, Samples(taught=same, untouched=same, class_taught=same, class_untouched=same, weights=""))
     for fold in planned(run).folds:
         assert score_fold(fold, bench, same).copying == pytest.approx(0, abs=1e-12)
 
 
-def bench_of(world: World, drawn: Drawn) -> Bench:
+def bench_of(world: World, drawn: Samples) -> FoldEvaluator:
     identity, clip = world.encoders
     photos = read_photos([world.folder / "photos"]).photos
-    task = Task(
+    task = EvaluationTask(
         name="", base="", subject=Subject("sks", "dog"), live=True, templates=PROMPTS, images=1, seed=0, knobs=Knobs(), photos=photos,
         trained=photos,
     )  # fmt: skip
-    referee = Referee(
-        judges=Judges(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=Missing(reason="none")
+    referee = Scorers(
+        judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter(reason="none")
     )
     never: Any = pytest.fail
-    return Bench(task=task, drawn=drawn, referee=referee, teach=never, lend=never)
+    return FoldEvaluator(task=task, drawn=drawn, referee=referee, teach=never, lend=never)
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:

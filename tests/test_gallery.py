@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.generation.knobs import Knobs, Shot
-from mascot.generation.sample_cache import Gallery
-from mascot.storage.image_files import open_picture, picture_stem
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.sample_cache import SampleCache
+from mascot.storage.image_files import image_stem, open_image
 
-SHOTS = [Shot(f"a sks dog {number}", number) for number in range(7)]
+SHOTS = [ImageRequest(f"a sks dog {number}", number) for number in range(7)]
 KNOBS = Knobs(steps=1)
 
 
@@ -28,7 +28,7 @@ class Artist:
     """Draws at once, and like a real base not quite the same in another batch: every picture shows who else was in its batch."""
 
     batch_size: int = 3
-    drawn: list[Shot] = field(default_factory=list[Shot])
+    drawn: list[ImageRequest] = field(default_factory=list[ImageRequest])
     family: Any = field(default_factory=lambda: SimpleNamespace(name="paint", identity="0123"))
 
     def settle(self, knobs: Knobs) -> Knobs:
@@ -39,7 +39,7 @@ class Artist:
         """Eight pixels where nothing else is said."""
         return knobs.height or 8, knobs.width or 8
 
-    def draw(self, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw in batches."""
         for start in range(0, len(shots), self.batch_size):
             batch = shots[start : start + self.batch_size]
@@ -71,8 +71,8 @@ class Eye:
         return [0.5 + number for number in range(count * (count - 1) // 2)]
 
 
-def draw(folder: Path, artist: Artist, shots: Sequence[Shot] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights") -> list[Path]:
-    return Gallery(folder).draw(artist, shots, knobs, made_by)  # pyright: ignore[reportArgumentType]
+def draw(folder: Path, artist: Artist, shots: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights") -> list[Path]:
+    return SampleCache(folder).draw(artist, shots, knobs, made_by)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
 
 def test_pictures_come_in_the_order_of_the_shots(tmp_path: Path) -> None:
     shots = [*SHOTS[::-1], SHOTS[3]]
-    reds = [open_picture(path).getpixel((0, 0))[0] for path in draw(tmp_path, Artist(), shots)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
+    reds = [open_image(path).getpixel((0, 0))[0] for path in draw(tmp_path, Artist(), shots)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
     assert reds == [shot.seed for shot in shots]
 
 
@@ -93,7 +93,7 @@ def test_pictures_come_in_the_order_of_the_shots(tmp_path: Path) -> None:
 def test_drawing_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, kept: int) -> None:
     """Only what is missing is written, and only batches with something missing are drawn."""
     whole = [path.read_bytes() for path in draw(tmp_path / "whole", Artist())]
-    pictures = Gallery(tmp_path / "cut").pictures(Artist(), SHOTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
+    pictures = SampleCache(tmp_path / "cut").pictures(Artist(), SHOTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
     paths = [next(pictures) for _ in range(kept)]
     pictures.close()  # pyright: ignore[reportAttributeAccessIssue]
     times = [path.stat().st_mtime_ns for path in paths]
@@ -107,8 +107,8 @@ def test_drawing_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, kept: i
 @pytest.mark.parametrize(
     "other",
     [
-        {"shots": [Shot("a sks dog 0", 1)]},
-        {"shots": [Shot("a SKS dog 0", 0)]},
+        {"shots": [ImageRequest("a sks dog 0", 1)]},
+        {"shots": [ImageRequest("a SKS dog 0", 0)]},
         {"knobs": Knobs(steps=2)},
         {"knobs": Knobs(steps=1, width=16)},
         {"knobs": Knobs(steps=1, solver="euler")},
@@ -142,7 +142,7 @@ def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
     started, go = Event(), Event()
 
     class Slow(Artist):
-        def draw(self, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+        def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
             for picture in super().draw(shots, knobs):
                 started.set()
                 assert go.wait(30)
@@ -164,60 +164,60 @@ def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
 def test_each_content_goes_through_each_encoder_once(tmp_path: Path) -> None:
     paths = draw(tmp_path, Artist())
     eye, other = Eye(), Eye("another eye")
-    rows = Gallery(tmp_path).embed(eye, [*paths, paths[0]])
-    assert torch.equal(rows, Eye().embed([open_picture(path) for path in [*paths, paths[0]]]))
-    assert torch.equal(Gallery(tmp_path).embed(eye, paths[::-1]), rows[:-1].flip(0))
+    rows = SampleCache(tmp_path).embed(eye, [*paths, paths[0]])
+    assert torch.equal(rows, Eye().embed([open_image(path) for path in [*paths, paths[0]]]))
+    assert torch.equal(SampleCache(tmp_path).embed(eye, paths[::-1]), rows[:-1].flip(0))
     assert eye.seen == len(paths)
-    Gallery(tmp_path).embed(other, paths[:2])
+    SampleCache(tmp_path).embed(other, paths[:2])
     assert other.seen == 2
 
 
 def test_another_content_under_the_same_name_is_looked_at_again(tmp_path: Path) -> None:
     (path,) = draw(tmp_path, Artist(), SHOTS[:1])
     eye = Eye()
-    Gallery(tmp_path).embed(eye, [path])
+    SampleCache(tmp_path).embed(eye, [path])
     Image.new("RGB", (8, 8), (9, 8, 7)).save(path)
-    assert Gallery(tmp_path).embed(eye, [path]).tolist() == [[9, 8, 7]]
+    assert SampleCache(tmp_path).embed(eye, [path]).tolist() == [[9, 8, 7]]
 
 
 def test_pictures_without_a_file_are_embedded_once(tmp_path: Path) -> None:
     eye = Eye()
     pictures = [Image.new("RGB", size, "red") for size in ((8, 4), (4, 8), (8, 4))]
     for _ in range(2):
-        assert Gallery(tmp_path).embed_pictures(eye, pictures).tolist() == [[255, 0, 0]] * 3
+        assert SampleCache(tmp_path).embed_pictures(eye, pictures).tolist() == [[255, 0, 0]] * 3
     assert eye.seen == 2  # as large and as red, but not of one shape
 
 
 def test_distances_are_kept_by_pictures_and_by_what_measured(tmp_path: Path) -> None:
     paths = draw(tmp_path, Artist())
     eye = Eye()
-    assert Gallery(tmp_path).distances(eye, paths[:3]) == Gallery(tmp_path).distances(eye, paths[:3]) == [0.5, 1.5, 2.5]
+    assert SampleCache(tmp_path).distances(eye, paths[:3]) == SampleCache(tmp_path).distances(eye, paths[:3]) == [0.5, 1.5, 2.5]
     assert eye.seen == 3
-    Gallery(tmp_path).distances(eye, paths[1:3])
-    Gallery(tmp_path).distances(Eye("another"), paths[:3])
+    SampleCache(tmp_path).distances(eye, paths[1:3])
+    SampleCache(tmp_path).distances(Eye("another"), paths[:3])
     assert eye.seen == 5
-    assert Gallery(tmp_path).distances(eye, paths[:1]) == []
+    assert SampleCache(tmp_path).distances(eye, paths[:1]) == []
 
 
 def test_nothing_cannot_be_embedded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to embed"):
-        Gallery(tmp_path).embed(Eye(), [])
+        SampleCache(tmp_path).embed(Eye(), [])
 
 
 def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     (path,) = draw(tmp_path, Artist(), SHOTS[:1])
-    Gallery(tmp_path).embed(Eye(), [path])
+    SampleCache(tmp_path).embed(Eye(), [path])
     (kept,) = (tmp_path / "measured").glob("*.safetensors")
     kept.write_bytes(b"no tensors")
     with pytest.raises(UserError, match=f"{kept.name} is damaged; delete it"):
-        Gallery(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(Eye(), [path])
     kept.unlink()
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=f"{path.name} cannot be read; delete it"):
-        Gallery(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(Eye(), [path])
     path.unlink()
     with pytest.raises(UserError, match=r"cannot be read \(No such file"):
-        Gallery(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(Eye(), [path])
 
 
 def test_a_file_in_the_gallery_s_place_is_named(tmp_path: Path) -> None:
@@ -227,6 +227,6 @@ def test_a_file_in_the_gallery_s_place_is_named(tmp_path: Path) -> None:
 
 
 def test_any_prompt_becomes_a_file_s_name() -> None:
-    assert picture_stem("A sks/Dog, wearing a HAT!", 3) == "a-sks-dog-wearing-a-hat_3"
-    assert picture_stem("?!", 0) == "picture_0"
-    assert len(picture_stem("犬" * 300, 12).encode()) <= 204
+    assert image_stem("A sks/Dog, wearing a HAT!", 3) == "a-sks-dog-wearing-a-hat_3"
+    assert image_stem("?!", 0) == "picture_0"
+    assert len(image_stem("犬" * 300, 12).encode()) <= 204

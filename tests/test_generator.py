@@ -17,22 +17,24 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
-from mascot.diffusion.sampling import guided
+from mascot.diffusion.sampling import guided_prediction
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot, settings_text
-from mascot.methods.lora import Settings
+from mascot.generation.knobs import ImageRequest, Knobs, settings_text
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
-from mascot.storage.image_files import write_picture
+from mascot.storage.image_files import write_image
 from tiny import SUBJECT, tiny_stable_diffusion
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 KNOBS = Knobs(steps=4, guidance=3.0)
-SHOTS = tuple(Shot(prompt, seed) for seed, prompt in enumerate(("a dog", "a cat in the snow", "a dog", "a red toy", "a photo of water")))
+SHOTS = tuple(
+    ImageRequest(prompt, seed) for seed, prompt in enumerate(("a dog", "a cat in the snow", "a dog", "a red toy", "a photo of water"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def zero_snr_base(velocity_base: Path, tmp_path_factory: pytest.TempPathFactory)
 def adapter(tiny_base: Path) -> Adapter:
     """Changes large enough to see, of both parts."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
-    learner = Settings(rank=4).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=4).attach(stage, SUBJECT, 0, None)
     for part in stage.parts:
         for name, layer in lora_layers(stage.parts[part]):
             up = layer.lora_B["default"].weight
@@ -69,7 +71,7 @@ def adapter(tiny_base: Path) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=None)
 
 
-def drawn(generator: Generator, shots: Sequence[Shot] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
+def drawn(generator: Generator, shots: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
     return list(generator.draw(shots, knobs))
 
 
@@ -109,7 +111,7 @@ def test_pictures_come_in_the_order_of_the_shots(family: Family) -> None:
 
 
 def test_prompt_and_seed_both_matter(family: Family) -> None:
-    one, other_prompt, other_seed = drawn(Generator(family), [Shot("a dog", 0), Shot("a cat", 0), Shot("a dog", 1)])
+    one, other_prompt, other_seed = drawn(Generator(family), [ImageRequest("a dog", 0), ImageRequest("a cat", 0), ImageRequest("a dog", 1)])
     assert difference(one, other_prompt) > 0
     assert difference(one, other_seed) > 10
 
@@ -123,7 +125,7 @@ def test_scale_0_draws_the_bytes_of_the_base(family: Family, tiny_base: Path, ad
         assert contents(drawn(generator, knobs=turned(**{part: 0.0}))) not in (plain, contents(drawn(generator)))
 
 
-def theirs(base: Path, solver: str, knobs: Knobs, shot: Shot) -> Image.Image:
+def theirs(base: Path, solver: str, knobs: Knobs, shot: ImageRequest) -> Image.Image:
     """The picture as diffusers' own pipeline draws it from the same noise."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -168,9 +170,9 @@ def test_guidance_1_is_the_prompts_answer_alone(family: Family) -> None:
     both = {"encoder_hidden_states": torch.cat([known[""]["encoder_hidden_states"], known["a dog"]["encoder_hidden_states"]])}
     with torch.no_grad():
         given, without = (stage.predict(x, torch.tensor([500]), known[prompt]) for prompt in ("a dog", ""))
-        assert torch.equal(guided(stage, x, torch.tensor(500), known["a dog"], 1.0), given)
-        assert (guided(stage, x, torch.tensor(500), both, 3.0) - (without + 3 * (given - without))).abs().max() <= 1e-4
-        assert (guided(stage, x, torch.tensor(500), both, 0.0) - without).abs().max() <= 1e-5
+        assert torch.equal(guided_prediction(stage, x, torch.tensor(500), known["a dog"], 1.0), given)
+        assert (guided_prediction(stage, x, torch.tensor(500), both, 3.0) - (without + 3 * (given - without))).abs().max() <= 1e-4
+        assert (guided_prediction(stage, x, torch.tensor(500), both, 0.0) - without).abs().max() <= 1e-5
     plain = drawn(generator, knobs=turned(guidance=1.0))
     assert contents(drawn(generator, knobs=turned(guidance=1.0, negative="a cat"))) == contents(plain)
     assert max(difference(one, two) for one, two in zip(plain, drawn(generator, knobs=turned(guidance=1.0001)), strict=True)) <= 2
@@ -195,9 +197,9 @@ def test_an_unknown_solver_is_refused_with_a_suggestion(family: Family) -> None:
 
 def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
     knobs = turned(negative="blurry, dark: ü", solver="euler", steps=3, height=48, width=80, guidance=2.5)
-    shot = Shot("a dog, at night: 5 €", 42)
+    shot = ImageRequest("a dog, at night: 5 €", 42)
     (picture,) = drawn(Generator(family), [shot], knobs)
-    write_picture(picture, tmp_path / "new" / "a.png", settings_text(shot, knobs, (48, 80), "owner/name", "a.safetensors"))
+    write_image(picture, tmp_path / "new" / "a.png", settings_text(shot, knobs, (48, 80), "owner/name", "a.safetensors"))
     with Image.open(tmp_path / "new" / "a.png") as read:
         assert read.convert("RGB").tobytes() == picture.tobytes()
         prompt, negative, facts = str(read.info["parameters"]).split("\n")
@@ -211,11 +213,11 @@ def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
 
 
 def test_the_settings_are_enough_to_draw_the_picture_again(family: Family) -> None:
-    shot = Shot("a dog", 5)
+    shot = ImageRequest("a dog", 5)
     text = settings_text(shot, Generator(family).settle(KNOBS), (64, 64), "tiny", None)
     facts = dict(fact.split(": ") for fact in text.split("\n")[-1].split(", "))
     again = Knobs(steps=int(facts["Steps"]), guidance=float(facts["CFG scale"]), solver=facts["Sampler"])
-    read = Shot(text.split("\n")[0], int(facts["Seed"]))
+    read = ImageRequest(text.split("\n")[0], int(facts["Seed"]))
     assert contents(drawn(Generator(family), [read], again)) == contents(drawn(Generator(family), [shot]))
 
 
@@ -223,7 +225,7 @@ def short_of_memory(generator: Generator, fits: int, monkeypatch: pytest.MonkeyP
     """Make batches above a size fail as an accelerator does; returns the sizes that will be tried."""
     tried, draw_batch = list[int](), generator.draw_batch
 
-    def limited(shots: Sequence[Shot], *rest: Any) -> list[Image.Image]:
+    def limited(shots: Sequence[ImageRequest], *rest: Any) -> list[Image.Image]:
         tried.append(len(shots))
         if len(shots) > fits:
             raise torch.OutOfMemoryError

@@ -15,9 +15,9 @@ from PIL import Image, ImageFont
 from mascot.errors import UserError
 from mascot.generation import image_grid
 from mascot.generation.generator import Generator
-from mascot.generation.image_grid import Axis, compose, places, plan_sheet, wrap
-from mascot.generation.knob_grid import sweep_knobs, turns
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.image_grid import GridAxis, compose, places, plan_sheet, wrap
+from mascot.generation.knob_grid import plan_settings, sweep_knobs
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 
 GREYS = {PLACE: 40 + 10 * number for number, PLACE in enumerate(itertools.product(range(3), range(2), range(2)))}
@@ -41,7 +41,7 @@ def shades(picture: Image.Image) -> dict[int, tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_columns_go_right_rows_go_down_and_blocks_follow_each_other(count: int) -> None:
-    axes = [Axis("guidance", ("5", "9", "13")), Axis("unet_scale", ("0.5", "1.0")), Axis("text_scale", ("0", "1"))][:count]
+    axes = [GridAxis("guidance", ("5", "9", "13")), GridAxis("unet_scale", ("0.5", "1.0")), GridAxis("text_scale", ("0", "1"))][:count]
     cells = {place[:count]: grey(value) for place, value in GREYS.items() if not any(place[count:])}
     corners = shades(compose(axes, cells, title="a dog"))
     assert len(corners) == len(cells)
@@ -65,21 +65,21 @@ def test_every_name_and_every_label_is_written(monkeypatch: pytest.MonkeyPatch) 
         whole(pen, sheet, text, corner, width)
 
     monkeypatch.setattr(image_grid, "write", heard)
-    axes = [Axis("guidance", ("5", "9")), Axis("unet_scale", ("0.5",)), Axis("text_scale", ("0", "1"))]
+    axes = [GridAxis("guidance", ("5", "9")), GridAxis("unet_scale", ("0.5",)), GridAxis("text_scale", ("0", "1"))]
     compose(axes, {(0, 0, 0): grey(40)}, title="a dog (seed 7)")
     assert {"a dog (seed 7)", "guidance", "5", "9", "unet_scale", "0.5", "text_scale = 0", "text_scale = 1", "no picture"} == set(said)
 
 
 def test_a_name_leaves_ink(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = compose([Axis("guidance", ("5",))], {(0,): grey(40)})
+    named = compose([GridAxis("guidance", ("5",))], {(0,): grey(40)})
     monkeypatch.setattr(image_grid, "INK", image_grid.PAPER)
-    assert named.size == (bare := compose([Axis("guidance", ("5",))], {(0,): grey(40)})).size
+    assert named.size == (bare := compose([GridAxis("guidance", ("5",))], {(0,): grey(40)})).size
     assert np.any(np.asarray(named) != np.asarray(bare))
 
 
 def test_small_pictures_are_enlarged_to_the_pixel_and_of_one_size() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(40, 256, (50, 50, 3), dtype=np.uint8))
-    sheet = compose([Axis("x", ("1", "2"))], {(0,): noise, (1,): grey(44, 25)})
+    sheet = compose([GridAxis("x", ("1", "2"))], {(0,): noise, (1,): grey(44, 25)})
     left, top, right, bottom = shades(sheet)[44]
     assert (right - left, bottom - top) == (150, 150)
     left -= 150 + image_grid.GAP
@@ -89,12 +89,12 @@ def test_small_pictures_are_enlarged_to_the_pixel_and_of_one_size() -> None:
 
 def test_a_grid_too_large_to_open_is_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_grid, "MOST_PIXELS", 60_000)
-    sheet = compose([Axis("x", ("1", "2", "3"))], {(i,): grey(40 + i, 256) for i in range(3)})
+    sheet = compose([GridAxis("x", ("1", "2", "3"))], {(i,): grey(40 + i, 256) for i in range(3)})
     assert sum((right - left) * (bottom - top) for left, top, right, bottom in shades(sheet).values()) <= 61_000
 
 
 def test_a_sentence_stands_in_a_picture_place() -> None:
-    axes = [Axis("x", ("1", "2"))]
+    axes = [GridAxis("x", ("1", "2"))]
     said = compose(axes, {(0,): grey(40), (1,): "no memory"})
     assert said.tobytes() != compose(axes, {(0,): grey(40)}).tobytes()
     assert list(shades(said)) == [40]
@@ -103,7 +103,7 @@ def test_a_sentence_stands_in_a_picture_place() -> None:
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_grid_has_one_to_three_axes(count: int) -> None:
     with pytest.raises(ValueError, match="1 to 3 axes"):
-        compose([Axis("x", ("1",))] * count, {})
+        compose([GridAxis("x", ("1",))] * count, {})
 
 
 @given(st.text(max_size=60), st.integers(20, 400))
@@ -117,7 +117,7 @@ def test_lines_fit_and_nothing_is_lost_but_behind_dots(text: str, width: int) ->
 
 
 def test_wide_labels_do_not_widen_a_grid_without_end() -> None:
-    sheet = plan_sheet(Axis("x", ("1",)), Axis("method.rank", ("a long value " * 40,)), 1, [grey(40)])
+    sheet = plan_sheet(GridAxis("x", ("1",)), GridAxis("method.rank", ("a long value " * 40,)), 1, [grey(40)])
     assert sheet.left <= 2 * image_grid.SMALLEST_CELL + 2 * image_grid.GAP
 
 
@@ -139,12 +139,15 @@ def test_places_are_all_there_with_the_first_turning_fastest() -> None:
 )
 def test_knobs_that_cannot_be_turned_are_refused(over: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        turns(over, prompt="a dog", seed=0, knobs=Knobs())
+        plan_settings(over, prompt="a dog", seed=0, knobs=Knobs())
 
 
 def test_prompt_and_seed_are_axes_too() -> None:
-    made = turns({"seed": [3, 4], "prompt": ["a cat"], "steps": [2]}, prompt="a dog", seed=0, knobs=Knobs(guidance=3))
-    assert [(turn.shot, turn.knobs.guidance, turn.knobs.steps) for turn in made] == [(Shot("a cat", 3), 3, 2), (Shot("a cat", 4), 3, 2)]
+    made = plan_settings({"seed": [3, 4], "prompt": ["a cat"], "steps": [2]}, prompt="a dog", seed=0, knobs=Knobs(guidance=3))
+    assert [(turn.shot, turn.knobs.guidance, turn.knobs.steps) for turn in made] == [
+        (ImageRequest("a cat", 3), 3, 2),
+        (ImageRequest("a cat", 4), 3, 2),
+    ]
 
 
 def test_a_knob_grid_shows_what_the_generator_draws_and_says_what_made_it(tiny_base: Path, tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_a_knob_grid_shows_what_the_generator_draws_and_says_what_made_it(tiny_b
     assert text.startswith("a dog\nSteps: 1, Sampler: ddim, CFG scale: 1.0, Seed: 5, Size: 64x64, Model: tiny")
     assert text.endswith('Script: X/Y/Z plot, X Type: guidance, X Values: "1, 9", Y Type: steps, Y Values: "1, 2"')
     for guidance, steps in itertools.product((1, 9), (1, 2)):
-        picture = next(generator.draw([Shot("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
+        picture = next(generator.draw([ImageRequest("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
             (128, 128), Image.Resampling.NEAREST
         )
         column = shown.shape[1] - image_grid.GAP - (2 - (guidance == 9)) * (128 + image_grid.GAP)

@@ -31,7 +31,9 @@ def relative(path: Path) -> str:
 
 def kinds() -> frozenset[str]:
     """Every family and every method by its file's name."""
-    return frozenset(path.stem for folder in ("models/families", "methods") for path in (PACKAGE / folder).glob("*.py") if path.stem[0] != "_")
+    return frozenset(
+        path.stem for folder in ("models/families", "methods") for path in (PACKAGE / folder).glob("*.py") if path.stem[0] != "_"
+    )
 
 
 def named(source: str, names: frozenset[str]) -> set[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from mascot.errors import UserError
 from mascot.evaluation import scores
 from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
-from mascot.experiments.leaderboard import Entry, Leaderboard, Measurement, measured
+from mascot.experiments.leaderboard import Entry, Leaderboard, Measurement, metric_values
 from mascot.experiments.leaderboard_page import leaderboard_page, leaderboard_table
 from mascot.reports.page import write_page
 
@@ -75,7 +75,7 @@ def test_a_score_sums_up_its_rows() -> None:
 def test_what_evaluation_found_is_ranked_by_its_prompts() -> None:
     prompts = [SimpleNamespace(values={"clip_t": 0.2}), SimpleNamespace(values={"identity": 0.5, "clip_t": 0.4})]
     values = {metric: scores.Score(value=0.3) for metric in scores.METRICS} | {"copying": scores.Score(value=None, reason="one photo")}
-    found = measured(scores.Scores.model_construct(prompts=tuple(prompts), values=values))
+    found = metric_values(scores.Scores.model_construct(prompts=tuple(prompts), values=values))
     assert found.keys() == scores.METRICS.keys()
     assert found["clip_t"] == [0.2, 0.4]
     assert found["identity"] == [0.5]

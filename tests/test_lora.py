@@ -25,16 +25,16 @@ from mascot.adapters.peft_layers import lora_layers
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.methods.lora import Settings, restore
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.lora import LoraSettings, restore
 from mascot.models.families.registry import load_family
-from mascot.protocols import Batch, Family, Framing, Latents, Learner, Stage
+from mascot.protocols import AttachedMethod, Batch, Family, Framing, Latents, Stage
 from mascot.training.loop import Loop
-from mascot.training.settings import Settings as TrainingSettings
+from mascot.training.settings import TrainingSettings
 from tiny import SUBJECT
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
-SHOT = Shot("a photo of sks dog on a beach", 3)
+SHOT = ImageRequest("a photo of sks dog on a beach", 3)
 KNOBS = Knobs(steps=4, guidance=3.0)
 LAYER_SETS = ("attention", "transformer", "all")
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +87,7 @@ def batch(number: int) -> Batch:
     )
 
 
-def taught(stage: Stage, settings: Settings, steps: int = 3) -> Learner:
+def taught(stage: Stage, settings: LoraSettings, steps: int = 3) -> AttachedMethod:
     learner = settings.attach(stage, SUBJECT, 0, None)
     loop = Loop(stage, learner, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     for _ in loop.steps(lambda step: [batch(step)]):
@@ -95,7 +95,7 @@ def taught(stage: Stage, settings: Settings, steps: int = 3) -> Learner:
     return learner
 
 
-def invented(stage: Stage, settings: Settings, size: float = 0.2) -> Learner:
+def invented(stage: Stage, settings: LoraSettings, size: float = 0.2) -> AttachedMethod:
     """A LoRA whose changes are large enough to see, without training."""
     learner = settings.attach(stage, SUBJECT, 0, None)
     for part in settings.trains(stage):
@@ -105,14 +105,14 @@ def invented(stage: Stage, settings: Settings, size: float = 0.2) -> Learner:
     return learner
 
 
-def adapter_of(learner: Learner, family: Family) -> Adapter:
+def adapter_of(learner: AttachedMethod, family: Family) -> Adapter:
     tensors, metadata = learner.export()
     facts = {"token": "sks", "class_noun": "dog", "resolution": 64, "step": 3, "recipe": {}}
     manifest = Manifest.model_validate({"method": "lora", "base": "tiny", "base_identity": family.identity, **facts})
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 
-def drawn(generator: Generator, knobs: Knobs = KNOBS, shot: Shot = SHOT) -> NDArray[np.int16]:
+def drawn(generator: Generator, knobs: Knobs = KNOBS, shot: ImageRequest = SHOT) -> NDArray[np.int16]:
     return np.asarray(next(generator.draw([shot], knobs))).astype(np.int16)
 
 
@@ -124,13 +124,13 @@ def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_a_fresh_lora_changes_no_bit(stage: Stage, layers: Any) -> None:
     before = answers(stage)
-    learner = Settings(layers=layers).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
     assert equal(before, answers(stage)) == (True, True)
     assert sum(p.numel() for group in learner.groups for p in group.parameters) > 0
 
 
 def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
-    exports = [Settings().attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0] for seed in (0, 0, 1)]
+    exports = [LoraSettings().attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0] for seed in (0, 0, 1)]
     downs = [key for key in exports[0] if ".lora_A." in key]
     assert all(torch.equal(exports[0][key], exports[1][key]) for key in exports[0])
     assert not any(torch.equal(exports[0][key], exports[2][key]) for key in downs)
@@ -141,10 +141,10 @@ def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float) -> None:
     before = weights(stage)
-    learner = Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
     fresh, _ = learner.export()
     learner.detach()
-    exported, _ = taught(stage, Settings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate)).export()
+    exported, _ = taught(stage, LoraSettings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate)).export()
     assert weights(stage) == before
     assert set(exported) == set(fresh)
     assert [key for key in exported if torch.equal(exported[key], fresh[key])] == []
@@ -157,14 +157,14 @@ def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float
 def test_every_layer_of_a_set_changes_and_each_set_holds_the_one_before(stage: Stage, layers: Any) -> None:
     names = [set(stage.adaptable("unet", wanted)) for wanted in LAYER_SETS]
     assert names[0] < names[1] < names[2]
-    attached = Settings(layers=layers).attach(stage, SUBJECT, 0, None)
+    attached = LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
     assert {name for name, _ in lora_layers(stage.parts["unet"])} == names[LAYER_SETS.index(layers)]
     attached.detach()
 
 
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) -> None:
-    Settings(layers=layers).attach(stage, SUBJECT, 0, None)
+    LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
     changed = {name for name, _ in lora_layers(stage.parts["text_encoder"])}
     blocks = len({name.split(".layers.")[1].split(".")[0] for name in changed})
     projections = {name.rpartition(".")[2] for name in changed}
@@ -177,7 +177,7 @@ def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) 
 def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path, rank: int, alpha: float) -> None:
     stage = family.stages[0]
     plain = drawn(Generator(family))
-    learner = invented(stage, Settings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
+    learner = invented(stage, LoraSettings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
     learning = drawn(Generator(family))
     adapter_of(learner, family).write(tmp_path / "a.safetensors")
     learner.detach()
@@ -192,11 +192,11 @@ def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Fa
 
 
 def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family, tmp_path: Path) -> None:
-    learner = taught(family.stages[0], Settings(rank=4, alpha=2))
+    learner = taught(family.stages[0], LoraSettings(rank=4, alpha=2))
     adapter_of(learner, family).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
     other = loaded(tiny_base).stages[0]
-    again = Settings(rank=4, alpha=2).attach(other, SUBJECT, 1, None)
+    again = LoraSettings(rank=4, alpha=2).attach(other, SUBJECT, 1, None)
     for group in again.groups:
         names = dict(other.parts[group.part].named_parameters())
         mine = dict(family.stages[0].parts[group.part].named_parameters())
@@ -225,7 +225,7 @@ next(generator.draw([Shot(prompt, int(seed))], Knobs.model_validate_json(knobs))
 def test_a_fresh_process_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     from PIL import Image
 
-    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=2)), family).write(tmp_path / "a.safetensors")
+    adapter_of(invented(family.stages[0], LoraSettings(rank=4, alpha=2)), family).write(tmp_path / "a.safetensors")
     here = drawn(Generator(family))
     words = [str(tiny_base), str(tmp_path / "a.safetensors"), str(tmp_path / "a.png"), SHOT.prompt, str(SHOT.seed), KNOBS.model_dump_json()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -250,7 +250,7 @@ def theirs(base: Path, adapter: Path | None, *, scales: Mapping[str, float] | No
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_diffusers_draws_our_file_as_we_do(tiny_base: Path, family: Family, tmp_path: Path, layers: Any) -> None:
     plain = drawn(Generator(family))
-    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=8, layers=layers), size=0.1), family).write(tmp_path / "a.safetensors")
+    adapter_of(invented(family.stages[0], LoraSettings(rank=4, alpha=8, layers=layers), size=0.1), family).write(tmp_path / "a.safetensors")
     ours = drawn(Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors")))
     assert difference(theirs(tiny_base, None), plain) <= 1
     assert difference(theirs(tiny_base, tmp_path / "a.safetensors"), ours) <= 1
@@ -259,7 +259,7 @@ def test_diffusers_draws_our_file_as_we_do(tiny_base: Path, family: Family, tmp_
 
 @pytest.mark.parametrize(("unet", "text"), [(0.5, 1.0), (1.0, 0.3), (0.4, 1.5)])
 def test_split_scales_are_those_of_diffusers(tiny_base: Path, family: Family, tmp_path: Path, unet: float, text: float) -> None:
-    adapter_of(invented(family.stages[0], Settings(rank=4, alpha=8), size=0.3), family).write(tmp_path / "a.safetensors")
+    adapter_of(invented(family.stages[0], LoraSettings(rank=4, alpha=8), size=0.3), family).write(tmp_path / "a.safetensors")
     generator = Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors"))
     ours = drawn(generator, KNOBS.model_copy(update={"unet_scale": unet, "text_scale": text}))
     expected = theirs(tiny_base, tmp_path / "a.safetensors", scales={"unet": unet, "text_encoder": text})
@@ -275,7 +275,7 @@ def equal(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[boo
 
 def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_turned_back(tiny_base: Path, stage: Stage) -> None:
     plain = answers(stage)
-    tensors, metadata = invented(stage, Settings(rank=4)).export()
+    tensors, metadata = invented(stage, LoraSettings(rank=4)).export()
     whole = answers(stage)
     assert equal(plain, whole) == (False, False)
     other = loaded(tiny_base).stages[0]
@@ -302,7 +302,7 @@ def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repea
     plain, before = answers(stage), weights(stage)
     names = [name for part in stage.parts.values() for name, _ in part.named_modules()]
     for layers in ("all", "attention"):
-        learner = invented(stage, Settings(rank=4, layers=layers))
+        learner = invented(stage, LoraSettings(rank=4, layers=layers))
         tensors, metadata = learner.export()
         learner.detach()
         worn = restore(stage, tensors, metadata)
@@ -348,7 +348,7 @@ UNFIT = (
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alone(tiny_base: Path, stage: Stage, name: str) -> None:
-    tensors, metadata = Settings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    tensors, metadata = LoraSettings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     cases = {case: (changed, key) for case, changed, key in unfit(tensors)}
     assert set(cases) == set(UNFIT)
     plain, before = answers(stage), weights(stage)
@@ -363,7 +363,7 @@ def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alo
 
 
 def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
-    tensors, _ = Settings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    tensors, _ = LoraSettings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     for text in ("{", "[]", '{"unet.lora_alpha": "x"}'):
         with pytest.raises(UserError):
             restore(stage, tensors, {METADATA_KEY: text})
@@ -371,7 +371,7 @@ def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
 
 
 def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
-    tensors, _ = Settings(rank=4).attach(stage, SUBJECT, 0, None).export()
+    tensors, _ = LoraSettings(rank=4).attach(stage, SUBJECT, 0, None).export()
     for half in "AB":
         assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_{half}.weight" in tensors
         assert f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.lora_{half}.weight" in tensors
@@ -380,7 +380,7 @@ def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
 
 
 def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
-    _, metadata = Settings(rank=8, alpha=2).attach(stage, SUBJECT, 0, None).export()
+    _, metadata = LoraSettings(rank=8, alpha=2).attach(stage, SUBJECT, 0, None).export()
     facts = json.loads(metadata[METADATA_KEY])
     for part in ("unet", "text_encoder"):
         assert (facts[f"{part}.r"], facts[f"{part}.lora_alpha"]) == (8, 2)
@@ -389,7 +389,7 @@ def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
 def test_an_adapter_of_ours_is_refused_on_another_base(family: Family, tmp_path: Path) -> None:
     from tiny import tiny_stable_diffusion
 
-    adapter = adapter_of(invented(family.stages[0], Settings(rank=4)), family)
+    adapter = adapter_of(invented(family.stages[0], LoraSettings(rank=4)), family)
     with pytest.raises(UserError, match="give --base tiny"):
         Generator(loaded(tiny_stable_diffusion(tmp_path, seed=1)), adapter)
 
@@ -397,7 +397,7 @@ def test_an_adapter_of_ours_is_refused_on_another_base(family: Family, tmp_path:
 VARIANTS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
-def pushed(stage: Stage, learner: Learner) -> None:
+def pushed(stage: Stage, learner: AttachedMethod) -> None:
     """Move what learns, as if it had learned."""
     del stage
     with torch.no_grad():
@@ -412,7 +412,7 @@ def test_each_variant_starts_at_the_base_learns_and_restores(tiny_base: Path, va
     """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
     stage = loaded(tiny_base).stages[0]
     before = answers(stage)
-    learner = Settings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for was, now in zip(before, answers(stage), strict=True):
         torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
     pushed(stage, learner)
@@ -440,7 +440,8 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
     torch.manual_seed(5)
     state = torch.get_rng_state()
     one, again, other = (
-        Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0] for seed in (0, 0, 1)
+        LoraSettings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0]
+        for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[key], again[key]) for key in one)
@@ -450,7 +451,7 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
 @pytest.mark.parametrize("variant", ["dora", "loha", "lokr"])
 def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_base: Path, variant: Any) -> None:
     """A missing tensor and one of another shape are named; the base has no adapted layer left."""
-    tensors, metadata = Settings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    tensors, metadata = LoraSettings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     first = next(key for key in tensors if "lora_A" not in key and "lora_B" not in key)
     for broken in ({key: t for key, t in tensors.items() if key != first}, tensors | {first: torch.zeros(2, 2)}):
         stage = loaded(tiny_base).stages[0]
@@ -461,7 +462,7 @@ def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_b
 
 def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     stage = family.stages[0]
-    learner = Settings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, SUBJECT, 0, None)
     pushed(stage, learner)
     tensors, metadata = learner.export()
     learner.detach()

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
 from mascot.models.weights import size_of, storages_of
-from mascot.protocols import Conditioning, Framing, Group, Stage
+from mascot.protocols import Conditioning, Framing, ParameterGroup, Stage
 from mascot.training import memory_estimate
-from mascot.training.memory_estimate import Estimate, activations_of, available, cgroup_limits, check, estimate
+from mascot.training.memory_estimate import MemoryEstimate, activations_of, available, cgroup_limits, check, estimate
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 from tiny import tiny_stable_diffusion
 from tiny_families import MAKERS, tiny_base
@@ -217,7 +217,7 @@ def test_a_real_base_is_estimated_without_its_weights() -> None:
 
         unet.enable_gradient_checkpointing()
         activations = activations_of(unet.train(), call)
-    groups = [Group(part="unet", parameters=tuple(unet.parameters()), rate=1e-6)]
+    groups = [ParameterGroup(part="unet", parameters=tuple(unet.parameters()), rate=1e-6)]
     needed = estimate({"unet": unet}, groups, activations, "adamw", average=True)
     assert needed.total == 859_520_964 * 4 * 5 + activations
     assert 2**30 < activations < 2**31
@@ -228,7 +228,10 @@ def test_a_real_base_is_estimated_without_its_weights() -> None:
 def test_an_estimate_adds_up(optimizer: OptimizerName, average: bool) -> None:  # noqa: FBT001 - a table's column
     """One frozen layer, one that learns, rows beside them; a layer in two parts counts once."""
     frozen, learning, rows = nn.Linear(128, 64).requires_grad_(requires_grad=False), nn.Linear(64, 128), nn.Parameter(torch.ones(3, 64))
-    groups = [Group(part="a", parameters=tuple(learning.parameters()), rate=1.0), Group(part="b", parameters=(rows,), rate=1.0)]
+    groups = [
+        ParameterGroup(part="a", parameters=tuple(learning.parameters()), rate=1.0),
+        ParameterGroup(part="b", parameters=(rows,), rate=1.0),
+    ]
     needed = estimate({"a": nn.Sequential(frozen, learning), "b": learning}, groups, 1000, optimizer, average=average)
     learned = 64 * 128 + 128 + 3 * 64
     moments = OPTIMIZERS[optimizer].moments
@@ -246,7 +249,7 @@ def test_buffers_and_shared_weights_are_weights_once() -> None:
     assert size_of([module, module[0]]) == 4 * (64 + 100)
 
 
-NEEDED = Estimate(weights=2**31, gradients=2**20, optimizer=2**21, average=0, activations=2**30)
+NEEDED = MemoryEstimate(weights=2**31, gradients=2**20, optimizer=2**21, average=0, activations=2**30)
 
 
 def test_what_fits_passes() -> None:

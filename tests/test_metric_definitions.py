@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mascot.evaluation.metrics.class_drift import drift, preservation
 from mascot.evaluation.metrics.diversity import PatchDistance, measure_diversity, perceptual_distance
-from mascot.evaluation.metrics.foreground import Cutouts, Missing, cut_all, cutout_similarity
+from mascot.evaluation.metrics.foreground import Cutouts, NoSegmenter, cut_all, cutout_similarity
 from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder, read_clip, read_identity_encoder
 from mascot.evaluation.metrics.memorization import copy_score, held_out_share, nearest_excess, real_nearest
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
@@ -332,7 +332,7 @@ def separation(rows: dict[str, Tensor]) -> float:
 def cut_outs(photos: list[Image.Image]) -> Cutouts:
     """Photos before one plain colour without it."""
     masks = [off_backdrop(photo) for photo in photos]
-    return cut_all(photos, masks, segmenter=Missing("none"), preprocessing=world().identity.preprocessing)
+    return cut_all(photos, masks, segmenter=NoSegmenter("none"), preprocessing=world().identity.preprocessing)
 
 
 def small(photo: Image.Image) -> Image.Image:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mascot.evaluation.metrics import diversity, foreground
 from mascot.evaluation.metrics.diversity import Lpips, PatchDistance, diversity_over, measure_diversity, open_distance
-from mascot.evaluation.metrics.foreground import Cutouts, CutoutScore, Missing, cut_all, cut_out, cutout_similarity, open_segmenter
+from mascot.evaluation.metrics.foreground import Cutouts, CutoutScore, NoSegmenter, cut_all, cut_out, cutout_similarity, open_segmenter
 from mascot.evaluation.metrics.image_encoders import IdentityEncoder
 from mascot.evaluation.metrics.image_preprocessing import Preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
 CROPPED = Preprocessing(resize=32, crop=28, mean=MEAN, std=(0.229, 0.224, 0.225))
 WHOLE = Preprocessing(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-NOTHING = Missing("no segmenter is installed")
+NOTHING = NoSegmenter("no segmenter is installed")
 FakePackage = Callable[[str, str], None]
 
 LPIPS = """
@@ -230,7 +230,7 @@ def test_masks_and_pictures_come_in_pairs() -> None:
 def test_a_segmenter_makes_the_masks_that_are_missing(fake_package: FakePackage) -> None:
     fake_package("rembg", REMBG)
     segmenter = open_segmenter()
-    assert not isinstance(segmenter, Missing)
+    assert not isinstance(segmenter, NoSegmenter)
     assert segmenter.name == "rembg (u2net)"
     white = Image.new("RGB", (40, 30), "white")
     cut = cut_all([blob(mask=False), blob(mask=False), white], [blob(mask=True), None, None], segmenter=segmenter, preprocessing=WHOLE)
@@ -250,12 +250,12 @@ def test_a_segmenter_makes_the_masks_that_are_missing(fake_package: FakePackage)
 )
 def test_a_segmenter_that_does_not_load_is_named(fake_package: FakePackage, code: str, reason: str) -> None:
     fake_package("rembg", code)
-    assert open_segmenter() == Missing(reason)
+    assert open_segmenter() == NoSegmenter(reason)
 
 
 def test_without_a_segmenter_the_reason_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreground, "find_spec", dict[str, object]().get)
-    assert open_segmenter() == Missing("no segmenter is installed; `pip install rembg[cpu]` gives one")
+    assert open_segmenter() == NoSegmenter("no segmenter is installed; `pip install rembg[cpu]` gives one")
 
 
 def flat(pictures: Sequence[Image.Image]) -> Tensor:

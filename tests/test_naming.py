@@ -8,16 +8,25 @@ from typing import Any
 import pytest
 
 from mascot.api.doctor import doctor
-from mascot.api.find_token import search
+from mascot.api.find_token import find_token
 from mascot.api.train import train
 from mascot.errors import UserError
-from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
 from mascot.evaluation.selection import token_choice
-from mascot.evaluation.selection.token_choice import Findings, Name, facts_of, named, place_of, recall, rows_of, usual_name
-from mascot.evaluation.selection.token_scoring import LITTLE, Examiner, Reader
+from mascot.evaluation.selection.token_choice import (
+    ChosenToken,
+    TokenSearch,
+    choose_token,
+    facts_of,
+    find_or_recall_token,
+    place_of,
+    recall,
+    rows_of,
+)
+from mascot.evaluation.selection.token_scoring import LITTLE, TokenExaminer, TokenReader
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
-from mascot.generation.sample_cache import Gallery
+from mascot.generation.sample_cache import SampleCache
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs import effective_settings
@@ -29,12 +38,12 @@ QUICK = Knobs(steps=1, guidance=1)
 
 
 @pytest.fixture(scope="module")
-def judges() -> Judges:
-    return judges_for(EMBEDDED)
+def judges() -> EncoderPair:
+    return load_encoders(EMBEDDED)
 
 
 @pytest.fixture
-def family(tiny_base: Path, judges: Judges, monkeypatch: pytest.MonkeyPatch) -> Family:
+def family(tiny_base: Path, judges: EncoderPair, monkeypatch: pytest.MonkeyPatch) -> Family:
     """A base with rare words, judges that are there for it, and pictures of one step."""
     monkeypatch.setattr(token_choice, "judges_for", lambda *_, **__: judges)
     quick(monkeypatch)
@@ -42,7 +51,7 @@ def family(tiny_base: Path, judges: Judges, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_choice, "Examiner", lambda *rest, **more: Examiner(*rest, **more, knobs=QUICK, pictures=2))
+    monkeypatch.setattr(token_choice, "TokenExaminer", lambda *rest, **more: TokenExaminer(*rest, **more, knobs=QUICK, pictures=2))
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -56,19 +65,19 @@ def absent(*_: Any, **__: Any) -> Any:
 def test_the_emptiest_word_is_found_once(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second call reads a file, and loads, reads and draws nothing."""
     heard: list[tuple[str, Any]] = []
-    name = usual_name(family, "base", folder=tmp_path, progress=lambda phase, facts: heard.append((phase, facts)))
+    name = find_or_recall_token(family, "base", folder=tmp_path, progress=lambda phase, facts: heard.append((phase, facts)))
     assert name.token in set(RARE) - {"vrk"}
     assert name.why.startswith(f"found in this base: of {len(RARE)} rare words it means least (0.")
     assert [phase for phase, _ in heard] == ["token"]
-    for part in ("Reader", "Examiner", "judges_for"):
+    for part in ("TokenReader", "TokenExaminer", "judges_for"):
         monkeypatch.setattr(token_choice, part, refuse)
-    assert usual_name(family, "base", folder=tmp_path) == name
+    assert find_or_recall_token(family, "base", folder=tmp_path) == name
     with pytest.raises(AssertionError, match="looked for again"):
-        usual_name(family, "base", folder=tmp_path / "elsewhere")
+        find_or_recall_token(family, "base", folder=tmp_path / "elsewhere")
 
 
 def test_what_decides_the_word_decides_what_is_remembered(family: Family, tmp_path: Path) -> None:
-    name = usual_name(family, "base", folder=tmp_path)
+    name = find_or_recall_token(family, "base", folder=tmp_path)
     known = facts_of(family, "base")
     assert recall(known, tmp_path) == name
     for fact in known:
@@ -79,14 +88,14 @@ def test_what_decides_the_word_decides_what_is_remembered(family: Family, tmp_pa
 def test_a_damaged_memory_is_refused(family: Family, tmp_path: Path) -> None:
     place_of(facts_of(family, "base"), tmp_path).write_text('{"token": 3}')
     with pytest.raises(UserError, match="delete it"):
-        usual_name(family, "base", folder=tmp_path)
+        find_or_recall_token(family, "base", folder=tmp_path)
 
 
 def test_without_judges_words_are_only_read_and_it_is_said(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered: with judges there, pictures will decide."""
     monkeypatch.setattr(token_choice, "judges_for", absent)
-    name = usual_name(family, "base", folder=tmp_path)
-    reader = Reader(family)
+    name = find_or_recall_token(family, "base", folder=tmp_path)
+    reader = TokenReader(family)
     assert name.token == min(RARE, key=lambda word: reader.read(word).value)
     assert "reads least like a noun" in name.why
     assert name.why.endswith("none was drawn: the judge is not there.")
@@ -96,13 +105,13 @@ def test_without_judges_words_are_only_read_and_it_is_said(family: Family, tmp_p
 def test_a_large_base_draws_nothing_on_a_cpu(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_choice, "SMALL", 0)
     monkeypatch.setattr(token_choice, "judges_for", refuse)
-    assert "`mascot token --base base` does it once" in usual_name(family, "base", folder=tmp_path).why
+    assert "`mascot token --base base` does it once" in find_or_recall_token(family, "base", folder=tmp_path).why
 
 
 def test_a_vocabulary_without_rare_words_leaves_folklore_and_it_is_said(tiny_base: Path, tmp_path: Path) -> None:
     from mascot.models.families.registry import load_family
 
-    name = usual_name(load_family(str(tiny_base), device="cpu", precision="fp32"), str(tiny_base), folder=tmp_path)
+    name = find_or_recall_token(load_family(str(tiny_base), device="cpu", precision="fp32"), str(tiny_base), folder=tmp_path)
     assert name.token == "sks"  # noqa: S105 - a word of prompts
     assert "no short rare word" in name.why
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +120,7 @@ def test_a_vocabulary_without_rare_words_leaves_folklore_and_it_is_said(tiny_bas
 def test_who_names_a_token_is_asked_nothing(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_choice, "usual_name", refuse)
     recipe = Recipe.preset(photos=["photos"], token="abc")  # noqa: S106
-    assert named(recipe, family) == (recipe, "")
+    assert choose_token(recipe, family) == (recipe, "")
 
 
 @pytest.fixture
@@ -155,31 +164,31 @@ def test_the_doctor_says_the_word_or_where_it_will_come_from(
     monkeypatch.setattr(effective_settings, "load_base", lambda _: family)
     recipe = small(photos, str(tiny_base))
     assert dict(doctor(recipe, measure=False).settings)["token"] == UNNAMED
-    name, checkup = usual_name(family, str(tiny_base)), doctor(recipe)
+    name, checkup = find_or_recall_token(family, str(tiny_base)), doctor(recipe)
     assert dict(checkup.settings)["token"] == f"{name.token}, {name.why}"
     assert checkup.subject.token == name.token
     assert dict(checkup.settings)["captions"] == f"a photo of {name.token} dog"
 
 
-def recall_packaged() -> Name:
+def recall_packaged() -> ChosenToken:
     from mascot.models import starter
 
-    return Name.read(starter.token_file())
+    return ChosenToken.read(starter.token_file())
 
 
 def test_the_embedded_base_has_its_word_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged answer is of these weights and these settings; nothing is drawn or written."""
     from mascot.models.families.registry import load_family
 
-    monkeypatch.setattr(token_choice, "Reader", refuse)
+    monkeypatch.setattr(token_choice, "TokenReader", refuse)
     family = load_family(EMBEDDED, device="cpu", precision="fp32")
-    assert usual_name(family, EMBEDDED, folder=tmp_path) == recall_packaged()
+    assert find_or_recall_token(family, EMBEDDED, folder=tmp_path) == recall_packaged()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_terminal_shows(family: Family, judges: Judges, tmp_path: Path) -> None:
-    ours = Examiner(Generator(family), judges, Gallery(tmp_path), knobs=QUICK, pictures=2)
-    found = Findings(
+def test_what_the_terminal_shows(family: Family, judges: EncoderPair, tmp_path: Path) -> None:
+    ours = TokenExaminer(Generator(family), judges, SampleCache(tmp_path), knobs=QUICK, pictures=2)
+    found = TokenSearch(
         tokens=tuple(ours.find(count=2)), folklore=ours.examine(["sks"])[0], rare=5, nouns=ours.references, judges=judges.describe()
     )
     rows = rows_of(found)
@@ -193,17 +202,17 @@ def test_what_the_terminal_shows(family: Family, judges: Judges, tmp_path: Path)
 def test_what_the_command_finds_is_remembered(family: Family, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the usual settings alone: another seed is another question."""
     monkeypatch.setattr(token_choice, "load_family", lambda *_, **__: family)
-    search(str(tiny_base), seed=3, folder=tmp_path)
+    find_token(str(tiny_base), seed=3, folder=tmp_path)
     assert recall(facts_of(family, str(tiny_base)), tmp_path) is None
-    found = search(str(tiny_base), folder=tmp_path)
-    assert usual_name(family, str(tiny_base), folder=tmp_path).token == found.tokens[0].token
+    found = find_token(str(tiny_base), folder=tmp_path)
+    assert find_or_recall_token(family, str(tiny_base), folder=tmp_path).token == found.tokens[0].token
 
 
 @pytest.mark.slow
 def test_the_packaged_word_is_what_is_found(tmp_path: Path) -> None:
-    found = search(EMBEDDED, folder=tmp_path)
+    found = find_token(EMBEDDED, folder=tmp_path)
     best = found.tokens[0]
     assert best.meaning < LITTLE
     assert best.meaning < found.folklore.meaning
     (kept,) = tmp_path.glob("*.json")
-    assert Name.read(kept) == recall_packaged()
+    assert ChosenToken.read(kept) == recall_packaged()

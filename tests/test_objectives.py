@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from mascot.diffusion.noise import gaussian, seeded
-from mascot.diffusion.objectives import Diffusion
+from mascot.diffusion.objectives import DiffusionObjective
 
 LEVELS: Any = torch.arange(1000)
 """Any: diffusers annotates levels as a type of tensor that its own code does not pass."""
@@ -23,8 +23,8 @@ def reference(prediction: Prediction, *, zero_snr: bool = False) -> DDPMSchedule
     )
 
 
-def ours(scheduler: DDPMScheduler) -> Diffusion:
-    return Diffusion(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
+def ours(scheduler: DDPMScheduler) -> DiffusionObjective:
+    return DiffusionObjective(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
 
 
 def pictures_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ def test_nothing_is_infinite_at_zero_terminal_snr(prediction: Prediction) -> Non
 def test_noise_with_hardly_any_signal_counts_in_full() -> None:
     """At and below the limit of min-SNR an epsilon answer's weight is 1, however faint the signal; above it falls."""
     alphas_cumprod = torch.tensor([1.0, 0.99, 5 / 6, 0.1, 1e-6, 1e-10, 1e-40, 0.0])
-    weights = Diffusion(alphas_cumprod, "epsilon").weight(torch.arange(8), 5.0)
+    weights = DiffusionObjective(alphas_cumprod, "epsilon").weight(torch.arange(8), 5.0)
     assert weights.tolist() == pytest.approx([0, 5 / 99, 1, 1, 1, 1, 1, 1], rel=1e-4)
 
 

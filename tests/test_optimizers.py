@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.protocols import Group
-from mascot.training.ema import Average, averaged
+from mascot.protocols import ParameterGroup
+from mascot.training.ema import WeightAverage, averaged
 from mascot.training.lr_schedule import SCHEDULES, rate_scale
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName, build, restore_state, state_of
 
@@ -64,7 +64,7 @@ def test_the_cosine_is_torchs() -> None:
 
 def test_adamw_is_torchs_plain_loop_with_a_rate_for_each_group() -> None:
     ours, theirs = ([torch.nn.Parameter(gaussian((5, 3), [seeded("weight", i)])[0]) for i in range(2)] for _ in range(2))
-    groups = [Group(part=f"part {i}", parameters=(parameter,), rate=0.1 / 10**i) for i, parameter in enumerate(ours)]
+    groups = [ParameterGroup(part=f"part {i}", parameters=(parameter,), rate=0.1 / 10**i) for i, parameter in enumerate(ours)]
     optimizer = build("adamw", groups, weight_decay=0.05)
     plain = [torch.optim.AdamW([p], lr=0.1 / 10**i, betas=(0.9, 0.99), weight_decay=0.05, fused=False) for i, p in enumerate(theirs)]
     for step in range(10):
@@ -82,7 +82,9 @@ def fresh(name: OptimizerName) -> tuple[Parameters, Any]:
     shapes = ((80, 64), (64,), (3, 64))
     parameters = [torch.nn.Parameter(gaussian(shape, [seeded("weight", i)])[0]) for i, shape in enumerate(shapes)]
     parts = (tuple(parameters[:2]), tuple(parameters[2:]))
-    groups = [Group(part=f"{i}", parameters=part, rate=rate) for i, (part, rate) in enumerate(zip(parts, RATES[name], strict=True))]
+    groups = [
+        ParameterGroup(part=f"{i}", parameters=part, rate=rate) for i, (part, rate) in enumerate(zip(parts, RATES[name], strict=True))
+    ]
     return parameters, build(name, groups, weight_decay=0.01)
 
 
@@ -198,7 +200,7 @@ def test_what_needs_no_gradient_rests(name: OptimizerName) -> None:
     assert not torch.equal(parameters[0], kept[0])
 
 
-def look(optimizer: Any, parameters: Parameters, average: Average | None) -> bool:
+def look(optimizer: Any, parameters: Parameters, average: WeightAverage | None) -> bool:
     """Whether other weights draw than train; the drawing fails."""
     before, changed = [parameter.detach().clone() for parameter in parameters], False
     with suppress(RuntimeError), averaged(optimizer, parameters, average):
@@ -212,7 +214,7 @@ def look(optimizer: Any, parameters: Parameters, average: Average | None) -> boo
 def test_drawing_between_steps_changes_nothing(name: OptimizerName, average: bool) -> None:  # noqa: FBT001 - a table's column
     """The weights that draw come and go; what trains has the same bits as if nobody had looked, even where drawing fails."""
     (looked, optimizer), (blind, other) = fresh(name), fresh(name)
-    shown = Average(looked, 0.9) if average else None
+    shown = WeightAverage(looked, 0.9) if average else None
     for step in range(5):
         train(looked, optimizer, [step])
         train(blind, other, [step])
@@ -240,7 +242,7 @@ def test_schedule_free_draws_with_the_average_of_its_steps() -> None:
 def test_the_average_is_diffusers(decay: float) -> None:
     """Its first update only copies, so that it starts one later."""
     parameter = torch.nn.Parameter(torch.zeros(4))
-    ours, theirs = Average([parameter], decay), EMAModel([parameter], decay=decay)
+    ours, theirs = WeightAverage([parameter], decay), EMAModel([parameter], decay=decay)
     theirs.step([parameter])
     for step in range(12):
         parameter.data = gaussian((4,), [seeded(step)])[0]
@@ -251,7 +253,7 @@ def test_the_average_is_diffusers(decay: float) -> None:
 
 def test_the_average_goes_on_where_it_was() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
-    ours, other = Average([parameter], 0.9), Average([parameter], 0.9)
+    ours, other = WeightAverage([parameter], 0.9), WeightAverage([parameter], 0.9)
     for step in range(8):
         parameter.data = gaussian((4,), [seeded(step)])[0]
         ours.update()
@@ -266,12 +268,12 @@ def test_the_average_goes_on_where_it_was() -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, float("nan")])
 def test_a_decay_that_is_none_is_refused(decay: float) -> None:
     with pytest.raises(UserError, match=r"training\.ema"):
-        Average([], decay)
+        WeightAverage([], decay)
 
 
 @pytest.mark.parametrize("rates", [(1e-4, 1e-5), (1e-4, 1e-4), (1.0, 0.5)])
 def test_prodigy_refuses_rates_that_are_no_multiplier(rates: tuple[float, float]) -> None:
-    groups = [Group(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), rate=rate) for rate in rates]
+    groups = [ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), rate=rate) for rate in rates]
     with pytest.raises(UserError, match=r"method\.rate=1"):
         build("prodigy", groups, weight_decay=0.0)
 

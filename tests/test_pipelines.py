@@ -19,11 +19,11 @@ from torch import nn
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.methods.lora import Settings as LoRA
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_files import Precision
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Family, Framing, Subject
 from tiny import tiny_stable_diffusion
 from tiny_families import tiny_base
@@ -56,19 +56,19 @@ def loaded(folder: Path, precision: Precision = "fp32") -> Family:
     return load_family(str(folder), device="cpu", precision=precision)
 
 
-def stage_of(family: Family) -> LoadedStage:
+def stage_of(family: Family) -> PipelineStage:
     stage = family.stages[0]
-    assert isinstance(stage, LoadedStage)
+    assert isinstance(stage, PipelineStage)
     return stage
 
 
 def drawn(family: Family) -> np.ndarray:
     """One picture."""
     knobs = Knobs(steps=2, guidance=3.0, height=64, width=64)
-    return np.asarray(next(iter(Generator(family).draw([Shot(PROMPT, 5)], knobs))), np.float64)
+    return np.asarray(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
 
-def push(stage: LoadedStage) -> None:
+def push(stage: PipelineStage) -> None:
     """Change every matrix of every part a little."""
     with torch.no_grad():
         for name, part in stage.parts.items():
@@ -149,7 +149,7 @@ def test_a_folder_that_holds_something_is_never_overwritten(tiny_base: Path, tmp
 def test_a_part_that_is_wrapped_is_not_saved(tiny_base: Path, tmp_path: Path) -> None:
     """Wrappers are taken off before: what they hold has no place in a pipeline, and nothing half-written stays behind."""
     stage = stage_of(loaded(tiny_base))
-    LoRA(rank=2).attach(stage, Subject("sks"), 0, None)
+    LoraSettings(rank=2).attach(stage, Subject("sks"), 0, None)
     with pytest.raises(RuntimeError, match="lora_A"):
         stage.save(tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +182,7 @@ def test_quantised_weights_are_asked_in_the_stages_dtype(tiny_base: Path) -> Non
 def test_a_low_rank_change_does_not_decide_what_a_denoiser_is_asked_in(base: Path) -> None:
     """Its weights are float32 in a bf16 base."""
     stage = stage_of(loaded(base, "bf16"))
-    LoRA(rank=2, layers="all").attach(stage, Subject("sks"), 0, None)
+    LoraSettings(rank=2, layers="all").attach(stage, Subject("sks"), 0, None)
     assert stage.dtype_of(stage.parts[stage.denoiser]) == torch.bfloat16
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mascot.errors import UserError
-from mascot.experiments.search import Point, grid, make_point, search, values_of
-from mascot.experiments.search_space import Range, full_keys, parse_over, split
+from mascot.experiments.search import SweepPoint, grid, make_point, search, values_of
+from mascot.experiments.search_space import ValueRange, full_keys, parse_over, split
 from mascot.recipe.recipe import Recipe
 
 
@@ -22,7 +22,7 @@ def values(home: Path) -> dict[str, Any]:
     return {"photos": [str(home / "photos")], "class_noun": "dog"}
 
 
-def all_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> list[Point]:
+def all_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> list[SweepPoint]:
     return next(grid(values, full_keys(over)))
 
 
@@ -30,7 +30,7 @@ def test_values_are_read_as_recipes_have_them() -> None:
     items = ["method.rank=4,16", "training.min_snr=none,5", "method.name=lora,pivotal", 'token="a, b",sks', "seed=1..9", "steps=1_000"]
     assert parse_over(items) == {
         "method.rank": [4, 16], "training.min_snr": [None, 5], "method.name": ["lora", "pivotal"], "token": ["a, b", "sks"],
-        "seed": Range(1, 9), "steps": [1000],
+        "seed": ValueRange(1, 9), "steps": [1000],
     }  # fmt: skip
     assert parse_over(['dataset.templates=["a {token}", "b, {token}"],["c {token}"]']) == {
         "dataset.templates": [["a {token}", "b, {token}"], ["c {token}"]]
@@ -74,7 +74,7 @@ def test_what_is_not_of_the_form_is_refused(items: list[str], words: str) -> Non
         ({"trainin.batch_size": [4]}, "did you mean 'training'"),
         ({"method.rank": [4, "many"]}, "many"),
         ({"method.name": ["lora", "pivotl"]}, "did you mean 'pivotal'"),
-        ({"seed": Range(0, 9)}, "--trials"),
+        ({"seed": ValueRange(0, 9)}, "--trials"),
         ({"photos": [["nowhere"]]}, "nowhere"),
     ],
 )
@@ -127,13 +127,13 @@ def test_a_name_stands_for_the_recipe_and_for_what_the_photos_hold(home: Path, t
     assert make_point(values, {"seed": 1}).name not in {name, captioned}
 
 
-SPACE = {"method.rank": [2, 4, 8, 16], "method.rate": Range(1e-5, 1e-3), "training.steps": Range(10, 20)}
+SPACE = {"method.rank": [2, 4, 8, 16], "method.rate": ValueRange(1e-5, 1e-3), "training.steps": ValueRange(10, 20)}
 
 
-def searched(values: Mapping[str, Any], *, trials: int, together: int = 1, lowest: bool = False, seed: int = 0) -> list[Point]:
+def searched(values: Mapping[str, Any], *, trials: int, together: int = 1, lowest: bool = False, seed: int = 0) -> list[SweepPoint]:
     """A search whose metric is the rank."""
-    rounds, tried = search(values, SPACE, trials=trials, together=together, lowest=lowest, seed=seed), list[Point]()
-    points: Sequence[Point] = next(rounds)
+    rounds, tried = search(values, SPACE, trials=trials, together=together, lowest=lowest, seed=seed), list[SweepPoint]()
+    points: Sequence[SweepPoint] = next(rounds)
     try:
         while True:
             tried += points

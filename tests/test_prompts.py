@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT, PREVIEWS, PROPERTIES, SHARED_PLACES, STARTER, STARTER_VALIDATION, Suite
+from mascot.generation.prompt_sets import (
+    CONTEXTS,
+    KNOBS_PROMPT,
+    PREVIEWS,
+    PROPERTIES,
+    SHARED_PLACES,
+    STARTER,
+    STARTER_VALIDATION,
+    PromptSet,
+)
 from starter_recipe.drawings import read_objects, wanted_icons
 from starter_recipe.materials import MATERIALS
 from starter_recipe.places import PLACES
@@ -111,6 +120,6 @@ def test_backgrounds_and_rugs_are_painted_in_training(world: World) -> None:
 
 
 def test_a_suite_knows_who_is_alive() -> None:
-    suite = Suite(things=("a {subject} in space",), live=("a {subject} wearing a crown",))
+    suite = PromptSet(things=("a {subject} in space",), live=("a {subject} wearing a crown",))
     assert suite.for_subject(live=True) == ("a {subject} wearing a crown",)
     assert suite.for_subject(live=False) == ("a {subject} in space",)

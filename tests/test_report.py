@@ -27,13 +27,13 @@ from mascot.reports.loss_curve import PLOT, draw_curve, smooth
 from mascot.reports.training_page import (
     ContextGroup,
     ContextRow,
-    FindingEntry,
     KnobCell,
     KnobGrid,
-    Note,
     PhotoEntry,
     Preview,
     Report,
+    ReportFinding,
+    ReportNote,
     digest,
     hero,
     render,
@@ -115,12 +115,12 @@ def full(text: str = "words") -> Report:
         adapter=f"{text}.safetensors",
         photos=tuple(PhotoEntry(picture=colour(k, 200), name=f"{k} {text}.jpg", caption=f"caption {text}") for k in range(3)),
         notes=(
-            Note(severity="warning", message=f"message {text}", remedy=f"remedy {text}"),
-            Note(severity="note", message=text, remedy=text),
+            ReportNote(severity="warning", message=f"message {text}", remedy=f"remedy {text}"),
+            ReportNote(severity="note", message=text, remedy=text),
         ),
         health=f"health {text}",
         findings=(
-            FindingEntry(
+            ReportFinding(
                 severity="serious",
                 title=f"ailment {text}",
                 message=f"measured {text}",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import fresh_path, is_writable, replacing
+from mascot.storage.atomic_write import atomic_write, fresh_path, is_writable
 from mascot.storage.run_folder import KEPT_CHECKPOINTS, Run, open_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,14 +30,14 @@ def names(folder: Path) -> list[str]:
 
 def write_half(path: Path, fault: BaseException) -> None:
     """Begin to write a file and fail."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half", encoding="utf-8")
         raise fault
 
 
 def write_half_a_folder(path: Path, fault: BaseException) -> None:
     """Begin to write a folder and fail."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.mkdir()
         (temporary / "half").touch()
         raise fault
@@ -46,7 +46,7 @@ def write_half_a_folder(path: Path, fault: BaseException) -> None:
 def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old", encoding="utf-8")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("ne", encoding="utf-8")
         assert path.read_text(encoding="utf-8") == "old"
         temporary.write_text("new", encoding="utf-8")
@@ -104,7 +104,7 @@ def test_a_folder_is_replaced_like_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"):
         write_half_a_folder(tmp_path / "folder", ValueError("no"))
     assert names(tmp_path) == []
-    with replacing(tmp_path / "folder") as temporary:
+    with atomic_write(tmp_path / "folder") as temporary:
         temporary.mkdir()
         (temporary / "whole").touch()
     assert names(tmp_path / "folder") == ["whole"]
@@ -112,7 +112,7 @@ def test_a_folder_is_replaced_like_a_file(tmp_path: Path) -> None:
 
 def test_a_path_through_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "file" / "inside"):
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "inside"):
         pass
     assert names(tmp_path) == ["file"]
 
@@ -215,7 +215,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path_factory: pytest.TempPathFactor
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert run.last_checkpoint() is None
-    with replacing(run.checkpoint(5)) as temporary:
+    with atomic_write(run.checkpoint(5)) as temporary:
         temporary.mkdir()
         assert run.last_checkpoint() is None
     assert run.last_checkpoint() == run.checkpoint(5)

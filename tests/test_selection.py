@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 from benchmarks import rules
 from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
 from benchmarks.selection import Sitting
-from mascot.evaluation.selection.checkpoint_selection import Chooser
-from mascot.evaluation.selection.criterion import WORTH, Frame, Measured, score
-from mascot.evaluation.selection.knob_search import LEAVING, knob_grid, search_knobs
+from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
+from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, ValidationResult, score
+from mascot.evaluation.selection.knob_search import MINIMUM_KNOB_GAIN, knob_grid, search_knobs
 from mascot.generation.knobs import Knobs
-from mascot.models.starter import HeldOut
+from mascot.models.starter import HeldOutSubject
 from mascot.recipe.recipe import Recipe
 
-FRAME = Frame(base_likeness=0.28, real_likeness=0.92, base_prompt=0.74, floor_prompt=0.14, real_nearest=0.94)
+FRAME = ReferenceScores(base_likeness=0.28, real_likeness=0.92, base_prompt=0.74, floor_prompt=0.14, real_nearest=0.94)
 """About what the embedded base and its encoders give."""
-TRAINED = Measured(likeness=0.58, prompt=0.60, nearest=0.65)
+TRAINED = ValidationResult(likeness=0.58, prompt=0.60, nearest=0.65)
 USUAL = Knobs(guidance=5.0, steps=25)
 
 cosines = st.floats(-1, 1)
-measurements = st.builds(Measured, likeness=cosines, prompt=cosines, nearest=cosines)
+measurements = st.builds(ValidationResult, likeness=cosines, prompt=cosines, nearest=cosines)
 frames = st.builds(
-    Frame,
+    ReferenceScores,
     base_likeness=cosines,
     real_likeness=st.none() | cosines,
     base_prompt=cosines,
@@ -42,15 +42,15 @@ frames = st.builds(
 gains = st.floats(0, 0.5)
 
 
-def reaching(total: float) -> Measured:
+def reaching(total: float) -> ValidationResult:
     """What scores so: as much of the likeness as of the prompt, nothing copied."""
     likeness, prompt = FRAME.base_likeness + total * (0.92 - 0.28), FRAME.floor_prompt + total * (0.74 - 0.14)
-    return Measured(likeness=likeness, prompt=prompt, nearest=likeness)
+    return ValidationResult(likeness=likeness, prompt=prompt, nearest=likeness)
 
 
-def told(curve: Sequence[float], patience: int = 3) -> Chooser:
+def told(curve: Sequence[float], patience: int = 3) -> CheckpointSelector:
     """A chooser that has seen a curve of scores, a look every 100 steps, until it wanted no more."""
-    chooser = Chooser(frame=FRAME, patience=patience)
+    chooser = CheckpointSelector(frame=FRAME, patience=patience)
     for number, total in enumerate(curve):
         chooser.tell(100 * (number + 1), reaching(total))
         if chooser.has_stopped_paying:
@@ -58,29 +58,29 @@ def told(curve: Sequence[float], patience: int = 3) -> Chooser:
     return chooser
 
 
-def best_step(chooser: Chooser) -> int:
+def best_step(chooser: CheckpointSelector) -> int:
     assert chooser.best is not None
     return chooser.best.step
 
 
 @given(measured=measurements, frame=frames)
-def test_every_score_is_a_number_between_nothing_and_all(measured: Measured, frame: Frame) -> None:
+def test_every_score_is_a_number_between_nothing_and_all(measured: ValidationResult, frame: ReferenceScores) -> None:
     found = score(measured, frame)
     assert all(0 <= value <= 1 for value in (found.gain, found.kept, found.copying, found.total))  # no comparison holds for NaN
 
 
 @given(prompt=cosines, frame=frames)
-def test_the_untouched_base_is_worth_nothing(prompt: float, frame: Frame) -> None:
+def test_the_untouched_base_is_worth_nothing(prompt: float, frame: ReferenceScores) -> None:
     if frame.base_likeness <= (1.0 if frame.real_likeness is None else frame.real_likeness):
-        assert score(Measured(likeness=frame.base_likeness, prompt=prompt, nearest=frame.base_likeness), frame).total == 0
+        assert score(ValidationResult(likeness=frame.base_likeness, prompt=prompt, nearest=frame.base_likeness), frame).total == 0
 
 
 def test_real_photos_in_the_scenes_of_the_base_are_worth_all() -> None:
-    assert score(Measured(likeness=0.92, prompt=0.74, nearest=0.94), FRAME).total == 1
+    assert score(ValidationResult(likeness=0.92, prompt=0.74, nearest=0.94), FRAME).total == 1
 
 
 @given(measured=measurements, more=gains)
-def test_more_of_likeness_or_prompt_is_never_worse_and_more_copying_never_better(measured: Measured, more: float) -> None:
+def test_more_of_likeness_or_prompt_is_never_worse_and_more_copying_never_better(measured: ValidationResult, more: float) -> None:
     """Likeness up to the photos' own: what is nearer to them than they are to each other is copied."""
     total = score(measured, FRAME).total
     most = max(measured.likeness, FRAME.real_likeness or 1.0)
@@ -96,18 +96,18 @@ def test_both_count_where_neither_is_at_its_end() -> None:
 
 
 @given(measured=measurements, frame=frames)
-def test_neither_can_be_bought_with_the_other(measured: Measured, frame: Frame) -> None:
+def test_neither_can_be_bought_with_the_other(measured: ValidationResult, frame: ReferenceScores) -> None:
     found = score(measured, frame)
     assert found.total <= 2 * min(found.gain, found.kept) + 1e-12
     assert found.total <= max(found.gain, found.kept) + 1e-12
 
 
 def test_a_perfect_likeness_that_ignores_the_prompt_is_worth_nothing() -> None:
-    assert score(Measured(likeness=0.92, prompt=FRAME.floor_prompt, nearest=0.94), FRAME).total == 0
+    assert score(ValidationResult(likeness=0.92, prompt=FRAME.floor_prompt, nearest=0.94), FRAME).total == 0
 
 
 def test_copying_takes_its_share_and_copies_are_worth_nothing() -> None:
-    good = Measured(likeness=0.90, prompt=0.70, nearest=0.94)
+    good = ValidationResult(likeness=0.90, prompt=0.70, nearest=0.94)
     assert score(replace(good, nearest=0.97), FRAME).total == pytest.approx(score(good, FRAME).total / 2)
     assert score(replace(good, nearest=1.0), FRAME).total == 0
 
@@ -140,13 +140,13 @@ def test_a_curve_that_goes_on_rising_is_never_stopped() -> None:
 
 
 def test_a_slow_rise_adds_up() -> None:
-    chooser = told([0.3 + 0.6 * WORTH * number for number in range(20)])
+    chooser = told([0.3 + 0.6 * MINIMUM_GAIN * number for number in range(20)])
     assert not chooser.has_stopped_paying
     assert best_step(chooser) >= 1900
 
 
 def test_a_plateau_is_left_and_its_beginning_kept() -> None:
-    chooser = told([0.2, 0.4, 0.5, 0.5 + 0.9 * WORTH, 0.5, 0.5 + 0.5 * WORTH, 0.5])
+    chooser = told([0.2, 0.4, 0.5, 0.5 + 0.9 * MINIMUM_GAIN, 0.5, 0.5 + 0.5 * MINIMUM_GAIN, 0.5])
     assert chooser.has_stopped_paying
     assert best_step(chooser) == 300
     assert len(chooser.looks) == 6
@@ -173,18 +173,18 @@ def test_training_that_has_not_begun_to_pay_goes_on() -> None:
 
 
 def test_a_chooser_that_was_told_nothing_chooses_nothing_and_says_so() -> None:
-    chooser = Chooser(frame=FRAME, patience=3)
+    chooser = CheckpointSelector(frame=FRAME, patience=3)
     assert chooser.best is None
     assert not chooser.has_stopped_paying
     assert "no checkpoint" in chooser.reason
 
 
 @pytest.mark.parametrize("frame", [FRAME, replace(FRAME, real_likeness=None, real_nearest=None)])
-def test_a_chooser_that_was_killed_decides_the_same(frame: Frame) -> None:
+def test_a_chooser_that_was_killed_decides_the_same(frame: ReferenceScores) -> None:
     curve = [0.1, 0.3, 0.5, 0.6, 0.5, 0.61, 0.4, 0.3]
-    whole, resumed = Chooser(frame=frame, patience=3), Chooser(frame=frame, patience=3)
+    whole, resumed = CheckpointSelector(frame=frame, patience=3), CheckpointSelector(frame=frame, patience=3)
     for number, total in enumerate(curve):
-        resumed = Chooser.from_json(json.loads(json.dumps(resumed.to_json())))
+        resumed = CheckpointSelector.from_json(json.loads(json.dumps(resumed.to_json())))
         assert whole.tell(100 * number, reaching(total)) == resumed.tell(100 * number, reaching(total))
         assert (whole.best, whole.has_stopped_paying, whole.reason) == (resumed.best, resumed.has_stopped_paying, resumed.reason)
 
@@ -204,7 +204,7 @@ class Landscape:
         self.truth, self.deception = truth, deception
         self.asked: list[tuple[Knobs, int]] = []
 
-    def __call__(self, knobs: Knobs, count: int) -> Measured:
+    def __call__(self, knobs: Knobs, count: int) -> ValidationResult:
         self.asked.append((knobs, count))
         error = random.Random(f"{knobs} {count}").gauss(0, self.deception / math.sqrt(count))
         return reaching(min(1.0, max(0.0, self.truth(knobs) + error)))
@@ -271,7 +271,7 @@ def test_the_same_pictures_are_seen_again_and_more_of_them() -> None:
 
 
 def test_ties_go_to_the_usual_knobs() -> None:
-    for truth in (lambda _: 0.5, lambda knobs: 0.5 if knobs == USUAL else 0.5 + 0.9 * LEAVING):
+    for truth in (lambda _: 0.5, lambda knobs: 0.5 if knobs == USUAL else 0.5 + 0.9 * MINIMUM_KNOB_GAIN):
         assert search_knobs(Landscape(truth), FRAME, knob_grid(USUAL), budget=400, first=5, last=20).knobs == USUAL
 
 
@@ -330,7 +330,7 @@ def test_the_oracle_takes_the_best_and_of_equal_ones_the_first() -> None:
 
 
 def test_losses_after_the_step_that_training_goes_on_from_are_dropped(tmp_path: Path) -> None:
-    held = HeldOut(name="owl", class_noun="owl", live=True, photos=())
+    held = HeldOutSubject(name="owl", class_noun="owl", live=True, photos=())
     sitting = Sitting(held=held, recipe=Recipe.preset(photos=("x",)), folder=tmp_path, marks=(10,), every=5)
     assert sitting.read_losses(10) == {}
     sitting.write_losses({5: 0.5, 0: 0.7, 10: 0.4})

@@ -179,7 +179,13 @@ def test_the_loader_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "ask", [mascot.models.starter.folder, mascot.models.starter.subjects, mascot.models.starter.clip_folder, mascot.models.starter.identity_folder]
+    "ask",
+    [
+        mascot.models.starter.folder,
+        mascot.models.starter.subjects,
+        mascot.models.starter.clip_folder,
+        mascot.models.starter.identity_folder,
+    ],
 )
 def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the data says what to do."""
@@ -258,7 +264,9 @@ def test_the_packaged_base_draws() -> None:
 def photos() -> list[Image.Image]:
     """The first two photos of each of three subjects."""
     return [
-        Image.open(photo).convert("RGB") for name in ("poodle", "taxi", "parrot") for photo in mascot.models.starter.subjects()[name].photos[:2]
+        Image.open(photo).convert("RGB")
+        for name in ("poodle", "taxi", "parrot")
+        for photo in mascot.models.starter.subjects()[name].photos[:2]
     ]
 
 

@@ -18,8 +18,8 @@ from mascot.api.evaluate_suite import evaluate_suite
 from mascot.cli import app
 from mascot.errors import UserError
 from mascot.evaluation.scores import METRICS, Scores
-from mascot.experiments.subject_collection import Collected, read_collection
-from mascot.experiments.suite import Arm, Cell, Question, Standing, SuiteFolder, SuiteScores, cells_of, run_suite
+from mascot.experiments.subject_collection import CollectionSubject, read_collection
+from mascot.experiments.suite import EvaluationRequest, SuiteFolder, SuiteRun, SuiteScores, SuiteSummary, Variant, plan_runs, run_suite
 from mascot.experiments.suite_page import PAPER, difference_tables, markdown, other_table, paper_table, subjects_table, suite_page
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -66,7 +66,7 @@ class Fake:
         run.adapter.write_bytes(b"an adapter")
         return run
 
-    def judge(self, run: Run, question: Question) -> Scores:
+    def judge(self, run: Run, question: EvaluationRequest) -> Scores:
         self.count("judge", run.folder)
         value = (len(run.folder.name) + 3 * len(run.folder.parent.name)) / 100
         values = {**self.scores.values, "identity": self.scores.values["identity"].model_copy(update={"value": value, "reason": ""})}
@@ -76,7 +76,7 @@ class Fake:
         found.write(run.scores)
         return found
 
-    def prompts(self, question: Question) -> tuple[Any, ...]:
+    def prompts(self, question: EvaluationRequest) -> tuple[Any, ...]:
         return tuple(self.scores.prompts[0].model_copy(update={"template": template}) for template in question.templates)
 
 
@@ -110,15 +110,15 @@ def sample(real_home: Path) -> Scores:
     return Scores.read(real_home / "out" / "lora" / "cat9" / "scores.json")
 
 
-def cells(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[Cell, ...]:
+def cells(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[SuiteRun, ...]:
     """Three subjects in two ways."""
 
-    def recipe(subject: Collected) -> Recipe:
+    def recipe(subject: CollectionSubject) -> Recipe:
         return Recipe.preset(photos=(str(subject.photos),), class_noun=subject.class_noun)
 
     collection = read_collection(world)
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
-    return cells_of(collection.subjects, [Arm(name=name, recipe=recipe) for name in names], prompts=lists, images=2, seed=0)
+    return plan_runs(collection.subjects, [Variant(name=name, recipe=recipe) for name in names], prompts=lists, images=2, seed=0)
 
 
 def evaluated(world: Path, out: Path, fake: Fake, **more: Any) -> SuiteScores:
@@ -208,7 +208,7 @@ def test_a_subject_that_fails_is_shown_and_left_out_of_every_mean(
     notes = "\n".join(other_table(suite).notes)
     assert "mug: this subject is ill." in notes
     assert "left out of the means, as not every row has them: mug" in notes
-    kept = Standing.read(SuiteFolder(tmp_path).standing)
+    kept = SuiteSummary.read(SuiteFolder(tmp_path).standing)
     assert kept.failures == {"one/mug": "this subject is ill.", "second/mug": "this subject is ill."}
     assert kept.arms["one"]["identity"].subjects == 2
 
@@ -256,14 +256,14 @@ def test_two_arms_of_one_name_are_refused(world: Path) -> None:
 
 
 def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
-    kept = Standing(images=1, seed=0, prompts=2, judges={}, subjects=("a",), arms={}, failures={})
+    kept = SuiteSummary(images=1, seed=0, prompts=2, judges={}, subjects=("a",), arms={}, failures={})
     kept.write(tmp_path / "suite.json")
-    assert Standing.read(tmp_path / "suite.json") == kept
+    assert SuiteSummary.read(tmp_path / "suite.json") == kept
     (tmp_path / "suite.json").write_text(json.dumps({"version": 2}), encoding="utf-8")
     with pytest.raises(UserError, match="damaged or was written by another version"):
-        Standing.read(tmp_path / "suite.json")
+        SuiteSummary.read(tmp_path / "suite.json")
     with pytest.raises(UserError, match="does not exist"):
-        Standing.read(tmp_path / "none.json")
+        SuiteSummary.read(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(

@@ -20,20 +20,20 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter
 from mascot.errors import UserError
 from mascot.experiments import executors
-from mascot.experiments.base_pool import Bases, bases_of_this_process
-from mascot.experiments.executors import engine_named, on_ray
-from mascot.experiments.leaderboard import Leaderboard, Measured
-from mascot.experiments.search_space import Range
+from mascot.experiments.base_pool import BasePool, base_pool
+from mascot.experiments.executors import make_executor, on_ray
+from mascot.experiments.leaderboard import Leaderboard, MetricValues
+from mascot.experiments.search_space import ValueRange
 from mascot.experiments.sweep import SweepFolder, sweep_recipes
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Shot
+from mascot.generation.knobs import ImageRequest
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import read_subject
-from mascot.runs.training_run import Personalization
+from mascot.runs.training_run import TrainingRun
 from mascot.storage.run_folder import Run
 
 OVER = {"method.rank": [2, 4], "training.steps": [1, 2]}
-SHOT = Shot("a photo of a {subject}", 3)
+SHOT = ImageRequest("a photo of a {subject}", 3)
 
 
 class Killed(BaseException):
@@ -64,13 +64,13 @@ class Fake:
         run.adapter.write_bytes(b"an adapter")
         return run
 
-    def judge(self, run: Run) -> Measured:
+    def judge(self, run: Run) -> MetricValues:
         recipe = Recipe.read(run.recipe)
         self.count("judge", recipe)
         rank = recipe.method.model_dump()["rank"]
         return {"likeness": [rank + 0.1 * i for i in range(5)], "drift": float(recipe.training.steps), "copying": None}
 
-    def draw(self, run: Run, shot: Shot, path: Path) -> None:
+    def draw(self, run: Run, shot: ImageRequest, path: Path) -> None:
         recipe = Recipe.read(run.recipe)
         self.count("draw", recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def test_other_judges_measure_again_and_another_prompt_is_drawn_again(values: di
     swept(values, whole[1], fake, judges="others")
     assert {call.split()[0] for call in fake.calls} == {"judge"}
     fake.calls.clear()
-    swept(values, whole[1], fake, judges="others", shot=Shot(SHOT.prompt, 4))
+    swept(values, whole[1], fake, judges="others", shot=ImageRequest(SHOT.prompt, 4))
     assert {call.split()[0] for call in fake.calls} == {"draw"}
 
 
@@ -181,7 +181,7 @@ def test_a_failed_run_is_one_line_and_is_tried_again(values: dict[str, Any], who
 def test_a_fault_of_ours_is_one_line_too_and_keeps_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
     fake = Fake()
 
-    def faulty(run: Run) -> Measured:
+    def faulty(run: Run) -> MetricValues:
         return {"likeness": 1.0 / (Recipe.read(run.recipe).training.steps - 1)}
 
     board = sweep_recipes(values, OVER, out=tmp_path, run_one=fake.teach, score=faulty, by="likeness")
@@ -223,7 +223,7 @@ def test_progress_is_told(values: dict[str, Any], tmp_path: Path) -> None:
     assert heard == ["points", *["entry"] * 4, "leaderboard", "grid", "page"]
 
 
-SEARCH = {"over": {"method.rank": [2, 4, 8], "method.rate": Range(1e-5, 1e-3)}, "trials": 6}
+SEARCH = {"over": {"method.rank": [2, 4, 8], "method.rate": ValueRange(1e-5, 1e-3)}, "trials": 6}
 
 
 @pytest.mark.parametrize("fatal", [1, 2, 8])
@@ -306,7 +306,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 def test_every_engine_ends_in_the_same_leaderboard(
     values: dict[str, Any], whole: tuple[Leaderboard, Path], tmp_path: Path, ray: FakeRay
 ) -> None:
-    assert swept(values, tmp_path / "ray", Fake(), engine=engine_named("ray")) == whole[0]
+    assert swept(values, tmp_path / "ray", Fake(), engine=make_executor("ray")) == whole[0]
     assert_equal(tmp_path / "ray", whole[1])
     assert ray.started == {"address": "local", "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     assert ray.options == {"max_retries": executors.RETRIES, "num_cpus": 1, "num_gpus": 0}
@@ -335,15 +335,15 @@ def test_what_is_no_longer_wanted_is_cancelled(ray: FakeRay) -> None:
 
 def test_engines_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> None:
     with pytest.raises(UserError, match="did you mean 'local'"):
-        engine_named("locl")
+        make_executor("locl")
     with pytest.raises(UserError, match="--address is for --engine ray"):
-        engine_named("local", "a.cluster")
+        make_executor("local", "a.cluster")
     monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody there")))
     with pytest.raises(UserError, match="nobody there"):
-        engine_named("ray", "a.cluster")
+        make_executor("ray", "a.cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"mascot\[ray\]"):
-        engine_named("ray")
+        make_executor("ray")
 
 
 # Real runs, on the tiny base.
@@ -367,14 +367,14 @@ def small(home: Path, base: Path, *more: str) -> Recipe:
 class Trainer:
     """Trains for real, each run on a base that is lent."""
 
-    bases: Bases
+    bases: BasePool
     fatal: str = ""
     """Rank and seed of the run after whose first step this process ends as by `kill -9`."""
 
     def __call__(self, recipe: Recipe, folder: Path) -> Run:
         run = Run(folder)
         with run.locked(), self.bases.lend(recipe) as family:
-            job = Personalization(recipe=recipe, run=run, photos=read_subject(recipe), family=family)
+            job = TrainingRun(recipe=recipe, run=run, photos=read_subject(recipe), family=family)
             job.begin()
             run.write_text(run.recipe, recipe.to_toml())
             for step in job.teach():
@@ -386,13 +386,13 @@ class Trainer:
         return run
 
 
-def size_of(run: Run) -> Measured:
+def size_of(run: Run) -> MetricValues:
     """How much was learned: something that every bit of an adapter decides."""
     return {"size": [float(tensor.square().sum()) for _, tensor in sorted(Adapter.read(run.adapter).tensors.items())]}
 
 
 def real_sweep(recipe: Recipe, out: Path, fatal: str = "") -> Leaderboard:
-    return sweep_recipes(recipe, out=out, run_one=Trainer(Bases(), fatal), score=size_of, **REAL)
+    return sweep_recipes(recipe, out=out, run_one=Trainer(BasePool(), fatal), score=size_of, **REAL)
 
 
 def test_killed_in_the_middle_of_a_run_a_sweep_goes_on_to_the_same_leaderboard(home: Path, tiny_base: Path, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_a_base_that_came_back_untouched_is_lent_again_and_teaches_the_same(
         photos=[str(home / "photos")], class_noun="dog", base=str(tiny_base),
         overrides=[*settings, f"method.name={method}", "training.steps=2"],
     )  # fmt: skip
-    bases = Bases()
+    bases = BasePool()
     trainer = Trainer(bases)
     first = trainer(recipe, tmp_path / "first")
     with bases.lend(recipe) as family:
@@ -430,11 +430,11 @@ def test_a_base_that_came_back_untouched_is_lent_again_and_teaches_the_same(
     second = trainer(recipe, tmp_path / "second")
     with bases.lend(recipe) as again:
         assert again is family
-    assert first.adapter.read_bytes() == second.adapter.read_bytes() == Trainer(Bases())(recipe, tmp_path / "third").adapter.read_bytes()
+    assert first.adapter.read_bytes() == second.adapter.read_bytes() == Trainer(BasePool())(recipe, tmp_path / "third").adapter.read_bytes()
 
 
 def test_a_base_that_did_not_come_back_as_it_was_is_not_lent_again(home: Path, tiny_base: Path, tmp_path: Path) -> None:
-    recipe, bases = small(home, tiny_base), Bases()
+    recipe, bases = small(home, tiny_base), BasePool()
     run = Trainer(bases)(recipe, tmp_path / "run")
 
     def lent(use: Callable[[Any], object] = lambda _: None) -> Any:
@@ -465,7 +465,7 @@ def test_a_base_that_did_not_come_back_as_it_was_is_not_lent_again(home: Path, t
     before = lent()
     with bases.lend(recipe.model_copy(update={"precision": "bf16"})) as family:
         assert family is not before
-    assert pickle.loads(pickle.dumps(bases)) is bases_of_this_process()  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(bases)) is base_pool()  # noqa: S301 - our own
 
 
 @pytest.mark.slow

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from evaluated import World, cosines, mean
-from mascot.api.diagnose import diagnose, task_of_diagnosis
+from mascot.api.diagnose import diagnose, plan_diagnosis
 from mascot.api.train import examine, train
 from mascot.errors import UserError
-from mascot.evaluation.diagnosis.checks import AILMENTS
-from mascot.evaluation.diagnosis.example_images import EXHIBITS
+from mascot.evaluation.diagnosis.checks import FAILURE_MODES
+from mascot.evaluation.diagnosis.example_images import EXAMPLES
 from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.evaluation.diagnosis.measurements import Evidence
-from mascot.evaluation.diagnosis.probe_images import PLAIN, TOKENS, Symptoms, match, observe
-from mascot.evaluation.evaluator import Referee
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.diagnosis.measurements import RunMeasurements
+from mascot.evaluation.diagnosis.probe_images import PLAIN, TOKENS, ProbeImages, draw_probes, match
+from mascot.evaluation.evaluator import Scorers
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.diversity import PatchDistance
-from mascot.evaluation.metrics.foreground import Missing
+from mascot.evaluation.metrics.foreground import NoSegmenter
 from mascot.generation.generator import Generator
 from mascot.generation.loading import open_generator, resolve_adapter
 from mascot.progress import silent
@@ -46,28 +46,28 @@ def diagnosis(world: World) -> Diagnosis:
 
 
 @pytest.fixture(scope="module")
-def symptoms(world: World, diagnosis: Diagnosis) -> Symptoms:
+def symptoms(world: World, diagnosis: Diagnosis) -> ProbeImages:
     """What the diagnosis was made of."""
     del diagnosis
     adapter, path = resolve_adapter(world.run)
-    task = task_of_diagnosis(adapter, path, name="run", prompts=PROMPTS)
+    task = plan_diagnosis(adapter, path, name="run", prompts=PROMPTS)
     identity, clip = world.encoders
-    referee = Referee(
-        judges=Judges(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=Missing("none in a test")
+    referee = Scorers(
+        judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter("none in a test")
     )
     generator, _, _ = open_generator(path, device="cpu")
-    return observe(task, generator, referee, adapter=path, folder=world.run.evaluation, progress=silent)
+    return draw_probes(task, generator, referee, adapter=path, folder=world.run.evaluation, progress=silent)
 
 
 @pytest.fixture(scope="module")
-def evidence(symptoms: Symptoms) -> Evidence:
+def evidence(symptoms: ProbeImages) -> RunMeasurements:
     return symptoms.evidence()
 
 
 def test_it_says_what_was_drawn_and_judged(world: World, diagnosis: Diagnosis) -> None:
     assert diagnosis.pictures == PICTURES
     assert Diagnosis.read(world.run.diagnosis) == diagnosis
-    assert {check.ailment for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(AILMENTS)
+    assert {check.ailment for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(FAILURE_MODES)
     page = html.unescape(world.run.diagnosis_page.read_text())
     shown = sum(len(exhibit.pictures) for finding in diagnosis.findings for exhibit in finding.exhibits)
     assert page.count("<img") == shown > 0
@@ -116,7 +116,7 @@ def test_an_evaluation_s_page_tells_the_diagnosis_where_it_is_asked_to(world: Wo
     assert "what was looked at" in page
 
 
-def test_likenesses_are_those_of_the_pictures(world: World, symptoms: Symptoms, evidence: Evidence) -> None:
+def test_likenesses_are_those_of_the_pictures(world: World, symptoms: ProbeImages, evidence: RunMeasurements) -> None:
     identity, clip = world.encoders
     photos, words = identity.embed(world.photos(2)), clip.embed_prompts(["a dog in the rain"])
     taught, base = (kind.embed(identity)[:2] for kind in (symptoms.drawn.taught, symptoms.drawn.untouched))
@@ -143,12 +143,12 @@ def test_a_match_is_between_a_prompt_s_own_pictures_and_the_others() -> None:
     assert match(torch.ones(1, 2, 1), 0)[1:] == (None, None)
 
 
-@pytest.mark.parametrize("ailment", AILMENTS)
-def test_every_ailment_has_pictures_that_show_it(symptoms: Symptoms, evidence: Evidence, world: World, ailment: Any) -> None:
+@pytest.mark.parametrize("ailment", FAILURE_MODES)
+def test_every_ailment_has_pictures_that_show_it(symptoms: ProbeImages, evidence: RunMeasurements, world: World, ailment: Any) -> None:
     drawable = [prompt for prompt in evidence.prompts if prompt.drawn_by_base]
     if (ailment == "prompt ignored" and not drawable) or (ailment == "context not drawn" and len(drawable) == len(evidence.prompts)):
         pytest.skip("the tiny base's noise does not show it")
-    exhibits = EXHIBITS[ailment](symptoms, evidence, world.run.folder)
+    exhibits = EXAMPLES[ailment](symptoms, evidence, world.run.folder)
     pictures = list(itertools.chain.from_iterable(exhibit.pictures for exhibit in exhibits))
     assert pictures
     assert all((world.run.folder / picture.file).is_file() and picture.words for picture in pictures)

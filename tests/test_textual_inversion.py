@@ -18,10 +18,20 @@ from torch import Tensor, nn
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.methods.textual_inversion import METADATA_KEY, Attached, Settings, Word, from_file, pull, restore, spread, to_file
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.textual_inversion import (
+    METADATA_KEY,
+    TextualInversionSettings,
+    TokenRecord,
+    TokenTraining,
+    from_file,
+    pull,
+    restore,
+    spread,
+    to_file,
+)
 from mascot.models.families.registry import load_family
-from mascot.protocols import Family, Framing, Learner, Stage, Subject
+from mascot.protocols import AttachedMethod, Family, Framing, Stage, Subject
 from tiny import WIDTH, tiny_stable_diffusion
 from tiny_families import tiny_base
 
@@ -62,11 +72,11 @@ every_family = pytest.mark.parametrize("name", NAMES)
 stable_diffusion = pytest.mark.parametrize("name", ["sd"])
 
 
-def attach(stage: Stage, subject: Subject = SUBJECT, **settings: Any) -> Attached:
-    return Settings(**settings).attach(stage, subject, 0, None)
+def attach(stage: Stage, subject: Subject = SUBJECT, **settings: Any) -> TokenTraining:
+    return TextualInversionSettings(**settings).attach(stage, subject, 0, None)
 
 
-def moved(learner: Attached) -> Attached:
+def moved(learner: TokenTraining) -> TokenTraining:
     """The same learner, its rows far from where they began, each in its own direction."""
     for part, rows_ND in learner.rows.items():
         rows_ND.data.add_(torch.randn(rows_ND.shape, generator=seeded("push", part)))
@@ -75,7 +85,7 @@ def moved(learner: Attached) -> Attached:
 
 def drawn(family: Family, prompt: str = PROMPT, **knobs: Any) -> np.ndarray:
     """One picture by our generator. H x W x 3, 0..255."""
-    return np.asarray(next(iter(Generator(family).draw([Shot(prompt, 5)], KNOBS.model_copy(update=knobs)))), np.float64)
+    return np.asarray(next(iter(Generator(family).draw([ImageRequest(prompt, 5)], KNOBS.model_copy(update=knobs)))), np.float64)
 
 
 def asked(stage: Stage) -> Tensor:
@@ -97,7 +107,7 @@ def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
     return before.keys() == after.keys() and all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-def steps(stage: Stage, learner: Learner, count: int, decay: float) -> None:
+def steps(stage: Stage, learner: AttachedMethod, count: int, decay: float) -> None:
     """Train towards an answer that the base does not give."""
     optimizer = torch.optim.AdamW([p for group in learner.groups for p in group.parameters], lr=learner.groups[0].rate, weight_decay=decay)
     for _ in range(count):
@@ -250,7 +260,7 @@ def test_the_first_words_are_the_initial_the_noun_or_the_token(family: Family, i
     stage = family.stages[0]
     learner = attach(stage, subject, initial=initial, vectors=3)
     assert torch.equal(learner.rows["text_encoder"], spread(stage.vocabularies["text_encoder"].meaning(words), 3))
-    assert Word.read(learner.export()[1]) == Word(token=subject.token, vectors=3, initial={"text_encoder": words})
+    assert TokenRecord.read(learner.export()[1]) == TokenRecord(token=subject.token, vectors=3, initial={"text_encoder": words})
 
 
 @stable_diffusion
@@ -298,7 +308,7 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
 
 @every_family
 def test_the_phase_says_what_learns(family: Family) -> None:
-    stage, settings = family.stages[0], Settings(rate=0.1)
+    stage, settings = family.stages[0], TextualInversionSettings(rate=0.1)
     (leg,) = settings.legs
     assert leg.phase is settings
     learner = attach(stage, rate=0.1)
@@ -315,10 +325,10 @@ def test_a_base_without_words_that_learn_is_refused(family: Family) -> None:
     with pytest.raises(UserError, match="choose another method"):
         attach(family.stages[0])
     with pytest.raises(UserError, match="choose another method"):
-        restore(family.stages[0], {"sks": torch.zeros(1, WIDTH)}, Word(token=SUBJECT.token, vectors=1, initial={}).write())
+        restore(family.stages[0], {"sks": torch.zeros(1, WIDTH)}, TokenRecord(token=SUBJECT.token, vectors=1, initial={}).write())
 
 
-FACTS = Word(token=SUBJECT.token, vectors=1, initial={"text_encoder": "dog"})
+FACTS = TokenRecord(token=SUBJECT.token, vectors=1, initial={"text_encoder": "dog"})
 
 
 @stable_diffusion
@@ -362,4 +372,4 @@ def test_rows_go_through_a_file_unchanged() -> None:
 @pytest.mark.parametrize("wrong", [{"vectors": 0}, {"vectors": 65}, {"initial": " "}, {"rate": 0}, {"norm_pull": 1.1}, {"rank": 4}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Settings(**wrong)
+        TextualInversionSettings(**wrong)

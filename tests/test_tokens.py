@@ -15,16 +15,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.errors import UserError
-from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
 from mascot.evaluation.selection import token_scoring
 from mascot.evaluation.selection.rare_words import rare_words
 from mascot.evaluation.selection.token_choice import open_examiner
-from mascot.evaluation.selection.token_scoring import Candidate, Examiner, Sign, ends_of_alike, ends_of_match, placed, tokenizers_of
+from mascot.evaluation.selection.token_scoring import (
+    TokenCandidate,
+    TokenExaminer,
+    TokenSignal,
+    ends_of_alike,
+    ends_of_match,
+    normalized,
+    tokenizers_of,
+)
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
-from mascot.generation.sample_cache import Gallery
+from mascot.generation.sample_cache import SampleCache
 from mascot.models.families.registry import load_family
-from mascot.storage.image_files import open_picture
+from mascot.storage.image_files import open_image
 from rare_vocabularies import RARE, plant, rare_base
 from tiny import tiny_clip_tokenizer
 from tiny_families import tiny_base as tiny_family
@@ -34,8 +42,8 @@ EMBEDDED = "starter"
 
 
 @pytest.fixture(scope="module")
-def judges() -> Judges:
-    return judges_for(EMBEDDED)
+def judges() -> EncoderPair:
+    return load_encoders(EMBEDDED)
 
 
 @pytest.fixture
@@ -44,15 +52,15 @@ def base(tiny_base: Path) -> Generator:
     return Generator(rare_base(tiny_base))
 
 
-def examiner(base: Generator, judges: Judges, folder: Path, **options: Any) -> Examiner:
-    return Examiner(base, judges, Gallery(folder), knobs=QUICK, pictures=2, **options)
+def examiner(base: Generator, judges: EncoderPair, folder: Path, **options: Any) -> TokenExaminer:
+    return TokenExaminer(base, judges, SampleCache(folder), knobs=QUICK, pictures=2, **options)
 
 
 @given(st.floats(-1, 1), st.floats(-1, 0.4), st.floats(0.05, 0.6))
 def test_the_scale_goes_from_nothing_to_a_noun(value: float, nothing: float, width: float) -> None:
-    assert placed(nothing, nothing, nothing + width) == 0
-    assert placed(nothing + width, nothing, nothing + width) == pytest.approx(1)
-    meaning = placed(value, nothing, nothing + width)
+    assert normalized(nothing, nothing, nothing + width) == 0
+    assert normalized(nothing + width, nothing, nothing + width) == pytest.approx(1)
+    meaning = normalized(value, nothing, nothing + width)
     assert meaning is not None
     assert nothing + meaning * width == pytest.approx(value, abs=1e-9)
 
@@ -60,7 +68,7 @@ def test_the_scale_goes_from_nothing_to_a_noun(value: float, nothing: float, wid
 @pytest.mark.parametrize("noun", [0.3, 0.301, -1.0])
 def test_without_a_scale_nothing_is_placed(noun: float) -> None:
     """Where nouns are no more alike than different things, or less."""
-    assert placed(0.9, 0.3, noun) is None
+    assert normalized(0.9, 0.3, noun) is None
 
 
 def unit(*rows: Sequence[float]) -> Tensor:
@@ -75,10 +83,10 @@ def test_the_ends_of_both_scales_are_the_definitions() -> None:
     assert ends_of_match(matches, ("dog", "cat", "cup")) == pytest.approx((statistics.mean([0.1, 0.2]), 0.6))
 
 
-def candidate(read: float, alike: float | None, matched: float | None) -> Candidate:
-    read_sign = Sign(value=read, meaning=read, noun="dog")
-    signs = [Sign(value=0.1, meaning=meaning, noun="cup") for meaning in (alike, matched)]
-    return Candidate(token=RARE[0], spellings=(), read=read_sign, alike=signs[0], matched=signs[1], pictures=(Path("a"), Path("b")))
+def candidate(read: float, alike: float | None, matched: float | None) -> TokenCandidate:
+    read_sign = TokenSignal(value=read, meaning=read, noun="dog")
+    signs = [TokenSignal(value=0.1, meaning=meaning, noun="cup") for meaning in (alike, matched)]
+    return TokenCandidate(token=RARE[0], spellings=(), read=read_sign, alike=signs[0], matched=signs[1], pictures=(Path("a"), Path("b")))
 
 
 @given(st.tuples(*[st.floats(-2, 2)] * 3), st.integers(0, 2), st.floats(0, 1))
@@ -101,7 +109,7 @@ def test_the_sentence_follows_the_numbers() -> None:
     assert candidate(0.9, 1.2, 1).why.startswith("means something: ")
 
 
-def test_a_word_with_a_meaning_stands_last(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_a_word_with_a_meaning_stands_last(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     """`vrk` is read as `dog`, draws a dog's pictures to the byte, and stands behind every word that means nothing."""
     found = examiner(base, judges, tmp_path).find(count=len(RARE))
     assert {one.token for one in found} == set(RARE)
@@ -116,11 +124,11 @@ def test_a_word_with_a_meaning_stands_last(base: Generator, judges: Judges, tmp_
 
 
 def pixels(paths: Sequence[Path]) -> list[bytes]:
-    return [open_picture(path).tobytes() for path in paths]
+    return [open_image(path).tobytes() for path in paths]
 
 
 def test_the_same_seed_finds_the_same_and_draws_once(
-    base: Generator, judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Generator, judges: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer are the first of more; a second search draws nothing; another seed does."""
     best = examiner(base, judges, tmp_path).find(count=2)
@@ -136,13 +144,13 @@ def refuse(*_: Any) -> Any:
     raise AssertionError("drawn again")
 
 
-def test_fewer_candidates_are_those_that_read_least(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_fewer_candidates_are_those_that_read_least(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     ours = examiner(base, judges, tmp_path)
     least = sorted(RARE, key=lambda word: ours.reader.read(word).value)
     assert {one.token for one in ours.find(candidates=2)} == set(least[:2])
 
 
-def test_progress_counts_every_picture(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_progress_counts_every_picture(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     heard: list[tuple[str, Any]] = []
     ours = examiner(base, judges, tmp_path)
     ours.find(candidates=2, progress=lambda phase, facts: heard.append((phase, facts)))
@@ -151,20 +159,20 @@ def test_progress_counts_every_picture(base: Generator, judges: Judges, tmp_path
     assert all(path.exists() for _, path in heard[1:])
 
 
-def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     ours = examiner(base, judges, tmp_path)
     assert all(ours.reader.read(noun).noun != noun for noun in ours.nouns)
     assert {"dog", "cat", "hat", "toy"} == set(ours.nouns), "those that the tiny vocabulary keeps whole"
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "deepfloyd_if", "deepfloyd_if_cascade"])
-def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_family_can_be_asked(name: str, judges: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its tokenizers spells, and what its denoiser is told tells nouns apart."""
     monkeypatch.setattr(token_scoring, "REFERENCES", 2)  # two are a scale, and pictures of a cascade are slow
     base = Generator(load_family(str(tiny_family(name, tmp_path / "base")), device="cpu", precision="fp32"))
     side = min(base.resolution, 128)
     knobs = QUICK.model_copy(update={"height": side, "width": side})
-    ours = Examiner(base, judges, Gallery(tmp_path / "gallery"), knobs=knobs, pictures=2)
+    ours = TokenExaminer(base, judges, SampleCache(tmp_path / "gallery"), knobs=knobs, pictures=2)
     (found,) = ours.examine(["sks"])
     assert [spelling.encoder for spelling in found.spellings] == list(ours.reader.tokenizers)
     assert found.read.noun in ours.nouns
@@ -172,7 +180,7 @@ def test_every_family_can_be_asked(name: str, judges: Judges, tmp_path: Path, mo
     assert found.meaning >= 0
 
 
-def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer()
@@ -181,7 +189,7 @@ def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: Jud
         ours.find()
 
 
-def test_a_vocabulary_without_nouns_is_refused(base: Generator, judges: Judges, tmp_path: Path) -> None:
+def test_a_vocabulary_without_nouns_is_refused(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
     given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer(("dog", *RARE))
@@ -198,13 +206,13 @@ def test_the_embedded_base_has_candidates() -> None:
 
 
 @pytest.mark.slow
-def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: Judges, tmp_path: Path) -> None:
+def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: EncoderPair, tmp_path: Path) -> None:
     """`fy`, the emptiest when this was written, is made to mean what `panda` does: its pictures are pandas, and all signs see it."""
     ours = open_examiner(EMBEDDED, folder=tmp_path)
     before = {one.token: one for one in ours.examine(["fy", "ua", "dly"])}
     stage: Any = ours.generator.family.stages[0]
     plant(stage.text_part("text_encoder"), ours.reader.tokenizers["text_encoder"], "fy", "panda")
-    planted = Examiner(ours.generator, judges, Gallery(tmp_path / "planted"))
+    planted = TokenExaminer(ours.generator, judges, SampleCache(tmp_path / "planted"))
     after = {one.token: one for one in planted.examine(["fy", "ua", "dly"])}
     assert max(after, key=lambda token: after[token].meaning) == "fy"
     assert after["fy"].read.noun == "panda"

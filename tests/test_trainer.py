@@ -18,16 +18,16 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mascot.adapters.peft_layers import lora_layers
-from mascot.data.dataset import Dataset, Example
-from mascot.diffusion.loss import loss_of
+from mascot.data.dataset import Dataset, TrainingExample
+from mascot.diffusion.loss import training_loss
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.methods.lora import Settings as Lora
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
-from mascot.protocols import Batch, Conditioning, Framing, Latents, Learner, Stage
+from mascot.protocols import AttachedMethod, Batch, Conditioning, Framing, Latents, Stage
 from mascot.training import loop as module
 from mascot.training.loop import Loop, Step
-from mascot.training.settings import Settings
+from mascot.training.settings import TrainingSettings
 from tiny import SUBJECT, Idle, tiny_stable_diffusion
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
@@ -49,9 +49,9 @@ def accelerator() -> Any:
     return Accelerator(cpu=True, mixed_precision="no")
 
 
-def example(i: int, prompt: str) -> Example:
+def example(i: int, prompt: str) -> TrainingExample:
     mean = gaussian((4, 8, 8), [seeded("mean", i)])
-    return Example(latents=Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10), prompts=(prompt,), framing=FRAMING, source=None)
+    return TrainingExample(latents=Latents(mean_BCHW=mean, deviation_BCHW=mean.abs() / 10), prompts=(prompt,), framing=FRAMING, source=None)
 
 
 def dataset(photos: int, *, classes: int = 0, weight: float = 0.5) -> Dataset:
@@ -60,14 +60,14 @@ def dataset(photos: int, *, classes: int = 0, weight: float = 0.5) -> Dataset:
     return Dataset(subject={(64, 64): subject}, prior={(64, 64): prior} if classes else {}, prior_weight=weight if classes else 0.0)
 
 
-def batches_of(made: Dataset, settings: Settings, seed: int = 0) -> Callable[[int], Sequence[Batch]]:
+def batches_of(made: Dataset, settings: TrainingSettings, seed: int = 0) -> Callable[[int], Sequence[Batch]]:
     """One micro-batch a step, as a run plans them."""
     plan = made.schedule(seed=seed, micro_batches=settings.steps, batch_size=settings.batch_size)
     return lambda step: [made.batch(plan[step], seed=seed, number=step, share=1.0)]
 
 
-def looped(stage: Stage, settings: Settings, accelerator: Any, method: Lora | None = None) -> Loop:
-    learner: Learner = (method or Lora(rate=1e-3, text_rate=1e-3)).attach(stage, SUBJECT, 0, None)
+def looped(stage: Stage, settings: TrainingSettings, accelerator: Any, method: LoraSettings | None = None) -> Loop:
+    learner: AttachedMethod = (method or LoraSettings(rate=1e-3, text_rate=1e-3)).attach(stage, SUBJECT, 0, None)
     return Loop(stage, learner, settings, stage.condition, accelerator)
 
 
@@ -108,10 +108,12 @@ def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(
 ) -> None:
     base = velocity_base if kind == "v_prediction" else tiny_base
     stage = load_family(str(base), device="cpu", precision="fp32").stages[0]
-    made, settings = dataset(3, classes=3), Settings(steps=2, batch_size=3)
+    made, settings = dataset(3, classes=3), TrainingSettings(steps=2, batch_size=3)
     for step in range(2):
         with torch.no_grad():
-            loss, error_B = loss_of(stage, Idle(), batches_of(made, settings)(step)[0], stage.condition, Settings(min_snr=limit))
+            loss, error_B = training_loss(
+                stage, Idle(), batches_of(made, settings)(step)[0], stage.condition, TrainingSettings(min_snr=limit)
+            )
         expected, errors = by_hand(base, batches_of(made, settings)(step)[0], limit)
         assert float(loss) == pytest.approx(expected, rel=1e-5)
         assert error_B.tolist() == pytest.approx(errors, rel=1e-5)
@@ -133,7 +135,7 @@ def split(batch: Batch) -> list[Batch]:
 
 
 def test_two_accumulated_are_one_batch_of_two(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=1, batch_size=2, min_snr=5.0, clip=0.5)
+    settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0, clip=0.5)
     loop = looped(stage, settings, accelerator)
     gradients: list[list[Tensor]] = []
     results: list[tuple[float, float, float]] = []
@@ -187,8 +189,8 @@ class PlainLoop:
 
 
 def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=20)
-    loop = looped(stage, settings, accelerator, Lora(rank=4, alpha=8, rate=2e-3, text_rate=0))
+    settings = TrainingSettings(steps=20)
+    loop = looped(stage, settings, accelerator, LoraSettings(rank=4, alpha=8, rate=2e-3, text_rate=0))
     plain = PlainLoop(tiny_base, stage, rank=4, alpha=8)
     made = dataset(3)
     ours = [step.loss for step in loop.steps(batches_of(made, settings))]
@@ -197,20 +199,20 @@ def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, a
     assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     untrained = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     with torch.no_grad():
-        still = float(loss_of(untrained, Idle(), batches_of(made, settings)(19)[0], untrained.condition, Settings())[0])
+        still = float(training_loss(untrained, Idle(), batches_of(made, settings)(19)[0], untrained.condition, TrainingSettings())[0])
     assert abs(still - ours[-1]) > 1e-3  # twenty steps did move the losses
 
 
 def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=60, schedule="cosine")
-    loop = looped(stage, settings, accelerator, Lora(rate=0.02, text_rate=0.002, layers="all"))
+    settings = TrainingSettings(steps=60, schedule="cosine")
+    loop = looped(stage, settings, accelerator, LoraSettings(rate=0.02, text_rate=0.002, layers="all"))
     made = dataset(1)
 
     def measured() -> float:
         """The mean loss over noise that is not trained on."""
         with torch.no_grad():
-            probes = [batches_of(made, Settings(steps=40), seed=99)(n)[0] for n in range(40)]
-            return sum(float(loss_of(stage, Idle(), probe, stage.condition, Settings())[0]) for probe in probes) / 40
+            probes = [batches_of(made, TrainingSettings(steps=40), seed=99)(n)[0] for n in range(40)]
+            return sum(float(training_loss(stage, Idle(), probe, stage.condition, TrainingSettings())[0]) for probe in probes) / 40
 
     before = measured()
     assert [step.number for step in loop.steps(batches_of(made, settings))] == list(range(1, 61))
@@ -218,8 +220,8 @@ def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
 
 
 def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=8, warmup=3, schedule="linear")
-    loop = looped(stage, settings, accelerator, Lora(rate=1e-3, text_rate=2e-4))
+    settings = TrainingSettings(steps=8, warmup=3, schedule="linear")
+    loop = looped(stage, settings, accelerator, LoraSettings(rate=1e-3, text_rate=2e-4))
     scales = [0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
     for step, scale in zip(loop.steps(batches_of(dataset(1), settings)), scales, strict=True):
         assert dict(step.rates) == pytest.approx({"unet": 1e-3 * scale, "text_encoder": 2e-4 * scale})
@@ -227,8 +229,8 @@ def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accel
 
 
 def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=2)
-    loop = looped(stage, settings, accelerator, Lora(rate=1e-2, text_rate=1e-9))
+    settings = TrainingSettings(steps=2)
+    loop = looped(stage, settings, accelerator, LoraSettings(rate=1e-2, text_rate=1e-9))
     before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.learner.groups}
     list(loop.steps(batches_of(dataset(1), settings)))
     moved = {
@@ -240,7 +242,7 @@ def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any)
 
 
 def test_gradients_are_clipped_to_the_limit(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=1, clip=1e-3)
+    settings = TrainingSettings(steps=1, clip=1e-3)
     loop = looped(stage, settings, accelerator)
     _, _, norm = loop.accumulate(batches_of(dataset(1), settings)(0))
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in loop.parameters() if p.grad is not None))
@@ -249,10 +251,10 @@ def test_gradients_are_clipped_to_the_limit(stage: Stage, accelerator: Any) -> N
 
 
 def test_the_subjects_loss_leaves_the_class_and_the_weights_out(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=1, batch_size=2, min_snr=5.0)
+    settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0)
     loop = looped(stage, settings, accelerator)
     with torch.no_grad():
-        _, error_B = loss_of(stage, Idle(), batches_of(dataset(2, classes=2), settings)(0)[0], stage.condition, Settings())
+        _, error_B = training_loss(stage, Idle(), batches_of(dataset(2, classes=2), settings)(0)[0], stage.condition, TrainingSettings())
     (step,) = loop.steps(batches_of(dataset(2, classes=2), settings))
     assert step.subject_loss == pytest.approx(float(error_B[:2].mean()))
 
@@ -273,7 +275,7 @@ class Poisoned:
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_changes_nothing(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=5)
+    settings = TrainingSettings(steps=5)
     loop = looped(stage, settings, accelerator)
     loop.stage = Poisoned(stage, healthy=2)  # pyright: ignore[reportAttributeAccessIssue]
     seen: list[tuple[Step, list[Tensor]]] = []
@@ -287,7 +289,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_changes_nothing(stage: Stag
 
 
 def test_a_poisoned_weight_is_noticed_before_the_next_one_is(stage: Stage, accelerator: Any) -> None:
-    settings = Settings(steps=3)
+    settings = TrainingSettings(steps=3)
     loop = looped(stage, settings, accelerator)
     _, layer = lora_layers(stage.parts["unet"])[0]
     layer.lora_B["default"].weight.data.fill_(float("nan"))
@@ -297,12 +299,12 @@ def test_a_poisoned_weight_is_noticed_before_the_next_one_is(stage: Stage, accel
     assert [value.isnan().any().item() for value in values(loop)] == before
 
 
-def fresh_loop(base: Path, settings: Settings, accelerator: Any) -> Loop:
+def fresh_loop(base: Path, settings: TrainingSettings, accelerator: Any) -> Loop:
     return looped(load_family(str(base), device="cpu", precision="fp32").stages[0], settings, accelerator)
 
 
 def test_a_loop_goes_on_from_its_checkpoint_to_the_bit(tiny_base: Path, accelerator: Any, tmp_path: Path) -> None:
-    settings, made = Settings(steps=6, schedule="cosine", warmup=2), dataset(2)
+    settings, made = TrainingSettings(steps=6, schedule="cosine", warmup=2), dataset(2)
     whole, first, second = (fresh_loop(tiny_base, settings, accelerator) for _ in range(3))
     through = [(step.number, step.loss, step.norm) for step in whole.steps(batches_of(made, settings))]
     steps = first.steps(batches_of(made, settings))
@@ -316,7 +318,7 @@ def test_a_loop_goes_on_from_its_checkpoint_to_the_bit(tiny_base: Path, accelera
 
 
 def test_a_broken_checkpoint_is_refused_by_name(stage: Stage, accelerator: Any, tmp_path: Path) -> None:
-    loop = looped(stage, Settings(steps=2), accelerator)
+    loop = looped(stage, TrainingSettings(steps=2), accelerator)
     folder = tmp_path / "checkpoint"
     loop.save(folder)
     state = next(folder.iterdir())
@@ -327,7 +329,7 @@ def test_a_broken_checkpoint_is_refused_by_name(stage: Stage, accelerator: Any, 
 
 
 def test_nothing_is_recorded_of_a_step_until_it_is_whole(stage: Stage, accelerator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(steps=2)
+    settings = TrainingSettings(steps=2)
     loop = looped(stage, settings, accelerator)
     before = values(loop)
 

@@ -17,13 +17,13 @@ from mascot.api.generate import generate
 from mascot.api.train import train
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.methods.lora import Settings as Lora
+from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
-from mascot.training.settings import Settings
+from mascot.training.settings import TrainingSettings
 from tiny import SUBJECT
 
 COMMON = (
@@ -123,8 +123,8 @@ def batch(number: int) -> Batch:
 
 def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) -> None:
     """After its share of the steps its bits stay, its rate is told as 0, and the denoiser goes on."""
-    learner = Lora(rank=2, rate=1e-2, text_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
-    loop = Loop(stage, learner, Settings(steps=6), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+    learner = LoraSettings(rank=2, rate=1e-2, text_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
+    loop = Loop(stage, learner, TrainingSettings(steps=6), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     seen: dict[str, list[torch.Tensor]] = {group.part: [] for group in learner.groups}
     rates: list[float] = []
     for step in loop.steps(lambda number: [batch(number)]):
@@ -139,7 +139,7 @@ def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) ->
 
 def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None:
     """Both reach the layers."""
-    Lora(rank=4, alpha=4, text_rank=2, text_alpha=6, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    LoraSettings(rank=4, alpha=4, text_rank=2, text_alpha=6, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for part, rank, scale in (("unet", 4, 1.0), ("text_encoder", 2, 3.0)):
         for _, layer in lora_layers(stage.parts[part]):
             assert layer.lora_A["default"].weight.shape[0] == rank
@@ -197,8 +197,8 @@ def test_a_rehearsal_takes_no_step(stage: Stage) -> None:
     """Nothing has moved, no gradient is left, and the steps after it are those without it."""
     losses: list[list[float]] = []
     for rehearsals in (0, 2):
-        learner = Lora(rank=2, rate=1e-2, text_rate=0).attach(stage, SUBJECT, 0, None)
-        loop = Loop(stage, learner, Settings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+        learner = LoraSettings(rank=2, rate=1e-2, text_rate=0).attach(stage, SUBJECT, 0, None)
+        loop = Loop(stage, learner, TrainingSettings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
         for _ in range(rehearsals):
             assert loop.rehearse([batch(0)]) > 0
             assert all(parameter.grad is None for parameter in loop.parameters())

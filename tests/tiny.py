@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mascot.protocols import Companion, Group, Subject
+from mascot.protocols import Companion, ParameterGroup, Subject
 
 WORDS = tuple(
     "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle city street grass water "
@@ -35,7 +35,7 @@ SUBJECT = Subject("sks", "dog")
 class Idle:
     """A learner in whom nothing learns: for the loss of a base as it is."""
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
     whole = False
 
     def after_step(self) -> None:

@@ -235,7 +235,7 @@ class Family(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Parameters that learn at one rate."""
 
     part: str
@@ -264,11 +264,11 @@ class Companion:
     """What to say about it: pairs of a name and a value."""
 
 
-class Learner(Protocol):
+class AttachedMethod(Protocol):
     """A method, attached to a stage: what learns now."""
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ParameterGroup, ...]:
         """What learns, by rate."""
         ...
 
@@ -301,7 +301,7 @@ class Learner(Protocol):
 class Phase(Protocol):
     """One leg of a training run, which can attach itself."""
 
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Make the stage's parts ready to learn; `before` is the learner of the phase before, still attached, which it takes over."""
         ...
 
@@ -315,7 +315,7 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
+class ScheduledPhase:
     """A phase, and its share of a run's steps."""
 
     phase: Phase
@@ -331,12 +331,12 @@ class Method(Protocol):
         ...
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def legs(self) -> tuple[ScheduledPhase, ...]:
         """The phases, whose shares add up to 1."""
         ...
 
 
-class Restored(Protocol):
+class AppliedAdapter(Protocol):
     """An adapter put on a stage."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
@@ -349,9 +349,9 @@ class Restored(Protocol):
 
 
 class Restore(Protocol):
-    """The inverse of `Learner.export`."""
+    """The inverse of `AttachedMethod.export`."""
 
-    def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Restored:
+    def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
         """Put an adapter on; raises UserError with the keys that do not fit."""
         ...
 
@@ -359,7 +359,7 @@ class Restore(Protocol):
 Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
 
 
-FOLKLORE = "sks"
+COMMON_TOKEN = "sks"
 """What most tutorials call their subject, and what ours is called while nobody has named it and no base has been asked."""
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 MANIFEST_KEY = "mascot"
 
@@ -51,7 +51,7 @@ class Adapter:
         header = {"format": "pt", **self.metadata}
         if self.manifest is not None:
             header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(with_sorted_header(save(dict(self.tensors), metadata=header)))
 
     @classmethod

@@ -12,7 +12,7 @@ from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import comparison_page
 from mascot.progress import Progress, silent
 from mascot.reports.page import write_page
-from mascot.storage.run_folder import Run, open_run, scores_place
+from mascot.storage.run_folder import Run, open_run, scores_folder
 
 
 def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
@@ -24,7 +24,7 @@ def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
     path = where.folder if isinstance(where, Run) else Path(where)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or an adapter file.")
-    place = Run(path) if path.is_dir() else scores_place(path)
+    place = Run(path) if path.is_dir() else scores_folder(path)
     if path.is_dir() and not place.scores.exists():
         open_run(path)
     if not place.scores.exists():

@@ -8,12 +8,12 @@ from typing import Any
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train
 from mascot.errors import UserError
-from mascot.evaluation.evaluation_task import Task
-from mascot.evaluation.evaluator import Referee
-from mascot.evaluation.samples import Drawn
+from mascot.evaluation.evaluation_task import EvaluationTask
+from mascot.evaluation.evaluator import Scorers
+from mascot.evaluation.samples import Samples
 from mascot.evaluation.scores import Scores
-from mascot.experiments.base_pool import bases_of_this_process
-from mascot.experiments.cross_validation import Bench, plan_folds, validate
+from mascot.experiments.base_pool import base_pool
+from mascot.experiments.cross_validation import FoldEvaluator, evaluate_folds, plan_folds
 from mascot.generation.loading import resolve_adapter
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
@@ -33,7 +33,7 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
     """
     if options.get("photos"):
         raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
-    lent = bases_of_this_process()
+    lent = base_pool()
 
     def teach(point: Recipe, folder: Path, step: int, tell: Progress) -> None:
         tell("steps", step)
@@ -46,7 +46,7 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
     adapter, path = resolve_adapter(where)
     plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
 
-    def refine(task: Task, drawn: Drawn, referee: Referee, scores: Scores) -> Scores:
-        return validate(plan, Bench(task=task, drawn=drawn, referee=referee, teach=teach, lend=lent.lend), scores, progress)
+    def refine(task: EvaluationTask, drawn: Samples, referee: Scorers, scores: Scores) -> Scores:
+        return evaluate_folds(plan, FoldEvaluator(task=task, drawn=drawn, referee=referee, teach=teach, lend=lent.lend), scores, progress)
 
     return evaluate(where, refine=refine, progress=progress, **options)

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.evaluation.diagnosis.checks import Ailment, readings
+from mascot.evaluation.diagnosis.checks import FailureMode, run_checks
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_page
-from mascot.evaluation.diagnosis.example_images import EXHIBITS
+from mascot.evaluation.diagnosis.example_images import EXAMPLES
 from mascot.evaluation.diagnosis.findings import Diagnosis, checks_of, findings_of, unseen_of
-from mascot.evaluation.diagnosis.probe_images import Symptoms, observe, prompts_of_diagnosis
-from mascot.evaluation.evaluation_task import Task, set_task
-from mascot.evaluation.evaluator import Referee, referee_of
-from mascot.evaluation.metrics.default_encoders import judges_for
+from mascot.evaluation.diagnosis.probe_images import ProbeImages, diagnosis_prompts, draw_probes
+from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
+from mascot.evaluation.evaluator import Scorers, open_scorers
+from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.generation.generator import Generator
-from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter
+from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
 from mascot.progress import Progress, silent
-from mascot.recipe.settings import Diagnosing
+from mascot.recipe.settings import DiagnosisSettings
 from mascot.reports.page import write_page
-from mascot.storage.run_folder import Run, scores_place
+from mascot.storage.run_folder import Run, scores_folder
 
 
-def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
+def build_diagnosis(symptoms: ProbeImages, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
     """Name what ails a run with this recipe (nested values), and show it; files are named from `folder`."""
     evidence, task = symptoms.evidence(), symptoms.task
-    ill: set[Ailment] = {reading.ailment for reading in readings(evidence) if reading.ill}
+    ill: set[FailureMode] = {reading.ailment for reading in run_checks(evidence) if reading.ill}
     height, width = generator.size(task.knobs)
     return Diagnosis(
         name=task.name,
@@ -37,7 +37,7 @@ def build_diagnosis(symptoms: Symptoms, recipe: Mapping[str, Any], *, generator:
         knobs=generator.settle(task.knobs).model_copy(update={"height": height, "width": width}),
         pictures=symptoms.pictures,
         judges=symptoms.referee.describe(),
-        findings=findings_of(evidence, recipe, {ailment: EXHIBITS[ailment](symptoms, evidence, folder) for ailment in ill}),
+        findings=findings_of(evidence, recipe, {ailment: EXAMPLES[ailment](symptoms, evidence, folder) for ailment in ill}),
         checks=checks_of(evidence),
         unseen=unseen_of(evidence),
     )
@@ -60,33 +60,35 @@ def diagnose(
     """
     adapter, path = resolve_adapter(where)
     name = str(where.folder if isinstance(where, Run) else where)
-    task = task_of_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
-    judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
+    task = plan_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
+    judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
     worn = generator or open_generator(path, base=base, device=device)[0]
-    found = tell(task, adapter, path, generator=worn, referee=referee_of(judges), progress=progress)
+    found = diagnose_adapter(task, adapter, path, generator=worn, referee=open_scorers(judges), progress=progress)
     if generator is None:
         worn.take_off()
-    progress("report", scores_place(path).diagnosis_page)
+    progress("report", scores_folder(path).diagnosis_page)
     return found
 
 
-def task_of_diagnosis(
+def plan_diagnosis(
     adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None = None, images: int | None = None,
     photos: Sequence[str | Path] = (), base: str | None = None,
-) -> Task:  # fmt: skip
+) -> EvaluationTask:  # fmt: skip
     """What an adapter is asked to draw to be diagnosed."""
     recorded = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
     noun = adapter.manifest.class_noun if adapter.manifest else None
-    count = images if images is not None else Diagnosing.model_validate(recorded).images
-    return set_task(
-        adapter, path, name=name, prompts=prompts or prompts_of_diagnosis(noun), images=count, seed=0, live=None, photos=photos, base=base
+    count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
+    return plan_task(
+        adapter, path, name=name, prompts=prompts or diagnosis_prompts(noun), images=count, seed=0, live=None, photos=photos, base=base
     )
 
 
-def tell(task: Task, adapter: Adapter, path: Path, *, generator: Generator, referee: Referee, progress: Progress) -> Diagnosis:
+def diagnose_adapter(
+    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, referee: Scorers, progress: Progress
+) -> Diagnosis:
     """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
-    place, manifest = scores_place(path), adapter.manifest
-    symptoms = observe(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
+    place, manifest = scores_folder(path), adapter.manifest
+    symptoms = draw_probes(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
     found = build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mascot.data.photo_audit import Audit, audit
+from mascot.data.photo_audit import Audit, audit_photos
 from mascot.data.photos import PhotoSet
-from mascot.evaluation.selection.token_choice import named
+from mascot.evaluation.selection.token_choice import choose_token
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
 from mascot.runs.inputs import load_base, read_subject
-from mascot.runs.training_run import Personalization
+from mascot.runs.training_run import TrainingRun
 from mascot.storage.run_folder import Run
 
 TIMED = 2
@@ -26,7 +26,7 @@ USUAL_RESOLUTION = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkup:
+class DoctorReport:
     """What the doctor found."""
 
     subject: Subject
@@ -36,20 +36,23 @@ class Checkup:
     settings: Rows
 
 
-def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
+def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> DoctorReport:
     """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
     if not measure:
         settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
-        return Checkup(
-            subject=recipe.subject, photos=photos, audit=audit(photos, recipe.dataset.resolution or USUAL_RESOLUTION), settings=settings
+        return DoctorReport(
+            subject=recipe.subject,
+            photos=photos,
+            audit=audit_photos(photos, recipe.dataset.resolution or USUAL_RESOLUTION),
+            settings=settings,
         )
     short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
         family = load_base(recipe)
-        short, why = named(short, family)
-        job = Personalization(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
+        short, why = choose_token(short, family)
+        job = TrainingRun(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
         job.begin()
         rows = [row for row in effective_settings(job) if row[0] != TIME]
         seconds, total = measure_steps(job)
@@ -59,15 +62,15 @@ def check_up(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Checkup:
         ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
     )
     planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
-    return Checkup(
+    return DoctorReport(
         subject=recipe.subject,
         photos=photos,
-        audit=audit(photos, resolution),
+        audit=audit_photos(photos, resolution),
         settings=[(name, planned.get(name, value)) for name, value in rows],
     )
 
 
-def measure_steps(job: Personalization) -> tuple[float, float]:
+def measure_steps(job: TrainingRun) -> tuple[float, float]:
     """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
     quickest, total = math.inf, 0.0
     for number, stretch in enumerate(job.stretches):
@@ -80,7 +83,7 @@ def measure_steps(job: Personalization) -> tuple[float, float]:
     return quickest, total
 
 
-def doctor(recipe: Recipe, *, measure: bool = True) -> Checkup:
+def doctor(recipe: Recipe, *, measure: bool = True) -> DoctorReport:
     """Say what training would use and what it would cost, without training; `measure` loads the base and times a few steps."""
     photos = read_subject(recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})}))
-    return check_up(recipe, photos, measure=measure)
+    return inspect_recipe(recipe, photos, measure=measure)

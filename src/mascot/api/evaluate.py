@@ -6,25 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mascot.api.diagnose import task_of_diagnosis, tell
+from mascot.api.diagnose import diagnose_adapter, plan_diagnosis
 from mascot.data.photos import read_photos
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_section
-from mascot.evaluation.evaluation_task import Task, set_task
-from mascot.evaluation.evaluator import Calibration, Referee, measure, referee_of
+from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
+from mascot.evaluation.evaluator import Calibration, Scorers, measure, open_scorers
 from mascot.evaluation.evaluator import calibrate as calibrate_photos
-from mascot.evaluation.metrics.default_encoders import Judges, judges_for
-from mascot.evaluation.samples import Drawn, draw
+from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
+from mascot.evaluation.samples import Samples, draw_samples
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
-from mascot.generation.loading import BY_OPTION, open_generator, resolve_adapter
+from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.reports.page import write_page
-from mascot.storage.run_folder import Run, scores_place
+from mascot.storage.run_folder import Run, scores_folder
 
-Refine = Callable[[Task, Drawn, Referee, Scores], Scores]
+Refine = Callable[[EvaluationTask, Samples, Scorers, Scores], Scores]
 """Adds to scores what asks for more than the pictures that they are of."""
 
 
@@ -35,7 +35,7 @@ def evaluate(
 ) -> Scores:  # fmt: skip
     """Draw the report's prompts with a trained adapter and score the pictures; writes `scores.json` and `scores.html` beside it.
 
-    `identity` and `clip` name encoders (see `judges_for`). Likeness is measured on the photos that the run learned from, or on `photos`;
+    `identity` and `clip` name encoders (see `load_encoders`). Likeness is measured on the photos that the run learned from, or on `photos`;
     those of them that it did not learn from are held out, which the copy score needs. Pictures are kept: a call that was cut off, or one
     with other encoders, draws only what is missing. `family` is the adapter's base where it is loaded already; it comes back as it was.
     With `diagnosed` the page says what ails the run as well (see `diagnose`), unless the run's recipe has that switched off. `refine` may
@@ -46,22 +46,22 @@ def evaluate(
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
     """
     adapter, path = resolve_adapter(where)
-    place = scores_place(path)
-    task = set_task(
+    place = scores_folder(path)
+    task = plan_task(
         adapter, path, name=str(where.folder if isinstance(where, Run) else where), prompts=prompts, images=images, seed=seed, live=live,
         photos=photos, base=base,
     )  # fmt: skip
-    judges = judges_for(task.base, identity, clip, choose_device(device, BY_OPTION))
-    referee = referee_of(judges)
+    judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    referee = open_scorers(judges)
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
-    drawn = draw(task, generator, adapter=path, folder=place.evaluation, progress=progress)
+    drawn = draw_samples(task, generator, adapter=path, folder=place.evaluation, progress=progress)
     progress("measuring", len(drawn.taught.files))
     scores = measure(task, drawn, referee, generator=generator, folder=place.folder)
     page = scores_page(scores, place.folder, drawn.untouched.files)
     settings = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
     if diagnosed and settings.get("active", True):
-        asked = task_of_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
-        found = tell(asked, adapter, path, generator=generator, referee=referee, progress=progress)
+        asked = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
+        found = diagnose_adapter(asked, adapter, path, generator=generator, referee=referee, progress=progress)
         page = replace(page, sections=(page.sections[0], diagnosis_section(found, place.folder), *page.sections[1:]))
     generator.take_off()
     del generator  # a base loaded here may go before what refines loads one
@@ -75,12 +75,12 @@ def evaluate(
 
 def calibrate(
     folders: Sequence[str | Path], *, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None, device: str = "auto"
-) -> tuple[list[Calibration], Judges]:
+) -> tuple[list[Calibration], EncoderPair]:
     """Score real photos against each other, a row for each folder, by the encoders that judge pictures of a base; with those encoders.
 
     Raises:
         UserError: a folder has no usable photo, or an encoder cannot be used.
     """
     photos = [read_photos([Path(folder)]).photos for folder in folders]
-    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
+    judges = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
     return [calibrate_photos(str(folder), some, judges) for folder, some in zip(folders, photos, strict=True)], judges

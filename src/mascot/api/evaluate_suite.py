@@ -9,15 +9,15 @@ from pathlib import Path
 
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_quietly
-from mascot.evaluation.metrics.default_encoders import judges_for
+from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.scores import Scores
 from mascot.experiments import suite
-from mascot.experiments.base_pool import bases_of_this_process
-from mascot.experiments.executors import engine_named
-from mascot.experiments.subject_collection import Collected, read_collection
-from mascot.experiments.suite import Arm, Cell, Question, SuiteFolder, SuiteScores, cells_of
+from mascot.experiments.base_pool import base_pool
+from mascot.experiments.executors import make_executor
+from mascot.experiments.subject_collection import CollectionSubject, read_collection
+from mascot.experiments.suite import EvaluationRequest, SuiteFolder, SuiteRun, SuiteScores, Variant, plan_runs
 from mascot.experiments.suite_page import suite_page
-from mascot.generation.loading import BY_OPTION
+from mascot.generation.loading import DEVICE_REMEDY
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
@@ -43,15 +43,17 @@ def evaluate_suite(
         UserError: the collection, a method, an override, the base or an encoder cannot be used, or nothing could be scored.
     """
     collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
-    arms = [Arm(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods]
+    arms = [
+        Variant(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods
+    ]
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
-    cells = cells_of(collection.subjects, arms, prompts=lists, images=images, seed=seed)
-    return evaluate_cells(
+    cells = plan_runs(collection.subjects, arms, prompts=lists, images=images, seed=seed)
+    return evaluate_runs(
         cells, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
     )
 
 
-def recipe_for(subject: Collected, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
+def recipe_for(subject: CollectionSubject, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
     """What a subject of a collection is taught by; previews, which nobody would look at, are left out unless asked for."""
     return Recipe.preset(
         base=base, photos=(str(subject.photos),), class_noun=subject.class_noun, seed=seed,
@@ -59,24 +61,24 @@ def recipe_for(subject: Collected, *, method: str, base: str, seed: int, overrid
     )  # fmt: skip
 
 
-def evaluate_cells(
-    cells: Sequence[Cell], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
+def evaluate_runs(
+    cells: Sequence[SuiteRun], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
     device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
 ) -> SuiteScores:  # fmt: skip
     """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
     place = SuiteFolder(Path(out))
     check_writable(place.folder)
-    judges = judges_for(base, identity, clip, choose_device(device, BY_OPTION))
+    judges = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
 
-    def judge(run: Run, question: Question) -> Scores:
-        with bases_of_this_process().lend(Recipe.read(run.recipe)) as family:
+    def judge(run: Run, question: EvaluationRequest) -> Scores:
+        with base_pool().lend(Recipe.read(run.recipe)) as family:
             return evaluate(
                 run, prompts=question.templates, images=question.images, seed=question.seed, live=question.live, photos=[question.photos],
                 identity=identity, clip=clip, device=device, family=family,
             )  # fmt: skip
 
     found = suite.run_suite(
-        cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=engine_named(engine, address), progress=progress
+        cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=make_executor(engine, address), progress=progress
     )
     write_page(suite_page(found, place), place.page)
     progress("report", place.page)

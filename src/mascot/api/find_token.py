@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mascot.evaluation.selection.token_choice import SEED, Findings, Name, facts_of, open_examiner, place_of
+from mascot.evaluation.selection.token_choice import SEED, ChosenToken, TokenSearch, facts_of, open_examiner, place_of
 from mascot.evaluation.selection.token_scoring import CANDIDATES
 from mascot.progress import Progress, silent
-from mascot.protocols import FOLKLORE
+from mascot.protocols import COMMON_TOKEN
 
 
-def search(
+def find_token(
     base: str, *, count: int = 5, candidates: int = CANDIDATES, seed: int = SEED, device: str = "cpu", folder: Path | None = None,
     progress: Progress = silent,
-) -> Findings:  # fmt: skip
+) -> TokenSearch:  # fmt: skip
     """Load a base and its judges, find tokens, and look at `sks` too; pictures are kept in `folder`, by default in the user's cache.
 
     What the usual search finds is remembered for `usual_name`.
@@ -26,10 +26,10 @@ def search(
     rare = len(examiner.reader.rare)
     if (candidates, seed) == (CANDIDATES, SEED):
         decided_by = facts_of(examiner.generator.family, base)
-        Name.of(tokens[0], rare, decided_by).write(place_of(decided_by, folder))
-    return Findings(
+        ChosenToken.of(tokens[0], rare, decided_by).write(place_of(decided_by, folder))
+    return TokenSearch(
         tokens=tuple(tokens),
-        folklore=examiner.examine([FOLKLORE], progress)[0],
+        folklore=examiner.examine([COMMON_TOKEN], progress)[0],
         rare=rare,
         nouns=examiner.references,
         judges=examiner.judges.describe(),

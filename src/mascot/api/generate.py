@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from mascot.generation.knobs import Knobs
-from mascot.generation.loading import open_generator, plan_shots, usual_knobs
+from mascot.generation.loading import open_generator, plan_requests, recommended_knobs
 from mascot.storage.run_folder import Run
 
 
@@ -21,4 +21,4 @@ def generate(
         UserError: the adapter or its base cannot be read or do not fit together.
     """
     generator, adapter, _ = open_generator(where, base=base)
-    return list(generator.draw(plan_shots(adapter, prompts, count=count, seed=seed), knobs or usual_knobs(adapter)))
+    return list(generator.draw(plan_requests(adapter, prompts, count=count, seed=seed), knobs or recommended_knobs(adapter)))

@@ -10,20 +10,20 @@ from mascot.api.evaluate import evaluate
 from mascot.api.train import train_quietly
 from mascot.errors import UserError, suggest
 from mascot.evaluation.scores import METRICS
-from mascot.experiments.base_pool import bases_of_this_process
-from mascot.experiments.executors import engine_named
-from mascot.experiments.leaderboard import Leaderboard, Measured, measured
+from mascot.experiments.base_pool import base_pool
+from mascot.experiments.executors import make_executor
+from mascot.experiments.leaderboard import Leaderboard, MetricValues, metric_values
 from mascot.experiments.search_space import Choices
 from mascot.experiments.sweep import sweep_recipes
-from mascot.generation.knob_grid import sweep_knobs, turns
-from mascot.generation.knobs import Shot, settings_text
-from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.generation.knob_grid import plan_settings, sweep_knobs
+from mascot.generation.knobs import ImageRequest, settings_text
+from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.generation.prompt_sets import KNOBS_PROMPT
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import is_writable
-from mascot.storage.image_files import write_picture
+from mascot.storage.image_files import write_image
 from mascot.storage.run_folder import Run
 
 
@@ -41,38 +41,38 @@ def sweep(
     """
     if by not in METRICS:
         raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
-    lent = bases_of_this_process()
+    lent = base_pool()
 
-    def judge(run: Run) -> Measured:
+    def judge(run: Run) -> MetricValues:
         with lent.lend(Recipe.read(run.recipe)) as family:
-            return measured(evaluate(run, images=images, family=family))
+            return metric_values(evaluate(run, images=images, family=family))
 
-    def draw_one(run: Run, shot: Shot, path: Path) -> None:
+    def draw_one(run: Run, shot: ImageRequest, path: Path) -> None:
         with lent.lend(Recipe.read(run.recipe)) as family:
-            draw_with(run, shot, path, family)
+            draw_with_run(run, shot, path, family)
 
     return sweep_recipes(
         recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
-        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=Shot(prompt, 0),
-        draw=draw_one, engine=engine_named(engine, address), progress=progress,
+        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=ImageRequest(prompt, 0),
+        draw=draw_one, engine=make_executor(engine, address), progress=progress,
     )  # fmt: skip
 
 
-def draw_with(run: Run, shot: Shot, path: Path, family: Family) -> None:
+def draw_with_run(run: Run, shot: ImageRequest, path: Path, family: Family) -> None:
     """Draw one picture with a run's adapter on its base, which comes back as it was; `{subject}` is what this run calls its subject."""
     generator, adapter, name = open_generator(run, family=family)
-    knobs = generator.settle(usual_knobs(adapter))
-    [filled] = plan_shots(adapter, [shot.prompt], count=1, seed=shot.seed)
+    knobs = generator.settle(recommended_knobs(adapter))
+    [filled] = plan_requests(adapter, [shot.prompt], count=1, seed=shot.seed)
     picture = next(generator.draw([filled], knobs))
-    write_picture(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
+    write_image(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
     generator.take_off()
 
 
-def turn_knobs(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
+def draw_knob_grid(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
     """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
     adapter, _ = resolve_adapter(where)
-    shot, knobs, target = plan_shots(adapter, [prompt], count=1, seed=0)[0], usual_knobs(adapter), Path(out)
-    turns(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
+    shot, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
+    plan_settings(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
     if target.is_dir() or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, name = open_generator(where)

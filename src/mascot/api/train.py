@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mascot.api.diagnose import diagnose
-from mascot.api.training_report import write_outcome
-from mascot.data.encoding_cache import Encodings
+from mascot.api.training_report import write_training_report
+from mascot.data.encoding_cache import EncodingCache
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.evaluation.selection.token_choice import named
-from mascot.evaluation.selection.validation import Choosing, with_knobs
-from mascot.experiments.base_pool import bases_of_this_process
+from mascot.evaluation.selection.token_choice import choose_token
+from mascot.evaluation.selection.validation import Validation, with_knobs
+from mascot.experiments.base_pool import base_pool
 from mascot.generation.generator import Generator
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
@@ -23,26 +23,26 @@ from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import load_base, photo_hashes, read_subject
 from mascot.runs.resume import check_same, prepare_run, what_it_started_with
-from mascot.runs.training_run import Personalization
+from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import fresh_path
 from mascot.storage.run_folder import Run
 
 
 def train_quietly(recipe: Recipe, folder: Path) -> Run:
     """Train, or go on, on a base that is lent from run to run, and write no report."""
-    lent = bases_of_this_process()
+    lent = base_pool()
     with lent.lend(recipe) as family:
         return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=lent.encodings)
 
 
 def train(
     recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: Progress = silent, report: bool = True,
-    family: Family | None = None, encodings: Encodings | None = None, until: int | None = None,
+    family: Family | None = None, encodings: EncodingCache | None = None, until: int | None = None,
 ) -> Run:  # fmt: skip
     """Teach a base one subject and write the adapter and its report.
 
     `out` is the run's folder, by default a new one under `runs/`. With `resume` a run that was stopped goes on exactly: its
-    adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `named`).
+    adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `choose_token`).
     `progress` is called with ('photos', PhotoSet), ('token', how many pictures are drawn to find one), ('effective', rows),
     ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
     ('chosen', why), ('knobs', which and why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis),
@@ -63,8 +63,8 @@ def train(
         before = what_it_started_with(run) if resume else None
         check_same(run, before, "photos", photo_hashes(photos))
         family = family or load_base(recipe)
-        recipe, why = named(Recipe.read(run.recipe) if resume else recipe, family, progress=progress)
-        job = Personalization(recipe=recipe, run=run, photos=photos, family=family, encodings=encodings or Encodings(), why=why)
+        recipe, why = choose_token(Recipe.read(run.recipe) if resume else recipe, family, progress=progress)
+        job = TrainingRun(recipe=recipe, run=run, photos=photos, family=family, encodings=encodings or EncodingCache(), why=why)
         check_same(run, before, "base", job.family.identity)
         progress("prior", recipe.prior.count if recipe.prior.draws else 0)
         job.begin()
@@ -80,7 +80,7 @@ def train(
             }
             run.write_text(run.effective, json.dumps(facts, indent=2) + "\n")
         progress("effective", rows)
-        choosing = Choosing.plan(job)
+        choosing = Validation.plan(job)
         progress("choosing", choosing.pictures)
         learn(job, choosing, progress, until)
         chosen = choosing.settle()
@@ -96,13 +96,13 @@ def train(
             progress("knobs", recommendation.reason)
             rows.append(("knobs", recommendation.reason))
         if report:
-            write_outcome(job, adapter, generator, rows, examine(job, generator, progress))
+            write_training_report(job, adapter, generator, rows, examine(job, generator, progress))
             progress("report", run.report)
         generator.take_off()
     return run
 
 
-def learn(job: Personalization, choosing: Choosing, progress: Progress, until: int | None = None) -> None:
+def learn(job: TrainingRun, choosing: Validation, progress: Progress, until: int | None = None) -> None:
     """Train to the end, until it has stopped paying, or until a step."""
     if not choosing.begin() and (until is None or job.loop.done < until):
         with closing(job.teach()) as steps:
@@ -113,7 +113,7 @@ def learn(job: Personalization, choosing: Choosing, progress: Progress, until: i
     job.finish()
 
 
-def examine(job: Personalization, generator: Generator, progress: Progress) -> Diagnosis | str:
+def examine(job: TrainingRun, generator: Generator, progress: Progress) -> Diagnosis | str:
     """Say what ails the run whose adapter the generator wears, or why that is not known: training is worth having without."""
     recipe = job.recipe
     if not recipe.diagnose.active:

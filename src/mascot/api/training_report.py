@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.data.photo_audit import audit
+from mascot.data.photo_audit import audit_photos
 from mascot.data.prompt_templates import fill
 from mascot.evaluation.diagnosis.diagnosis_page import finding_entries
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.protocols import Subject
-from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, Note, PhotoEntry, Preview, Report, write_report
-from mascot.runs.training_run import Personalization
+from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, PhotoEntry, Preview, Report, ReportNote, write_report
+from mascot.runs.training_run import TrainingRun
 
 PICTURES = 3
 """Pictures of the subject for each context."""
@@ -30,8 +30,8 @@ SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 
 
-def write_outcome(
-    job: Personalization, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]], health: Diagnosis | str = ""
+def write_training_report(
+    job: TrainingRun, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]], health: Diagnosis | str = ""
 ) -> None:
     """Draw through the one generator, which wears the adapter as it will be shared, and write the report.
 
@@ -65,7 +65,7 @@ def write_outcome(
     write_report(report, job.run.report)
 
 
-def photo_entries(job: Personalization) -> Iterator[PhotoEntry]:
+def photo_entries(job: TrainingRun) -> Iterator[PhotoEntry]:
     """The photos, small, with their captions."""
     for photo in job.photos.photos:
         picture = photo.picture.copy()
@@ -74,13 +74,13 @@ def photo_entries(job: Personalization) -> Iterator[PhotoEntry]:
         yield PhotoEntry(picture=picture, name=photo.path.name, caption=caption)
 
 
-def notes(job: Personalization) -> Iterator[Note]:
+def notes(job: TrainingRun) -> Iterator[ReportNote]:
     """What the audit found."""
-    for finding in audit(job.photos, job.resolution).findings:
-        yield Note(severity=finding.severity, message=finding.message, remedy=finding.remedy)
+    for finding in audit_photos(job.photos, job.resolution).findings:
+        yield ReportNote(severity=finding.severity, message=finding.message, remedy=finding.remedy)
 
 
-def previews(job: Personalization) -> Iterator[Preview]:
+def previews(job: TrainingRun) -> Iterator[Preview]:
     """The previews of the run, as they lie in its folder."""
     for step, paths in sorted(job.run.previews().items()):
         pictures: list[Image.Image] = []
@@ -93,10 +93,10 @@ def previews(job: Personalization) -> Iterator[Preview]:
 def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
     """Each context with the adapter, and once with the untouched base, the token left out."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    drawn = list(generator.draw([Shot(fill(prompt, subject), seed) for prompt in prompts for seed in range(PICTURES)], knobs))
+    drawn = list(generator.draw([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(PICTURES)], knobs))
     untouched = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     nouns = Subject(token=subject.class_noun or subject.token)
-    base = list(generator.draw([Shot(fill(prompt, nouns), 0) for prompt in prompts], untouched))
+    base = list(generator.draw([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], untouched))
     place = 0
     for name, group in CONTEXTS.items():
         rows: list[ContextRow] = []
@@ -115,6 +115,6 @@ def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
         for times in GUIDANCES:
             for unet in SCALES:
                 turned = knobs.model_copy(update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text})
-                picture = next(generator.draw([Shot(prompt, 0)], turned))
+                picture = next(generator.draw([ImageRequest(prompt, 0)], turned))
                 cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, picture=picture))
     return KnobGrid(prompt=prompt, cells=tuple(cells))

@@ -12,19 +12,19 @@ import typer
 from typer.exceptions import TyperException
 
 from mascot.cli.options import (
-    MANIFESTED,
     Base,
     ClassNoun,
     Photos,
     RecipeFile,
+    RunOrAdapter,
     Seed,
     Set,
     Steps,
     Token,
+    build_recipe,
     names,
     parse_folds,
     parse_size,
-    read_recipe,
 )
 from mascot.errors import UserError
 
@@ -79,7 +79,7 @@ def train(
             raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
         train_visibly(Recipe.read(open_run(out).recipe), out, resume=True)
         return
-    made = read_recipe(
+    made = build_recipe(
         photos, class_noun=class_noun, base=base, token=token, file=recipe, overrides=overrides, seed=seed, method=method, steps=steps
     )
     train_visibly(made, out, resume=False)
@@ -87,7 +87,7 @@ def train(
 
 @app.command()
 def generate(
-    adapter: MANIFESTED,
+    adapter: RunOrAdapter,
     prompts: Annotated[list[str], typer.Argument(help="What to draw; {subject} stands for token and class noun.")],
     *,
     count: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each prompt.")] = 4,
@@ -194,7 +194,7 @@ def evaluate(
 
 @app.command()
 def diagnose(
-    run: MANIFESTED,
+    run: RunOrAdapter,
     *,
     prompts: Annotated[
         list[str] | None,
@@ -277,7 +277,7 @@ def doctor(
     """Look at photos and settings before training: what will be used, what is wrong, what it will cost."""
     from mascot.cli.train import doctor_visibly
 
-    made = read_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
+    made = build_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
     doctor_visibly(made, measure=measure)
 
 

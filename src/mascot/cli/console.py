@@ -12,7 +12,7 @@ from rich.table import Table
 from mascot.data.photos import PhotoSet
 from mascot.errors import printable
 from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.reports.table import NONE
+from mascot.reports.table import NO_VALUE
 from mascot.reports.table import Table as Scored
 
 
@@ -57,7 +57,7 @@ def show_table(console: Console, table: Scored) -> None:
     """Print a table of scores and what has to be read with it."""
     shown = Table(title=escape(table.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for number, name in enumerate(table.head):
-        numeric = all(row[number][-1:] in {*"0123456789)", NONE} for row in table.rows)
+        numeric = all(row[number][-1:] in {*"0123456789)", NO_VALUE} for row in table.rows)
         shown.add_column(escape(name), overflow="fold", justify="right" if numeric else "left")
     for row in table.rows:
         shown.add_row(*map(escape, row))

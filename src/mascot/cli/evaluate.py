@@ -35,7 +35,7 @@ def evaluate_visibly(runs: Sequence[Path], *, folds: int | Literal["all"] | None
         resolve_adapter(run)  # before hours are spent on the first
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        watches = [EvaluationWatch(bar, str(run)) for run in runs]
+        watches = [EvaluationDisplay(bar, str(run)) for run in runs]
         judge = evaluate if folds is None else partial(cross_validate, folds=None if folds == "all" else folds)
         scores = [judge(run, **options, diagnosed=True, progress=watch) for run, watch in zip(runs, watches, strict=True)]
     show_table(console, runs_table(scores))
@@ -77,7 +77,7 @@ def suite_visibly(folder: Path, out: Path | None, **options: Any) -> None:
     console.print(f"pictures: {pages[0]}", markup=False, soft_wrap=True)
 
 
-class EvaluationWatch:
+class EvaluationDisplay:
     """Shows an evaluation as it goes."""
 
     def __init__(self, bar: Progress, name: str) -> None:
@@ -114,7 +114,7 @@ def diagnose_visibly(run: Path, **options: Any) -> None:
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        watch = EvaluationWatch(bar, str(run))
+        watch = EvaluationDisplay(bar, str(run))
         found = diagnose(run, **options, progress=watch)
     show_findings(console, found)
     for finding in found.findings:

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from mascot.cli.console import quiet_libraries
 from mascot.errors import UserError
 from mascot.generation.knobs import Knobs, settings_text
-from mascot.generation.loading import open_generator, plan_shots, resolve_adapter, usual_knobs
+from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.storage.atomic_write import fresh_path
-from mascot.storage.image_files import picture_stem, write_picture
+from mascot.storage.image_files import image_stem, write_image
 
 
 def generate_visibly(
@@ -22,23 +22,23 @@ def generate_visibly(
     """Draw, write each picture with its settings, and print where it is."""
     quiet_libraries()
     adapter, path = resolve_adapter(where)
-    usual = usual_knobs(adapter)
+    usual = recommended_knobs(adapter)
     try:
         knobs = Knobs.model_validate(usual.model_dump() | turned)
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
-    shots = plan_shots(adapter, prompts, count=count, seed=seed)
+    shots = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, name = open_generator(where, base=base)
     folder = out or path.parent / "pictures"
     knobs = generator.settle(knobs)
     height, width = generator.size(knobs)
     for shot, picture in zip(shots, generator.draw(shots, knobs), strict=True):
         target = picture_path(folder, shot.prompt, shot.seed)
-        write_picture(picture, target, settings_text(shot, knobs, (height, width), name, path.name))
+        write_image(picture, target, settings_text(shot, knobs, (height, width), name, path.name))
         print(target, flush=True)  # noqa: T201 - the command's output, one path a line
 
 
 def picture_path(folder: Path, prompt: str, seed: int) -> Path:
     """Name a picture by its prompt and seed; one that exists is never overwritten."""
-    return fresh_path(folder, picture_stem(prompt, seed), ".png")
+    return fresh_path(folder, image_stem(prompt, seed), ".png")

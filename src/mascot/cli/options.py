@@ -38,10 +38,10 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
 
 
-MANIFESTED = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
+RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
 
 
-def read_recipe(
+def build_recipe(
     photos: list[Path] | None, *, class_noun: str | None, base: str | None, token: str | None, file: Path | None,
     overrides: list[str] | None, seed: int | None, method: str | None = None, steps: int | None = None,
 ) -> Recipe:  # fmt: skip

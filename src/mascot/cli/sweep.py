@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from mascot.api import find_token
-from mascot.api.sweep import sweep, turn_knobs
+from mascot.api.find_token import find_token
+from mascot.api.sweep import draw_knob_grid, sweep
 from mascot.cli.console import quiet_libraries, show_rows, show_table
 from mascot.errors import UserError
 from mascot.evaluation.selection import token_choice
 from mascot.experiments.leaderboard_page import leaderboard_table
-from mascot.experiments.search_space import Range, parse_over
+from mascot.experiments.search_space import ValueRange, parse_over
 from mascot.generation.loading import resolve_adapter
 from mascot.models.devices import choose_device
 from mascot.recipe.overrides import merge, parse_overrides, read_toml
@@ -51,18 +51,18 @@ def turn_visibly(where: Path, over: Sequence[str], *, prompt: str | None, out: P
     """Draw a grid of knobs, and print where it is."""
     quiet_libraries()
     choices = parse_over(over)
-    listed = {key: values for key, values in choices.items() if not isinstance(values, Range)}
+    listed = {key: values for key, values in choices.items() if not isinstance(values, ValueRange)}
     if len(listed) < len(choices):
         raise UserError("knobs are drawn at the values that are given; write them with commas, such as guidance=3,5,9.")
     _, path = resolve_adapter(where)
     target = out or fresh_path(path.parent, "knobs", ".png")
     shown = {} if prompt is None else {"prompt": prompt}
-    print(turn_knobs(where, listed, out=target, **shown))  # noqa: T201 - the command's output
+    print(draw_knob_grid(where, listed, out=target, **shown))  # noqa: T201 - the command's output
 
 
 def token_visibly(base: str, *, count: int, candidates: int, seed: int) -> None:
     """Find tokens, and print each with its numbers."""
     quiet_libraries()
     console = Console()
-    findings = find_token.search(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
+    findings = find_token(base, count=count, candidates=candidates, seed=seed, device=choose_device("auto"))
     show_rows(console, f"words that mean little to {base}, the least first", token_choice.rows_of(findings))

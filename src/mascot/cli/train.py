@@ -29,7 +29,7 @@ COUNTED: Mapping[str, str] = {
 """What is said before pictures are drawn that cost time; nothing where there are none."""
 
 
-class Watch:
+class TrainingDisplay:
     """Shows a training as it goes."""
 
     def __init__(self, console: Console, bar: Progress) -> None:
@@ -67,7 +67,7 @@ def train_visibly(recipe: Recipe, out: Path | None, *, resume: bool) -> Run:
     console = Console(stderr=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        run = train(recipe, out=out, resume=resume, progress=Watch(console, bar))
+        run = train(recipe, out=out, resume=resume, progress=TrainingDisplay(console, bar))
     console.print(f"adapter: {run.adapter}\nreport:  {run.report}", markup=False, soft_wrap=True)
     return run
 

@@ -11,14 +11,14 @@ from filelock import FileLock
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 from mascot.storage.user_cache import cache_folder
 
-Draw = Callable[[str, Sequence[int]], Iterator[Image.Image]]
+DrawClass = Callable[[str, Sequence[int]], Iterator[Image.Image]]
 """Draws a prompt once per seed with the untouched base."""
 
 
-class Settings(BaseModel):
+class PriorSettings(BaseModel):
     """Prior preservation: what keeps the model from forgetting the class.
 
     With `pictures`, the class as the untouched base draws it is trained on beside the subject (Ruiz et al. 2023, eq. 2). With `outputs`,
@@ -45,7 +45,9 @@ class Settings(BaseModel):
         return self.form == "pictures" and self.weight > 0 and self.count > 0
 
 
-def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution: int, precision: str, draw: Draw) -> list[Image.Image]:
+def class_pictures(
+    settings: PriorSettings, *, identity: str, prompt: str, resolution: int, precision: str, draw: DrawClass
+) -> list[Image.Image]:
     """Read the class pictures of one base and prompt, drawing those that are missing.
 
     The cache key holds everything that decides a picture but its number; picture i has the seed `settings.seed + i`.
@@ -60,7 +62,7 @@ def class_pictures(settings: Settings, *, identity: str, prompt: str, resolution
             missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
             drawn = draw(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
             for seed, picture in zip(missing, drawn, strict=True):
-                with replacing(folder / f"{seed}.png") as temporary:
+                with atomic_write(folder / f"{seed}.png") as temporary:
                     picture.save(temporary, format="PNG")
     pictures: list[Image.Image] = []
     for seed in seeds:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.data.crops import Crop, Size, buckets, crop, nearest_bucket
-from mascot.data.encoding_cache import Encoders
+from mascot.data.encoding_cache import CachedEncoders
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.diffusion.noise import join, seeded
@@ -23,7 +23,7 @@ from mascot.errors import UserError, printable
 from mascot.protocols import Batch, Framing, Latents, Subject
 
 
-class Settings(BaseModel):
+class DatasetSettings(BaseModel):
     """How photos become training pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,7 @@ class Settings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class TrainingExample:
     """One picture to train on."""
 
     latents: Latents
@@ -63,8 +63,8 @@ class Example:
 class Dataset:
     """Everything a run trains on, by size: the subject's examples and the class's."""
 
-    subject: dict[Size, tuple[Example, ...]]
-    prior: dict[Size, tuple[Example, ...]]
+    subject: dict[Size, tuple[TrainingExample, ...]]
+    prior: dict[Size, tuple[TrainingExample, ...]]
     prior_weight: float
     """How much what accompanies the subject counts; 0 leaves the subject alone."""
     preserve: bool = False
@@ -129,23 +129,23 @@ class Dataset:
             mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * others) if masks else None,
         )
 
-    def captions(self, subject: Sequence[Example], *, seed: int, number: int) -> list[str]:
+    def captions(self, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[str]:
         """Draw the captions of the subject's examples, and which of them are left empty."""
-        drawn = [choose(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
+        drawn = [choose_caption(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
         dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
         return ["" if drop else prompt for prompt, drop in zip(drawn, dropped, strict=True)]
 
-    def company(self, size: Size, subject: Sequence[Example], *, seed: int, number: int) -> list[tuple[Example, str]]:
+    def company(self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[tuple[TrainingExample, str]]:
         """What joins the subject's examples, one each, with its caption: class pictures, or the same photos with the class's caption."""
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
             # The key of the subject's own caption, so that the class's version is of the same one.
-            return [(e, choose(e.class_prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(subject)]
+            return [(e, choose_caption(e.class_prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(subject)]
         if not (self.prior_weight and prior):
             return []
         picked = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
         shown = [prior[i] for i in picked]
-        return [(e, choose(e.prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(shown, start=count)]
+        return [(e, choose_caption(e.prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(shown, start=count)]
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -154,7 +154,7 @@ def to_pixels(picture: Image.Image) -> Tensor:
     return values.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def sizes_for(photos: Sequence[Photo], settings: Settings, resolution: int, multiple: int) -> list[Size]:
+def sizes_for(photos: Sequence[Photo], settings: DatasetSettings, resolution: int, multiple: int) -> list[Size]:
     """The training size of each photo: the square, or its nearest aspect bucket."""
     side = max(multiple, resolution // multiple * multiple)
     if not settings.aspect_buckets:
@@ -164,8 +164,8 @@ def sizes_for(photos: Sequence[Photo], settings: Settings, resolution: int, mult
 
 
 def make_dataset(
-    photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, encoders: Encoders, subject: Subject, class_caption: str,
-    settings: Settings, prior_weight: float, preserve: bool = False,
+    photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, encoders: CachedEncoders, subject: Subject, class_caption: str,
+    settings: DatasetSettings, prior_weight: float, preserve: bool = False,
 ) -> Dataset:  # fmt: skip
     """Crop, encode and caption everything once; `preserve` keeps the class by the base's own answers, and takes no class pictures.
 
@@ -177,25 +177,25 @@ def make_dataset(
         check_masks(photos)
     preserve, stage = preserve and prior_weight > 0, encoders.stage
     sizes = sizes_for(photos, settings, settings.resolution or stage.resolution, stage.multiple)
-    groups: dict[Size, list[Example]] = defaultdict(list)
+    groups: dict[Size, list[TrainingExample]] = defaultdict(list)
     for photo, size in zip(photos, sizes, strict=True):
         captions = captions_of(photo, subject, settings)
         prompts = tuple(fill(caption, subject) for caption in captions)
         class_prompts = tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
         for flip in (False, True) if settings.flip else (False,):
             cut = crop(photo, size, flip=flip)
-            example = replace(encode(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
-            groups[size].append(example if settings.masked is None else mask(example, cut, settings.masked))
-    prior: dict[Size, tuple[Example, ...]] = {}
+            example = replace(encode_crop(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
+            groups[size].append(example if settings.masked is None else weighted_by_mask(example, cut, settings.masked))
+    prior: dict[Size, tuple[TrainingExample, ...]] = {}
     if prior_weight:
         for size in groups:
             cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_pictures]
-            prior[size] = tuple(encode(cut, encoders, (class_caption,), None) for cut in cuts)
+            prior[size] = tuple(encode_crop(cut, encoders, (class_caption,), None) for cut in cuts)
     taught = {size: tuple(group) for size, group in groups.items()}
     return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)
 
 
-def captions_of(photo: Photo, subject: Subject, settings: Settings) -> tuple[str, ...]:
+def captions_of(photo: Photo, subject: Subject, settings: DatasetSettings) -> tuple[str, ...]:
     """A photo's captions, not yet filled; the token is put into its own ones on request, never into the templates."""
     usual = tuple(one_line(template) for template in settings.templates)
     if not settings.insert_token or photo.captions == usual:
@@ -214,7 +214,7 @@ def check_masks(photos: Sequence[Photo]) -> None:
         )
 
 
-def mask(example: Example, cut: Crop, outside: float) -> Example:
+def weighted_by_mask(example: TrainingExample, cut: Crop, outside: float) -> TrainingExample:
     """The same example, with what lies outside its subject counting `outside` (0..1) in the loss.
 
     The mask is averaged over the area of each cell of the latents and made 1 on average, so that a small subject's loss is not smaller.
@@ -235,11 +235,11 @@ def mask(example: Example, cut: Crop, outside: float) -> Example:
     return replace(example, mask_11HW=counts / counts.mean())
 
 
-def choose(prompts: Sequence[str], generator: torch.Generator) -> str:
+def choose_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
     """Draw one of the captions, each as likely."""
     return prompts[int(torch.randint(len(prompts), (), generator=generator))]
 
 
-def encode(cut: Crop, encoders: Encoders, prompts: tuple[str, ...], source: Path | None) -> Example:
+def encode_crop(cut: Crop, encoders: CachedEncoders, prompts: tuple[str, ...], source: Path | None) -> TrainingExample:
     """Encode one crop."""
-    return Example(latents=encoders.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
+    return TrainingExample(latents=encoders.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)

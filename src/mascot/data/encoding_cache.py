@@ -16,10 +16,10 @@ from torch import Tensor
 from mascot.protocols import Conditioning, Framing, Latents, Stage
 
 
-class Conditions:
+class CachedConditioning:
     """Prompts to conditioning, computed once per prompt and framing while the text encoders stay as they are."""
 
-    def __init__(self, encoders: Encoders) -> None:
+    def __init__(self, encoders: CachedEncoders) -> None:
         self.encoders = encoders
         self.known: dict[tuple[str, Framing], Conditioning] = {}
 
@@ -40,17 +40,17 @@ MOST = 2**30
 """Bytes that are kept of one base; what comes after is asked again."""
 
 
-Answer = TypeVar("Answer", Latents, Conditioning)
+Encoding = TypeVar("Encoding", Latents, Conditioning)
 
 
-class Encodings:
+class EncodingCache:
     """Answers of one loaded base, of all its stages; they are shared, so nobody may write into them."""
 
     def __init__(self, most: int = MOST) -> None:
         self.most, self.size = most, 0
         self.kept: dict[Hashable, Latents | Conditioning] = {}
 
-    def recall(self, key: Hashable, ask: Callable[[], Answer]) -> Answer:
+    def recall(self, key: Hashable, ask: Callable[[], Encoding]) -> Encoding:
         """The answer that is kept under a key, or the one that is now asked for; kept where there is room."""
         if key in self.kept:
             return self.kept[key]  # pyright: ignore[reportReturnType] # a key is of one kind of answer
@@ -62,13 +62,13 @@ class Encodings:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoders:
+class CachedEncoders:
     """One stage's encoders, which are asked what is not known yet."""
 
     stage: Stage
     number: int = 0
     """Of the stage in its base."""
-    known: Encodings = field(default_factory=Encodings)
+    known: EncodingCache = field(default_factory=EncodingCache)
 
     def encode(self, pixels_BCHW: Tensor) -> Latents:
         """Pixels in -1..1 to latents, as `Stage.encode` gives them."""

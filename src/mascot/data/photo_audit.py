@@ -73,7 +73,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class PhotoFacts:
     """One photo, measured: (height, width) in pixels, and shares of 0..1."""
 
     path: Path
@@ -91,7 +91,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PhotoPair:
     """Two photos that show the same: the same bytes (`exact`), or perceptual hashes a few bits apart."""
 
     first: Path
@@ -101,7 +101,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class PhotoFinding:
     """Something worth knowing: what it is, how bad, a sentence about it, and a sentence on what to do."""
 
     kind: Kind
@@ -114,13 +114,13 @@ class Finding:
 class Audit:
     """All that was measured: photo by photo, pair by pair, how alike the backgrounds are (0..1, None where unknown), what to do."""
 
-    facts: tuple[Facts, ...]
-    pairs: tuple[Pair, ...]
+    facts: tuple[PhotoFacts, ...]
+    pairs: tuple[PhotoPair, ...]
     background_sameness: float | None
-    findings: tuple[Finding, ...]
+    findings: tuple[PhotoFinding, ...]
 
 
-def audit(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[int, int]] = ()) -> Audit:
+def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[int, int]] = ()) -> Audit:
     """Measure the photos as training at this resolution (pixels a side) would see them; without buckets they are cut square."""
     shapes = tuple(buckets) or ((resolution, resolution),)
     facts = tuple(_facts(photo, resolution, shapes) for photo in photos.photos)
@@ -144,18 +144,18 @@ def sharpness(picture: Image.Image) -> float:
     return float((around - 4 * grey[1:-1, 1:-1]).var())
 
 
-def duplicates(photos: Sequence[Photo]) -> tuple[Pair, ...]:
+def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
     """Pairs of photos with the same bytes, or with perceptual hashes (pHash, 64 bits) at most 6 bits apart."""
     from imagehash import phash  # it imports scipy, and only this function needs it
 
     bytes_of = [sha256(photo.path.read_bytes()).digest() for photo in photos]
     hashes = [np.asarray(phash(photo.picture).hash).ravel() for photo in photos]
-    pairs: list[Pair] = []
+    pairs: list[PhotoPair] = []
     for first, second in combinations(range(len(photos)), 2):
         exact = bytes_of[first] == bytes_of[second]
         distance = int((hashes[first] != hashes[second]).sum())
         if exact or distance <= NEAR:
-            pairs.append(Pair(first=photos[first].path, second=photos[second].path, exact=exact, distance=distance))
+            pairs.append(PhotoPair(first=photos[first].path, second=photos[second].path, exact=exact, distance=distance))
     return tuple(pairs)
 
 
@@ -183,7 +183,7 @@ def _background(photo: Photo) -> NDArray[np.float64] | None:
     return np.bincount(bins, minlength=64) / bins.size
 
 
-def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> Facts:
+def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> PhotoFacts:
     height, width = photo.size
     box = subject_box(photo.mask) if photo.mask is not None else None
     left, top, right, bottom = window(photo.size, nearest_bucket(photo.size, shapes), box)
@@ -192,7 +192,7 @@ def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> 
         kept = max(0.0, min(right, box[2]) - max(left, box[0])) * max(0.0, min(bottom, box[3]) - max(top, box[1]))
         cut = 1 - kept / ((box[2] - box[0]) * (box[3] - box[1]))
         off_centre = math.hypot((box[0] + box[2]) / 2 / width - 0.5, (box[1] + box[3]) / 2 / height - 0.5)
-    return Facts(
+    return PhotoFacts(
         path=photo.path,
         size=photo.size,
         sharpness=sharpness(photo.picture),
@@ -203,41 +203,43 @@ def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> 
     )
 
 
-def _about_set(photos: PhotoSet, sameness: float | None) -> list[Finding]:
+def _about_set(photos: PhotoSet, sameness: float | None) -> list[PhotoFinding]:
     """Findings about how many photos there are, what was refused, and the backgrounds."""
-    found: list[Finding] = []
+    found: list[PhotoFinding] = []
     count = len(photos.photos)
     if count < FEWEST:
         message = f"There {'is 1 usable photo' if count == 1 else f'are {count} usable photos'}; one subject needs at least {FEWEST}."
-        found.append(Finding(kind="too-few", severity="warning", message=message, remedy=f"Add photos: 5 to {MOST} work best."))
+        found.append(PhotoFinding(kind="too-few", severity="warning", message=message, remedy=f"Add photos: 5 to {MOST} work best."))
     if count > MOST:
         message = f"There are {count} photos; more than {MOST} help little."
-        found.append(Finding(kind="too-many", severity="note", message=message, remedy=f"Keep the {MOST} sharpest and most varied."))
+        found.append(PhotoFinding(kind="too-many", severity="note", message=message, remedy=f"Keep the {MOST} sharpest and most varied."))
     if photos.refused:
         message = f"Refused: {_listed([printable(refusal.path) for refusal in photos.refused])}. The first one: {photos.refused[0].reason}"
-        found.append(Finding(kind="refused", severity="warning", message=message, remedy="Mend, replace or remove these files."))
+        found.append(PhotoFinding(kind="refused", severity="warning", message=message, remedy="Mend, replace or remove these files."))
     if sameness is not None and sameness > ALIKE:
         message = f"The backgrounds are all alike (similarity {sameness:.2f} of 1)."
         remedy = "Add photos in other places, or masks; else the background is learnt with the subject."
-        found.append(Finding(kind="same-background", severity="warning", message=message, remedy=remedy))
+        found.append(PhotoFinding(kind="same-background", severity="warning", message=message, remedy=remedy))
     return found
 
 
-def _about_pairs(pairs: Sequence[Pair]) -> list[Finding]:
+def _about_pairs(pairs: Sequence[PhotoPair]) -> list[PhotoFinding]:
     exact = [f"{printable(pair.first)} and {printable(pair.second)}" for pair in pairs if pair.exact]
     near = [f"{printable(pair.first)} and {printable(pair.second)}" for pair in pairs if not pair.exact]
-    found: list[Finding] = []
+    found: list[PhotoFinding] = []
     if exact:
         message = f"The same file twice: {_listed(exact)}."
-        found.append(Finding(kind="duplicate", severity="warning", message=message, remedy="Remove one of each pair: it counts double."))
+        found.append(
+            PhotoFinding(kind="duplicate", severity="warning", message=message, remedy="Remove one of each pair: it counts double.")
+        )
     if near:
         message = f"Almost the same picture: {_listed(near)}."
         remedy = "Keep the better one of each pair, and add a photo from another side."
-        found.append(Finding(kind="near-duplicate", severity="note", message=message, remedy=remedy))
+        found.append(PhotoFinding(kind="near-duplicate", severity="note", message=message, remedy=remedy))
     return found
 
 
-def _about_facts(facts: Sequence[Facts], resolution: int) -> list[Finding]:
+def _about_facts(facts: Sequence[PhotoFacts], resolution: int) -> list[PhotoFinding]:
     """Findings about single photos, each naming all the photos that it is about."""
     blurred = [fact.path for fact in facts if fact.sharpness < BLURRED]
     upscaled = [fact.path for fact in facts if fact.upscaled]
@@ -252,7 +254,7 @@ def _about_facts(facts: Sequence[Facts], resolution: int) -> list[Finding]:
         ("cropped", "note", cropped, f"More than {CROPPED:.0%} of the picture is cut off", "Use photos nearer to square."),
     ]
     return [
-        Finding(kind=kind, severity=severity, message=f"{what}: {_listed([printable(path) for path in paths])}.", remedy=remedy)
+        PhotoFinding(kind=kind, severity=severity, message=f"{what}: {_listed([printable(path) for path in paths])}.", remedy=remedy)
         for kind, severity, paths, what, remedy in table
         if paths
     ]

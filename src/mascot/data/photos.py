@@ -46,7 +46,7 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class RefusedFile:
     """A file that is not used, and one sentence that names it and says why."""
 
     path: Path
@@ -58,7 +58,7 @@ class PhotoSet:
     """The usable photos in a fixed order, the files refused, and remarks on photos that were used with a reservation."""
 
     photos: tuple[Photo, ...]
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedFile, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -72,13 +72,13 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
     """
     colour = parse_colour(background)
     photos: list[Photo] = []
-    refused: list[Refusal] = []
+    refused: list[RefusedFile] = []
     notes: list[str] = []
     for path in _unique(_candidates(paths, notes)):
         try:
             photos.append(_read(path, colour, notes))
         except UnusableImage as error:
-            refused.append(Refusal(path=path, reason=str(error)))
+            refused.append(RefusedFile(path=path, reason=str(error)))
     _insist(paths, photos, refused)
     return PhotoSet(photos=tuple(photos), refused=tuple(refused), notes=tuple(notes))
 
@@ -125,7 +125,7 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
     return list({os.path.realpath(path): path for path in reversed(list(paths))}.values())[::-1]
 
 
-def _insist(paths: Sequence[Path], photos: Sequence[Photo], refused: Sequence[Refusal]) -> None:
+def _insist(paths: Sequence[Path], photos: Sequence[Photo], refused: Sequence[RefusedFile]) -> None:
     """Raise where the user named an unusable file, or where nothing is left."""
     for refusal in refused:
         if refusal.path in paths:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from mascot.diffusion.noise import gaussian, offset, sample
-from mascot.protocols import Batch, Condition, Learner, Stage
-from mascot.training.settings import Settings
+from mascot.protocols import AttachedMethod, Batch, Condition, Stage
+from mascot.training.settings import TrainingSettings
 
 
-def loss_of(stage: Stage, learner: Learner, batch: Batch, condition: Condition, settings: Settings) -> tuple[Tensor, Tensor]:
+def training_loss(
+    stage: Stage, learner: AttachedMethod, batch: Batch, condition: Condition, settings: TrainingSettings
+) -> tuple[Tensor, Tensor]:
     """Noise the batch, ask the denoiser, compare its answer with the right one.
 
     Returns the weighted loss and each example's plain squared error. The prior's examples are weighted by their own levels too.

@@ -13,7 +13,7 @@ from mascot.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Diffusion:
+class DiffusionObjective:
     """Variance-preserving diffusion over T discrete levels (DDPM, Ho et al. 2020), answered as noise or as velocity.
 
     `alphas_cumprod_T` falls from nearly 1 to nearly 0; it is exactly 0 at the end for zero terminal SNR (Lin et al. 2023).
@@ -60,7 +60,7 @@ class Diffusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class FlowObjective:
     """Rectified flow (Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206): straight lines from pictures to noise.
 
     `timesteps_T` are the base's own T levels, from near T down; level t mixes t / T of noise.

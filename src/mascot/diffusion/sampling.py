@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mascot.diffusion.noise import gaussian
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.protocols import Conditioning, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class StageTask:
     """What one stage draws: how large, and what each prompt tells it."""
 
     stage: Stage
@@ -26,7 +26,9 @@ class Scene:
     known: Mapping[str, Conditioning]
 
 
-def solve(scene: Scene, shots: Sequence[Shot], knobs: Knobs, generators: Sequence[torch.Generator], before_BCHW: Tensor | None) -> Tensor:
+def denoise(
+    scene: StageTask, shots: Sequence[ImageRequest], knobs: Knobs, generators: Sequence[torch.Generator], before_BCHW: Tensor | None
+) -> Tensor:
     """One stage's pictures, as its denoiser sees them; `before_BCHW` are those of the stage before, where there is one."""
     stage = scene.stage
     shape = stage.latent_shape(scene.height, scene.width)
@@ -36,21 +38,21 @@ def solve(scene: Scene, shots: Sequence[Shot], knobs: Knobs, generators: Sequenc
     seen = {} if before_BCHW is None else stage.see(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
     positive = {**stack([scene.known[shot.prompt] for shot in shots]), **seen}
     negative = {**stack([scene.known[knobs.negative]] * len(shots)), **seen}
-    both = told(stage, positive, negative, knobs.guidance)
+    both = cfg_conditioning(stage, positive, negative, knobs.guidance)
     for time in solver.timesteps:
-        answer = guided(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)
+        answer = guided_prediction(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)
         x = solver.step(answer, time, x, return_dict=False)[0]
     return x
 
 
-def told(stage: Stage, positive: Conditioning, negative: Conditioning, guidance: float) -> Conditioning:
+def cfg_conditioning(stage: Stage, positive: Conditioning, negative: Conditioning, guidance: float) -> Conditioning:
     """What the denoiser is told: the prompts alone, with the guidance scale, or below the negative prompts."""
     if stage.embeds_guidance:
         return {**positive, "guidance": torch.full((len(next(iter(positive.values()))),), guidance)}
     return stack([negative, positive]) if guidance != 1 else positive
 
 
-def guided(stage: Stage, x_BCHW: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+def guided_prediction(stage: Stage, x_BCHW: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
     """Ask with and without the prompt and go further the way that the prompt leads."""
     if guidance == 1 or stage.embeds_guidance:
         return stage.predict(x_BCHW, time.expand(len(x_BCHW)), conditioning).cpu()

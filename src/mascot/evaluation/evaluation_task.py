@@ -18,8 +18,8 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.data.photos import Photo, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
-from mascot.generation.knobs import Knobs, Shot
-from mascot.generation.loading import usual_knobs
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.loading import recommended_knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, is_live
 from mascot.models.starter import is_embedded
 from mascot.protocols import Subject
@@ -31,7 +31,7 @@ CLASS_PICTURES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class EvaluationTask:
     """What is asked of one run."""
 
     name: str
@@ -71,15 +71,15 @@ class Task:
             return ()
         return tuple(fill(without_token(template, self.subject), self.subject) for template in self.templates)
 
-    def shots(self, prompts: Sequence[str]) -> list[Shot]:
+    def shots(self, prompts: Sequence[str]) -> list[ImageRequest]:
         """Each prompt at every seed: picture k has `seed + k`."""
-        return [Shot(prompt, self.seed + k) for prompt in prompts for k in range(self.images)]
+        return [ImageRequest(prompt, self.seed + k) for prompt in prompts for k in range(self.images)]
 
     @property
-    def shots_of_class(self) -> list[Shot]:
+    def shots_of_class(self) -> list[ImageRequest]:
         """The class alone; none without a class noun."""
         noun = self.subject.class_noun
-        return [] if noun is None else [Shot(class_prompt(noun), self.seed + k) for k in range(CLASS_PICTURES * self.images)]
+        return [] if noun is None else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_PICTURES * self.images)]
 
 
 def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
@@ -114,10 +114,10 @@ def photo_digest(photo: Photo) -> str:
     return hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]
 
 
-def set_task(
+def plan_task(
     adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None, images: int, seed: int, live: bool | None,
     photos: Sequence[str | Path], base: str | None,
-) -> Task:  # fmt: skip
+) -> EvaluationTask:  # fmt: skip
     """Say what an adapter is asked to draw, before any weight is loaded."""
     manifest = adapter.manifest
     if manifest is None:
@@ -126,7 +126,7 @@ def set_task(
     usual, alive = prompts_for(base or manifest.base, subject, live=live)
     trained = trained_photos(Run(path.parent), needed=not photos)
     background = manifest.recipe.get("dataset", {}).get("background", "white")
-    return Task(
+    return EvaluationTask(
         name=name,
         base=base or manifest.base,
         subject=subject,
@@ -134,7 +134,7 @@ def set_task(
         templates=usual if prompts is None else tuple(prompts),
         images=images,
         seed=seed,
-        knobs=usual_knobs(adapter),
+        knobs=recommended_knobs(adapter),
         photos=read_photos([Path(photo) for photo in photos], background=background).photos if photos else trained,
         trained=trained,
     )

@@ -17,37 +17,37 @@ from torch import Tensor
 
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
-from mascot.evaluation.evaluation_task import Task, photo_digest
+from mascot.evaluation.evaluation_task import EvaluationTask, photo_digest
 from mascot.evaluation.metrics.class_drift import drift, preservation
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.diversity import diversity, diversity_over, open_distance
-from mascot.evaluation.metrics.foreground import Missing, Segmenter, cut_all, cutout_similarity, open_segmenter
+from mascot.evaluation.metrics.foreground import NoSegmenter, Segmenter, cut_all, cutout_similarity, open_segmenter
 from mascot.evaluation.metrics.memorization import copy_scores, nearest_excesses
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.samples import Drawn
+from mascot.evaluation.samples import Samples
 from mascot.evaluation.scores import PictureScores, PromptScores, Score, Scores
 from mascot.generation.generator import Generator
-from mascot.generation.sample_cache import Distance, Encoder
-from mascot.storage.image_files import open_picture
+from mascot.generation.sample_cache import Distance, ImageEncoder
+from mascot.storage.image_files import open_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Referee:
+class Scorers:
     """Everything that judges pictures."""
 
-    judges: Judges
+    judges: EncoderPair
     distance: Distance
-    segmenter: Segmenter | Missing
+    segmenter: Segmenter | NoSegmenter
 
     def describe(self) -> dict[str, str]:
         """Say what judges, each in one line."""
         return {**self.judges.describe(), "distance": self.distance.name}
 
 
-def measure(task: Task, drawn: Drawn, referee: Referee, *, generator: Generator, folder: Path) -> Scores:
+def measure(task: EvaluationTask, drawn: Samples, referee: Scorers, *, generator: Generator, folder: Path) -> Scores:
     """Score what was drawn; files are named from `folder`."""
-    seen = Seen(task=task, drawn=drawn, judges=referee.judges)
+    seen = EmbeddedSamples(task=task, drawn=drawn, judges=referee.judges)
     columns = seen.columns()
     pairs = [drawn.taught.gallery.distances(referee.distance, files) for files in of_each_prompt(task, drawn.taught.files)]
     values = {name: Score(value=fmean(column)) for name, column in columns.items()}
@@ -80,14 +80,14 @@ def scores_of(values: Mapping[str, float | None], reasons: Mapping[str, str]) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class EmbeddedSamples:
     """What the judges see, embedded when it is first asked for; the gallery keeps it."""
 
-    task: Task
-    drawn: Drawn
-    judges: Judges
+    task: EvaluationTask
+    drawn: Samples
+    judges: EncoderPair
 
-    def photos(self, encoder: Encoder, photos: Sequence[Photo]) -> Tensor:
+    def photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D, without rows where there are none."""
         gallery = self.drawn.taught.gallery
         return gallery.embed_pictures(encoder, [photo.picture for photo in photos]) if photos else torch.empty(0, 0)
@@ -138,13 +138,13 @@ class Seen:
         }
 
 
-def of_each_prompt(task: Task, files: Sequence[Path]) -> list[Sequence[Path]]:
+def of_each_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
     """The pictures prompt by prompt."""
     return [files[start : start + task.images] for start in range(0, len(files), task.images)]
 
 
 def prompt_rows(
-    task: Task, drawn: Drawn, columns: Mapping[str, Sequence[float]], pairs: Sequence[Sequence[float]], folder: Path
+    task: EvaluationTask, drawn: Samples, columns: Mapping[str, Sequence[float]], pairs: Sequence[Sequence[float]], folder: Path
 ) -> list[PromptScores]:
     """Split the columns by prompt."""
     rows: list[PromptScores] = []
@@ -170,10 +170,10 @@ def prompt_rows(
     return rows
 
 
-def cut_out_score(task: Task, drawn: Drawn, referee: Referee) -> Score:
+def cut_out_score(task: EvaluationTask, drawn: Samples, referee: Scorers) -> Score:
     """Likeness of the subject cut out of its background, where there are masks or something that makes them."""
     encoder = referee.judges.identity
-    pictures = [open_picture(file) for file in drawn.taught.files]
+    pictures = [open_image(file) for file in drawn.taught.files]
     bare: list[Image.Image | None] = [None] * len(pictures)
     generated, photos = (
         cut_all(some, masks, segmenter=referee.segmenter, preprocessing=encoder.preprocessing)
@@ -183,7 +183,7 @@ def cut_out_score(task: Task, drawn: Drawn, referee: Referee) -> Score:
     return Score(value=found.value, reason=found.note)
 
 
-def missing(task: Task) -> dict[str, str]:
+def missing(task: EvaluationTask) -> dict[str, str]:
     """Why each number that may be missing would be."""
     no_photo = "no photos of the subject are known; give --photos FOLDER"
     no_noun = "the class noun is not known: train with --class-noun"
@@ -209,7 +209,7 @@ def missing(task: Task) -> dict[str, str]:
     }
 
 
-def notes(task: Task, judges: Judges) -> list[str]:
+def notes(task: EvaluationTask, judges: EncoderPair) -> list[str]:
     """What has to be known to read the numbers."""
     said = [f"drawn as a {'live subject' if task.live else 'thing'}: {len(task.templates)} prompts, pictures of each: {task.images}"]
     if task.plain:
@@ -232,7 +232,7 @@ class Calibration:
     """`identity` and `clip_i`."""
 
 
-def calibrate(name: str, photos: Sequence[Photo], judges: Judges) -> Calibration:
+def calibrate(name: str, photos: Sequence[Photo], judges: EncoderPair) -> Calibration:
     """Average the cosine over all pairs of different photos: the row "Real Images" of the paper's table 1."""
     pictures = [photo.picture for photo in photos]
     alone = "one photo alone cannot be compared with itself"
@@ -243,6 +243,6 @@ def calibrate(name: str, photos: Sequence[Photo], judges: Judges) -> Calibration
     return Calibration(name=name, photos=len(pictures), values=values)
 
 
-def referee_of(judges: Judges) -> Referee:
+def open_scorers(judges: EncoderPair) -> Scorers:
     """The judges, with all that measures besides."""
-    return Referee(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
+    return Scorers(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())

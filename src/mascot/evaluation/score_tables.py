@@ -8,9 +8,9 @@ from statistics import fmean
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.comparison import Comparison, Difference
 from mascot.evaluation.evaluator import Calibration
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_folds, over_prompts, over_subjects, titles
-from mascot.reports.table import NONE, Table, digits
+from mascot.reports.table import NO_VALUE, Table, digits
 
 
 def runs_table(scores: Sequence[Scores]) -> Table:
@@ -117,7 +117,7 @@ def verdict(name: str, found: Difference) -> str:
     return "differs" if not good else f"the {'first' if first else 'second'} is better"
 
 
-def calibration_table(rows: Sequence[Calibration], judges: Judges) -> Table:
+def calibration_table(rows: Sequence[Calibration], judges: EncoderPair) -> Table:
     """Real photos against each other, a row for each folder, and their mean with its interval over the folders."""
     names = ("identity", "clip_i")
     lines = [(row.name, f"{row.photos}", *(digits(row.values[name].value) for name in names)) for row in rows]
@@ -138,7 +138,7 @@ def calibration_table(rows: Sequence[Calibration], judges: Judges) -> Table:
 
 def described(interval: Interval | None) -> str:
     """Write a mean and its interval."""
-    return NONE if interval is None else interval.describe()
+    return NO_VALUE if interval is None else interval.describe()
 
 
 def reasons(scores: Sequence[Scores]) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.generation.knobs import Knobs
-from mascot.storage.json_record import Record
+from mascot.storage.json_record import JsonRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class FoldScores(BaseModel):
         return self.likeness - self.generalisation - (self.base_copying or 0.0)
 
 
-class Scores(Record):
+class Scores(JsonRecord):
     """How good one run is."""
 
     damaged = "{path} is damaged or was written by another version of mascot; run `mascot evaluate` again."

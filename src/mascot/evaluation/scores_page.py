@@ -11,7 +11,7 @@ from pathlib import Path
 from mascot.evaluation.comparison import Comparison
 from mascot.evaluation.score_tables import comparison_table, folds_table, means_table, prompts_table, runs_table
 from mascot.evaluation.scores import FoldScores, PictureScores, PromptScores, Scores, titles
-from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
 from mascot.reports.table import digits
 
 EXTREMES = 6
@@ -27,11 +27,11 @@ def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) ->
         title=f"{scores.subject} on {scores.base}: scores",
         about="What the adapter draws where no photo shows the subject, scored by the encoders named below.",
         sections=(
-            Section(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
+            PageSection(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
             *([held_out_section(scores, folder)] if scores.folds else []),
-            Section(id="extremes", title="Best and worst", lead="Of all pictures, by one score each.", rows=extremes(scores, folder)),
-            Section(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
-            Section(
+            PageSection(id="extremes", title="Best and worst", lead="Of all pictures, by one score each.", rows=extremes(scores, folder)),
+            PageSection(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
+            PageSection(
                 id="prompts",
                 title="All pictures",
                 lead="The untouched base, beside them, was asked the same with the class noun alone." if untouched else "",
@@ -41,9 +41,9 @@ def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) ->
     )
 
 
-def held_out_section(scores: Scores, folder: Path) -> Section:
+def held_out_section(scores: Scores, folder: Path) -> PageSection:
     """What runs draw that never saw one of the photos."""
-    return Section(
+    return PageSection(
         id="held-out",
         title="Photos held out",
         tables=(folds_table(scores),),
@@ -51,27 +51,27 @@ def held_out_section(scores: Scores, folder: Path) -> Section:
     )
 
 
-def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> Row:
+def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
     """A photo that was held out, beside what a run draws that never saw it."""
     each = len(fold.pictures) // len(scores.prompts)
     drawn = [
-        Tile(picture=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
+        ImageTile(picture=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
         for file, prompt in zip(fold.pictures[::each], scores.prompts, strict=True)
     ]
-    return Row(
+    return PageRow(
         title=f"without {fold.photo}",
         about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
         strips=(
-            Strip(name="held out", tiles=(Tile(picture=shown(folder / fold.shown), words=fold.photo, below=""),)),
-            Strip(name="drawn without it", tiles=tuple(drawn[:EXTREMES])),
+            ImageStrip(name="held out", tiles=(ImageTile(picture=shown(folder / fold.shown), words=fold.photo, below=""),)),
+            ImageStrip(name="drawn without it", tiles=tuple(drawn[:EXTREMES])),
         ),
     )
 
 
-def extremes(scores: Scores, folder: Path) -> tuple[Row, ...]:
+def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
     """The best and the worst pictures by likeness, and by how they follow the prompt; a score that there is not has no row."""
     named = titles([scores])
-    rows: list[Row] = []
+    rows: list[PageRow] = []
     for name in ("identity", "clip_t"):
         pictures = [
             (picture.values[name], prompt, picture) for prompt in scores.prompts for picture in prompt.pictures if name in picture.values
@@ -80,39 +80,41 @@ def extremes(scores: Scores, folder: Path) -> tuple[Row, ...]:
         count = min(EXTREMES, len(ranked) // 2 or 1)
         if ranked:
             strips = tuple(
-                Strip(
+                ImageStrip(
                     name=place,
                     tiles=tuple(tile(prompt, picture, folder, f"{prompt.prompt}: {digits(value)}") for value, prompt, picture in some),
                 )
                 for place, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
             )
-            rows.append(Row(title=f"by {named[name]}", about="", strips=strips))
+            rows.append(PageRow(title=f"by {named[name]}", about="", strips=strips))
     return tuple(rows)
 
 
-def prompt_row(scores: Scores, number: int, folder: Path, untouched: Sequence[Path]) -> Row:
+def prompt_row(scores: Scores, number: int, folder: Path, untouched: Sequence[Path]) -> PageRow:
     """All pictures of one prompt, and the base's."""
     prompt, named = scores.prompts[number], titles([scores])
-    strips = [Strip(name="", tiles=tuple(tile(prompt, picture, folder, _values(picture, named)) for picture in prompt.pictures))]
+    strips = [ImageStrip(name="", tiles=tuple(tile(prompt, picture, folder, _values(picture, named)) for picture in prompt.pictures))]
     base = untouched[number * scores.images : (number + 1) * scores.images]
     if base:
         words = f"{prompt.prompt}, by the untouched base"
-        strips.append(Strip(name="untouched base", tiles=tuple(Tile(picture=shown(file), words=words, below="") for file in base)))
+        strips.append(
+            ImageStrip(name="untouched base", tiles=tuple(ImageTile(picture=shown(file), words=words, below="") for file in base))
+        )
     about = [f"{named[name]} {digits(value)}" for name, value in prompt.values.items() if name in named]
     if "base_clip_t" in prompt.values:
         about.append(f"{named['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
-    return Row(title=prompt.prompt, about=", ".join(about), strips=tuple(strips))
+    return PageRow(title=prompt.prompt, about=", ".join(about), strips=tuple(strips))
 
 
 def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> Page:
     """Show two runs, or two groups of runs, with their pictures side by side; `find` tells where a run's files lie."""
     table = comparison_table(comparison)
-    rows: list[Row] = []
+    rows: list[PageRow] = []
     for one, other in zip(comparison.ones, comparison.others, strict=True):
         named = titles([one, other])
         for first, second in zip(one.prompts, other.prompts, strict=True):
             strips = tuple(
-                Strip(
+                ImageStrip(
                     name=side.name,
                     tiles=tuple(tile(prompt, picture, find(side), _values(picture, named)) for picture in prompt.pictures),
                 )
@@ -124,20 +126,20 @@ def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> P
                 if name in named and name in second.values
             ]
             title = first.prompt if first.prompt == second.prompt else f"{first.prompt} | {second.prompt}"
-            rows.append(Row(title=title, about=f"first minus second: {', '.join(differences)}" if differences else "", strips=strips))
+            rows.append(PageRow(title=title, about=f"first minus second: {', '.join(differences)}" if differences else "", strips=strips))
     return Page(
         title=f"{table.head[1]} and {table.head[2]}",
         about="Pictures of one prompt and one seed are pairs: what makes a prompt hard, or a seed lucky, cancels.",
         sections=(
-            Section(id="differences", title="Differences", tables=(table,)),
-            Section(id="pictures", title="Side by side", rows=tuple(rows)),
+            PageSection(id="differences", title="Differences", tables=(table,)),
+            PageSection(id="pictures", title="Side by side", rows=tuple(rows)),
         ),
     )
 
 
-def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str) -> Tile:
+def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str) -> ImageTile:
     """One picture of a run."""
-    return Tile(picture=shown(folder / picture.file), words=f"{prompt.prompt}, seed {picture.seed}", below=below)
+    return ImageTile(picture=shown(folder / picture.file), words=f"{prompt.prompt}, seed {picture.seed}", below=below)
 
 
 def _values(picture: PictureScores, named: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mascot.data.encoding_cache import Encodings
+from mascot.data.encoding_cache import EncodingCache
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
@@ -25,7 +25,7 @@ def loading_of(recipe: Recipe) -> Loading:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PooledBase:
     """A loaded base, and what it looked like before anyone used it."""
 
     loading: Loading
@@ -35,18 +35,18 @@ class Kept:
     look: tuple[Any, ...]
 
     @classmethod
-    def load(cls, recipe: Recipe) -> Kept:
+    def load(cls, recipe: Recipe) -> PooledBase:
         """Load a recipe's base."""
         family = load_base(recipe)
         denoisers = tuple(stage.parts[stage.denoiser] for stage in family.stages)
-        return cls(loading_of(recipe), family, denoisers, look_of(denoisers))
+        return cls(loading_of(recipe), family, denoisers, snapshot(denoisers))
 
     def is_untouched(self) -> bool:
         """Whether nothing is attached to its denoisers, no weight was written to, and no switch was turned."""
-        return look_of(self.denoisers) == self.look
+        return snapshot(self.denoisers) == self.look
 
 
-class Bases:
+class BasePool:
     """Lends a base to one run at a time, and the same one again to the next run that can use it; keeps one in memory.
 
     A base is lent again only if it came back as it was. So a run that fails, one that leaves what it learned attached, and one that turns
@@ -55,9 +55,9 @@ class Bases:
     """
 
     def __init__(self) -> None:
-        self._kept: Kept | None = None
+        self._kept: PooledBase | None = None
         self._encoded: tuple[Loading, str] | None = None
-        self.encodings = Encodings()
+        self.encodings = EncodingCache()
         """What the encoders of the base that is lent said so far, in all runs: of no use beside another base."""
 
     @contextmanager
@@ -70,9 +70,9 @@ class Bases:
         kept, self._kept = self._kept, None
         if kept is None or kept.loading != loading_of(recipe):
             del kept  # out of memory before the next one comes in
-            kept = Kept.load(recipe)
+            kept = PooledBase.load(recipe)
         if self._encoded != (kept.loading, kept.family.identity):  # a base that was only loaded again says the same again
-            self._encoded, self.encodings = (kept.loading, kept.family.identity), Encodings()
+            self._encoded, self.encodings = (kept.loading, kept.family.identity), EncodingCache()
         yield kept.family
         for stage in kept.family.stages:
             stage.release_encoders(text=True)
@@ -81,16 +81,16 @@ class Bases:
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """What is loaded stays with its process; another one has its own."""
-        return bases_of_this_process, ()
+        return base_pool, ()
 
 
 @cache
-def bases_of_this_process() -> Bases:
+def base_pool() -> BasePool:
     """The one lender of a worker, for all runs that it is given."""
-    return Bases()
+    return BasePool()
 
 
-def look_of(modules: tuple[nn.Module, ...]) -> tuple[Any, ...]:
+def snapshot(modules: tuple[nn.Module, ...]) -> tuple[Any, ...]:
     """All that training or an adapter could leave behind in modules: weights by identity and count of writes, layers, switches, hooks."""
     return tuple(fact for module in modules for fact in facts_of(module))
 

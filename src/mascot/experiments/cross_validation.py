@@ -24,27 +24,27 @@ from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, printable
-from mascot.evaluation.evaluation_task import Task, photo_digest
-from mascot.evaluation.evaluator import Referee
+from mascot.evaluation.evaluation_task import EvaluationTask, photo_digest
+from mascot.evaluation.evaluator import Scorers
 from mascot.evaluation.metrics.memorization import copy_score, held_out_share
 from mascot.evaluation.metrics.subject_fidelity import similarity
-from mascot.evaluation.samples import Drawn, Pictures
+from mascot.evaluation.samples import ImageSet, Samples
 from mascot.evaluation.scores import FoldScores, Score, Scores
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Shot
-from mascot.generation.sample_cache import Gallery, weights_name
+from mascot.generation.knobs import ImageRequest
+from mascot.generation.sample_cache import SampleCache, weights_name
 from mascot.progress import Progress, silent
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import read_subject
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
-Teach = Callable[[Recipe, Path, int, Progress], None]
+TrainFold = Callable[[Recipe, Path, int, Progress], None]
 """Trains a recipe into a folder up to a step, or goes on with a run that was begun there."""
 
 
-Lend = Callable[[Recipe], AbstractContextManager[Family]]
+LendBase = Callable[[Recipe], AbstractContextManager[Family]]
 """Gives a recipe's base, untouched."""
 
 
@@ -73,7 +73,7 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class FoldPlan:
     """What is held out."""
 
     folds: tuple[Fold, ...]
@@ -83,7 +83,7 @@ class Plan:
     """Why nothing can be held out, where nothing can."""
 
 
-def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: int | None = None) -> Plan:
+def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: int | None = None) -> FoldPlan:
     """Leave out each of a run's photos in turn, or `count` of them: the first in an order that its seed decides, so that more add to fewer.
 
     `path` is the adapter's file, `base` another place of its base. A fold's folder is named by its recipe, its last step, and what it
@@ -94,7 +94,7 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
     """
     run = Run(path.parent)
     if adapter.manifest is None or path != run.adapter or not run.recipe.exists():
-        return Plan(folds=(), photos=0, why_not="an adapter without its run's folder cannot be trained again without one of its photos")
+        return FoldPlan(folds=(), photos=0, why_not="an adapter without its run's folder cannot be trained again without one of its photos")
     recipe = Recipe.read(run.recipe)
     recipe = recipe.model_copy(update={"base": base or recipe.base})
     try:
@@ -105,11 +105,11 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
     if count is not None and not 1 <= count <= len(different):
         raise UserError(f"{count} photos cannot be held out of the {len(different)} that {run.folder} learned from; give fewer, or all.")
     if len(different) < 2:
-        return Plan(folds=(), photos=1, why_not="it learned from one photo alone, which cannot be held out")
+        return FoldPlan(folds=(), photos=1, why_not="it learned from one photo alone, which cannot be held out")
     order = sorted(range(len(different)), key=lambda number: seeded(recipe.seed, "folds", number).initial_seed())
     step = adapter.manifest.step
     folds = tuple(fold_without(different[number], photos, run=run, recipe=recipe, step=step) for number in order[:count])
-    return Plan(folds=folds, photos=len(different))
+    return FoldPlan(folds=folds, photos=len(different))
 
 
 def without_repeats(photos: Sequence[Photo]) -> tuple[Photo, ...]:
@@ -144,16 +144,16 @@ def mask_digest(photo: Photo) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class FoldEvaluator:
     """What every fold of a run is trained, drawn and scored with."""
 
-    task: Task
+    task: EvaluationTask
     """What the run itself was asked."""
-    drawn: Drawn
+    drawn: Samples
     """What it and the untouched base drew."""
-    referee: Referee
-    teach: Teach
-    lend: Lend
+    referee: Scorers
+    teach: TrainFold
+    lend: LendBase
     each: int = 1
     """Pictures of each prompt by each fold; no more than the task's."""
 
@@ -168,7 +168,7 @@ class Bench:
         return self.drawn.taught.gallery.embed_pictures(self.referee.judges.identity, [photo.picture for photo in photos])
 
 
-def validate(plan: Plan, bench: Bench, scores: Scores, progress: Progress = silent) -> Scores:
+def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
     """Train what is not trained of a plan, draw what is not drawn, and put what came of it into the run's scores.
 
     `progress` is called with ('fold', (the photo's name, which, of how many)), what `teach` says, ('drawing', count), ('picture', file).
@@ -188,10 +188,10 @@ def validate(plan: Plan, bench: Bench, scores: Scores, progress: Progress = sile
     return scores.model_copy(update={"values": {**scores.values, "copying": copying}, "folds": tuple(found)})
 
 
-def draw_fold(fold: Fold, bench: Bench, progress: Progress) -> Pictures:
+def draw_fold(fold: Fold, bench: FoldEvaluator, progress: Progress) -> ImageSet:
     """Draw the task's prompts with a fold, at the task's first seeds and with its knobs."""
-    task, gallery, files = bench.task, Gallery(fold.home.folds / "pictures"), list[Path]()
-    shots = [Shot(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(bench.each)]
+    task, gallery, files = bench.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
+    shots = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(bench.each)]
     progress("drawing", len(shots))
     with bench.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))
@@ -199,10 +199,10 @@ def draw_fold(fold: Fold, bench: Bench, progress: Progress) -> Pictures:
             progress("picture", file)
             files.append(file)
         generator.take_off()
-    return Pictures(gallery=gallery, files=tuple(files))
+    return ImageSet(gallery=gallery, files=tuple(files))
 
 
-def score_fold(fold: Fold, bench: Bench, pictures: Pictures) -> FoldScores:
+def score_fold(fold: Fold, bench: FoldEvaluator, pictures: ImageSet) -> FoldScores:
     """Hold what a fold drew against the photos that it learned from, and against the one that it never saw."""
     learned_TD, held_out_1D = bench.embed(fold.learned), bench.embed([fold.held_out])
     drawn_BD = pictures.embed(bench.referee.judges.identity)
@@ -224,7 +224,7 @@ def keep_shown(fold: Fold) -> None:
     if not fold.shown.exists():
         picture = fold.held_out.picture.copy()
         picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
-        with replacing(fold.shown) as temporary:
+        with atomic_write(fold.shown) as temporary:
             picture.save(temporary, format="PNG")
 
 

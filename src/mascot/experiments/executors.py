@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mascot.errors import UserError, suggest
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 Item = TypeVar("Item")
 
@@ -25,7 +25,7 @@ RETRIES = 3
 """Times that a task is begun again after its worker died."""
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Maps items to outcomes lazily, and says which is whose.
 
     A task catches its own errors: an exception in an outcome's place says that the worker was lost, and with it this item alone.
@@ -42,7 +42,7 @@ def in_turn(task: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[
         yield item, task(item)
 
 
-def on_ray(address: str | None = None, *, retries: int = RETRIES, cpus: float = 1) -> Engine:
+def on_ray(address: str | None = None, *, retries: int = RETRIES, cpus: float = 1) -> Executor:
     """Make an engine whose items are tasks of a Ray cluster at `address`, by default one on this machine that ends with this process.
 
     Every task takes `cpus` cores, and one accelerator where the cluster has any. A task whose worker dies is begun again, `retries`
@@ -108,7 +108,7 @@ def attempt(task: Callable[[], Outcome], kept: Path) -> Outcome | str:
     except UserError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - the other tasks can still be of use; what is wrong is kept and shown
-        with replacing(kept) as temporary:
+        with atomic_write(kept) as temporary:
             temporary.write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {first_line(error)} (all of it: {kept})"
     kept.unlink(missing_ok=True)
@@ -121,18 +121,18 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-ENGINES: Mapping[str, Callable[[str | None], Engine]] = {"local": lambda _: in_turn, "ray": on_ray}
+EXECUTORS: Mapping[str, Callable[[str | None], Executor]] = {"local": lambda _: in_turn, "ray": on_ray}
 """As the command line calls them -> what makes one, given an address."""
 
 
-def engine_named(name: str, address: str | None = None) -> Engine:
+def make_executor(name: str, address: str | None = None) -> Executor:
     """Find an engine by its name; `address` is a Ray cluster's.
 
     Raises:
         UserError: there is none of that name, it cannot be used, or an address was given to one that has none.
     """
-    if name not in ENGINES:
-        raise UserError(f"unknown engine {name!r}{suggest(name, ENGINES)}")
+    if name not in EXECUTORS:
+        raise UserError(f"unknown engine {name!r}{suggest(name, EXECUTORS)}")
     if address is not None and name == "local":
         raise UserError("--address is for --engine ray; leave it out, or give both.")
-    return ENGINES[name](address)
+    return EXECUTORS[name](address)

@@ -12,13 +12,13 @@ from mascot.errors import UserError, suggest
 from mascot.evaluation.bootstrap import Interval, bootstrap, overlap
 from mascot.evaluation.scores import METRICS, PER_PROMPT, SEED, Scores, prompt_values
 from mascot.generation.image_grid import written
-from mascot.storage.json_record import Record
+from mascot.storage.json_record import JsonRecord
 
-Measured = Mapping[str, float | Sequence[float] | None]
+MetricValues = Mapping[str, float | Sequence[float] | None]
 """Metric -> a number, one number for each prompt that has it, or None where it could not be computed."""
 
 
-def measured(scores: Scores) -> Measured:
+def metric_values(scores: Scores) -> MetricValues:
     """What `mascot evaluate` found, prompt by prompt where a metric has that; the untouched base and the real photos stay out."""
     return {metric: prompt_values(scores, metric) if metric in PER_PROMPT else scores.values[metric].value for metric in METRICS}
 
@@ -35,16 +35,16 @@ class Measurement(BaseModel):
     """Prompts that it is the mean of; 0 for a number that came as one."""
 
     @classmethod
-    def of(cls, measured: float | Sequence[float] | None) -> Self:
+    def of(cls, values: float | Sequence[float] | None) -> Self:
         """Sum up what was measured; rows that are not finite are left out, and `rows` says how many are left.
 
         Every interval is bootstrapped from the same seed, so that equal rows have equal intervals.
         """
-        if measured is None:
+        if values is None:
             return cls()
-        if not isinstance(measured, Sequence):
-            return cls(mean=float(measured)) if math.isfinite(measured) else cls()
-        rows = [float(row) for row in measured if math.isfinite(row)]
+        if not isinstance(values, Sequence):
+            return cls(mean=float(values)) if math.isfinite(values) else cls()
+        rows = [float(row) for row in values if math.isfinite(row)]
         interval = bootstrap(rows, seed=SEED)
         return cls(mean=interval.mean, low=interval.low, high=interval.high, rows=len(rows)) if interval else cls()
 
@@ -83,7 +83,7 @@ class Entry(BaseModel):
         return ", ".join(f"{key}={written(value)}" for key, value in self.changes.items())
 
 
-class Leaderboard(Record):
+class Leaderboard(JsonRecord):
     """A sweep's runs, best first; those without the metric come after, and those that failed last.
 
     Runs whose intervals overlap are not called different: they share a rank, and so do runs that are tied through others. A run's

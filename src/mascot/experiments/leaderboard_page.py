@@ -8,9 +8,9 @@ from pathlib import Path
 from mascot.evaluation.scores import METRICS, title_of
 from mascot.experiments.leaderboard import Entry, Leaderboard
 from mascot.generation.image_grid import written
-from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
 from mascot.reports.table import Table
-from mascot.storage.image_files import open_picture
+from mascot.storage.image_files import open_image
 
 SHARED = "runs share a rank where their 95 % intervals overlap, or are tied through others: no number here tells them apart"
 
@@ -66,27 +66,27 @@ def leaderboard_page(board: Leaderboard, *, grid: Path | None, pictures: Mapping
     Raises:
         UserError: a picture cannot be read.
     """
-    sections = [Section(id="leaderboard", title="Leaderboard", tables=(leaderboard_table(board),))]
+    sections = [PageSection(id="leaderboard", title="Leaderboard", tables=(leaderboard_table(board),))]
     if grid is not None:
         words = f"one picture of each run, by {' and '.join(board.keys)}"
-        whole = Strip(name="", tiles=(Tile(picture=open_picture(grid), words=words, below=""),), whole=True)
+        whole = ImageStrip(name="", tiles=(ImageTile(picture=open_image(grid), words=words, below=""),), whole=True)
         sections.append(
-            Section(id="grid", title="One prompt, one seed", rows=(Row(title=", ".join(board.keys), about="", strips=(whole,)),))
+            PageSection(id="grid", title="One prompt, one seed", rows=(PageRow(title=", ".join(board.keys), about="", strips=(whole,)),))
         )
     rows = tuple(run_row(board, entry, pictures.get(entry.name), links.get(entry.name, "")) for entry in board.entries)
     lead = "A name leads to all pictures and scores of its run, as long as this page lies in the sweep's folder." if links else ""
     return Page(
         title=f"A sweep over {', '.join(board.keys)}",
         about=f"{len(board.entries)} runs, best first.",
-        sections=(*sections, Section(id="runs", title="Runs", lead=lead, rows=rows)),
+        sections=(*sections, PageSection(id="runs", title="Runs", lead=lead, rows=rows)),
     )
 
 
-def run_row(board: Leaderboard, entry: Entry, picture: Path | None, link: str) -> Row:
+def run_row(board: Leaderboard, entry: Entry, picture: Path | None, link: str) -> PageRow:
     """One run: what it drew, its rank and score, or why it came to nothing."""
     about = f"failed: {entry.failure}" if entry.failure else ""
     if not entry.failure:
         score = f"{title_of(board.by)} {entry.scores[board.by].describe()}" if board.by in entry.scores else "not scored"
         about = score if entry.rank is None else f"rank {entry.rank}, {score}"
-    tiles = () if picture is None else (Tile(picture=shown(picture), words=entry.label, below=""),)
-    return Row(title=entry.label or entry.name, about=about, strips=(Strip(name="", tiles=tiles),) * bool(tiles), link=link)
+    tiles = () if picture is None else (ImageTile(picture=shown(picture), words=entry.label, below=""),)
+    return PageRow(title=entry.label or entry.name, about=about, strips=(ImageStrip(name="", tiles=tiles),) * bool(tiles), link=link)

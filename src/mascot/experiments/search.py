@@ -11,7 +11,7 @@ from typing import Any
 
 from mascot.errors import UserError
 from mascot.experiments.base_pool import loading_of
-from mascot.experiments.search_space import METHOD_KEY, Choices, Range
+from mascot.experiments.search_space import METHOD_KEY, Choices, ValueRange
 from mascot.generation.image_grid import Place, places
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.overrides import merge, spell_absences
@@ -19,7 +19,7 @@ from mascot.recipe.recipe import Recipe, preset_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class SweepPoint:
     """One combination of settings, as a whole recipe."""
 
     name: str
@@ -31,7 +31,7 @@ class Point:
     """Where it lies in the grid."""
 
 
-Rounds = Generator[list[Point], Mapping[str, float | None], None]
+Rounds = Generator[list[SweepPoint], Mapping[str, float | None], None]
 """Yields what to try next, and is sent what came of it: name -> value of the metric, None where there is none."""
 
 
@@ -40,7 +40,7 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
     return spell_absences(recipe.model_dump(mode="json"))
 
 
-def make_point(values: Mapping[str, Any], changes: Mapping[str, Any], place: Place | None = None) -> Point:
+def make_point(values: Mapping[str, Any], changes: Mapping[str, Any], place: Place | None = None) -> SweepPoint:
     """Lay changes over a recipe's values, and what they leave open over the preset of the point's own base and method.
 
     Where the method changes, settings of the one before are not those of the new one: its preset takes their place.
@@ -61,7 +61,7 @@ def make_point(values: Mapping[str, Any], changes: Mapping[str, Any], place: Pla
     name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
     base = str(below.get("base", "starter"))
     recipe = Recipe.parse(merge(preset_values(base, name), {**below, "base": base}))
-    return Point(name=name_of(recipe), changes=dict(changes), recipe=recipe, place=place)
+    return SweepPoint(name=name_of(recipe), changes=dict(changes), recipe=recipe, place=place)
 
 
 def name_of(recipe: Recipe) -> str:
@@ -86,10 +86,10 @@ def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
     """
     axes: dict[str, Sequence[Any]] = {}
     for key, choices in over.items():
-        if isinstance(choices, Range):
+        if isinstance(choices, ValueRange):
             raise UserError(f"{key}={choices.low}..{choices.high} is a range, of which a grid knows no values; give --trials N too.")
         axes[key] = choices
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     for place in places([len(choices) for choices in axes.values()]):
         changes = {key: choices[i] for i, (key, choices) in zip(place, axes.items(), strict=True)}
         points.append(make_point(values, changes, place))
@@ -127,7 +127,7 @@ def search(
 
 def check_choices(values: Mapping[str, Any], over: Mapping[str, Choices]) -> None:
     """Make a recipe with each value once, so that a mistake is found before anything runs."""
-    listed = {key: (choices.low, choices.high) if isinstance(choices, Range) else tuple(choices) for key, choices in over.items()}
+    listed = {key: (choices.low, choices.high) if isinstance(choices, ValueRange) else tuple(choices) for key, choices in over.items()}
     usual = {key: choices[0] for key, choices in listed.items()}
     for key, choices in listed.items():
         for value in choices:
@@ -151,7 +151,7 @@ def search_library() -> Any:
 def space_of(optuna: Any, choices: Choices) -> Any:
     """What optuna may choose from: a range's numbers, or the places in a list, whose values it need not understand."""
     distributions = optuna.distributions
-    if not isinstance(choices, Range):
+    if not isinstance(choices, ValueRange):
         return distributions.CategoricalDistribution(tuple(range(len(choices))))
     if isinstance(choices.low, int) and isinstance(choices.high, int):
         return distributions.IntDistribution(choices.low, choices.high, log=choices.logarithmic)
@@ -160,6 +160,6 @@ def space_of(optuna: Any, choices: Choices) -> Any:
 
 def chosen(choices: Choices, answer: Any) -> Any:
     """The value that optuna's answer stands for."""
-    if not isinstance(choices, Range):
+    if not isinstance(choices, ValueRange):
         return choices[answer]
     return answer if isinstance(answer, int) else min(max(float(f"{answer:.3g}"), choices.low), choices.high)

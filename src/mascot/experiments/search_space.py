@@ -32,7 +32,7 @@ NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class ValueRange:
     """All numbers between two, both included: whole ones where both are."""
 
     low: float
@@ -49,7 +49,7 @@ class Range:
         return self.low > 0 and self.high / self.low >= DECADE
 
 
-Choices = Sequence[Any] | Range
+Choices = Sequence[Any] | ValueRange
 """The values that a setting may have."""
 
 
@@ -77,7 +77,7 @@ def parse_choices(key: str, text: str) -> Choices:
     if ends := re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text):
         low, high = (parse_value(end) for end in ends.groups())
         if isinstance(low, int | float) and isinstance(high, int | float):
-            return Range(low, high)
+            return ValueRange(low, high)
     values = [piece.strip() for piece in split(text)]
     if not all(values):
         raise UserError(f"--over {key}={text} has an empty value; write {key}=VALUE,VALUE.")
@@ -112,7 +112,7 @@ def full_keys(over: Mapping[str, Choices]) -> dict[str, Choices]:
         if SHORT.get(key, key) in full:
             other = next(name for name in over if SHORT.get(name, name) == SHORT.get(key, key))
             raise UserError(f"{other} and {key} are the same setting; give one of them.")
-        if not isinstance(values, Range):
+        if not isinstance(values, ValueRange):
             if not values:
                 raise UserError(f"{key} has no values; give some, such as {key}=1,2.")
             if twice := [value for i, value in enumerate(values) if any(same(value, other) for other in values[:i])]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mascot.errors import UserError, suggest
-from mascot.generation.prompt_sets import Suite, is_live
+from mascot.generation.prompt_sets import PromptSet, is_live
 
 TABLE = "prompts_and_classes.txt"
 """The file of classes and prompts."""
@@ -28,7 +28,7 @@ _LIST = re.compile(r"^(?P<kind>object|live subject) prompts$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class CollectionSubject:
     """One subject of a collection."""
 
     name: str
@@ -43,8 +43,8 @@ class Collected:
 class Collection:
     """Subjects, and the prompts that they are measured on."""
 
-    subjects: tuple[Collected, ...]
-    prompts: Suite
+    subjects: tuple[CollectionSubject, ...]
+    prompts: PromptSet
     absent: tuple[str, ...] = ()
     """Subjects that the file names and that have no folder."""
 
@@ -63,7 +63,7 @@ class Collection:
         chosen = tuple(known[name] for name in dict.fromkeys(subjects)) if subjects else self.subjects
         cut = self.prompts
         if prompts is not None:
-            cut = Suite(things=spread(cut.things, prompts), live=spread(cut.live, prompts))
+            cut = PromptSet(things=spread(cut.things, prompts), live=spread(cut.live, prompts))
         return replace(self, subjects=chosen, prompts=cut)
 
 
@@ -88,12 +88,12 @@ def read_collection(folder: Path) -> Collection:
     return Collection(subjects=tuple(found), prompts=prompts, absent=tuple(one.name for one in named if not one.photos.is_dir()))
 
 
-def read_classes(lines: Sequence[str], table: Path) -> list[Collected]:
+def read_classes(lines: Sequence[str], table: Path) -> list[CollectionSubject]:
     """Read the table of subjects: `name,class` in each line below its head, up to the first empty one."""
     heads = [number for number, line in enumerate(lines) if tuple(split(line)[:2]) == HEAD]
     if not heads:
         raise UserError(f"{table} has no line `{','.join(HEAD)}` over its classes.")
-    subjects: list[Collected] = []
+    subjects: list[CollectionSubject] = []
     for number, line in enumerate(lines[heads[0] + 1 :], heads[0] + 2):
         if not line.strip():
             break
@@ -102,14 +102,14 @@ def read_classes(lines: Sequence[str], table: Path) -> list[Collected]:
         if not name or not noun or len(more) > 2 or live.lower() not in {"", "yes", "no"} or Path(name).name != name:
             raise UserError(f"{table}, line {number}: {line.strip()!r} is not of the form name,class or name,class,live (yes or no).")
         alive = live.lower() == "yes" if live else is_live(noun)
-        subjects.append(Collected(name=name, class_noun=noun, live=alive, photos=table.parent / name))
+        subjects.append(CollectionSubject(name=name, class_noun=noun, live=alive, photos=table.parent / name))
     twice = {one.name for one in subjects if sum(one.name == other.name for other in subjects) > 1}
     if twice:
         raise UserError(f"{table} names {', '.join(sorted(twice))} more than once.")
     return subjects
 
 
-def read_prompts(lines: Sequence[str], table: Path) -> Suite:
+def read_prompts(lines: Sequence[str], table: Path) -> PromptSet:
     """Read both lists: lines such as `'a {0} {1} in the snow'.format(unique_token, class_token),` below their titles."""
     lists: dict[str, list[str]] = {}
     current: list[str] | None = None
@@ -122,7 +122,7 @@ def read_prompts(lines: Sequence[str], table: Path) -> Suite:
     for kind in ("object", "live subject"):
         if not lists.get(kind):
             raise UserError(f"{table} has no prompts under `{kind.title()} Prompts`.")
-    return Suite(things=tuple(lists["object"]), live=tuple(lists["live subject"]))
+    return PromptSet(things=tuple(lists["object"]), live=tuple(lists["live subject"]))
 
 
 def template_of(text: str, table: Path) -> str:

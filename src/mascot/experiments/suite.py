@@ -16,25 +16,25 @@ from pydantic import BaseModel, ConfigDict
 
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, over_subjects
-from mascot.experiments.executors import Engine, attempt, first_line, in_turn
-from mascot.experiments.subject_collection import Collected
+from mascot.experiments.executors import Executor, attempt, first_line, in_turn
+from mascot.experiments.subject_collection import CollectionSubject
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
-from mascot.storage.json_record import Record
+from mascot.storage.json_record import JsonRecord
 from mascot.storage.run_folder import Run
 
-Teach = Callable[[Recipe, Path], Run]
+TrainRun = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""
 
 
-Judge = Callable[[Run, "Question"], Scores]
+ScoreRun = Callable[[Run, "EvaluationRequest"], Scores]
 """Draws and scores what a question asks of a run, and writes it into the run's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class EvaluationRequest:
     """What is asked of one run."""
 
     templates: tuple[str, ...]
@@ -46,26 +46,26 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class Variant:
     """One way to teach every subject."""
 
     name: str
     """What its folder and its row are called."""
-    recipe: Callable[[Collected], Recipe]
+    recipe: Callable[[CollectionSubject], Recipe]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class SuiteRun:
     """One subject taught in one way."""
 
     arm: str
     subject: str
     recipe: Recipe
-    question: Question
+    question: EvaluationRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class FailedRun:
     """A cell that came to nothing, and why, in one sentence."""
 
     arm: str
@@ -73,7 +73,7 @@ class Failure:
     sentence: str
 
 
-class Mean(BaseModel):
+class SubjectMean(BaseModel):
     """A metric over subjects, with its bootstrap interval; no bounds with one subject."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +85,7 @@ class Mean(BaseModel):
     """That have the metric."""
 
 
-class Standing(Record):
+class SuiteSummary(JsonRecord):
     """What an evaluated suite came to, as `suite.json` keeps it."""
 
     damaged = "{path} is damaged or was written by another version of mascot; run the suite again."
@@ -99,7 +99,7 @@ class Standing(Record):
     judges: dict[str, str]
     subjects: tuple[str, ...]
     """That the means are over: those that every arm has."""
-    arms: dict[str, dict[str, Mean]]
+    arms: dict[str, dict[str, SubjectMean]]
     """Arm -> metric -> mean over the subjects; the references (real photos, untouched base) are among the metrics."""
     failures: dict[str, str]
     """`arm/subject` -> why there is nothing."""
@@ -109,10 +109,10 @@ class Standing(Record):
 class SuiteScores:
     """Every cell's scores so far."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[SuiteRun, ...]
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict[tuple[str, str], Scores])
     """By arm and subject."""
-    failures: list[Failure] = field(default_factory=list[Failure])
+    failures: list[FailedRun] = field(default_factory=list[FailedRun])
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -133,11 +133,11 @@ class SuiteScores:
         """Average one number over the subjects, with its interval; None where no subject has it."""
         return over_subjects(self.of(arm), name)
 
-    def standing(self) -> Standing:
+    def standing(self) -> SuiteSummary:
         """All means, to be kept."""
         question = self.cells[0].question
         known = [*METRICS, *(name for row in REFERENCES.values() for name in row.values())]
-        return Standing(
+        return SuiteSummary(
             images=question.images,
             seed=question.seed,
             prompts=max(len(cell.question.templates) for cell in self.cells),
@@ -147,9 +147,9 @@ class SuiteScores:
             failures={f"{failure.arm}/{failure.subject}": failure.sentence for failure in self.failures},
         )
 
-    def _kept(self, arm: str, name: str) -> Mean | None:
+    def _kept(self, arm: str, name: str) -> SubjectMean | None:
         found, count = self.mean(arm, name), sum(one.values[name].value is not None for one in self.of(arm))
-        return None if found is None else Mean(mean=found.mean, low=found.low, high=found.high, subjects=count)
+        return None if found is None else SubjectMean(mean=found.mean, low=found.low, high=found.high, subjects=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,11 @@ class SuiteFolder:
 
     folder: Path
 
-    def run(self, cell: Cell) -> Run:
+    def run(self, cell: SuiteRun) -> Run:
         """A cell's run."""
         return Run(self.folder / cell.arm / cell.subject)
 
-    def traceback(self, cell: Cell) -> Path:
+    def traceback(self, cell: SuiteRun) -> Path:
         """Where in the code a cell failed."""
         return self.folder / cell.arm / f"{cell.subject}.failure.txt"
 
@@ -177,9 +177,9 @@ class SuiteFolder:
         return self.folder / "suite.html"
 
 
-def cells_of(
-    subjects: Sequence[Collected], arms: Sequence[Arm], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
-) -> tuple[Cell, ...]:
+def plan_runs(
+    subjects: Sequence[CollectionSubject], arms: Sequence[Variant], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
+) -> tuple[SuiteRun, ...]:
     """Every subject in every way, subject by subject, so that a suite that was stopped early has whole rows; `prompts` by liveness.
 
     Raises:
@@ -188,11 +188,11 @@ def cells_of(
     if len({arm.name for arm in arms}) < len(arms):
         raise UserError("a method is named twice; name each once.")
     return tuple(
-        Cell(
+        SuiteRun(
             arm=arm.name,
             subject=subject.name,
             recipe=arm.recipe(subject),
-            question=Question(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
+            question=EvaluationRequest(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
         )
         for subject in subjects
         for arm in arms
@@ -200,20 +200,20 @@ def cells_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class SuiteJob:
     """All that is done for a cell, each only where it is not done yet."""
 
     place: SuiteFolder
-    teach: Teach
-    judge: Judge
+    teach: TrainRun
+    judge: ScoreRun
     judges: Mapping[str, str]
     """The encoders that scores must be by, as they describe themselves."""
 
-    def __call__(self, cell: Cell) -> Scores | str:
+    def __call__(self, cell: SuiteRun) -> Scores | str:
         """Bring a cell to its end, or say why that cannot be."""
         return attempt(lambda: self.finish(cell), self.place.traceback(cell))
 
-    def finish(self, cell: Cell) -> Scores:
+    def finish(self, cell: SuiteRun) -> Scores:
         """Train and score what is not trained and scored."""
         run = self.place.run(cell)
         if run.recipe.exists() and not cell.recipe.fits(Recipe.read(run.recipe)):
@@ -223,7 +223,7 @@ class Work:
         kept = self.recall(cell)
         return kept if kept is not None else self.judge(run, cell.question)
 
-    def recall(self, cell: Cell) -> Scores | None:
+    def recall(self, cell: SuiteRun) -> Scores | None:
         """The scores that are kept, None where they do not answer this question."""
         run, question = self.place.run(cell), cell.question
         if not run.scores.exists():
@@ -235,7 +235,14 @@ class Work:
 
 
 def run_suite(
-    cells: Sequence[Cell], *, out: Path, teach: Teach, judge: Judge, judges: Judges, engine: Engine = in_turn, progress: Progress = silent
+    cells: Sequence[SuiteRun],
+    *,
+    out: Path,
+    teach: TrainRun,
+    judge: ScoreRun,
+    judges: EncoderPair,
+    engine: Executor = in_turn,
+    progress: Progress = silent,
 ) -> SuiteScores:
     """Bring every cell to its end, and keep the means of what there is after each.
 
@@ -246,7 +253,7 @@ def run_suite(
         UserError: nothing could be scored at all.
     """
     place = SuiteFolder(out)
-    work = Work(place=place, teach=teach, judge=judge, judges=judges.describe())
+    work = SuiteJob(place=place, teach=teach, judge=judge, judges=judges.describe())
     found = SuiteScores(cells=tuple(cells))
     progress("cells", len(cells))
     for cell, outcome in engine(work, cells):
@@ -255,7 +262,7 @@ def run_suite(
             progress("cell", cell)
         else:
             sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
-            found.failures.append(Failure(arm=cell.arm, subject=cell.subject, sentence=sentence))
+            found.failures.append(FailedRun(arm=cell.arm, subject=cell.subject, sentence=sentence))
             progress("failure", found.failures[-1])
         if found.scores:  # else nothing is left behind
             with FileLock(place.folder / "lock"):  # several processes may work on one folder

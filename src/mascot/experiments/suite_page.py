@@ -12,8 +12,8 @@ from mascot.evaluation.score_tables import comparison_table, described, judged, 
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, titles
 from mascot.evaluation.scores_page import tile
 from mascot.experiments.suite import SuiteFolder, SuiteScores
-from mascot.reports.page import Page, Row, Section, Strip, Tile, reduced
-from mascot.reports.table import NONE, Table, digits
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, reduced
+from mascot.reports.table import NO_VALUE, Table, digits
 
 PAPER: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "real images": {"identity": 0.774, "clip_i": 0.885},
@@ -58,7 +58,7 @@ def arm_rows(suite: SuiteScores, names: Sequence[str]) -> list[tuple[str, ...]]:
     """References that have one of the numbers, then the arms."""
     first = suite.arms[0]
     references = [
-        (title, *(described(suite.mean(first, known[name])) if name in known else NONE for name in names))
+        (title, *(described(suite.mean(first, known[name])) if name in known else NO_VALUE for name in names))
         for title, known in REFERENCES.items()
         if set(names) & set(known)
     ]
@@ -129,12 +129,14 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
     """Everything on one page."""
     differences = tuple(difference_tables(suite))
     sections = [
-        Section(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
-        Section(id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))),
-        Section(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
+        PageSection(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
+        PageSection(
+            id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))
+        ),
+        PageSection(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
     ]
     if differences:
-        sections.insert(1, Section(id="differences", title="Differences", lead="Paired by subject.", tables=differences))
+        sections.insert(1, PageSection(id="differences", title="Differences", lead="Paired by subject.", tables=differences))
     return Page(
         title=f"{len(suite.subjects)} subjects, {', '.join(suite.arms)}",
         about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
@@ -142,17 +144,21 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
     )
 
 
-def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> Row:
+def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> PageRow:
     """A subject's photos, and what each arm draws for the same prompts and seeds."""
     cells = {cell.arm: cell for cell in suite.cells if cell.subject == subject}
     photos = read_photos([cells[suite.arms[0]].question.photos]).photos[:SHOWN]
-    strips = [Strip(name="photos", tiles=tuple(Tile(picture=reduced(photo.picture), words=photo.path.name, below="") for photo in photos))]
+    strips = [
+        ImageStrip(
+            name="photos", tiles=tuple(ImageTile(picture=reduced(photo.picture), words=photo.path.name, below="") for photo in photos)
+        )
+    ]
     for arm in suite.arms:
         prompts = suite.scores[arm, subject].prompts
         places = sorted({(2 * i + 1) * len(prompts) // (2 * SHOWN) for i in range(SHOWN)})
         tiles = tuple(tile(prompts[k], prompts[k].pictures[0], place.run(cells[arm]).folder, prompts[k].prompt) for k in places)
-        strips.append(Strip(name=arm, tiles=tiles))
-    return Row(title=subject, about="", strips=tuple(strips))
+        strips.append(ImageStrip(name=arm, tiles=tiles))
+    return PageRow(title=subject, about="", strips=tuple(strips))
 
 
 def markdown(table: Table) -> str:

@@ -14,31 +14,31 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.experiments.executors import Engine, attempt, first_line, in_turn
-from mascot.experiments.leaderboard import Entry, Leaderboard, Measured, Measurement
+from mascot.experiments.executors import Executor, attempt, first_line, in_turn
+from mascot.experiments.leaderboard import Entry, Leaderboard, Measurement, MetricValues
 from mascot.experiments.leaderboard_page import leaderboard_page
-from mascot.experiments.search import Point, grid, search, values_of
-from mascot.experiments.search_space import Choices, Range, full_keys
-from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose, written
-from mascot.generation.knobs import Shot
+from mascot.experiments.search import SweepPoint, grid, search, values_of
+from mascot.experiments.search_space import Choices, ValueRange, full_keys
+from mascot.generation.image_grid import MOST_AXES, GridAxis, Place, axes_text, compose, written
+from mascot.generation.knobs import ImageRequest
 from mascot.models.devices import choose_device
 from mascot.progress import Progress, silent
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import Page, write_page
 from mascot.runs.inputs import read_subject
-from mascot.storage.atomic_write import check_writable, replacing
-from mascot.storage.image_files import open_picture, write_picture
+from mascot.storage.atomic_write import atomic_write, check_writable
+from mascot.storage.image_files import open_image, write_image
 from mascot.storage.run_folder import Run
 
-Teach = Callable[[Recipe, Path], Run]
+TrainRun = Callable[[Recipe, Path], Run]
 """Trains a recipe into a folder, or goes on with a run that was begun there."""
 
 
-Judge = Callable[[Run], Measured]
+ScoreRun = Callable[[Run], MetricValues]
 """Measures a trained run."""
 
 
-Draw = Callable[[Run, Shot, Path], None]
+DrawRun = Callable[[Run, ImageRequest, Path], None]
 """Draws one picture with a trained run into a PNG file."""
 
 
@@ -48,19 +48,19 @@ class SweepFolder:
 
     folder: Path
 
-    def run(self, point: Point) -> Run:
+    def run(self, point: SweepPoint) -> Run:
         """A point's run."""
         return Run(self.folder / "runs" / point.name)
 
-    def record(self, point: Point) -> Path:
+    def record(self, point: SweepPoint) -> Path:
         """What is known of a point so far."""
         return self.folder / "records" / f"{point.name}.json"
 
-    def traceback(self, point: Point) -> Path:
+    def traceback(self, point: SweepPoint) -> Path:
         """Where in the code a point failed."""
         return self.folder / "records" / f"{point.name}.failure.txt"
 
-    def picture(self, point: Point, shot: Shot) -> Path:
+    def picture(self, point: SweepPoint, shot: ImageRequest) -> Path:
         """What a point draws of a prompt and seed."""
         key = hashlib.sha256(f"{shot.seed}\0{shot.prompt}".encode()).hexdigest()[:8]
         return self.folder / "pictures" / f"{point.name}_{key}.png"
@@ -81,7 +81,7 @@ class SweepFolder:
         return self.folder / "grid.png"
 
 
-class Record(BaseModel):
+class RunRecord(BaseModel):
     """What is known of a point that is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +93,7 @@ class Record(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class RunResult:
     """What came of a point: scores, or the sentence that says why there are none."""
 
     scores: Mapping[str, Measurement]
@@ -101,62 +101,62 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class SweepJob:
     """All that is done for a point, wherever it runs: train, measure, draw; each only where it is not done yet."""
 
     place: SweepFolder
-    teach: Teach
-    judge: Judge
+    teach: TrainRun
+    judge: ScoreRun
     judges: str
-    draw: Draw | None
-    shot: Shot | None
+    draw: DrawRun | None
+    shot: ImageRequest | None
 
-    def __call__(self, point: Point) -> Result:
+    def __call__(self, point: SweepPoint) -> RunResult:
         """Bring a point to its end, or say why that cannot be."""
         outcome = attempt(lambda: self.finish(point), self.place.traceback(point))
-        return Result({}, outcome) if isinstance(outcome, str) else Result(outcome)
+        return RunResult({}, outcome) if isinstance(outcome, str) else RunResult(outcome)
 
-    def finish(self, point: Point) -> Mapping[str, Measurement]:
+    def finish(self, point: SweepPoint) -> Mapping[str, Measurement]:
         """Do what is missing of a point, and return its scores."""
         run, record = self.place.run(point), self.recall(point)
         if record is None:
             run = self.teach(point.recipe, run.folder)
-            record = self.keep(point, Record())
+            record = self.keep(point, RunRecord())
         if record.judges != self.judges:
             scores = {metric: Measurement.of(value) for metric, value in self.judge(run).items()}
-            record = self.keep(point, Record(judges=self.judges, scores=scores))
+            record = self.keep(point, RunRecord(judges=self.judges, scores=scores))
         if self.draw is not None and self.shot is not None:
             picture = self.place.picture(point, self.shot)
             if not picture.exists():
                 self.draw(run, self.shot, picture)
         return record.scores
 
-    def recall(self, point: Point) -> Record | None:
+    def recall(self, point: SweepPoint) -> RunRecord | None:
         """What is known of a point, None where its run is not trained to the end; a record counts only beside the run it tells of."""
         path, run = self.place.record(point), self.place.run(point)
         if not (path.exists() and run.adapter.exists() and run.recipe.exists() and point.recipe.fits(Recipe.read(run.recipe))):
             return None
         try:
-            return Record.model_validate_json(path.read_text(encoding="utf-8"))
+            return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, ValidationError) as error:
             raise UserError(f"{path} is damaged; delete it, and the run is scored again.") from error
 
-    def keep(self, point: Point, record: Record) -> Record:
+    def keep(self, point: SweepPoint, record: RunRecord) -> RunRecord:
         """Write down what is known of a point."""
-        with replacing(self.place.record(point)) as temporary:
+        with atomic_write(self.place.record(point)) as temporary:
             temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return record
 
 
 def sweep_recipes(
-    recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: Teach, score: Judge, by: str,
-    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, shot: Shot | None = None,
-    draw: Draw | None = None, engine: Engine = in_turn, progress: Progress = silent,
+    recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: TrainRun, score: ScoreRun, by: str,
+    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, shot: ImageRequest | None = None,
+    draw: DrawRun | None = None, engine: Executor = in_turn, progress: Progress = silent,
 ) -> Leaderboard:  # fmt: skip
     """Train and score a recipe with every combination of some settings, or with `trials` of them, and rank them by one metric.
 
     `recipe` is a whole one, or the values that a recipe file holds: what they leave open comes from the preset of each point's own base
-    and method. `over` has dotted keys; a `Range` needs `trials`. `score` measures a run; values with rows (one a prompt) get intervals.
+    and method. `over` has dotted keys; a `ValueRange` needs `trials`. `score` measures a run; values with rows (one a prompt) get intervals.
     `judges` says what measures: scores by another text are measured again, and a `lowest` metric is good when it is low. `draw` draws
     `shot` with each run, for a grid of pictures over up to three settings (a search has none).
 
@@ -173,8 +173,8 @@ def sweep_recipes(
     rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
     points = next(rounds)
     check(points, out, shot, here=engine is in_turn)
-    tally = Tally(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
-    work = Work(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
+    tally = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
+    work = SweepJob(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
     with Run(out).locked(), closing(rounds):
         progress("points", len(points) if trials is None else trials)
         while points:
@@ -197,7 +197,7 @@ def sweep_recipes(
     return board
 
 
-def check(points: Sequence[Point], out: Path, shot: Shot | None, *, here: bool) -> None:
+def check(points: Sequence[SweepPoint], out: Path, shot: ImageRequest | None, *, here: bool) -> None:
     """Refuse now what would be refused after hours, or by every run: the folder, the photos, the grid's prompt; `here`, the device."""
     check_writable(out)
     read_subject(points[0].recipe)
@@ -209,7 +209,7 @@ def check(points: Sequence[Point], out: Path, shot: Shot | None, *, here: bool) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class SweepProgress:
     """What came of a sweep so far; the order in which runs were finished does not show."""
 
     place: SweepFolder
@@ -217,15 +217,15 @@ class Tally:
     by: str
     lowest: bool
     judges: str
-    tried: dict[str, Point] = field(default_factory=dict[str, Point])
-    results: dict[str, Result] = field(default_factory=dict[str, Result])
+    tried: dict[str, SweepPoint] = field(default_factory=dict[str, SweepPoint])
+    results: dict[str, RunResult] = field(default_factory=dict[str, RunResult])
 
-    def entry(self, point: Point) -> Entry:
+    def entry(self, point: SweepPoint) -> Entry:
         """A finished point's line."""
         result = self.results[point.name]
         return Entry(name=point.name, changes=dict(point.changes), scores=dict(result.scores), failure=result.failure)
 
-    def value(self, point: Point) -> float | None:
+    def value(self, point: SweepPoint) -> float | None:
         """What a search learns from a finished point."""
         scores = self.results[point.name].scores
         return scores[self.by].mean if self.by in scores else None
@@ -235,7 +235,7 @@ class Tally:
         entries = [self.entry(point) for name, point in self.tried.items() if name in self.results]
         return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, judges=self.judges)
 
-    def page(self, shot: Shot | None, *, gridded: bool) -> Page:
+    def page(self, shot: ImageRequest | None, *, gridded: bool) -> Page:
         """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
         drawn = {name: self.place.picture(point, shot) for name, point in self.tried.items()} if shot is not None else {}
         links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
@@ -247,23 +247,23 @@ class Tally:
         )
 
 
-def do_round(points: Sequence[Point], work: Work, tally: Tally, engine: Engine, progress: Progress) -> None:
+def do_round(points: Sequence[SweepPoint], work: SweepJob, tally: SweepProgress, engine: Executor, progress: Progress) -> None:
     """Bring points to their end, but those that came up before, and write the leaderboard after each."""
     new = [point for point in points if point.name not in tally.results]
     tally.tried.update((point.name, point) for point in new)
     for point, outcome in engine(work, new):
         lost = isinstance(outcome, Exception)
-        tally.results[point.name] = Result({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
+        tally.results[point.name] = RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
         progress("entry", tally.entry(point))
         tally.board().write(tally.place.leaderboard)
 
 
-def write_grid(tally: Tally, over: Mapping[str, Choices], shot: Shot) -> None:
+def write_grid(tally: SweepProgress, over: Mapping[str, Choices], shot: ImageRequest) -> None:
     """Put the runs' pictures of one prompt and seed into one grid."""
-    axes = [Axis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, Range)]
+    axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, ValueRange)]
     cells: dict[Place, Image.Image | str] = {}
     for point in tally.tried.values():
         if point.place is not None:
-            cells[point.place] = tally.results[point.name].failure or open_picture(tally.place.picture(point, shot))
+            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.picture(point, shot))
     text = f"{shot.prompt}\nSeed: {shot.seed}, {axes_text(axes)}"
-    write_picture(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), tally.place.grid, text)
+    write_image(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), tally.place.grid, text)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.diffusion.noise import seeded
-from mascot.diffusion.sampling import Scene, solve
+from mascot.diffusion.sampling import StageTask, denoise
 from mascot.errors import UserError
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.methods.registry import restore_of
-from mascot.protocols import Family, Framing, Restored, Stage
+from mascot.protocols import AppliedAdapter, Family, Framing, Stage
 
 
 class Generator:
@@ -32,12 +32,12 @@ class Generator:
     def __init__(self, family: Family, adapter: Adapter | None = None, *, batch_size: int = 8) -> None:
         self.family, self.batch_size = family, batch_size
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
-        self.worn: tuple[Restored | None, ...] = (None,) * len(family.stages)
+        self.worn: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
             check_base(adapter, family)
-            self.worn = wear(adapter, family)
+            self.worn = apply_adapter(adapter, family)
 
-    def draw(self, shots: Sequence[Shot], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw all shots in order, in batches; a batch that does not fit the accelerator's memory is halved and tried again.
 
         Raises:
@@ -93,29 +93,29 @@ class Generator:
         return last // stage.resolution
 
     @torch.no_grad()
-    def scenes(self, prompts: Sequence[str], height: int, width: int) -> list[Scene]:
+    def scenes(self, prompts: Sequence[str], height: int, width: int) -> list[StageTask]:
         """What every stage draws for a final picture of so many pixels; each distinct prompt is read once by each stage, alone."""
-        scenes: list[Scene] = []
+        scenes: list[StageTask] = []
         for stage in self.family.stages:
             size = height // self.shrink(stage), width // self.shrink(stage)
             framing = Framing(original=size, target=size)
             known = {prompt: stage.condition([prompt], [framing]) for prompt in dict.fromkeys(prompts)}
-            scenes.append(Scene(stage=stage, height=size[0], width=size[1], known=known))
+            scenes.append(StageTask(stage=stage, height=size[0], width=size[1], known=known))
         return scenes
 
     @torch.no_grad()
-    def draw_batch(self, shots: Sequence[Shot], knobs: Knobs, scenes: Sequence[Scene]) -> list[Image.Image]:
+    def draw_batch(self, shots: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
         """Solve each stage from seeded noise and the picture of the stage before."""
         x = None
         for number, scene in enumerate(scenes):
             # The first stage's key has no number, so that a base draws alike with and without the stages that continue it.
             generators = [seeded("picture", shot.seed, *([number] if number else [])) for shot in shots]
-            x = solve(scene, shots, self.settle(knobs), generators, x)
+            x = denoise(scene, shots, self.settle(knobs), generators, x)
         assert x is not None
         return [to_picture(pixels) for pixels in scenes[-1].stage.decode(x)]
 
 
-def wear(adapter: Adapter, family: Family) -> tuple[Restored | None, ...]:
+def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | None, ...]:
     """Put an adapter on every stage that it teaches; None for the others.
 
     Raises:
@@ -123,7 +123,7 @@ def wear(adapter: Adapter, family: Family) -> tuple[Restored | None, ...]:
     """
     restore = restore_of(adapter.manifest.method if adapter.manifest else None)
     shares = split_stages(adapter.tensors, adapter.metadata, len(family.stages))
-    worn: list[Restored | None] = []
+    worn: list[AppliedAdapter | None] = []
     try:
         for number, (stage, (tensors, metadata)) in enumerate(zip(family.stages, shares, strict=True)):
             # An adapter without any tensor is refused by its method, as the first stage's.

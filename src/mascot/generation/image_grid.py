@@ -38,7 +38,7 @@ Place = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class GridAxis:
     """What changes along one direction of a grid: a name, and a label for each position."""
 
     name: str
@@ -46,7 +46,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class GridLayout:
     """Where everything lies on a grid, in pixels."""
 
     font: Font
@@ -64,7 +64,7 @@ class Sheet:
         return self.left + columns * (self.cell[0] + GAP), self.heading + rows * (self.cell[1] + GAP)
 
 
-def compose(axes: Sequence[Axis], cells: Mapping[Place, Image.Image | str], *, title: str = "") -> Image.Image:
+def compose(axes: Sequence[GridAxis], cells: Mapping[Place, Image.Image | str], *, title: str = "") -> Image.Image:
     """Lay pictures out in columns (first axis), rows (second axis) and blocks one below the other (third axis), all labelled. RGB.
 
     A cell holds a picture, or a sentence that says why there is none; all pictures get one size, that of the largest.
@@ -74,7 +74,7 @@ def compose(axes: Sequence[Axis], cells: Mapping[Place, Image.Image | str], *, t
     """
     if not 1 <= len(axes) <= MOST_AXES:
         raise ValueError(f"a grid has 1 to {MOST_AXES} axes, not {len(axes)}")
-    columns, rows, blocks = [*axes, *[Axis("", ("",))] * (MOST_AXES - len(axes))]
+    columns, rows, blocks = [*axes, *[GridAxis("", ("",))] * (MOST_AXES - len(axes))]
     sheet = plan_sheet(columns, rows, len(blocks.labels), [cell for cell in cells.values() if isinstance(cell, Image.Image)])
     width, height = sheet.block(len(columns.labels), len(rows.labels))
     width += 2 * GAP
@@ -92,7 +92,7 @@ def compose(axes: Sequence[Axis], cells: Mapping[Place, Image.Image | str], *, t
     return picture
 
 
-def plan_sheet(columns: Axis, rows: Axis, blocks: int, pictures: Sequence[Image.Image]) -> Sheet:
+def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, pictures: Sequence[Image.Image]) -> GridLayout:
     """Choose sizes: of the cells after the pictures, of the text after the cells."""
     width = max((picture.width for picture in pictures), default=SMALLEST_CELL)
     height = max((picture.height for picture in pictures), default=SMALLEST_CELL)
@@ -106,11 +106,15 @@ def plan_sheet(columns: Axis, rows: Axis, blocks: int, pictures: Sequence[Image.
     longest = max((font.getlength(text) for text in (rows.name, *rows.labels)), default=0)
     left = min(round(longest), 2 * SMALLEST_CELL) + 2 * GAP if rows.name else 0
     tallest = max(len(wrap(label, font, cell[0])) for label in columns.labels)
-    return Sheet(font=font, line=line, cell=cell, left=left, heading=(1 + tallest) * line + GAP)
+    return GridLayout(font=font, line=line, cell=cell, left=left, heading=(1 + tallest) * line + GAP)
 
 
 def draw_block(
-    picture: Image.Image, sheet: Sheet, axes: tuple[Axis, Axis], cells: Mapping[Place, Image.Image | str], corner: tuple[int, int]
+    picture: Image.Image,
+    sheet: GridLayout,
+    axes: tuple[GridAxis, GridAxis],
+    cells: Mapping[Place, Image.Image | str],
+    corner: tuple[int, int],
 ) -> None:
     """Draw one block of columns and rows with its labels."""
     pen, (columns, rows), (x0, y0) = ImageDraw.Draw(picture), axes, corner
@@ -142,7 +146,7 @@ def fitted(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def write(pen: ImageDraw.ImageDraw, sheet: Sheet, text: str, corner: tuple[int, int], width: int) -> None:
+def write(pen: ImageDraw.ImageDraw, sheet: GridLayout, text: str, corner: tuple[int, int], width: int) -> None:
     """Write text within a width, from its upper left corner."""
     for number, line in enumerate(wrap(text, sheet.font, width)):
         pen.text((corner[0], corner[1] + number * sheet.line), line, fill=INK, font=sheet.font)
@@ -171,7 +175,7 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
     return [*lines[: LINES - 1], f"{last}..."]
 
 
-def axes_text(axes: Sequence[Axis]) -> str:
+def axes_text(axes: Sequence[GridAxis]) -> str:
     """The axes in the form in which A1111's web UI writes its x/y/z plots into a picture."""
     facts = ["Script: X/Y/Z plot"]
     for letter, axis in zip("XYZ", axes, strict=False):

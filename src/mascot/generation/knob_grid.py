@@ -12,33 +12,33 @@ from pydantic import ValidationError
 
 from mascot.errors import UserError, suggest
 from mascot.generation.generator import Generator
-from mascot.generation.image_grid import MOST_AXES, Axis, Place, axes_text, compose, places, written
-from mascot.generation.knobs import Knobs, Shot, settings_text
-from mascot.storage.image_files import write_picture
+from mascot.generation.image_grid import MOST_AXES, GridAxis, Place, axes_text, compose, places, written
+from mascot.generation.knobs import ImageRequest, Knobs, settings_text
+from mascot.storage.image_files import write_image
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class KnobSetting:
     """One cell of a grid over knobs: what is drawn, and how."""
 
     place: Place
-    shot: Shot
+    shot: ImageRequest
     knobs: Knobs
 
 
-def turns(over: Mapping[str, Sequence[Any]], *, prompt: str, seed: int, knobs: Knobs) -> list[Turn]:
+def plan_settings(over: Mapping[str, Sequence[Any]], *, prompt: str, seed: int, knobs: Knobs) -> list[KnobSetting]:
     """Every combination of knobs, the first one turning fastest; `seed` and `prompt` may be turned like knobs.
 
     Raises:
         UserError: there is no axis or more than three, one is no knob or has no values, or a value is out of its range.
     """
     check_axes(over, [*Knobs.model_fields, "prompt", "seed"])
-    made: list[Turn] = []
+    made: list[KnobSetting] = []
     for place in places([len(values) for values in over.values()]):
         chosen = {key: values[i] for i, (key, values) in zip(place, over.items(), strict=True)}
-        shot = Shot(str(chosen.pop("prompt", prompt)), read_seed(chosen.pop("seed", seed)))
+        shot = ImageRequest(str(chosen.pop("prompt", prompt)), read_seed(chosen.pop("seed", seed)))
         try:
-            made.append(Turn(place, shot, Knobs.model_validate({**knobs.model_dump(), **chosen})))
+            made.append(KnobSetting(place, shot, Knobs.model_validate({**knobs.model_dump(), **chosen})))
         except ValidationError as error:
             raise UserError("; ".join(f"{m['loc'][0]}={m['input']}: {m['msg']}" for m in error.errors()) + ".") from None
     return made
@@ -72,18 +72,18 @@ def sweep_knobs(
     and values.
 
     Raises:
-        UserError: see `turns`; a size does not suit the base, a solver is unknown, or the picture cannot be written.
+        UserError: see `plan_settings`; a size does not suit the base, a solver is unknown, or the picture cannot be written.
     """
-    planned = turns(over, prompt=prompt, seed=seed, knobs=knobs or Knobs())
+    planned = plan_settings(over, prompt=prompt, seed=seed, knobs=knobs or Knobs())
     for turn in planned:
         settled = generator.settle(turn.knobs)
         height, width = generator.size(settled)
         for stage in generator.family.stages:
             stage.solver(str(settled.solver), settled.steps, height, width)
     cells: dict[Place, Image.Image | str] = {turn.place: next(generator.draw([turn.shot], turn.knobs)) for turn in planned}
-    axes = [Axis(key, tuple(map(written, values))) for key, values in over.items()]
+    axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items()]
     first = planned[0]
     settled = generator.settle(first.knobs)
     text = f"{settings_text(first.shot, settled, generator.size(settled), base, adapter)}, {axes_text(axes)}"
-    write_picture(compose(axes, cells, title=f"{prompt} (seed {seed})"), out, text)
+    write_image(compose(axes, cells, title=f"{prompt} (seed {seed})"), out, text)
     return out

@@ -24,14 +24,14 @@ class Knobs(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class ImageRequest:
     """One picture to draw."""
 
     prompt: str
     seed: int
 
 
-def settings_text(shot: Shot, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
+def settings_text(shot: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
     """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
     facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": shot.seed}
     facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}

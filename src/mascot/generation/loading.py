@@ -11,13 +11,13 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family, Subject
 from mascot.storage.run_folder import Run, open_run
 
-BY_OPTION = "give --device cpu"
+DEVICE_REMEDY = "give --device cpu"
 """What to do where a device is not there that a command was told by an option of its own."""
 
 
@@ -43,13 +43,13 @@ def open_generator(
     if base is None and adapter.manifest is None:
         raise UserError(f"{path} does not say which base it is for; give --base.")
     name = base or (adapter.manifest.base if adapter.manifest else "")
-    chosen = choose_device(device, BY_OPTION)
+    chosen = choose_device(device, DEVICE_REMEDY)
     recipe = adapter.manifest.recipe if adapter.manifest else {}
     precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
     return Generator(family or load_family(name, device=chosen, precision=precision), adapter), adapter, name
 
 
-def usual_knobs(adapter: Adapter) -> Knobs:
+def recommended_knobs(adapter: Adapter) -> Knobs:
     """The knobs that were measured to be best, else those of the run's recipe."""
     manifest = adapter.manifest
     try:
@@ -58,11 +58,11 @@ def usual_knobs(adapter: Adapter) -> Knobs:
         raise UserError("the adapter's own knobs cannot be read: it was written by another version of mascot; update mascot.") from error
 
 
-def plan_shots(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[Shot]:
+def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
     """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):
         raise UserError("this adapter does not say what its subject is called; write the token into the prompt instead of {subject}.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
     filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
-    return [Shot(prompt, seed + k) for prompt in filled for k in range(count)]
+    return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]

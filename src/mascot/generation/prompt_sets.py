@@ -29,7 +29,7 @@ KNOBS_PROMPT = "a {subject} on a beach"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
+class PromptSet:
     """Prompts to measure on, for things and for live subjects: an animal can wear a hat, a teapot cannot."""
 
     things: tuple[str, ...]
@@ -50,7 +50,7 @@ SHARED_PLACES = (
 PROPERTIES = ("a red {subject}", "a purple {subject}", "a golden {subject}", "a wooden {subject}", "a striped {subject}")
 
 
-STARTER = Suite(
+STARTER = PromptSet(
     things=(
         *SHARED_PLACES,
         "a {subject} in a wheat field", "a {subject} in autumn", "a {subject} in space", "a {subject} floating on water",
@@ -70,7 +70,7 @@ STARTER = Suite(
 places and with 5 properties; live subjects in 10 places, with 10 accessories and 5 properties. For the report alone."""
 
 
-STARTER_VALIDATION = Suite(
+STARTER_VALIDATION = PromptSet(
     things=(
         "a {subject} at sunset", "a {subject} in the rain", "a {subject} in the desert", "a {subject} in a garden",
         "a {subject} on the moon", "a {subject} on a stage", "a {subject} in a kitchen", "a {subject} on a blue background",
@@ -96,7 +96,7 @@ PAPER_SHARED = (
 PAPER_PROPERTIES = ("a red {subject}", "a purple {subject}", "a shiny {subject}", "a wet {subject}", "a cube shaped {subject}")
 
 
-PAPER = Suite(
+PAPER = PromptSet(
     things=(
         *PAPER_SHARED,
         "a {subject} with a wheat field in the background", "a {subject} with a tree and autumn leaves in the background",

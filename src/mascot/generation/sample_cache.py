@@ -23,16 +23,16 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot, settings_text
+from mascot.generation.knobs import ImageRequest, Knobs, settings_text
 from mascot.protocols import Family
-from mascot.storage.atomic_write import replacing
-from mascot.storage.image_files import open_picture, picture_stem, write_picture
+from mascot.storage.atomic_write import atomic_write
+from mascot.storage.image_files import image_stem, open_image, write_image
 
 KEY = 20
 """Hexadecimal digits of the names by which things are kept."""
 
 
-class Encoder(Protocol):
+class ImageEncoder(Protocol):
     """What turns pictures into vectors, and can say what it is."""
 
     def describe(self) -> str:
@@ -44,7 +44,7 @@ class Encoder(Protocol):
         ...
 
 
-class Gallery:
+class SampleCache:
     """A folder of pictures (PNG, each with its settings) and of numbers about pictures."""
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Gallery:
         self._drawing = FileLock(folder / "lock")
         self._measuring = FileLock(folder / "measured.lock")
 
-    def draw(self, generator: Generator, shots: Sequence[Shot], knobs: Knobs, made_by: str) -> list[Path]:
+    def draw(self, generator: Generator, shots: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
         """Draw what is not there yet, and return all pictures' files in the order of the shots.
 
         `made_by` names the weights that draw (see `weights_name`).
@@ -62,7 +62,7 @@ class Gallery:
         """
         return list(self.pictures(generator, shots, knobs, made_by))
 
-    def pictures(self, generator: Generator, shots: Sequence[Shot], knobs: Knobs, made_by: str) -> Iterator[Path]:
+    def pictures(self, generator: Generator, shots: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
         """Draw like `draw`, and yield each picture's file as soon as it is there.
 
         A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
@@ -84,19 +84,19 @@ class Gallery:
                 if index in waiting:
                     picture = next(drawn)
                     if not path.exists():
-                        write_picture(picture, path, settings_text(shots[index], knobs, (height, width), base, made_by))
+                        write_image(picture, path, settings_text(shots[index], knobs, (height, width), base, made_by))
                 yield path
 
-    def embed(self, encoder: Encoder, paths: Sequence[Path]) -> Tensor:
+    def embed(self, encoder: ImageEncoder, paths: Sequence[Path]) -> Tensor:
         """Embed pictures by their files; each content goes through each encoder once. Shape B x D, float32, on the CPU.
 
         Raises:
             UserError: a picture cannot be read.
             ValueError: there are no pictures.
         """
-        return self._embed(encoder, [_digest_of(path) for path in paths], lambda index: open_picture(paths[index]))
+        return self._embed(encoder, [_digest_of(path) for path in paths], lambda index: open_image(paths[index]))
 
-    def embed_pictures(self, encoder: Encoder, pictures: Sequence[Image.Image]) -> Tensor:
+    def embed_pictures(self, encoder: ImageEncoder, pictures: Sequence[Image.Image]) -> Tensor:
         """Embed pictures that have no file of their own, such as photos that were turned upright. Shape B x D, float32, on the CPU.
 
         Raises:
@@ -115,13 +115,13 @@ class Gallery:
         key = _key(*(_digest_of(path) for path in paths))
 
         def measure(_: Sequence[int]) -> list[Tensor]:
-            return [torch.tensor(distance.between([open_picture(path) for path in paths]), dtype=torch.float64)]
+            return [torch.tensor(distance.between([open_image(path) for path in paths]), dtype=torch.float64)]
 
         pairs = self._recall(f"distances: {distance.name}", [key], measure)[0].tolist()
         assert len(pairs) == sum(1 for _ in itertools.combinations(paths, 2))
         return pairs
 
-    def _embed(self, encoder: Encoder, keys: Sequence[str], load: Callable[[int], Image.Image]) -> Tensor:
+    def _embed(self, encoder: ImageEncoder, keys: Sequence[str], load: Callable[[int], Image.Image]) -> Tensor:
         if not keys:
             raise ValueError("there is nothing to embed")
 
@@ -130,9 +130,9 @@ class Gallery:
 
         return torch.stack(self._recall(f"embeddings: {encoder.describe()}", keys, measure))
 
-    def _place(self, shot: Shot, knobs: Knobs, made_by: str) -> Path:
+    def _place(self, shot: ImageRequest, knobs: Knobs, made_by: str) -> Path:
         key = _key(made_by, shot.prompt, shot.seed, json.dumps(knobs.model_dump(), sort_keys=True))
-        return self.folder / f"{picture_stem(shot.prompt, shot.seed)}_{key[:12]}.png"
+        return self.folder / f"{image_stem(shot.prompt, shot.seed)}_{key[:12]}.png"
 
     def _recall(self, kind: str, keys: Sequence[str], measure: Callable[[Sequence[int]], Sequence[Tensor]]) -> list[Tensor]:
         """What is kept under the keys; what is missing is measured in one go, told by its places among the keys, and kept."""
@@ -144,7 +144,7 @@ class Gallery:
             _make(self.folder)
             with self._measuring:  # another process may have kept others in the meantime
                 known = {**_read(file), **{key: values.contiguous().clone() for key, values in found.items()}}
-                with replacing(file) as temporary:
+                with atomic_write(file) as temporary:
                     save_file(dict(sorted(known.items())), temporary, metadata={"of": kind})
         return [known[key] for key in keys]
 

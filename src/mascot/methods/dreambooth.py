@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mascot.adapters.lora_extraction import extract, representable
 from mascot.adapters.lora_keys import file_name, metadata_of
 from mascot.errors import UserError, list_some
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
+from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
 
 Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""
@@ -23,7 +23,7 @@ COMPANION: Final = "low_rank"
 """What the file is called that holds the extracted LoRA."""
 
 
-class Settings(BaseModel):
+class DreamBoothSettings(BaseModel):
     """What learns, how fast, and whether a small file is made of it as well."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,9 +37,9 @@ class Settings(BaseModel):
     )
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def legs(self) -> tuple[ScheduledPhase, ...]:
         """One phase, all the way."""
-        return (Leg(phase=self),)
+        return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """The denoiser, and the text encoders unless their rate is 0.
@@ -53,7 +53,7 @@ class Settings(BaseModel):
             raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
 
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Put float32 copies of the weights in the base's place, which learn from there on; neither word nor seed matters here."""
         del subject, seed
         assert before is None, "this method has one phase"
@@ -62,7 +62,7 @@ class Settings(BaseModel):
         learning = {part: {name: master_of(weight) for name, weight in weights.items()} for part, weights in base.items()}
         for part, module in modules.items():
             put(module, learning[part])
-        return Attached(
+        return DreamBoothTraining(
             groups=tuple(self.group(stage, part, weights) for part, weights in learning.items()),
             modules=modules,
             base=base,
@@ -71,22 +71,22 @@ class Settings(BaseModel):
             extract_rank=self.extract_rank,
         )
 
-    def group(self, stage: Stage, part: str, weights: Weights) -> Group:
+    def group(self, stage: Stage, part: str, weights: Weights) -> ParameterGroup:
         """All weights of one part, at its rate."""
         if part == stage.denoiser:
-            return Group(part=part, parameters=tuple(weights.values()), rate=self.rate)
-        return Group(part=part, parameters=tuple(weights.values()), rate=self.text_rate, until=self.text_until)
+            return ParameterGroup(part=part, parameters=tuple(weights.values()), rate=self.rate)
+        return ParameterGroup(part=part, parameters=tuple(weights.values()), rate=self.text_rate, until=self.text_until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class DreamBoothTraining:
     """Weights that learn, beside the base's own, which nothing writes to.
 
     Keeping both costs the memory of the base's weights once more, where they are and in their own dtype: beside float32 masters,
     gradients and AdamW's two moments (16 bytes a weight) that is 2 to 4 bytes more. For it the base comes back without a copy.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ParameterGroup, ...]
     modules: Mapping[str, nn.Module]
     base: Mapping[str, Weights]
     learning: Mapping[str, Weights]
@@ -137,7 +137,7 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worn:
+class DreamBoothApplied:
     """Trained weights that draw, beside the base's own; both stay on the module's device."""
 
     modules: Mapping[str, nn.Module]
@@ -169,7 +169,7 @@ class Worn:
         self.scale(dict.fromkeys(self.modules, 0.0))
 
 
-def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Worn:
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DreamBoothApplied:
     """Put trained weights in the place of the base's own, in float32 as they were learned.
 
     Raises:
@@ -186,7 +186,7 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         raise UserError(f"these weights do not fit the base: {list_some(wrong)}; use the base they were trained on.")
     base = {part: weights_of(module) for part, module in modules.items()}
     trained = {part: {name: worn_from(tensors[f"{part}.{name}"], w) for name, w in weights.items()} for part, weights in base.items()}
-    worn = Worn(modules=modules, base=base, trained=trained)
+    worn = DreamBoothApplied(modules=modules, base=base, trained=trained)
     worn.scale({})
     return worn
 

@@ -29,10 +29,10 @@ from mascot.adapters.peft_layers import (
 )
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject
+from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
 
 
-class Settings(BaseModel):
+class LoraSettings(BaseModel):
     """What a LoRA is and how fast it learns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,9 +51,9 @@ class Settings(BaseModel):
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def legs(self) -> tuple[ScheduledPhase, ...]:
         """One phase."""
-        return (Leg(phase=self),)
+        return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """The denoiser, and the text encoders unless their rate is 0.
@@ -67,17 +67,17 @@ class Settings(BaseModel):
             raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
 
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Learner:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Inject fresh changes that are exactly zero, each seeded by its own name."""
         del subject, before
-        groups: list[Group] = []
+        groups: list[ParameterGroup] = []
         for part in self.trains(stage):
             module, denoises = stage.parts[part], part == stage.denoiser
             self.inject(module, part, stage.adaptable(part, self.layers), seed, denoises=denoises)
             learning = tuple(parameter for _, layer in lora_layers(module) for parameter in changes_of(layer))
             rate, until = (self.rate, 1.0) if denoises else (self.text_rate, self.text_until)
-            groups.append(Group(part=part, parameters=learning, rate=rate, until=until))
-        return Attached({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
+            groups.append(ParameterGroup(part=part, parameters=learning, rate=rate, until=until))
+        return LoraTraining({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
 
     def inject(self, module: nn.Module, part: str, layers: list[str], seed: int, *, denoises: bool) -> None:
         """Wrap the layers of one part."""
@@ -94,11 +94,11 @@ class Settings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
+class LoraTraining:
     """A LoRA that learns."""
 
     modules: Mapping[str, nn.Module]
-    groups: tuple[Group, ...]
+    groups: tuple[ParameterGroup, ...]
     whole: bool = False
 
     def after_step(self) -> None:
@@ -139,7 +139,7 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True)
-class Worn:
+class LoraApplied:
     """A LoRA that draws."""
 
     modules: Mapping[str, nn.Module]
@@ -157,7 +157,7 @@ class Worn:
         unwrap(self.modules)
 
 
-def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Worn:
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraApplied:
     """Put an exported LoRA on a stage that has none.
 
     Raises:
@@ -187,4 +187,4 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
             raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(mine)} keys have no layer, {list_some(wrong)}.")
         set_peft_model_state_dict(module, mine, adapter_name=ADAPTER)
         modules[part] = module.requires_grad_(requires_grad=False).eval()
-    return Worn(modules)
+    return LoraApplied(modules)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.methods import lora, textual_inversion
-from mascot.protocols import Companion, Group, Learner, Leg, Restored, Stage, Subject
+from mascot.protocols import AppliedAdapter, AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
 
 BUNDLE = "bundle_emb."
 """How names of rows begin in a file that holds layers too, as A1111's and ComfyUI's readers know it; the token and a dot follow."""
 
 
-class Settings(BaseModel):
+class PivotalSettings(BaseModel):
     """The word's settings and the layers', and how the steps are shared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,42 +29,42 @@ class Settings(BaseModel):
     name: Literal["pivotal"] = Field(default="pivotal", description="which method this is")
     word_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
     word_rate_after: float = Field(default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
-    word: textual_inversion.Settings = textual_inversion.Settings(rate=5e-4)
-    layers: lora.Settings = lora.Settings()
+    word: textual_inversion.TextualInversionSettings = textual_inversion.TextualInversionSettings(rate=5e-4)
+    layers: lora.LoraSettings = lora.LoraSettings()
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def legs(self) -> tuple[ScheduledPhase, ...]:
         """The word, then both."""
-        return Leg(phase=self.word, share=self.word_share), Leg(phase=Both(self), share=1 - self.word_share)
+        return ScheduledPhase(phase=self.word, share=self.word_share), ScheduledPhase(phase=PivotalPhase(self), share=1 - self.word_share)
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class PivotalPhase:
     """The second phase."""
 
-    settings: Settings
+    settings: PivotalSettings
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """What the layers' phase trains, and the text encoders whose words learn."""
         return tuple(dict.fromkeys([*self.settings.layers.trains(stage), *self.settings.word.trains(stage)]))
 
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Pair:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> PivotalTraining:
         """Let the word of the phase before go on more slowly, and put fresh layers beside it."""
-        assert isinstance(before, textual_inversion.Attached), "the word comes first"
+        assert isinstance(before, textual_inversion.TokenTraining), "the word comes first"
         layers = self.settings.layers.attach(stage, subject, seed, None)
-        return Pair(layers=layers, word=replace(before, rate=self.settings.word_rate_after))
+        return PivotalTraining(layers=layers, word=replace(before, rate=self.settings.word_rate_after))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PivotalTraining:
     """A word and layers that learn together."""
 
-    layers: Learner
-    word: textual_inversion.Attached
+    layers: AttachedMethod
+    word: textual_inversion.TokenTraining
     whole: Literal[False] = False
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ParameterGroup, ...]:
         """The layers, then the word's rows, which rest where their rate is 0."""
         rows = self.word.groups if self.word.rate else [replace(group, until=0.0) for group in self.word.groups]
         return (*self.layers.groups, *rows)
@@ -105,11 +105,11 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Worn:
+class PivotalApplied:
     """A word and layers that draw."""
 
-    layers: Restored
-    word: Restored
+    layers: AppliedAdapter
+    word: AppliedAdapter
 
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set each part's strength, of what lies in it."""
@@ -122,20 +122,20 @@ class Worn:
         self.word.remove()
 
 
-def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Worn:
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> PivotalApplied:
     """Put an exported pair on a stage that has none.
 
     Raises:
         UserError: the file lacks one of the two, or does not fit the base.
     """
-    prefix = f"{BUNDLE}{textual_inversion.Word.read(metadata).token}."
+    prefix = f"{BUNDLE}{textual_inversion.TokenRecord.read(metadata).token}."
     rows = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     layers = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
     if not rows or not layers:
         raise UserError("this adapter lacks its word or its layers; export it again.")
     word = textual_inversion.restore(stage, rows, metadata)
     try:
-        return Worn(lora.restore(stage, layers, metadata), word)
+        return PivotalApplied(lora.restore(stage, layers, metadata), word)
     except UserError:
         word.remove()
         raise

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from mascot.errors import UserError
-from mascot.protocols import Companion, Group, Learner, Leg, Stage, Subject, Vocabulary
+from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject, Vocabulary
 
 METADATA_KEY = "textual_inversion"
 """Where a file says its word: diffusers takes it from the only tensor's name, or from its caller."""
@@ -24,7 +24,7 @@ ENCODERS = ("clip_l", "clip_g")
 """What files call the rows of several text encoders, in the encoders' order."""
 
 
-class Settings(BaseModel):
+class TextualInversionSettings(BaseModel):
     """What a word is and how fast it learns.
 
     The optimizer's weight decay pulls rows towards zero; the pull towards the vocabulary's length undoes that after each step.
@@ -50,9 +50,9 @@ class Settings(BaseModel):
     )
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def legs(self) -> tuple[ScheduledPhase, ...]:
         """One phase, the whole run long."""
-        return (Leg(phase=self),)
+        return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """The text encoders whose words may learn.
@@ -62,7 +62,7 @@ class Settings(BaseModel):
         """
         return tuple(learnable(stage))
 
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: Learner | None) -> Attached:
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> TokenTraining:
         """Put the token into every vocabulary, with rows that start from the initial words (see `spread`); nothing is random.
 
         Raises:
@@ -75,14 +75,14 @@ class Settings(BaseModel):
             module.requires_grad_(requires_grad=False)
         initial = self.initial or subject.class_noun or subject.token
         rows = {part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()}
-        word = Word(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
+        word = TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
         norms = {part: words.typical_norm for part, words in vocabularies.items()}
-        attached = Attached(word=word, vocabularies=vocabularies, rows=rows, rate=self.rate, norm_pull=self.norm_pull, norms=norms)
+        attached = TokenTraining(word=word, vocabularies=vocabularies, rows=rows, rate=self.rate, norm_pull=self.norm_pull, norms=norms)
         attached.learn()
         return attached
 
 
-class Word(BaseModel):
+class TokenRecord(BaseModel):
     """What a file says of its word: the token, how many rows it has, and from which words they started in each text encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,10 +111,10 @@ class Word(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class TokenTraining:
     """A word that learns."""
 
-    word: Word
+    word: TokenRecord
     vocabularies: Mapping[str, Vocabulary]
     rows: Mapping[str, nn.Parameter]
     """Text encoder's name -> the word's rows, N x D, float32."""
@@ -125,9 +125,9 @@ class Attached:
     whole: Literal[False] = False
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ParameterGroup, ...]:
         """The rows, one group for each text encoder."""
-        return tuple(Group(part=part, parameters=(rows_ND,), rate=self.rate, detail="word") for part, rows_ND in self.rows.items())
+        return tuple(ParameterGroup(part=part, parameters=(rows_ND,), rate=self.rate, detail="word") for part, rows_ND in self.rows.items())
 
     def after_step(self) -> None:
         """Pull the rows' lengths towards the vocabulary's."""
@@ -164,10 +164,10 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True)
-class Worn:
+class TokenApplied:
     """A word that draws."""
 
-    word: Word
+    word: TokenRecord
     vocabularies: Mapping[str, Vocabulary]
     initial: Mapping[str, Tensor]
     trained: Mapping[str, Tensor]
@@ -187,19 +187,19 @@ class Worn:
             words.forget()
 
 
-def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Worn:
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TokenApplied:
     """Put an exported word on a stage that has none, at full strength.
 
     Raises:
         UserError: the file does not say its word, or its rows are not this base's.
     """
     vocabularies = learnable(stage)
-    word = Word.read(metadata)
+    word = TokenRecord.read(metadata)
     if word.initial.keys() != vocabularies.keys():
         taught, ours = " and ".join(word.initial), " and ".join(vocabularies)
         raise UserError(f"this adapter taught its word to {taught}, this base has {ours}; use the base it was trained on.")
     initial = {part: spread(words.meaning(word.initial[part]), word.vectors) for part, words in vocabularies.items()}
-    worn = Worn(word, vocabularies, initial, from_file(tensors, word.token, initial))
+    worn = TokenApplied(word, vocabularies, initial, from_file(tensors, word.token, initial))
     worn.scale({})
     return worn
 

@@ -66,7 +66,7 @@ class Autoencoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
+class PixelSpace:
     """No autoencoder: the denoiser sees pixels in -1..1."""
 
     factor: int = 1

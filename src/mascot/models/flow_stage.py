@@ -11,17 +11,17 @@ import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from mascot.diffusion.objectives import Flow
+from mascot.diffusion.objectives import FlowObjective
 from mascot.diffusion.solvers import EulerSolver, shift_for
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, layers_ending
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.models.pipeline_stage import PipelineStage
 
 SOLVERS = ("euler",)
 
 
 @dataclass(kw_only=True)
-class FlowStage(LoadedStage):
+class FlowStage(PipelineStage):
     """A transformer that follows a flow, with an autoencoder before and after it; what it is told is the family's own."""
 
     transformer: Any
@@ -44,15 +44,15 @@ class FlowStage(LoadedStage):
         return {"transformer": self.transformer, **{name: self.text_part(name) for name in self.encoders}}
 
     @property
-    def objective(self) -> Flow:
+    def objective(self) -> FlowObjective:
         """What the transformer answers."""
         return self.flow
 
     @cached_property
-    def flow(self) -> Flow:
+    def flow(self) -> FlowObjective:
         """Straight lines, at the levels that the scheduler was made with."""
         table: Any = type(self.scheduler).from_config(self.scheduler.config)
-        return Flow(table.timesteps.float().to(self.device))
+        return FlowObjective(table.timesteps.float().to(self.device))
 
     @property
     def multiple(self) -> int:

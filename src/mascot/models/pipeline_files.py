@@ -18,7 +18,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class PipelineLayout:
     """What a kind of diffusers pipeline is made of, by the names of its folders."""
 
     kind: Any
@@ -39,10 +39,10 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class PipelineParts:
     """The parts of a base that come and go: each is handed out as it was first read, and later read again."""
 
-    layout: Layout
+    layout: PipelineLayout
     source: str
     classes: Mapping[str, Any]
     """Part -> the class that reads it."""

@@ -14,11 +14,11 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from mascot.models.autoencoder import AUTOENCODER, Autoencoder, Pixels
-from mascot.models.pipeline_files import Layout, Parts, cast, check_whole, open_pipeline, tokenizer_of
-from mascot.models.token_embeddings import Words
+from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
+from mascot.models.pipeline_files import PipelineLayout, PipelineParts, cast, check_whole, open_pipeline, tokenizer_of
+from mascot.models.token_embeddings import LearnedTokens
 from mascot.protocols import Conditioning, Latents, Stage
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +31,13 @@ class LoadedFamily:
 
 
 @dataclass(kw_only=True)
-class LoadedStage(ABC):
+class PipelineStage(ABC):
     """A stage of a diffusers pipeline: how it sees pictures, and text encoders that are loaded when first needed and can be let go."""
 
     source: str
     device: torch.device
     dtype: torch.dtype
-    pictures: Autoencoder | Pixels
+    pictures: Autoencoder | PixelSpace
     load_text: Callable[[str], nn.Module]
     encoders: tuple[str, ...]
     """Text encoders that may learn, by the names of their folders, in order; a T5 is never one of them."""
@@ -46,11 +46,11 @@ class LoadedStage(ABC):
     reopen: Callable[[], Any] | None = None
     """Opens the whole pipeline again, float32 on the CPU; None for a stage made of loose modules, which cannot be saved."""
     loaded: dict[str, Any] = field(default_factory=dict[str, Any])
-    words: dict[str, Words] = field(default_factory=dict[str, Words])
+    words: dict[str, LearnedTokens] = field(default_factory=dict[str, LearnedTokens])
     """Text encoder's name -> its words, each tied to the loaded encoder: both are let go together."""
 
     @classmethod
-    def open(cls, layout: Layout, source: str, *, device: str, dtype: torch.dtype, **own: Any) -> Self:
+    def open(cls, layout: PipelineLayout, source: str, *, device: str, dtype: torch.dtype, **own: Any) -> Self:
         """Read a folder, a single-file checkpoint or a hub id; `own` are the fields that the family alone knows.
 
         Raises:
@@ -64,12 +64,12 @@ class LoadedStage(ABC):
         tokenizers = {name: getattr(pipeline, tokenizer_of(name)) for name in encoders}
         check_whole(source, [denoiser, *autoencoders.values()], encoders, {name: tokenizers[name] for name in layout.clips})
         waiting = {**autoencoders, **encoders}
-        parts = Parts(layout=layout, source=source, classes={name: type(part) for name, part in waiting.items()}, waiting=waiting)
+        parts = PipelineParts(layout=layout, source=source, classes={name: type(part) for name, part in waiting.items()}, waiting=waiting)
         fields: dict[str, Any] = {
             "source": source, "device": place, "dtype": dtype, "encoders": layout.clips, "tokenizers": tokenizers,
             layout.denoiser: cast(denoiser, place, dtype).eval().requires_grad_(requires_grad=False),
             **{name: getattr(pipeline, name) for name in layout.schedulers},
-            "pictures": Autoencoder(load=lambda: parts.read(AUTOENCODER), device=place) if autoencoders else Pixels(),
+            "pictures": Autoencoder(load=lambda: parts.read(AUTOENCODER), device=place) if autoencoders else PixelSpace(),
             "load_text": parts.read, "reopen": parts.reopen,
         }  # fmt: skip
         return cls(**{**fields, **own})
@@ -80,11 +80,11 @@ class LoadedStage(ABC):
         """The modules that may learn, under their folders' names; the denoiser first."""
 
     @property
-    def vocabularies(self) -> Mapping[str, Words]:
+    def vocabularies(self) -> Mapping[str, LearnedTokens]:
         """The words of each text encoder that may learn."""
         for name in self.encoders:
             if name not in self.words:
-                self.words[name] = Words(self.text_part(name), self.tokenizers[name])
+                self.words[name] = LearnedTokens(self.text_part(name), self.tokenizers[name])
         return {name: self.words[name] for name in self.encoders}
 
     def text_part(self, name: str) -> Any:
@@ -167,5 +167,5 @@ class LoadedStage(ABC):
             own = cast(getattr(pipeline, name), torch.device("cpu"), self.dtype)
             if name in parts:  # copied, so that what learns is neither moved nor rounded here
                 own.load_state_dict(parts[name].state_dict())
-        with replacing(folder) as temporary:
+        with atomic_write(folder) as temporary:
             pipeline.save_pretrained(temporary)

@@ -22,7 +22,7 @@ LEGACY_END = 2
 """The end token's id in the settings of CLIPs that pool at the largest id of a prompt, where an added word would be taken for the end."""
 
 
-class Table(nn.Module):
+class ExtendedEmbedding(nn.Module):
     """An embedding table, and rows beside it for the ids `first`, `first + 1` and so on, which need not lie behind its end.
 
     The encoder's parameters stay the base's own, names included: the table's weight keeps its name, and the rows are not counted.
@@ -44,7 +44,7 @@ class Table(nn.Module):
         return torch.where(added_BN[..., None], learned_BND, known_BND)
 
 
-class Words:
+class LearnedTokens:
     """The words of a text encoder, as its tokenizer cuts them: implements `protocols.Vocabulary`, one learned word at a time.
 
     `encoder` is a CLIPTextModel, with or without a projection; neither it nor the tokenizer is changed for longer than a word is on.
@@ -84,11 +84,11 @@ class Words:
         assert not self._on, "one word learns at a time; forget it first"
         assert rows_ND.shape[1:] == self._table.weight.shape[1:]
         if self._taught is None or self._taught[0] != word or len(self._taught[1]) != len(rows_ND):
-            self._taught = word, *taught(self._own_tokenizer, word, len(rows_ND))
+            self._taught = word, *extend_tokenizer(self._own_tokenizer, word, len(rows_ND))
         _, tokens, tokenizer = self._taught
         ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
         assert ids == list(range(ids[0], ids[0] + len(ids))), "a tokenizer counts on"
-        self._encoder.set_input_embeddings(Table(self._table, rows_ND, ids[0]))
+        self._encoder.set_input_embeddings(ExtendedEmbedding(self._table, rows_ND, ids[0]))
         if self._end == LEGACY_END:
             self._pooling.eos_token_id = tokenizer.eos_token_id
         self._on = True
@@ -107,23 +107,23 @@ class Words:
         if not self._on or self._taught is None:
             return list(prompts)
         word, tokens, _ = self._taught
-        spelled = r"\s+".join(re.escape(part) for part in heard(word).split())
+        spelled = r"\s+".join(re.escape(part) for part in normalize_token(word).split())
         pattern = re.compile(rf"(?<!\w){spelled}(?!\w)", re.IGNORECASE)
         return [pattern.sub(lambda _: " ".join(tokens), unicodedata.normalize("NFC", prompt)) for prompt in prompts]
 
 
-def heard(word: str) -> str:
+def normalize_token(word: str) -> str:
     """A word as CLIP's tokenizer hears it: composed letters, single spaces, no capitals."""
     return " ".join(unicodedata.normalize("NFC", word).lower().split())
 
 
-def taught(tokenizer: Any, word: str, count: int) -> tuple[tuple[str, ...], Any]:
+def extend_tokenizer(tokenizer: Any, word: str, count: int) -> tuple[tuple[str, ...], Any]:
     """Copy a tokenizer and add `count` tokens for a word; gives the tokens (`word`, `word_1`, ... as diffusers calls them) and the copy.
 
     A token that the vocabulary has already, if only as a piece of longer words, is set in brackets until it is new.
     """
     known: dict[str, int] = tokenizer.get_vocab()
-    stem = heard(word)
+    stem = normalize_token(word)
     tokens = (stem, *(f"{stem}_{number}" for number in range(1, count)))
     while known.keys() & set(tokens):
         tokens = tuple(f"<{token}>" for token in tokens)

@@ -11,16 +11,16 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from mascot.diffusion.objectives import Diffusion
+from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import LAYERS, TEXT_LAYERS, layers_ending
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Solver
 
 
 @dataclass(kw_only=True)
-class UNetStage(LoadedStage):
+class UNetStage(PipelineStage):
     """A UNet with an autoencoder before and after it; what it is told is the family's own."""
 
     unet: UNet2DConditionModel
@@ -43,17 +43,17 @@ class UNetStage(LoadedStage):
         return {"unet": self.unet, **{name: self.text_part(name) for name in self.encoders}}
 
     @property
-    def objective(self) -> Diffusion:
+    def objective(self) -> DiffusionObjective:
         """What the UNet answers."""
         return self.diffusion
 
     @cached_property
-    def diffusion(self) -> Diffusion:
+    def diffusion(self) -> DiffusionObjective:
         """Noise or velocity, at the scheduler's own levels."""
         kind: str = self.scheduler.config.prediction_type
         if kind not in {"epsilon", "v_prediction"}:
             raise UserError(f"{self.source} answers {kind!r}; mascot trains epsilon and v_prediction bases.")
-        return Diffusion(self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind))
+        return DiffusionObjective(self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind))
 
     @property
     def multiple(self) -> int:

@@ -11,19 +11,18 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mascot.data.class_images import Settings as PriorSettings
-from mascot.data.dataset import Settings as DatasetSettings
+from mascot.data.class_images import PriorSettings
+from mascot.data.dataset import DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
-from mascot.protocols import FOLKLORE, Subject
+from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_absences, read_toml, spell_absences
-from mascot.recipe.settings import Diagnosing, Previews
-from mascot.recipe.settings import Settings as SelectionSettings
-from mascot.training.settings import Settings as TrainingSettings
+from mascot.recipe.settings import DiagnosisSettings, PreviewSettings, SelectionSettings
+from mascot.training.settings import TrainingSettings
 
 
 class Recipe(BaseModel):
@@ -49,10 +48,10 @@ class Recipe(BaseModel):
     method: SerializeAsAny[BaseModel]
     training: TrainingSettings = TrainingSettings()
     prior: PriorSettings = PriorSettings()
-    previews: Previews = Previews()
+    previews: PreviewSettings = PreviewSettings()
     knobs: Knobs = Knobs()
     choose: SelectionSettings = SelectionSettings()
-    diagnose: Diagnosing = Diagnosing()
+    diagnose: DiagnosisSettings = DiagnosisSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +76,7 @@ class Recipe(BaseModel):
     @property
     def subject(self) -> Subject:
         """Token and class noun; `sks` stands in for a token that is still to be found."""
-        return Subject(token=FOLKLORE if self.token is None else self.token, class_noun=self.class_noun)
+        return Subject(token=COMMON_TOKEN if self.token is None else self.token, class_noun=self.class_noun)
 
     def fits(self, made: Recipe) -> bool:
         """Whether a run that was made by `made` is a run of this recipe: all is the same, but for a token that this one leaves open."""

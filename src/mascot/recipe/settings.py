@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mascot.generation.prompt_sets import PREVIEWS
 
 
-class Previews(BaseModel):
+class PreviewSettings(BaseModel):
     """Pictures drawn while training, at fixed seeds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -17,7 +17,7 @@ class Previews(BaseModel):
     seed: int = Field(default=0, ge=0, description="seed of the first preview")
 
 
-class Diagnosing(BaseModel):
+class DiagnosisSettings(BaseModel):
     """Whether a run is told what ails it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +26,7 @@ class Diagnosing(BaseModel):
     images: int = Field(default=2, ge=2, le=100, description="pictures of each of its prompts")
 
 
-class Settings(BaseModel):
+class SelectionSettings(BaseModel):
     """How checkpoint and knobs are chosen while training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 LOSSLESS_SIDE = 128
 """Pictures up to this many pixels a side are kept exactly (PNG); larger ones are WebP at quality 90."""
@@ -45,7 +45,7 @@ def write_html(html: str, path: Path) -> None:
         UserError: it cannot be written; what stood there still does.
     """
     # A file name may hold bytes that are no text (lone surrogates here): they are shown as \udcNN, as no encoding can carry them.
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(html.encode(errors="backslashreplace"))
         file.flush()
         os.fsync(file.fileno())  # some disks say only now that they are full

@@ -9,14 +9,14 @@ from PIL.Image import Image, Resampling
 
 from mascot.reports.html import fill_template, write_html
 from mascot.reports.table import Table
-from mascot.storage.image_files import open_picture
+from mascot.storage.image_files import open_image
 
 SHOWN_SIDE = 256
 """Longest side of the page's pictures, in pixels: a page holds hundreds. The whole ones lie beside the scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class ImageTile:
     """A picture, what it is for those who cannot see it, and what is written below."""
 
     picture: Image
@@ -25,35 +25,35 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strip:
+class ImageStrip:
     """Pictures side by side under a name."""
 
     name: str
-    tiles: tuple[Tile, ...]
+    tiles: tuple[ImageTile, ...]
     whole: bool = False
     """Whether its pictures are shown as wide as they are; else small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PageRow:
     """What was drawn for one question."""
 
     title: str
     about: str
-    strips: tuple[Strip, ...]
+    strips: tuple[ImageStrip, ...]
     link: str = ""
     """Where there is more of it, from the page's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class PageSection:
     """A part of the page."""
 
     id: str
     title: str
     lead: str = ""
     tables: tuple[Table, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PageRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Page:
 
     title: str
     about: str
-    sections: tuple[Section, ...]
+    sections: tuple[PageSection, ...]
 
 
 def write_page(page: Page, path: Path) -> None:
@@ -81,7 +81,7 @@ def render(page: Page) -> str:
 
 def shown(file: Path) -> Image:
     """A picture in the size that pages show."""
-    return reduced(open_picture(file))
+    return reduced(open_image(file))
 
 
 def reduced(picture: Image) -> Image:

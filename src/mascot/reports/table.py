@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NONE = "-"
+NO_VALUE = "-"
 """In place of a number that cannot be computed."""
 
 
@@ -21,4 +21,4 @@ class Table:
 
 def digits(value: float | None) -> str:
     """Write a score with three digits."""
-    return NONE if value is None else f"{value:.3f}".replace("-0.000", "0.000")
+    return NO_VALUE if value is None else f"{value:.3f}".replace("-0.000", "0.000")

@@ -33,7 +33,7 @@ class PhotoEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class ReportNote:
     """One thing found about the photos, and what to do about it."""
 
     severity: Literal["note", "warning"]
@@ -85,7 +85,7 @@ class KnobGrid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FindingEntry:
+class ReportFinding:
     """An ailment: what was measured, what to change as (option, why), and named strips of (picture, words) that show it."""
 
     severity: Literal["serious", "warning", "note"]
@@ -110,9 +110,9 @@ class Report:
     base: str
     adapter: str
     photos: tuple[PhotoEntry, ...] = ()
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ReportNote, ...] = ()
     health: str = ""
-    findings: tuple[FindingEntry, ...] = ()
+    findings: tuple[ReportFinding, ...] = ()
     effective: tuple[tuple[str, str], ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
     preview_prompts: tuple[str, ...] = ()

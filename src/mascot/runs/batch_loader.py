@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mascot.data.dataset import Dataset, make_dataset
-from mascot.data.encoding_cache import Conditions, Encoders
+from mascot.data.encoding_cache import CachedConditioning, CachedEncoders
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import class_prompt
 from mascot.protocols import Batch, Condition
@@ -18,12 +18,12 @@ from mascot.recipe.recipe import Recipe
 
 
 @dataclass(kw_only=True)
-class Material:
+class BatchLoader:
     """A stage's examples, encoded when they are first asked for."""
 
     recipe: Recipe
     photos: PhotoSet
-    encoders: Encoders
+    encoders: CachedEncoders
     """The stage's, with what they said before."""
     resolution: int
     """Side of this stage's training pictures in pixels."""
@@ -61,6 +61,6 @@ class Material:
         """What turns prompts into conditioning: the text encoders where they learn, else what they said once."""
         if learns_text:
             return self.encoders.stage.condition
-        conditions = Conditions(self.encoders)
+        conditions = CachedConditioning(self.encoders)
         conditions.prepare(self.dataset.pairs)
         return conditions

@@ -9,7 +9,7 @@ from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.starter import is_embedded
 from mascot.recipe.recipe import Recipe
-from mascot.runs.training_run import Personalization
+from mascot.runs.training_run import TrainingRun
 
 Rows = list[tuple[str, str]]
 
@@ -79,7 +79,7 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield f"{above}{key}".replace("_", " "), value
 
 
-def effective_settings(job: Personalization) -> Rows:
+def effective_settings(job: TrainingRun) -> Rows:
     """The planned settings and what the loaded base adds: how much learns, which captions, what is cut off."""
     rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution, job.why)
     if len(job.stretches) > 1:
@@ -96,7 +96,7 @@ def effective_settings(job: Personalization) -> Rows:
     return rows + [("captions cut off", " | ".join(cut))] * bool(cut)
 
 
-def learning(job: Personalization) -> str:
+def learning(job: TrainingRun) -> str:
     """How many parameters of each part learn in the present phase."""
     counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())

@@ -8,7 +8,7 @@ from mascot.protocols import Method, Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class PhaseSpan:
     """One phase of the method on one stage of the base: the run's steps from `first` to before `last`."""
 
     stage: int
@@ -17,14 +17,14 @@ class Stretch:
     last: int
 
 
-def stretches(stages: int, method: Method, steps: int) -> tuple[Stretch, ...]:
+def plan_spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
     """Lay all phases for all stages one behind the other; each stage gets so many steps."""
-    made: list[Stretch] = []
+    made: list[PhaseSpan] = []
     for stage in range(stages):
         along, place = 0.0, stage * steps
         for leg in method.legs:
             along += leg.share
             last = stage * steps + round(along * steps)
-            made.append(Stretch(stage=stage, phase=leg.phase, first=place, last=last))
+            made.append(PhaseSpan(stage=stage, phase=leg.phase, first=place, last=last))
             place = last
     return tuple(made)

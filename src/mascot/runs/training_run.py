@@ -13,47 +13,47 @@ from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
 from mascot.data import class_images
-from mascot.data.encoding_cache import Encoders, Encodings
+from mascot.data.encoding_cache import CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
 from mascot.data.prompt_templates import class_prompt, fill
 from mascot.diffusion.noise import seeded
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot, settings_text
+from mascot.generation.knobs import ImageRequest, Knobs, settings_text
 from mascot.models.devices import choose_device
-from mascot.protocols import Batch, Family, Learner, Method, Stage
+from mascot.protocols import AttachedMethod, Batch, Family, Method, Stage
 from mascot.recipe.recipe import Recipe
-from mascot.runs.batch_loader import Material
-from mascot.runs.phase_schedule import Stretch, stretches
+from mascot.runs.batch_loader import BatchLoader
+from mascot.runs.phase_schedule import PhaseSpan, plan_spans
 from mascot.runs.resume import uninterrupted
-from mascot.storage.atomic_write import replacing
-from mascot.storage.image_files import write_picture
+from mascot.storage.atomic_write import atomic_write
+from mascot.storage.image_files import write_image
 from mascot.storage.run_folder import Run
 from mascot.training import memory_estimate
 from mascot.training.checkpoint import load_parameters, save_parameters
 from mascot.training.loop import Loop, Step
-from mascot.training.memory_estimate import Estimate
+from mascot.training.memory_estimate import MemoryEstimate
 
 
 @dataclass(kw_only=True)
-class Personalization:
+class TrainingRun:
     """One run: `begin` puts it where its last checkpoint left it, `teach` trains to the end."""
 
     recipe: Recipe
     run: Run
     photos: PhotoSet
     family: Family
-    encodings: Encodings = field(default_factory=Encodings)
+    encodings: EncodingCache = field(default_factory=EncodingCache)
     """What the untouched base's encoders said before, in another run."""
     why: str = ""
     """Why the token is what it is, where the user named none."""
-    learners: dict[int, Learner] = field(default_factory=dict[int, Learner])
+    learners: dict[int, AttachedMethod] = field(default_factory=dict[int, AttachedMethod])
     """Stage -> what learns, or has learned, in it."""
     at: int = -1
     """The stretch that the loop is for."""
     loop: Loop = field(init=False)
     kept: int | None = None
     """The step whose result is kept, where it is not the last."""
-    needs: Estimate | None = None
+    needs: MemoryEstimate | None = None
     """What the present stretch needs, where that could be estimated."""
 
     @property
@@ -63,24 +63,24 @@ class Personalization:
         return method
 
     @cached_property
-    def stretches(self) -> tuple[Stretch, ...]:
+    def plan_spans(self) -> tuple[PhaseSpan, ...]:
         """The whole run, in order."""
-        return stretches(len(self.family.stages), self.method, self.recipe.training.steps)
+        return plan_spans(len(self.family.stages), self.method, self.recipe.training.steps)
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.stretches[-1].last
+        return self.plan_spans[-1].last
 
     @property
     def stage(self) -> Stage:
         """The stage that learns now."""
-        return self.family.stages[self.stretches[max(0, self.at)].stage]
+        return self.family.stages[self.plan_spans[max(0, self.at)].stage]
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> AttachedMethod:
         """What learns now."""
-        return self.learners[self.stretches[self.at].stage]
+        return self.learners[self.plan_spans[self.at].stage]
 
     @property
     def resolution(self) -> int:
@@ -90,21 +90,21 @@ class Personalization:
         return max(last.multiple, wanted // last.multiple * last.multiple)
 
     @cached_property
-    def materials(self) -> tuple[Material, ...]:
+    def materials(self) -> tuple[BatchLoader, ...]:
         """What each stage learns from."""
         last, pictures = self.family.stages[-1], self.class_pictures
         return tuple(
-            Material(
-                recipe=self.recipe, photos=self.photos, encoders=Encoders(stage, number, self.encodings), class_pictures=pictures,
+            BatchLoader(
+                recipe=self.recipe, photos=self.photos, encoders=CachedEncoders(stage, number, self.encodings), class_pictures=pictures,
                 resolution=self.resolution * stage.resolution // last.resolution,
             )
             for number, stage in enumerate(self.family.stages)
         )  # fmt: skip
 
     @property
-    def material(self) -> Material:
+    def material(self) -> BatchLoader:
         """What the present stage learns from."""
-        return self.materials[self.stretches[max(0, self.at)].stage]
+        return self.materials[self.plan_spans[max(0, self.at)].stage]
 
     def check(self) -> None:
         """Refuse now what would otherwise be refused after class pictures were drawn, or after training.
@@ -114,7 +114,7 @@ class Personalization:
                 the loss's weighting cannot be used.
         """
         self.recipe.training.check()
-        for stretch in self.stretches:
+        for stretch in self.plan_spans:
             stretch.phase.trains(self.family.stages[stretch.stage])
         generator = Generator(self.family)
         knobs = generator.settle(self.recipe.knobs)
@@ -156,7 +156,7 @@ class Personalization:
             prompt=class_prompt(recipe.class_noun),
             resolution=self.resolution,
             precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
-            draw=lambda prompt, seeds: generator.draw([Shot(prompt, seed) for seed in seeds], knobs),
+            draw=lambda prompt, seeds: generator.draw([ImageRequest(prompt, seed) for seed in seeds], knobs),
         )
 
     def begin(self) -> None:
@@ -169,16 +169,16 @@ class Personalization:
             self.enter(0)
             return
         done = self.run.step_of(checkpoint)
-        while self.at < 0 or (self.stretches[self.at].last < done and self.at + 1 < len(self.stretches)):
+        while self.at < 0 or (self.plan_spans[self.at].last < done and self.at + 1 < len(self.plan_spans)):
             self.enter(self.at + 1)
-        for stage in range(self.stretches[self.at].stage):
+        for stage in range(self.plan_spans[self.at].stage):
             load_parameters(self.learners[stage], checkpoint, f"stage{stage}")
         self.loop.load(checkpoint)
 
     def enter(self, number: int) -> None:
         """Attach a stretch's phase and make its loop, with every encoder that it does not need out of memory."""
         self.at = number
-        stretch = self.stretches[number]
+        stretch = self.plan_spans[number]
         before = self.learners.get(stretch.stage)
         self.learners[stretch.stage] = stretch.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
         condition = self.material.condition(learns_text=self.has_learned_text(stretch.stage))
@@ -196,17 +196,17 @@ class Personalization:
 
     def has_learned_text(self, number: int) -> bool:
         """Whether any text encoder of a stage changes, or has changed."""
-        stage, begun = self.family.stages[number], [stretch.phase for stretch in self.stretches[: self.at + 1] if stretch.stage == number]
+        stage, begun = self.family.stages[number], [stretch.phase for stretch in self.plan_spans[: self.at + 1] if stretch.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def rehearse(self) -> float:
         """Seconds of a step of the present stretch: the second of two that are gone through and not taken."""
-        first = self.stretches[self.at].first
+        first = self.plan_spans[self.at].first
         return [self.loop.rehearse(self.batches(first)) for _ in range(2)][-1]
 
     def batches(self, step: int) -> Sequence[Batch]:
         """The micro-batches of a step of the run, from 0."""
-        return self.material.batches(step - self.stretches[self.at].stage * self.recipe.training.steps)
+        return self.material.batches(step - self.plan_spans[self.at].stage * self.recipe.training.steps)
 
     def teach(self) -> abc.Generator[Step]:
         """Train to the end, keeping log, previews and checkpoints; an interruption, or closing this, leaves a checkpoint."""
@@ -237,7 +237,7 @@ class Personalization:
     def take(self, log: Any) -> Step | None:
         """Train and record one step; an interruption waits until both are done, so that a step is whole or never was."""
         with uninterrupted():
-            while self.loop.done == self.stretches[self.at].last and self.at + 1 < len(self.stretches):
+            while self.loop.done == self.plan_spans[self.at].last and self.at + 1 < len(self.plan_spans):
                 self.loop.finish()
                 self.enter(self.at + 1)
             step = next(self.loop.steps(self.batches), None)
@@ -262,22 +262,22 @@ class Personalization:
         """Keep the present step as a checkpoint, unless it is kept already."""
         if self.run.checkpoint(self.loop.done).exists():
             return
-        with replacing(self.run.checkpoint(self.loop.done)) as temporary:
+        with atomic_write(self.run.checkpoint(self.loop.done)) as temporary:
             self.loop.save(temporary)
-            for stage in range(self.stretches[self.at].stage):
+            for stage in range(self.plan_spans[self.at].stage):
                 save_parameters(self.learners[stage], temporary, f"stage{stage}")
         self.run.forget_old_checkpoints()
 
     def preview(self, step: int) -> None:
         """Draw the previews with what has been learned so far, through the one generator."""
         recipe = self.recipe
-        shots = [Shot(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
+        shots = [ImageRequest(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
         generator = Generator(self.family)
         knobs = generator.settle(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
         with self.loop.drawing():
             for i, picture in enumerate(generator.draw(shots, knobs)):
                 text = settings_text(shots[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
-                write_picture(picture, self.run.preview(step, i), text)
+                write_image(picture, self.run.preview(step, i), text)
         self.release()
 
     def adapter(self) -> Adapter:

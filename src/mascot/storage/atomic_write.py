@@ -26,7 +26,7 @@ REMEDIES: Mapping[int, str] = {
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path]:
+def atomic_write(path: Path) -> Generator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well, and is deleted when it does not."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -8,25 +8,25 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 
-def write_picture(picture: Image.Image, path: Path, text: str) -> None:
+def write_image(picture: Image.Image, path: Path, text: str) -> None:
     """Write a PNG with its settings, whole or not at all."""
     info = PngInfo()
     info.add_itxt("parameters", text)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=info)
 
 
-def picture_stem(prompt: str, seed: int) -> str:
+def image_stem(prompt: str, seed: int) -> str:
     """Turn a prompt and a seed into the beginning of a file's name."""
     words = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
     stem = "-".join(part for part in words.split("-") if part)[:80] or "picture"
     return f"{stem.encode()[:200].decode(errors='ignore')}_{seed}"  # file systems count bytes, of which a letter may have four
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Read a kept picture, RGB.
 
     Raises:

@@ -8,10 +8,10 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 
-class Record(BaseModel):
+class JsonRecord(BaseModel):
     """A frozen value with a file of its own; the sentences say what to do about the file, with `{path}` and `{folder}` filled in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,7 +23,7 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod

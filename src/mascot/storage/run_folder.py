@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import replacing
+from mascot.storage.atomic_write import atomic_write
 
 KEPT_CHECKPOINTS = 2
 
@@ -188,7 +188,7 @@ class Run:
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a text file, whole or not at all."""
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def read_steps(self, until: int | None = None) -> list[dict[str, Any]]:
@@ -222,7 +222,7 @@ def open_run(folder: Path) -> Run:
     return run
 
 
-def scores_place(path: Path) -> Run:
+def scores_folder(path: Path) -> Run:
     """Where the scores of an adapter file lie: in its run's folder, or, for other files, in a folder beside them."""
     run = Run(path.parent)
     return run if path == run.adapter and run.recipe.exists() else Run(path.with_name(f"{path.stem}_scores"))

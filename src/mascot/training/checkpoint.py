@@ -9,22 +9,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mascot.protocols import Learner
+from mascot.protocols import AttachedMethod
 
 STATE = "state.safetensors"
 
 
-def parameters_of(learner: Learner) -> list[torch.nn.Parameter]:
+def parameters_of(learner: AttachedMethod) -> list[torch.nn.Parameter]:
     """What a learner lets learn, in a fixed order."""
     return [parameter for group in learner.groups for parameter in group.parameters]
 
 
-def save_parameters(learner: Learner, folder: Path, name: str) -> None:
+def save_parameters(learner: AttachedMethod, folder: Path, name: str) -> None:
     """Write what a learner has learned, to go on beside it."""
     save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(learner))}, folder / f"{name}.safetensors")
 
 
-def load_parameters(learner: Learner, folder: Path, name: str) -> None:
+def load_parameters(learner: AttachedMethod, folder: Path, name: str) -> None:
     """The inverse of `save_parameters`."""
     tensors = load_file(folder / f"{name}.safetensors")
     for i, parameter in enumerate(parameters_of(learner)):

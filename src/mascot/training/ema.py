@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mascot.errors import UserError
 
 
-class Average:
+class WeightAverage:
     """An exponential moving average of parameters, in float32 (Polyak and Juditsky 1992).
 
     At update n, from 1, the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights, which know nothing yet,
@@ -57,7 +57,7 @@ class Average:
 
 
 @contextmanager
-def averaged(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], average: Average | None) -> Generator[None]:
+def averaged(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], average: WeightAverage | None) -> Generator[None]:
     """Let the parameters hold what should draw and be kept, for as long as the block lasts; then what trains again, to the bit.
 
     That is the average's weights where there is one, else a schedule-free optimizer's own average, else what trains.

@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mascot.diffusion.loss import loss_of
+from mascot.diffusion.loss import training_loss
 from mascot.errors import UserError
-from mascot.protocols import Batch, Condition, Learner, Stage
+from mascot.protocols import AttachedMethod, Batch, Condition, Stage
 from mascot.training.checkpoint import STATE, parameters_of, under
-from mascot.training.ema import Average, averaged
+from mascot.training.ema import WeightAverage, averaged
 from mascot.training.lr_schedule import rate_scale
-from mascot.training.memory_estimate import REMEDIES, Estimate, activations_of, estimate
+from mascot.training.memory_estimate import REMEDIES, MemoryEstimate, activations_of, estimate
 from mascot.training.optimizers import build, restore_state, state_of
-from mascot.training.settings import Settings
+from mascot.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,13 @@ class Loop:
     """
 
     def __init__(
-        self, stage: Stage, learner: Learner, settings: Settings, condition: Condition, accelerator: Any, *, first: int = 0, last: int = -1
+        self, stage: Stage, learner: AttachedMethod, settings: TrainingSettings, condition: Condition, accelerator: Any, *, first: int = 0, last: int = -1
     ) -> None:  # fmt: skip
         self.stage, self.learner, self.settings, self.condition = stage, learner, settings, condition
         self.accelerator = accelerator
         self.first, self.last = first, settings.steps if last < 0 else last
         self.optimizer = accelerator.prepare(build(settings.optimizer, learner.groups, weight_decay=settings.weight_decay))
-        self.average = Average(self.parameters(), settings.ema) if settings.ema is not None else None
+        self.average = WeightAverage(self.parameters(), settings.ema) if settings.ema is not None else None
         self.done = first
         prepare_denoiser(stage.parts[stage.denoiser], settings)
 
@@ -107,7 +107,7 @@ class Loop:
             self.optimizer.zero_grad()
         return time.perf_counter() - started
 
-    def needs(self, batch: Batch) -> Estimate:
+    def needs(self, batch: Batch) -> MemoryEstimate:
         """The memory that this phase needs at its fullest moment, for micro-batches like this one; nothing is computed for it."""
         stage, learner = self.stage, self.learner
         x0, level = batch.latents.mean_BCHW, stage.objective.levels(batch.generators).to(batch.latents.mean_BCHW.device)
@@ -128,7 +128,7 @@ class Loop:
         total, errors = 0.0, list[float]()
         for batch in batches:
             with self.accelerator.autocast():
-                loss, error_B = loss_of(self.stage, self.learner, batch, self.condition, self.settings)
+                loss, error_B = training_loss(self.stage, self.learner, batch, self.condition, self.settings)
             self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
@@ -196,7 +196,7 @@ class Loop:
         return parameters_of(self.learner)
 
 
-def prepare_denoiser(denoiser: Any, settings: Settings) -> None:
+def prepare_denoiser(denoiser: Any, settings: TrainingSettings) -> None:
     """Let a denoiser take less memory or less time, where that is asked for."""
     if settings.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()

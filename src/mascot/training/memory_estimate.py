@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from mascot.errors import UserError
 from mascot.models.weights import size_of
-from mascot.protocols import Group
+from mascot.protocols import ParameterGroup
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
@@ -39,7 +39,7 @@ LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class MemoryEstimate:
     """What a run needs on its device at its fullest moment, in bytes."""
 
     weights: int
@@ -69,11 +69,11 @@ def gib(size: int) -> str:
 
 
 def estimate(
-    parts: Mapping[str, nn.Module], groups: Sequence[Group], activations: int, optimizer: OptimizerName, *, average: bool
-) -> Estimate:
+    parts: Mapping[str, nn.Module], groups: Sequence[ParameterGroup], activations: int, optimizer: OptimizerName, *, average: bool
+) -> MemoryEstimate:
     """Add up what a run needs: the parts that stay loaded, what learns, and the activations of one micro-batch in bytes."""
     learning = [parameter for group in groups for parameter in group.parameters]
-    return Estimate(
+    return MemoryEstimate(
         weights=size_of(parts.values(), learning),
         gradients=sum(parameter.nbytes for parameter in learning),
         optimizer=sum(OPTIMIZERS[optimizer].moments(parameter.numel()) for parameter in learning),
@@ -184,7 +184,7 @@ def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterat
                 yield from (int(text) for text in texts if text != "max")
 
 
-def check(needed: Estimate, there: int) -> None:
+def check(needed: MemoryEstimate, there: int) -> None:
     """Refuse what cannot fit.
 
     Raises:

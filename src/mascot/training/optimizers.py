@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mascot.errors import UserError, extra, suggest
-from mascot.protocols import Group
+from mascot.protocols import ParameterGroup
 
 OptimizerName = Literal["adamw", "adamw8bit", "prodigy", "schedule-free"]
 
@@ -39,7 +39,7 @@ Places = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class OptimizerKind:
     """One optimizer: how it is made of places and a weight decay, and the bytes of its state for so many numbers of a parameter."""
 
     make: Callable[[Places, float], torch.optim.Optimizer]
@@ -88,15 +88,15 @@ def two_bytes_and_scales(count: int) -> int:
     return 2 * (count + 4 * math.ceil(count / BLOCK)) if count >= LEAST_IN_8_BITS else 8 * count
 
 
-OPTIMIZERS: Mapping[OptimizerName, Kind] = {
-    "adamw": Kind(make_adamw, lambda count: 8 * count),
-    "adamw8bit": Kind(make_adamw_in_8_bits, two_bytes_and_scales),
-    "prodigy": Kind(make_prodigy, lambda count: 16 * count),
-    "schedule-free": Kind(make_schedule_free, lambda count: 8 * count),
+OPTIMIZERS: Mapping[OptimizerName, OptimizerKind] = {
+    "adamw": OptimizerKind(make_adamw, lambda count: 8 * count),
+    "adamw8bit": OptimizerKind(make_adamw_in_8_bits, two_bytes_and_scales),
+    "prodigy": OptimizerKind(make_prodigy, lambda count: 16 * count),
+    "schedule-free": OptimizerKind(make_schedule_free, lambda count: 8 * count),
 }
 
 
-def build(name: OptimizerName, groups: Sequence[Group], *, weight_decay: float) -> torch.optim.Optimizer:
+def build(name: OptimizerName, groups: Sequence[ParameterGroup], *, weight_decay: float) -> torch.optim.Optimizer:
     """Give an optimizer over the groups, each at its own rate; `initial_lr` remembers the peak.
 
     A parameter without a gradient rests. A rate of 0 does not stop every optimizer: what shall rest needs `requires_grad` off.

@@ -9,7 +9,7 @@ from mascot.training.lr_schedule import ScheduleName
 from mascot.training.optimizers import OptimizerName
 
 
-class Settings(BaseModel):
+class TrainingSettings(BaseModel):
     """How long and how fast the loop runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -12,10 +12,10 @@ from typing import Literal, Self, get_args
 
 from mascot.data.photo_audit import ALIKE as ALIKE_BACKGROUNDS
 from mascot.evaluation.bootstrap import Interval, bootstrap
-from mascot.evaluation.diagnosis.measurements import Evidence, Rows
+from mascot.evaluation.diagnosis.measurements import Rows, RunMeasurements
 from mascot.evaluation.diagnosis.thresholds import ALIKE, BLED, COPIED, DRIFTED, FOLLOWED, HEARD, LEAKED, LEARNED, NAMED, TWINS, VARIED
 
-Ailment = Literal[
+FailureMode = Literal[
     "undertrained",
     "memorised",
     "class drifted",
@@ -31,17 +31,17 @@ Ailment = Literal[
 Severity = Literal["serious", "warning", "note"]
 
 
-AILMENTS: tuple[Ailment, ...] = get_args(Ailment)
+FAILURE_MODES: tuple[FailureMode, ...] = get_args(FailureMode)
 
 
 _SEED = 0  # of the bootstraps: the same evidence always gives the same interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Check:
     """One number that an ailment is looked for by."""
 
-    ailment: Ailment
+    ailment: FailureMode
     severity: Severity
     measured: str
     """What the number is."""
@@ -94,24 +94,24 @@ class Reading:
         return f"{self.means} {what}: {self.interval.mean:.0%}{spread}; ill {side} {self.threshold:.0%}.{self.added}"
 
 
-def readings(evidence: Evidence) -> tuple[Reading, ...]:
+def run_checks(evidence: RunMeasurements) -> tuple[Check, ...]:
     """Everything that ailments are looked for by, in a fixed order."""
-    return tuple(read(evidence) for read in READINGS)
+    return tuple(read(evidence) for read in CHECKS)
 
 
-def undertrained(evidence: Evidence) -> Reading:
+def undertrained(evidence: RunMeasurements) -> Check:
     """Read how much likeness was gained over the base, prompt by prompt."""
-    return Reading(
+    return Check(
         ailment="undertrained", severity="serious", measured="likeness gained, from the untouched base (0) to the photos (1)",
         means="The subject was hardly learned.", threshold=LEARNED, above=False,
     ).over(evidence.gains)  # fmt: skip
 
 
-def memorised(evidence: Evidence) -> Reading:
+def memorised(evidence: RunMeasurements) -> Check:
     """Read how near pictures lie to a single photo; only where prompts are not followed either is that a copy."""
     heard = None if isinstance(evidence.obeyed, str) else fmean(evidence.obeyed)
     said = "" if heard is None else f" Prompts move its pictures {heard:.0%} as far as the base's (for this {HEARD:.0%} would excuse it)."
-    return Reading(
+    return Check(
         ailment="memorised", severity="serious",
         measured="nearness to one photo, from as near as the next photo (0) to the photo itself (1)",
         means="Its pictures are training photos again.", threshold=COPIED, above=True,
@@ -119,45 +119,45 @@ def memorised(evidence: Evidence) -> Reading:
     ).over(evidence.copies)  # fmt: skip
 
 
-def class_drifted(evidence: Evidence) -> Reading:
+def class_drifted(evidence: RunMeasurements) -> Check:
     """Read how far the class moved to the photos: PRES less the untouched base's, seed by seed."""
-    return Reading(
+    return Check(
         ailment="class drifted", severity="warning", measured="movement of the class (PRES - base) to the photos, which lie at 1",
         means="The class has turned towards the subject.", threshold=DRIFTED, above=True,
     ).over(evidence.drifts)  # fmt: skip
 
 
-def diversity_collapsed(evidence: Evidence) -> Reading:
+def diversity_collapsed(evidence: RunMeasurements) -> Check:
     """Read how different the pictures of one prompt are, beside the base's."""
-    return Reading(
+    return Check(
         ailment="diversity collapsed", severity="warning", measured="variety (DIV) of a prompt's pictures, of which the base has 1",
         means="Other seeds draw the same picture.", threshold=VARIED, above=False,
     ).over(evidence.varieties)  # fmt: skip
 
 
-def prompt_ignored(evidence: Evidence) -> Reading:
+def prompt_ignored(evidence: RunMeasurements) -> Check:
     """Read how far prompts move the pictures, beside the base's; of prompts that the base can draw."""
     rows = [prompt for prompt in evidence.drawable if prompt.fidelity is not None]
     taught, base = (fmean(values) if values else 0.0 for values in (
         [float(prompt.fidelity or 0) for prompt in rows], [float(prompt.base_fidelity or 0) for prompt in rows]
     ))  # fmt: skip
-    return Reading(
+    return Check(
         ailment="prompt ignored", severity="serious", measured="how far prompts move its pictures, of which they move the base's 1",
         means="What stands beside the subject in the prompt is not drawn.", threshold=FOLLOWED, above=False,
         added=f" CLIP-T is {taught:.3f}, the base's {base:.3f}.",
     ).over(evidence.obeyed)  # fmt: skip
 
 
-def entangled(evidence: Evidence) -> Reading:
+def entangled(evidence: RunMeasurements) -> Check:
     """Read how much of the scene's change of colour the subject takes over, more than the base's class does, seed by seed."""
-    return Reading(
+    return Check(
         ailment="context and looks entangled", severity="warning",
         measured="share of the scene's change of colour that the subject takes over, less the base's",
         means="The subject's colours move with the scene.", threshold=BLED, above=True,
     ).over(evidence.bleeding)  # fmt: skip
 
 
-def context_not_drawn(evidence: Evidence) -> Reading:
+def context_not_drawn(evidence: RunMeasurements) -> Check:
     """Read how many prompts the untouched base cannot draw either."""
     known = [prompt for prompt in evidence.prompts if prompt.contrasts is not None]
     undrawn = [prompt for prompt in known if not prompt.drawn_by_base]
@@ -165,57 +165,57 @@ def context_not_drawn(evidence: Evidence) -> Reading:
         f"{prompt.prompt!r} (matched better than the base's other pictures {prompt.base_rank or 0:.0%} of the time)" for prompt in undrawn
     )
     rows = [len(undrawn) / len(known)] if len(known) > 1 else "without a class noun and two prompts the base's own pictures say nothing"
-    return Reading(
+    return Check(
         ailment="context not drawn", severity="note", measured="prompts that the untouched base does not draw either",
         means="Some of what was asked for, the base cannot draw.", threshold=0.0, above=True, added=f" {listed}." if listed else "",
     ).over(rows)  # fmt: skip
 
 
-def leaked_by_class(evidence: Evidence) -> Reading:
+def leaked_by_class(evidence: RunMeasurements) -> Check:
     """Read whether the class alone draws the subject."""
-    return Reading(
+    return Check(
         ailment="token leaked", severity="serious", measured="likeness of the class alone, from the untouched base (0) to the photos (1)",
         means="The class without the token draws the subject.", threshold=LEAKED, above=True,
     ).over(evidence.placed(evidence.class_now))  # fmt: skip
 
 
-def leaked_by_token(evidence: Evidence) -> Reading:
+def leaked_by_token(evidence: RunMeasurements) -> Check:
     """Read whether the token draws the subject without the class noun."""
-    return Reading(
+    return Check(
         ailment="token leaked", severity="note", measured="likeness of the token alone, from the untouched base (0) to the photos (1)",
         means="The token draws the subject without the class noun, which then says little.", threshold=NAMED, above=True,
     ).over(evidence.placed(evidence.token_alone))  # fmt: skip
 
 
-def photos_alike(evidence: Evidence) -> Reading:
+def photos_alike(evidence: RunMeasurements) -> Check:
     """Read how alike the photos are, beside how alike the base's class is to them."""
     scale = evidence.scale
     rows = scale if isinstance(scale, str) else [(scale[1] - scale[0]) / (1 - scale[0])]
-    return Reading(
+    return Check(
         ailment="photos too alike", severity="warning", measured="likeness of the photos, from the base's to them (0) to one picture (1)",
         means="The photos show the same thing again and again.", threshold=ALIKE, above=True,
     ).over(rows)  # fmt: skip
 
 
-def photos_twice(evidence: Evidence) -> Reading:
+def photos_twice(evidence: RunMeasurements) -> Check:
     """Read how many photos show what another one shows."""
     rows = [evidence.twins / evidence.photos] if evidence.photos > 1 else "there are not two photos"
-    return Reading(
+    return Check(
         ailment="photos too alike", severity="warning", measured="photos that show what another one shows",
         means="The same photo is there more than once.", threshold=TWINS, above=True,
     ).over(rows)  # fmt: skip
 
 
-def backgrounds_alike(evidence: Evidence) -> Reading:
+def backgrounds_alike(evidence: RunMeasurements) -> Check:
     """Read how much the backgrounds of the photos have in common: what is always there is learned with the subject."""
     rows = "there are not two photos with a background" if evidence.sameness is None else [evidence.sameness]
-    return Reading(
+    return Check(
         ailment="photos too alike", severity="note", measured="colours that the photos' backgrounds share",
         means="The photos have one background, which comes along where the prompt names none.", threshold=ALIKE_BACKGROUNDS, above=True,
     ).over(rows)  # fmt: skip
 
 
-READINGS: tuple[Callable[[Evidence], Reading], ...] = (
+CHECKS: tuple[Callable[[RunMeasurements], Check], ...] = (
     undertrained, memorised, class_drifted, diversity_collapsed, prompt_ignored, entangled, context_not_drawn, leaked_by_class,
     leaked_by_token, photos_alike, photos_twice, backgrounds_alike,
 )  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mascot.evaluation.diagnosis.findings import Diagnosis, Exhibit, Finding
-from mascot.reports.page import Page, Row, Section, Strip, Tile, shown
+from mascot.evaluation.diagnosis.findings import Diagnosis, ExampleStrip, Finding
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
 from mascot.reports.table import Table
-from mascot.reports.training_page import FindingEntry
+from mascot.reports.training_page import ReportFinding
 
 
 def diagnosis_page(diagnosis: Diagnosis, folder: Path) -> Page:
@@ -19,15 +19,15 @@ def diagnosis_page(diagnosis: Diagnosis, folder: Path) -> Page:
     )
 
 
-def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> Section:
+def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
     """The verdict, what to change, all that was looked at, and the pictures of each finding."""
-    return Section(
+    return PageSection(
         id="diagnosis",
         title="Diagnosis",
         lead=diagnosis.verdict,
         tables=(*([remedies_table(diagnosis)] if diagnosis.findings else []), checks_table(diagnosis)),
         rows=tuple(
-            Row(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.exhibits))
+            PageRow(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.exhibits))
             for finding in diagnosis.findings
         ),
     )
@@ -38,11 +38,11 @@ def titled(finding: Finding) -> str:
     return f"{finding.severity}: {finding.ailment}"
 
 
-def strip(exhibit: Exhibit, folder: Path) -> Strip:
+def strip(exhibit: ExampleStrip, folder: Path) -> ImageStrip:
     """Its pictures in the size of pages."""
-    return Strip(
+    return ImageStrip(
         name=exhibit.title,
-        tiles=tuple(Tile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in exhibit.pictures),
+        tiles=tuple(ImageTile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in exhibit.pictures),
     )
 
 
@@ -77,10 +77,10 @@ def checks_table(diagnosis: Diagnosis) -> Table:
     )
 
 
-def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[FindingEntry, ...]:
+def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, ...]:
     """The findings as the report of a training shows them."""
     return tuple(
-        FindingEntry(
+        ReportFinding(
             severity=finding.severity,
             title=finding.ailment,
             message=finding.message,

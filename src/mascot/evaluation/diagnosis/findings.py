@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from mascot.evaluation.diagnosis.checks import AILMENTS, Ailment, Reading, Severity, readings
-from mascot.evaluation.diagnosis.measurements import Evidence
+from mascot.evaluation.diagnosis.checks import FAILURE_MODES, Check, FailureMode, Severity, run_checks
+from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.remedies import Remedy, remedies_for
 from mascot.generation.knobs import Knobs
-from mascot.storage.json_record import Record
+from mascot.storage.json_record import JsonRecord
 
 ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
 """The most serious first."""
 
 
-class Picture(BaseModel):
+class ExampleImage(BaseModel):
     """A picture that shows something."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,21 +31,21 @@ class Picture(BaseModel):
     words: str
 
 
-class Exhibit(BaseModel):
+class ExampleStrip(BaseModel):
     """Pictures side by side, under what they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ExampleImage, ...]
 
 
-class Check(BaseModel):
+class CheckResult(BaseModel):
     """One thing that was looked at: its number with its interval, and where it would be ill."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ailment: Ailment
+    ailment: FailureMode
     measured: str
     value: FiniteFloat
     low: FiniteFloat
@@ -61,16 +61,16 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ailment: Ailment
+    ailment: FailureMode
     severity: Severity
     message: str
     """What was measured, with its interval and the threshold."""
     remedies: tuple[Remedy, ...]
     """What to change, the likeliest help first."""
-    exhibits: tuple[Exhibit, ...]
+    exhibits: tuple[ExampleStrip, ...]
 
 
-class Diagnosis(Record):
+class Diagnosis(JsonRecord):
     """What ails one run, as `diagnosis.json` keeps it."""
 
     damaged = "{path} is missing, damaged or of another version of mascot; run `mascot diagnose {folder}`."
@@ -89,7 +89,7 @@ class Diagnosis(Record):
     """What judged, each in a line."""
     findings: tuple[Finding, ...]
     """The most serious first."""
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
     """All that was looked at."""
     unseen: dict[str, str]
     """What could not be looked at, and why."""
@@ -100,8 +100,8 @@ class Diagnosis(Record):
         looked = {check.ailment for check in self.checks}
         if not looked:
             return "Nothing could be looked for."
-        left = len(set(AILMENTS) - looked)
-        unseen = f" {left} of {len(AILMENTS)} ailments could not be looked for." if left else ""
+        left = len(set(FAILURE_MODES) - looked)
+        unseen = f" {left} of {len(FAILURE_MODES)} ailments could not be looked for." if left else ""
         if not self.findings:
             return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
         said = ", ".join(dict.fromkeys(f"{finding.ailment} ({finding.severity})" for finding in self.findings))
@@ -109,13 +109,13 @@ class Diagnosis(Record):
 
 
 def findings_of(
-    evidence: Evidence, recipe: Mapping[str, Any], exhibits: Mapping[Ailment, Sequence[Exhibit]] | None = None
+    evidence: RunMeasurements, recipe: Mapping[str, Any], exhibits: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None
 ) -> tuple[Finding, ...]:
     """Name what ails a run with this recipe (nested values), the most serious first; `exhibits` are the pictures that show each ailment.
 
     An ailment that two numbers show is told once, by the more serious of them.
     """
-    ill = [reading for reading in readings(evidence) if reading.ill]
+    ill = [reading for reading in run_checks(evidence) if reading.ill]
     ill.sort(key=lambda reading: (ORDER.index(reading.severity), -reading.excess))
     first = {reading.ailment: reading for reading in reversed(ill)}
     return tuple(
@@ -131,21 +131,21 @@ def findings_of(
     )
 
 
-def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+def checks_of(evidence: RunMeasurements) -> tuple[CheckResult, ...]:
     """All numbers that ailments were looked for by."""
-    return tuple(_check(reading) for reading in readings(evidence) if reading.interval is not None)
+    return tuple(_check(reading) for reading in run_checks(evidence) if reading.interval is not None)
 
 
-def unseen_of(evidence: Evidence) -> dict[str, str]:
+def unseen_of(evidence: RunMeasurements) -> dict[str, str]:
     """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
-    return {f"{reading.ailment}: {reading.measured}": reading.reason for reading in readings(evidence) if reading.interval is None}
+    return {f"{reading.ailment}: {reading.measured}": reading.reason for reading in run_checks(evidence) if reading.interval is None}
 
 
-def _check(reading: Reading) -> Check:
+def _check(reading: Check) -> CheckResult:
     interval = reading.interval
     assert interval is not None
     low, high = reading.bounds
-    return Check(
+    return CheckResult(
         ailment=reading.ailment, measured=reading.measured, value=interval.mean, low=low, high=high, threshold=reading.threshold,
         above=reading.above, ill=reading.ill,
     )  # fmt: skip

@@ -27,7 +27,7 @@ Rows = list[float] | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptEvidence:
+class PromptMeasurements:
     """One prompt: means over its pictures; None for what cannot be computed."""
 
     prompt: str
@@ -37,7 +37,7 @@ class PromptEvidence:
     base_likeness: float | None
     """The same of the untouched base's pictures, which it was asked for with the class noun alone."""
     excess: float | None
-    """Mean of the highest cosine to a photo that was learned from, less `Evidence.real_nearest` (see metrics/memory.py)."""
+    """Mean of the highest cosine to a photo that was learned from, less `RunMeasurements.real_nearest` (see metrics/memory.py)."""
     fidelity: float | None
     """CLIP-T: cosine to the prompt without the token."""
     unrelated: float | None
@@ -66,11 +66,11 @@ class PromptEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class RunMeasurements:
     """A run, measured."""
 
     class_noun: str | None
-    prompts: tuple[PromptEvidence, ...]
+    prompts: tuple[PromptMeasurements, ...]
     photos: int
     """On which likeness is measured."""
     trained: int
@@ -108,7 +108,7 @@ class Evidence:
         return base, self.real_likeness
 
     @property
-    def drawable(self) -> tuple[PromptEvidence, ...]:
+    def drawable(self) -> tuple[PromptMeasurements, ...]:
         """The prompts that the untouched base draws: only these can be ignored."""
         return tuple(prompt for prompt in self.prompts if prompt.drawn_by_base)
 

@@ -21,19 +21,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.data.photo_audit import background_sameness, duplicates
-from mascot.evaluation.diagnosis.measurements import Evidence, PromptEvidence
-from mascot.evaluation.evaluation_task import Task
-from mascot.evaluation.evaluator import Referee, Seen, of_each_prompt
-from mascot.evaluation.metrics.color_leakage import colours_over
+from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
+from mascot.evaluation.evaluation_task import EvaluationTask
+from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, of_each_prompt
+from mascot.evaluation.metrics.color_leakage import scene_colors
 from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.samples import Drawn, Pictures, draw
+from mascot.evaluation.samples import ImageSet, Samples, draw_samples
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Shot
+from mascot.generation.knobs import ImageRequest
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.progress import Progress
-from mascot.storage.image_files import open_picture
+from mascot.storage.image_files import open_image
 
 PLACES = 6
 """Validation prompts that a run is diagnosed by."""
@@ -47,24 +47,26 @@ TOKENS = 4
 """Pictures of the token without the class noun."""
 
 
-def prompts_of_diagnosis(class_noun: str | None) -> tuple[str, ...]:
+def diagnosis_prompts(class_noun: str | None) -> tuple[str, ...]:
     """What a run is asked to draw: validation prompts, and plain backgrounds; none is among the report's."""
     return (*STARTER_VALIDATION.for_subject(live=is_live(class_noun))[:PLACES], *PLAIN)
 
 
-def shots_of_token(task: Task) -> list[Shot]:
+def token_requests(task: EvaluationTask) -> list[ImageRequest]:
     """The token without the class noun; none where the subject has none, and is the token alone anyhow."""
-    return [] if task.subject.class_noun is None else [Shot(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
+    return (
+        [] if task.subject.class_noun is None else [ImageRequest(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Symptoms:
+class ProbeImages:
     """What one run drew, and what the judges see in it."""
 
-    task: Task
-    drawn: Drawn
-    token_alone: Pictures
-    referee: Referee
+    task: EvaluationTask
+    drawn: Samples
+    token_alone: ImageSet
+    referee: Scorers
 
     @property
     def pictures(self) -> int:
@@ -73,20 +75,20 @@ class Symptoms:
         return sum(len(kind.files) for kind in kinds)
 
     @cached_property
-    def seen(self) -> Seen:
+    def seen(self) -> EmbeddedSamples:
         """The prompts' pictures, as they are scored."""
-        return Seen(task=self.task, drawn=self.drawn, judges=self.referee.judges)
+        return EmbeddedSamples(task=self.task, drawn=self.drawn, judges=self.referee.judges)
 
     @cached_property
     def columns(self) -> dict[str, list[float]]:
-        """A value for each picture of the prompts (see `Seen.columns`)."""
+        """A value for each picture of the prompts (see `EmbeddedSamples.columns`)."""
         return self.seen.columns()
 
-    def evidence(self) -> Evidence:
+    def evidence(self) -> RunMeasurements:
         """Measure all that ailments are looked for by."""
         task, identity = self.task, self.referee.judges.identity
         trained = self.seen.photos(identity, task.trained)
-        return Evidence(
+        return RunMeasurements(
             class_noun=task.subject.class_noun,
             prompts=tuple(self.prompt(number) for number in range(len(task.templates))),
             photos=len(task.photos),
@@ -102,7 +104,7 @@ class Symptoms:
             sameness=background_sameness(task.photos),
         )
 
-    def prompt(self, number: int) -> PromptEvidence:
+    def prompt(self, number: int) -> PromptMeasurements:
         """Measure one prompt."""
         task = self.task
         places = range(number * task.images, (number + 1) * task.images)
@@ -112,7 +114,7 @@ class Symptoms:
 
         fidelity, unrelated, _ = match(self.matches[0], number)
         base_fidelity, base_unrelated, base_rank = match(self.matches[1], number)
-        return PromptEvidence(
+        return PromptMeasurements(
             prompt=task.shots([task.templates[number]])[0].prompt if not task.plain else task.plain[number],
             likeness=mean("identity"),
             base_likeness=mean("base_identity"),
@@ -139,26 +141,26 @@ class Symptoms:
         )
         return taught, base
 
-    def likenesses(self, pictures: Pictures) -> tuple[float, ...]:
+    def likenesses(self, pictures: ImageSet) -> tuple[float, ...]:
         """The likeness of each picture to the photos; none where there are no photos."""
         if not self.task.photos:
             return ()
         return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in pictures.embed(self.referee.judges.identity))
 
-    def diversity(self, pictures: Pictures, number: int) -> float | None:
+    def diversity(self, pictures: ImageSet, number: int) -> float | None:
         """The mean distance between the pictures of a prompt."""
         files = of_each_prompt(self.task, pictures.files)
         return diversity(pictures.gallery.distances(self.referee.distance, files[number])) if files else None
 
-    def plain_files(self, pictures: Pictures) -> list[Sequence[Path]]:
+    def plain_files(self, pictures: ImageSet) -> list[Sequence[Path]]:
         """For each seed, its pictures on plain backgrounds; none where fewer than two prompts are plain."""
         files = of_each_prompt(self.task, pictures.files)
         plain = [some for template, some in zip(self.task.templates, files, strict=False) if template in PLAIN]
         return list(zip(*plain, strict=True)) if len(plain) > 1 else []
 
-    def followed(self, pictures: Pictures) -> tuple[float | None, ...]:
+    def followed(self, pictures: ImageSet) -> tuple[float | None, ...]:
         """For each seed, how far the middle's colour follows the background's."""
-        scenes = [colours_over([open_picture(file) for file in files]) for files in self.plain_files(pictures)]
+        scenes = [scene_colors([open_image(file) for file in files]) for files in self.plain_files(pictures)]
         return tuple(None if colours is None else colours.followed for colours in scenes)
 
 
@@ -177,7 +179,9 @@ def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float 
     return float(own_I.mean()), float(other_J.mean()), fmean(wins)
 
 
-def observe(task: Task, generator: Generator, referee: Referee, *, adapter: Path, folder: Path, progress: Progress) -> Symptoms:
+def draw_probes(
+    task: EvaluationTask, generator: Generator, referee: Scorers, *, adapter: Path, folder: Path, progress: Progress
+) -> ProbeImages:
     """Draw all that a diagnosis needs and is not kept yet.
 
     `progress` is called with ('drawing', count) and ('picture', file).
@@ -185,15 +189,15 @@ def observe(task: Task, generator: Generator, referee: Referee, *, adapter: Path
     Raises:
         UserError: the pictures cannot be drawn or written.
     """
-    alone = shots_of_token(task)
+    alone = token_requests(task)
 
     def count_all(phase: str, facts: Any) -> None:
         progress(phase, facts + len(alone) if phase == "drawing" else facts)
 
-    drawn = draw(task, generator, adapter=adapter, folder=folder, progress=count_all)
+    drawn = draw_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
     files: list[Path] = []
     for file in drawn.taught.gallery.pictures(generator, alone, task.knobs, drawn.weights):
         progress("picture", file)
         files.append(file)
-    token_alone = Pictures(gallery=drawn.taught.gallery, files=tuple(files))
-    return Symptoms(task=task, drawn=drawn, token_alone=token_alone, referee=referee)
+    token_alone = ImageSet(gallery=drawn.taught.gallery, files=tuple(files))
+    return ProbeImages(task=task, drawn=drawn, token_alone=token_alone, referee=referee)

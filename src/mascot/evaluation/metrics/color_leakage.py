@@ -32,7 +32,7 @@ _XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Colours:
+class SceneColors:
     """How colours moved over some scenes, all in CIELAB."""
 
     subject: float
@@ -44,7 +44,7 @@ class Colours:
     its colours; 1: the middle is the background. None where the background did not move."""
 
 
-def colours_over(scenes: Sequence[Image.Image]) -> Colours | None:
+def scene_colors(scenes: Sequence[Image.Image]) -> SceneColors | None:
     """Compare pictures of one subject in several scenes, the same seed each: what does its middle take over from its surroundings?
 
     The middle third of the sides stands for the subject, the outer ring (an eighth of the sides wide) for the scene: what stands off the
@@ -56,7 +56,7 @@ def colours_over(scenes: Sequence[Image.Image]) -> Colours | None:
     middle_N3, ring_N3 = (_centred(rows) for rows in zip(*(_middle_and_ring(scene) for scene in scenes), strict=True))
     scene = _spread(ring_N3)
     followed = float((middle_N3 * ring_N3).sum() / (ring_N3**2).sum()) if scene >= STILL else None
-    return Colours(subject=_spread(middle_N3), scene=scene, followed=followed)
+    return SceneColors(subject=_spread(middle_N3), scene=scene, followed=followed)
 
 
 def lab(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judges:
+class EncoderPair:
     """An encoder of identity, and one of pictures and prompts."""
 
     identity: IdentityEncoder
@@ -31,7 +31,7 @@ class Judges:
         return {"identity": self.identity.describe(), "clip": self.clip.describe()}
 
 
-def judges_for(base: str, identity: str | None = None, clip: str | None = None, device: torch.device | str = "cpu") -> Judges:
+def load_encoders(base: str, identity: str | None = None, clip: str | None = None, device: torch.device | str = "cpu") -> EncoderPair:
     """Load the encoders that pictures of a base are judged by: the embedded ones on the embedded base, elsewhere the published tables'.
 
     `identity` and `clip` name others: a folder as transformers saves it, a hub id, or `starter` for the embedded one.
@@ -39,15 +39,15 @@ def judges_for(base: str, identity: str | None = None, clip: str | None = None, 
     Raises:
         UserError: an encoder is not there, cannot be fetched, or is of another kind.
     """
-    usual = judge_names(base)
+    usual = default_encoder_names(base)
     identity, clip = identity or usual["identity"], clip or usual["clip"]
-    return Judges(
+    return EncoderPair(
         identity=read_identity_encoder(starter.identity_folder() if identity == EMBEDDED else identity, device),
         clip=read_clip(starter.clip_folder() if clip == EMBEDDED else clip, device),
     )
 
 
-def judge_names(base: str) -> Mapping[str, str]:
-    """What `judges_for` loads for a base where no other judges are named."""
+def default_encoder_names(base: str) -> Mapping[str, str]:
+    """What `load_encoders` loads for a base where no other judges are named."""
     ours = is_embedded(base)
     return {"identity": EMBEDDED if ours else IDENTITY, "clip": EMBEDDED if ours else CLIP}

@@ -40,7 +40,7 @@ class Segmenter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class NoSegmenter:
     """There is no segmenter."""
 
     reason: str
@@ -113,7 +113,7 @@ def cut_all(
     pictures: Sequence[Image.Image],
     masks: Sequence[Image.Image | None],
     *,
-    segmenter: Segmenter | Missing,
+    segmenter: Segmenter | NoSegmenter,
     preprocessing: Preprocessing,
 ) -> Cutouts:
     """Cut out each picture by its own mask, or by the segmenter's where it has none (None); what has neither is left out, and noted.
@@ -126,9 +126,9 @@ def cut_all(
     bare, foreign = found.count(None), masks.count(None) - found.count(None)
     empty = cut.count(None) - bare
     parts = [
-        f"{bare} of {len(pictures)} have no mask ({segmenter.reason})" if isinstance(segmenter, Missing) and bare else "",
+        f"{bare} of {len(pictures)} have no mask ({segmenter.reason})" if isinstance(segmenter, NoSegmenter) and bare else "",
         f"{empty} of {len(pictures)} left out, as nothing is marked in their masks" if empty else "",
-        f"{foreign} of {len(pictures)} masks by {segmenter.name}" if not isinstance(segmenter, Missing) and foreign else "",
+        f"{foreign} of {len(pictures)} masks by {segmenter.name}" if not isinstance(segmenter, NoSegmenter) and foreign else "",
     ]
     return Cutouts(pictures=tuple(picture for picture in cut if picture is not None), note="; ".join(filter(None, parts)))
 
@@ -145,21 +145,21 @@ def cutout_similarity(generated: Cutouts, photos: Cutouts, embed: Callable[[Sequ
     return CutoutScore(value=value, note="; ".join(notes))
 
 
-def open_segmenter() -> Segmenter | Missing:
+def open_segmenter() -> Segmenter | NoSegmenter:
     """Load rembg where it is installed and works, else say why there is no segmenter.
 
     Its weights are fetched from the network the first time.
     """
     if find_spec("rembg") is None:
-        return Missing("no segmenter is installed; `pip install rembg[cpu]` gives one")
+        return NoSegmenter("no segmenter is installed; `pip install rembg[cpu]` gives one")
     try:
         package = import_module("rembg")
         return Rembg(session=package.new_session(MODEL), remove=package.remove)
     except SystemExit:  # how it ends where its own engine is not installed
-        return Missing("rembg is installed without onnxruntime; `pip install rembg[cpu]` adds it")
+        return NoSegmenter("rembg is installed without onnxruntime; `pip install rembg[cpu]` adds it")
     except (ImportError, RuntimeError, OSError, ValueError) as error:  # a part is missing, or there is no network for the weights
-        return Missing(f"rembg cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})")
+        return NoSegmenter(f"rembg cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})")
 
 
-def _segment(picture: Image.Image, segmenter: Segmenter | Missing) -> Image.Image | None:
-    return None if isinstance(segmenter, Missing) else segmenter.mask(picture)
+def _segment(picture: Image.Image, segmenter: Segmenter | NoSegmenter) -> Image.Image | None:
+    return None if isinstance(segmenter, NoSegmenter) else segmenter.mask(picture)

@@ -5,40 +5,40 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from mascot.evaluation.selection.criterion import WORTH, Frame, Measured, Score, score
+from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class CheckpointResult:
     """One checkpoint that was looked at."""
 
     step: int
-    measured: Measured
-    score: Score
+    measured: ValidationResult
+    score: SelectionScore
 
 
 @dataclass(slots=True, kw_only=True)
-class Chooser:
+class CheckpointSelector:
     """Is told of checkpoints as they come, knows the best, and says when training has stopped paying."""
 
-    frame: Frame
+    frame: ReferenceScores
     patience: int
     """Looks in a row without a better one after which training stops."""
-    looks: list[Look] = field(default_factory=list[Look])
+    looks: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
 
-    def tell(self, step: int, measured: Measured) -> bool:
+    def tell(self, step: int, measured: ValidationResult) -> bool:
         """Take one checkpoint in; returns whether it is the best so far. One that was told before is not told again."""
         assert not self.looks or step > self.looks[-1].step, "steps come in order"
         before = self.best
-        self.looks.append(Look(step=step, measured=measured, score=score(measured, self.frame)))
+        self.looks.append(CheckpointResult(step=step, measured=measured, score=score(measured, self.frame)))
         return self.best is not before
 
     @property
-    def best(self) -> Look | None:
+    def best(self) -> CheckpointResult | None:
         """The earliest look that no later one beats by more than is worth it."""
-        best: Look | None = None
+        best: CheckpointResult | None = None
         for look in self.looks:
-            if best is None or look.score.total > best.score.total + WORTH:
+            if best is None or look.score.total > best.score.total + MINIMUM_GAIN:
                 best = look
         return best
 
@@ -77,5 +77,8 @@ class Chooser:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        looks = [Look(step=look["step"], measured=Measured(**look["measured"]), score=Score(**look["score"])) for look in values["looks"]]
-        return cls(frame=Frame(**values["frame"]), patience=values["patience"], looks=looks)
+        looks = [
+            CheckpointResult(step=look["step"], measured=ValidationResult(**look["measured"]), score=SelectionScore(**look["score"]))
+            for look in values["looks"]
+        ]
+        return cls(frame=ReferenceScores(**values["frame"]), patience=values["patience"], looks=looks)

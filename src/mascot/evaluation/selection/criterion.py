@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WORTH = 0.01
+MINIMUM_GAIN = 0.01
 """The least gain in score that counts as one: smaller ones come and go with the seeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class ValidationResult:
     """What pictures of validation prompts came to."""
 
     likeness: float
@@ -20,12 +20,12 @@ class Measured:
     prompt: float
     """CLIP-T (metrics/prompt.py)."""
     nearest: float
-    """Mean over pictures of the highest cosine to a photo that was trained on, none counted below `Frame.real_nearest`: so one copy among
+    """Mean over pictures of the highest cosine to a photo that was trained on, none counted below `ReferenceScores.real_nearest`: so one copy among
     many is not hidden by the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class ReferenceScores:
     """Between what the measured lies."""
 
     base_likeness: float
@@ -40,7 +40,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class SelectionScore:
     """How good some pictures are, and why."""
 
     gain: float
@@ -52,7 +52,7 @@ class Score:
     total: float
 
 
-def score(measured: Measured, frame: Frame) -> Score:
+def score(measured: ValidationResult, frame: ReferenceScores) -> SelectionScore:
     """Join likeness and prompt fidelity by their harmonic mean, less the share that is copied; all in 0..1.
 
     Likeness beyond the photos' own is copying too. Where CLIP cannot tell the base's own pictures from noise, prompts say nothing and count
@@ -61,18 +61,20 @@ def score(measured: Measured, frame: Frame) -> Score:
     1 apart from nothing (a cosine of 1), and copying cannot be told from likeness: it is 0.
     """
     real = 1.0 if frame.real_likeness is None else frame.real_likeness
-    gain = placed(measured.likeness, frame.base_likeness, real)
-    says = frame.base_prompt - frame.floor_prompt > WORTH
-    kept = placed(measured.prompt, frame.floor_prompt, frame.base_prompt) if says else 1.0
+    gain = normalized(measured.likeness, frame.base_likeness, real)
+    says = frame.base_prompt - frame.floor_prompt > MINIMUM_GAIN
+    kept = normalized(measured.prompt, frame.floor_prompt, frame.base_prompt) if says else 1.0
     copying = 0.0
     if frame.real_nearest is not None and frame.real_likeness is not None:
-        copying = max(placed(measured.nearest, frame.real_nearest, 1.0), placed(measured.likeness, max(real, frame.base_likeness), 1.0))
+        copying = max(
+            normalized(measured.nearest, frame.real_nearest, 1.0), normalized(measured.likeness, max(real, frame.base_likeness), 1.0)
+        )
     joined = 2 * gain * kept / (gain + kept) if gain + kept else 0.0
-    return Score(gain=gain, kept=kept, copying=copying, total=joined * (1 - copying))
+    return SelectionScore(gain=gain, kept=kept, copying=copying, total=joined * (1 - copying))
 
 
-def placed(value: float, low: float, high: float) -> float:
+def normalized(value: float, low: float, high: float) -> float:
     """Where a value lies between two others, 0..1; where these are not apart, whether it lies above both."""
     if high - low < 1e-6:
-        return float(value > max(low, high) + WORTH)
+        return float(value > max(low, high) + MINIMUM_GAIN)
     return min(1.0, max(0.0, (value - low) / (high - low)))

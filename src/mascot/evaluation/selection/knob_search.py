@@ -6,35 +6,35 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mascot.evaluation.selection.criterion import WORTH, Frame, Measured, Score, score
+from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
 from mascot.generation.knobs import Knobs
 
-Measure = Callable[[Knobs, int], "Measured"]
+Measure = Callable[[Knobs, int], "ValidationResult"]
 """Draws so many pictures at some knobs (a larger number contains the smaller's) and measures them."""
 
 
-LEAVING = 0.02
+MINIMUM_KNOB_GAIN = 0.02
 """The least gain over the recipe's own knobs for which they are left: the best of a dozen settings is a little higher by chance alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class KnobTrial:
     """One setting of the knobs that was tried."""
 
     knobs: Knobs
     count: int
     """Pictures that it was judged by in the end."""
-    measured: Measured
-    score: Score
+    measured: ValidationResult
+    score: SelectionScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
+class KnobRecommendation:
     """The knobs to draw with, and all that were tried, the best first."""
 
     knobs: Knobs
-    trials: tuple[Trial, ...]
-    usual: Trial
+    trials: tuple[KnobTrial, ...]
+    usual: KnobTrial
     """The recipe's own knobs, which were judged to the end."""
     drawn: int
     """Pictures that were drawn for it."""
@@ -44,14 +44,14 @@ class Recommendation:
         """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
         best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.drawn} pictures"
         if len(self.trials) == 1:
-            return f"{turned(best.knobs)}, as in the recipe: there were pictures to try no other."
+            return f"{describe_searched_knobs(best.knobs)}, as in the recipe: there were pictures to try no other."
         if best.knobs == self.usual.knobs:
-            return f"{turned(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {LEAVING:g} more."
-        usual = f"where the recipe's own ({turned(self.usual.knobs)}) have {self.usual.score.total:.2f}"
-        return f"{turned(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
+            return f"{describe_searched_knobs(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {MINIMUM_KNOB_GAIN:g} more."
+        usual = f"where the recipe's own ({describe_searched_knobs(self.usual.knobs)}) have {self.usual.score.total:.2f}"
+        return f"{describe_searched_knobs(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
 
 
-def turned(knobs: Knobs) -> str:
+def describe_searched_knobs(knobs: Knobs) -> str:
     """The three knobs that are searched, in words."""
     return f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
 
@@ -67,7 +67,9 @@ def knob_grid(usual: Knobs) -> list[Knobs]:
     return [usual, *(knobs for knobs in grid if knobs != usual)]
 
 
-def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budget: int, first: int, last: int) -> Recommendation:
+def search_knobs(
+    measure: Measure, frame: ReferenceScores, grid: Sequence[Knobs], *, budget: int, first: int, last: int
+) -> KnobRecommendation:
     """Search a grid by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with at most `budget` pictures.
 
     Every setting is judged by `first` pictures, the better third by twice as many, and so on up to `last`; pictures are those of before
@@ -82,12 +84,12 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
     alive = list(grid)[: max(fitting, default=budget // first)]
     if not alive:
         raise ValueError("the budget does not hold one setting")
-    tried: dict[int, Trial] = {}
+    tried: dict[int, KnobTrial] = {}
     drawn, count, had = 0, first, 0
     while True:
         for knobs in alive:
             measured = measure(knobs, count)
-            tried[grid.index(knobs)] = Trial(knobs=knobs, count=count, measured=measured, score=score(measured, frame))
+            tried[grid.index(knobs)] = KnobTrial(knobs=knobs, count=count, measured=measured, score=score(measured, frame))
         drawn += (count - had) * len(alive)
         ranked = sorted(alive, key=lambda knobs: order(tried[grid.index(knobs)], grid.index(knobs)))
         better = ranked[: math.ceil(len(alive) / 3)]
@@ -97,10 +99,10 @@ def search_knobs(measure: Measure, frame: Frame, grid: Sequence[Knobs], *, budge
             break
     finalists = [(place, trial) for place, trial in tried.items() if trial.count == had]
     top = max(trial.score.total for _, trial in finalists)
-    margins = {place: WORTH if place else LEAVING for place, _ in finalists}
+    margins = {place: MINIMUM_GAIN if place else MINIMUM_KNOB_GAIN for place, _ in finalists}
     best = min((place, trial) for place, trial in finalists if trial.score.total >= top - margins[place])[1]
     others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
-    return Recommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], drawn=drawn)
+    return KnobRecommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], drawn=drawn)
 
 
 def cost_of(settings: int, first: int, last: int) -> int:
@@ -113,6 +115,6 @@ def cost_of(settings: int, first: int, last: int) -> int:
     return total
 
 
-def order(trial: Trial, place: int) -> tuple[int, float, int]:
+def order(trial: KnobTrial, place: int) -> tuple[int, float, int]:
     """Sort the longest judged first, then the best, then the grid's order."""
     return -trial.count, -trial.score.total, place

@@ -12,7 +12,7 @@ from typing import Any
 
 from mascot.evaluation.selection.word_lists import NOUNS, SHORT_WORDS
 from mascot.generation import prompt_sets
-from mascot.protocols import FOLKLORE
+from mascot.protocols import COMMON_TOKEN
 
 RARE: Mapping[str, float] = {"BPE": 0.9, "Unigram": 5000 / 32000}
 """Kind of tokenizer -> the share of its vocabulary, most frequent pieces first, after which short words count as rare.
@@ -90,4 +90,4 @@ def known_words() -> set[str]:
     suites = (prompt_sets.STARTER, prompt_sets.STARTER_VALIDATION, prompt_sets.PAPER)
     texts = [text for suite in suites for text in (*suite.things, *suite.live)]
     texts += [*prompt_sets.PREVIEWS, *(text for group in prompt_sets.CONTEXTS.values() for text in group)]
-    return {*re.findall(r"[a-z]+", " ".join(texts).lower()), *NOUNS, *prompt_sets.LIVE_NOUNS, *SHORT_WORDS, FOLKLORE}
+    return {*re.findall(r"[a-z]+", " ".join(texts).lower()), *NOUNS, *prompt_sets.LIVE_NOUNS, *SHORT_WORDS, COMMON_TOKEN}

@@ -23,14 +23,14 @@ from torch.nn import functional as F
 
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.evaluation.metrics.default_encoders import Judges
+from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.subject_fidelity import real_similarity
 from mascot.evaluation.selection.rare_words import Spelling, is_one_token, rare_words, spell
 from mascot.evaluation.selection.word_lists import NOUNS
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
-from mascot.generation.sample_cache import Gallery, weights_name
-from mascot.models.pipeline_stage import LoadedStage
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.sample_cache import SampleCache, weights_name
+from mascot.models.pipeline_stage import PipelineStage
 from mascot.progress import Progress, silent
 from mascot.protocols import Family, Framing, Subject
 
@@ -66,7 +66,7 @@ KNOBS = Knobs(guidance=5.0, steps=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sign:
+class TokenSignal:
     """One sign that a word means something."""
 
     value: float
@@ -78,16 +78,16 @@ class Sign:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class TokenCandidate:
     """A word, and what it means to a base. Low numbers are good."""
 
     token: str
     spellings: tuple[Spelling, ...]
-    read: Sign
+    read: TokenSignal
     """How near its conditioning is to the nearest noun's."""
-    alike: Sign
+    alike: TokenSignal
     """How alike its pictures are to each other."""
-    matched: Sign
+    matched: TokenSignal
     """How well its pictures match the best of all nouns' prompts."""
     pictures: tuple[Path, ...]
 
@@ -109,7 +109,7 @@ class Candidate:
         return f"{lead}: it reads most like {self.read.noun} ({share(self.read)} of the way to it), {alike}, and {matched}."
 
 
-def share(sign: Sign) -> str:
+def share(sign: TokenSignal) -> str:
     """Write a sign in percent of a noun's."""
     return "(this base's nouns give no scale)" if sign.meaning is None else f"{max(0.0, sign.meaning):.0%}"
 
@@ -117,11 +117,11 @@ def share(sign: Sign) -> str:
 def tokenizers_of(family: Family) -> Mapping[str, Any]:
     """The tokenizers that hear a base's prompts, by the names of their text encoders."""
     stage = family.stages[0]  # the later stages of a cascade hear through the first one
-    assert isinstance(stage, LoadedStage)
+    assert isinstance(stage, PipelineStage)
     return stage.tokenizers
 
 
-class Reader:
+class TokenReader:
     """Asks a base's text encoders how near words are to the nouns that it knows; nothing is drawn.
 
     Raises UserError where the base's vocabulary has no nouns to compare with.
@@ -146,7 +146,7 @@ class Reader:
         sampled = random.Random(seed).sample(self.rare, min(len(self.rare), READ * count))
         return sorted(sampled, key=lambda word: (self.read(word).value, word))[:count]
 
-    def read(self, word: str) -> Sign:
+    def read(self, word: str) -> TokenSignal:
         """The highest cosine of a word's conditioning and a noun's, after what all nouns have in common is taken off."""
         cosines: list[Tensor] = []
         told = self.condition(word)
@@ -156,7 +156,7 @@ class Reader:
         if word in self.nouns:
             cosine_K[self.nouns.index(word)] = -1
         best = int(cosine_K.argmax())
-        return Sign(value=float(cosine_K[best]), meaning=float(cosine_K[best]), noun=self.nouns[best])
+        return TokenSignal(value=float(cosine_K[best]), meaning=float(cosine_K[best]), noun=self.nouns[best])
 
     @cached_property
     def noun_conditionings(self) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -182,46 +182,53 @@ class Reader:
         return {name: value.float().cpu().flatten() for name, value in self.stage.condition([prompt_of(word)], [framing]).items()}
 
 
-class Examiner:
+class TokenExaminer:
     """Asks a base what words mean to it, on the scale of what it makes of nouns; pictures are kept in a gallery.
 
     Picture k of every word has the seed `seed + k`. Raises UserError where the base's vocabulary has no nouns to compare with.
     """
 
     def __init__(
-        self, generator: Generator, judges: Judges, gallery: Gallery, *, knobs: Knobs = KNOBS, pictures: int = PICTURES, seed: int = 0
+        self,
+        generator: Generator,
+        judges: EncoderPair,
+        gallery: SampleCache,
+        *,
+        knobs: Knobs = KNOBS,
+        pictures: int = PICTURES,
+        seed: int = 0,
     ) -> None:
         assert pictures > 1, "one picture is unlike nothing"
         self.generator, self.judges, self.gallery, self.knobs = generator, judges, gallery, knobs
         self.seeds = range(seed, seed + pictures)
-        self.reader = Reader(generator.family)
+        self.reader = TokenReader(generator.family)
         self.nouns = self.reader.nouns
 
-    def examine(self, words: Sequence[str], progress: Progress = silent) -> list[Candidate]:
+    def examine(self, words: Sequence[str], progress: Progress = silent) -> list[TokenCandidate]:
         """Read and draw words, and say what each means to the base, in their order."""
         drawn = self.draw([*words, *self.references], progress)
         seen = {word: self.gallery.embed(self.judges.identity, paths) for word, paths in drawn.items()}
         matches = {word: self.match(paths) for word, paths in drawn.items()}
         different, same = ends_of_alike([seen[noun] for noun in self.references])
         other, own = ends_of_match({noun: matches[noun] for noun in self.references}, self.nouns)
-        candidates: list[Candidate] = []
+        candidates: list[TokenCandidate] = []
         for word in words:
             alike, best = real_similarity(seen[word]), int(matches[word].argmax())
             assert alike is not None
             match = float(matches[word][best])
             candidates.append(
-                Candidate(
+                TokenCandidate(
                     token=word,
                     spellings=spell(self.reader.tokenizers, word),
                     read=self.reader.read(word),
-                    alike=Sign(value=alike, meaning=placed(alike, different, same)),
-                    matched=Sign(value=match, meaning=placed(match, other, own), noun=self.nouns[best]),
+                    alike=TokenSignal(value=alike, meaning=normalized(alike, different, same)),
+                    matched=TokenSignal(value=match, meaning=normalized(match, other, own), noun=self.nouns[best]),
                     pictures=tuple(drawn[word]),
                 )
             )
         return candidates
 
-    def find(self, *, count: int = 5, candidates: int = CANDIDATES, progress: Progress = silent) -> list[Candidate]:
+    def find(self, *, count: int = 5, candidates: int = CANDIDATES, progress: Progress = silent) -> list[TokenCandidate]:
         """Find the `count` best tokens, best first: of the rare words, the `candidates` that read least like a noun are drawn.
 
         Raises:
@@ -238,7 +245,7 @@ class Examiner:
     def draw(self, words: Sequence[str], progress: Progress = silent) -> dict[str, list[Path]]:
         """Draw each word in as many pictures as there are seeds."""
         words = list(dict.fromkeys(words))
-        shots = [Shot(prompt_of(word), seed) for word in words for seed in self.seeds]
+        shots = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
         progress("pictures", len(shots))
         paths: list[Path] = []
         for path in self.gallery.pictures(self.generator, shots, self.knobs, weights_name(self.generator.family)):
@@ -280,6 +287,6 @@ def ends_of_match(matches: Mapping[str, Tensor], nouns: Sequence[str]) -> tuple[
     return statistics.mean(other), statistics.mean(own)
 
 
-def placed(value: float, nothing: float, noun: float) -> float | None:
+def normalized(value: float, nothing: float, noun: float) -> float | None:
     """Put a value on the scale from nothing (0) to a noun (1); None where the two are too near each other to tell."""
     return (value - nothing) / (noun - nothing) if noun - nothing >= SPREAD else None

@@ -20,18 +20,18 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
-from mascot.evaluation.metrics.default_encoders import Judges, judges_for
+from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.selection.checkpoint_selection import Chooser
-from mascot.evaluation.selection.criterion import Frame, Measured
-from mascot.evaluation.selection.knob_search import Recommendation, knob_grid, search_knobs
+from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
+from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult
+from mascot.evaluation.selection.knob_search import KnobRecommendation, knob_grid, search_knobs
 from mascot.generation.generator import Generator
-from mascot.generation.knobs import Knobs, Shot
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.protocols import Subject
-from mascot.runs.training_run import Personalization
-from mascot.storage.atomic_write import replacing
+from mascot.runs.training_run import TrainingRun
+from mascot.storage.atomic_write import atomic_write
 from mascot.training.checkpoint import load_parameters, save_parameters
 
 SEED = 7_000
@@ -47,7 +47,7 @@ def passes_of_picture(knobs: Knobs, *, told: bool) -> int:
     return knobs.steps * (1 if told or knobs.guidance == 1 else 2)
 
 
-def budget(job: Personalization) -> int:
+def budget(job: TrainingRun) -> int:
     """Pictures that choosing may draw: as many passes as training takes, a backward pass counted as two, times what the recipe allows."""
     recipe, training = job.recipe, job.recipe.training
     company = 2 if recipe.prior.draws or recipe.prior.preserves else 1
@@ -56,23 +56,23 @@ def budget(job: Personalization) -> int:
 
 
 @dataclass(kw_only=True)
-class Choosing:
+class Validation:
     """One run's choice, made as it goes; `selection.json` in the run's folder holds all that it depends on."""
 
-    job: Personalization
+    job: TrainingRun
     looks: int
     """Checkpoints that the budget allows to look at; 0 looks at none."""
     left: int
     """Pictures that are left for the knobs."""
     why_not: str = ""
     """Why nothing is chosen, where nothing is."""
-    judges: Judges | None = None
-    chooser: Chooser | None = field(default=None, init=False)
+    judges: EncoderPair | None = None
+    chooser: CheckpointSelector | None = field(default=None, init=False)
 
     @classmethod
-    def plan(cls, job: Personalization) -> Choosing:
+    def plan(cls, job: TrainingRun) -> Validation:
         """See what the budget allows."""
-        settings, count, allowed = job.recipe.choose, len(validation(job)), budget(job)
+        settings, count, allowed = job.recipe.choose, len(validation_prompts(job)), budget(job)
         looks = min(settings.looks, allowed // count - 1)
         why_not = ""
         if not settings.active:
@@ -84,7 +84,7 @@ class Choosing:
         if why_not:
             return cls(job=job, looks=0, left=0, why_not=why_not)
         try:
-            judges = judges_for(job.recipe.base, settings.identity, settings.clip, job.device)
+            judges = load_encoders(job.recipe.base, settings.identity, settings.clip, job.device)
         except UserError as error:  # training is worth having without
             return cls(job=job, looks=0, left=0, why_not=f"nothing was chosen, the last step is kept: {error}")
         return cls(job=job, looks=looks, left=allowed - (looks + 1) * count if settings.knobs else 0, judges=judges)
@@ -92,10 +92,10 @@ class Choosing:
     @property
     def pictures(self) -> int:
         """Pictures that choosing draws at most."""
-        return (self.looks + bool(self.looks)) * len(validation(self.job)) + self.left
+        return (self.looks + bool(self.looks)) * len(validation_prompts(self.job)) + self.left
 
     @property
-    def encoders(self) -> Judges:
+    def encoders(self) -> EncoderPair:
         """What measures; only asked for where something is looked at."""
         assert self.judges is not None
         return self.judges
@@ -119,26 +119,28 @@ class Choosing:
         run, done = self.job.run, self.job.loop.done
         if run.selection.exists():
             try:
-                self.chooser = Chooser.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
+                self.chooser = CheckpointSelector.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{run.selection} is damaged; start a new --out.") from error
             self.chooser.forget_after(done)
         else:
-            with untouched(self.job):
-                pictures = self.draw(Generator(self.job.family), self.job.recipe.knobs, range(len(validation(self.job))), taught=False)
-            self.chooser = Chooser(frame=self.frame(pictures), patience=self.job.recipe.choose.patience)
+            with base_only(self.job):
+                pictures = self.draw(
+                    Generator(self.job.family), self.job.recipe.knobs, range(len(validation_prompts(self.job))), taught=False
+                )
+            self.chooser = CheckpointSelector(frame=self.frame(pictures), patience=self.job.recipe.choose.patience)
             self.keep()
         if done in self.steps and all(look.step != done for look in self.chooser.looks):
             self.look(done)  # stopped between the step and its look
         return self.chooser.has_stopped_paying
 
-    def frame(self, pictures: Sequence[Image.Image]) -> Frame:
+    def frame(self, pictures: Sequence[Image.Image]) -> ReferenceScores:
         """Place the untouched base and the photos."""
         drawn_BD, words_BD = self.encoders.clip.embed(pictures), self.words(range(len(pictures)))
         count = len(self.photos)
         cosines_BB = self.photos @ self.photos.T
         cosines_BB.fill_diagonal_(-1)
-        return Frame(
+        return ReferenceScores(
             base_likeness=similarity(self.encoders.identity.embed(pictures), self.photos),
             real_likeness=real_similarity(self.photos),
             base_prompt=prompt_fidelity(drawn_BD, words_BD),
@@ -158,9 +160,9 @@ class Choosing:
         assert self.chooser is not None
         with self.job.loop.drawing():
             generator = Generator(self.job.family)
-            measured = self.measure(self.draw(generator, self.job.recipe.knobs, range(len(validation(self.job)))))
+            measured = self.measure(self.draw(generator, self.job.recipe.knobs, range(len(validation_prompts(self.job)))))
             if self.chooser.tell(step, measured):
-                with replacing(self.job.run.best(step)) as folder:
+                with atomic_write(self.job.run.best(step)) as folder:
                     folder.mkdir()
                     for number, learner in self.job.learners.items():
                         save_parameters(learner, folder, f"stage{number}")
@@ -185,14 +187,14 @@ class Choosing:
                 load_parameters(learner, self.job.run.best(best.step), f"stage{number}")
         return self.chooser.reason
 
-    def recommend(self, generator: Generator) -> Recommendation | None:
+    def recommend(self, generator: Generator) -> KnobRecommendation | None:
         """Search the knobs with what pictures are left; None where there are too few."""
-        prompts, usual = validation(self.job), generator.settle(self.job.recipe.knobs)
+        prompts, usual = validation_prompts(self.job), generator.settle(self.job.recipe.knobs)
         if self.chooser is None or self.left < len(prompts):
             return None
         kept: dict[Knobs, list[Image.Image]] = {}
 
-        def measure(knobs: Knobs, count: int) -> Measured:
+        def measure(knobs: Knobs, count: int) -> ValidationResult:
             had = kept.setdefault(knobs, [])
             had += self.draw(generator, knobs, range(len(had), count))
             return self.measure(had)
@@ -203,19 +205,19 @@ class Choosing:
 
     def draw(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, taught: bool = True) -> list[Image.Image]:
         """Draw validation pictures by their numbers: prompts in a fixed order, then again with other seeds."""
-        recipe, prompts = self.job.recipe, validation(self.job)
+        recipe, prompts = self.job.recipe, validation_prompts(self.job)
         subject = recipe.subject if taught else Subject(token=str(recipe.class_noun))
         size = {"height": self.job.resolution, "width": self.job.resolution}
-        shots = [Shot(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
+        shots = [ImageRequest(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
         return list(generator.draw(shots, knobs.model_copy(update=size)))
 
-    def measure(self, pictures: Sequence[Image.Image]) -> Measured:
+    def measure(self, pictures: Sequence[Image.Image]) -> ValidationResult:
         """Measure validation pictures, from number 0 on."""
         drawn_BD = self.encoders.identity.embed(pictures)
         nearest_B = (drawn_BD @ self.photos.T).max(1).values
         if self.chooser is not None and self.chooser.frame.real_nearest is not None:
             nearest_B = nearest_B.clamp(min=self.chooser.frame.real_nearest)
-        return Measured(
+        return ValidationResult(
             likeness=similarity(drawn_BD, self.photos),
             prompt=prompt_fidelity(self.encoders.clip.embed(pictures), self.words(range(len(pictures)))),
             nearest=float(nearest_B.mean()),
@@ -223,11 +225,11 @@ class Choosing:
 
     def words(self, numbers: Sequence[int]) -> Tensor:
         """What the pictures' prompts mean, read with the class noun alone: the encoders have never read the token."""
-        prompts, plain = validation(self.job), Subject(token=str(self.job.recipe.class_noun))
+        prompts, plain = validation_prompts(self.job), Subject(token=str(self.job.recipe.class_noun))
         return self.encoders.clip.embed_prompts([fill(prompts[number % len(prompts)], plain) for number in numbers])
 
 
-def validation(job: Personalization) -> tuple[str, ...]:
+def validation_prompts(job: TrainingRun) -> tuple[str, ...]:
     """The validation prompts, in an order of the run's own, so that a part of them is a fair sample."""
     prompts = STARTER_VALIDATION.for_subject(live=is_live(job.recipe.class_noun))
     order = sorted(range(len(prompts)), key=lambda i: seeded(job.recipe.seed, "validation", i).initial_seed())
@@ -241,15 +243,15 @@ def noise(number: int) -> Image.Image:
 
 
 @contextmanager
-def untouched(job: Personalization) -> Generates[None]:
+def base_only(job: TrainingRun) -> Generates[None]:
     """The base without anything that learns."""
     with ExitStack() as stack:
         for learner in job.learners.values():
-            stack.enter_context(learner.untouched())
+            stack.enter_context(learner.base_only())
         yield
 
 
-def with_knobs(adapter: Adapter, recommendation: Recommendation | None) -> Adapter:
+def with_knobs(adapter: Adapter, recommendation: KnobRecommendation | None) -> Adapter:
     """The adapter, which says what to draw it with."""
     if recommendation is None or adapter.manifest is None:
         return adapter

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mascot.diffusion.noise import gaussian
 from mascot.errors import UserError
-from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
@@ -35,10 +35,10 @@ T5 = "text_encoder"
 OPTIONS: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "watermarker": None}
 
 
-FIRST = Layout(kind=IFPipeline, denoiser="unet", listeners=(T5,), autoencoder=False, options=OPTIONS)
+FIRST = PipelineLayout(kind=IFPipeline, denoiser="unet", listeners=(T5,), autoencoder=False, options=OPTIONS)
 
 
-SECOND = Layout(
+SECOND = PipelineLayout(
     kind=IFSuperResolutionPipeline,
     denoiser="unet",
     autoencoder=False,

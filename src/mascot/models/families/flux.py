@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from mascot.models.flow_stage import FlowStage
-from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
 
@@ -23,7 +23,7 @@ CLIP, T5 = "text_encoder", "text_encoder_2"
 PARTS = ("transformer", "vae", CLIP, T5)
 
 
-LAYOUT = Layout(kind=FluxPipeline, denoiser="transformer", clips=(CLIP,), listeners=(T5,))
+LAYOUT = PipelineLayout(kind=FluxPipeline, denoiser="transformer", clips=(CLIP,), listeners=(T5,))
 
 
 RESOLUTION = 1024
@@ -56,7 +56,7 @@ def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(count, depth // 4, height, width)
 
 
-def places_of(height: int, width: int, device: torch.device) -> Tensor:
+def position_ids(height: int, width: int, device: torch.device) -> Tensor:
     """N x 3: row and column of each token, after a 0."""
     rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float().to(device)
@@ -96,7 +96,7 @@ class FluxStage(FlowStage):
             encoder_hidden_states=states,
             pooled_projections=conditioning["pooled_projections"].to(dtype),
             txt_ids=torch.zeros(states.shape[1], 3, device=self.device),
-            img_ids=places_of(height, width, self.device),
+            img_ids=position_ids(height, width, self.device),
             return_dict=False,
         )[0]
         return unpack(answer.float(), height, width)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
@@ -19,7 +19,7 @@ NAME = "sd"
 PARTS = ("unet", "vae", "text_encoder")
 
 
-LAYOUT = Layout(
+LAYOUT = PipelineLayout(
     kind=StableDiffusionPipeline,
     denoiser="unet",
     clips=("text_encoder",),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.models.flow_stage import FlowStage
-from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
 
@@ -27,7 +27,7 @@ T5 = "text_encoder_3"
 PARTS = ("transformer", "vae", *CLIPS, T5)
 
 
-LAYOUT = Layout(kind=StableDiffusion3Pipeline, denoiser="transformer", clips=CLIPS, listeners=(T5,), dispensable=(T5,))
+LAYOUT = PipelineLayout(kind=StableDiffusion3Pipeline, denoiser="transformer", clips=CLIPS, listeners=(T5,), dispensable=(T5,))
 
 
 T5_LENGTH = 256

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from mascot.models.pipeline_files import DTYPES, Layout, Precision, fingerprint, weight_files
+from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
@@ -23,7 +23,7 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 PARTS = ("unet", "vae", *ENCODERS)
 
 
-LAYOUT = Layout(kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False})
+LAYOUT = PipelineLayout(kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False})
 
 
 @dataclass(kw_only=True)

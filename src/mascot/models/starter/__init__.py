@@ -8,7 +8,7 @@ from pathlib import Path
 from mascot.errors import UserError
 from mascot.models import starter
 
-__all__ = ["HeldOut", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
+__all__ = ["HeldOutSubject", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
 
 
 NEEDED = (
@@ -24,7 +24,7 @@ REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe {step}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut:
+class HeldOutSubject:
     """A subject that the base has never seen, for tests and evaluations."""
 
     name: str
@@ -79,7 +79,7 @@ def token_file() -> Path:
     return package_data("token.json")
 
 
-def subjects() -> dict[str, HeldOut]:
+def subjects() -> dict[str, HeldOutSubject]:
     """The held-out subjects by name, photos in order; raises UserError where they are missing from the installation."""
     home = package_data("subjects")
     table = home / "subjects.toml"
@@ -87,7 +87,9 @@ def subjects() -> dict[str, HeldOut]:
         raise UserError(f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel.")
     entries = tomllib.loads(table.read_text(encoding="utf-8"))
     return {
-        name: HeldOut(name=name, class_noun=entry["class_noun"], live=entry["live"], photos=tuple(sorted((home / name).glob("*.png"))))
+        name: HeldOutSubject(
+            name=name, class_noun=entry["class_noun"], live=entry["live"], photos=tuple(sorted((home / name).glob("*.png")))
+        )
         for name, entry in entries.items()
     }
 
