@@ -238,9 +238,9 @@ def drawn_by(generator: Generator, steps: int) -> Draw:
     """Let a base draw, each picture from its own seed."""
 
     def draw(scenes: Sequence[Scene], guidance: float) -> list[Image.Image]:
-        shots = [ImageRequest(scene.prompt, scene.seed) for scene in scenes]
-        pictures = generator.draw(shots, Knobs(guidance=guidance, steps=steps))
-        return list(watched(pictures, len(shots)))
+        requests = [ImageRequest(scene.prompt, scene.seed) for scene in scenes]
+        pictures = generator.draw(requests, Knobs(guidance=guidance, steps=steps))
+        return list(watched(pictures, len(requests)))
 
     return draw
 

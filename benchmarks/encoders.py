@@ -108,17 +108,17 @@ def hits(condition: Condition, embeddings_BD: Tensor) -> dict[str, list[float]]:
     """Say of each subject's queries whether the nearest gallery picture shows it: 1 or 0, or the odds among equally near ones."""
     found: dict[str, list[float]] = {}
     unit_BD = torch.nn.functional.normalize(embeddings_BD.double(), dim=-1)
-    for query, gallery in condition.trials:
-        cosines = unit_BD[gallery] @ unit_BD[query]
+    for query, sample_cache in condition.trials:
+        cosines = unit_BD[sample_cache] @ unit_BD[query]
         nearest = (cosines >= cosines.max() - TIE).nonzero()[:, 0].tolist()
-        right = [condition.owners[gallery[place]] == condition.owners[query] for place in nearest]
+        right = [condition.owners[sample_cache[place]] == condition.owners[query] for place in nearest]
         found.setdefault(condition.owners[query], []).append(sum(right) / len(right))
     return found
 
 
 def chance(condition: Condition) -> float:
     """Average the share of right pictures in the queries' galleries: what an encoder gets that tells nothing apart."""
-    shares = [np.mean([condition.owners[place] == condition.owners[query] for place in gallery]) for query, gallery in condition.trials]
+    shares = [np.mean([condition.owners[place] == condition.owners[query] for place in sample_cache]) for query, sample_cache in condition.trials]
     return float(np.mean(shares))
 
 
@@ -294,9 +294,9 @@ def tell(results: Mapping[str, Any]) -> str:
 
 def example_of(condition: Condition, number: int) -> tuple[str, list[Image.Image]]:
     """Pick one trial of a condition: a title, then its query, a right gallery picture and wrong ones."""
-    query, gallery = condition.trials[number % len(condition.trials)]
+    query, sample_cache = condition.trials[number % len(condition.trials)]
     owner = condition.owners[query]
-    one_each = {condition.owners[place]: place for place in gallery}
+    one_each = {condition.owners[place]: place for place in sample_cache}
     chosen = [query, one_each.pop(owner), *one_each.values()]
     return f"{condition.name}: {owner}; query, right, wrong", [condition.pictures[place] for place in chosen]
 
@@ -322,8 +322,8 @@ def read_worlds(work: Path, seed: int) -> tuple[World, World, list[Subject]]:
         raise UserError(f"{missing} is missing: run `python -m starter_recipe collect --work {work}` first.")
     known = World(work / "drawings.npz", SIDE, seed, named=0.0)
     subjects = read_subjects(modules, known)
-    worn = {key: known.drawings[key] for _, _, keys in known.accessories for key in keys}
-    return known, world_of(subjects, worn, seed), subjects
+    applied = {key: known.drawings[key] for _, _, keys in known.accessories for key in keys}
+    return known, world_of(subjects, applied, seed), subjects
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mascot.errors import UserError
-from starter_recipe.materials import FILTERS, apply_filter
+from starter_recipe.batch_loaders import FILTERS, apply_filter
 from starter_recipe.places import COLOURS, PLACES, Rng, paint, paint_plain
 from starter_recipe.world import ALIVE, ARTICLE, TINTS, Figure, Look, World
 

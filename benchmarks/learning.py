@@ -1,6 +1,6 @@
 """What makes the embedded base learn faster: equal minutes on one core, one change at a time, from random weights.
 
-`python benchmarks/learning.py --work starter_work --minutes 6 --optimizer muon --rate 2e-3`, and again with another setting, on a machine
+`python benchmarks/learning.py --work starter_work --minutes 6 --optimizer muon --learning_rate 2e-3`, and again with another setting, on a machine
 with nothing else to do (two at once on two cores: `--core 0` and `--core 1`). The loss is that of 256 scenes no training draws, at
 the same noise levels with the same noise each time.
 """
@@ -45,7 +45,7 @@ def main(  # noqa: PLR0917 - the command's options
     work: Annotated[Path, typer.Option(help="The recipe's folder, with drawings, tokenizer and autoencoder.")] = Path("starter_work"),
     minutes: float = 6,
     optimizer: Literal["adam", "muon"] = "muon",
-    rate: float = 2e-3,
+    learning_rate: float = 2e-3,
     batch: int = 64,
     difficulty: Annotated[float, typer.Option(help="0: one centred drawing; 1: the whole grammar.")] = 0.0,
     core: Annotated[int | None, typer.Option(help="Stay on this core.")] = None,
@@ -58,7 +58,7 @@ def main(  # noqa: PLR0917 - the command's options
     tokenizer, vae = CLIPTokenizer.from_pretrained(work / "tokenizer"), AutoencoderKL.from_pretrained(work / "vae").eval()
     modules: list[Any] = list(make_base(tokenizer))
     shared = share(modules, 1, torch.device("cpu"), torch.multiprocessing.get_context("spawn"))
-    replica = Replica(modules, shared, 0, rate=rate, betas=(0.9, 0.98), optimizer=optimizer)
+    replica = Replica(modules, shared, 0, learning_rate=learning_rate, betas=(0.9, 0.98), optimizer=optimizer)
     world = World(work / "drawings.npz")
     pool = Pool(world, vae, tokenizer, torch.device("cpu"), [5, 0])
     while pool.filled < POOLED:

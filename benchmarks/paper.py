@@ -40,7 +40,7 @@ CALLED = "sks"
 MOST_PHOTOS = 5
 FEW_STEPS = 100
 """For the ninety-six runs of T4 and T5, which have no prior preservation either: without a noun there is no class to preserve."""
-USUAL = ("previews.every=0", "choose.active=false", "knobs.guidance=5.0")
+USUAL = ("previews.every=0", "selection.active=false", "knobs.guidance=5.0")
 """Fixed steps and knobs in every row: this compares ways to teach, and `selection.py` compares ways to choose."""
 WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
 
@@ -66,7 +66,7 @@ def wrong_noun(subject: CollectionSubject) -> str:
 def arms_of(table: str, steps: int | None) -> list[Variant]:
     """The rows of a table; `steps` shortens every run."""
     few = f"training.steps={steps or FEW_STEPS}"
-    shorter = () if steps is None else (few, "training.warmup=2")
+    shorter = () if steps is None else (few, "training.warmup_steps=2")
     whole = ("method.name=dreambooth", *shorter)
     bare = arm("DreamBooth without prior", *whole, *WITHOUT_PRIOR)
     if table == "T1":

@@ -55,9 +55,9 @@ def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, 
     """Draw the validation prompts and the class, and judge them; without an adapter `token` is the class noun."""
     identity, clip = judges
     prompts = [prompt for prompt in STARTER_VALIDATION.for_subject(live=held.live) for _ in range(PER_PROMPT)]
-    taught, plain = Subject(token=token, class_noun=held.class_noun), Subject(token=held.class_noun)
-    shots = [ImageRequest(fill(prompt, taught if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
-    drawn = list(generator.draw(shots, knobs))
+    trained, plain = Subject(token=token, class_noun=held.class_noun), Subject(token=held.class_noun)
+    requests = [ImageRequest(fill(prompt, trained if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
+    drawn = list(generator.draw(requests, knobs))
     of_class = list(generator.draw([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
     photos = identity.embed(read(held.photos))
     return Scores(
@@ -100,7 +100,7 @@ def main(
     print(f"- preset with {' '.join(overrides or ['no change'])}\n")
     print("| subject | identity | CLIP-T | class to subject |\n|---|---|---|---|", flush=True)
     runs = keep or Path(mkdtemp())
-    trained, untouched, real = list[Scores](), list[Scores](), list[float]()
+    trained, base, real = list[Scores](), list[Scores](), list[float]()
     for name in subjects.split(","):
         held = starter.subjects()[name]
         recipe = Recipe.preset(
@@ -109,11 +109,11 @@ def main(
         run = train(recipe, out=runs / name, report=False)
         generator, _, _ = open_generator(runs / name)
         trained.append(score(generator, held, Recipe.read(run.recipe).subject.token, recipe.knobs, judges))
-        untouched.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, judges))
+        base.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, judges))
         real.append(real_similarity(judges[0].embed(read(held.photos))) or 0.0)
         show(name, trained[-1])
     show("mean", mean(trained))
-    show("the base, asked for the class", mean(untouched))
+    show("the base, asked for the class", mean(base))
     print(f"| real photos | {statistics.mean(real):.3f} | | |")
     if keep is None:
         shutil.rmtree(runs)

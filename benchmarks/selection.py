@@ -144,10 +144,10 @@ class Easel:
     """One base that draws with one adapter at a time; pictures and embeddings are kept."""
 
     family: Family
-    gallery: SampleCache
+    sample_cache: SampleCache
     judges: EncoderPair
     generator: Generator = field(init=False)
-    worn: Path | None = field(init=False, default=None)
+    applied: Path | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Begin with the untouched base."""
@@ -155,16 +155,16 @@ class Easel:
 
     def wear(self, adapter: Path | None) -> None:
         """Put another adapter on, or none."""
-        if adapter != self.worn:
-            self.generator.take_off()
+        if adapter != self.applied:
+            self.generator.remove_adapter()
             self.generator = Generator(self.family, None if adapter is None else Adapter.read(adapter))
-            self.worn = adapter
+            self.applied = adapter
 
-    def draw(self, adapter: Path | None, shots: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
+    def draw(self, adapter: Path | None, requests: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
         """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
         self.wear(adapter)
-        files = self.gallery.draw(self.generator, shots, knobs, weights_name(self.family, adapter))
-        return self.gallery.embed(self.judges.identity, files), self.gallery.embed(self.judges.clip, files)
+        files = self.sample_cache.draw(self.generator, requests, knobs, weights_name(self.family, adapter))
+        return self.sample_cache.embed(self.judges.identity, files), self.sample_cache.embed(self.judges.clip, files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ class Exam:
     @cached_property
     def photos(self) -> Tensor:
         """The photos, embedded."""
-        return self.easel.gallery.embed(self.easel.judges.identity, self.sitting.held.photos)
+        return self.easel.sample_cache.embed(self.easel.judges.identity, self.sitting.held.photos)
 
     @cached_property
     def words(self) -> Tensor:
@@ -198,7 +198,7 @@ class Exam:
         """Pictures of the whole exam."""
         return len(self.prompts) * self.rounds
 
-    def shots(self, subject: Subject, count: int) -> list[ImageRequest]:
+    def requests(self, subject: Subject, count: int) -> list[ImageRequest]:
         """The first so many pictures."""
         asked = [(prompt, self.seed + turn) for turn in range(self.rounds) for prompt in self.prompts]
         return [ImageRequest(fill(prompt, subject), seed) for prompt, seed in asked[:count]]
@@ -206,8 +206,8 @@ class Exam:
     def measure(self, answer: Answer, count: int | None = None) -> ValidationResult:
         """Draw the first so many pictures, or all, and measure them."""
         count = count or self.count
-        adapter, shots = self.sitting.adapter(answer.step), self.shots(self.sitting.recipe.subject, count)
-        likeness_BD, prompt_BD = self.easel.draw(adapter, shots, answer.knobs)
+        adapter, requests = self.sitting.adapter(answer.step), self.requests(self.sitting.recipe.subject, count)
+        likeness_BD, prompt_BD = self.easel.draw(adapter, requests, answer.knobs)
         return ValidationResult(
             likeness=similarity(likeness_BD, self.photos),
             prompt=prompt_fidelity(prompt_BD, self.words[:count]),
@@ -217,8 +217,8 @@ class Exam:
     @cached_property
     def frame(self) -> ReferenceScores:
         """Place the untouched base and the photos, as training does."""
-        likeness_BD, prompt_BD = self.easel.draw(None, self.shots(self.plain, self.count), self.sitting.recipe.knobs)
-        nothing_BD = self.easel.gallery.embed_pictures(self.easel.judges.clip, [noise(number) for number in range(self.count)])
+        likeness_BD, prompt_BD = self.easel.draw(None, self.requests(self.plain, self.count), self.sitting.recipe.knobs)
+        nothing_BD = self.easel.sample_cache.embed_pictures(self.easel.judges.clip, [noise(number) for number in range(self.count)])
         return ReferenceScores(
             base_likeness=similarity(likeness_BD, self.photos),
             real_likeness=real_similarity(self.photos),
@@ -235,7 +235,7 @@ class Exam:
 
 def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer, str]:
     """Tell the checkpoints in order until training has stopped paying, then search the knobs; the first answer has the usual knobs."""
-    usual = exam.easel.generator.settle(exam.sitting.recipe.knobs)
+    usual = exam.easel.generator.with_defaults(exam.sitting.recipe.knobs)
     chooser = CheckpointSelector(frame=exam.frame, patience=patience)
     for mark in exam.sitting.marks:
         chooser.tell(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
@@ -254,7 +254,7 @@ def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer,
 def answers_by_rule(validation: Exam, *, fixed: int, window: int, threshold: float, patience: int, budget: int) -> tuple[list[Answer], str]:
     """Let every rule but the oracle decide, in the order of RULES; also says why ours decided so."""
     sitting = validation.sitting
-    usual = validation.easel.generator.settle(sitting.recipe.knobs)
+    usual = validation.easel.generator.with_defaults(sitting.recipe.knobs)
     losses = sitting.read_losses(sitting.marks[-1])
     place = dvar([loss for _, loss in sorted(losses.items())], window=max(2, window // sitting.every), threshold=threshold)
     stopped = None if place is None else sorted(losses)[place]
@@ -278,7 +278,7 @@ def compare(validation: Exam, report: Exam, answers: Sequence[Answer]) -> dict[s
     The oracle chooses among all checkpoints with the usual knobs, then among the whole grid of knobs on the best of them, and among all
     that the rules chose: no rule can be better.
     """
-    usual = validation.easel.generator.settle(validation.sitting.recipe.knobs)
+    usual = validation.easel.generator.with_defaults(validation.sitting.recipe.knobs)
     worths = [report.worth(answer) for answer in answers]
     alone = best_of([report.worth(Answer(step=mark, knobs=usual)) for mark in report.sitting.marks])
     grid = [report.worth(Answer(step=alone.answer.step, knobs=knobs)) for knobs in knob_grid(usual)]
@@ -308,7 +308,7 @@ def show_means(rows: Sequence[Mapping[str, Worth]]) -> None:
 def seat(held: HeldOutSubject, keep: Path, marks: tuple[int, ...], every: int) -> Sitting:
     """A subject with the preset's recipe at a constant rate, so that no checkpoint depends on where training ends."""
     settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
-    settings += ["training.schedule=constant", "previews.every=0"]
+    settings += ["training.lr_schedule=constant", "previews.every=0"]
     settings += ["knobs.guidance=5", "token=sks"]  # named, so that the tables stay what they are whatever becomes usual
     recipe = Recipe.preset(overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun)
     return Sitting(held=held, recipe=recipe, folder=keep / held.name, marks=marks, every=every)
@@ -343,7 +343,7 @@ def main(  # noqa: PLR0917 - the command's options
     for name in subjects.split(","):
         sitting = seat(known[name], keep, kept, every)
         sitting.train()
-        easel = Easel(family=load_base(sitting.recipe), gallery=SampleCache(keep / name / "gallery"), judges=judges)
+        easel = Easel(family=load_base(sitting.recipe), sample_cache=SampleCache(keep / name / "gallery"), judges=judges)
         lists = [spread(suite.for_subject(live=sitting.held.live), prompts) for suite in (STARTER_VALIDATION, STARTER)]
         validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from starter_recipe.drawings import SIDE as DRAWN
 from starter_recipe.drawings import read_icons, read_objects, render_icon, trim
-from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
+from starter_recipe.batch_loaders import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES, Rng
 from starter_recipe.portraits import Pose, backdrop, contrast, portrait, pose_on
 from starter_recipe.subjects import draw_subject
@@ -166,10 +166,10 @@ def filtered_view(style: str, subject: Subject, rng: Rng) -> Image.Image:
     return apply_filter(style, plain_view(subject, rng))
 
 
-def one_gallery(name: str, subjects: Sequence[Subject], rng: Rng, views: int, *, gallery: Sight, query: Sight) -> Condition:
+def one_gallery(name: str, subjects: Sequence[Subject], rng: Rng, views: int, *, sample_cache: Sight, query: Sight) -> Condition:
     """Look all queries up in one gallery of `views` pictures of each subject."""
     condition = Condition(name)
-    shown = [condition.add(subject.name, gallery(subject, rng)) for subject in subjects for _ in range(views)]
+    shown = [condition.add(subject.name, sample_cache(subject, rng)) for subject in subjects for _ in range(views)]
     for subject in subjects:
         condition.trials += [(condition.add(subject.name, query(subject, rng)), shown) for _ in range(QUERIES)]
     return condition
@@ -184,9 +184,9 @@ def swapped_backdrop(subjects: Sequence[Subject], rng: Rng) -> Condition:
             layer = pose_on(subject.drawing, SIDE, pose)
             own, other = clear_backdrops(layer, rng, [*PLACES, *COLOURS], 2)
             query = condition.add(subject.name, portrait(layer, own))
-            gallery = [condition.add(subject.name, portrait(layer, other))]
-            gallery += [condition.add(s.name, portrait(pose_on(s.drawing, SIDE, pose), own)) for s in subjects if s is not subject]
-            condition.trials.append((query, gallery))
+            sample_cache = [condition.add(subject.name, portrait(layer, other))]
+            sample_cache += [condition.add(s.name, portrait(pose_on(s.drawing, SIDE, pose), own)) for s in subjects if s is not subject]
+            condition.trials.append((query, sample_cache))
     return condition
 
 
@@ -195,8 +195,8 @@ def look_alikes_only(subjects: Sequence[Subject], rng: Rng, views: int) -> Condi
     condition = Condition("look-alikes only")
     for subject in subjects:
         shown = {subject.name: subject.drawing, **subject.look_alikes}
-        gallery = [condition.add(owner, view_of(drawing, rng)) for owner, drawing in shown.items() for _ in range(views)]
-        condition.trials += [(condition.add(subject.name, plain_view(subject, rng)), gallery) for _ in range(QUERIES)]
+        sample_cache = [condition.add(owner, view_of(drawing, rng)) for owner, drawing in shown.items() for _ in range(views)]
+        condition.trials += [(condition.add(subject.name, plain_view(subject, rng)), sample_cache) for _ in range(QUERIES)]
     return condition
 
 
@@ -206,11 +206,11 @@ def make_conditions(subjects: Sequence[Subject], world: World, views: int, seed:
     anyhow = partial(any_view, world)
     restyled = {f"restyled: {style.removesuffix(' of')}": partial(filtered_view, style) for style in FILTERS}
     return [
-        one_gallery("other scene, any view", subjects, next(rngs), views, gallery=anyhow, query=anyhow),
+        one_gallery("other scene, any view", subjects, next(rngs), views, sample_cache=anyhow, query=anyhow),
         swapped_backdrop(subjects, next(rngs)),
         look_alikes_only(subjects, next(rngs), views),
-        one_gallery("recoloured", subjects, next(rngs), views, gallery=plain_view, query=recoloured_view),
-        *(one_gallery(name, subjects, next(rngs), views, gallery=plain_view, query=sight) for name, sight in restyled.items()),
+        one_gallery("recoloured", subjects, next(rngs), views, sample_cache=plain_view, query=recoloured_view),
+        *(one_gallery(name, subjects, next(rngs), views, sample_cache=plain_view, query=sight) for name, sight in restyled.items()),
     ]
 
 

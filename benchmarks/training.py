@@ -30,8 +30,8 @@ OURS = """
 import sys, mascot
 base, photos, out, steps, batch, resolution = sys.argv[1:7]
 recipe = mascot.Recipe.preset(base=base, photos=(photos,), overrides=[
-    f"training.steps={steps}", f"training.batch_size={batch}", "training.checkpoint_every=100000", "training.warmup=0",
-    f"dataset.resolution={resolution}", "method.rank=16", "method.layers=attention", "method.text_rate=0", "method.rate=1e-4",
+    f"training.steps={steps}", f"training.batch_size={batch}", "training.checkpoint_every=100000", "training.warmup_steps=0",
+    f"dataset.resolution={resolution}", "method.rank=16", "method.layers=attention", "method.text_learning_rate=0", "method.learning_rate=1e-4",
     "prior.count=0", "previews.every=0", "precision=bf16", "dataset.templates=['a photo of sks owl']"])
 mascot.train(recipe, out=out, report=False)
 """
@@ -146,7 +146,7 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
         pictures=PixelSpace(), load_text=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
     print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
-    learner = LoraSettings(text_rate=0).attach(stage, Subject("sks"), 0, None)
+    learner = LoraSettings(text_learning_rate=0).attach(stage, Subject("sks"), 0, None)
     states = torch.randn(1, 77, 768)
     loop = Loop(
         stage,
@@ -184,9 +184,9 @@ def report_large(steps: int, peak: float) -> None:
         unet(torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768))
     work = 2 * counter.get_total_flops() / 1e9
     best = min(seconds)
-    rate = work / best
-    share = 100 * rate / peak
-    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {rate:.0f} GFLOP/s = {share:.0f} % of the bf16 matmul peak")
+    learning_rate = work / best
+    share = 100 * learning_rate / peak
+    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {learning_rate:.0f} GFLOP/s = {share:.0f} % of the bf16 matmul peak")
 
 
 def best_of(results: dict[str, list[Measured]], kind: str) -> float:

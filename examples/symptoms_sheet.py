@@ -45,7 +45,7 @@ def symptoms_sheet(runs: list[Run]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for row, run in enumerate(runs):
         top, left = row * (LINE + CELL + GAP), 0
-        found = ", ".join(finding.ailment for finding in Diagnosis.read(run.diagnosis).findings) or "nothing is wrong"
+        found = ", ".join(finding.failure_mode for finding in Diagnosis.read(run.diagnosis).findings) or "nothing is wrong"
         pen.text((2, top + 1), f"{run.folder.name}: {found}", fill="black")
         for title, stems in kinds[row]:
             pen.text((left + 2, top + LINE // 2), title, fill="gray")

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, settle
+from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, with_defaults
 from starter_recipe.world import World
 
 BATCH = 16
@@ -51,7 +51,7 @@ def measure(model: AutoencoderKL, world: World, count: int = 256) -> float:
 def train_replica(rank: int, shared: Shared, work: Path, minutes: float) -> None:
     """One process of the training."""
     device = shared.parameters.device
-    settle(rank, device)
+    with_defaults(rank, device)
     model = make_autoencoder().to(device)
     replica = Replica([model], shared, rank, rate=2e-3, betas=(0.9, 0.99))
     folder = work / "autoencoder"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from starter_recipe.autoencoder import to_pixels
-from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, settle
+from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, with_defaults
 from starter_recipe.tokenizer import POSITIONS
 from starter_recipe.world import World
 
@@ -113,7 +113,7 @@ def velocity_loss(modules: tuple[Any, Any], alphas: Tensor, latents_BCHW: Tensor
 def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: float) -> None:
     """One process of the training."""
     device = shared.parameters.device
-    settle(rank, device)
+    with_defaults(rank, device)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     vae = AutoencoderKL.from_pretrained(work / "vae").to(device).eval()
     unet, text = (module.to(device) for module in make_base(tokenizer))

@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 
 from starter_recipe.drawings import read_catalogue
 from starter_recipe.places import Rng
-from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, settle
+from starter_recipe.replicas import Clock, Replica, Shared, launch, learning_scale, point_at, with_defaults
 from starter_recipe.tokenizer import POSITIONS
 from starter_recipe.views import PLAIN, Family, choose_subjects, draw_views, families_of, finish
 from starter_recipe.world import World
@@ -176,7 +176,7 @@ def run_steps(  # noqa: PLR0917 - its two callers read better in order
 def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: float) -> None:
     """The CLIP's training: half of the scenes are the base's world, half are made of every other drawing."""
     device = shared.parameters.device
-    settle(rank, device)
+    with_defaults(rank, device)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     clip = make_clip(tokenizer).to(device)
     replica = Replica([clip], shared, rank, rate=rate, betas=(0.9, 0.98))
@@ -205,7 +205,7 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
 ) -> None:
     """The identity encoder's training, by `contrast` or by `distillation`."""
     device = shared.parameters.device
-    settle(rank, device)
+    with_defaults(rank, device)
     encoder = make_identity_encoder().to(device)
     distillation = Distillation().to(device) if objective == "distillation" else None
     modules: list[nn.Module] = [encoder] if distillation is None else [encoder, distillation]

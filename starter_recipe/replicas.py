@@ -173,7 +173,7 @@ def point_at(modules: list[nn.Module], parameters: Tensor, gradients: Tensor | N
             start = end
 
 
-def settle(rank: int, device: torch.device) -> None:
+def with_defaults(rank: int, device: torch.device) -> None:
     """Give a replica on a CPU one thread and a core of its own.
 
     Replicas wait for each other many times a second; left to the scheduler, both end up on one core when something else runs.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
+from starter_recipe.batch_loaders import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import Rng
 from starter_recipe.world import TINTS, Look, World
 
@@ -78,8 +78,8 @@ def show(world: World, look: Look, rng: Rng, variation: Variation = TRAINING) ->
     world.paste(picture, drawing, x, y)
     if rng.random() < variation.dressed:
         _, _, keys = world.accessories[rng.integers(len(world.accessories))]
-        worn = world.scale(Look(str(rng.choice(keys))), round(size * 0.4))
-        world.paste(picture, worn, x + size // 2 - worn.width // 2, y - worn.width // 4)
+        applied = world.scale(Look(str(rng.choice(keys))), round(size * 0.4))
+        world.paste(picture, applied, x + size // 2 - applied.width // 2, y - applied.width // 4)
     return finish(picture, rng, variation)
 
 

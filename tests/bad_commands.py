@@ -88,17 +88,17 @@ WRONG_VALUES = {
     "method.rank": ("0", "-4", "513", "4.5", "big", "none"),
     "method.alpha": ("0", "-1", "high", "inf"),
     "method.layers": ("every", "1", "''"),
-    "method.rate": ("0", "1.5", "-0.1", "fast", "nan"),
-    "method.text_rate": ("-1", "1.5", "slow", "inf"),
+    "method.learning_rate": ("0", "1.5", "-0.1", "fast", "nan"),
+    "method.text_learning_rate": ("-1", "1.5", "slow", "inf"),
     "training": ("5", "none"),
     "training.steps": ("0", "-5", "1000000", "1e3.5", "many", "none"),
     "training.batch_size": ("0", "513", "all"),
-    "training.accumulation": ("0", "513", "x"),
-    "training.schedule": ("polynomial", "3"),
-    "training.warmup": ("-1", "x"),
+    "training.gradient_accumulation_steps": ("0", "513", "x"),
+    "training.lr_schedule": ("polynomial", "3"),
+    "training.warmup_steps": ("-1", "x"),
     "training.min_snr": ("0", "-5", "high", "nan"),
     "training.weight_decay": ("-1", "11", "x"),
-    "training.clip": ("0", "-1", "x", "nan", "inf"),
+    "training.max_grad_norm": ("0", "-1", "x", "nan", "inf"),
     "training.checkpoint_every": ("0", "-3", "x"),
     "prior": ("5",),
     "prior.count": ("-1", "10001", "x"),
@@ -149,7 +149,7 @@ def _wrong_values() -> Iterator[Command]:
 def _unknown_settings() -> Iterator[Command]:
     near = {
         "sed": "seed", "tokn": "token", "dataset.resolutoin": "resolution", "dataset.flp": "flip", "method.rnk": "rank",
-        "method.txt_rate": "text_rate", "training.stepz": "steps", "training.learning_schedule": "schedule", "prior.wieght": "weight",
+        "method.txt_learning_rate": "text_learning_rate", "training.stepz": "steps", "training.lr_shedule": "lr_schedule", "prior.wieght": "weight",
         "previews.evry": "every", "knobs.guidence": "guidance", "knobs.negativ": "negative",
     }  # fmt: skip
     for key, meant in near.items():
@@ -179,7 +179,7 @@ def _recipes() -> Iterator[Command]:
         b'[method]\nname = "x"': "unknown method", b"method = 3": "method", b'[knobs]\nsolver = "ddmi"': "did you mean 'ddim'",
         b"[previews]\nprompts = []": "previews.prompts", b"[dataset]\nresolution = 64.5": "dataset.resolution",
         b"seed = -1\n[method]\nrank = 0\n[training]\nstpes = 5": "mistakes: ", b"[lora]\nrank = 4": "lora is not a setting",
-        b'[method]\nname = ["lora"]': "unknown method", b"[method]\nrank = inf": "method.rank", b"[training]\nclip = nan": "training.clip",
+        b'[method]\nname = ["lora"]': "unknown method", b"[method]\nrank = inf": "method.rank", b"[training]\nclip = nan": "training.max_grad_norm",
     }  # fmt: skip
     for text, says in wrong.items():
         yield _train(says, "--recipe", "own/recipe.toml", files={"own/recipe.toml": text})

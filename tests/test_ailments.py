@@ -23,9 +23,9 @@ from mascot.storage.run_folder import Run
 ROOT = Path(__file__).resolve().parent.parent
 OWL = ROOT / "examples" / "mascot" / "photos"
 ONE_CAPTION = 'dataset.templates=["a photo of {token} {class}"]'
-BY_HEART = ('method.name="dreambooth"', "method.rate=1e-3", "method.text_rate=1e-3", "prior.weight=0", ONE_CAPTION)
+BY_HEART = ('method.name="dreambooth"', "method.learning_rate=1e-3", "method.text_learning_rate=1e-3", "prior.weight=0", ONE_CAPTION)
 """All weights and the text encoder learn far too fast, without the class."""
-PLAIN = ("choose.active=false", "previews.every=0", "training.checkpoint_every=1000")
+PLAIN = ("selection.active=false", "previews.every=0", "training.checkpoint_every=1000")
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ class Clinic:
     def forgetful(self) -> Run:
         """All weights, ten times too fast, without the class."""
         return self.train(
-            "forgetful", OWL, 'method.name="dreambooth"', "method.rate=5e-4", "prior.weight=0", ONE_CAPTION, "training.steps=200"
+            "forgetful", OWL, 'method.name="dreambooth"', "method.learning_rate=5e-4", "prior.weight=0", ONE_CAPTION, "training.steps=200"
         )
 
     def turned(self, name: str, **knobs: float) -> Run:
@@ -87,12 +87,12 @@ def photos_of_owl() -> list[Image.Image]:
 
 
 def found(diagnosis: Diagnosis) -> set[str]:
-    return {finding.ailment for finding in diagnosis.findings}
+    return {finding.failure_mode for finding in diagnosis.findings}
 
 
-def check(diagnosis: Diagnosis, ailment: str) -> CheckResult:
+def check(diagnosis: Diagnosis, failure_mode: str) -> CheckResult:
     """The first number of an ailment."""
-    return next(check for check in diagnosis.checks if check.ailment == ailment)
+    return next(check for check in diagnosis.checks if check.failure_mode == failure_mode)
 
 
 def test_the_preset_is_healthy(clinic: Clinic) -> None:
@@ -104,7 +104,7 @@ def test_the_preset_is_healthy(clinic: Clinic) -> None:
 
 def test_too_few_steps_are_undertrained(clinic: Clinic) -> None:
     diagnosis = clinic.diagnose(clinic.train("few", OWL, "training.steps=10", "prior.count=4"))
-    assert diagnosis.findings[0].ailment == "undertrained"
+    assert diagnosis.findings[0].failure_mode == "undertrained"
     assert "training.steps=20" in {remedy.setting for remedy in diagnosis.findings[0].remedies}
 
 
@@ -117,7 +117,7 @@ def test_training_without_the_class_turns_it_into_the_subject(clinic: Clinic) ->
 
 def test_what_is_too_strong_ignores_the_prompt(clinic: Clinic) -> None:
     diagnosis = clinic.diagnose(clinic.turned("strong", unet_scale=2.5))
-    assert diagnosis.findings[0].ailment == "prompt ignored"
+    assert diagnosis.findings[0].failure_mode == "prompt ignored"
     assert any(remedy.setting == "knobs.unet_scale=1.8" for remedy in diagnosis.findings[0].remedies)
 
 
@@ -126,8 +126,8 @@ def test_five_copies_of_one_photo_are_too_alike(clinic: Clinic) -> None:
     diagnosis = clinic.diagnose(clinic.train("same", photos, "training.steps=20", "prior.count=4"))
     assert "photos too alike" in found(diagnosis)
     assert "memorised: " in " ".join(diagnosis.unseen)
-    [twice] = [finding for finding in diagnosis.findings if finding.ailment == "photos too alike"]
-    assert len(twice.exhibits[0].pictures) == 4
+    [twice] = [finding for finding in diagnosis.findings if finding.failure_mode == "photos too alike"]
+    assert len(twice.example_strips[0].pictures) == 4
 
 
 def test_photos_in_one_pose_leave_one_picture(tmp_path: Path, clinic: Clinic) -> None:
@@ -135,7 +135,7 @@ def test_photos_in_one_pose_leave_one_picture(tmp_path: Path, clinic: Clinic) ->
     bear = starter.subjects()["teddy_bear"]
     recipe = Recipe.preset(photos=[str(photo) for photo in bear.photos], class_noun=bear.class_noun, overrides=PLAIN)
     diagnosis = diagnose(train(recipe, out=tmp_path / "run", report=False))
-    assert [finding.ailment for finding in diagnosis.findings] == ["diversity collapsed"]
+    assert [finding.failure_mode for finding in diagnosis.findings] == ["diversity collapsed"]
     assert "training.steps=200" in {remedy.setting for remedy in diagnosis.findings[0].remedies}
 
 
@@ -143,8 +143,8 @@ def test_photos_that_are_known_by_heart_are_memorised(clinic: Clinic) -> None:
     """Whatever is asked, a photo comes back."""
     diagnosis = clinic.diagnose(clinic.train("memorised", OWL, *BY_HEART, "training.steps=500"))
     assert found(diagnosis) >= {"memorised", "prompt ignored"}
-    [finding] = [finding for finding in diagnosis.findings if finding.ailment == "memorised"]
-    assert [exhibit.title for exhibit in finding.exhibits] == ["this run, whatever the prompt was", "the photo nearest to each"]
+    [finding] = [finding for finding in diagnosis.findings if finding.failure_mode == "memorised"]
+    assert [example_strip.title for example_strip in finding.example_strips] == ["this run, whatever the prompt was", "the photo nearest to each"]
     assert {"training.steps=250"} <= {remedy.setting for remedy in finding.remedies}
     assert any(remedy.setting.startswith("dataset.templates=") for remedy in finding.remedies)
 
@@ -153,8 +153,8 @@ def test_scenes_that_tint_the_subject_entangle_it(clinic: Clinic) -> None:
     """In each photo the light has the colour of the background, as under coloured lamps."""
     lamps = ("red", "yellow", "green", "blue", "purple", "orange")
     photos = [Image.blend(photo, Image.new("RGB", photo.size, lamp), 0.6) for photo, lamp in zip(photos_of_owl(), lamps, strict=True)]
-    ill = ["prior.weight=0", "method.rate=2e-3", "training.steps=200"]
-    diagnosis = clinic.diagnose(clinic.train("tinted", clinic.photos("lamps", photos), *ill))
+    triggered = ["prior.weight=0", "method.learning_rate=2e-3", "training.steps=200"]
+    diagnosis = clinic.diagnose(clinic.train("tinted", clinic.photos("lamps", photos), *triggered))
     assert "context and looks entangled" in found(diagnosis)
 
 
@@ -166,6 +166,6 @@ def test_what_the_base_cannot_draw_is_said(clinic: Clinic) -> None:
         "a {subject} on a blue background",
     ]
     diagnosis = diagnose(clinic.healthy, prompts=asked)
-    [finding] = [finding for finding in diagnosis.findings if finding.ailment == "context not drawn"]
+    [finding] = [finding for finding in diagnosis.findings if finding.failure_mode == "context not drawn"]
     assert "spreadsheets" in finding.message
     assert "rain" not in finding.message

@@ -28,7 +28,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from starter_recipe import world as worlds
 from starter_recipe.drawings import read_objects
-from starter_recipe.materials import FILTERS, MATERIALS
+from starter_recipe.batch_loaders import FILTERS, MATERIALS
 from starter_recipe.places import COLOURS, PLACES
 from starter_recipe.world import ALIVE, PLURALS, TINTS, World
 
@@ -117,9 +117,9 @@ class Oracle:
         assert len(self.known) == len(asked), "each picture has a seed of its own"
         self.knobs: list[Knobs] = []
 
-    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         self.knobs.append(knobs)
-        yield from (self.known[shot] for shot in shots)
+        yield from (self.known[request] for request in requests)
 
 
 def words_of(world: World) -> set[str]:

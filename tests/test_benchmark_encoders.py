@@ -160,8 +160,8 @@ def test_queries_that_look_like_someone_else_find_nobody() -> None:
         queries = [query for query, _ in condition.trials]
         mistaken = oracle(condition)
         # Everybody in a gallery stays who it is; a query is taken for the first wrong picture there.
-        for query, gallery in condition.trials:
-            mistaken[query] = next(mistaken[place] for place in gallery if condition.owners[place] != condition.owners[query])
+        for query, sample_cache in condition.trials:
+            mistaken[query] = next(mistaken[place] for place in sample_cache if condition.owners[place] != condition.owners[query])
         assert len(set(queries)) == len(queries)
         assert share(condition, mistaken) == 0, condition.name
 
@@ -190,14 +190,14 @@ def test_a_swapped_gallery_holds_the_query_elsewhere_and_the_others_right_there(
 
 def test_look_alikes_are_a_subjects_own_and_no_other_subject_is_among_them() -> None:
     condition = look_alikes_only(subjects(), random(3), VIEWS)
-    for query, gallery in condition.trials:
+    for query, sample_cache in condition.trials:
         own = next(subject for subject in subjects() if subject.name == condition.owners[query])
-        assert sorted(condition.owners[place] for place in gallery) == sorted([own.name, *own.look_alikes] * VIEWS)
+        assert sorted(condition.owners[place] for place in sample_cache) == sorted([own.name, *own.look_alikes] * VIEWS)
 
 
 def test_no_query_lies_in_its_own_gallery_and_each_subject_asks_alike() -> None:
     for condition in conditions(0):
-        assert all(query not in gallery for query, gallery in condition.trials)
+        assert all(query not in sample_cache for query, sample_cache in condition.trials)
         asked = [condition.owners[query] for query, _ in condition.trials]
         assert {owner: asked.count(owner) for owner in asked} == {subject.name: QUERIES for subject in subjects()}
 

@@ -34,7 +34,7 @@ from tiny_families import tiny_base
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=SIDE // 2, width=SIDE // 2)
 SHOTS = tuple(ImageRequest(prompt, seed) for seed, prompt in enumerate((PROMPT, "a cat", PROMPT)))
-LORA = LoraSettings(rank=2, alpha=3, layers="all", text_rate=0)
+LORA = LoraSettings(rank=2, alpha=3, layers="all", text_learning_rate=0)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, np.float64)
 
 
-def drawn(generator: Generator, shots: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
+def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
     """Pictures by our generator."""
-    return [pixels(picture) for picture in generator.draw(shots, knobs)]
+    return [pixels(picture) for picture in generator.draw(requests, knobs)]
 
 
 def opened(kind: Any, folder: Path, **options: Any) -> Any:
@@ -191,7 +191,7 @@ def batch_of(family: Family, number: int, count: int) -> Batch:
 
 def attached(family: Family, number: int) -> AttachedMethod:
     """A fresh change of one stage."""
-    (leg,) = LORA.legs
+    (leg,) = LORA.phases
     return leg.phase.attach(family.stages[number], SUBJECT, 0, None)
 
 
@@ -218,7 +218,7 @@ def pushed(learner: AttachedMethod, number: int) -> AttachedMethod:
     return learner
 
 
-def taught(family: Family, number: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+def trained(family: Family, number: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The export of a change of one stage that shows; the stage is as it was."""
     learner = pushed(attached(family, number), number)
     export = learner.export()
@@ -245,11 +245,11 @@ def test_splitting_is_the_inverse_of_joining() -> None:
 def test_one_adapter_teaches_every_stage(base: Path, family: Family) -> None:
     """Each stage wears what it learned, alone or with the other; at scale 0 the base draws its own bytes, and alpha is not lost."""
     plain = drawn(Generator(family))[0]
-    one, two = taught(family, 0), taught(family, 1)
+    one, two = trained(family, 0), trained(family, 1)
     pictures = [plain]
     for exports in ((one, NOTHING), (NOTHING, two), (one, two)):
         generator = Generator(load_family(str(base), device="cpu", precision="fp32"), adapter_of(*exports))
-        assert [worn is None for worn in generator.worn] == [export is NOTHING for export in exports]
+        assert [applied is None for applied in generator.applied] == [export is NOTHING for export in exports]
         pictures += drawn(generator)
         assert np.array_equal(drawn(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
     assert len({picture.tobytes() for picture in pictures}) == 4
@@ -258,7 +258,7 @@ def test_one_adapter_teaches_every_stage(base: Path, family: Family) -> None:
 
 
 def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> None:
-    adapter = adapter_of(taught(family, 0), taught(family, 1))
+    adapter = adapter_of(trained(family, 0), trained(family, 1))
     first = load_family(str(folders(base)[0]), device="cpu", precision="fp32")
     with pytest.raises(UserError, match=r"teaches a stage 2, and this base has 1; give the base .*--base FIRST\+SECOND"):
         Generator(first, adapter)
@@ -266,10 +266,10 @@ def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> N
 
 def test_an_adapter_that_does_not_fit_leaves_every_stage_alone(family: Family) -> None:
     plain = drawn(Generator(family))[0]
-    tensors, metadata = taught(family, 1)
+    tensors, metadata = trained(family, 1)
     broken = {key.replace("to_q", "to_nowhere"): tensor for key, tensor in tensors.items()}
     with pytest.raises(UserError, match="does not fit the base"):
-        Generator(family, adapter_of(taught(family, 0), (broken, metadata)))
+        Generator(family, adapter_of(trained(family, 0), (broken, metadata)))
     assert np.array_equal(drawn(Generator(family))[0], plain)
     with pytest.raises(UserError, match="empty"):
         Generator(family, adapter_of(NOTHING, NOTHING))
@@ -279,7 +279,7 @@ def test_an_adapters_resolution_is_the_final_pictures(family: Family) -> None:
     manifest = Manifest(
         method="lora", base="b", base_identity=family.identity, token="sks", class_noun=None, resolution=32, step=1, recipe={}  # noqa: S106
     )  # fmt: skip
-    tensors, metadata = join_stages([taught(family, 0)])
+    tensors, metadata = join_stages([trained(family, 0)])
     generator = Generator(family, Adapter(tensors=tensors, metadata=metadata, manifest=manifest))
     assert drawn(generator, knobs=Knobs(steps=1))[0].shape == (32, 32, 3)
 

@@ -19,8 +19,8 @@ from mascot.storage.run_folder import Run
 
 STEPS = 40
 COMMON = (
-    f"training.steps={STEPS}", "training.warmup=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "knobs.steps=1",
-    "method.rank=2", "method.rate=1e-2", "choose.identity=starter", "choose.clip=starter", "choose.looks=4",
+    f"training.steps={STEPS}", "training.warmup_steps=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "knobs.steps=1",
+    "method.rank=2", "method.learning_rate=1e-2", "selection.identity=starter", "selection.clip=starter", "selection.checkpoints=4",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_choosing_resumes_to_the_bit(tiny_base: Path, home: Path, tmp_path: Path
 
 def test_choosing_changes_no_step(tiny_base: Path, home: Path, tmp_path: Path, chosen: tuple[Run, dict[str, Any]]) -> None:
     """The losses are those of a run without; switched off, the last step is kept and nothing is recommended."""
-    run, said = trained(recipe_of(tiny_base, home, "choose.active=false"), tmp_path / "run")
+    run, said = trained(recipe_of(tiny_base, home, "selection.active=false"), tmp_path / "run")
     with_choice = chosen[0].read_steps()
     assert run.read_steps()[: len(with_choice)] == with_choice
     assert "switched off" in said["chosen"]
@@ -119,11 +119,11 @@ def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: P
     monkeypatch.setattr(validation.Validation, "measure", planted)
     monkeypatch.setattr(validation.Validation, "recommend", lambda *_: None)
     monkeypatch.setattr(validation.Validation, "frame", frame)
-    run, said = trained(recipe_of(tiny_base, home, "choose.patience=2"), tmp_path / "run")
+    run, said = trained(recipe_of(tiny_base, home, "selection.patience=2"), tmp_path / "run")
     assert "step 20 is kept" in said["chosen"]
     assert "up to step 40" in said["chosen"]
     monkeypatch.undo()
-    plain = recipe_of(tiny_base, home, "choose.active=false")
+    plain = recipe_of(tiny_base, home, "selection.active=false")
     stopped, _ = trained(plain, tmp_path / "stopped", stop_after=20)
     state, best = load_file(stopped.checkpoint(20) / "state.safetensors"), load_file(run.best(20) / "stage0.safetensors")
     assert all(torch.equal(state[f"parameter.{key}"], value) for key, value in best.items())
@@ -145,7 +145,7 @@ def test_where_it_cannot_be_done_it_says_why_and_training_goes_on(tiny_base: Pat
     cases = {
         "class noun": recipe_of(tiny_base, home, class_noun=None),
         "too short": recipe_of(tiny_base, home, "training.steps=2"),
-        "nowhere": recipe_of(tiny_base, home, "choose.identity=./nowhere"),
+        "nowhere": recipe_of(tiny_base, home, "selection.identity=./nowhere"),
     }
     for word, recipe in cases.items():
         run, said = trained(recipe, tmp_path / word.replace(" ", "_"))

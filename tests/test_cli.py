@@ -220,7 +220,7 @@ def test_an_interruption_in_the_middle_of_a_step_keeps_the_whole_step_and_resumi
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, at: int
 ) -> None:
     monkeypatch.setattr(train, "write_outcome", lambda *_: None)
-    words = ["train", photos, "--base", tiny_base, *settings("method.rate=0.01")]
+    words = ["train", photos, "--base", tiny_base, *settings("method.learning_rate=0.01")]
     assert mascot(*words, "--out", tmp_path / "whole")[0] == 0
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -298,7 +298,7 @@ def test_the_doctor_says_what_would_be_done_and_which_files_are_refused(
     mascot: Run_, tiny_base: Path, photos: Path, tmp_path: Path, measure: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    chosen = settings("training.steps=30", "training.batch_size=3", "training.accumulation=2", "token='[red]sks[/]'")
+    chosen = settings("training.steps=30", "training.batch_size=3", "training.gradient_accumulation_steps=2", "token='[red]sks[/]'")
     code, printed, said = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "[/b]", measure, *chosen)
     assert (code, said) == (0, "")
     rows = [" ".join(line.split()) for line in printed.splitlines()]

@@ -23,8 +23,8 @@ from mascot.storage.run_folder import Run
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
 COMMON = (
-    "training.steps=4", "training.warmup=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "training.batch_size=1",
-    "training.accumulation=1",
+    "training.steps=4", "training.warmup_steps=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "training.batch_size=1",
+    "training.gradient_accumulation_steps=1",
 )  # fmt: skip
 
 
@@ -32,8 +32,8 @@ COMMON = (
 def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
     """A run whose base learned as a whole, and one that taught a word and layers."""
     more = {
-        "dreambooth": ("method.rate=1e-3", "method.text_rate=1e-3", "method.extract_rank=64"),
-        "pivotal": ("method.word.rate=1e-2", "method.word.vectors=2", "method.layers.rate=1e-2", "method.layers.text_rate=1e-2"),
+        "dreambooth": ("method.learning_rate=1e-3", "method.text_learning_rate=1e-3", "method.extract_rank=64"),
+        "pivotal": ("method.token.learning_rate=1e-2", "method.token.vectors=2", "method.layers.learning_rate=1e-2", "method.layers.text_learning_rate=1e-2"),
     }
     made: dict[str, Run] = {}
     for method, overrides in more.items():
@@ -51,7 +51,7 @@ def drawn(generator: Generator) -> np.ndarray:
     return np.asarray(next(iter(generator.draw([ImageRequest(PROMPT, 5)], KNOBS))), np.int16)
 
 
-def worn(file: Path) -> np.ndarray:
+def applied(file: Path) -> np.ndarray:
     return drawn(open_generator(file, device="cpu")[0])
 
 
@@ -59,15 +59,15 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one - other).max())
 
 
-def untouched(tiny_base: Path) -> np.ndarray:
+def base_only(tiny_base: Path) -> np.ndarray:
     return drawn(Generator(load_family(str(tiny_base), device="cpu", precision="fp32")))
 
 
 def test_a_base_that_learned_is_a_base(tiny_base: Path, runs: dict[str, Run]) -> None:
     """Mascot loads the folder and draws what the adapter draws; so does diffusers."""
     run = runs["dreambooth"]
-    ours = worn(run.adapter)
-    assert difference(ours, untouched(tiny_base)) > 3
+    ours = applied(run.adapter)
+    assert difference(ours, base_only(tiny_base)) > 3
     folder = run.model()
     assert difference(drawn(Generator(load_family(str(folder), device="cpu", precision="fp32"))), ours) <= 1
     assert difference(theirs(folder), ours) <= 1
@@ -76,7 +76,7 @@ def test_a_base_that_learned_is_a_base(tiny_base: Path, runs: dict[str, Run]) ->
 def test_the_extracted_layers_come_near_the_weights(tiny_base: Path, runs: dict[str, Run]) -> None:
     """At a high rank they draw nearly what the weights draw: what they cannot hold (norms, biases) is a small part here."""
     run = runs["dreambooth"]
-    base, ours, near = untouched(tiny_base), worn(run.adapter), worn(run.companion("low_rank"))
+    base, ours, near = base_only(tiny_base), applied(run.adapter), applied(run.companion("low_rank"))
     assert np.abs(near - ours).mean() < 0.5 * np.abs(base - ours).mean()
 
 
@@ -94,18 +94,18 @@ def test_what_was_kept_is_told(runs: dict[str, Run], tiny_base: Path, home: Path
 def test_diffusers_reads_the_word_and_the_layers(tiny_base: Path, runs: dict[str, Run]) -> None:
     """`load_lora_weights` of one file and `load_textual_inversion` of the other give the adapter's picture."""
     run = runs["pivotal"]
-    ours = worn(run.adapter)
-    assert difference(ours, untouched(tiny_base)) > 3
-    pictures = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("word"))
+    ours = applied(run.adapter)
+    assert difference(ours, base_only(tiny_base)) > 3
+    pictures = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("token"))
     assert difference(pictures, ours) <= 1
 
 
 def test_each_half_of_a_pair_draws_alone(tiny_base: Path, runs: dict[str, Run]) -> None:
     """Ours read them too, and neither is the whole."""
     run = runs["pivotal"]
-    whole, base = worn(run.adapter), untouched(tiny_base)
-    for name in ("layers", "word"):
-        half = worn(run.companion(name))
+    whole, base = applied(run.adapter), base_only(tiny_base)
+    for name in ("layers", "token"):
+        half = applied(run.companion(name))
         assert difference(half, base) > 0
         assert difference(half, whole) > 0
 

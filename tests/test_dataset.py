@@ -176,12 +176,12 @@ def made_from(
 
 
 def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
-    taught = [
+    trained = [
         photo("a", caption="a sketch of {subject}"),
         photo("b", caption="{token} the {class} at night"),
         photo("c", caption="no name"),
     ]
-    made = made_from(stage, taught, DatasetSettings(), classes=1)
+    made = made_from(stage, trained, DatasetSettings(), classes=1)
     assert [e.prompts for e in made.subject[SQUARE]] == [("a sketch of sks dog",), ("sks the dog at night",), ("no name",)]
     assert [e.prompts for e in made.prior[SQUARE]] == [("a photo of a dog",)]
     assert made.prompts == ("a sketch of sks dog", "sks the dog at night", "no name", "a photo of a dog")
@@ -315,24 +315,24 @@ def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
 
 
 def test_captions_of_the_class_are_made_where_answers_are_preserved(stage: Stage) -> None:
-    taught = [photo("a", caption="a sketch of {subject}"), photo("b", caption="a sks dog at night"), photo("c", caption="no name")]
-    made = made_from(stage, taught, DatasetSettings(), preserve=True)
+    trained = [photo("a", caption="a sketch of {subject}"), photo("b", caption="a sks dog at night"), photo("c", caption="no name")]
+    made = made_from(stage, trained, DatasetSettings(), preserve=True)
     assert [e.class_prompts for e in made.subject[SQUARE]] == [("a sketch of dog",), ("a dog at night",), ("no name",)]
     assert made.prior == {SQUARE: ()}
     assert {"a sketch of dog", "a dog at night"} <= set(made.prompts)
-    for plain in (made_from(stage, taught, DatasetSettings()), made_from(stage, taught, DatasetSettings(), preserve=True, weight=0.0)):
+    for plain in (made_from(stage, trained, DatasetSettings()), made_from(stage, trained, DatasetSettings(), preserve=True, weight=0.0)):
         assert not plain.preserve
         assert plain.prompts == ("a sketch of sks dog", "a sks dog at night", "no name")
     with pytest.raises(AssertionError, match="either"):
-        made_from(stage, taught, DatasetSettings(), preserve=True, classes=1)
+        made_from(stage, trained, DatasetSettings(), preserve=True, classes=1)
 
 
 def test_the_token_is_put_into_photos_own_captions_and_never_into_templates(stage: Stage) -> None:
-    taught = [photo("a", caption="a dog at night"), photo("b", caption="a  template"), photo("c", caption="a template")]
+    trained = [photo("a", caption="a dog at night"), photo("b", caption="a  template"), photo("c", caption="a template")]
     settings = DatasetSettings(templates=("a  template",), insert_token=True)
-    made = made_from(stage, taught, settings)
+    made = made_from(stage, trained, settings)
     assert [e.prompts[0] for e in made.subject[SQUARE]] == ["a sks dog at night", "sks dog, a template", "a template"]
-    off = made_from(stage, taught, settings.model_copy(update={"insert_token": False}))
+    off = made_from(stage, trained, settings.model_copy(update={"insert_token": False}))
     assert [e.prompts[0] for e in off.subject[SQUARE]] == ["a dog at night", "a template", "a template"]
 
 

@@ -68,15 +68,15 @@ ILL: dict[str, dict[str, Any]] = {
 RECIPE = Recipe.preset(photos=["photos"], class_noun="dog").model_dump(mode="json")
 
 
-def names(evidence: RunMeasurements) -> list[str]:
+def names(measurements: RunMeasurements) -> list[str]:
     """What is found, in order."""
-    return [finding.ailment for finding in findings_of(evidence, RECIPE)]
+    return [finding.failure_mode for finding in findings_of(measurements, RECIPE)]
 
 
 def test_a_healthy_run_has_nothing() -> None:
     assert names(healthy()) == []
     assert unseen_of(healthy()) == {}
-    assert {check.ailment for check in checks_of(healthy())} == set(FAILURE_MODES)
+    assert {check.failure_mode for check in checks_of(healthy())} == set(FAILURE_MODES)
 
 
 def test_every_ailment_is_tried() -> None:
@@ -84,11 +84,11 @@ def test_every_ailment_is_tried() -> None:
 
 
 @pytest.mark.parametrize("ailment", FAILURE_MODES)
-def test_each_ailment_is_found_alone(ailment: str) -> None:
-    evidence = healthy(**ILL[ailment])
-    assert names(evidence) == [ailment]
-    [finding] = findings_of(evidence, RECIPE)
-    [check] = [check for check in checks_of(evidence) if check.ill]
+def test_each_ailment_is_found_alone(failure_mode: str) -> None:
+    measurements = healthy(**ILL[failure_mode])
+    assert names(measurements) == [failure_mode]
+    [finding] = findings_of(measurements, RECIPE)
+    [check] = [check for check in checks_of(measurements) if check.triggered]
     assert f"{check.value:.0%}" in finding.message
     assert f"{check.threshold:.0%}" in finding.message
     assert finding.remedies
@@ -104,13 +104,13 @@ def test_photos_that_are_one_picture_are_too_alike() -> None:
 
 def test_photos_on_one_background_are_noted() -> None:
     [finding] = findings_of(healthy(sameness=0.95), RECIPE)
-    assert (finding.ailment, finding.severity) == ("photos too alike", "note")
+    assert (finding.failure_mode, finding.severity) == ("photos too alike", "note")
     assert "background" in finding.message
 
 
 def test_what_two_numbers_show_is_told_once_by_the_more_serious() -> None:
     leaks = healthy(class_now=(0.9,) * 4, token_alone=(0.9,) * 4)
-    assert next((finding.ailment, finding.severity) for finding in findings_of(leaks, RECIPE)) == ("token leaked", "serious")
+    assert next((finding.failure_mode, finding.severity) for finding in findings_of(leaks, RECIPE)) == ("token leaked", "serious")
     assert names(leaks) == ["token leaked", "class drifted"]
     assert names(healthy(twins=4, real_likeness=0.999, **all_prompts(likeness=0.9))) == ["photos too alike"]
 
@@ -134,7 +134,7 @@ def test_the_most_serious_comes_first() -> None:
         twins=4, followed=(0.6, 0.6), token_alone=(0.9, 0.9, 0.9, 0.9), **all_prompts(fidelity=0.45, likeness=BASE, diversity=0.01)
     )
     found = findings_of(together, RECIPE)
-    assert {finding.ailment for finding in found} >= {"undertrained", "prompt ignored", "diversity collapsed", "token leaked"}
+    assert {finding.failure_mode for finding in found} >= {"undertrained", "prompt ignored", "diversity collapsed", "token leaked"}
     assert [ORDER.index(finding.severity) for finding in found] == sorted(ORDER.index(finding.severity) for finding in found)
 
 
@@ -154,30 +154,30 @@ BORDERLINES: dict[str, tuple[float, Change]] = {
 @pytest.mark.parametrize("ailment", BORDERLINES)
 @settings(max_examples=10)
 @given(offsets=st.lists(st.floats(0.01, 0.25), min_size=5, max_size=5))
-def test_numbers_that_straddle_the_threshold_are_noise(ailment: str, offsets: list[float]) -> None:
+def test_numbers_that_straddle_the_threshold_are_noise(failure_mode: str, offsets: list[float]) -> None:
     """As many as above lie below: no interval of their mean can leave the threshold out."""
-    threshold, made = BORDERLINES[ailment]
-    assert ailment not in names(made([threshold + offset * side for offset in offsets for side in (-1, 1)]))
+    threshold, made = BORDERLINES[failure_mode]
+    assert failure_mode not in names(made([threshold + offset * side for offset in offsets for side in (-1, 1)]))
 
 
 @settings(max_examples=20)
 @given(shares=st.lists(st.floats(0.5, 0.9), min_size=10, max_size=10), classes=st.lists(st.floats(-0.05, 0.05), min_size=8, max_size=8))
 def test_noise_over_prompts_and_seeds_ails_nobody(shares: list[float], classes: list[float]) -> None:
-    evidence = healthy(
+    measurements = healthy(
         prompts=tuple(prompt(k, likeness=BASE + share * (REAL - BASE), diversity=0.2 * share) for k, share in enumerate(shares)),
         class_now=tuple(BASE + moved for moved in classes),
         class_before=(BASE,) * 8,
     )
-    assert names(evidence) == []
+    assert names(measurements) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ailment", FAILURE_MODES)
 @pytest.mark.parametrize("overrides", [[], ["prior.count=0"], ["training.steps=1", 'dataset.templates=["a {token}"]', "knobs.guidance=90"]])
-def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, ailment: str, overrides: list[str]) -> None:
+def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, failure_mode: str, overrides: list[str]) -> None:
     recipe = Recipe.preset(photos=["photos"], class_noun="dog", overrides=[f'method.name="{method}"', *overrides])
     values = recipe.model_dump(mode="json")
-    remedies = remedies_for(ailment, values)
+    remedies = remedies_for(failure_mode, values)
     assert remedies
     for remedy in remedies:
         assert remedy.why
@@ -189,36 +189,36 @@ def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(method: str, ailment:
 
 @pytest.mark.parametrize("ailment", ["diversity collapsed", "context and looks entangled"])
 @pytest.mark.parametrize("guidance", [1.8, 3.0, 5.0])
-def test_only_high_guidance_is_to_blame(ailment: FailureMode, guidance: float) -> None:
-    remedies = remedies_for(ailment, {"knobs": {"guidance": guidance}})
+def test_only_high_guidance_is_to_blame(failure_mode: FailureMode, guidance: float) -> None:
+    remedies = remedies_for(failure_mode, {"knobs": {"guidance": guidance}})
     assert any(remedy.setting.startswith("knobs.guidance=") for remedy in remedies) == (guidance > 3)
 
 
 def test_an_adapter_that_records_nothing_has_words_for_remedies() -> None:
-    for ailment in FAILURE_MODES:
-        assert all(not remedy.setting or "{" in remedy.setting or "masked" in remedy.setting for remedy in remedies_for(ailment, {}))
+    for failure_mode in FAILURE_MODES:
+        assert all(not remedy.setting or "{" in remedy.setting or "masked" in remedy.setting for remedy in remedies_for(failure_mode, {}))
 
 
 def test_a_run_without_a_class_noun_is_told_why() -> None:
     bare = {"base_likeness": None, "fidelity": None, "unrelated": None, "base_fidelity": None, "base_unrelated": None, "base_rank": None}
-    evidence = healthy(
+    measurements = healthy(
         class_noun=None, class_now=(), class_before=(), token_alone=(), base_followed=(), **all_prompts(**bare, base_diversity=None)
     )
-    assert names(evidence) == []
-    looked = {check.ailment for check in checks_of(evidence)}
+    assert names(measurements) == []
+    looked = {check.failure_mode for check in checks_of(measurements)}
     assert looked == {"memorised", "photos too alike"}
-    assert all("class noun" in reason for reason in unseen_of(evidence).values())
+    assert all("class noun" in reason for reason in unseen_of(measurements).values())
 
 
 @pytest.mark.parametrize(("photos", "said"), [(0, "no photos"), (1, "one photo")])
 def test_without_photos_to_compare_it_is_told_why(photos: int, said: str) -> None:
     nothing = {"likeness": None, "base_likeness": None, "excess": None} if not photos else {"excess": None}
-    evidence = healthy(
+    measurements = healthy(
         photos=photos, trained=photos, sameness=None, real_likeness=None, real_nearest=None, class_now=(), class_before=(), token_alone=(),
         **all_prompts(**nothing),
     )  # fmt: skip
-    assert names(evidence) == []
-    reasons = unseen_of(evidence)
+    assert names(measurements) == []
+    reasons = unseen_of(measurements)
     assert {name.partition(":")[0] for name in reasons} == {
         "undertrained",
         "memorised",
@@ -230,9 +230,9 @@ def test_without_photos_to_compare_it_is_told_why(photos: int, said: str) -> Non
 
 
 def test_a_base_that_draws_the_subject_already_leaves_no_scale() -> None:
-    evidence = healthy(real_likeness=BASE + 0.01)
-    assert any("as near to the photos" in reason for reason in unseen_of(evidence).values())
-    assert names(evidence) == []
+    measurements = healthy(real_likeness=BASE + 0.01)
+    assert any("as near to the photos" in reason for reason in unseen_of(measurements).values())
+    assert names(measurements) == []
 
 
 def test_nothing_is_asked_that_reports_are_measured_by() -> None:
@@ -243,17 +243,17 @@ def test_nothing_is_asked_that_reports_are_measured_by() -> None:
         assert set(asked) & {*STARTER_VALIDATION.things, *STARTER_VALIDATION.live}
 
 
-def told(evidence: RunMeasurements) -> Diagnosis:
+def told(measurements: RunMeasurements) -> Diagnosis:
     """A diagnosis of some evidence."""
     return Diagnosis(
         name="run", subject="sks dog", base="starter", weights="0", knobs=Knobs(), pictures=60, judges={},
-        findings=findings_of(evidence, RECIPE), checks=checks_of(evidence), unseen=unseen_of(evidence),
+        findings=findings_of(measurements, RECIPE), checks=checks_of(measurements), unseen=unseen_of(measurements),
     )  # fmt: skip
 
 
 def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
-    for evidence in (healthy(), healthy(**ILL["memorised"]), healthy(real_likeness=None)):
-        diagnosis = told(evidence)
+    for measurements in (healthy(), healthy(**ILL["memorised"]), healthy(real_likeness=None)):
+        diagnosis = told(measurements)
         diagnosis.write(tmp_path / "diagnosis.json")
         assert Diagnosis.read(tmp_path / "diagnosis.json") == diagnosis
         assert "nan" not in (tmp_path / "diagnosis.json").read_text().lower()
@@ -269,8 +269,8 @@ def test_the_verdict_says_what_was_looked_for() -> None:
 
 
 def test_a_check_is_ill_where_its_finding_is() -> None:
-    for ailment, changes in ILL.items():
-        checks: list[CheckResult] = [check for check in checks_of(healthy(**changes)) if check.ill]
-        assert [check.ailment for check in checks] == [ailment]
+    for failure_mode, changes in ILL.items():
+        checks: list[CheckResult] = [check for check in checks_of(healthy(**changes)) if check.triggered]
+        assert [check.failure_mode for check in checks] == [failure_mode]
         assert all((check.low > check.threshold) if check.above else (check.high < check.threshold) for check in checks)
     assert len(run_checks(healthy())) == len(CHECKS)

@@ -68,7 +68,7 @@ def loaded(base: Path, precision: Any = "fp32") -> Family:
 
 def settings_for(stage: Stage, **options: Any) -> DreamBoothSettings:
     """Text encoders learn too, where there is one that can."""
-    return DreamBoothSettings(rate=1e-2, text_rate=1e-2 if len(stage.parts) > 1 else 0, **options)
+    return DreamBoothSettings(learning_rate=1e-2, text_learning_rate=1e-2 if len(stage.parts) > 1 else 0, **options)
 
 
 def pushed(
@@ -106,7 +106,7 @@ def drawn(family: Family) -> np.ndarray:
 
 def optimizer_of(learner: AttachedMethod) -> torch.optim.Optimizer:
     """AdamW over what learns, each part at its rate."""
-    return torch.optim.AdamW([{"params": list(group.parameters), "lr": group.rate} for group in learner.groups])
+    return torch.optim.AdamW([{"params": list(group.parameters), "lr": group.learning_rate} for group in learner.groups])
 
 
 def digests(stage: Stage) -> dict[str, str]:
@@ -129,13 +129,13 @@ def test_fresh_it_is_the_base(base: Path) -> None:
     torch.testing.assert_close(answer(stage), before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("text_rate", [0.0, 1e-3])
-def test_only_what_is_exported_moves(plain: Path, text_rate: float) -> None:
+@pytest.mark.parametrize("text_learning_rate", [0.0, 1e-3])
+def test_only_what_is_exported_moves(plain: Path, text_learning_rate: float) -> None:
     """Three real steps: every exported tensor moved but the buffers, and nothing else, the decoder least of all."""
     stage = loaded(plain).stages[0]
     before = digests(stage)
-    learner = DreamBoothSettings(rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
-    assert [group.part for group in learner.groups] == list(DreamBoothSettings(text_rate=text_rate).trains(stage))
+    learner = DreamBoothSettings(learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
+    assert [group.part for group in learner.groups] == list(DreamBoothSettings(text_learning_rate=text_learning_rate).trains(stage))
     optimizer = optimizer_of(learner)
     for number in range(3):
         noisy = gaussian(stage.latent_shape(64, 64), [seeded("photo", number)])
@@ -147,7 +147,7 @@ def test_only_what_is_exported_moves(plain: Path, text_rate: float) -> None:
     assert moved <= exported
     learning = {f"{group.part}.{name}" for group in learner.groups for name, _ in stage.parts[group.part].named_parameters()}
     assert moved == learning
-    assert any(key.startswith("text_encoder.") for key in moved) == (text_rate > 0)
+    assert any(key.startswith("text_encoder.") for key in moved) == (text_learning_rate > 0)
     learner.detach()
     assert digests(stage) == before
 
@@ -166,8 +166,8 @@ def test_exported_and_restored_draws_the_same_pixels_and_every_strength_is_exact
     family = loaded(base)
     before, bits = drawn(family), digests(family.stages[0])
     learner = pushed(family.stages[0])
-    taught, trained, said = drawn(family), digests(family.stages[0]), answer(family.stages[0])
-    assert np.abs(taught - before).max() > 2
+    trained, trained, said = drawn(family), digests(family.stages[0]), answer(family.stages[0])
+    assert np.abs(trained - before).max() > 2
     tensors, metadata = learner.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "a.safetensors")
     learner.detach()
@@ -175,18 +175,18 @@ def test_exported_and_restored_draws_the_same_pixels_and_every_strength_is_exact
     assert np.array_equal(drawn(family), before)
 
     read, other = Adapter.read(tmp_path / "a.safetensors"), loaded(base)
-    worn = restore(other.stages[0], read.tensors, read.metadata)
+    applied = restore(other.stages[0], read.tensors, read.metadata)
     assert torch.equal(answer(other.stages[0]), said)
-    assert np.array_equal(drawn(other), taught)
+    assert np.array_equal(drawn(other), trained)
     assert digests(other.stages[0]) == trained
-    worn.scale(dict.fromkeys(other.stages[0].parts, 0.5))
+    applied.scale(dict.fromkeys(other.stages[0].parts, 0.5))
     assert digests(other.stages[0]) not in (trained, bits)
-    assert not np.array_equal(drawn(other), taught)
-    worn.scale(dict.fromkeys(other.stages[0].parts, 0.0))
+    assert not np.array_equal(drawn(other), trained)
+    applied.scale(dict.fromkeys(other.stages[0].parts, 0.0))
     assert digests(other.stages[0]) == bits
-    worn.scale({})
+    applied.scale({})
     assert digests(other.stages[0]) == trained
-    worn.remove()
+    applied.remove()
     assert digests(other.stages[0]) == bits
     assert np.array_equal(drawn(other), before)
 
@@ -199,8 +199,8 @@ def test_a_strength_is_a_step_from_the_base_towards_what_was_trained_part_by_par
     learner = pushed(stage)
     tensors, metadata = learner.export()
     learner.detach()
-    worn = restore(stage, tensors, metadata)
-    worn.scale({"unet": strength, "text_encoder": 0.0})
+    applied = restore(stage, tensors, metadata)
+    applied.scale({"unet": strength, "text_encoder": 0.0})
     for name, value in stage.parts["unet"].state_dict().items():
         torch.testing.assert_close(value, base[name] + strength * (tensors[f"unet.{name}"] - base[name]), atol=1e-6, rtol=1e-5)
     assert all(text[key] == now for key, now in digests(stage).items() if key.startswith("text_encoder."))
@@ -211,7 +211,7 @@ def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if
     stage = loaded(plain).stages[0]
     before, bits = answer(stage), digests(stage)
     learner = pushed(stage)
-    taught, trained = answer(stage), digests(stage)
+    trained, trained = answer(stage), digests(stage)
     parameters = [parameter for group in learner.groups for parameter in group.parameters]
     gradients = list[list[Tensor]]()
     for peek in (False, True):
@@ -220,16 +220,16 @@ def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if
         for _ in range(2):
             said = stage.predict(gaussian((4, 8, 8), [seeded("x")]), torch.tensor([500]), stage.condition([PROMPT], [FRAMING]))
             if peek:
-                with learner.untouched():
+                with learner.base_only():
                     assert torch.equal(answer(stage), before)
                     assert digests(stage) == bits
             said.square().mean().backward()
         gradients.append([parameter.grad for parameter in parameters if parameter.grad is not None])
     assert len(gradients[0]) > 100
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-    with pytest.raises(RuntimeError, match="halfway"), learner.untouched():
+    with pytest.raises(RuntimeError, match="halfway"), learner.base_only():
         raise RuntimeError("halfway")
-    assert torch.equal(answer(stage), taught)
+    assert torch.equal(answer(stage), trained)
     assert digests(stage) == trained
 
 
@@ -239,17 +239,17 @@ def test_half_precision_weights_learn_in_full_precision_and_come_back_as_they_we
     before, bits = answer(stage), digests(stage)
     learner = pushed(stage)
     assert {p.dtype for group in learner.groups for p in group.parameters} == {torch.float32}
-    taught, trained = answer(stage), digests(stage)
+    trained, trained = answer(stage), digests(stage)
     tensors, metadata = learner.export()
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    with learner.untouched():
+    with learner.base_only():
         assert torch.equal(answer(stage), before)
     learner.detach()
     assert digests(stage) == bits
-    worn = restore(stage, tensors, metadata)
+    applied = restore(stage, tensors, metadata)
     assert digests(stage) == trained
-    assert torch.equal(answer(stage), taught)
-    worn.scale(dict.fromkeys(stage.parts, 0.0))
+    assert torch.equal(answer(stage), trained)
+    applied.scale(dict.fromkeys(stage.parts, 0.0))
     assert digests(stage) == bits
     assert torch.equal(answer(stage), before)
 
@@ -276,10 +276,10 @@ def test_an_export_is_each_parts_state_dict(base: Path) -> None:
 
 def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
     stage = loaded(plain).stages[0]
-    learner = DreamBoothSettings(rate=2e-6, text_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
-    assert [(group.part, group.rate, group.until) for group in learner.groups] == [("unet", 2e-6, 1.0), ("text_encoder", 1e-6, 0.3)]
+    learner = DreamBoothSettings(learning_rate=2e-6, text_learning_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
+    assert [(group.part, group.learning_rate, group.until) for group in learner.groups] == [("unet", 2e-6, 1.0), ("text_encoder", 1e-6, 0.3)]
     assert learner.whole
-    assert [leg.share for leg in DreamBoothSettings().legs] == [1.0]
+    assert [leg.share for leg in DreamBoothSettings().phases] == [1.0]
     assert learner.companions() == {}
 
 
@@ -287,7 +287,7 @@ def test_a_text_encoder_that_cannot_learn_is_refused(folders: Callable[[str], Pa
     stage = loaded(folders("deepfloyd_if")).stages[0]
     bits = digests(stage)
     with pytest.raises(UserError, match=r"method\.text_rate=0"):
-        DreamBoothSettings(text_rate=1e-6).attach(stage, SUBJECT, 0, None)
+        DreamBoothSettings(text_learning_rate=1e-6).attach(stage, SUBJECT, 0, None)
     assert digests(stage) == bits
 
 
@@ -342,16 +342,16 @@ def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_
     stage = family.stages[0]
     before = answer(stage)
     learner = pushed(stage, only=reachable(stage), size=size)
-    taught, picture = answer(stage), drawn(family)
+    trained, picture = answer(stage), drawn(family)
     learner.detach()
-    misses = [float((before - taught).norm())]
+    misses = [float((before - trained).norm())]
     for rank in (4, 16, FULL):
         companion = companion_of(stage, rank, size)
-        worn = lora.restore(stage, companion.tensors, companion.metadata)
-        misses.append(float((answer(stage) - taught).norm()))
+        applied = lora.restore(stage, companion.tensors, companion.metadata)
+        misses.append(float((answer(stage) - trained).norm()))
         if rank == FULL:
             assert np.abs(drawn(family) - picture).max() <= 1
-        worn.remove()
+        applied.remove()
         assert torch.equal(answer(stage), before)
     assert misses == sorted(misses, reverse=True)
     assert misses[-1] < 1e-2 * misses[0] < 0.1 * misses[1]
@@ -365,9 +365,9 @@ def test_diffusers_reads_the_extracted_lora_as_we_do(base: Path, tmp_path: Path)
     assert companion.method == "lora"
     Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=None).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
-    worn = lora.restore(stage, read.tensors, read.metadata)
+    applied = lora.restore(stage, read.tensors, read.metadata)
     ours = drawn(family)
-    worn.remove()
+    applied.remove()
     assert np.abs(ours - before).max() > 2
     pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True, dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path / "a.safetensors")
@@ -383,7 +383,7 @@ def test_the_extracted_lora_is_written_as_the_method_itself_writes_one(plain: Pa
     """Names, dtypes and metadata are those of an export of LoRA at that rank, over more layers."""
     companion = companion_of(loaded(plain).stages[0], 4)
     theirs, metadata = (
-        lora.LoraSettings(rank=4, alpha=4, layers="all", text_rate=1e-3).attach(loaded(plain).stages[0], SUBJECT, 0, None).export()
+        lora.LoraSettings(rank=4, alpha=4, layers="all", text_learning_rate=1e-3).attach(loaded(plain).stages[0], SUBJECT, 0, None).export()
     )
     assert set(theirs) < set(companion.tensors)
     for key, tensor in theirs.items():
@@ -409,7 +409,7 @@ def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
 def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain: Path) -> None:
     """Weights prepared for autocast learn as plain ones do: the optimizer holds the parameters that the modules use."""
     stage = loaded(plain).stages[0]
-    learner = DreamBoothSettings(rate=1e-3).attach(stage, SUBJECT, 0, None)
+    learner = DreamBoothSettings(learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     assert isinstance(learner, DreamBoothTraining)
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's may have another precision
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")

@@ -51,21 +51,21 @@ def dataset_of(photos: int, *, flip: bool) -> Dataset:
 
 
 @given(
-    photos=st.integers(1, 12), steps=st.integers(1, 60), batch_size=st.integers(1, 9), accumulation=st.integers(1, 5), flip=st.booleans(),
+    photos=st.integers(1, 12), steps=st.integers(1, 60), batch_size=st.integers(1, 9), gradient_accumulation_steps=st.integers(1, 5), flip=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_images_steps_and_passes_are_those_of_the_plan(
-    photos: int, steps: int, batch_size: int, accumulation: int, seed: int, *, flip: bool
+    photos: int, steps: int, batch_size: int, gradient_accumulation_steps: int, seed: int, *, flip: bool
 ) -> None:
-    training = {"steps": steps, "batch_size": batch_size, "accumulation": accumulation}
+    training = {"steps": steps, "batch_size": batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
     recipe = recipe_of(*(f"training.{key}={value}" for key, value in training.items()), f"dataset.flip={str(flip).lower()}")
     said = dict(planned_settings(recipe, photos, 64))
     data = dataset_of(photos, flip=flip)
-    plan = data.schedule(seed=seed, micro_batches=steps * accumulation, batch_size=batch_size)
+    plan = data.schedule(seed=seed, micro_batches=steps * gradient_accumulation_steps, batch_size=batch_size)
     seen = Counter(data.subject[SIDE][number].source for _, chosen in plan for number in chosen)
     assert first_number(said["steps"]) == steps
     assert first_number(said["images per step"]) * steps == seen.total()
-    assert said["images per step"] == f"{batch_size * accumulation} ({batch_size} x {accumulation} accumulated)"
+    assert said["images per step"] == f"{batch_size * gradient_accumulation_steps} ({batch_size} x {gradient_accumulation_steps} accumulated)"
     passes = seen.total() / photos
     assert first_number(said["passes over each photo"]) == pytest.approx(passes, abs=0.051)
     assert len(seen) <= photos
@@ -85,13 +85,13 @@ def test_class_pictures_are_announced_when_there_will_be_some(count: int, weight
 
 
 def test_other_rows_say_the_recipe() -> None:
-    plain = dict(planned_settings(recipe_of("method.text_rate=0", "training.schedule=linear", "training.warmup=7", "seed=9"), 1, 64))
+    plain = dict(planned_settings(recipe_of("method.text_learning_rate=0", "training.lr_schedule=linear", "training.warmup_steps=7", "seed=9"), 1, 64))
     assert plain["text rate"] == "0 (not trained)"
     assert plain["schedule"] == "linear, 7 steps of warm-up"
     assert (plain["loss"], plain["seed"], plain["resolution"], plain["photos"]) == ("plain MSE", "9", "64 px, square", "1")
-    changes = ("training.min_snr=5", "dataset.aspect_buckets=true", "dataset.flip=true", "method.rate=0.25", "method.rank=3")
+    changes = ("training.min_snr=5", "dataset.aspect_buckets=true", "dataset.flip=true", "method.learning_rate=0.25", "method.rank=3")
     other = dict(planned_settings(recipe_of(*changes), 4, None))
-    assert (other["loss"], other["photos"], other["rate"]) == ("min-SNR, limit 5", "4, each mirrored too", "0.25")
+    assert (other["loss"], other["photos"], other["learning rate"]) == ("min-SNR, limit 5", "4, each mirrored too", "0.25")
     assert other["resolution"] == "about the base's own, aspect buckets"
     assert "rank 3" in other["method"]
 
@@ -148,7 +148,7 @@ def trained(tiny_base: Path, photos: Path, *overrides: str) -> tuple[Run, dict[s
 
 def test_a_run_does_what_it_said(tiny_base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = counted(monkeypatch)
-    shown = ("training.batch_size=2", "training.accumulation=2", "prior.count=2", "prior.steps=1", "prior.weight=0.5")
+    shown = ("training.batch_size=2", "training.gradient_accumulation_steps=2", "prior.count=2", "prior.steps=1", "prior.weight=0.5")
     run, said = trained(tiny_base, photos, *shown)
     steps = first_number(said["steps"])
     assert len(run.read_steps()) == steps == 3

@@ -85,8 +85,8 @@ def test_what_has_no_room_is_asked_again(stage: Stage, monkeypatch: pytest.Monke
 
 def small(home: Path, base: Path, seed: int) -> Recipe:
     settings = (
-        "device=cpu", "precision=fp32", "prior.count=2", "prior.steps=1", "previews.every=0", "choose.active=false", "training.steps=2",
-        "training.batch_size=2", "method.rank=2", "method.rate=1e-2", "method.text_rate=0",
+        "device=cpu", "precision=fp32", "prior.count=2", "prior.steps=1", "previews.every=0", "selection.active=false", "training.steps=2",
+        "training.batch_size=2", "method.rank=2", "method.learning_rate=1e-2", "method.text_learning_rate=0",
     )  # fmt: skip
     return Recipe.preset(photos=[str(home / "photos")], class_noun="dog", base=str(base), seed=seed, overrides=settings)
 

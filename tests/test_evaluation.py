@@ -108,8 +108,8 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     photos = identity.embed(world.photos(3))
     of_class = list(base.draw([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_PICTURES * IMAGES)], knobs))
     assert value(scores, "base_preservation") == pytest.approx(mean(cosines(identity.embed(of_class), photos)), abs=1e-6)
-    taught = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
-    assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(taught), photos)), abs=1e-6)
+    trained = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
+    assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(trained), photos)), abs=1e-6)
     assert value(scores, "drift") == pytest.approx(value(scores, "preservation") - value(scores, "base_preservation"), abs=1e-9)
 
 
@@ -139,9 +139,9 @@ def test_another_run_finds_the_base_s_pictures_drawn(world: World, scores: Score
     strengths: list[float] = []
     draw = Generator.draw
 
-    def watched(self: Generator, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def watched(self: Generator, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         strengths.append(knobs.unet_scale)
-        return draw(self, shots, knobs)
+        return draw(self, requests, knobs)
 
     monkeypatch.setattr(Generator, "draw", watched)
     again = world.evaluate(run, photos=[world.folder / "photos"])
@@ -313,7 +313,7 @@ def test_the_embedded_base_is_scored_as_it_deserves(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     held = starter.subjects()["parrot"]
     learned = tuple(str(photo) for photo in held.photos[:-1])
-    overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "choose.active=false"]
+    overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "selection.active=false"]
     run = train(Recipe.preset(photos=learned, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
     prompts = ("a {subject} in the snow", "a {subject} on a beach", "a {subject} in the city")
     found = evaluate(run, prompts=prompts, images=2, photos=[held.photos[0].parent])

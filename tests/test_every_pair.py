@@ -51,15 +51,15 @@ STEPS = 4
 SIDE = 64
 PROMPT = "a photo of a sks dog in the snow"
 COMMON = (
-    f"training.steps={STEPS}", "training.checkpoint_every=1000", "training.warmup=0", "training.schedule=constant", "previews.every=0",
+    f"training.steps={STEPS}", "training.checkpoint_every=1000", "training.warmup_steps=0", "training.lr_schedule=constant", "previews.every=0",
     "knobs.steps=2", "knobs.guidance=3", "prior.count=2", "prior.steps=1", "precision=fp32", "device=cpu",
-    "training.batch_size=1", "training.accumulation=1", "training.optimizer=adamw",
+    "training.batch_size=1", "training.gradient_accumulation_steps=1", "training.optimizer=adamw",
 )  # fmt: skip
 RATES = {
-    "lora": ("method.rate=1e-2", "method.rank=2", "method.text_rate={text}"),
-    "dreambooth": ("method.rate=1e-4", "method.text_rate={text}"),
-    "textual-inversion": ("method.rate=1e-2", "method.vectors=2"),
-    "pivotal": ("method.word.rate=1e-2", "method.layers.rate=1e-2", "method.layers.rank=2", "method.layers.text_rate={text}"),
+    "lora": ("method.learning_rate=1e-2", "method.rank=2", "method.text_learning_rate={text}"),
+    "dreambooth": ("method.learning_rate=1e-4", "method.text_learning_rate={text}"),
+    "textual-inversion": ("method.learning_rate=1e-2", "method.vectors=2"),
+    "pivotal": ("method.token.learning_rate=1e-2", "method.layers.learning_rate=1e-2", "method.layers.rank=2", "method.layers.text_learning_rate={text}"),
 }
 
 
@@ -85,7 +85,7 @@ def _cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe_of(bases: dict[str, str], family: str, method: str, home: Path, *more: str) -> Recipe:
     """A short run of a pair; text encoders learn where they can."""
-    rates = [rate.format(text=0 if family in WORDLESS else 1e-4) for rate in RATES[method]]
+    rates = [learning_rate.format(text=0 if family in WORDLESS else 1e-4) for learning_rate in RATES[method]]
     overrides = (*COMMON, f"dataset.resolution={SIDE}", f'method.name="{method}"', *rates, *more)
     return Recipe.preset(base=bases[family], overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
 
@@ -95,14 +95,14 @@ def material_of(recipe: Recipe, base: Family, stage: Stage) -> BatchLoader:
     photos = read_subject(recipe)
     one = replace(photos, photos=photos.photos[:1])
     side = SIDE * stage.resolution // base.stages[-1].resolution
-    return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_pictures=[])
+    return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_images=[])
 
 
 def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[AttachedMethod, float]]:
     """Each phase's learner, attached in turn, with its share of the steps."""
     method: Any = recipe.method
     before: AttachedMethod | None = None
-    for leg in method.legs:
+    for leg in method.phases:
         learner: AttachedMethod = leg.phase.attach(stage, SUBJECT, 0, before)
         before = learner
         yield learner, leg.share
@@ -182,13 +182,13 @@ def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: s
     methods = [method for name, method in TAUGHT if name == family]
     runs = {method: train(recipe_of(bases, family, method, home), out=tmp_path / method, report=False) for method in methods}
     ours = [drawn(open_generator(run, device="cpu")[0]) for run in runs.values()]
-    untouched = drawn(Generator(load_family(bases[family], device="cpu", precision="fp32")))
+    base_only = drawn(Generator(load_family(bases[family], device="cpu", precision="fp32")))
     order = json.dumps([(str(run.adapter), SIDE) for run in runs.values()])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     subprocess.run([sys.executable, "-c", REDRAW, order, PROMPT, str(tmp_path)], check=True, env=environment)
     for place, (method, picture) in enumerate(zip(methods, ours, strict=True)):
         assert np.array_equal(np.load(tmp_path / f"{place}.npy"), picture), method
-        assert not np.array_equal(picture, untouched), method
+        assert not np.array_equal(picture, base_only), method
 
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)
@@ -197,8 +197,8 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     recipe = recipe_of(bases, family, method, home, "prior.form=outputs", "prior.weight=0.5")
     base = load_base(recipe)
     stage = base.stages[-1]
-    material = material_of(recipe, base, stage)
-    batch = material.batches(0)[0]
+    batch_loader = material_of(recipe, base, stage)
+    batch = batch_loader.batches(0)[0]
     assert batch.preserved_B is not None
     assert batch.preserved_B.tolist() == [False, True]
     assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
@@ -211,7 +211,7 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
         assert error_B[0] != fresh_B[0]
         push(learner, -0.05)
     pictures = recipe_of(bases, family, method, home, "prior.weight=0.5")
-    with_class = replace(material_of(pictures, base, stage), class_pictures=[Image.new("RGB", (SIDE, SIDE), "red")])
+    with_class = replace(material_of(pictures, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
     both = with_class.batches(0)[0]
     assert both.preserved_B is None
     assert both.prompts[1] == "a photo of a dog"

@@ -46,7 +46,7 @@ def family(base: tuple[str, Path]) -> Family:
     return load_family(str(base[1]), device="cpu", precision="fp32")
 
 
-def text_rate(name: str) -> float:
+def text_learning_rate(name: str) -> float:
     """A rate for text encoders, where a family has one that can learn."""
     return 0 if name == "deepfloyd_if" else 1e-2
 
@@ -99,25 +99,25 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
     """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
     stage = family.stages[0]
     before = drawn(family)
-    learner = LoraSettings(rank=2, alpha=3, layers="all", rate=1e-2, text_rate=text_rate(base[0])).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])).attach(stage, SUBJECT, 0, None)
     assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
         for group in learner.groups:
             for number, parameter in enumerate(group.parameters):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
-    taught = drawn(family)
-    assert np.abs(taught - before).max() > 1
+    trained = drawn(family)
+    assert np.abs(trained - before).max() > 1
     tensors, metadata = learner.export()
     restored: list[np.ndarray] = []
     for _ in range(2):
         fresh = load_family(str(base[1]), device="cpu", precision="fp32")
-        worn = restore(fresh.stages[0], tensors, metadata)
+        applied = restore(fresh.stages[0], tensors, metadata)
         restored.append(drawn(fresh))
-        worn.remove()
+        applied.remove()
         assert np.array_equal(drawn(fresh), before)
     assert np.array_equal(*restored)
     # torch takes another kernel for weights that can learn: a rounding's difference.
-    assert np.abs(restored[0] - taught).max() <= 1
+    assert np.abs(restored[0] - trained).max() <= 1
 
 
 def test_gradients_reach_every_group(family: Family) -> None:
@@ -127,7 +127,7 @@ def test_gradients_reach_every_group(family: Family) -> None:
     from mascot.training.settings import TrainingSettings
 
     stage = family.stages[0]
-    learner = LoraSettings(rank=2, layers="attention", text_rate=text_rate(family.name)).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, layers="attention", text_learning_rate=text_learning_rate(family.name)).attach(stage, SUBJECT, 0, None)
     mean = gaussian(stage.latent_shape(64, 64), [seeded("x", i) for i in range(2)])
     batch = Batch(
         latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a dog"),
@@ -157,7 +157,7 @@ def test_a_prompt_is_the_same_in_any_batch(family: Family) -> None:
 
 OVERRIDES = (
     "training.steps=4", "training.checkpoint_every=2", "training.batch_size=2", "previews.every=4", "knobs.steps=2", "knobs.guidance=3",
-    "knobs.height=64", "knobs.width=64", "prior.count=2", "prior.steps=2", "dataset.resolution=64", "method.rate=1e-2", "method.rank=4",
+    "knobs.height=64", "knobs.width=64", "prior.count=2", "prior.steps=2", "dataset.resolution=64", "method.learning_rate=1e-2", "method.rank=4",
     "method.alpha=8", "precision=fp32", "device=cpu",
 )  # fmt: skip
 
@@ -165,7 +165,7 @@ OVERRIDES = (
 @pytest.fixture(scope="module")
 def trained(base: tuple[str, Path], home: Path) -> Run:
     """The whole job on a family: class pictures, training, previews, report."""
-    overrides = (*OVERRIDES, f"method.text_rate={text_rate(base[0])}")
+    overrides = (*OVERRIDES, f"method.text_learning_rate={text_learning_rate(base[0])}")
     recipe = Recipe.preset(base=str(base[1]), overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(home / "cache"))
@@ -196,9 +196,9 @@ def test_stopped_and_resumed_is_never_stopped(base: tuple[str, Path], home: Path
 def test_diffusers_reads_the_adapter(base: tuple[str, Path], trained: Run, family: Family) -> None:
     """`load_lora_weights` gives our generator's picture, alpha and all."""
     adapter = Adapter.read(trained.adapter)
-    worn = restore(family.stages[0], adapter.tensors, adapter.metadata)
+    applied = restore(family.stages[0], adapter.tensors, adapter.metadata)
     ours = drawn(family)
-    worn.remove()
+    applied.remove()
     assert np.abs(ours - drawn(family)).max() > 0, "something was learned"
     assert np.abs(ours - theirs(*base, family, trained.adapter)).max() <= 1.01
 
@@ -208,7 +208,7 @@ def test_a_t5_is_never_trained(base: tuple[str, Path], family: Family) -> None:
     stage = family.stages[0]
     if base[0] == "deepfloyd_if":
         with pytest.raises(UserError, match=r"method\.text_rate=0"):
-            LoraSettings(text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+            LoraSettings(text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     learning = [type(module).__name__ for part, module in stage.parts.items() if part != stage.denoiser]
     assert all(name.startswith("CLIP") for name in learning)
 

@@ -92,11 +92,11 @@ def test_float32_loses_nothing_that_matters(schedule: str, prediction: Predictio
 def test_flows_mix_answer_and_count_as_diffusers_scripts_have_it_at_every_level(flow: str) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(**FLOWS[flow])
     objective, (x0, eps) = FlowObjective(scheduler.timesteps), pictures_and_noise()
-    levels: Any = scheduler.timesteps
-    assert (objective.noise(x0, eps, levels) - scheduler.scale_noise(x0, levels, eps)).abs().max() <= 1e-6
-    assert torch.equal(objective.target(x0, eps, levels), eps - x0)
+    sample_timesteps: Any = scheduler.timesteps
+    assert (objective.noise(x0, eps, sample_timesteps) - scheduler.scale_noise(x0, sample_timesteps, eps)).abs().max() <= 1e-6
+    assert torch.equal(objective.target(x0, eps, sample_timesteps), eps - x0)
     weighting = compute_loss_weighting_for_sd3("logit_normal", scheduler.sigmas)
-    assert torch.equal(objective.weight(levels, None), weighting)
+    assert torch.equal(objective.weight(sample_timesteps, None), weighting)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -105,7 +105,7 @@ def test_the_same_draw_gives_the_same_level_of_a_flow(flow: str) -> None:
     seeds = range(500)
     u = [compute_density_for_timestep_sampling("logit_normal", 1, logit_mean=0.0, logit_std=1.0, generator=seeded(seed)) for seed in seeds]
     expected = scheduler.timesteps[(torch.cat(u) * 1000).long()]
-    assert torch.equal(FlowObjective(scheduler.timesteps).levels([seeded(seed) for seed in seeds]), expected)
+    assert torch.equal(FlowObjective(scheduler.timesteps).sample_timesteps([seeded(seed) for seed in seeds]), expected)
 
 
 class Fake:
@@ -116,8 +116,8 @@ class Fake:
         self.objective = ours(self.scheduler)
 
     @staticmethod
-    def predict(noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
-        del level_B, conditioning
+    def predict(noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        del timestep_B, conditioning
         return torch.zeros_like(noisy_BCHW)
 
     @staticmethod
@@ -218,7 +218,7 @@ def plain_loop(base: Path, start: Mapping[str, Tensor], shown: Sequence[Batch]) 
     scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     unet, text, learning = adapted(base, start)
-    parts = [{"params": [p for key, p in learning.items() if key.startswith(f"{part}.")], "lr": rate} for part, rate in RATES.items()]
+    parts = [{"params": [p for key, p in learning.items() if key.startswith(f"{part}.")], "lr": learning_rate} for part, learning_rate in RATES.items()]
     optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.99), weight_decay=DECAY)
     losses: list[float] = []
     for batch in shown:
@@ -240,9 +240,9 @@ def plain_loop(base: Path, start: Mapping[str, Tensor], shown: Sequence[Batch]) 
 def test_our_steps_equal_a_plain_loop(tiny_base: Path) -> None:
     """Losses of 20 steps agree to 1e-5 and what was learned agrees too; the loop takes from us the batches and their seeds alone."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
-    method = LoraSettings(rank=RANK, alpha=ALPHA, rate=RATES["unet"], text_rate=RATES["text_encoder"])
+    method = LoraSettings(rank=RANK, alpha=ALPHA, learning_rate=RATES["unet"], text_learning_rate=RATES["text_encoder"])
     learner = method.attach(stage, Subject("sks", "dog"), 0, None)
-    settings = TrainingSettings(steps=STEPS, batch_size=2, min_snr=LIMIT, weight_decay=DECAY, clip=CLIP)
+    settings = TrainingSettings(steps=STEPS, batch_size=2, min_snr=LIMIT, weight_decay=DECAY, max_grad_norm=CLIP)
     start = {key: tensor.clone() for key, tensor in learner.export()[0].items()}
     shown, again = (batches(dataset(weight=WEIGHT), count=STEPS, batch_size=2) for _ in range(2))
     loop = Loop(stage, learner, settings, stage.condition, Accelerator(cpu=True, mixed_precision="no"))

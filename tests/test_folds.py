@@ -45,7 +45,7 @@ PHOTOS = LEARNED + HELD_OUT
 STEP = 2
 
 
-def taught(world: World, name: str, **options: Any) -> Run:
+def trained(world: World, name: str, **options: Any) -> Run:
     """A run that kept its second step, of which the fourth would have been the last."""
     run = world.write(name, **({"learned": PHOTOS} | options))
     changes = {"training": Recipe.read(run.recipe).training.model_copy(update={"steps": 2 * STEP, "checkpoint_every": 1})}
@@ -63,7 +63,7 @@ def validated(world: World, run: Run | Path, **options: Any) -> Scores:
 
 @pytest.fixture(scope="module")
 def run(world: World) -> Run:
-    return taught(world, "run_of_folds")
+    return trained(world, "run_of_folds")
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_each_photo_is_held_out_once_and_the_rest_is_the_run_s(run: Run, scores:
         kept = Recipe.read(fold.run.recipe)
         assert {Path(photo).name for photo in kept.photos} == {Path(photo).name for photo in own.photos} - {scored.photo}
         changed = {name for name in Recipe.model_fields if getattr(kept, name) != getattr(own, name)}
-        assert changed <= {"photos", "choose", "previews"}
-        assert not kept.choose.active
+        assert changed <= {"photos", "selection", "previews"}
+        assert not kept.selection.active
         manifest = Adapter.read(fold.run.adapter).manifest
         assert manifest is not None
         assert manifest.step == scored.step == STEP
@@ -117,8 +117,8 @@ def test_the_untouched_base_copies_nothing(world: World, run: Run, scores: Score
     for number in range(len(PROMPTS)):
         files.append(run.folds / f"of_base_{number}.png")
         noise(64 + number, 64).save(files[-1])
-    same = ImageSet(gallery=SampleCache(tmp_path), files=tuple(files))
-    bench = bench_of(world, Samples(taught=same, untouched=same, class_taught=same, class_untouched=same, weights=""))
+    same = ImageSet(sample_cache=SampleCache(tmp_path), files=tuple(files))
+    bench = bench_of(world, Samples(trained=same, base=same, class_trained=same, class_base=same, weights=""))
     for fold in planned(run).folds:
         assert score_fold(fold, bench, same).copying == pytest.approx(0, abs=1e-12)
 
@@ -130,11 +130,11 @@ def bench_of(world: World, drawn: Samples) -> FoldEvaluator:
         name="", base="", subject=Subject("sks", "dog"), live=True, templates=PROMPTS, images=1, seed=0, knobs=Knobs(), photos=photos,
         trained=photos,
     )  # fmt: skip
-    referee = Scorers(
+    scorers = Scorers(
         judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter(reason="none")
     )
     never: Any = pytest.fail
-    return FoldEvaluator(task=task, drawn=drawn, referee=referee, teach=never, lend=never)
+    return FoldEvaluator(task=task, drawn=drawn, scorers=scorers, teach=never, lend=never)
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_scores_without_folds_are_read_as_before(scores: Scores, tmp_path: Path)
 
 
 def test_what_cannot_be_held_out_says_why(world: World, run: Run, tmp_path: Path) -> None:
-    alone = validated(world, taught(world, "one_photo", learned=1))
+    alone = validated(world, trained(world, "one_photo", learned=1))
     assert alone.values["copying"].value is None
     assert "one photo alone" in alone.values["copying"].reason
     assert not (world.folder / "one_photo" / "folds").exists()
@@ -264,7 +264,7 @@ def test_what_cannot_be_held_out_says_why(world: World, run: Run, tmp_path: Path
 
 
 def test_without_a_class_noun_there_is_no_control(world: World) -> None:
-    found = validated(world, taught(world, "nameless", class_noun=None), prompts=["a {subject} in the snow"], folds=1)
+    found = validated(world, trained(world, "nameless", class_noun=None), prompts=["a {subject} in the snow"], folds=1)
     [fold] = found.folds
     assert fold.base_copying is None
     assert fold.copying == fold.likeness - fold.generalisation
@@ -301,7 +301,7 @@ def test_a_run_is_liker_to_what_it_learned_from_than_to_what_it_never_saw(tmp_pa
     """On the embedded base: the subject is found again in a photo that was held out, not as well as in the others."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     held = starter.subjects()["parrot"]
-    overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "choose.active=false"]
+    overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "selection.active=false"]
     photos = tuple(str(photo) for photo in held.photos[:3])
     run = train(Recipe.preset(photos=photos, class_noun=held.class_noun, overrides=overrides), out=tmp_path / "run", report=False)
     found = cross_validate(run, prompts=("a {subject} in the snow", "a {subject} on a beach"), images=1)

@@ -31,7 +31,7 @@ class Artist:
     drawn: list[ImageRequest] = field(default_factory=list[ImageRequest])
     family: Any = field(default_factory=lambda: SimpleNamespace(name="paint", identity="0123"))
 
-    def settle(self, knobs: Knobs) -> Knobs:
+    def with_defaults(self, knobs: Knobs) -> Knobs:
         """Name the solver."""
         return knobs.model_copy(update={"solver": knobs.solver or "ddim"})
 
@@ -39,13 +39,13 @@ class Artist:
         """Eight pixels where nothing else is said."""
         return knobs.height or 8, knobs.width or 8
 
-    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw in batches."""
-        for start in range(0, len(shots), self.batch_size):
-            batch = shots[start : start + self.batch_size]
-            for shot in batch:
-                self.drawn.append(shot)
-                yield Image.new("RGB", self.size(knobs)[::-1], (shot.seed, sum(other.seed for other in batch), knobs.steps))
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            for request in batch:
+                self.drawn.append(request)
+                yield Image.new("RGB", self.size(knobs)[::-1], (request.seed, sum(other.seed for other in batch), knobs.steps))
 
 
 @dataclass
@@ -71,8 +71,8 @@ class Eye:
         return [0.5 + number for number in range(count * (count - 1) // 2)]
 
 
-def draw(folder: Path, artist: Artist, shots: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights") -> list[Path]:
-    return SampleCache(folder).draw(artist, shots, knobs, made_by)  # pyright: ignore[reportArgumentType]
+def draw(folder: Path, artist: Artist, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights") -> list[Path]:
+    return SampleCache(folder).draw(artist, requests, knobs, made_by)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
 
 
 def test_pictures_come_in_the_order_of_the_shots(tmp_path: Path) -> None:
-    shots = [*SHOTS[::-1], SHOTS[3]]
-    reds = [open_image(path).getpixel((0, 0))[0] for path in draw(tmp_path, Artist(), shots)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
-    assert reds == [shot.seed for shot in shots]
+    requests = [*SHOTS[::-1], SHOTS[3]]
+    reds = [open_image(path).getpixel((0, 0))[0] for path in draw(tmp_path, Artist(), requests)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
+    assert reds == [request.seed for request in requests]
 
 
 @pytest.mark.parametrize("kept", range(len(SHOTS)))
@@ -142,8 +142,8 @@ def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
     started, go = Event(), Event()
 
     class Slow(Artist):
-        def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
-            for picture in super().draw(shots, knobs):
+        def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+            for picture in super().draw(requests, knobs):
                 started.set()
                 assert go.wait(30)
                 yield picture

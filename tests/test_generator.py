@@ -71,8 +71,8 @@ def adapter(tiny_base: Path) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=None)
 
 
-def drawn(generator: Generator, shots: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
-    return list(generator.draw(shots, knobs))
+def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
+    return list(generator.draw(requests, knobs))
 
 
 def contents(pictures: Sequence[Image.Image]) -> list[bytes]:
@@ -89,9 +89,9 @@ def turned(**changes: Any) -> Knobs:
 
 
 @pytest.mark.parametrize("worn", [False, True])
-def test_a_picture_is_the_same_in_any_batch(tiny_base: Path, adapter: Adapter, worn: bool) -> None:  # noqa: FBT001
+def test_a_picture_is_the_same_in_any_batch(tiny_base: Path, adapter: Adapter, applied: bool) -> None:  # noqa: FBT001
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
-    generators = [Generator(family, adapter if worn else None, batch_size=1)]
+    generators = [Generator(family, adapter if applied else None, batch_size=1)]
     generators[0].batch_size = 1
     pictures: dict[int, list[Image.Image]] = {}
     for size in (1, 2, 5):
@@ -125,7 +125,7 @@ def test_scale_0_draws_the_bytes_of_the_base(family: Family, tiny_base: Path, ad
         assert contents(drawn(generator, knobs=turned(**{part: 0.0}))) not in (plain, contents(drawn(generator)))
 
 
-def theirs(base: Path, solver: str, knobs: Knobs, shot: ImageRequest) -> Image.Image:
+def theirs(base: Path, solver: str, knobs: Knobs, request: ImageRequest) -> Image.Image:
     """The picture as diffusers' own pipeline draws it from the same noise."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -133,9 +133,9 @@ def theirs(base: Path, solver: str, knobs: Knobs, shot: ImageRequest) -> Image.I
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
     height, width = knobs.height or 64, knobs.width or 64
     result: Any = pipeline(
-        shot.prompt,
+        request.prompt,
         negative_prompt=knobs.negative,
-        latents=gaussian((4, height // 8, width // 8), [seeded("picture", shot.seed)]),
+        latents=gaussian((4, height // 8, width // 8), [seeded("picture", request.seed)]),
         num_inference_steps=knobs.steps,
         guidance_scale=knobs.guidance,
         height=height,
@@ -197,9 +197,9 @@ def test_an_unknown_solver_is_refused_with_a_suggestion(family: Family) -> None:
 
 def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
     knobs = turned(negative="blurry, dark: ü", solver="euler", steps=3, height=48, width=80, guidance=2.5)
-    shot = ImageRequest("a dog, at night: 5 €", 42)
-    (picture,) = drawn(Generator(family), [shot], knobs)
-    write_image(picture, tmp_path / "new" / "a.png", settings_text(shot, knobs, (48, 80), "owner/name", "a.safetensors"))
+    request = ImageRequest("a dog, at night: 5 €", 42)
+    (picture,) = drawn(Generator(family), [request], knobs)
+    write_image(picture, tmp_path / "new" / "a.png", settings_text(request, knobs, (48, 80), "owner/name", "a.safetensors"))
     with Image.open(tmp_path / "new" / "a.png") as read:
         assert read.convert("RGB").tobytes() == picture.tobytes()
         prompt, negative, facts = str(read.info["parameters"]).split("\n")
@@ -213,23 +213,23 @@ def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
 
 
 def test_the_settings_are_enough_to_draw_the_picture_again(family: Family) -> None:
-    shot = ImageRequest("a dog", 5)
-    text = settings_text(shot, Generator(family).settle(KNOBS), (64, 64), "tiny", None)
+    request = ImageRequest("a dog", 5)
+    text = settings_text(request, Generator(family).with_defaults(KNOBS), (64, 64), "tiny", None)
     facts = dict(fact.split(": ") for fact in text.split("\n")[-1].split(", "))
     again = Knobs(steps=int(facts["Steps"]), guidance=float(facts["CFG scale"]), solver=facts["Sampler"])
     read = ImageRequest(text.split("\n")[0], int(facts["Seed"]))
-    assert contents(drawn(Generator(family), [read], again)) == contents(drawn(Generator(family), [shot]))
+    assert contents(drawn(Generator(family), [read], again)) == contents(drawn(Generator(family), [request]))
 
 
 def short_of_memory(generator: Generator, fits: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make batches above a size fail as an accelerator does; returns the sizes that will be tried."""
     tried, draw_batch = list[int](), generator.draw_batch
 
-    def limited(shots: Sequence[ImageRequest], *rest: Any) -> list[Image.Image]:
-        tried.append(len(shots))
-        if len(shots) > fits:
+    def limited(requests: Sequence[ImageRequest], *rest: Any) -> list[Image.Image]:
+        tried.append(len(requests))
+        if len(requests) > fits:
             raise torch.OutOfMemoryError
-        return draw_batch(shots, *rest)
+        return draw_batch(requests, *rest)
 
     monkeypatch.setattr(generator, "draw_batch", limited)
     return tried

@@ -144,7 +144,7 @@ def test_knobs_that_cannot_be_turned_are_refused(over: dict[str, Any], words: st
 
 def test_prompt_and_seed_are_axes_too() -> None:
     made = plan_settings({"seed": [3, 4], "prompt": ["a cat"], "steps": [2]}, prompt="a dog", seed=0, knobs=Knobs(guidance=3))
-    assert [(turn.shot, turn.knobs.guidance, turn.knobs.steps) for turn in made] == [
+    assert [(turn.request, turn.knobs.guidance, turn.knobs.steps) for turn in made] == [
         (ImageRequest("a cat", 3), 3, 2),
         (ImageRequest("a cat", 4), 3, 2),
     ]

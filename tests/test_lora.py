@@ -87,7 +87,7 @@ def batch(number: int) -> Batch:
     )
 
 
-def taught(stage: Stage, settings: LoraSettings, steps: int = 3) -> AttachedMethod:
+def trained(stage: Stage, settings: LoraSettings, steps: int = 3) -> AttachedMethod:
     learner = settings.attach(stage, SUBJECT, 0, None)
     loop = Loop(stage, learner, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     for _ in loop.steps(lambda step: [batch(step)]):
@@ -112,8 +112,8 @@ def adapter_of(learner: AttachedMethod, family: Family) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 
-def drawn(generator: Generator, knobs: Knobs = KNOBS, shot: ImageRequest = SHOT) -> NDArray[np.int16]:
-    return np.asarray(next(generator.draw([shot], knobs))).astype(np.int16)
+def drawn(generator: Generator, knobs: Knobs = KNOBS, request: ImageRequest = SHOT) -> NDArray[np.int16]:
+    return np.asarray(next(generator.draw([request], knobs))).astype(np.int16)
 
 
 def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
@@ -137,20 +137,20 @@ def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
     assert len({exports[0][key].numpy().tobytes() for key in downs}) == len(downs)
 
 
-@pytest.mark.parametrize("text_rate", [0.0, 1e-3])
+@pytest.mark.parametrize("text_learning_rate", [0.0, 1e-3])
 @pytest.mark.parametrize("layers", LAYER_SETS)
-def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_rate: float) -> None:
+def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_learning_rate: float) -> None:
     before = weights(stage)
-    learner = LoraSettings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=4, layers=layers, learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
     fresh, _ = learner.export()
     learner.detach()
-    exported, _ = taught(stage, LoraSettings(rank=4, layers=layers, rate=1e-3, text_rate=text_rate)).export()
+    exported, _ = trained(stage, LoraSettings(rank=4, layers=layers, learning_rate=1e-3, text_learning_rate=text_learning_rate)).export()
     assert weights(stage) == before
     assert set(exported) == set(fresh)
     assert [key for key in exported if torch.equal(exported[key], fresh[key])] == []
     learning = [p for part in stage.parts.values() for p in part.parameters() if p.requires_grad]
     assert len(learning) == len(exported)
-    assert any(key.startswith("text_encoder.") for key in exported) == (text_rate > 0)
+    assert any(key.startswith("text_encoder.") for key in exported) == (text_learning_rate > 0)
 
 
 @pytest.mark.parametrize("layers", LAYER_SETS)
@@ -192,7 +192,7 @@ def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Fa
 
 
 def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family, tmp_path: Path) -> None:
-    learner = taught(family.stages[0], LoraSettings(rank=4, alpha=2))
+    learner = trained(family.stages[0], LoraSettings(rank=4, alpha=2))
     adapter_of(learner, family).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
     other = loaded(tiny_base).stages[0]
@@ -279,22 +279,22 @@ def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_turned_back
     whole = answers(stage)
     assert equal(plain, whole) == (False, False)
     other = loaded(tiny_base).stages[0]
-    worn = restore(other, tensors, metadata)
+    applied = restore(other, tensors, metadata)
     assert equal(answers(other), whole) == (True, True)
-    worn.scale({"unet": 0.0, "text_encoder": 0.0})
+    applied.scale({"unet": 0.0, "text_encoder": 0.0})
     assert equal(answers(other), plain) == (True, True)
-    worn.scale({"unet": 0.0, "text_encoder": 1.0})
+    applied.scale({"unet": 0.0, "text_encoder": 1.0})
     assert equal(answers(other), whole) == (True, False)
-    worn.scale({"unet": 1.0, "text_encoder": 0.0})
+    applied.scale({"unet": 1.0, "text_encoder": 0.0})
     assert equal(answers(other), plain) == (True, False)
-    worn.scale({"unet": 0.5, "text_encoder": 0.5})
+    applied.scale({"unet": 0.5, "text_encoder": 0.5})
     assert equal(answers(other), whole) == (False, False)
-    worn.scale({"unet": 1.0, "text_encoder": 1.0})
+    applied.scale({"unet": 1.0, "text_encoder": 1.0})
     assert equal(answers(other), whole) == (True, True)
     for part in other.parts.values():
         for _, layer in lora_layers(part):
             layer.lora_B["default"].weight.data.fill_(float("inf"))
-    worn.scale({"unet": 0.0, "text_encoder": 0.0})
+    applied.scale({"unet": 0.0, "text_encoder": 0.0})
     assert equal(answers(other), plain) == (True, True)  # not multiplied by 0, but left out
 
 
@@ -305,10 +305,10 @@ def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repea
         learner = invented(stage, LoraSettings(rank=4, layers=layers))
         tensors, metadata = learner.export()
         learner.detach()
-        worn = restore(stage, tensors, metadata)
-        worn.scale({"unet": 0.5, "text_encoder": 0.0})
+        applied = restore(stage, tensors, metadata)
+        applied.scale({"unet": 0.5, "text_encoder": 0.0})
         assert equal(answers(stage), plain) == (True, False)
-        worn.remove()
+        applied.remove()
         assert equal(answers(stage), plain) == (True, True)
         assert weights(stage) == before
         assert [name for part in stage.parts.values() for name, _ in part.named_modules()] == names
@@ -412,26 +412,26 @@ def test_each_variant_starts_at_the_base_learns_and_restores(tiny_base: Path, va
     """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
     stage = loaded(tiny_base).stages[0]
     before = answers(stage)
-    learner = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for was, now in zip(before, answers(stage), strict=True):
         torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
     pushed(stage, learner)
-    taught = answers(stage)
-    assert (taught[1] - before[1]).abs().max() > 1e-3
+    trained = answers(stage)
+    assert (trained[1] - before[1]).abs().max() > 1e-3
     tensors, metadata = learner.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
     learner.detach()
     read, restored = Adapter.read(tmp_path / "adapter.safetensors"), list[tuple[Tensor, Tensor]]()
     for _ in range(2):
         fresh = loaded(tiny_base).stages[0]
-        worn = restore(fresh, read.tensors, read.metadata)
+        applied = restore(fresh, read.tensors, read.metadata)
         restored.append(answers(fresh))
-        worn.scale(dict.fromkeys(fresh.parts, 0.0))
+        applied.scale(dict.fromkeys(fresh.parts, 0.0))
         assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True)), "at strength 0 it is the base"
-        worn.remove()
+        applied.remove()
         assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(*restored, strict=True))
-    for one, other in zip(restored[0], taught, strict=True):
+    for one, other in zip(restored[0], trained, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
@@ -440,7 +440,7 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
     torch.manual_seed(5)
     state = torch.get_rng_state()
     one, again, other = (
-        LoraSettings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0]
+        LoraSettings(variant=variant, text_learning_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, seed, None).export()[0]
         for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), state)
@@ -451,7 +451,7 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
 @pytest.mark.parametrize("variant", ["dora", "loha", "lokr"])
 def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_base: Path, variant: Any) -> None:
     """A missing tensor and one of another shape are named; the base has no adapted layer left."""
-    tensors, metadata = LoraSettings(variant=variant, text_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    tensors, metadata = LoraSettings(variant=variant, text_learning_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     first = next(key for key in tensors if "lora_A" not in key and "lora_B" not in key)
     for broken in ({key: t for key, t in tensors.items() if key != first}, tensors | {first: torch.zeros(2, 2)}):
         stage = loaded(tiny_base).stages[0]
@@ -462,15 +462,15 @@ def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_b
 
 def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     stage = family.stages[0]
-    learner = LoraSettings(variant="dora", rank=4, alpha=6, layers="all", text_rate=0).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(variant="dora", rank=4, alpha=6, layers="all", text_learning_rate=0).attach(stage, SUBJECT, 0, None)
     pushed(stage, learner)
     tensors, metadata = learner.export()
     learner.detach()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
-    worn = restore(stage, tensors, metadata)
+    applied = restore(stage, tensors, metadata)
     with torch.no_grad():
         ours = answers(stage)
-    worn.remove()
+    applied.remove()
     pipeline: Any = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True, dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path / "adapter.safetensors")
     with torch.no_grad():

@@ -217,7 +217,7 @@ def test_a_real_base_is_estimated_without_its_weights() -> None:
 
         unet.enable_gradient_checkpointing()
         activations = activations_of(unet.train(), call)
-    groups = [ParameterGroup(part="unet", parameters=tuple(unet.parameters()), rate=1e-6)]
+    groups = [ParameterGroup(part="unet", parameters=tuple(unet.parameters()), learning_rate=1e-6)]
     needed = estimate({"unet": unet}, groups, activations, "adamw", average=True)
     assert needed.total == 859_520_964 * 4 * 5 + activations
     assert 2**30 < activations < 2**31
@@ -229,8 +229,8 @@ def test_an_estimate_adds_up(optimizer: OptimizerName, average: bool) -> None:  
     """One frozen layer, one that learns, rows beside them; a layer in two parts counts once."""
     frozen, learning, rows = nn.Linear(128, 64).requires_grad_(requires_grad=False), nn.Linear(64, 128), nn.Parameter(torch.ones(3, 64))
     groups = [
-        ParameterGroup(part="a", parameters=tuple(learning.parameters()), rate=1.0),
-        ParameterGroup(part="b", parameters=(rows,), rate=1.0),
+        ParameterGroup(part="a", parameters=tuple(learning.parameters()), learning_rate=1.0),
+        ParameterGroup(part="b", parameters=(rows,), learning_rate=1.0),
     ]
     needed = estimate({"a": nn.Sequential(frozen, learning), "b": learning}, groups, 1000, optimizer, average=average)
     learned = 64 * 128 + 128 + 3 * 64

@@ -172,10 +172,10 @@ def test_an_excess_is_above_what_the_photos_have_among_themselves() -> None:
 
 @given(seed=seeds)
 def test_drift_is_what_training_did_to_the_class(seed: int) -> None:
-    photos, untouched, now = rows(3, seed=seed), rows(4, seed=seed + 1), rows(5, seed=seed + 2)
+    photos, base, now = rows(3, seed=seed), rows(4, seed=seed + 1), rows(5, seed=seed + 2)
     assert preservation(now, photos) == similarity(now, photos)
-    assert drift(untouched, untouched, photos) == 0
-    assert drift(now, untouched, photos) == pytest.approx(similarity(now, photos) - similarity(untouched, photos), abs=1e-12)
+    assert drift(base, base, photos) == 0
+    assert drift(now, base, photos) == pytest.approx(similarity(now, photos) - similarity(base, photos), abs=1e-12)
 
 
 @given(seed=seeds)

@@ -130,7 +130,7 @@ def photos(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(photos: Path, base: str, *overrides: str) -> Recipe:
-    usual = ("prior.count=0", "previews.every=0", "choose.active=false", "training.steps=1", "precision=fp32", "device=cpu")
+    usual = ("prior.count=0", "previews.every=0", "selection.active=false", "training.steps=1", "precision=fp32", "device=cpu")
     return Recipe.preset(photos=[str(photos)], class_noun="dog", base=base, overrides=[*usual, *overrides])
 
 

@@ -62,12 +62,12 @@ def test_without_a_limit_every_level_counts_the_same(prediction: Prediction) -> 
 def test_levels_are_even_whole_and_each_from_its_own_generator() -> None:
     objective = ours(reference("epsilon"))
     generator = seeded("levels")
-    drawn = objective.levels([generator] * 20_000)
+    drawn = objective.sample_timesteps([generator] * 20_000)
     tenths = torch.bincount(drawn // 100, minlength=10)
     assert drawn.dtype == torch.int64
     assert len(tenths) == 10
     assert (tenths - 2000).abs().max() < 200  # under five deviations
     assert drawn.min() < 5
     assert drawn.max() >= 995
-    together = objective.levels([seeded(seed) for seed in range(5)])
-    assert together.tolist() == [int(objective.levels([seeded(seed)])) for seed in range(5)]
+    together = objective.sample_timesteps([seeded(seed) for seed in range(5)])
+    assert together.tolist() == [int(objective.sample_timesteps([seeded(seed)])) for seed in range(5)]

@@ -35,12 +35,12 @@ PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule-free
 Parameters = list[torch.nn.Parameter]
 
 
-@given(steps=st.integers(1, 200), warmup=st.integers(0, 50))
+@given(steps=st.integers(1, 200), warmup_steps=st.integers(0, 50))
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_rates_rise_in_equal_steps_to_the_peak_then_never_rise_again(schedule: str, steps: int, warmup: int) -> None:
-    scales = [rate_scale(schedule, step, warmup + steps, warmup) for step in range(warmup + steps)]
-    rising, falling = scales[:warmup], scales[warmup:]
-    assert rising == pytest.approx([(i + 1) / (warmup + 1) for i in range(warmup)])
+def test_rates_rise_in_equal_steps_to_the_peak_then_never_rise_again(schedule: str, steps: int, warmup_steps: int) -> None:
+    scales = [rate_scale(schedule, step, warmup_steps + steps, warmup_steps) for step in range(warmup_steps + steps)]
+    rising, falling = scales[:warmup_steps], scales[warmup_steps:]
+    assert rising == pytest.approx([(i + 1) / (warmup_steps + 1) for i in range(warmup_steps)])
     assert falling[0] == 1
     assert all(later <= earlier for earlier, later in pairwise(falling))
     assert min(scales) > 0  # no step is wasted on a rate of 0
@@ -64,7 +64,7 @@ def test_the_cosine_is_torchs() -> None:
 
 def test_adamw_is_torchs_plain_loop_with_a_rate_for_each_group() -> None:
     ours, theirs = ([torch.nn.Parameter(gaussian((5, 3), [seeded("weight", i)])[0]) for i in range(2)] for _ in range(2))
-    groups = [ParameterGroup(part=f"part {i}", parameters=(parameter,), rate=0.1 / 10**i) for i, parameter in enumerate(ours)]
+    groups = [ParameterGroup(part=f"part {i}", parameters=(parameter,), learning_rate=0.1 / 10**i) for i, parameter in enumerate(ours)]
     optimizer = build("adamw", groups, weight_decay=0.05)
     plain = [torch.optim.AdamW([p], lr=0.1 / 10**i, betas=(0.9, 0.99), weight_decay=0.05, fused=False) for i, p in enumerate(theirs)]
     for step in range(10):
@@ -83,7 +83,7 @@ def fresh(name: OptimizerName) -> tuple[Parameters, Any]:
     parameters = [torch.nn.Parameter(gaussian(shape, [seeded("weight", i)])[0]) for i, shape in enumerate(shapes)]
     parts = (tuple(parameters[:2]), tuple(parameters[2:]))
     groups = [
-        ParameterGroup(part=f"{i}", parameters=part, rate=rate) for i, (part, rate) in enumerate(zip(parts, RATES[name], strict=True))
+        ParameterGroup(part=f"{i}", parameters=part, learning_rate=learning_rate) for i, (part, learning_rate) in enumerate(zip(parts, RATES[name], strict=True))
     ]
     return parameters, build(name, groups, weight_decay=0.01)
 
@@ -273,7 +273,7 @@ def test_a_decay_that_is_none_is_refused(decay: float) -> None:
 
 @pytest.mark.parametrize("rates", [(1e-4, 1e-5), (1e-4, 1e-4), (1.0, 0.5)])
 def test_prodigy_refuses_rates_that_are_no_multiplier(rates: tuple[float, float]) -> None:
-    groups = [ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), rate=rate) for rate in rates]
+    groups = [ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), learning_rate=learning_rate) for learning_rate in rates]
     with pytest.raises(UserError, match=r"method\.rate=1"):
         build("prodigy", groups, weight_decay=0.0)
 

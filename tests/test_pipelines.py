@@ -84,13 +84,13 @@ def dtypes(folder: Path) -> dict[str, set[torch.dtype]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_saved_stage_draws_what_the_stage_draws(base: Path, tmp_path: Path, precision: Precision) -> None:
     family = loaded(base, precision)
-    stage, untouched = stage_of(family), drawn(family)
+    stage, base = stage_of(family), drawn(family)
     push(stage)
-    taught = drawn(family)
-    assert np.abs(taught - untouched).max() > 0
+    trained = drawn(family)
+    assert np.abs(trained - base).max() > 0
     stage.save(tmp_path / "saved")
-    assert np.array_equal(drawn(loaded(tmp_path / "saved", precision)), taught)
-    assert np.array_equal(drawn(family), taught), "saving changes nothing"
+    assert np.array_equal(drawn(loaded(tmp_path / "saved", precision)), trained)
+    assert np.array_equal(drawn(family), trained), "saving changes nothing"
     found = dtypes(tmp_path / "saved")
     assert found.pop("vae") == {torch.float32}
     assert set().union(*found.values()) == {stage.dtype}

@@ -127,7 +127,7 @@ def test_a_name_stands_for_the_recipe_and_for_what_the_photos_hold(home: Path, t
     assert make_point(values, {"seed": 1}).name not in {name, captioned}
 
 
-SPACE = {"method.rank": [2, 4, 8, 16], "method.rate": ValueRange(1e-5, 1e-3), "training.steps": ValueRange(10, 20)}
+SPACE = {"method.rank": [2, 4, 8, 16], "method.learning_rate": ValueRange(1e-5, 1e-3), "training.steps": ValueRange(10, 20)}
 
 
 def searched(values: Mapping[str, Any], *, trials: int, together: int = 1, lowest: bool = False, seed: int = 0) -> list[SweepPoint]:
@@ -149,9 +149,9 @@ def test_a_search_stays_in_its_ranges_and_is_the_same_each_time(values: dict[str
     assert [point.name for point in points] == [point.name for point in searched(values, trials=9, together=together)]
     assert [point.name for point in points] != [point.name for point in searched(values, trials=9, together=together, seed=1)]
     for point in points:
-        rate, steps = point.changes["method.rate"], point.changes["training.steps"]
-        assert 1e-5 <= rate <= 1e-3
-        assert rate == float(f"{rate:.3g}")
+        learning_rate, steps = point.changes["method.learning_rate"], point.changes["training.steps"]
+        assert 1e-5 <= learning_rate <= 1e-3
+        assert learning_rate == float(f"{learning_rate:.3g}")
         assert isinstance(steps, int)
         assert 10 <= steps <= 20
         assert point.recipe.training.steps == steps

@@ -20,7 +20,7 @@ from mascot.generation.prompt_sets import (
     PromptSet,
 )
 from starter_recipe.drawings import read_objects, wanted_icons
-from starter_recipe.materials import MATERIALS
+from starter_recipe.batch_loaders import MATERIALS
 from starter_recipe.places import PLACES
 from starter_recipe.world import ALIVE, PATTERNS, TINTS, Figure, Look, World
 

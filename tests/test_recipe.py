@@ -123,7 +123,7 @@ def test_the_preset_lies_below_everything() -> None:
     values = preset_values("starter", "lora")
     recipe = preset()
     assert recipe.training.steps == values["training"]["steps"] != type(recipe.training)().steps
-    assert recipe.model_dump()["method"]["rate"] == values["method"]["rate"]
+    assert recipe.model_dump()["method"]["learning_rate"] == values["method"]["learning_rate"]
 
 
 def test_a_file_wins_over_the_preset_an_option_over_the_file_and_set_over_all(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_file_wins_over_the_preset_an_option_over_the_file_and_set_over_all(tm
     assert (recipe.training.steps, recipe.seed) == (33, 3)
     assert (recipe.training.batch_size, recipe.token) == (3, "abc")
     assert recipe.model_dump()["method"]["rank"] == 5
-    assert recipe.training.warmup == preset_values("starter", "lora")["training"]["warmup"]
+    assert recipe.training.warmup_steps == preset_values("starter", "lora")["training"]["warmup_steps"]
     assert preset(file=text, folder=tmp_path, seed=2).seed == 2
     assert preset(file=text, folder=tmp_path).seed == 1
 
@@ -188,7 +188,7 @@ def test_all_mistakes_are_named_at_once_with_their_paths_and_what_was_meant() ->
         preset("seed=-1", "method.rank=0", "method.txt_rate=1", "training.stepz=5", "previews.prompts=[]", "colour=red", "prior.count=x")
     sentence = str(said.value)
     for part in (
-        "the recipe has mistakes: ", "seed = -1: ", "method.rank = 0: ", "method.txt_rate is not a setting; did you mean 'text_rate'?",
+        "the recipe has mistakes: ", "seed = -1: ", "method.rank = 0: ", "method.txt_rate is not a setting; did you mean 'text_learning_rate'?",
         "training.stepz is not a setting; did you mean 'steps'?", "previews.prompts = []: ",
         "colour is not a setting; ", 'prior.count = "x": ',
     ):  # fmt: skip

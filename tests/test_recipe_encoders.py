@@ -174,14 +174,14 @@ def teacher_of(distillation: Distillation) -> list[Tensor]:
     return [*twin.parameters(), *head.parameters(), prototypes]
 
 
-def taught(distillation: Distillation, encoder: nn.Module) -> list[Tensor]:
+def trained(distillation: Distillation, encoder: nn.Module) -> list[Tensor]:
     """What the student brings to compare, in the teacher's order."""
     return [*encoder.parameters(), *distillation.head.parameters(), distillation.prototypes]
 
 
 def test_a_teacher_starts_as_its_student(distilled: tuple[Distillation, ViTModel]) -> None:
     """It is equal and its own: nothing is shared."""
-    for mine, theirs in zip(teacher_of(distilled[0]), taught(*distilled), strict=True):
+    for mine, theirs in zip(teacher_of(distilled[0]), trained(*distilled), strict=True):
         assert torch.equal(mine, theirs)
         assert mine.data_ptr() != theirs.data_ptr()
 
@@ -193,7 +193,7 @@ def test_a_teacher_is_not_trained(distilled: tuple[Distillation, ViTModel]) -> N
     assert not teacher & {id(parameter) for module in (distillation, encoder) for parameter in module.parameters()}
     assert sum(p.numel() for p in distillation.parameters()) == sum(p.numel() for p in seeded(Distillation).parameters())
     assert [weight for weight in teacher_of(distillation) if weight.grad is not None] == []
-    assert [weight for weight in taught(distillation, encoder) if weight.grad is None] == []
+    assert [weight for weight in trained(distillation, encoder) if weight.grad is None] == []
 
 
 def test_a_teacher_follows_by_the_momentum(distilled: tuple[Distillation, ViTModel]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from starter_recipe.drawings import read_objects, wanted_icons
-from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
+from starter_recipe.batch_loaders import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES
 from starter_recipe.views import HUES, PLAIN, TRAINING, Variation, choose_subjects, draw_views, families_of, finish
 from starter_recipe.world import ALIVE, PATTERNS, PHOTO_STYLES, PLURALS, TINTS, Figure, Look, World, invented_names

@@ -50,7 +50,7 @@ class Team:
 
     def __init__(self, count: int, optimizer: str = "muon") -> None:
         self.shared: Shared = share(modules(), count, CPU, threading)
-        self.replicas = [Replica(modules(), self.shared, rank, rate=RATE, betas=(0.9, 0.98), optimizer=optimizer) for rank in range(count)]
+        self.replicas = [Replica(modules(), self.shared, rank, learning_rate=RATE, betas=(0.9, 0.98), optimizer=optimizer) for rank in range(count)]
 
     def each(self, act: Callable[[Replica], Any]) -> list[Any]:
         """What each replica's act answers; all act at once, because they wait for each other."""
@@ -274,7 +274,7 @@ def test_a_clock_counts_earlier_runs() -> None:
 def step_once(rank: int, shared: Shared, folder: Path) -> None:
     """One step of a replica, in its own process where there are several."""
     own = modules()
-    replica = Replica(own, shared, rank, rate=RATE, betas=(0.9, 0.98))
+    replica = Replica(own, shared, rank, learning_rate=RATE, betas=(0.9, 0.98))
     shared.gradients[rank].copy_(drawn(2)[rank])
     replica.step(1.0)
     if rank == 0:

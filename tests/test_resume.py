@@ -25,8 +25,8 @@ from mascot.storage.run_folder import Run
 
 STEPS = 8
 OVERRIDES = (
-    f"training.steps={STEPS}", "training.checkpoint_every=2", "training.schedule=cosine", "training.warmup=2", "training.batch_size=2",
-    "previews.every=4", "knobs.steps=1", "prior.count=1", "prior.steps=1", "method.rate=1e-2", "method.text_rate=1e-3", "method.rank=4",
+    f"training.steps={STEPS}", "training.checkpoint_every=2", "training.lr_schedule=cosine", "training.warmup_steps=2", "training.batch_size=2",
+    "previews.every=4", "knobs.steps=1", "prior.count=1", "prior.steps=1", "method.learning_rate=1e-2", "method.text_learning_rate=1e-3", "method.rank=4",
 )  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

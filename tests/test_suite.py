@@ -26,7 +26,7 @@ from mascot.storage.run_folder import Run
 from test_collection import FILE
 from tiny_encoders import tiny_clip, tiny_identity
 
-QUICK = ("training.steps=2", "training.warmup=0", "prior.count=2", "knobs.steps=1", "choose.active=false", "device=cpu")
+QUICK = ("training.steps=2", "training.warmup_steps=0", "prior.count=2", "knobs.steps=1", "selection.active=false", "device=cpu")
 
 
 class Killed(BaseException):
@@ -49,7 +49,7 @@ class Fake:
 
     scores: Scores
     fatal: int = 0
-    ill: tuple[str, ...] = ()
+    triggered: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list[str])
 
     def count(self, what: str, folder: Path) -> None:
@@ -61,7 +61,7 @@ class Fake:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
         self.count("teach", folder)
-        if folder.name in self.ill:
+        if folder.name in self.triggered:
             raise UserError("this subject is ill.")
         run.adapter.write_bytes(b"an adapter")
         return run
@@ -195,7 +195,7 @@ def test_a_subject_that_fails_is_shown_and_left_out_of_every_mean(
     real: tuple[SuiteScores, Path, dict[str, Any]], world: Path, tmp_path: Path
 ) -> None:
     said: list[Any] = []
-    fake = Fake(sample(real[1]), ill=("mug",))
+    fake = Fake(sample(real[1]), triggered=("mug",))
     suite = evaluated(world, tmp_path, fake, progress=lambda phase, facts: said.append((phase, facts)))
     assert suite.subjects == ("cat9", "robot")
     assert [failure.sentence for failure in suite.failures] == ["this subject is ill."] * 2

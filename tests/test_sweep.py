@@ -45,7 +45,7 @@ class Fake:
     """Trains, measures and draws in no time, and counts how often; `fatal` is the call at which everything ends."""
 
     fatal: int = 0
-    ill: tuple[int, ...] = ()
+    triggered: tuple[int, ...] = ()
     """Ranks whose training fails."""
     calls: list[str] = field(default_factory=list[str])
 
@@ -59,7 +59,7 @@ class Fake:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
         self.count("teach", recipe)
-        if recipe.method.model_dump()["rank"] in self.ill:
+        if recipe.method.model_dump()["rank"] in self.triggered:
             raise UserError("this rank is ill.")
         run.adapter.write_bytes(b"an adapter")
         return run
@@ -70,11 +70,11 @@ class Fake:
         rank = recipe.method.model_dump()["rank"]
         return {"likeness": [rank + 0.1 * i for i in range(5)], "drift": float(recipe.training.steps), "copying": None}
 
-    def draw(self, run: Run, shot: ImageRequest, path: Path) -> None:
+    def draw(self, run: Run, request: ImageRequest, path: Path) -> None:
         recipe = Recipe.read(run.recipe)
         self.count("draw", recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (shot.seed, 0, 0)).save(path)
+        Image.new("RGB", (32, 32), (request.seed, 0, 0)).save(path)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_other_judges_measure_again_and_another_prompt_is_drawn_again(values: di
     swept(values, whole[1], fake, judges="others")
     assert {call.split()[0] for call in fake.calls} == {"judge"}
     fake.calls.clear()
-    swept(values, whole[1], fake, judges="others", shot=ImageRequest(SHOT.prompt, 4))
+    swept(values, whole[1], fake, judges="others", request=ImageRequest(SHOT.prompt, 4))
     assert {call.split()[0] for call in fake.calls} == {"draw"}
 
 
@@ -172,7 +172,7 @@ def test_a_run_that_is_gone_or_was_exchanged_is_trained_again(values: dict[str, 
 
 
 def test_a_failed_run_is_one_line_and_is_tried_again(values: dict[str, Any], whole: tuple[Leaderboard, Path], tmp_path: Path) -> None:
-    board = swept(values, tmp_path / "ill", Fake(ill=(2,)))
+    board = swept(values, tmp_path / "ill", Fake(triggered=(2,)))
     assert [(entry.failure, entry.rank) for entry in board.entries] == [(None, 1), (None, 1), *[("this rank is ill.", None)] * 2]
     assert swept(values, tmp_path / "ill", Fake()) == whole[0]
     assert_equal(tmp_path / "ill", whole[1])
@@ -223,7 +223,7 @@ def test_progress_is_told(values: dict[str, Any], tmp_path: Path) -> None:
     assert heard == ["points", *["entry"] * 4, "leaderboard", "grid", "page"]
 
 
-SEARCH = {"over": {"method.rank": [2, 4, 8], "method.rate": ValueRange(1e-5, 1e-3)}, "trials": 6}
+SEARCH = {"over": {"method.rank": [2, 4, 8], "method.learning_rate": ValueRange(1e-5, 1e-3)}, "trials": 6}
 
 
 @pytest.mark.parametrize("fatal", [1, 2, 8])
@@ -349,8 +349,8 @@ def test_engines_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch
 # Real runs, on the tiny base.
 
 SMALL = (
-    "device=cpu", "precision=fp32", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.rate=1e-2",
-    "method.text_rate=1e-3", "training.checkpoint_every=1", "training.batch_size=1",
+    "device=cpu", "precision=fp32", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.learning_rate=1e-2",
+    "method.text_learning_rate=1e-3", "training.checkpoint_every=1", "training.batch_size=1",
 )  # fmt: skip
 REAL = {"over": {"method.rank": [2, 4], "seed": [0, 1]}, "by": "size", "judges": "size"}
 PROCESSES = multiprocessing.get_context("forkserver")

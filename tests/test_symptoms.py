@@ -46,36 +46,36 @@ def diagnosis(world: World) -> Diagnosis:
 
 
 @pytest.fixture(scope="module")
-def symptoms(world: World, diagnosis: Diagnosis) -> ProbeImages:
+def probes(world: World, diagnosis: Diagnosis) -> ProbeImages:
     """What the diagnosis was made of."""
     del diagnosis
     adapter, path = resolve_adapter(world.run)
     task = plan_diagnosis(adapter, path, name="run", prompts=PROMPTS)
     identity, clip = world.encoders
-    referee = Scorers(
+    scorers = Scorers(
         judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter("none in a test")
     )
     generator, _, _ = open_generator(path, device="cpu")
-    return draw_probes(task, generator, referee, adapter=path, folder=world.run.evaluation, progress=silent)
+    return draw_probes(task, generator, scorers, adapter=path, folder=world.run.evaluation, progress=silent)
 
 
 @pytest.fixture(scope="module")
-def evidence(symptoms: ProbeImages) -> RunMeasurements:
-    return symptoms.evidence()
+def measurements(probes: ProbeImages) -> RunMeasurements:
+    return probes.measurements()
 
 
 def test_it_says_what_was_drawn_and_judged(world: World, diagnosis: Diagnosis) -> None:
     assert diagnosis.pictures == PICTURES
     assert Diagnosis.read(world.run.diagnosis) == diagnosis
-    assert {check.ailment for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(FAILURE_MODES)
+    assert {check.failure_mode for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(FAILURE_MODES)
     page = html.unescape(world.run.diagnosis_page.read_text())
-    shown = sum(len(exhibit.pictures) for finding in diagnosis.findings for exhibit in finding.exhibits)
+    shown = sum(len(example_strip.pictures) for finding in diagnosis.findings for example_strip in finding.example_strips)
     assert page.count("<img") == shown > 0
     for finding in diagnosis.findings:
-        assert f"{finding.severity}: {finding.ailment}" in page
+        assert f"{finding.severity}: {finding.failure_mode}" in page
         assert all(remedy.why in page for remedy in finding.remedies)
-        for exhibit in finding.exhibits:
-            assert all((world.run.folder / picture.file).is_file() for picture in exhibit.pictures)
+        for example_strip in finding.example_strips:
+            assert all((world.run.folder / picture.file).is_file() for picture in example_strip.pictures)
 
 
 def test_nothing_is_drawn_twice(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,20 +116,20 @@ def test_an_evaluation_s_page_tells_the_diagnosis_where_it_is_asked_to(world: Wo
     assert "what was looked at" in page
 
 
-def test_likenesses_are_those_of_the_pictures(world: World, symptoms: ProbeImages, evidence: RunMeasurements) -> None:
+def test_likenesses_are_those_of_the_pictures(world: World, probes: ProbeImages, measurements: RunMeasurements) -> None:
     identity, clip = world.encoders
     photos, words = identity.embed(world.photos(2)), clip.embed_prompts(["a dog in the rain"])
-    taught, base = (kind.embed(identity)[:2] for kind in (symptoms.drawn.taught, symptoms.drawn.untouched))
-    first = evidence.prompts[0]
-    assert first.likeness == pytest.approx(mean(cosines(taught, photos)), abs=1e-6)
+    trained, base = (kind.embed(identity)[:2] for kind in (probes.drawn.trained, probes.drawn.base))
+    first = measurements.prompts[0]
+    assert first.likeness == pytest.approx(mean(cosines(trained, photos)), abs=1e-6)
     assert first.base_likeness == pytest.approx(mean(cosines(base, photos)), abs=1e-6)
-    assert first.fidelity == pytest.approx(mean(cosines(symptoms.drawn.taught.embed(clip)[:2], words)), abs=1e-6)
-    assert first.unrelated == pytest.approx(mean(cosines(symptoms.drawn.taught.embed(clip)[2:], words)), abs=1e-6)
-    assert first.base_unrelated == pytest.approx(mean(cosines(symptoms.drawn.untouched.embed(clip)[2:], words)), abs=1e-6)
-    alone = symptoms.token_alone.embed(identity)
-    assert evidence.token_alone == pytest.approx([mean(cosines(row[None], photos)) for row in alone], abs=1e-6)
-    assert len(evidence.class_now) == len(evidence.class_before) == 8
-    assert len(evidence.followed) == len(evidence.base_followed) == 2
+    assert first.fidelity == pytest.approx(mean(cosines(probes.drawn.trained.embed(clip)[:2], words)), abs=1e-6)
+    assert first.unrelated == pytest.approx(mean(cosines(probes.drawn.trained.embed(clip)[2:], words)), abs=1e-6)
+    assert first.base_unrelated == pytest.approx(mean(cosines(probes.drawn.base.embed(clip)[2:], words)), abs=1e-6)
+    alone = probes.token_alone.embed(identity)
+    assert measurements.token_alone == pytest.approx([mean(cosines(row[None], photos)) for row in alone], abs=1e-6)
+    assert len(measurements.class_now) == len(measurements.class_before) == 8
+    assert len(measurements.followed) == len(measurements.base_followed) == 2
 
 
 def test_a_match_is_between_a_prompt_s_own_pictures_and_the_others() -> None:
@@ -144,19 +144,19 @@ def test_a_match_is_between_a_prompt_s_own_pictures_and_the_others() -> None:
 
 
 @pytest.mark.parametrize("ailment", FAILURE_MODES)
-def test_every_ailment_has_pictures_that_show_it(symptoms: ProbeImages, evidence: RunMeasurements, world: World, ailment: Any) -> None:
-    drawable = [prompt for prompt in evidence.prompts if prompt.drawn_by_base]
-    if (ailment == "prompt ignored" and not drawable) or (ailment == "context not drawn" and len(drawable) == len(evidence.prompts)):
+def test_every_ailment_has_pictures_that_show_it(probes: ProbeImages, measurements: RunMeasurements, world: World, failure_mode: Any) -> None:
+    drawable = [prompt for prompt in measurements.prompts if prompt.drawn_by_base]
+    if (failure_mode == "prompt ignored" and not drawable) or (failure_mode == "context not drawn" and len(drawable) == len(measurements.prompts)):
         pytest.skip("the tiny base's noise does not show it")
-    exhibits = EXAMPLES[ailment](symptoms, evidence, world.run.folder)
-    pictures = list(itertools.chain.from_iterable(exhibit.pictures for exhibit in exhibits))
+    example_strips = EXAMPLES[failure_mode](probes, measurements, world.run.folder)
+    pictures = list(itertools.chain.from_iterable(example_strip.pictures for example_strip in example_strips))
     assert pictures
     assert all((world.run.folder / picture.file).is_file() and picture.words for picture in pictures)
 
 
 def test_a_run_without_a_class_noun_and_one_of_one_photo_are_told_why(world: World) -> None:
     nameless = diagnose_tiny(world, world.write("nameless", class_noun=None))
-    assert {check.ailment for check in nameless.checks} <= {"memorised", "photos too alike"}
+    assert {check.failure_mode for check in nameless.checks} <= {"memorised", "photos too alike"}
     assert any("class noun" in reason for reason in nameless.unseen.values())
     single = diagnose_tiny(world, world.write("single", learned=1))
     assert any("one photo" in reason for reason in single.unseen.values())
@@ -183,8 +183,8 @@ def test_what_cannot_be_diagnosed_is_refused(world: World, tmp_path: Path) -> No
 
 
 def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:
-    small = ["training.steps=1", "prior.count=0", "knobs.steps=1", "previews.every=0", "choose.active=false", "method.rank=2"]
-    judges = [f"choose.identity={world.identity}", f"choose.clip={world.clip}"]
+    small = ["training.steps=1", "prior.count=0", "knobs.steps=1", "previews.every=0", "selection.active=false", "method.rank=2"]
+    judges = [f"selection.identity={world.identity}", f"selection.clip={world.clip}"]
     recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=[*small, *judges])
     told: list[tuple[str, Any]] = []
     run = train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
@@ -205,5 +205,5 @@ def test_training_is_worth_having_without(world: World) -> None:
         nothing: Any = None  # no generator: nothing is drawn
         return examine(job, nothing, silent)
 
-    assert told("diagnose.active=false") == ""
-    assert str(told("choose.identity=./nowhere")).startswith("Nothing could be looked for: ")
+    assert told("diagnosis.active=false") == ""
+    assert str(told("selection.identity=./nowhere")).startswith("Nothing could be looked for: ")

@@ -109,7 +109,7 @@ def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
 
 def steps(stage: Stage, learner: AttachedMethod, count: int, decay: float) -> None:
     """Train towards an answer that the base does not give."""
-    optimizer = torch.optim.AdamW([p for group in learner.groups for p in group.parameters], lr=learner.groups[0].rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW([p for group in learner.groups for p in group.parameters], lr=learner.groups[0].learning_rate, weight_decay=decay)
     for _ in range(count):
         (asked(stage) - 1).square().mean().backward()
         optimizer.step()
@@ -123,7 +123,7 @@ def test_only_the_rows_move(family: Family) -> None:
     stage = family.stages[0]
     before = bits(stage)
     stage.parts[stage.denoiser].requires_grad_(requires_grad=True)
-    learner = attach(stage, vectors=2, rate=0.1)
+    learner = attach(stage, vectors=2, learning_rate=0.1)
     assert not any(parameter.requires_grad for module in stage.parts.values() for parameter in module.parameters())
     start = {part: rows_ND.detach().clone() for part, rows_ND in learner.rows.items()}
     steps(stage, learner, 3, decay=0.5)
@@ -138,7 +138,7 @@ def test_only_the_rows_move(family: Family) -> None:
 @stable_diffusion
 def test_a_step_lowers_the_loss(family: Family) -> None:
     stage = family.stages[0]
-    learner = attach(stage, rate=0.02)
+    learner = attach(stage, learning_rate=0.02)
     first = (asked(stage) - 1).square().mean().item()
     steps(stage, learner, 10, decay=0.01)
     assert (asked(stage) - 1).square().mean().item() < first
@@ -146,19 +146,19 @@ def test_a_step_lowers_the_loss(family: Family) -> None:
 
 @every_family
 def test_a_base_is_left_as_it_was(family: Family) -> None:
-    """Inside `untouched`, and after `detach`: the base's own bits; between them, the same rows learn on."""
+    """Inside `base_only`, and after `detach`: the base's own bits; between them, the same rows learn on."""
     stage = family.stages[0]
     with torch.no_grad():
         before = asked(stage)
         learner = moved(attach(stage, vectors=3))
-        rows, taught = dict(learner.rows), asked(stage)
-        assert not torch.equal(taught, before)
-        with learner.untouched():
+        rows, trained = dict(learner.rows), asked(stage)
+        assert not torch.equal(trained, before)
+        with learner.base_only():
             assert torch.equal(asked(stage), before)
-        assert torch.equal(asked(stage), taught)
+        assert torch.equal(asked(stage), trained)
         assert all(learner.rows[part] is rows[part] for part in rows)
         learner.rows["text_encoder"].add_(1)
-        assert not torch.equal(asked(stage), taught), "what moves the rows afterwards is heard"
+        assert not torch.equal(asked(stage), trained), "what moves the rows afterwards is heard"
         learner.detach()
         assert torch.equal(asked(stage), before)
 
@@ -166,22 +166,22 @@ def test_a_base_is_left_as_it_was(family: Family) -> None:
 @stable_diffusion
 def test_an_error_in_the_block_leaves_the_word_on(family: Family) -> None:
     learner = moved(attach(family.stages[0]))
-    taught = drawn(family)
-    with pytest.raises(ZeroDivisionError), learner.untouched():
+    trained = drawn(family)
+    with pytest.raises(ZeroDivisionError), learner.base_only():
         _ = 1 / 0
-    assert np.array_equal(drawn(family), taught)
+    assert np.array_equal(drawn(family), trained)
 
 
 @pytest.mark.parametrize(("name", "vectors"), [("sd", 1), ("sd", 3), ("sdxl", 3), ("sd3", 2), ("flux", 1)])
 def test_the_file_restores_to_the_same_pixels(name: str, bases: Mapping[str, Path], family: Family, vectors: int) -> None:
     before = drawn(family)
     learner = moved(attach(family.stages[0], vectors=vectors))
-    taught, (tensors, metadata) = drawn(family), learner.export()
+    trained, (tensors, metadata) = drawn(family), learner.export()
     fresh = opened(bases, name)
-    worn = restore(fresh.stages[0], tensors, metadata)
-    assert np.array_equal(drawn(fresh), taught)
-    assert not np.array_equal(before, taught)
-    worn.remove()
+    applied = restore(fresh.stages[0], tensors, metadata)
+    assert np.array_equal(drawn(fresh), trained)
+    assert not np.array_equal(before, trained)
+    applied.remove()
     assert np.array_equal(drawn(fresh), before)
 
 
@@ -226,17 +226,17 @@ def test_strength_goes_from_the_base_through_the_first_words_to_the_trained(fami
     before, after = drawn(family), drawn(family, PROMPT.replace("sks dog", "dog dog"))
     learner = moved(attach(stage))
     tensors, metadata = learner.export()
-    taught = drawn(family)
+    trained = drawn(family)
     learner.detach()
-    worn = restore(stage, tensors, metadata)
-    for strength, expected in ((0.0, before), (1.0, taught), (1e-7, after), (0.0, before), (1.0, taught)):
-        worn.scale(dict.fromkeys(stage.vocabularies, strength))
+    applied = restore(stage, tensors, metadata)
+    for strength, expected in ((0.0, before), (1.0, trained), (1e-7, after), (0.0, before), (1.0, trained)):
+        applied.scale(dict.fromkeys(stage.vocabularies, strength))
         assert np.abs(drawn(family) - expected).max() <= (1 if strength == 1e-7 else 0), strength
-    worn.scale(dict.fromkeys(stage.vocabularies, 2.0))
+    applied.scale(dict.fromkeys(stage.vocabularies, 2.0))
     words = stage.vocabularies["text_encoder"]
     ids = words.tokenizer(words.rewrite(["sks"]), return_tensors="pt").input_ids
     encoder: Any = stage.parts["text_encoder"]
-    torch.testing.assert_close(encoder.get_input_embeddings()(ids)[0, 1:2], 2 * worn.trained["text_encoder"] - words.meaning("dog"))
+    torch.testing.assert_close(encoder.get_input_embeddings()(ids)[0, 1:2], 2 * applied.trained["text_encoder"] - words.meaning("dog"))
 
 
 def test_rows_start_from_the_initial_words() -> None:
@@ -271,11 +271,11 @@ def test_a_word_the_base_knows_can_be_taught(family: Family) -> None:
         before = drawn(family)
         learner = moved(attach(stage, Subject(token), vectors=2))
         prompt = f"a {token} dog"
-        taught, exported = drawn(family, prompt), learner.export()
+        trained, exported = drawn(family, prompt), learner.export()
         learner.detach()
-        worn = restore(stage, *exported)
-        assert np.array_equal(drawn(family, prompt), taught), token
-        worn.remove()
+        applied = restore(stage, *exported)
+        assert np.array_equal(drawn(family, prompt), trained), token
+        applied.remove()
         assert np.array_equal(drawn(family), before)
 
 
@@ -297,7 +297,7 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
     stage = family.stages[0]
     far: dict[float, float] = {}
     for share in (0.0, 0.5):
-        learner = attach(stage, rate=0.05, norm_pull=share)
+        learner = attach(stage, learning_rate=0.05, norm_pull=share)
         steps(stage, learner, 12, decay=0.0)
         length = float(learner.rows["text_encoder"].detach().norm())
         far[share] = abs(math.log(length / stage.vocabularies["text_encoder"].typical_norm))
@@ -308,11 +308,11 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
 
 @every_family
 def test_the_phase_says_what_learns(family: Family) -> None:
-    stage, settings = family.stages[0], TextualInversionSettings(rate=0.1)
-    (leg,) = settings.legs
+    stage, settings = family.stages[0], TextualInversionSettings(learning_rate=0.1)
+    (leg,) = settings.phases
     assert leg.phase is settings
-    learner = attach(stage, rate=0.1)
-    assert [(group.part, group.rate) for group in learner.groups] == [(part, 0.1) for part in settings.trains(stage)]
+    learner = attach(stage, learning_rate=0.1)
+    assert [(group.part, group.learning_rate) for group in learner.groups] == [(part, 0.1) for part in settings.trains(stage)]
     assert settings.trains(stage) == tuple(part for part in stage.parts if part != stage.denoiser)
     assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in learner.rows.values())
     assert set(learner.export()[0]) == ({"sks"} if len(learner.rows) == 1 else {"clip_l", "clip_g"})
@@ -369,7 +369,7 @@ def test_rows_go_through_a_file_unchanged() -> None:
     assert same(rows, from_file(to_file(rows, "sks"), "sks", {part: torch.zeros(2, WIDTH) for part in rows}))
 
 
-@pytest.mark.parametrize("wrong", [{"vectors": 0}, {"vectors": 65}, {"initial": " "}, {"rate": 0}, {"norm_pull": 1.1}, {"rank": 4}])
+@pytest.mark.parametrize("wrong", [{"vectors": 0}, {"vectors": 65}, {"initial": " "}, {"learning_rate": 0}, {"norm_pull": 1.1}, {"rank": 4}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TextualInversionSettings(**wrong)

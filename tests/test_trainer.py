@@ -67,7 +67,7 @@ def batches_of(made: Dataset, settings: TrainingSettings, seed: int = 0) -> Call
 
 
 def looped(stage: Stage, settings: TrainingSettings, accelerator: Any, method: LoraSettings | None = None) -> Loop:
-    learner: AttachedMethod = (method or LoraSettings(rate=1e-3, text_rate=1e-3)).attach(stage, SUBJECT, 0, None)
+    learner: AttachedMethod = (method or LoraSettings(learning_rate=1e-3, text_learning_rate=1e-3)).attach(stage, SUBJECT, 0, None)
     return Loop(stage, learner, settings, stage.condition, accelerator)
 
 
@@ -135,7 +135,7 @@ def split(batch: Batch) -> list[Batch]:
 
 
 def test_two_accumulated_are_one_batch_of_two(stage: Stage, accelerator: Any) -> None:
-    settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0, clip=0.5)
+    settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0, max_grad_norm=0.5)
     loop = looped(stage, settings, accelerator)
     gradients: list[list[Tensor]] = []
     results: list[tuple[float, float, float]] = []
@@ -190,7 +190,7 @@ class PlainLoop:
 
 def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=20)
-    loop = looped(stage, settings, accelerator, LoraSettings(rank=4, alpha=8, rate=2e-3, text_rate=0))
+    loop = looped(stage, settings, accelerator, LoraSettings(rank=4, alpha=8, learning_rate=2e-3, text_learning_rate=0))
     plain = PlainLoop(tiny_base, stage, rank=4, alpha=8)
     made = dataset(3)
     ours = [step.loss for step in loop.steps(batches_of(made, settings))]
@@ -204,8 +204,8 @@ def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, a
 
 
 def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
-    settings = TrainingSettings(steps=60, schedule="cosine")
-    loop = looped(stage, settings, accelerator, LoraSettings(rate=0.02, text_rate=0.002, layers="all"))
+    settings = TrainingSettings(steps=60, lr_schedule="cosine")
+    loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=0.02, text_learning_rate=0.002, layers="all"))
     made = dataset(1)
 
     def measured() -> float:
@@ -220,8 +220,8 @@ def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
 
 
 def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accelerator: Any) -> None:
-    settings = TrainingSettings(steps=8, warmup=3, schedule="linear")
-    loop = looped(stage, settings, accelerator, LoraSettings(rate=1e-3, text_rate=2e-4))
+    settings = TrainingSettings(steps=8, warmup_steps=3, lr_schedule="linear")
+    loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=1e-3, text_learning_rate=2e-4))
     scales = [0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
     for step, scale in zip(loop.steps(batches_of(dataset(1), settings)), scales, strict=True):
         assert dict(step.rates) == pytest.approx({"unet": 1e-3 * scale, "text_encoder": 2e-4 * scale})
@@ -230,7 +230,7 @@ def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accel
 
 def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=2)
-    loop = looped(stage, settings, accelerator, LoraSettings(rate=1e-2, text_rate=1e-9))
+    loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=1e-2, text_learning_rate=1e-9))
     before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.learner.groups}
     list(loop.steps(batches_of(dataset(1), settings)))
     moved = {
@@ -242,7 +242,7 @@ def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any)
 
 
 def test_gradients_are_clipped_to_the_limit(stage: Stage, accelerator: Any) -> None:
-    settings = TrainingSettings(steps=1, clip=1e-3)
+    settings = TrainingSettings(steps=1, max_grad_norm=1e-3)
     loop = looped(stage, settings, accelerator)
     _, _, norm = loop.accumulate(batches_of(dataset(1), settings)(0))
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in loop.parameters() if p.grad is not None))
@@ -268,9 +268,9 @@ class Poisoned:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         self.healthy -= 1
-        answer = self.stage.predict(noisy_BCHW, level_B, conditioning)
+        answer = self.stage.predict(noisy_BCHW, timestep_B, conditioning)
         return answer if self.healthy >= 0 else answer * float("nan")
 
 
@@ -304,7 +304,7 @@ def fresh_loop(base: Path, settings: TrainingSettings, accelerator: Any) -> Loop
 
 
 def test_a_loop_goes_on_from_its_checkpoint_to_the_bit(tiny_base: Path, accelerator: Any, tmp_path: Path) -> None:
-    settings, made = TrainingSettings(steps=6, schedule="cosine", warmup=2), dataset(2)
+    settings, made = TrainingSettings(steps=6, lr_schedule="cosine", warmup_steps=2), dataset(2)
     whole, first, second = (fresh_loop(tiny_base, settings, accelerator) for _ in range(3))
     through = [(step.number, step.loss, step.norm) for step in whole.steps(batches_of(made, settings))]
     steps = first.steps(batches_of(made, settings))

@@ -27,15 +27,15 @@ from mascot.training.settings import TrainingSettings
 from tiny import SUBJECT
 
 COMMON = (
-    "training.steps=4", "training.checkpoint_every=1000", "training.warmup=0", "previews.every=0", "knobs.steps=2", "prior.count=1",
+    "training.steps=4", "training.checkpoint_every=1000", "training.warmup_steps=0", "previews.every=0", "knobs.steps=2", "prior.count=1",
     "prior.steps=1", "precision=fp32", "device=cpu", "method.rank=2",
 )  # fmt: skip
 OPTIONS = {
     "nothing": (),
     "8-bit moments": ("training.optimizer=adamw8bit",),
-    "prodigy": ("training.optimizer=prodigy", "method.rate=1", "method.text_rate=1"),
+    "prodigy": ("training.optimizer=prodigy", "method.learning_rate=1", "method.text_learning_rate=1"),
     "schedule-free": ("training.optimizer=schedule-free",),
-    "an average": ("training.ema=0.9",),
+    "an average": ("training.ema_decay=0.9",),
     "offset noise": ("training.offset_noise=0.5",),
     "outputs as prior": ("prior.form=outputs",),
     "captions dropped": ("dataset.caption_dropout=0.7",),
@@ -123,7 +123,7 @@ def batch(number: int) -> Batch:
 
 def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) -> None:
     """After its share of the steps its bits stay, its rate is told as 0, and the denoiser goes on."""
-    learner = LoraSettings(rank=2, rate=1e-2, text_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
     loop = Loop(stage, learner, TrainingSettings(steps=6), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     seen: dict[str, list[torch.Tensor]] = {group.part: [] for group in learner.groups}
     rates: list[float] = []
@@ -139,7 +139,7 @@ def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) ->
 
 def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None:
     """Both reach the layers."""
-    LoraSettings(rank=4, alpha=4, text_rank=2, text_alpha=6, text_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    LoraSettings(rank=4, alpha=4, text_rank=2, text_alpha=6, text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for part, rank, scale in (("unet", 4, 1.0), ("text_encoder", 2, 3.0)):
         for _, layer in lora_layers(stage.parts[part]):
             assert layer.lora_A["default"].weight.shape[0] == rank
@@ -149,8 +149,8 @@ def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None
 @pytest.mark.parametrize(
     ("overrides", "remedy"),
     [
-        (("training.optimizer=schedule-free", "training.schedule=cosine"), r"training\.schedule=constant"),
-        (("training.optimizer=schedule-free", "training.ema=0.9"), r"training\.ema=none"),
+        (("training.optimizer=schedule-free", "training.lr_schedule=cosine"), r"training\.schedule=constant"),
+        (("training.optimizer=schedule-free", "training.ema_decay=0.9"), r"training\.ema=none"),
         (("training.optimizer=prodigy",), r"method\.rate=1"),
         (("base_weights=int8", "method.variant=dora"), r"method\.variant=lora"),
         (("base_weights=nf4", "method.variant=lokr"), r"method\.variant=lora"),
@@ -197,10 +197,10 @@ def test_a_rehearsal_takes_no_step(stage: Stage) -> None:
     """Nothing has moved, no gradient is left, and the steps after it are those without it."""
     losses: list[list[float]] = []
     for rehearsals in (0, 2):
-        learner = LoraSettings(rank=2, rate=1e-2, text_rate=0).attach(stage, SUBJECT, 0, None)
+        learner = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=0).attach(stage, SUBJECT, 0, None)
         loop = Loop(stage, learner, TrainingSettings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
         for _ in range(rehearsals):
-            assert loop.rehearse([batch(0)]) > 0
+            assert loop.time_one_step([batch(0)]) > 0
             assert all(parameter.grad is None for parameter in loop.parameters())
         losses.append([step.loss for step in loop.steps(lambda number: [batch(number)])])
         learner.detach()

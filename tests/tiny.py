@@ -41,7 +41,7 @@ class Idle:
     def after_step(self) -> None:
         """Nothing moved."""
 
-    def untouched(self) -> AbstractContextManager[None]:
+    def base(self) -> AbstractContextManager[None]:
         """It always is."""
         return nullcontext()
 

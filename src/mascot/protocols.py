@@ -64,19 +64,19 @@ class Batch:
 class Objective(Protocol):
     """What a denoiser was trained to answer, at which noise levels."""
 
-    def levels(self, generators: Sequence[Generator]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
         """Draw one training level per generator, as the denoiser expects it. Shape B."""
         ...
 
-    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Mix pictures with noise."""
         ...
 
-    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """The right answer."""
         ...
 
-    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+    def weight(self, timestep_B: Tensor, min_snr: float | None) -> Tensor:
         """How much each level counts in the loss. Shape B."""
         ...
 
@@ -190,7 +190,7 @@ class Stage(Protocol):
         """
         ...
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the denoiser once."""
         ...
 
@@ -240,7 +240,7 @@ class ParameterGroup:
 
     part: str
     parameters: tuple[nn.Parameter, ...]
-    rate: float
+    learning_rate: float
     until: float = 1.0
     """The share of its phase after which it stops learning."""
     detail: str = ""
@@ -281,7 +281,7 @@ class AttachedMethod(Protocol):
         """Put back what must not have moved."""
         ...
 
-    def untouched(self) -> AbstractContextManager[None]:
+    def base_only(self) -> AbstractContextManager[None]:
         """The base as it was, to the bit, for as long as the block lasts."""
         ...
 
@@ -331,7 +331,7 @@ class Method(Protocol):
         ...
 
     @property
-    def legs(self) -> tuple[ScheduledPhase, ...]:
+    def phases(self) -> tuple[ScheduledPhase, ...]:
         """The phases, whose shares add up to 1."""
         ...
 

@@ -46,7 +46,7 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
     adapter, path = resolve_adapter(where)
     plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
 
-    def refine(task: EvaluationTask, drawn: Samples, referee: Scorers, scores: Scores) -> Scores:
-        return evaluate_folds(plan, FoldEvaluator(task=task, drawn=drawn, referee=referee, teach=teach, lend=lent.lend), scores, progress)
+    def refine(task: EvaluationTask, drawn: Samples, scorers: Scorers, scores: Scores) -> Scores:
+        return evaluate_folds(plan, FoldEvaluator(task=task, drawn=drawn, scorers=scorers, teach=teach, lend=lent.lend), scores, progress)
 
     return evaluate(where, refine=refine, progress=progress, **options)

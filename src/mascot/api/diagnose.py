@@ -24,22 +24,22 @@ from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, scores_folder
 
 
-def build_diagnosis(symptoms: ProbeImages, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
+def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
     """Name what ails a run with this recipe (nested values), and show it; files are named from `folder`."""
-    evidence, task = symptoms.evidence(), symptoms.task
-    ill: set[FailureMode] = {reading.ailment for reading in run_checks(evidence) if reading.ill}
+    measurements, task = probes.measurements(), probes.task
+    triggered: set[FailureMode] = {reading.failure_mode for reading in run_checks(measurements) if reading.triggered}
     height, width = generator.size(task.knobs)
     return Diagnosis(
         name=task.name,
         subject=task.subject.words,
         base=task.base,
-        weights=symptoms.drawn.weights,
-        knobs=generator.settle(task.knobs).model_copy(update={"height": height, "width": width}),
-        pictures=symptoms.pictures,
-        judges=symptoms.referee.describe(),
-        findings=findings_of(evidence, recipe, {ailment: EXAMPLES[ailment](symptoms, evidence, folder) for ailment in ill}),
-        checks=checks_of(evidence),
-        unseen=unseen_of(evidence),
+        weights=probes.drawn.weights,
+        knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
+        pictures=probes.pictures,
+        judges=probes.scorers.describe(),
+        findings=findings_of(measurements, recipe, {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered}),
+        checks=checks_of(measurements),
+        unseen=unseen_of(measurements),
     )
 
 
@@ -62,10 +62,10 @@ def diagnose(
     name = str(where.folder if isinstance(where, Run) else where)
     task = plan_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
     judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    worn = generator or open_generator(path, base=base, device=device)[0]
-    found = diagnose_adapter(task, adapter, path, generator=worn, referee=open_scorers(judges), progress=progress)
+    applied = generator or open_generator(path, base=base, device=device)[0]
+    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(judges), progress=progress)
     if generator is None:
-        worn.take_off()
+        applied.remove_adapter()
     progress("report", scores_folder(path).diagnosis_page)
     return found
 
@@ -75,7 +75,7 @@ def plan_diagnosis(
     photos: Sequence[str | Path] = (), base: str | None = None,
 ) -> EvaluationTask:  # fmt: skip
     """What an adapter is asked to draw to be diagnosed."""
-    recorded = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
+    recorded = adapter.manifest.recipe.get("diagnosis", {}) if adapter.manifest else {}
     noun = adapter.manifest.class_noun if adapter.manifest else None
     count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
     return plan_task(
@@ -84,13 +84,13 @@ def plan_diagnosis(
 
 
 def diagnose_adapter(
-    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, referee: Scorers, progress: Progress
+    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, progress: Progress
 ) -> Diagnosis:
     """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
     place, manifest = scores_folder(path), adapter.manifest
-    symptoms = draw_probes(task, generator, referee, adapter=path, folder=place.evaluation, progress=progress)
+    probes = draw_probes(task, generator, scorers, adapter=path, folder=place.evaluation, progress=progress)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
-    found = build_diagnosis(symptoms, recipe, generator=generator, folder=place.folder)
+    found = build_diagnosis(probes, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
     progress("diagnosis", found)

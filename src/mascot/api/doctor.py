@@ -73,13 +73,13 @@ def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Doctor
 def measure_steps(job: TrainingRun) -> tuple[float, float]:
     """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
     quickest, total = math.inf, 0.0
-    for number, stretch in enumerate(job.stretches):
-        if stretch.last == stretch.first:
+    for number, span in enumerate(job.spans):
+        if span.last == span.first:
             continue
         if number:
             job.enter(number)
-        seconds = min(job.rehearse() for _ in range(TIMED))
-        quickest, total = min(quickest, seconds), total + seconds * (stretch.last - stretch.first)
+        seconds = min(job.time_one_step() for _ in range(TIMED))
+        quickest, total = min(quickest, seconds), total + seconds * (span.last - span.first)
     return quickest, total
 
 

@@ -52,21 +52,21 @@ def evaluate(
         photos=photos, base=base,
     )  # fmt: skip
     judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    referee = open_scorers(judges)
+    scorers = open_scorers(judges)
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
     drawn = draw_samples(task, generator, adapter=path, folder=place.evaluation, progress=progress)
-    progress("measuring", len(drawn.taught.files))
-    scores = measure(task, drawn, referee, generator=generator, folder=place.folder)
-    page = scores_page(scores, place.folder, drawn.untouched.files)
-    settings = adapter.manifest.recipe.get("diagnose", {}) if adapter.manifest else {}
+    progress("measuring", len(drawn.trained.files))
+    scores = measure(task, drawn, scorers, generator=generator, folder=place.folder)
+    page = scores_page(scores, place.folder, drawn.base.files)
+    settings = adapter.manifest.recipe.get("diagnosis", {}) if adapter.manifest else {}
     if diagnosed and settings.get("active", True):
         asked = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
-        found = diagnose_adapter(asked, adapter, path, generator=generator, referee=referee, progress=progress)
+        found = diagnose_adapter(asked, adapter, path, generator=generator, scorers=scorers, progress=progress)
         page = replace(page, sections=(page.sections[0], diagnosis_section(found, place.folder), *page.sections[1:]))
-    generator.take_off()
+    generator.remove_adapter()
     del generator  # a base loaded here may go before what refines loads one
     if refine is not None:
-        scores = refine(task, drawn, referee, scores)
+        scores = refine(task, drawn, scorers, scores)
     scores.write(place.scores)
     write_page(page, place.scores_page)
     progress("report", place.scores_page)

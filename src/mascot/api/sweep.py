@@ -47,33 +47,33 @@ def sweep(
         with lent.lend(Recipe.read(run.recipe)) as family:
             return metric_values(evaluate(run, images=images, family=family))
 
-    def draw_one(run: Run, shot: ImageRequest, path: Path) -> None:
+    def draw_one(run: Run, request: ImageRequest, path: Path) -> None:
         with lent.lend(Recipe.read(run.recipe)) as family:
-            draw_with_run(run, shot, path, family)
+            draw_with_run(run, request, path, family)
 
     return sweep_recipes(
         recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
-        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, shot=ImageRequest(prompt, 0),
+        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, request=ImageRequest(prompt, 0),
         draw=draw_one, engine=make_executor(engine, address), progress=progress,
     )  # fmt: skip
 
 
-def draw_with_run(run: Run, shot: ImageRequest, path: Path, family: Family) -> None:
+def draw_with_run(run: Run, request: ImageRequest, path: Path, family: Family) -> None:
     """Draw one picture with a run's adapter on its base, which comes back as it was; `{subject}` is what this run calls its subject."""
     generator, adapter, name = open_generator(run, family=family)
-    knobs = generator.settle(recommended_knobs(adapter))
-    [filled] = plan_requests(adapter, [shot.prompt], count=1, seed=shot.seed)
+    knobs = generator.with_defaults(recommended_knobs(adapter))
+    [filled] = plan_requests(adapter, [request.prompt], count=1, seed=request.seed)
     picture = next(generator.draw([filled], knobs))
     write_image(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
-    generator.take_off()
+    generator.remove_adapter()
 
 
 def draw_knob_grid(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
     """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
     adapter, _ = resolve_adapter(where)
-    shot, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
-    plan_settings(over, prompt=shot.prompt, seed=shot.seed, knobs=knobs)  # mistakes are found before the base is loaded
+    request, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
+    plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)  # mistakes are found before the base is loaded
     if target.is_dir() or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, name = open_generator(where)
-    return sweep_knobs(generator, over, prompt=shot.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)
+    return sweep_knobs(generator, over, prompt=request.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)

@@ -83,7 +83,7 @@ def train(
         choosing = Validation.plan(job)
         progress("choosing", choosing.pictures)
         learn(job, choosing, progress, until)
-        chosen = choosing.settle()
+        chosen = choosing.with_defaults()
         progress("chosen", chosen)
         rows += [("checkpoint", chosen), *job.write_companions()]
         adapter = job.adapter()
@@ -98,7 +98,7 @@ def train(
         if report:
             write_training_report(job, adapter, generator, rows, examine(job, generator, progress))
             progress("report", run.report)
-        generator.take_off()
+        generator.remove_adapter()
     return run
 
 
@@ -116,7 +116,7 @@ def learn(job: TrainingRun, choosing: Validation, progress: Progress, until: int
 def examine(job: TrainingRun, generator: Generator, progress: Progress) -> Diagnosis | str:
     """Say what ails the run whose adapter the generator wears, or why that is not known: training is worth having without."""
     recipe = job.recipe
-    if not recipe.diagnose.active:
+    if not recipe.diagnosis.active:
         return ""
 
     def tell(phase: str, facts: Any) -> None:
@@ -125,7 +125,7 @@ def examine(job: TrainingRun, generator: Generator, progress: Progress) -> Diagn
 
     try:
         return diagnose(
-            job.run, identity=recipe.choose.identity, clip=recipe.choose.clip, device=recipe.device, generator=generator, progress=tell
+            job.run, identity=recipe.selection.identity, clip=recipe.selection.clip, device=recipe.device, generator=generator, progress=tell
         )
     except UserError as error:
         return f"Nothing could be looked for: {error}"

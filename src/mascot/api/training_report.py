@@ -94,9 +94,9 @@ def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[C
     """Each context with the adapter, and once with the untouched base, the token left out."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
     drawn = list(generator.draw([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(PICTURES)], knobs))
-    untouched = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
+    base = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     nouns = Subject(token=subject.class_noun or subject.token)
-    base = list(generator.draw([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], untouched))
+    base = list(generator.draw([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
     place = 0
     for name, group in CONTEXTS.items():
         rows: list[ContextRow] = []

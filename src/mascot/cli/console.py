@@ -50,7 +50,7 @@ def show_findings(console: Console, found: Diagnosis) -> None:
     for finding in found.findings:
         tried = finding.remedies[0].words if finding.remedies else ""
         style = None if finding.severity == "note" else "yellow"
-        console.print(f"{finding.severity}: {finding.ailment}: {tried}", style=style, markup=False, highlight=False)
+        console.print(f"{finding.severity}: {finding.failure_mode}: {tried}", style=style, markup=False, highlight=False)
 
 
 def show_table(console: Console, table: Scored) -> None:

@@ -118,7 +118,7 @@ def diagnose_visibly(run: Path, **options: Any) -> None:
         found = diagnose(run, **options, progress=watch)
     show_findings(console, found)
     for finding in found.findings:
-        console.print(f"\n{finding.severity}: {finding.ailment}\n{finding.message}", markup=False, highlight=False)
+        console.print(f"\n{finding.severity}: {finding.failure_mode}\n{finding.message}", markup=False, highlight=False)
         for remedy in finding.remedies:
             console.print(f"- {remedy.words}", markup=False, highlight=False)
     console.print()

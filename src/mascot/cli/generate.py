@@ -28,14 +28,14 @@ def generate_visibly(
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
-    shots = plan_requests(adapter, prompts, count=count, seed=seed)
+    requests = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, name = open_generator(where, base=base)
     folder = out or path.parent / "pictures"
-    knobs = generator.settle(knobs)
+    knobs = generator.with_defaults(knobs)
     height, width = generator.size(knobs)
-    for shot, picture in zip(shots, generator.draw(shots, knobs), strict=True):
-        target = picture_path(folder, shot.prompt, shot.seed)
-        write_image(picture, target, settings_text(shot, knobs, (height, width), name, path.name))
+    for request, picture in zip(requests, generator.draw(requests, knobs), strict=True):
+        target = picture_path(folder, request.prompt, request.seed)
+        write_image(picture, target, settings_text(request, knobs, (height, width), name, path.name))
         print(target, flush=True)  # noqa: T201 - the command's output, one path a line
 
 

@@ -21,13 +21,13 @@ DrawClass = Callable[[str, Sequence[int]], Iterator[Image.Image]]
 class PriorSettings(BaseModel):
     """Prior preservation: what keeps the model from forgetting the class.
 
-    With `pictures`, the class as the untouched base draws it is trained on beside the subject (Ruiz et al. 2023, eq. 2). With `outputs`,
+    With `images`, the class as the untouched base draws it is trained on beside the subject (Ruiz et al. 2023, eq. 2). With `outputs`,
     the untouched base's own answer to the class's words over the subject's photos is the target: no pictures, one forward pass more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Literal["pictures", "outputs"] = Field(default="pictures", description="pictures of the class, or the base's own outputs")
+    form: Literal["images", "outputs"] = Field(default="images", description="pictures of the class, or the base's own outputs")
     count: int = Field(default=100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
     weight: float = Field(default=1.0, ge=0, le=100, description="lambda of the paper")
     steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class picture")
@@ -42,10 +42,10 @@ class PriorSettings(BaseModel):
     @property
     def draws(self) -> bool:
         """Whether class pictures are needed."""
-        return self.form == "pictures" and self.weight > 0 and self.count > 0
+        return self.form == "images" and self.weight > 0 and self.count > 0
 
 
-def class_pictures(
+def class_images(
     settings: PriorSettings, *, identity: str, prompt: str, resolution: int, precision: str, draw: DrawClass
 ) -> list[Image.Image]:
     """Read the class pictures of one base and prompt, drawing those that are missing.

@@ -114,13 +114,13 @@ class Dataset:
         """
         size, chosen = plan
         subject = [self.subject[size][i] for i in chosen]
-        company = self.company(size, subject, seed=seed, number=number)
-        examples = subject + [example for example, _ in company]
-        count, others = len(subject), len(company)
+        prior_examples = self.prior_examples(size, subject, seed=seed, number=number)
+        examples = subject + [example for example, _ in prior_examples]
+        count, others = len(subject), len(prior_examples)
         masks = [e.mask_11HW for e in subject if e.mask_11HW is not None]
         return Batch(
             latents=join([example.latents for example in examples]),
-            prompts=(*self.captions(subject, seed=seed, number=number), *(prompt for _, prompt in company)),
+            prompts=(*self.captions(subject, seed=seed, number=number), *(prompt for _, prompt in prior_examples)),
             framings=tuple(example.framing for example in examples),
             weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),
             subject_count=count,
@@ -135,7 +135,7 @@ class Dataset:
         dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
         return ["" if drop else prompt for prompt, drop in zip(drawn, dropped, strict=True)]
 
-    def company(self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[tuple[TrainingExample, str]]:
+    def prior_examples(self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[tuple[TrainingExample, str]]:
         """What joins the subject's examples, one each, with its caption: class pictures, or the same photos with the class's caption."""
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
@@ -164,7 +164,7 @@ def sizes_for(photos: Sequence[Photo], settings: DatasetSettings, resolution: in
 
 
 def make_dataset(
-    photos: Sequence[Photo], class_pictures: Sequence[Image.Image], *, encoders: CachedEncoders, subject: Subject, class_caption: str,
+    photos: Sequence[Photo], class_images: Sequence[Image.Image], *, encoders: CachedEncoders, subject: Subject, class_caption: str,
     settings: DatasetSettings, prior_weight: float, preserve: bool = False,
 ) -> Dataset:  # fmt: skip
     """Crop, encode and caption everything once; `preserve` keeps the class by the base's own answers, and takes no class pictures.
@@ -172,7 +172,7 @@ def make_dataset(
     Raises:
         UserError: masks are asked for and a photo has none, or one of which nothing is left; answers are preserved of no class noun.
     """
-    assert not (preserve and class_pictures), "either class pictures or preserved answers accompany the subject"
+    assert not (preserve and class_images), "either class pictures or preserved answers accompany the subject"
     if settings.masked is not None:
         check_masks(photos)
     preserve, stage = preserve and prior_weight > 0, encoders.stage
@@ -189,7 +189,7 @@ def make_dataset(
     prior: dict[Size, tuple[TrainingExample, ...]] = {}
     if prior_weight:
         for size in groups:
-            cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_pictures]
+            cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_images]
             prior[size] = tuple(encode_crop(cut, encoders, (class_caption,), None) for cut in cuts)
     taught = {size: tuple(group) for size, group in groups.items()}
     return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)

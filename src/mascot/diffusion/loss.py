@@ -18,13 +18,13 @@ def training_loss(
     Returns the weighted loss and each example's plain squared error. The prior's examples are weighted by their own levels too.
     """
     x0 = sample(batch.latents, batch.generators)
-    level = stage.objective.levels(batch.generators).to(x0.device)
+    level = stage.objective.sample_timesteps(batch.generators).to(x0.device)
     eps = offset(gaussian(x0.shape[1:], batch.generators).to(x0), settings.offset_noise, batch.generators)
     noisy, target = stage.objective.noise(x0, eps, level), stage.objective.target(x0, eps, level)
     seen = stage.see(x0, batch.generators)
     if batch.preserved_B is not None:  # before what learns is asked: a whole base may be exchanged for this
         rows = batch.preserved_B.nonzero().flatten().to(x0.device)
-        with learner.untouched(), torch.no_grad():
+        with learner.base_only(), torch.no_grad():
             chosen = rows.tolist()
             told = condition([batch.prompts[i] for i in chosen], [batch.framings[i] for i in chosen])
             told = {**told, **{name: value[chosen] for name, value in seen.items()}}

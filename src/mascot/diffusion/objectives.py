@@ -22,37 +22,37 @@ class DiffusionObjective:
     alphas_cumprod_T: Tensor
     prediction: Literal["epsilon", "v_prediction"]
 
-    def levels(self, generators: Sequence[Generator]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
         """Draw one of the T levels per generator, each as likely. Shape B, int64."""
         count = len(self.alphas_cumprod_T)
         return torch.cat([torch.randint(0, count, (1,), generator=generator) for generator in generators])
 
-    def signal(self, level_B: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
         """How much picture and how much noise is in a mix of a level; both B x 1 x 1 x 1."""
-        alpha = self.alphas_cumprod_T.to(level_B.device)[level_B].view(-1, 1, 1, 1)
+        alpha = self.alphas_cumprod_T.to(timestep_B.device)[timestep_B].view(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
-    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Mix: sqrt(a) x0 + sqrt(1 - a) eps (DDPM, eq. 4)."""
-        signal, noise = self.signal(level_B)
+        signal, noise = self.signal(timestep_B)
         return signal * x0_BCHW + noise * eps_BCHW
 
-    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """The noise, or the velocity sqrt(a) eps - sqrt(1 - a) x0 (Salimans & Ho 2022, appendix D)."""
         if self.prediction == "epsilon":
             return eps_BCHW
-        signal, noise = self.signal(level_B)
+        signal, noise = self.signal(timestep_B)
         return signal * eps_BCHW - noise * x0_BCHW
 
-    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+    def weight(self, timestep_B: Tensor, min_snr: float | None) -> Tensor:
         """Weigh levels so that easy ones stop dominating (Hang et al. 2023, eq. 8); ones where `min_snr` is None.
 
         With the signal-to-noise ratio s = a / (1 - a) and the limit g: min(s, g) / s for noise, min(s, g) / (s + 1) for velocity.
         At zero terminal SNR, where s is 0, that is 1 and 0.
         """
         if min_snr is None:
-            return torch.ones(len(level_B), device=level_B.device)
-        alpha = self.alphas_cumprod_T.to(level_B.device)[level_B]
+            return torch.ones(len(timestep_B), device=timestep_B.device)
+        alpha = self.alphas_cumprod_T.to(timestep_B.device)[timestep_B]
         snr = alpha / (1 - alpha)
         if self.prediction == "epsilon":
             return (min_snr / snr).clamp(max=1)  # the same, and 1 where there is no signal at all
@@ -68,27 +68,27 @@ class FlowObjective:
 
     timesteps_T: Tensor
 
-    def levels(self, generators: Sequence[Generator]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
         """Draw one level per generator, logit-normal over the table (Esser et al. 2024, section 3.1, m = 0, s = 1). Shape B, float32."""
         count = len(self.timesteps_T)
         drawn = torch.cat([torch.randn(1, generator=generator) for generator in generators])
         return self.timesteps_T[(drawn.sigmoid() * count).long().clamp(max=count - 1).to(self.timesteps_T.device)]
 
-    def share(self, level_B: Tensor) -> Tensor:
+    def share(self, timestep_B: Tensor) -> Tensor:
         """How much noise is in a mix of a level, 0..1; B x 1 x 1 x 1."""
-        return (level_B / len(self.timesteps_T)).view(-1, 1, 1, 1)
+        return (timestep_B / len(self.timesteps_T)).view(-1, 1, 1, 1)
 
-    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Mix: (1 - s) x0 + s eps."""
-        share = self.share(level_B)
+        share = self.share(timestep_B)
         return (1 - share) * x0_BCHW + share * eps_BCHW
 
-    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, level_B: Tensor) -> Tensor:
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
         """The line's direction, eps - x0."""
-        del level_B
+        del timestep_B
         return eps_BCHW - x0_BCHW
 
-    def weight(self, level_B: Tensor, min_snr: float | None) -> Tensor:
+    def weight(self, timestep_B: Tensor, min_snr: float | None) -> Tensor:
         """Ones: the logit-normal draw is the weighting.
 
         Raises:
@@ -96,4 +96,4 @@ class FlowObjective:
         """
         if min_snr is not None:
             raise UserError("min-SNR weights diffusion levels, and this base was trained on flows; give --set training.min_snr=none.")
-        return torch.ones(len(level_B), device=level_B.device)
+        return torch.ones(len(timestep_B), device=timestep_B.device)

@@ -27,7 +27,7 @@ class StageTask:
 
 
 def denoise(
-    scene: StageTask, shots: Sequence[ImageRequest], knobs: Knobs, generators: Sequence[torch.Generator], before_BCHW: Tensor | None
+    scene: StageTask, requests: Sequence[ImageRequest], knobs: Knobs, generators: Sequence[torch.Generator], before_BCHW: Tensor | None
 ) -> Tensor:
     """One stage's pictures, as its denoiser sees them; `before_BCHW` are those of the stage before, where there is one."""
     stage = scene.stage
@@ -36,8 +36,8 @@ def denoise(
     x = gaussian(shape, generators) * float(solver.init_noise_sigma)
     # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: `see` is told the size by the picture alone.
     seen = {} if before_BCHW is None else stage.see(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
-    positive = {**stack([scene.known[shot.prompt] for shot in shots]), **seen}
-    negative = {**stack([scene.known[knobs.negative]] * len(shots)), **seen}
+    positive = {**stack([scene.known[request.prompt] for request in requests]), **seen}
+    negative = {**stack([scene.known[knobs.negative]] * len(requests)), **seen}
     both = cfg_conditioning(stage, positive, negative, knobs.guidance)
     for time in solver.timesteps:
         answer = guided_prediction(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)

@@ -71,12 +71,12 @@ class EvaluationTask:
             return ()
         return tuple(fill(without_token(template, self.subject), self.subject) for template in self.templates)
 
-    def shots(self, prompts: Sequence[str]) -> list[ImageRequest]:
+    def requests(self, prompts: Sequence[str]) -> list[ImageRequest]:
         """Each prompt at every seed: picture k has `seed + k`."""
         return [ImageRequest(prompt, self.seed + k) for prompt in prompts for k in range(self.images)]
 
     @property
-    def shots_of_class(self) -> list[ImageRequest]:
+    def class_requests(self) -> list[ImageRequest]:
         """The class alone; none without a class noun."""
         noun = self.subject.class_noun
         return [] if noun is None else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_PICTURES * self.images)]

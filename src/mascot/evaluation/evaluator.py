@@ -45,14 +45,14 @@ class Scorers:
         return {**self.judges.describe(), "distance": self.distance.name}
 
 
-def measure(task: EvaluationTask, drawn: Samples, referee: Scorers, *, generator: Generator, folder: Path) -> Scores:
+def measure(task: EvaluationTask, drawn: Samples, scorers: Scorers, *, generator: Generator, folder: Path) -> Scores:
     """Score what was drawn; files are named from `folder`."""
-    seen = EmbeddedSamples(task=task, drawn=drawn, judges=referee.judges)
+    seen = EmbeddedSamples(task=task, drawn=drawn, judges=scorers.judges)
     columns = seen.columns()
-    pairs = [drawn.taught.gallery.distances(referee.distance, files) for files in of_each_prompt(task, drawn.taught.files)]
+    pairs = [drawn.trained.sample_cache.distances(scorers.distance, files) for files in of_each_prompt(task, drawn.trained.files)]
     values = {name: Score(value=fmean(column)) for name, column in columns.items()}
     values |= scores_of(seen.whole() | {"diversity": diversity_over(pairs)}, missing(task))
-    values["cutout"] = cut_out_score(task, drawn, referee)
+    values["cutout"] = cut_out_score(task, drawn, scorers)
     reasons = {name: Score(value=None, reason=reason) for name, reason in missing(task).items()}
     height, width = generator.size(task.knobs)
     return Scores(
@@ -64,13 +64,13 @@ def measure(task: EvaluationTask, drawn: Samples, referee: Scorers, *, generator
         base_fingerprint=generator.family.identity,
         weights=drawn.weights,
         photos=tuple(photo_digest(photo) for photo in task.photos),
-        knobs=generator.settle(task.knobs).model_copy(update={"height": height, "width": width}),
+        knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
         images=task.images,
         seed=task.seed,
-        judges=referee.describe(),
+        judges=scorers.describe(),
         values=reasons | values,
         prompts=tuple(prompt_rows(task, drawn, columns, pairs, folder)),
-        notes=tuple(notes(task, referee.judges)),
+        notes=tuple(notes(task, scorers.judges)),
     )
 
 
@@ -89,8 +89,8 @@ class EmbeddedSamples:
 
     def photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D, without rows where there are none."""
-        gallery = self.drawn.taught.gallery
-        return gallery.embed_pictures(encoder, [photo.picture for photo in photos]) if photos else torch.empty(0, 0)
+        sample_cache = self.drawn.trained.sample_cache
+        return sample_cache.embed_pictures(encoder, [photo.picture for photo in photos]) if photos else torch.empty(0, 0)
 
     @cached_property
     def real_identity(self) -> Tensor:
@@ -112,7 +112,7 @@ class EmbeddedSamples:
     def columns(self) -> dict[str, list[float]]:
         """A value for each picture, for every metric that is a mean over pictures and can be computed."""
         columns: dict[str, list[float]] = {}
-        for prefix, pictures in {"": self.drawn.taught, "base_": self.drawn.untouched}.items():
+        for prefix, pictures in {"": self.drawn.trained, "base_": self.drawn.base}.items():
             identity_BD, clip_BD = pictures.embed(self.judges.identity), pictures.embed(self.judges.clip)
             if self.task.photos and pictures.files:
                 columns[f"{prefix}identity"] = [similarity(row_D[None], self.real_identity) for row_D in identity_BD]
@@ -120,7 +120,7 @@ class EmbeddedSamples:
             if self.task.plain:
                 rows = zip(clip_BD, self.asked, strict=True)
                 columns[f"{prefix}clip_t"] = [prompt_fidelity(picture_D[None], prompt_D[None]) for picture_D, prompt_D in rows]
-        drawn_BD = self.drawn.taught.embed(self.judges.identity)
+        drawn_BD = self.drawn.trained.embed(self.judges.identity)
         trained_PD, held_out_PD = (self.photos(self.judges.identity, some) for some in (self.task.trained, self.task.held_out))
         copies = {"copying": copy_scores(drawn_BD, trained_PD, held_out_PD), "nearest": nearest_excesses(drawn_BD, trained_PD)}
         return columns | {name: column for name, column in copies.items() if column}
@@ -128,7 +128,7 @@ class EmbeddedSamples:
     def whole(self) -> dict[str, float | None]:
         """The metrics that are of a run as a whole, not of a picture."""
         encoder, photos_PD = self.judges.identity, self.real_identity
-        now_BD, before_BD = self.drawn.class_taught.embed(encoder), self.drawn.class_untouched.embed(encoder)
+        now_BD, before_BD = self.drawn.class_trained.embed(encoder), self.drawn.class_base.embed(encoder)
         return {
             "preservation": preservation(now_BD, photos_PD),
             "base_preservation": preservation(before_BD, photos_PD),
@@ -160,7 +160,7 @@ def prompt_rows(
                 pictures=tuple(
                     PictureScores(
                         seed=task.seed + k,
-                        file=drawn.taught.files[place].relative_to(folder).as_posix(),
+                        file=drawn.trained.files[place].relative_to(folder).as_posix(),
                         values={name: column[place] for name, column in columns.items() if not name.startswith("base_")},
                     )
                     for k, place in enumerate(places)
@@ -170,16 +170,16 @@ def prompt_rows(
     return rows
 
 
-def cut_out_score(task: EvaluationTask, drawn: Samples, referee: Scorers) -> Score:
+def cut_out_score(task: EvaluationTask, drawn: Samples, scorers: Scorers) -> Score:
     """Likeness of the subject cut out of its background, where there are masks or something that makes them."""
-    encoder = referee.judges.identity
-    pictures = [open_image(file) for file in drawn.taught.files]
+    encoder = scorers.judges.identity
+    pictures = [open_image(file) for file in drawn.trained.files]
     bare: list[Image.Image | None] = [None] * len(pictures)
     generated, photos = (
-        cut_all(some, masks, segmenter=referee.segmenter, preprocessing=encoder.preprocessing)
+        cut_all(some, masks, segmenter=scorers.segmenter, preprocessing=encoder.preprocessing)
         for some, masks in ((pictures, bare), ([photo.picture for photo in task.photos], [photo.mask for photo in task.photos]))
     )
-    found = cutout_similarity(generated, photos, lambda some: drawn.taught.gallery.embed_pictures(encoder, some))
+    found = cutout_similarity(generated, photos, lambda some: drawn.trained.sample_cache.embed_pictures(encoder, some))
     return Score(value=found.value, reason=found.note)
 
 

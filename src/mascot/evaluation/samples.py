@@ -20,23 +20,23 @@ from mascot.storage.user_cache import cache_folder
 class ImageSet:
     """Kept pictures of one kind, by prompt and then by seed."""
 
-    gallery: SampleCache
+    sample_cache: SampleCache
     files: tuple[Path, ...]
 
     def embed(self, encoder: ImageEncoder) -> Tensor:
         """Embed them; without pictures, without rows. Shape B x D."""
-        return self.gallery.embed(encoder, self.files) if self.files else torch.empty(0, 0)
+        return self.sample_cache.embed(encoder, self.files) if self.files else torch.empty(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Everything that was drawn for one run."""
 
-    taught: ImageSet
-    untouched: ImageSet
+    trained: ImageSet
+    base: ImageSet
     """The same prompts by the base, with the class noun alone."""
-    class_taught: ImageSet
-    class_untouched: ImageSet
+    class_trained: ImageSet
+    class_base: ImageSet
     weights: str
     """The name of what drew it (see `weights_name`)."""
 
@@ -49,21 +49,21 @@ def draw_samples(task: EvaluationTask, generator: Generator, *, adapter: Path, f
     """
     family = generator.family
     own, shared = SampleCache(folder), SampleCache(cache_folder() / "gallery" / family.identity)
-    taught, untouched = weights_name(family, adapter), weights_name(family)
+    trained, base = weights_name(family, adapter), weights_name(family)
     bare = task.knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})  # exactly the base
-    asked = task.shots([fill(template, task.subject) for template in task.templates])
+    asked = task.requests([fill(template, task.subject) for template in task.templates])
     orders = (
-        (own, asked, task.knobs, taught),
-        (shared, task.shots(task.plain), bare, untouched),
-        (own, task.shots_of_class, task.knobs, taught),
-        (shared, task.shots_of_class, bare, untouched),
+        (own, asked, task.knobs, trained),
+        (shared, task.requests(task.plain), bare, base),
+        (own, task.class_requests, task.knobs, trained),
+        (shared, task.class_requests, bare, base),
     )
-    progress("drawing", sum(len(shots) for _, shots, _, _ in orders))
+    progress("drawing", sum(len(requests) for _, requests, _, _ in orders))
     kinds: list[ImageSet] = []
-    for gallery, shots, knobs, weights in orders:
+    for sample_cache, requests, knobs, weights in orders:
         files: list[Path] = []
-        for file in gallery.pictures(generator, shots, knobs, weights):
+        for file in sample_cache.pictures(generator, requests, knobs, weights):
             progress("picture", file)
             files.append(file)
-        kinds.append(ImageSet(gallery=gallery, files=tuple(files)))
-    return Samples(taught=kinds[0], untouched=kinds[1], class_taught=kinds[2], class_untouched=kinds[3], weights=taught)
+        kinds.append(ImageSet(sample_cache=sample_cache, files=tuple(files)))
+    return Samples(trained=kinds[0], base=kinds[1], class_trained=kinds[2], class_base=kinds[3], weights=trained)

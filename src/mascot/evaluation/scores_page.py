@@ -18,10 +18,10 @@ EXTREMES = 6
 """Pictures in each strip of the best and of the worst."""
 
 
-def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) -> Page:
+def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page:
     """Show one run: tables, the best and the worst pictures, every prompt.
 
-    `folder` is where the scores' files lie; `untouched` are the base's pictures, by prompt and then by seed, or none.
+    `folder` is where the scores' files lie; `base` are the base's pictures, by prompt and then by seed, or none.
     """
     return Page(
         title=f"{scores.subject} on {scores.base}: scores",
@@ -34,8 +34,8 @@ def scores_page(scores: Scores, folder: Path, untouched: Sequence[Path] = ()) ->
             PageSection(
                 id="prompts",
                 title="All pictures",
-                lead="The untouched base, beside them, was asked the same with the class noun alone." if untouched else "",
-                rows=tuple(prompt_row(scores, number, folder, untouched) for number in range(len(scores.prompts))),
+                lead="The untouched base, beside them, was asked the same with the class noun alone." if base else "",
+                rows=tuple(prompt_row(scores, number, folder, base) for number in range(len(scores.prompts))),
             ),
         ),
     )
@@ -90,11 +90,11 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
     return tuple(rows)
 
 
-def prompt_row(scores: Scores, number: int, folder: Path, untouched: Sequence[Path]) -> PageRow:
+def prompt_row(scores: Scores, number: int, folder: Path, base: Sequence[Path]) -> PageRow:
     """All pictures of one prompt, and the base's."""
     prompt, named = scores.prompts[number], titles([scores])
     strips = [ImageStrip(name="", tiles=tuple(tile(prompt, picture, folder, _values(picture, named)) for picture in prompt.pictures))]
-    base = untouched[number * scores.images : (number + 1) * scores.images]
+    base = base[number * scores.images : (number + 1) * scores.images]
     if base:
         words = f"{prompt.prompt}, by the untouched base"
         strips.append(

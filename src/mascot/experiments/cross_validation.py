@@ -123,7 +123,7 @@ def fold_without(held_out: Photo, photos: tuple[Photo, ...], *, run: Run, recipe
     own = recipe.model_copy(
         update={
             "photos": tuple(str(photo.path) for photo in others),
-            "choose": recipe.choose.model_copy(update={"active": False}),
+            "selection": recipe.selection.model_copy(update={"active": False}),
             "previews": recipe.previews.model_copy(update={"every": 0}),
         }
     )
@@ -151,7 +151,7 @@ class FoldEvaluator:
     """What the run itself was asked."""
     drawn: Samples
     """What it and the untouched base drew."""
-    referee: Scorers
+    scorers: Scorers
     teach: TrainFold
     lend: LendBase
     each: int = 1
@@ -160,12 +160,12 @@ class FoldEvaluator:
     @cached_property
     def control(self) -> Tensor:
         """The untouched base's pictures of the same prompts and seeds, embedded. Shape B x D; no rows without a class noun."""
-        rows_BD = self.drawn.untouched.embed(self.referee.judges.identity)
+        rows_BD = self.drawn.base.embed(self.scorers.judges.identity)
         return rows_BD[[row for row in range(len(rows_BD)) if row % self.task.images < self.each]]
 
     def embed(self, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D."""
-        return self.drawn.taught.gallery.embed_pictures(self.referee.judges.identity, [photo.picture for photo in photos])
+        return self.drawn.trained.sample_cache.embed_pictures(self.scorers.judges.identity, [photo.picture for photo in photos])
 
 
 def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
@@ -190,22 +190,22 @@ def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progres
 
 def draw_fold(fold: Fold, bench: FoldEvaluator, progress: Progress) -> ImageSet:
     """Draw the task's prompts with a fold, at the task's first seeds and with its knobs."""
-    task, gallery, files = bench.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
-    shots = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(bench.each)]
-    progress("drawing", len(shots))
+    task, sample_cache, files = bench.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
+    requests = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(bench.each)]
+    progress("drawing", len(requests))
     with bench.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))
-        for file in gallery.pictures(generator, shots, task.knobs, weights_name(family, fold.run.adapter)):
+        for file in sample_cache.pictures(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
             progress("picture", file)
             files.append(file)
-        generator.take_off()
-    return ImageSet(gallery=gallery, files=tuple(files))
+        generator.remove_adapter()
+    return ImageSet(sample_cache=sample_cache, files=tuple(files))
 
 
 def score_fold(fold: Fold, bench: FoldEvaluator, pictures: ImageSet) -> FoldScores:
     """Hold what a fold drew against the photos that it learned from, and against the one that it never saw."""
     learned_TD, held_out_1D = bench.embed(fold.learned), bench.embed([fold.held_out])
-    drawn_BD = pictures.embed(bench.referee.judges.identity)
+    drawn_BD = pictures.embed(bench.scorers.judges.identity)
     keep_shown(fold)
     return FoldScores(
         photo=printable(fold.held_out.path),

@@ -54,7 +54,7 @@ Choices = Sequence[Any] | ValueRange
 
 
 def parse_over(items: Sequence[str]) -> dict[str, Choices]:
-    """Read `method.rank=4,16` and `method.rate=1e-5..1e-3` items, in order; values are read as `--set` reads them.
+    """Read `method.rank=4,16` and `method.learning_rate=1e-5..1e-3` items, in order; values are read as `--set` reads them.
 
     Commas in brackets or quotes part nothing. `steps` and `method` are short for `training.steps` and `method.name`.
 

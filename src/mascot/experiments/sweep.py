@@ -60,9 +60,9 @@ class SweepFolder:
         """Where in the code a point failed."""
         return self.folder / "records" / f"{point.name}.failure.txt"
 
-    def picture(self, point: SweepPoint, shot: ImageRequest) -> Path:
+    def picture(self, point: SweepPoint, request: ImageRequest) -> Path:
         """What a point draws of a prompt and seed."""
-        key = hashlib.sha256(f"{shot.seed}\0{shot.prompt}".encode()).hexdigest()[:8]
+        key = hashlib.sha256(f"{request.seed}\0{request.prompt}".encode()).hexdigest()[:8]
         return self.folder / "pictures" / f"{point.name}_{key}.png"
 
     @property
@@ -109,7 +109,7 @@ class SweepJob:
     judge: ScoreRun
     judges: str
     draw: DrawRun | None
-    shot: ImageRequest | None
+    request: ImageRequest | None
 
     def __call__(self, point: SweepPoint) -> RunResult:
         """Bring a point to its end, or say why that cannot be."""
@@ -125,10 +125,10 @@ class SweepJob:
         if record.judges != self.judges:
             scores = {metric: Measurement.of(value) for metric, value in self.judge(run).items()}
             record = self.keep(point, RunRecord(judges=self.judges, scores=scores))
-        if self.draw is not None and self.shot is not None:
-            picture = self.place.picture(point, self.shot)
+        if self.draw is not None and self.request is not None:
+            picture = self.place.picture(point, self.request)
             if not picture.exists():
-                self.draw(run, self.shot, picture)
+                self.draw(run, self.request, picture)
         return record.scores
 
     def recall(self, point: SweepPoint) -> RunRecord | None:
@@ -150,7 +150,7 @@ class SweepJob:
 
 def sweep_recipes(
     recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: TrainRun, score: ScoreRun, by: str,
-    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, shot: ImageRequest | None = None,
+    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, request: ImageRequest | None = None,
     draw: DrawRun | None = None, engine: Executor = in_turn, progress: Progress = silent,
 ) -> Leaderboard:  # fmt: skip
     """Train and score a recipe with every combination of some settings, or with `trials` of them, and rank them by one metric.
@@ -158,7 +158,7 @@ def sweep_recipes(
     `recipe` is a whole one, or the values that a recipe file holds: what they leave open comes from the preset of each point's own base
     and method. `over` has dotted keys; a `ValueRange` needs `trials`. `score` measures a run; values with rows (one a prompt) get intervals.
     `judges` says what measures: scores by another text are measured again, and a `lowest` metric is good when it is low. `draw` draws
-    `shot` with each run, for a grid of pictures over up to three settings (a search has none).
+    `request` with each run, for a grid of pictures over up to three settings (a search has none).
 
     A sweep that was stopped in any way goes on when it is called again: finished runs stay as they are, half-trained ones are given to
     `run_one` as they are, failed ones are tried again. Everything lies in `out`: leaderboard.json, leaderboard.html, grid.png, and each
@@ -172,9 +172,9 @@ def sweep_recipes(
     values = values_of(recipe) if isinstance(recipe, Recipe) else dict(recipe)
     rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
     points = next(rounds)
-    check(points, out, shot, here=engine is in_turn)
+    check(points, out, request, here=engine is in_turn)
     tally = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
-    work = SweepJob(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, shot=shot)
+    work = SweepJob(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, request=request)
     with Run(out).locked(), closing(rounds):
         progress("points", len(points) if trials is None else trials)
         while points:
@@ -184,7 +184,7 @@ def sweep_recipes(
             except StopIteration:
                 break
         progress("leaderboard", tally.place.leaderboard)
-        drawn = shot if draw is not None else None
+        drawn = request if draw is not None else None
         gridded = drawn is not None and trials is None and len(over) <= MOST_AXES
         if drawn is not None and gridded:
             write_grid(tally, over, drawn)
@@ -197,13 +197,13 @@ def sweep_recipes(
     return board
 
 
-def check(points: Sequence[SweepPoint], out: Path, shot: ImageRequest | None, *, here: bool) -> None:
+def check(points: Sequence[SweepPoint], out: Path, request: ImageRequest | None, *, here: bool) -> None:
     """Refuse now what would be refused after hours, or by every run: the folder, the photos, the grid's prompt; `here`, the device."""
     check_writable(out)
     read_subject(points[0].recipe)
     for point in points:
-        if shot is not None:
-            fill(shot.prompt, point.recipe.subject)
+        if request is not None:
+            fill(request.prompt, point.recipe.subject)
         if here:
             choose_device(point.recipe.device)
 
@@ -235,9 +235,9 @@ class SweepProgress:
         entries = [self.entry(point) for name, point in self.tried.items() if name in self.results]
         return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, judges=self.judges)
 
-    def page(self, shot: ImageRequest | None, *, gridded: bool) -> Page:
+    def page(self, request: ImageRequest | None, *, gridded: bool) -> Page:
         """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
-        drawn = {name: self.place.picture(point, shot) for name, point in self.tried.items()} if shot is not None else {}
+        drawn = {name: self.place.picture(point, request) for name, point in self.tried.items()} if request is not None else {}
         links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
         return leaderboard_page(
             self.board(),
@@ -258,12 +258,12 @@ def do_round(points: Sequence[SweepPoint], work: SweepJob, tally: SweepProgress,
         tally.board().write(tally.place.leaderboard)
 
 
-def write_grid(tally: SweepProgress, over: Mapping[str, Choices], shot: ImageRequest) -> None:
+def write_grid(tally: SweepProgress, over: Mapping[str, Choices], request: ImageRequest) -> None:
     """Put the runs' pictures of one prompt and seed into one grid."""
     axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, ValueRange)]
     cells: dict[Place, Image.Image | str] = {}
     for point in tally.tried.values():
         if point.place is not None:
-            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.picture(point, shot))
-    text = f"{shot.prompt}\nSeed: {shot.seed}, {axes_text(axes)}"
-    write_image(compose(axes, cells, title=f"{shot.prompt} (seed {shot.seed})"), tally.place.grid, text)
+            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.picture(point, request))
+    text = f"{request.prompt}\nSeed: {request.seed}, {axes_text(axes)}"
+    write_image(compose(axes, cells, title=f"{request.prompt} (seed {request.seed})"), tally.place.grid, text)

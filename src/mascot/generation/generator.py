@@ -32,27 +32,27 @@ class Generator:
     def __init__(self, family: Family, adapter: Adapter | None = None, *, batch_size: int = 8) -> None:
         self.family, self.batch_size = family, batch_size
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
-        self.worn: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
+        self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
             check_base(adapter, family)
-            self.worn = apply_adapter(adapter, family)
+            self.applied = apply_adapter(adapter, family)
 
-    def draw(self, shots: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw all shots in order, in batches; a batch that does not fit the accelerator's memory is halved and tried again.
 
         Raises:
             UserError: the size does not suit the base, or a prompt is empty of pictures for other reasons it names.
         """
-        knobs = self.settle(knobs)
+        knobs = self.with_defaults(knobs)
         height, width = self.size(knobs)
-        for stage, worn in zip(self.family.stages, self.worn, strict=True):
-            if worn is not None:
+        for stage, applied in zip(self.family.stages, self.applied, strict=True):
+            if applied is not None:
                 others = {part: knobs.text_scale for part in stage.parts if part != stage.denoiser}
-                worn.scale({stage.denoiser: knobs.unet_scale, **others})
-        scenes = self.scenes([shot.prompt for shot in shots] + [knobs.negative], height, width)
+                applied.scale({stage.denoiser: knobs.unet_scale, **others})
+        scenes = self.scenes([request.prompt for request in requests] + [knobs.negative], height, width)
         size, start = self.batch_size, 0
-        while start < len(shots):
-            batch = shots[start : start + size]
+        while start < len(requests):
+            batch = requests[start : start + size]
             try:
                 pictures = self.draw_batch(batch, knobs, scenes)
             except torch.OutOfMemoryError:
@@ -63,14 +63,14 @@ class Generator:
             yield from pictures
             start += len(batch)
 
-    def take_off(self) -> None:
+    def remove_adapter(self) -> None:
         """Leave the base as it was before the adapter; from here on it is the base that draws."""
-        for worn in self.worn:
-            if worn is not None:
-                worn.remove()
-        self.worn = (None,) * len(self.family.stages)
+        for applied in self.applied:
+            if applied is not None:
+                applied.remove()
+        self.applied = (None,) * len(self.family.stages)
 
-    def settle(self, knobs: Knobs) -> Knobs:
+    def with_defaults(self, knobs: Knobs) -> Knobs:
         """The same knobs with the solver named."""
         return knobs if knobs.solver is not None else knobs.model_copy(update={"solver": self.family.stages[0].default_solver})
 
@@ -104,13 +104,13 @@ class Generator:
         return scenes
 
     @torch.no_grad()
-    def draw_batch(self, shots: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
+    def draw_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
         """Solve each stage from seeded noise and the picture of the stage before."""
         x = None
         for number, scene in enumerate(scenes):
             # The first stage's key has no number, so that a base draws alike with and without the stages that continue it.
-            generators = [seeded("picture", shot.seed, *([number] if number else [])) for shot in shots]
-            x = denoise(scene, shots, self.settle(knobs), generators, x)
+            generators = [seeded("picture", request.seed, *([number] if number else [])) for request in requests]
+            x = denoise(scene, requests, self.with_defaults(knobs), generators, x)
         assert x is not None
         return [to_picture(pixels) for pixels in scenes[-1].stage.decode(x)]
 
@@ -123,18 +123,18 @@ def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | No
     """
     restore = restore_of(adapter.manifest.method if adapter.manifest else None)
     shares = split_stages(adapter.tensors, adapter.metadata, len(family.stages))
-    worn: list[AppliedAdapter | None] = []
+    applied: list[AppliedAdapter | None] = []
     try:
         for number, (stage, (tensors, metadata)) in enumerate(zip(family.stages, shares, strict=True)):
             # An adapter without any tensor is refused by its method, as the first stage's.
             teaches = tensors or (number == 0 and not adapter.tensors)
-            worn.append(restore(stage, tensors, metadata) if teaches else None)
+            applied.append(restore(stage, tensors, metadata) if teaches else None)
     except UserError:
-        for one in worn:
+        for one in applied:
             if one is not None:
                 one.remove()
         raise
-    return tuple(worn)
+    return tuple(applied)
 
 
 def to_picture(pixels_CHW: Tensor) -> Image.Image:

@@ -22,7 +22,7 @@ class KnobSetting:
     """One cell of a grid over knobs: what is drawn, and how."""
 
     place: Place
-    shot: ImageRequest
+    request: ImageRequest
     knobs: Knobs
 
 
@@ -36,9 +36,9 @@ def plan_settings(over: Mapping[str, Sequence[Any]], *, prompt: str, seed: int, 
     made: list[KnobSetting] = []
     for place in places([len(values) for values in over.values()]):
         chosen = {key: values[i] for i, (key, values) in zip(place, over.items(), strict=True)}
-        shot = ImageRequest(str(chosen.pop("prompt", prompt)), read_seed(chosen.pop("seed", seed)))
+        request = ImageRequest(str(chosen.pop("prompt", prompt)), read_seed(chosen.pop("seed", seed)))
         try:
-            made.append(KnobSetting(place, shot, Knobs.model_validate({**knobs.model_dump(), **chosen})))
+            made.append(KnobSetting(place, request, Knobs.model_validate({**knobs.model_dump(), **chosen})))
         except ValidationError as error:
             raise UserError("; ".join(f"{m['loc'][0]}={m['input']}: {m['msg']}" for m in error.errors()) + ".") from None
     return made
@@ -76,14 +76,14 @@ def sweep_knobs(
     """
     planned = plan_settings(over, prompt=prompt, seed=seed, knobs=knobs or Knobs())
     for turn in planned:
-        settled = generator.settle(turn.knobs)
+        settled = generator.with_defaults(turn.knobs)
         height, width = generator.size(settled)
         for stage in generator.family.stages:
             stage.solver(str(settled.solver), settled.steps, height, width)
-    cells: dict[Place, Image.Image | str] = {turn.place: next(generator.draw([turn.shot], turn.knobs)) for turn in planned}
+    cells: dict[Place, Image.Image | str] = {turn.place: next(generator.draw([turn.request], turn.knobs)) for turn in planned}
     axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items()]
     first = planned[0]
-    settled = generator.settle(first.knobs)
-    text = f"{settings_text(first.shot, settled, generator.size(settled), base, adapter)}, {axes_text(axes)}"
+    settled = generator.with_defaults(first.knobs)
+    text = f"{settings_text(first.request, settled, generator.size(settled), base, adapter)}, {axes_text(axes)}"
     write_image(compose(axes, cells, title=f"{prompt} (seed {seed})"), out, text)
     return out

@@ -31,11 +31,11 @@ class ImageRequest:
     seed: int
 
 
-def settings_text(shot: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
+def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
     """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
-    facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": shot.seed}
+    facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": request.seed}
     facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
     if adapter is not None:
         facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
     negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
-    return f"{shot.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
+    return f"{request.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())

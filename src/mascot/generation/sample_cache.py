@@ -52,7 +52,7 @@ class SampleCache:
         self._drawing = FileLock(folder / "lock")
         self._measuring = FileLock(folder / "measured.lock")
 
-    def draw(self, generator: Generator, shots: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
+    def draw(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
         """Draw what is not there yet, and return all pictures' files in the order of the shots.
 
         `made_by` names the weights that draw (see `weights_name`).
@@ -60,31 +60,31 @@ class SampleCache:
         Raises:
             UserError: the pictures cannot be drawn (see `Generator.draw`) or written.
         """
-        return list(self.pictures(generator, shots, knobs, made_by))
+        return list(self.pictures(generator, requests, knobs, made_by))
 
-    def pictures(self, generator: Generator, shots: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
+    def pictures(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
         """Draw like `draw`, and yield each picture's file as soon as it is there.
 
         A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
         """
-        knobs = generator.settle(knobs)
+        knobs = generator.with_defaults(knobs)
         height, width = generator.size(knobs)
         knobs = knobs.model_copy(update={"height": height, "width": width})
         base = f"{generator.family.name} {generator.family.identity}"
-        paths = [self._place(shot, knobs, made_by) for shot in shots]
+        paths = [self._place(request, knobs, made_by) for request in requests]
         if all(path.exists() for path in paths):
             yield from paths
             return
         _make(self.folder)
         with self._drawing:
             again = _unfinished(paths, generator.batch_size)
-            drawn = generator.draw([shots[index] for index in again], knobs)
+            drawn = generator.draw([requests[index] for index in again], knobs)
             waiting = set(again)
             for index, path in enumerate(paths):
                 if index in waiting:
                     picture = next(drawn)
                     if not path.exists():
-                        write_image(picture, path, settings_text(shots[index], knobs, (height, width), base, made_by))
+                        write_image(picture, path, settings_text(requests[index], knobs, (height, width), base, made_by))
                 yield path
 
     def embed(self, encoder: ImageEncoder, paths: Sequence[Path]) -> Tensor:
@@ -130,9 +130,9 @@ class SampleCache:
 
         return torch.stack(self._recall(f"embeddings: {encoder.describe()}", keys, measure))
 
-    def _place(self, shot: ImageRequest, knobs: Knobs, made_by: str) -> Path:
-        key = _key(made_by, shot.prompt, shot.seed, json.dumps(knobs.model_dump(), sort_keys=True))
-        return self.folder / f"{image_stem(shot.prompt, shot.seed)}_{key[:12]}.png"
+    def _place(self, request: ImageRequest, knobs: Knobs, made_by: str) -> Path:
+        key = _key(made_by, request.prompt, request.seed, json.dumps(knobs.model_dump(), sort_keys=True))
+        return self.folder / f"{image_stem(request.prompt, request.seed)}_{key[:12]}.png"
 
     def _recall(self, kind: str, keys: Sequence[str], measure: Callable[[Sequence[int]], Sequence[Tensor]]) -> list[Tensor]:
         """What is kept under the keys; what is missing is measured in one go, told by its places among the keys, and kept."""

@@ -29,15 +29,15 @@ class DreamBoothSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["dreambooth"] = Field(default="dreambooth", description="which method this is")
-    rate: float = Field(default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)")
-    text_rate: float = Field(default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone")
+    learning_rate: float = Field(default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)")
+    text_learning_rate: float = Field(default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone")
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoders stop learning")
     extract_rank: int | None = Field(
         default=None, ge=1, le=512, description="rank of the LoRA that is also extracted from the trained weights; none makes no such file"
     )
 
     @property
-    def legs(self) -> tuple[ScheduledPhase, ...]:
+    def phases(self) -> tuple[ScheduledPhase, ...]:
         """One phase, all the way."""
         return (ScheduledPhase(phase=self),)
 
@@ -49,9 +49,9 @@ class DreamBoothSettings(BaseModel):
         """
         if not all(weight.is_floating_point() for weight in stage.parts[stage.denoiser].parameters()):
             raise UserError("weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora.")
-        if self.text_rate > 0 and len(stage.parts) == 1:
-            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
-        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
+        if self.text_learning_rate > 0 and len(stage.parts) == 1:
+            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0.")
+        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Put float32 copies of the weights in the base's place, which learn from there on; neither word nor seed matters here."""
@@ -74,8 +74,8 @@ class DreamBoothSettings(BaseModel):
     def group(self, stage: Stage, part: str, weights: Weights) -> ParameterGroup:
         """All weights of one part, at its rate."""
         if part == stage.denoiser:
-            return ParameterGroup(part=part, parameters=tuple(weights.values()), rate=self.rate)
-        return ParameterGroup(part=part, parameters=tuple(weights.values()), rate=self.text_rate, until=self.text_until)
+            return ParameterGroup(part=part, parameters=tuple(weights.values()), learning_rate=self.learning_rate)
+        return ParameterGroup(part=part, parameters=tuple(weights.values()), learning_rate=self.text_learning_rate, until=self.text_until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class DreamBoothTraining:
         """Nothing else can have moved."""
 
     @contextmanager
-    def untouched(self) -> Generator[None]:
+    def base_only(self) -> Generator[None]:
         """The base's own weights in their places for as long as the block lasts; gradients so far are kept."""
         self.detach()
         try:
@@ -186,9 +186,9 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         raise UserError(f"these weights do not fit the base: {list_some(wrong)}; use the base they were trained on.")
     base = {part: weights_of(module) for part, module in modules.items()}
     trained = {part: {name: worn_from(tensors[f"{part}.{name}"], w) for name, w in weights.items()} for part, weights in base.items()}
-    worn = DreamBoothApplied(modules=modules, base=base, trained=trained)
-    worn.scale({})
-    return worn
+    applied = DreamBoothApplied(modules=modules, base=base, trained=trained)
+    applied.scale({})
+    return applied
 
 
 def extractable(stage: Stage, part: str) -> list[str]:

@@ -44,14 +44,14 @@ class LoraSettings(BaseModel):
         default="lora", description="how a change is built: lora, rslora, dora, loha, lokr"
     )
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
-    rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
-    text_rate: float = Field(default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
+    text_learning_rate: float = Field(default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
     text_rank: int | None = Field(default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank")
     text_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha")
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
 
     @property
-    def legs(self) -> tuple[ScheduledPhase, ...]:
+    def phases(self) -> tuple[ScheduledPhase, ...]:
         """One phase."""
         return (ScheduledPhase(phase=self),)
 
@@ -63,9 +63,9 @@ class LoraSettings(BaseModel):
         """
         if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in UNFIT.get(self.variant, ())):
             raise UserError(f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora.")
-        if self.text_rate > 0 and len(stage.parts) == 1:
-            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_rate=0.")
-        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_rate > 0)
+        if self.text_learning_rate > 0 and len(stage.parts) == 1:
+            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0.")
+        return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Inject fresh changes that are exactly zero, each seeded by its own name."""
@@ -75,8 +75,8 @@ class LoraSettings(BaseModel):
             module, denoises = stage.parts[part], part == stage.denoiser
             self.inject(module, part, stage.adaptable(part, self.layers), seed, denoises=denoises)
             learning = tuple(parameter for _, layer in lora_layers(module) for parameter in changes_of(layer))
-            rate, until = (self.rate, 1.0) if denoises else (self.text_rate, self.text_until)
-            groups.append(ParameterGroup(part=part, parameters=learning, rate=rate, until=until))
+            learning_rate, until = (self.learning_rate, 1.0) if denoises else (self.text_learning_rate, self.text_until)
+            groups.append(ParameterGroup(part=part, parameters=learning, learning_rate=learning_rate, until=until))
         return LoraTraining({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
 
     def inject(self, module: nn.Module, part: str, layers: list[str], seed: int, *, denoises: bool) -> None:
@@ -105,7 +105,7 @@ class LoraTraining:
         """Nothing else can have moved."""
 
     @contextmanager
-    def untouched(self) -> Generator[None]:
+    def base_only(self) -> Generator[None]:
         """Switch the changes off for a while; which of them learn stays as it is."""
         layers = [layer for module in self.modules.values() for _, layer in lora_layers(module)]
         learning = [(parameter, parameter.requires_grad) for layer in layers for parameter in changes_of(layer)]

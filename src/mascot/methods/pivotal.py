@@ -27,15 +27,15 @@ class PivotalSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["pivotal"] = Field(default="pivotal", description="which method this is")
-    word_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
-    word_rate_after: float = Field(default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
-    word: textual_inversion.TextualInversionSettings = textual_inversion.TextualInversionSettings(rate=5e-4)
+    token_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
+    token_learning_rate_after: float = Field(default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
+    token: textual_inversion.TextualInversionSettings = textual_inversion.TextualInversionSettings(learning_rate=5e-4)
     layers: lora.LoraSettings = lora.LoraSettings()
 
     @property
-    def legs(self) -> tuple[ScheduledPhase, ...]:
+    def phases(self) -> tuple[ScheduledPhase, ...]:
         """The word, then both."""
-        return ScheduledPhase(phase=self.word, share=self.word_share), ScheduledPhase(phase=PivotalPhase(self), share=1 - self.word_share)
+        return ScheduledPhase(phase=self.token, share=self.token_share), ScheduledPhase(phase=PivotalPhase(self), share=1 - self.token_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class PivotalPhase:
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """What the layers' phase trains, and the text encoders whose words learn."""
-        return tuple(dict.fromkeys([*self.settings.layers.trains(stage), *self.settings.word.trains(stage)]))
+        return tuple(dict.fromkeys([*self.settings.layers.trains(stage), *self.settings.token.trains(stage)]))
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> PivotalTraining:
         """Let the word of the phase before go on more slowly, and put fresh layers beside it."""
         assert isinstance(before, textual_inversion.TokenTraining), "the word comes first"
         layers = self.settings.layers.attach(stage, subject, seed, None)
-        return PivotalTraining(layers=layers, word=replace(before, rate=self.settings.word_rate_after))
+        return PivotalTraining(layers=layers, word=replace(before, learning_rate=self.settings.token_learning_rate_after))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,20 +66,20 @@ class PivotalTraining:
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The layers, then the word's rows, which rest where their rate is 0."""
-        rows = self.word.groups if self.word.rate else [replace(group, until=0.0) for group in self.word.groups]
+        rows = self.word.groups if self.word.learning_rate else [replace(group, until=0.0) for group in self.word.groups]
         return (*self.layers.groups, *rows)
 
     def after_step(self) -> None:
         """Keep the word's length."""
-        if self.word.rate:
+        if self.word.learning_rate:
             self.word.after_step()
 
     @contextmanager
-    def untouched(self) -> Generator[None]:
+    def base_only(self) -> Generator[None]:
         """The base without either."""
         with ExitStack() as stack:
-            stack.enter_context(self.layers.untouched())
-            stack.enter_context(self.word.untouched())
+            stack.enter_context(self.layers.base_only())
+            stack.enter_context(self.word.base_only())
             yield
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,7 +95,7 @@ class PivotalTraining:
         rows, about_word = self.word.export()
         return {
             "layers": Companion(tensors=layers, metadata=about_layers, method="lora"),
-            "word": Companion(tensors=rows, metadata=about_word, method="textual-inversion"),
+            "token": Companion(tensors=rows, metadata=about_word, method="textual-inversion"),
         }
 
     def detach(self) -> None:

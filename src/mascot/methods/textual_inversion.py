@@ -39,7 +39,7 @@ class TextualInversionSettings(BaseModel):
     initial: str | None = Field(
         default=None, pattern=r"\S", description="words whose meaning the token starts from; none takes the class noun, or the token itself"
     )
-    rate: float = Field(
+    learning_rate: float = Field(
         default=2e-3, gt=0, le=1, description="learning rate of the rows; the paper's base rate is 5e-3, diffusers' example comes to 2e-3"
     )
     norm_pull: float = Field(
@@ -50,7 +50,7 @@ class TextualInversionSettings(BaseModel):
     )
 
     @property
-    def legs(self) -> tuple[ScheduledPhase, ...]:
+    def phases(self) -> tuple[ScheduledPhase, ...]:
         """One phase, the whole run long."""
         return (ScheduledPhase(phase=self),)
 
@@ -77,7 +77,7 @@ class TextualInversionSettings(BaseModel):
         rows = {part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()}
         word = TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
         norms = {part: words.typical_norm for part, words in vocabularies.items()}
-        attached = TokenTraining(word=word, vocabularies=vocabularies, rows=rows, rate=self.rate, norm_pull=self.norm_pull, norms=norms)
+        attached = TokenTraining(word=word, vocabularies=vocabularies, rows=rows, learning_rate=self.learning_rate, norm_pull=self.norm_pull, norms=norms)
         attached.learn()
         return attached
 
@@ -118,7 +118,7 @@ class TokenTraining:
     vocabularies: Mapping[str, Vocabulary]
     rows: Mapping[str, nn.Parameter]
     """Text encoder's name -> the word's rows, N x D, float32."""
-    rate: float
+    learning_rate: float
     norm_pull: float
     norms: Mapping[str, float]
     """Text encoder's name -> the typical length of its vocabulary's rows."""
@@ -127,7 +127,7 @@ class TokenTraining:
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The rows, one group for each text encoder."""
-        return tuple(ParameterGroup(part=part, parameters=(rows_ND,), rate=self.rate, detail="word") for part, rows_ND in self.rows.items())
+        return tuple(ParameterGroup(part=part, parameters=(rows_ND,), learning_rate=self.learning_rate, detail="token") for part, rows_ND in self.rows.items())
 
     def after_step(self) -> None:
         """Pull the rows' lengths towards the vocabulary's."""
@@ -135,7 +135,7 @@ class TokenTraining:
             pull(rows_ND, self.norms[part], self.norm_pull)
 
     @contextmanager
-    def untouched(self) -> Generator[None]:
+    def base_only(self) -> Generator[None]:
         """The base with its own vocabulary; the same rows learn on afterwards."""
         self.detach()
         try:
@@ -199,9 +199,9 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         taught, ours = " and ".join(word.initial), " and ".join(vocabularies)
         raise UserError(f"this adapter taught its word to {taught}, this base has {ours}; use the base it was trained on.")
     initial = {part: spread(words.meaning(word.initial[part]), word.vectors) for part, words in vocabularies.items()}
-    worn = TokenApplied(word, vocabularies, initial, from_file(tensors, word.token, initial))
-    worn.scale({})
-    return worn
+    applied = TokenApplied(word, vocabularies, initial, from_file(tensors, word.token, initial))
+    applied.scale({})
+    return applied
 
 
 def learnable(stage: Stage) -> Mapping[str, Vocabulary]:

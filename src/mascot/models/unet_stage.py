@@ -71,11 +71,11 @@ class UNetStage(PipelineStage):
             raise UserError(f"unknown layer set {layers!r}{suggest(layers, LAYERS)}")
         return layers_ending(self.parts[part], LAYERS[layers] if part == self.denoiser else TEXT_LAYERS[layers])
 
-    def ask(self, noisy_BCHW: Tensor, level_B: Tensor, states_BND: Tensor, **told: Any) -> Tensor:
+    def ask(self, noisy_BCHW: Tensor, timestep_B: Tensor, states_BND: Tensor, **told: Any) -> Tensor:
         """Ask the UNet once; the answer is float32."""
         dtype = self.dtype_of(self.unet)
         noisy, states = noisy_BCHW.to(self.device, dtype), states_BND.to(dtype)
-        return self.unet(noisy, level_B, encoder_hidden_states=states, return_dict=False, **told)[0].float()
+        return self.unet(noisy, timestep_B, encoder_hidden_states=states, return_dict=False, **told)[0].float()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels and cells of the noise."""

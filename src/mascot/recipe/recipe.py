@@ -50,8 +50,8 @@ class Recipe(BaseModel):
     prior: PriorSettings = PriorSettings()
     previews: PreviewSettings = PreviewSettings()
     knobs: Knobs = Knobs()
-    choose: SelectionSettings = SelectionSettings()
-    diagnose: DiagnosisSettings = DiagnosisSettings()
+    selection: SelectionSettings = SelectionSettings()
+    diagnosis: DiagnosisSettings = DiagnosisSettings()
 
     @model_validator(mode="before")
     @classmethod

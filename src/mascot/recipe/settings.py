@@ -32,7 +32,7 @@ class SelectionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     active: bool = Field(default=True, description="choose checkpoint and knobs by measured likeness and prompt fidelity")
-    looks: int = Field(default=6, ge=1, le=100, description="checkpoints that are looked at, the last step among them")
+    checkpoints: int = Field(default=6, ge=1, le=100, description="checkpoints that are looked at, the last step among them")
     patience: int = Field(default=3, ge=1, le=100, description="looks in a row without a better one after which training stops")
     knobs: bool = Field(default=True, description="search guidance, UNet scale and text scale afterwards")
     identity: str | None = Field(default=None, description="encoder of likeness: folder, hub id or starter; none takes the usual")

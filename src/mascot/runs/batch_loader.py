@@ -27,7 +27,7 @@ class BatchLoader:
     """The stage's, with what they said before."""
     resolution: int
     """Side of this stage's training pictures in pixels."""
-    class_pictures: Sequence[Image.Image]
+    class_images: Sequence[Image.Image]
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -35,12 +35,12 @@ class BatchLoader:
         recipe = self.recipe
         return make_dataset(
             self.photos.photos,
-            self.class_pictures,
+            self.class_images,
             encoders=self.encoders,
             subject=recipe.subject,
             class_caption=class_prompt(recipe.class_noun) if recipe.class_noun else "",
             settings=recipe.dataset.model_copy(update={"resolution": self.resolution}),
-            prior_weight=recipe.prior.weight if self.class_pictures or recipe.prior.preserves else 0.0,
+            prior_weight=recipe.prior.weight if self.class_images or recipe.prior.preserves else 0.0,
             preserve=recipe.prior.preserves,
         )
 
@@ -48,12 +48,12 @@ class BatchLoader:
     def plan(self) -> list[Any]:
         """Which photos each micro-batch shows."""
         training = self.recipe.training
-        count = training.steps * training.accumulation
+        count = training.steps * training.gradient_accumulation_steps
         return self.dataset.schedule(seed=self.recipe.seed, micro_batches=count, batch_size=training.batch_size)
 
     def batches(self, step: int) -> Sequence[Batch]:
         """The micro-batches of one of this stage's steps, from 0; their randomness begins anew at each call."""
-        count = self.recipe.training.accumulation
+        count = self.recipe.training.gradient_accumulation_steps
         numbers = range(step * count, (step + 1) * count)
         return [self.dataset.batch(self.plan[n], seed=self.recipe.seed, number=n, share=1 / count) for n in numbers]
 

@@ -28,31 +28,31 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
     `why` says where a token comes from that the user did not name.
     """
     training, settings = recipe.training, list(flat(recipe.method.model_dump()))
-    shown = training.batch_size * training.accumulation
+    shown = training.batch_size * training.gradient_accumulation_steps
     side = "the base's own" if resolution is None else f"{resolution} px"
-    class_pictures = "none"
+    class_images = "none"
     if recipe.prior.preserves:
-        class_pictures = f"none: the base's own outputs are kept, weight {recipe.prior.weight:g}"
+        class_images = f"none: the base's own outputs are kept, weight {recipe.prior.weight:g}"
     elif recipe.prior.draws:
-        class_pictures = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
-        class_pictures += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
+        class_images = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
+        class_images += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
     rows = [
         ("base", recipe.base),
         ("token", UNNAMED if recipe.token is None else f"{recipe.token}, {why}" if why else recipe.token),
         ("class noun", described_noun(recipe)),
         ("photos", f"{photos}" + (", each mirrored too" if recipe.dataset.flip else "")),
         ("resolution", f"about {side}, aspect buckets" if recipe.dataset.aspect_buckets else f"{side}, square"),
-        ("images per step", f"{shown} ({training.batch_size} x {training.accumulation} accumulated)"),
-        ("class pictures per step", class_pictures),
+        ("images per step", f"{shown} ({training.batch_size} x {training.gradient_accumulation_steps} accumulated)"),
+        ("class pictures per step", class_images),
         ("steps", f"{training.steps}"),
         ("passes over each photo", f"{training.steps * shown / photos:.1f}"),
         ("method", f"{recipe.method.model_dump()['name']} ({', '.join(f'{key} {value}' for key, value in settings if 'rate' not in key)})"),
     ]
     rows += [(key, f"{value:g}" + ("" if value else " (not trained)")) for key, value in settings if "rate" in key]
-    late = " (the run ends before: the full rate is never reached)" if training.warmup >= training.steps else ""
+    late = " (the run ends before: the full rate is never reached)" if training.warmup_steps >= training.steps else ""
     rows += [
-        ("schedule", f"{training.schedule}, {training.warmup} steps of warm-up{late}"),
-        ("optimizer", training.optimizer + ("" if training.ema is None else f", averaged with decay {training.ema:g}")),
+        ("schedule", f"{training.lr_schedule}, {training.warmup_steps} steps of warm-up{late}"),
+        ("optimizer", training.optimizer + ("" if training.ema_decay is None else f", averaged with decay {training.ema_decay:g}")),
         ("loss", "plain MSE" if training.min_snr is None else f"min-SNR, limit {training.min_snr:g}"),
         ("device and precision", f"{choose_device(recipe.device)}, {recipe.precision}"),
         ("seed", f"{recipe.seed}"),
@@ -82,13 +82,13 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 def effective_settings(job: TrainingRun) -> Rows:
     """The planned settings and what the loaded base adds: how much learns, which captions, what is cut off."""
     rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution, job.why)
-    if len(job.stretches) > 1:
-        rows.append(("phases", ", ".join(f"steps {stretch.first + 1} to {stretch.last}" for stretch in job.stretches)))
+    if len(job.spans) > 1:
+        rows.append(("phases", ", ".join(f"steps {span.first + 1} to {span.last}" for span in job.spans)))
     rows.append(("learning parameters", learning(job)))
     rows += job.needs.rows if job.needs is not None else []
     if job.loop.done < job.steps:
-        rows.append((TIME, f"{describe_time(job.rehearse() * (job.steps - job.loop.done))} of training, previews not counted"))
-    dataset = job.material.dataset
+        rows.append((TIME, f"{describe_time(job.time_one_step() * (job.steps - job.loop.done))} of training, previews not counted"))
+    dataset = job.batch_loader.dataset
     rows.append(("captions", " | ".join(sorted({prompt for group in dataset.subject.values() for e in group for prompt in e.prompts})[:4])))
     lengths = {prompt: job.stage.prompt_length(prompt) for prompt in dataset.prompts}
     long = {prompt: length for prompt, length in lengths.items() if length[0] > length[1]}

@@ -17,12 +17,12 @@ class PhaseSpan:
     last: int
 
 
-def plan_spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
+def spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
     """Lay all phases for all stages one behind the other; each stage gets so many steps."""
     made: list[PhaseSpan] = []
     for stage in range(stages):
         along, place = 0.0, stage * steps
-        for leg in method.legs:
+        for leg in method.phases:
             along += leg.share
             last = stage * steps + round(along * steps)
             made.append(PhaseSpan(stage=stage, phase=leg.phase, first=place, last=last))

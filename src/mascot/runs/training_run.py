@@ -23,7 +23,7 @@ from mascot.models.devices import choose_device
 from mascot.protocols import AttachedMethod, Batch, Family, Method, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.runs.batch_loader import BatchLoader
-from mascot.runs.phase_schedule import PhaseSpan, plan_spans
+from mascot.runs.phase_schedule import PhaseSpan, spans
 from mascot.runs.resume import uninterrupted
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.image_files import write_image
@@ -63,24 +63,24 @@ class TrainingRun:
         return method
 
     @cached_property
-    def plan_spans(self) -> tuple[PhaseSpan, ...]:
+    def spans(self) -> tuple[PhaseSpan, ...]:
         """The whole run, in order."""
-        return plan_spans(len(self.family.stages), self.method, self.recipe.training.steps)
+        return spans(len(self.family.stages), self.method, self.recipe.training.steps)
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.plan_spans[-1].last
+        return self.spans[-1].last
 
     @property
     def stage(self) -> Stage:
         """The stage that learns now."""
-        return self.family.stages[self.plan_spans[max(0, self.at)].stage]
+        return self.family.stages[self.spans[max(0, self.at)].stage]
 
     @property
     def learner(self) -> AttachedMethod:
         """What learns now."""
-        return self.learners[self.plan_spans[self.at].stage]
+        return self.learners[self.spans[self.at].stage]
 
     @property
     def resolution(self) -> int:
@@ -90,21 +90,21 @@ class TrainingRun:
         return max(last.multiple, wanted // last.multiple * last.multiple)
 
     @cached_property
-    def materials(self) -> tuple[BatchLoader, ...]:
+    def batch_loaders(self) -> tuple[BatchLoader, ...]:
         """What each stage learns from."""
-        last, pictures = self.family.stages[-1], self.class_pictures
+        last, pictures = self.family.stages[-1], self.class_images
         return tuple(
             BatchLoader(
-                recipe=self.recipe, photos=self.photos, encoders=CachedEncoders(stage, number, self.encodings), class_pictures=pictures,
+                recipe=self.recipe, photos=self.photos, encoders=CachedEncoders(stage, number, self.encodings), class_images=pictures,
                 resolution=self.resolution * stage.resolution // last.resolution,
             )
             for number, stage in enumerate(self.family.stages)
         )  # fmt: skip
 
     @property
-    def material(self) -> BatchLoader:
+    def batch_loader(self) -> BatchLoader:
         """What the present stage learns from."""
-        return self.materials[self.plan_spans[max(0, self.at)].stage]
+        return self.batch_loaders[self.spans[max(0, self.at)].stage]
 
     def check(self) -> None:
         """Refuse now what would otherwise be refused after class pictures were drawn, or after training.
@@ -114,14 +114,14 @@ class TrainingRun:
                 the loss's weighting cannot be used.
         """
         self.recipe.training.check()
-        for stretch in self.plan_spans:
-            stretch.phase.trains(self.family.stages[stretch.stage])
+        for span in self.spans:
+            span.phase.trains(self.family.stages[span.stage])
         generator = Generator(self.family)
-        knobs = generator.settle(self.recipe.knobs)
+        knobs = generator.with_defaults(self.recipe.knobs)
         height, width = generator.size(knobs)
         for stage in self.family.stages:
             stage.solver(str(knobs.solver), knobs.steps, height, width)
-            stage.objective.weight(stage.objective.levels([seeded(0)]), self.recipe.training.min_snr)
+            stage.objective.weight(stage.objective.sample_timesteps([seeded(0)]), self.recipe.training.min_snr)
 
     @cached_property
     def accelerator(self) -> Any:
@@ -142,7 +142,7 @@ class TrainingRun:
         )
 
     @cached_property
-    def class_pictures(self) -> list[Image.Image]:
+    def class_images(self) -> list[Image.Image]:
         """Pictures of the class by the untouched base; must be asked for before a learner is attached."""
         recipe = self.recipe
         if not recipe.prior.draws or recipe.class_noun is None:
@@ -150,7 +150,7 @@ class TrainingRun:
         assert not self.learners, "class pictures must be drawn before the method is attached"
         generator = Generator(self.family)
         knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=self.resolution, width=self.resolution)
-        return class_images.class_pictures(
+        return class_images.class_images(
             recipe.prior,
             identity=self.family.identity,
             prompt=class_prompt(recipe.class_noun),
@@ -162,31 +162,31 @@ class TrainingRun:
     def begin(self) -> None:
         """Attach the method and go to where the last checkpoint left off, if there is one; nothing is trained yet."""
         self.check()
-        for material in self.materials:  # encoded by the untouched base, whose encoders may then go
-            _ = material.dataset
+        for batch_loader in self.batch_loaders:  # encoded by the untouched base, whose encoders may then go
+            _ = batch_loader.dataset
         checkpoint = self.run.last_checkpoint()
         if checkpoint is None:
             self.enter(0)
             return
         done = self.run.step_of(checkpoint)
-        while self.at < 0 or (self.plan_spans[self.at].last < done and self.at + 1 < len(self.plan_spans)):
+        while self.at < 0 or (self.spans[self.at].last < done and self.at + 1 < len(self.spans)):
             self.enter(self.at + 1)
-        for stage in range(self.plan_spans[self.at].stage):
+        for stage in range(self.spans[self.at].stage):
             load_parameters(self.learners[stage], checkpoint, f"stage{stage}")
         self.loop.load(checkpoint)
 
     def enter(self, number: int) -> None:
         """Attach a stretch's phase and make its loop, with every encoder that it does not need out of memory."""
         self.at = number
-        stretch = self.plan_spans[number]
-        before = self.learners.get(stretch.stage)
-        self.learners[stretch.stage] = stretch.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
-        condition = self.material.condition(learns_text=self.has_learned_text(stretch.stage))
+        span = self.spans[number]
+        before = self.learners.get(span.stage)
+        self.learners[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
+        condition = self.batch_loader.condition(learns_text=self.has_learned_text(span.stage))
         self.release()
         training = self.recipe.training
-        self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=stretch.first, last=stretch.last)
-        if stretch.last > stretch.first and not training.compile:
-            self.needs = self.loop.needs(self.batches(stretch.first)[0])
+        self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=span.first, last=span.last)
+        if span.last > span.first and not training.compile:
+            self.needs = self.loop.needs(self.batches(span.first)[0])
             memory_estimate.check(self.needs, memory_estimate.available(self.device))
 
     def release(self) -> None:
@@ -196,17 +196,17 @@ class TrainingRun:
 
     def has_learned_text(self, number: int) -> bool:
         """Whether any text encoder of a stage changes, or has changed."""
-        stage, begun = self.family.stages[number], [stretch.phase for stretch in self.plan_spans[: self.at + 1] if stretch.stage == number]
+        stage, begun = self.family.stages[number], [span.phase for span in self.spans[: self.at + 1] if span.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
-    def rehearse(self) -> float:
+    def time_one_step(self) -> float:
         """Seconds of a step of the present stretch: the second of two that are gone through and not taken."""
-        first = self.plan_spans[self.at].first
-        return [self.loop.rehearse(self.batches(first)) for _ in range(2)][-1]
+        first = self.spans[self.at].first
+        return [self.loop.time_one_step(self.batches(first)) for _ in range(2)][-1]
 
     def batches(self, step: int) -> Sequence[Batch]:
         """The micro-batches of a step of the run, from 0."""
-        return self.material.batches(step - self.plan_spans[self.at].stage * self.recipe.training.steps)
+        return self.batch_loader.batches(step - self.spans[self.at].stage * self.recipe.training.steps)
 
     def teach(self) -> abc.Generator[Step]:
         """Train to the end, keeping log, previews and checkpoints; an interruption, or closing this, leaves a checkpoint."""
@@ -237,7 +237,7 @@ class TrainingRun:
     def take(self, log: Any) -> Step | None:
         """Train and record one step; an interruption waits until both are done, so that a step is whole or never was."""
         with uninterrupted():
-            while self.loop.done == self.plan_spans[self.at].last and self.at + 1 < len(self.plan_spans):
+            while self.loop.done == self.spans[self.at].last and self.at + 1 < len(self.spans):
                 self.loop.finish()
                 self.enter(self.at + 1)
             step = next(self.loop.steps(self.batches), None)
@@ -253,7 +253,7 @@ class TrainingRun:
     def record(self, step: Step, log: Any) -> None:
         """Write one step to the log and to the tracker."""
         row = {"step": step.number, "loss": step.loss, "subject_loss": step.subject_loss, "norm": step.norm}
-        row |= {f"rate.{part}": rate for part, rate in step.rates.items()}
+        row |= {f"rate.{part}": learning_rate for part, learning_rate in step.rates.items()}
         log.write(json.dumps(row) + "\n")
         if tensorboard_is_installed():
             self.accelerator.log({key: value for key, value in row.items() if key != "step"}, step=step.number)
@@ -264,19 +264,19 @@ class TrainingRun:
             return
         with atomic_write(self.run.checkpoint(self.loop.done)) as temporary:
             self.loop.save(temporary)
-            for stage in range(self.plan_spans[self.at].stage):
+            for stage in range(self.spans[self.at].stage):
                 save_parameters(self.learners[stage], temporary, f"stage{stage}")
         self.run.forget_old_checkpoints()
 
     def preview(self, step: int) -> None:
         """Draw the previews with what has been learned so far, through the one generator."""
         recipe = self.recipe
-        shots = [ImageRequest(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
+        requests = [ImageRequest(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
         generator = Generator(self.family)
-        knobs = generator.settle(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
+        knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
         with self.loop.drawing():
-            for i, picture in enumerate(generator.draw(shots, knobs)):
-                text = settings_text(shots[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
+            for i, picture in enumerate(generator.draw(requests, knobs)):
+                text = settings_text(requests[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
                 write_image(picture, self.run.preview(step, i), text)
         self.release()
 

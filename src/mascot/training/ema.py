@@ -1,4 +1,4 @@
-"""TODO training.ema."""
+"""TODO training.ema_decay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WeightAverage:
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         if not 0 < decay < 1:
-            raise UserError(f"the average's decay is {decay:g}; give a number between 0 and 1, such as --set training.ema=0.99.")
+            raise UserError(f"the average's decay is {decay:g}; give a number between 0 and 1, such as --set training.ema_decay=0.99.")
         self.parameters, self.decay, self.updates = tuple(parameters), decay, 0
         self.values = [parameter.detach().to(torch.float32, copy=True) for parameter in self.parameters]
 

@@ -55,7 +55,7 @@ class Loop:
         self.accelerator = accelerator
         self.first, self.last = first, settings.steps if last < 0 else last
         self.optimizer = accelerator.prepare(build(settings.optimizer, learner.groups, weight_decay=settings.weight_decay))
-        self.average = WeightAverage(self.parameters(), settings.ema) if settings.ema is not None else None
+        self.average = WeightAverage(self.parameters(), settings.ema_decay) if settings.ema_decay is not None else None
         self.done = first
         prepare_denoiser(stage.parts[stage.denoiser], settings)
 
@@ -81,17 +81,17 @@ class Loop:
     def turn_rates(self, step: int) -> dict[str, float]:
         """Set the rates of a step, from 0; what has learned for long enough is frozen."""
         steps, along = self.last - self.first, step - self.first
-        scale = rate_scale(self.settings.schedule, along, steps, self.settings.warmup)
+        scale = rate_scale(self.settings.lr_schedule, along, steps, self.settings.warmup_steps)
         rates: dict[str, float] = {}
         for place, group in zip(self.optimizer.param_groups, self.learner.groups, strict=True):
             learns = along < group.until * steps
             for parameter in group.parameters:
                 parameter.requires_grad = learns
             place["lr"] = place["initial_lr"] * scale * learns
-            rates[group.called] = group.rate * scale * learns
+            rates[group.called] = group.learning_rate * scale * learns
         return rates
 
-    def rehearse(self, batches: Sequence[Batch]) -> float:
+    def time_one_step(self, batches: Sequence[Batch]) -> float:
         """Go through a step without taking it; returns its seconds.
 
         Raises:
@@ -110,7 +110,7 @@ class Loop:
     def needs(self, batch: Batch) -> MemoryEstimate:
         """The memory that this phase needs at its fullest moment, for micro-batches like this one; nothing is computed for it."""
         stage, learner = self.stage, self.learner
-        x0, level = batch.latents.mean_BCHW, stage.objective.levels(batch.generators).to(batch.latents.mean_BCHW.device)
+        x0, level = batch.latents.mean_BCHW, stage.objective.sample_timesteps(batch.generators).to(batch.latents.mean_BCHW.device)
 
         def ask() -> Tensor:
             told = {**self.condition(batch.prompts, batch.framings), **stage.see(x0, batch.generators)}
@@ -120,7 +120,7 @@ class Loop:
         with self.accelerator.autocast():
             activations = activations_of(stage.parts[stage.denoiser], ask, [p for p in self.parameters() if p.requires_grad])
         parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in learner.groups))}
-        with learner.untouched():  # a method that exchanges weights keeps both
+        with learner.base_only():  # a method that exchanges weights keeps both
             return estimate(parts, learner.groups, activations, self.settings.optimizer, average=self.average is not None)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, list[float]]:
@@ -137,12 +137,12 @@ class Loop:
     def accumulate(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
         """Add up the gradients of a step's micro-batches, clip them, and refuse what is not finite."""
         total, errors = self.backward(batches)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.clip))
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.max_grad_norm))
         # Under fp16 an infinite norm is the scaler's business: it skips the step and lowers its scale.
         if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
             self.optimizer.zero_grad()
             raise UserError(
-                f"the loss of step {self.done + 1} is not a finite number; lower the learning rates (method.rate, method.text_rate) "
+                f"the loss of step {self.done + 1} is not a finite number; lower the learning rates (method.learning_rate, method.text_learning_rate) "
                 "or train in fp32 (precision), then start again: the last checkpoint is kept."
             )
         return total, sum(errors) / len(errors), norm

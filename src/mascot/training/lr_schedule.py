@@ -17,12 +17,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Fraction of the peak rate at a fraction of the run that follows warm-up."""
 
 
-def rate_scale(schedule: str, step: int, steps: int, warmup: int) -> float:
+def rate_scale(schedule: str, step: int, steps: int, warmup_steps: int) -> float:
     """Give the share of the peak rate at a step counted from 0: linear warm-up, then the schedule.
 
     A pure function of the step, so a resumed run needs no scheduler state. Where the warm-up is as long as the run, the peak is
     never reached.
     """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return SCHEDULES[schedule]((step - warmup) / max(1, steps - warmup))
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return SCHEDULES[schedule]((step - warmup_steps) / max(1, steps - warmup_steps))

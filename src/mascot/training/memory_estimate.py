@@ -22,7 +22,7 @@ from mascot.protocols import ParameterGroup
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
-    "in order of effect: --set training.gradient_checkpointing=true, training.batch_size=1 with more training.accumulation, "
+    "in order of effect: --set training.gradient_checkpointing=true, training.batch_size=1 with more training.gradient_accumulation_steps, "
     "training.optimizer=adamw8bit, a low-rank --method, base_weights=nf4 with it, or a smaller dataset.resolution"
 )
 """What makes training smaller, for the end of a sentence."""

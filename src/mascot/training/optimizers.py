@@ -66,7 +66,7 @@ def make_prodigy(places: Places, decay: float) -> torch.optim.Optimizer:
     if len(set(rates)) > 1 or min(rates) < LEAST_MULTIPLIER:
         raise UserError(
             f"prodigy finds the step size itself: each rate multiplies it, is usually 1 and must be the same for all, not "
-            f"{', '.join(f'{rate:g}' for rate in rates)}; give --set method.rate=1, and the method's other "
+            f"{', '.join(f'{rate:g}' for learning_rate in rates)}; give --set method.learning_rate=1, and the method's other "
             "rates that are not 0 too."
         )
     with redirect_stdout(StringIO()):  # it prints that its weight decay is decoupled
@@ -106,7 +106,7 @@ def build(name: OptimizerName, groups: Sequence[ParameterGroup], *, weight_decay
     """
     if name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {name!r}{suggest(name, OPTIMIZERS)}")
-    places = [{"params": list(group.parameters), "lr": group.rate, "initial_lr": group.rate} for group in groups]
+    places = [{"params": list(group.parameters), "lr": group.learning_rate, "initial_lr": group.learning_rate} for group in groups]
     return OPTIMIZERS[name].make(places, weight_decay)
 
 

@@ -1,6 +1,6 @@
 """The number of each ailment, and the threshold beyond which it is one.
 
-All numbers are shares, placed between the untouched base and real photos (see `evidence.py`), so that they mean the same by any encoder.
+All numbers are shares, placed between the untouched base and real photos (see `measurements.py`), so that they mean the same by any encoder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SEED = 0  # of the bootstraps: the same evidence always gives the same interval
 class Check:
     """One number that an ailment is looked for by."""
 
-    ailment: FailureMode
+    failure_mode: FailureMode
     severity: Severity
     measured: str
     """What the number is."""
@@ -71,7 +71,7 @@ class Check:
         return (mean if self.interval.low is None else self.interval.low, mean if self.interval.high is None else self.interval.high)
 
     @property
-    def ill(self) -> bool:
+    def triggered(self) -> bool:
         """Whether the whole interval lies beyond the threshold."""
         if self.interval is None or not self.only_if:
             return False
@@ -94,123 +94,123 @@ class Check:
         return f"{self.means} {what}: {self.interval.mean:.0%}{spread}; ill {side} {self.threshold:.0%}.{self.added}"
 
 
-def run_checks(evidence: RunMeasurements) -> tuple[Check, ...]:
+def run_checks(measurements: RunMeasurements) -> tuple[Check, ...]:
     """Everything that ailments are looked for by, in a fixed order."""
-    return tuple(read(evidence) for read in CHECKS)
+    return tuple(read(measurements) for read in CHECKS)
 
 
-def undertrained(evidence: RunMeasurements) -> Check:
+def undertrained(measurements: RunMeasurements) -> Check:
     """Read how much likeness was gained over the base, prompt by prompt."""
     return Check(
-        ailment="undertrained", severity="serious", measured="likeness gained, from the untouched base (0) to the photos (1)",
+        failure_mode="undertrained", severity="serious", measured="likeness gained, from the untouched base (0) to the photos (1)",
         means="The subject was hardly learned.", threshold=LEARNED, above=False,
-    ).over(evidence.gains)  # fmt: skip
+    ).over(measurements.gains)  # fmt: skip
 
 
-def memorised(evidence: RunMeasurements) -> Check:
+def memorised(measurements: RunMeasurements) -> Check:
     """Read how near pictures lie to a single photo; only where prompts are not followed either is that a copy."""
-    heard = None if isinstance(evidence.obeyed, str) else fmean(evidence.obeyed)
+    heard = None if isinstance(measurements.obeyed, str) else fmean(measurements.obeyed)
     said = "" if heard is None else f" Prompts move its pictures {heard:.0%} as far as the base's (for this {HEARD:.0%} would excuse it)."
     return Check(
-        ailment="memorised", severity="serious",
+        failure_mode="memorised", severity="serious",
         measured="nearness to one photo, from as near as the next photo (0) to the photo itself (1)",
         means="Its pictures are training photos again.", threshold=COPIED, above=True,
         only_if=heard is None or heard < HEARD, added=said,
-    ).over(evidence.copies)  # fmt: skip
+    ).over(measurements.copies)  # fmt: skip
 
 
-def class_drifted(evidence: RunMeasurements) -> Check:
+def class_drifted(measurements: RunMeasurements) -> Check:
     """Read how far the class moved to the photos: PRES less the untouched base's, seed by seed."""
     return Check(
-        ailment="class drifted", severity="warning", measured="movement of the class (PRES - base) to the photos, which lie at 1",
+        failure_mode="class drifted", severity="warning", measured="movement of the class (PRES - base) to the photos, which lie at 1",
         means="The class has turned towards the subject.", threshold=DRIFTED, above=True,
-    ).over(evidence.drifts)  # fmt: skip
+    ).over(measurements.drifts)  # fmt: skip
 
 
-def diversity_collapsed(evidence: RunMeasurements) -> Check:
+def diversity_collapsed(measurements: RunMeasurements) -> Check:
     """Read how different the pictures of one prompt are, beside the base's."""
     return Check(
-        ailment="diversity collapsed", severity="warning", measured="variety (DIV) of a prompt's pictures, of which the base has 1",
+        failure_mode="diversity collapsed", severity="warning", measured="variety (DIV) of a prompt's pictures, of which the base has 1",
         means="Other seeds draw the same picture.", threshold=VARIED, above=False,
-    ).over(evidence.varieties)  # fmt: skip
+    ).over(measurements.varieties)  # fmt: skip
 
 
-def prompt_ignored(evidence: RunMeasurements) -> Check:
+def prompt_ignored(measurements: RunMeasurements) -> Check:
     """Read how far prompts move the pictures, beside the base's; of prompts that the base can draw."""
-    rows = [prompt for prompt in evidence.drawable if prompt.fidelity is not None]
-    taught, base = (fmean(values) if values else 0.0 for values in (
+    rows = [prompt for prompt in measurements.drawable if prompt.fidelity is not None]
+    trained, base = (fmean(values) if values else 0.0 for values in (
         [float(prompt.fidelity or 0) for prompt in rows], [float(prompt.base_fidelity or 0) for prompt in rows]
     ))  # fmt: skip
     return Check(
-        ailment="prompt ignored", severity="serious", measured="how far prompts move its pictures, of which they move the base's 1",
+        failure_mode="prompt ignored", severity="serious", measured="how far prompts move its pictures, of which they move the base's 1",
         means="What stands beside the subject in the prompt is not drawn.", threshold=FOLLOWED, above=False,
-        added=f" CLIP-T is {taught:.3f}, the base's {base:.3f}.",
-    ).over(evidence.obeyed)  # fmt: skip
+        added=f" CLIP-T is {trained:.3f}, the base's {base:.3f}.",
+    ).over(measurements.obeyed)  # fmt: skip
 
 
-def entangled(evidence: RunMeasurements) -> Check:
+def entangled(measurements: RunMeasurements) -> Check:
     """Read how much of the scene's change of colour the subject takes over, more than the base's class does, seed by seed."""
     return Check(
-        ailment="context and looks entangled", severity="warning",
+        failure_mode="context and looks entangled", severity="warning",
         measured="share of the scene's change of colour that the subject takes over, less the base's",
         means="The subject's colours move with the scene.", threshold=BLED, above=True,
-    ).over(evidence.bleeding)  # fmt: skip
+    ).over(measurements.bleeding)  # fmt: skip
 
 
-def context_not_drawn(evidence: RunMeasurements) -> Check:
+def context_not_drawn(measurements: RunMeasurements) -> Check:
     """Read how many prompts the untouched base cannot draw either."""
-    known = [prompt for prompt in evidence.prompts if prompt.contrasts is not None]
+    known = [prompt for prompt in measurements.prompts if prompt.contrasts is not None]
     undrawn = [prompt for prompt in known if not prompt.drawn_by_base]
     listed = "; ".join(
         f"{prompt.prompt!r} (matched better than the base's other pictures {prompt.base_rank or 0:.0%} of the time)" for prompt in undrawn
     )
     rows = [len(undrawn) / len(known)] if len(known) > 1 else "without a class noun and two prompts the base's own pictures say nothing"
     return Check(
-        ailment="context not drawn", severity="note", measured="prompts that the untouched base does not draw either",
+        failure_mode="context not drawn", severity="note", measured="prompts that the untouched base does not draw either",
         means="Some of what was asked for, the base cannot draw.", threshold=0.0, above=True, added=f" {listed}." if listed else "",
     ).over(rows)  # fmt: skip
 
 
-def leaked_by_class(evidence: RunMeasurements) -> Check:
+def leaked_by_class(measurements: RunMeasurements) -> Check:
     """Read whether the class alone draws the subject."""
     return Check(
-        ailment="token leaked", severity="serious", measured="likeness of the class alone, from the untouched base (0) to the photos (1)",
+        failure_mode="token leaked", severity="serious", measured="likeness of the class alone, from the untouched base (0) to the photos (1)",
         means="The class without the token draws the subject.", threshold=LEAKED, above=True,
-    ).over(evidence.placed(evidence.class_now))  # fmt: skip
+    ).over(measurements.placed(measurements.class_now))  # fmt: skip
 
 
-def leaked_by_token(evidence: RunMeasurements) -> Check:
+def leaked_by_token(measurements: RunMeasurements) -> Check:
     """Read whether the token draws the subject without the class noun."""
     return Check(
-        ailment="token leaked", severity="note", measured="likeness of the token alone, from the untouched base (0) to the photos (1)",
+        failure_mode="token leaked", severity="note", measured="likeness of the token alone, from the untouched base (0) to the photos (1)",
         means="The token draws the subject without the class noun, which then says little.", threshold=NAMED, above=True,
-    ).over(evidence.placed(evidence.token_alone))  # fmt: skip
+    ).over(measurements.placed(measurements.token_alone))  # fmt: skip
 
 
-def photos_alike(evidence: RunMeasurements) -> Check:
+def photos_alike(measurements: RunMeasurements) -> Check:
     """Read how alike the photos are, beside how alike the base's class is to them."""
-    scale = evidence.scale
+    scale = measurements.scale
     rows = scale if isinstance(scale, str) else [(scale[1] - scale[0]) / (1 - scale[0])]
     return Check(
-        ailment="photos too alike", severity="warning", measured="likeness of the photos, from the base's to them (0) to one picture (1)",
+        failure_mode="photos too alike", severity="warning", measured="likeness of the photos, from the base's to them (0) to one picture (1)",
         means="The photos show the same thing again and again.", threshold=ALIKE, above=True,
     ).over(rows)  # fmt: skip
 
 
-def photos_twice(evidence: RunMeasurements) -> Check:
+def photos_twice(measurements: RunMeasurements) -> Check:
     """Read how many photos show what another one shows."""
-    rows = [evidence.twins / evidence.photos] if evidence.photos > 1 else "there are not two photos"
+    rows = [measurements.twins / measurements.photos] if measurements.photos > 1 else "there are not two photos"
     return Check(
-        ailment="photos too alike", severity="warning", measured="photos that show what another one shows",
+        failure_mode="photos too alike", severity="warning", measured="photos that show what another one shows",
         means="The same photo is there more than once.", threshold=TWINS, above=True,
     ).over(rows)  # fmt: skip
 
 
-def backgrounds_alike(evidence: RunMeasurements) -> Check:
+def backgrounds_alike(measurements: RunMeasurements) -> Check:
     """Read how much the backgrounds of the photos have in common: what is always there is learned with the subject."""
-    rows = "there are not two photos with a background" if evidence.sameness is None else [evidence.sameness]
+    rows = "there are not two photos with a background" if measurements.sameness is None else [measurements.sameness]
     return Check(
-        ailment="photos too alike", severity="note", measured="colours that the photos' backgrounds share",
+        failure_mode="photos too alike", severity="note", measured="colours that the photos' backgrounds share",
         means="The photos have one background, which comes along where the prompt names none.", threshold=ALIKE_BACKGROUNDS, above=True,
     ).over(rows)  # fmt: skip
 

@@ -27,7 +27,7 @@ def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
         lead=diagnosis.verdict,
         tables=(*([remedies_table(diagnosis)] if diagnosis.findings else []), checks_table(diagnosis)),
         rows=tuple(
-            PageRow(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.exhibits))
+            PageRow(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.example_strips))
             for finding in diagnosis.findings
         ),
     )
@@ -35,14 +35,14 @@ def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
 
 def titled(finding: Finding) -> str:
     """Severity and name."""
-    return f"{finding.severity}: {finding.ailment}"
+    return f"{finding.severity}: {finding.failure_mode}"
 
 
-def strip(exhibit: ExampleStrip, folder: Path) -> ImageStrip:
+def strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
     """Its pictures in the size of pages."""
     return ImageStrip(
-        name=exhibit.title,
-        tiles=tuple(ImageTile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in exhibit.pictures),
+        name=example_strip.title,
+        tiles=tuple(ImageTile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in example_strip.pictures),
     )
 
 
@@ -51,7 +51,7 @@ def remedies_table(diagnosis: Diagnosis) -> Table:
     return Table(
         title="what to change, one at a time, the likeliest help first",
         head=("against", "option of mascot train", "why"),
-        rows=tuple((finding.ailment, remedy.option, remedy.why) for finding in diagnosis.findings for remedy in finding.remedies),
+        rows=tuple((finding.failure_mode, remedy.option, remedy.why) for finding in diagnosis.findings for remedy in finding.remedies),
     )
 
 
@@ -62,11 +62,11 @@ def checks_table(diagnosis: Diagnosis) -> Table:
         head=("ailment", "measured", "number (95 % interval)", "ill", ""),
         rows=tuple(
             (
-                check.ailment,
+                check.failure_mode,
                 check.measured,
                 f"{check.value:.2f}" + (f" ({check.low:.2f} to {check.high:.2f})" if check.high > check.low else ""),
                 f"{'above' if check.above else 'below'} {check.threshold:.2f}",
-                "found" if check.ill else "",
+                "found" if check.triggered else "",
             )
             for check in diagnosis.checks
         ),
@@ -82,12 +82,12 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
     return tuple(
         ReportFinding(
             severity=finding.severity,
-            title=finding.ailment,
+            title=finding.failure_mode,
             message=finding.message,
             remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
             strips=tuple(
-                (exhibit.title, tuple((shown(folder / picture.file), picture.words) for picture in exhibit.pictures))
-                for exhibit in finding.exhibits
+                (example_strip.title, tuple((shown(folder / picture.file), picture.words) for picture in example_strip.pictures))
+                for example_strip in finding.example_strips
             ),
         )
         for finding in diagnosis.findings

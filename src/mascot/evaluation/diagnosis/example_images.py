@@ -22,100 +22,100 @@ def placed(file: Path, folder: Path) -> str:
     return (file.relative_to(folder) if file.is_relative_to(folder) else file.absolute()).as_posix()
 
 
-def exhibit(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
+def example_strip(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
     """The first few files under a title; `words` say what each shows."""
     return ExampleStrip(title=title, pictures=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN]))
 
 
-def photos(symptoms: ProbeImages, folder: Path) -> ExampleStrip:
+def photos(probes: ProbeImages, folder: Path) -> ExampleStrip:
     """What it should look like."""
-    return exhibit("photos", [photo.path for photo in symptoms.task.photos], folder, "a photo of the subject")
+    return example_strip("photos", [photo.path for photo in probes.task.photos], folder, "a photo of the subject")
 
 
-def prompt_sides(symptoms: ProbeImages, number: int, folder: Path) -> list[ExampleStrip]:
+def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[ExampleStrip]:
     """One prompt's pictures, and the untouched base's."""
-    prompt = symptoms.task.templates[number].replace("{subject}", symptoms.task.subject.words)
+    prompt = probes.task.templates[number].replace("{subject}", probes.task.subject.words)
     sides: list[ExampleStrip] = []
-    for who, kind in {"this run": symptoms.drawn.taught, "untouched base": symptoms.drawn.untouched}.items():
-        files = of_each_prompt(symptoms.task, kind.files)
+    for who, kind in {"this run": probes.drawn.trained, "untouched base": probes.drawn.base}.items():
+        files = of_each_prompt(probes.task, kind.files)
         if files:
-            sides.append(exhibit(f"{who}: {prompt}", files[number], folder, f"{prompt}, by {who}"))
+            sides.append(example_strip(f"{who}: {prompt}", files[number], folder, f"{prompt}, by {who}"))
     return sides
 
 
-def of_likeness(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompts' first pictures beside the photos."""
-    files = [some[0] for some in of_each_prompt(symptoms.task, symptoms.drawn.taught.files)]
-    likeness = [prompt.likeness or 0 for prompt in evidence.prompts]
+    files = [some[0] for some in of_each_prompt(probes.task, probes.drawn.trained.files)]
+    likeness = [prompt.likeness or 0 for prompt in measurements.prompts]
     worst = sorted(range(len(files)), key=likeness.__getitem__)
-    return exhibit("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(symptoms, folder)
+    return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(probes, folder)
 
 
-def of_copies(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_copies(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The pictures nearest to a photo, and the photos that they are nearest to."""
-    del evidence
-    identity = symptoms.referee.judges.identity
-    cosines_BP = symptoms.drawn.taught.embed(identity) @ symptoms.seen.photos(identity, symptoms.task.trained).T
+    del measurements
+    identity = probes.scorers.judges.identity
+    cosines_BP = probes.drawn.trained.embed(identity) @ probes.seen.photos(identity, probes.task.trained).T
     nearest_B = cosines_BP.max(dim=1)
     order = nearest_B.values.argsort(descending=True).tolist()[:SHOWN]
-    pictures = [symptoms.drawn.taught.files[place] for place in order]
-    originals = [symptoms.task.trained[int(nearest_B.indices[place])].path for place in order]
+    pictures = [probes.drawn.trained.files[place] for place in order]
+    originals = [probes.task.trained[int(nearest_B.indices[place])].path for place in order]
     return (
-        exhibit("this run, whatever the prompt was", pictures, folder, "a picture of the subject"),
-        exhibit("the photo nearest to each", originals, folder, "a photo of the subject"),
+        example_strip("this run, whatever the prompt was", pictures, folder, "a picture of the subject"),
+        example_strip("the photo nearest to each", originals, folder, "a photo of the subject"),
     )
 
 
-def of_class(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_class(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The class alone, now and before, beside the photos."""
-    del evidence
-    noun = str(symptoms.task.subject.class_noun)
-    kinds = {f"{noun}, by this run": symptoms.drawn.class_taught, f"{noun}, by the untouched base": symptoms.drawn.class_untouched}
-    return [*(exhibit(title, kind.files, folder, title) for title, kind in kinds.items()), photos(symptoms, folder)]
+    del measurements
+    noun = str(probes.task.subject.class_noun)
+    kinds = {f"{noun}, by this run": probes.drawn.class_trained, f"{noun}, by the untouched base": probes.drawn.class_base}
+    return [*(example_strip(title, kind.files, folder, title) for title, kind in kinds.items()), photos(probes, folder)]
 
 
-def of_token(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_token(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The class alone, and the token alone, beside the photos."""
-    token = f"{symptoms.task.subject.token!r} alone, by this run"
-    return [exhibit(token, symptoms.token_alone.files, folder, token), *of_class(symptoms, evidence, folder)]
+    token = f"{probes.task.subject.token!r} alone, by this run"
+    return [example_strip(token, probes.token_alone.files, folder, token), *of_class(probes, measurements, folder)]
 
 
-def of_variety(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_variety(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompt whose pictures are the most alike."""
-    numbers = range(len(evidence.prompts))
-    return prompt_sides(symptoms, min(numbers, key=lambda number: evidence.prompts[number].diversity or 0), folder)
+    numbers = range(len(measurements.prompts))
+    return prompt_sides(probes, min(numbers, key=lambda number: measurements.prompts[number].diversity or 0), folder)
 
 
-def of_prompts(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_prompts(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompt that is followed least, of those that the base draws."""
     lost = {
         number: contrasts[0] - contrasts[1]
-        for number, prompt in enumerate(evidence.prompts)
+        for number, prompt in enumerate(measurements.prompts)
         if prompt.drawn_by_base and (contrasts := prompt.contrasts) is not None
     }
-    return prompt_sides(symptoms, min(lost, key=lost.__getitem__), folder)
+    return prompt_sides(probes, min(lost, key=lost.__getitem__), folder)
 
 
-def of_undrawn(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_undrawn(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompts that the base does not draw."""
-    undrawn = [number for number, prompt in enumerate(evidence.prompts) if prompt.contrasts is not None and not prompt.drawn_by_base]
-    return [side for number in undrawn[:SHOWN] for side in prompt_sides(symptoms, number, folder)]
+    undrawn = [number for number, prompt in enumerate(measurements.prompts) if prompt.contrasts is not None and not prompt.drawn_by_base]
+    return [side for number in undrawn[:SHOWN] for side in prompt_sides(probes, number, folder)]
 
 
-def of_colours(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_colours(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """One seed on plain backgrounds."""
-    del evidence
+    del measurements
 
     def row(title: str, kind: ImageSet) -> ExampleStrip:
-        return exhibit(title, symptoms.plain_files(kind)[0], folder, f"a plain background, by the {title}")
+        return example_strip(title, probes.plain_files(kind)[0], folder, f"a plain background, by the {title}")
 
-    return row("run", symptoms.drawn.taught), row("untouched base", symptoms.drawn.untouched)
+    return row("run", probes.drawn.trained), row("untouched base", probes.drawn.base)
 
 
-def of_photos(symptoms: ProbeImages, evidence: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+def of_photos(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The photos themselves."""
-    del evidence
-    return (photos(symptoms, folder),)
+    del measurements
+    return (photos(probes, folder),)
 
 
 EXAMPLES: Mapping[FailureMode, Callable[[ProbeImages, RunMeasurements, Path], Sequence[ExampleStrip]]] = MappingProxyType({

@@ -1,6 +1,6 @@
 """What ails a run, by name: each ailment with the number that shows it, the threshold, and what to change.
 
-Pure logic: `symptoms.py` draws and measures. An ailment is found where the whole 95 % interval of its number lies beyond the threshold, so
+Pure logic: `probes.py` draws and measures. An ailment is found where the whole 95 % interval of its number lies beyond the threshold, so
 that what other seeds or prompts would take back is not called one.
 """
 
@@ -45,7 +45,7 @@ class CheckResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ailment: FailureMode
+    failure_mode: FailureMode
     measured: str
     value: FiniteFloat
     low: FiniteFloat
@@ -53,7 +53,7 @@ class CheckResult(BaseModel):
     threshold: FiniteFloat
     above: bool
     """Ill above the threshold; else below it."""
-    ill: bool
+    triggered: bool
 
 
 class Finding(BaseModel):
@@ -61,13 +61,13 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ailment: FailureMode
+    failure_mode: FailureMode
     severity: Severity
     message: str
     """What was measured, with its interval and the threshold."""
     remedies: tuple[Remedy, ...]
     """What to change, the likeliest help first."""
-    exhibits: tuple[ExampleStrip, ...]
+    example_strips: tuple[ExampleStrip, ...]
 
 
 class Diagnosis(JsonRecord):
@@ -97,48 +97,48 @@ class Diagnosis(JsonRecord):
     @property
     def verdict(self) -> str:
         """Say in one sentence what was found."""
-        looked = {check.ailment for check in self.checks}
+        looked = {check.failure_mode for check in self.checks}
         if not looked:
             return "Nothing could be looked for."
         left = len(set(FAILURE_MODES) - looked)
         unseen = f" {left} of {len(FAILURE_MODES)} ailments could not be looked for." if left else ""
         if not self.findings:
             return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
-        said = ", ".join(dict.fromkeys(f"{finding.ailment} ({finding.severity})" for finding in self.findings))
+        said = ", ".join(dict.fromkeys(f"{finding.failure_mode} ({finding.severity})" for finding in self.findings))
         return f"Found: {said}. {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
 
 
 def findings_of(
-    evidence: RunMeasurements, recipe: Mapping[str, Any], exhibits: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None
+    measurements: RunMeasurements, recipe: Mapping[str, Any], example_strips: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None
 ) -> tuple[Finding, ...]:
-    """Name what ails a run with this recipe (nested values), the most serious first; `exhibits` are the pictures that show each ailment.
+    """Name what ails a run with this recipe (nested values), the most serious first; `example_strips` are the pictures that show each ailment.
 
     An ailment that two numbers show is told once, by the more serious of them.
     """
-    ill = [reading for reading in run_checks(evidence) if reading.ill]
-    ill.sort(key=lambda reading: (ORDER.index(reading.severity), -reading.excess))
-    first = {reading.ailment: reading for reading in reversed(ill)}
+    triggered = [reading for reading in run_checks(measurements) if reading.triggered]
+    triggered.sort(key=lambda reading: (ORDER.index(reading.severity), -reading.excess))
+    first = {reading.failure_mode: reading for reading in reversed(triggered)}
     return tuple(
         Finding(
-            ailment=reading.ailment,
+            failure_mode=reading.failure_mode,
             severity=reading.severity,
             message=reading.message,
-            remedies=tuple(remedies_for(reading.ailment, recipe)),
-            exhibits=tuple((exhibits or {}).get(reading.ailment, ())),
+            remedies=tuple(remedies_for(reading.failure_mode, recipe)),
+            example_strips=tuple((example_strips or {}).get(reading.failure_mode, ())),
         )
-        for reading in ill
-        if reading is first[reading.ailment]
+        for reading in triggered
+        if reading is first[reading.failure_mode]
     )
 
 
-def checks_of(evidence: RunMeasurements) -> tuple[CheckResult, ...]:
+def checks_of(measurements: RunMeasurements) -> tuple[CheckResult, ...]:
     """All numbers that ailments were looked for by."""
-    return tuple(_check(reading) for reading in run_checks(evidence) if reading.interval is not None)
+    return tuple(_check(reading) for reading in run_checks(measurements) if reading.interval is not None)
 
 
-def unseen_of(evidence: RunMeasurements) -> dict[str, str]:
+def unseen_of(measurements: RunMeasurements) -> dict[str, str]:
     """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
-    return {f"{reading.ailment}: {reading.measured}": reading.reason for reading in run_checks(evidence) if reading.interval is None}
+    return {f"{reading.failure_mode}: {reading.measured}": reading.reason for reading in run_checks(measurements) if reading.interval is None}
 
 
 def _check(reading: Check) -> CheckResult:
@@ -146,6 +146,6 @@ def _check(reading: Check) -> CheckResult:
     assert interval is not None
     low, high = reading.bounds
     return CheckResult(
-        ailment=reading.ailment, measured=reading.measured, value=interval.mean, low=low, high=high, threshold=reading.threshold,
-        above=reading.above, ill=reading.ill,
+        failure_mode=reading.failure_mode, measured=reading.measured, value=interval.mean, low=low, high=high, threshold=reading.threshold,
+        above=reading.above, triggered=reading.triggered,
     )  # fmt: skip

@@ -164,7 +164,7 @@ class RunMeasurements:
         if not contrasts:
             return "the untouched base draws none of the prompts"
         width = fmean(base for _, base in contrasts)
-        return [taught / width for taught, _ in contrasts]
+        return [trained / width for trained, _ in contrasts]
 
     @property
     def bleeding(self) -> Rows:

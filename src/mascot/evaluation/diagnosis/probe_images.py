@@ -66,27 +66,27 @@ class ProbeImages:
     task: EvaluationTask
     drawn: Samples
     token_alone: ImageSet
-    referee: Scorers
+    scorers: Scorers
 
     @property
     def pictures(self) -> int:
         """How many were drawn."""
-        kinds = (self.drawn.taught, self.drawn.untouched, self.drawn.class_taught, self.drawn.class_untouched, self.token_alone)
+        kinds = (self.drawn.trained, self.drawn.base, self.drawn.class_trained, self.drawn.class_base, self.token_alone)
         return sum(len(kind.files) for kind in kinds)
 
     @cached_property
     def seen(self) -> EmbeddedSamples:
         """The prompts' pictures, as they are scored."""
-        return EmbeddedSamples(task=self.task, drawn=self.drawn, judges=self.referee.judges)
+        return EmbeddedSamples(task=self.task, drawn=self.drawn, judges=self.scorers.judges)
 
     @cached_property
     def columns(self) -> dict[str, list[float]]:
         """A value for each picture of the prompts (see `EmbeddedSamples.columns`)."""
         return self.seen.columns()
 
-    def evidence(self) -> RunMeasurements:
+    def measurements(self) -> RunMeasurements:
         """Measure all that ailments are looked for by."""
-        task, identity = self.task, self.referee.judges.identity
+        task, identity = self.task, self.scorers.judges.identity
         trained = self.seen.photos(identity, task.trained)
         return RunMeasurements(
             class_noun=task.subject.class_noun,
@@ -95,11 +95,11 @@ class ProbeImages:
             trained=len(task.trained),
             real_likeness=real_similarity(self.seen.real_identity),
             real_nearest=real_nearest(trained),
-            class_now=self.likenesses(self.drawn.class_taught),
-            class_before=self.likenesses(self.drawn.class_untouched),
+            class_now=self.likenesses(self.drawn.class_trained),
+            class_before=self.likenesses(self.drawn.class_base),
             token_alone=self.likenesses(self.token_alone),
-            followed=self.followed(self.drawn.taught),
-            base_followed=self.followed(self.drawn.untouched),
+            followed=self.followed(self.drawn.trained),
+            base_followed=self.followed(self.drawn.base),
             twins=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
             sameness=background_sameness(task.photos),
         )
@@ -115,7 +115,7 @@ class ProbeImages:
         fidelity, unrelated, _ = match(self.matches[0], number)
         base_fidelity, base_unrelated, base_rank = match(self.matches[1], number)
         return PromptMeasurements(
-            prompt=task.shots([task.templates[number]])[0].prompt if not task.plain else task.plain[number],
+            prompt=task.requests([task.templates[number]])[0].prompt if not task.plain else task.plain[number],
             likeness=mean("identity"),
             base_likeness=mean("base_identity"),
             excess=mean("nearest"),
@@ -124,8 +124,8 @@ class ProbeImages:
             base_fidelity=base_fidelity,
             base_unrelated=base_unrelated,
             base_rank=base_rank,
-            diversity=self.diversity(self.drawn.taught, number),
-            base_diversity=self.diversity(self.drawn.untouched, number),
+            diversity=self.diversity(self.drawn.trained, number),
+            base_diversity=self.diversity(self.drawn.base, number),
         )
 
     @cached_property
@@ -133,24 +133,24 @@ class ProbeImages:
         """Cosines of the run's and of the base's pictures to all prompts without the token, each N x I x Q; None without a class noun."""
         if not self.task.plain:
             return None, None
-        clip = self.referee.judges.clip
+        clip = self.scorers.judges.clip
         words_QD = F.normalize(clip.embed_prompts(self.task.plain).double(), dim=-1)
-        taught, base = (
+        trained, base = (
             (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(len(self.task.plain), self.task.images, -1)
-            for kind in (self.drawn.taught, self.drawn.untouched)
+            for kind in (self.drawn.trained, self.drawn.base)
         )
-        return taught, base
+        return trained, base
 
     def likenesses(self, pictures: ImageSet) -> tuple[float, ...]:
         """The likeness of each picture to the photos; none where there are no photos."""
         if not self.task.photos:
             return ()
-        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in pictures.embed(self.referee.judges.identity))
+        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in pictures.embed(self.scorers.judges.identity))
 
     def diversity(self, pictures: ImageSet, number: int) -> float | None:
         """The mean distance between the pictures of a prompt."""
         files = of_each_prompt(self.task, pictures.files)
-        return diversity(pictures.gallery.distances(self.referee.distance, files[number])) if files else None
+        return diversity(pictures.sample_cache.distances(self.scorers.distance, files[number])) if files else None
 
     def plain_files(self, pictures: ImageSet) -> list[Sequence[Path]]:
         """For each seed, its pictures on plain backgrounds; none where fewer than two prompts are plain."""
@@ -180,7 +180,7 @@ def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float 
 
 
 def draw_probes(
-    task: EvaluationTask, generator: Generator, referee: Scorers, *, adapter: Path, folder: Path, progress: Progress
+    task: EvaluationTask, generator: Generator, scorers: Scorers, *, adapter: Path, folder: Path, progress: Progress
 ) -> ProbeImages:
     """Draw all that a diagnosis needs and is not kept yet.
 
@@ -196,8 +196,8 @@ def draw_probes(
 
     drawn = draw_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
     files: list[Path] = []
-    for file in drawn.taught.gallery.pictures(generator, alone, task.knobs, drawn.weights):
+    for file in drawn.trained.sample_cache.pictures(generator, alone, task.knobs, drawn.weights):
         progress("picture", file)
         files.append(file)
-    token_alone = ImageSet(gallery=drawn.taught.gallery, files=tuple(files))
-    return ProbeImages(task=task, drawn=drawn, token_alone=token_alone, referee=referee)
+    token_alone = ImageSet(sample_cache=drawn.trained.sample_cache, files=tuple(files))
+    return ProbeImages(task=task, drawn=drawn, token_alone=token_alone, scorers=scorers)

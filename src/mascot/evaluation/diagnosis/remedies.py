@@ -84,7 +84,7 @@ def times_steps(recipe: Recorded, factor: float, why: str) -> Iterator[Remedy]:
 
 def times_rates(recipe: Recorded, name: str, factor: float, why: str) -> Iterator[Remedy]:
     """Learn faster or slower."""
-    for key, rate in recipe.rates(name):
+    for key, learning_rate in recipe.rates(name):
         yield Remedy(setting=f"{key}={min(1.0, float(f'{rate * factor:.2g}'))!r}", why=why)
 
 
@@ -110,7 +110,7 @@ def more_prior(recipe: Recorded) -> Iterator[Remedy]:
         return
     turned = PRIOR if weight < PRIOR else min(100.0, weight * 2)
     yield Remedy(setting=f"prior.weight={turned:g}", why="the class is trained on beside the subject, so that it stays what it was")
-    if recipe["prior.form"] == "pictures" and not recipe["prior.count"]:
+    if recipe["prior.form"] == "images" and not recipe["prior.count"]:
         yield Remedy(setting=f"prior.count={CLASS_PICTURES}", why="pictures of the class are needed for that")
 
 
@@ -124,7 +124,7 @@ def more_captions(recipe: Recorded) -> Iterator[Remedy]:
 def of_undertrained(recipe: Recorded) -> Iterator[Remedy]:
     """Learn more."""
     yield from times_steps(recipe, 2, "more time to learn")
-    yield from times_rates(recipe, "rate", 2, "each step teaches more")
+    yield from times_rates(recipe, "learning_rate", 2, "each step teaches more")
 
 
 def of_memorised(recipe: Recorded) -> Iterator[Remedy]:
@@ -138,8 +138,8 @@ def of_memorised(recipe: Recorded) -> Iterator[Remedy]:
 def of_drifted(recipe: Recorded) -> Iterator[Remedy]:
     """Hold the class."""
     yield from more_prior(recipe)
-    yield from times_rates(recipe, "rate", 0.5, "slower learning moves less of what is not the subject")
-    yield from times_rates(recipe, "text_rate", 0.5, "the words of the class move less")
+    yield from times_rates(recipe, "learning_rate", 0.5, "slower learning moves less of what is not the subject")
+    yield from times_rates(recipe, "text_learning_rate", 0.5, "the words of the class move less")
 
 
 def of_collapsed(recipe: Recorded) -> Iterator[Remedy]:
@@ -154,7 +154,7 @@ def of_ignored(recipe: Recorded) -> Iterator[Remedy]:
     yield from times_knob(recipe, "unet_scale", 0.7, "leaves the rest of the prompt more room")
     yield from more_captions(recipe)
     yield from times_steps(recipe, 0.5, "prompts are forgotten with time")
-    yield from times_rates(recipe, "text_rate", 0.5, "the words of prompts keep their meaning")
+    yield from times_rates(recipe, "text_learning_rate", 0.5, "the words of prompts keep their meaning")
 
 
 def of_entangled(recipe: Recorded) -> Iterator[Remedy]:
@@ -176,7 +176,7 @@ def of_leaked(recipe: Recorded) -> Iterator[Remedy]:
     """Hold the subject in token and noun together."""
     yield from more_prior(recipe)
     yield from times_steps(recipe, 0.5, "it leaks with time")
-    yield from times_rates(recipe, "text_rate", 0.5, "single words take over less")
+    yield from times_rates(recipe, "text_learning_rate", 0.5, "single words take over less")
 
 
 def of_alike(recipe: Recorded) -> Iterator[Remedy]:
@@ -199,6 +199,6 @@ REMEDIES: Mapping[str, Callable[[Recorded], Iterator[Remedy]]] = MappingProxyTyp
 """Ailment -> what helps against it, the likeliest first."""
 
 
-def remedies_for(ailment: str, recipe: Mapping[str, Any]) -> Sequence[Remedy]:
+def remedies_for(failure_mode: str, recipe: Mapping[str, Any]) -> Sequence[Remedy]:
     """What to change about a run with this recipe, as nested values, against an ailment; the likeliest help first."""
-    return tuple(REMEDIES[ailment](Recorded(recipe)))
+    return tuple(REMEDIES[failure_mode](Recorded(recipe)))

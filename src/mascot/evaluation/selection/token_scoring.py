@@ -192,14 +192,14 @@ class TokenExaminer:
         self,
         generator: Generator,
         judges: EncoderPair,
-        gallery: SampleCache,
+        sample_cache: SampleCache,
         *,
         knobs: Knobs = KNOBS,
         pictures: int = PICTURES,
         seed: int = 0,
     ) -> None:
         assert pictures > 1, "one picture is unlike nothing"
-        self.generator, self.judges, self.gallery, self.knobs = generator, judges, gallery, knobs
+        self.generator, self.judges, self.sample_cache, self.knobs = generator, judges, sample_cache, knobs
         self.seeds = range(seed, seed + pictures)
         self.reader = TokenReader(generator.family)
         self.nouns = self.reader.nouns
@@ -207,7 +207,7 @@ class TokenExaminer:
     def examine(self, words: Sequence[str], progress: Progress = silent) -> list[TokenCandidate]:
         """Read and draw words, and say what each means to the base, in their order."""
         drawn = self.draw([*words, *self.references], progress)
-        seen = {word: self.gallery.embed(self.judges.identity, paths) for word, paths in drawn.items()}
+        seen = {word: self.sample_cache.embed(self.judges.identity, paths) for word, paths in drawn.items()}
         matches = {word: self.match(paths) for word, paths in drawn.items()}
         different, same = ends_of_alike([seen[noun] for noun in self.references])
         other, own = ends_of_match({noun: matches[noun] for noun in self.references}, self.nouns)
@@ -245,10 +245,10 @@ class TokenExaminer:
     def draw(self, words: Sequence[str], progress: Progress = silent) -> dict[str, list[Path]]:
         """Draw each word in as many pictures as there are seeds."""
         words = list(dict.fromkeys(words))
-        shots = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
-        progress("pictures", len(shots))
+        requests = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
+        progress("pictures", len(requests))
         paths: list[Path] = []
-        for path in self.gallery.pictures(self.generator, shots, self.knobs, weights_name(self.generator.family)):
+        for path in self.sample_cache.pictures(self.generator, requests, self.knobs, weights_name(self.generator.family)):
             progress("picture", path)
             paths.append(path)
         count = len(self.seeds)
@@ -256,7 +256,7 @@ class TokenExaminer:
 
     def match(self, paths: Sequence[Path]) -> Tensor:
         """CLIP-T of some pictures with every noun's prompt. Shape K, float64."""
-        pictures_BD, prompts_KD = self.gallery.embed(self.judges.clip, paths), self.noun_prompts
+        pictures_BD, prompts_KD = self.sample_cache.embed(self.judges.clip, paths), self.noun_prompts
         return (pictures_BD.double() @ prompts_KD.double().T).mean(dim=0)
 
     @cached_property

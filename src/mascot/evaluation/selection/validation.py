@@ -50,9 +50,9 @@ def passes_of_picture(knobs: Knobs, *, told: bool) -> int:
 def budget(job: TrainingRun) -> int:
     """Pictures that choosing may draw: as many passes as training takes, a backward pass counted as two, times what the recipe allows."""
     recipe, training = job.recipe, job.recipe.training
-    company = 2 if recipe.prior.draws or recipe.prior.preserves else 1
-    passes = 3 * job.steps * training.accumulation * training.batch_size * company
-    return int(recipe.choose.cost * passes / passes_of_picture(recipe.knobs, told=job.family.stages[-1].embeds_guidance))
+    prior_examples = 2 if recipe.prior.draws or recipe.prior.preserves else 1
+    passes = 3 * job.steps * training.gradient_accumulation_steps * training.batch_size * prior_examples
+    return int(recipe.selection.cost * passes / passes_of_picture(recipe.knobs, told=job.family.stages[-1].embeds_guidance))
 
 
 @dataclass(kw_only=True)
@@ -72,8 +72,8 @@ class Validation:
     @classmethod
     def plan(cls, job: TrainingRun) -> Validation:
         """See what the budget allows."""
-        settings, count, allowed = job.recipe.choose, len(validation_prompts(job)), budget(job)
-        looks = min(settings.looks, allowed // count - 1)
+        settings, count, allowed = job.recipe.selection, len(validation_prompts(job)), budget(job)
+        looks = min(settings.checkpoints, allowed // count - 1)
         why_not = ""
         if not settings.active:
             why_not = "choosing was switched off; the last step is kept."
@@ -108,7 +108,7 @@ class Validation:
     @cached_property
     def steps(self) -> frozenset[int]:
         """The steps that are looked at: evenly over the last phase of the last stage."""
-        last = self.job.stretches[-1]
+        last = self.job.spans[-1]
         length = last.last - last.first
         return frozenset(last.first + round(length * (i + 1) / self.looks) for i in range(self.looks)) if self.looks else frozenset()
 
@@ -126,9 +126,9 @@ class Validation:
         else:
             with base_only(self.job):
                 pictures = self.draw(
-                    Generator(self.job.family), self.job.recipe.knobs, range(len(validation_prompts(self.job))), taught=False
+                    Generator(self.job.family), self.job.recipe.knobs, range(len(validation_prompts(self.job))), trained=False
                 )
-            self.chooser = CheckpointSelector(frame=self.frame(pictures), patience=self.job.recipe.choose.patience)
+            self.chooser = CheckpointSelector(frame=self.frame(pictures), patience=self.job.recipe.selection.patience)
             self.keep()
         if done in self.steps and all(look.step != done for look in self.chooser.looks):
             self.look(done)  # stopped between the step and its look
@@ -176,7 +176,7 @@ class Validation:
         run.write_text(run.selection, json.dumps({"chooser": self.chooser.to_json()}, indent=2) + "\n")
         run.forget_other_bests(best.step if best is not None else None)
 
-    def settle(self) -> str:
+    def with_defaults(self) -> str:
         """Give the learners what the best checkpoint had; returns why."""
         if self.chooser is None:
             return self.why_not
@@ -189,7 +189,7 @@ class Validation:
 
     def recommend(self, generator: Generator) -> KnobRecommendation | None:
         """Search the knobs with what pictures are left; None where there are too few."""
-        prompts, usual = validation_prompts(self.job), generator.settle(self.job.recipe.knobs)
+        prompts, usual = validation_prompts(self.job), generator.with_defaults(self.job.recipe.knobs)
         if self.chooser is None or self.left < len(prompts):
             return None
         kept: dict[Knobs, list[Image.Image]] = {}
@@ -203,13 +203,13 @@ class Validation:
             measure, self.chooser.frame, knob_grid(usual), budget=self.left, first=max(2, len(prompts) // 2), last=ROUNDS * len(prompts)
         )
 
-    def draw(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, taught: bool = True) -> list[Image.Image]:
+    def draw(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, trained: bool = True) -> list[Image.Image]:
         """Draw validation pictures by their numbers: prompts in a fixed order, then again with other seeds."""
         recipe, prompts = self.job.recipe, validation_prompts(self.job)
-        subject = recipe.subject if taught else Subject(token=str(recipe.class_noun))
+        subject = recipe.subject if trained else Subject(token=str(recipe.class_noun))
         size = {"height": self.job.resolution, "width": self.job.resolution}
-        shots = [ImageRequest(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
-        return list(generator.draw(shots, knobs.model_copy(update=size)))
+        requests = [ImageRequest(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
+        return list(generator.draw(requests, knobs.model_copy(update=size)))
 
     def measure(self, pictures: Sequence[Image.Image]) -> ValidationResult:
         """Measure validation pictures, from number 0 on."""

@@ -75,9 +75,9 @@ class FirstStage(UNetStage):
         mask = told.attention_mask.to(self.device)
         return {"encoder_hidden_states": self.text_part(T5)(told.input_ids.to(self.device), attention_mask=mask)[0]}
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once; of its six channels the first three are the noise, the rest a learned variance that is cut off."""
-        return self.ask(noisy_BCHW, level_B, conditioning["encoder_hidden_states"])[:, : noisy_BCHW.shape[1]]
+        return self.ask(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])[:, : noisy_BCHW.shape[1]]
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with its end, and how many are heard."""
@@ -121,14 +121,14 @@ class SecondStage(UNetStage):
         """
         small = functional.avg_pool2d(x0_BCHW, self.ratio)
         large = functional.interpolate(small, x0_BCHW.shape[-2:], mode="bilinear", align_corners=True)
-        level_B = torch.full((len(large),), AUGMENTATION, device=large.device)
+        timestep_B = torch.full((len(large),), AUGMENTATION, device=large.device)
         noise = gaussian(large.shape[1:], generators).to(large)
-        return {"small": self.image_noising_scheduler.add_noise(large, noise, level_B), "small_level": level_B}
+        return {"small": self.image_noising_scheduler.add_noise(large, noise, timestep_B), "small_level": timestep_B}
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once, with the small picture below the noisy one; the learned variance is cut off."""
         both = torch.cat([noisy_BCHW.to(self.device), conditioning["small"].to(self.device, noisy_BCHW.dtype)], dim=1)
-        answer = self.ask(both, level_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device))
+        answer = self.ask(both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device))
         return answer[:, : noisy_BCHW.shape[1]]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ class FluxStage(FlowStage):
             "pooled_projections": self.read_clip(CLIP, prompts).pooler_output,
         }
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the transformer once; the answer is float32. Told no guidance scale, it is asked at 1, as in training."""
         height, width = noisy_BCHW.shape[-2:]
         dtype = self.dtype_of(self.transformer)
@@ -91,7 +91,7 @@ class FluxStage(FlowStage):
         guidance = conditioning.get("guidance", torch.ones(len(noisy_BCHW)))
         answer = self.transformer(
             hidden_states=pack(noisy_BCHW.to(self.device, dtype)),
-            timestep=level_B.to(self.device) / len(self.flow.timesteps_T),
+            timestep=timestep_B.to(self.device) / len(self.flow.timesteps_T),
             guidance=guidance.to(self.device, torch.float32) if self.embeds_guidance else None,
             encoder_hidden_states=states,
             pooled_projections=conditioning["pooled_projections"].to(dtype),

@@ -36,9 +36,9 @@ class StableDiffusionStage(UNetStage):
         del framings
         return {"encoder_hidden_states": self.read_clip("text_encoder", prompts).last_hidden_state}
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once; the answer is float32."""
-        return self.ask(noisy_BCHW, level_B, conditioning["encoder_hidden_states"])
+        return self.ask(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with both ends, and how many are heard."""

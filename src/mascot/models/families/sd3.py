@@ -78,12 +78,12 @@ class StableDiffusion3Stage(FlowStage):
             "pooled_projections": torch.cat([answer.text_embeds for answer in answers], dim=-1),
         }
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the transformer once; the answer is float32."""
         dtype = self.dtype_of(self.transformer)
         answer = self.transformer(
             hidden_states=noisy_BCHW.to(self.device, dtype),
-            timestep=level_B.to(self.device),
+            timestep=timestep_B.to(self.device),
             encoder_hidden_states=conditioning["encoder_hidden_states"].to(dtype),
             pooled_projections=conditioning["pooled_projections"].to(dtype),
             return_dict=False,

@@ -44,10 +44,10 @@ class StableDiffusionXLStage(UNetStage):
             ),
         }  # fmt: skip
 
-    def predict(self, noisy_BCHW: Tensor, level_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once; the answer is float32."""
         told = {name: conditioning[name].to(self.dtype_of(self.unet)) for name in ("text_embeds", "time_ids")}
-        return self.ask(noisy_BCHW, level_B, conditioning["encoder_hidden_states"], added_cond_kwargs=told)
+        return self.ask(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"], added_cond_kwargs=told)
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with both ends, and how many are heard: of the tokenizer that cuts most."""
