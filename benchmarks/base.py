@@ -82,9 +82,9 @@ class Judges:
     clip: Clip
     identity: Encoder
 
-    def see(self, pictures: Sequence[Image.Image]) -> Embedded:
+    def see(self, images: Sequence[Image.Image]) -> Embedded:
         """Embed pictures by both."""
-        return Embedded(clip_BD=self.clip.embed(pictures), identity_BD=self.identity.embed(pictures))
+        return Embedded(clip_BD=self.clip.embed(images), identity_BD=self.identity.embed(images))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def write_key(exam: Exam, judges: Judges) -> Key:
         prompts={kind: read([scene.prompt for scene in scenes]) for kind, scenes in exam.kinds.items()},
         nouns_ND=read([ARTICLE.sub("an", f"a photo of a {noun}") for noun in exam.nouns]),
         places_BND=read(placed).unflatten(0, (-1, len(PLACES))),
-        likenesses={noun: torch.stack([judges.identity.embed(pictures) for pictures in who]) for noun, who in exam.likenesses.items()},
+        likenesses={noun: torch.stack([judges.identity.embed(images) for images in who]) for noun, who in exam.likenesses.items()},
         retrieval_BD=read([scene.prompt for scene in exam.retrieval]),
         fresh=judges.see(exam.fresh) if exam.fresh else None,
     )
@@ -188,22 +188,22 @@ Rows = dict[tuple[str, str, str], Measured]
 """Section, what was asked, measure -> cell."""
 
 
-def mark_kinds(exam: Exam, key: Key, judges: Judges, pictures: Mapping[str, Sequence[Image.Image]]) -> Rows:
+def mark_kinds(exam: Exam, key: Key, judges: Judges, images: Mapping[str, Sequence[Image.Image]]) -> Rows:
     """All cells of one column by kind of prompt."""
-    marks = {kind: mark_kind(exam, key, kind, judges.see(drawn)) for kind, drawn in pictures.items()}
+    marks = {kind: mark_kind(exam, key, kind, judges.see(drawn)) for kind, drawn in images.items()}
     return {(KINDS_SECTION, kind, measure): mean_of(values) for kind, found in marks.items() for measure, values in found.items()}
 
 
-def mark_retrieval(key: Key, judges: Judges, pictures: Sequence[Image.Image]) -> Rows:
+def mark_retrieval(key: Key, judges: Judges, images: Sequence[Image.Image]) -> Rows:
     """How often the right prompt is found, at rank 1 and 5; one column's cells."""
-    images_BD, asked = judges.clip.embed(pictures), f"among {len(pictures)}"
+    images_BD, asked = judges.clip.embed(images), f"among {len(images)}"
     return {(RETRIEVAL_SECTION, asked, f"rank {k}"): mean_of(found_within(images_BD, key.retrieval_BD, k)) for k in (1, 5)}
 
 
-def mark_set(key: Key, judges: Judges, how: str, pictures: Sequence[Image.Image]) -> Rows:
+def mark_set(key: Key, judges: Judges, how: str, images: Sequence[Image.Image]) -> Rows:
     """The Frechet distance of a set to fresh compositions in both encoders' spaces; one column's cells."""
     assert key.fresh is not None, "sets are compared only where the exam has a set to compare with"
-    seen = judges.see(pictures)
+    seen = judges.see(images)
     pairs = {"identity encoder": (seen.identity_BD, key.fresh.identity_BD), "CLIP": (seen.clip_BD, key.fresh.clip_BD)}
     return {(SETS_SECTION, how, f"Fréchet distance, {name}"): Measured(value=frechet_distance(*both)) for name, both in pairs.items()}
 
@@ -214,24 +214,24 @@ class Column:
 
     label: str
     rows: Rows
-    pictures: dict[str, list[Image.Image]]
+    images: dict[str, list[Image.Image]]
 
 
 def examine(label: str, draw: Draw, exam: Exam, key: Key, judges: Judges, *, guidance: float, sets: Mapping[str, float]) -> Column:
     """Let one base draw everything, and mark it. `sets`: what a row of whole sets is called -> the guidance it is drawn at."""
     tell(f"{label}: {sum(map(len, exam.kinds.values()))} pictures by kind")
-    pictures = {kind: draw(scenes, guidance) for kind, scenes in exam.kinds.items()}
+    images = {kind: draw(scenes, guidance) for kind, scenes in exam.kinds.items()}
     tell(f"{label}: {len(exam.retrieval)} pictures for retrieval")
-    rows = mark_kinds(exam, key, judges, pictures) | mark_retrieval(key, judges, draw(exam.retrieval, guidance))
+    rows = mark_kinds(exam, key, judges, images) | mark_retrieval(key, judges, draw(exam.retrieval, guidance))
     for how, scale in sets.items():
         tell(f"{label}: {len(exam.whole)} pictures {how}")
         rows |= mark_set(key, judges, how, draw(exam.whole, scale))
-    return Column(label=label, rows=rows, pictures=pictures)
+    return Column(label=label, rows=rows, images=images)
 
 
 def recall(scenes: Sequence[Scene], _guidance: float) -> list[Image.Image]:
     """Answer each scene with its own composed picture: the ceiling."""
-    return [scene.picture for scene in scenes]
+    return [scene.image for scene in scenes]
 
 
 def drawn_by(generator: Generator, steps: int) -> Draw:
@@ -239,18 +239,18 @@ def drawn_by(generator: Generator, steps: int) -> Draw:
 
     def draw(scenes: Sequence[Scene], guidance: float) -> list[Image.Image]:
         requests = [ImageRequest(scene.prompt, scene.seed) for scene in scenes]
-        pictures = generator.draw(requests, Knobs(guidance=guidance, steps=steps))
-        return list(watched(pictures, len(requests)))
+        images = generator.draw(requests, Knobs(guidance=guidance, steps=steps))
+        return list(watched(images, len(requests)))
 
     return draw
 
 
-def watched(pictures: Iterable[Image.Image], total: int) -> Iterator[Image.Image]:
+def watched(images: Iterable[Image.Image], total: int) -> Iterator[Image.Image]:
     """Pass pictures on, and say now and then how many have come."""
-    for number, picture in enumerate(pictures, 1):
+    for number, image in enumerate(images, 1):
         if number % 128 == 0:
             tell(f"  {number} of {total}")
-        yield picture
+        yield image
 
 
 def tell(text: str) -> None:
@@ -284,16 +284,16 @@ def write_results(path: Path, settings: Mapping[str, str | int | float], encoder
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def contact_sheet(exam: Exam, pictures: Mapping[str, Sequence[Image.Image]], *, columns: int = 8, side: int = 128) -> Image.Image:
+def contact_sheet(exam: Exam, images: Mapping[str, Sequence[Image.Image]], *, columns: int = 8, side: int = 128) -> Image.Image:
     """One row for each kind: its name, and its first pictures above their prompts."""
-    margin, height, columns = 88, side + 50, min(columns, max(len(drawn) for drawn in pictures.values()))
-    sheet = Image.new("RGB", (margin + columns * (side + 6), len(pictures) * height), "white")
+    margin, height, columns = 88, side + 50, min(columns, max(len(drawn) for drawn in images.values()))
+    sheet = Image.new("RGB", (margin + columns * (side + 6), len(images) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    for row, (kind, drawn) in enumerate(pictures.items()):
+    for row, (kind, drawn) in enumerate(images.items()):
         pen.text((6, row * height + side // 2), kind, fill="black")
-        for i, (scene, picture) in enumerate(zip(exam.kinds[kind][:columns], drawn, strict=False)):
+        for i, (scene, image) in enumerate(zip(exam.kinds[kind][:columns], drawn, strict=False)):
             x, y = margin + i * (side + 6), row * height + 4
-            sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y))
+            sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
             pen.multiline_text((x, y + side + 2), textwrap.fill(scene.prompt, 22), fill="black", spacing=1)
     return sheet
 
@@ -302,7 +302,7 @@ def write_sheets(folder: Path, exam: Exam, columns: Sequence[Column]) -> None:
     """Write one PNG for each column, named after it."""
     for column in columns:
         with atomic_write(folder / f"{file_stem(column.label)}.png") as temporary:
-            contact_sheet(exam, column.pictures).save(temporary, format="PNG")
+            contact_sheet(exam, column.images).save(temporary, format="PNG")
 
 
 def file_stem(label: str) -> str:

@@ -118,7 +118,9 @@ def hits(condition: Condition, embeddings_BD: Tensor) -> dict[str, list[float]]:
 
 def chance(condition: Condition) -> float:
     """Average the share of right pictures in the queries' galleries: what an encoder gets that tells nothing apart."""
-    shares = [np.mean([condition.owners[place] == condition.owners[query] for place in sample_cache]) for query, sample_cache in condition.trials]
+    shares = [
+        np.mean([condition.owners[place] == condition.owners[query] for place in sample_cache]) for query, sample_cache in condition.trials
+    ]
     return float(np.mean(shares))
 
 
@@ -151,7 +153,7 @@ def summarise(curves: Mapping[str, list[list[float]]], seed: int) -> dict[str, A
 
 def measure_captions(clip: Reader, scenes: Sequence[tuple[Image.Image, str]], seed: int) -> dict[str, Any]:
     """Look up each picture's caption and each caption's picture: shares found within RANKS, both ways."""
-    pictures_ND = clip.embed([picture for picture, _ in scenes]).double()
+    pictures_ND = clip.embed([image for image, _ in scenes]).double()
     scores_NN = pictures_ND @ clip.embed_prompts([caption for _, caption in scenes]).double().T
     found: dict[str, Any] = {}
     for way, scores in {"image to text": scores_NN, "text to image": scores_NN.T}.items():
@@ -165,7 +167,7 @@ def measure_retrieval(judges: Mapping[str, Judge], conditions: Sequence[Conditio
     """Find the subjects in every condition with every encoder."""
     found: dict[str, Any] = {}
     for condition in conditions:
-        shares = {name: bootstrap(hits(condition, judge.embed(condition.pictures)), seed) for name, judge in judges.items()}
+        shares = {name: bootstrap(hits(condition, judge.embed(condition.images)), seed) for name, judge in judges.items()}
         found[condition.name] = {"queries": len(condition.trials), "chance": chance(condition), **shares}
     return found
 
@@ -182,7 +184,7 @@ def measure_calibration(judges: Mapping[str, Judge], seed: int) -> dict[str, dic
 
 def climb(judge: Judge, ladders: Sequence[Ladder], score: Callable[[Tensor, Ladder], float]) -> dict[str, list[list[float]]]:
     """Score every picture of every ladder, given as 1 x D: subject -> its curves."""
-    embeddings_BAD = judge.embed([picture for ladder in ladders for picture in ladder.pictures]).unflatten(0, (-1, len(ALPHAS)))
+    embeddings_BAD = judge.embed([image for ladder in ladders for image in ladder.images]).unflatten(0, (-1, len(ALPHAS)))
     curves: dict[str, list[list[float]]] = {}
     for ladder, steps_AD in zip(ladders, embeddings_BAD, strict=True):
         curves.setdefault(ladder.subject, []).append([score(step_D[None], ladder) for step_D in steps_AD])
@@ -298,7 +300,7 @@ def example_of(condition: Condition, number: int) -> tuple[str, list[Image.Image
     owner = condition.owners[query]
     one_each = {condition.owners[place]: place for place in sample_cache}
     chosen = [query, one_each.pop(owner), *one_each.values()]
-    return f"{condition.name}: {owner}; query, right, wrong", [condition.pictures[place] for place in chosen]
+    return f"{condition.name}: {owner}; query, right, wrong", [condition.images[place] for place in chosen]
 
 
 def contact_sheet(rows: Sequence[tuple[str, list[Image.Image]]]) -> Image.Image:
@@ -306,11 +308,11 @@ def contact_sheet(rows: Sequence[tuple[str, list[Image.Image]]]) -> Image.Image:
     tile, line = 2 * SIDE, 16
     sheet = Image.new("RGB", (7 * tile, len(rows) * (tile + line)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (title, pictures) in enumerate(rows):
+    for number, (title, images) in enumerate(rows):
         top = number * (tile + line)
         pen.text((4, top + 2), title, fill="black")
-        for place, picture in enumerate(pictures[:7]):
-            sheet.paste(picture.resize((tile, tile), Image.Resampling.NEAREST), (place * tile, top + line))
+        for place, image in enumerate(images[:7]):
+            sheet.paste(image.resize((tile, tile), Image.Resampling.NEAREST), (place * tile, top + line))
     return sheet
 
 
@@ -339,8 +341,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ladders = make_ladders(subjects, options.seed)
     if options.sheet is not None:
         rows = [example_of(condition, number * QUERIES) for number, condition in enumerate(conditions)]
-        rows += [(f"{name} blended away: {own[0].caption}", own[0].pictures) for name, own in ladders.items()]
-        rows += [(f"{name}: {', '.join(c for _, c in own[:7])}", [picture for picture, _ in own[:7]]) for name, own in scenes.items()]
+        rows += [(f"{name} blended away: {own[0].caption}", own[0].images) for name, own in ladders.items()]
+        rows += [(f"{name}: {', '.join(c for _, c in own[:7])}", [image for image, _ in own[:7]]) for name, own in scenes.items()]
         with atomic_write(options.sheet) as path:
             contact_sheet(rows).save(path, "PNG")
     results: dict[str, Any] = {

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mascot.errors import UserError
-from starter_recipe.batch_loaders import FILTERS, apply_filter
+from starter_recipe.materials import FILTERS, apply_filter
 from starter_recipe.places import COLOURS, PLACES, Rng, paint, paint_plain
 from starter_recipe.world import ALIVE, ARTICLE, TINTS, Figure, Look, World
 
@@ -34,7 +34,7 @@ class Scene:
     """A prompt, a picture that the world composed for it, and what is right about it."""
 
     prompt: str
-    picture: Image.Image
+    image: Image.Image
     nouns: tuple[str, ...] = ()
     """Naming any of these is right."""
     place: str = ""
@@ -66,17 +66,17 @@ def on_a_colour(world: World, rng: Rng) -> tuple[Image.Image, str]:
     return paint_plain(colour, world.side, rng), f"on a {colour} background"
 
 
-def stand(world: World, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+def stand(world: World, image: Image.Image, rng: Rng, figure: Figure) -> str:
     """Put a figure in the middle, at the usual size, as it is."""
     drawing = world.scale(figure.look, world.usual_size(rng))
     middle = (world.side - drawing.width) // 2
-    world.paste(picture, drawing, middle, middle)
+    world.paste(image, drawing, middle, middle)
     return figure.words
 
 
-def put_tinted(world: World, picture: Image.Image, rng: Rng, figure: Figure) -> str:
+def put_tinted(world: World, image: Image.Image, rng: Rng, figure: Figure) -> str:
     """Put a figure in another colour."""
-    return world.put_made_of(picture, rng, figure, str(rng.choice(TINTS)))
+    return world.put_made_of(image, rng, figure, str(rng.choice(TINTS)))
 
 
 def any_look(world: World, rng: Rng, noun: str) -> Look:
@@ -89,13 +89,13 @@ def compose(
     name: str = "",
 ) -> Scene:  # fmt: skip
     """Compose one scene of a kind, through the world's own ways of putting figures; its words are its prompt."""
-    picture, place = setting(world, rng)
+    image, place = setting(world, rng)
     figure = Figure(noun, look or any_look(world, rng, noun), f"a {name} {noun}" if name else f"a {noun}")
-    words = put(world, picture, rng, figure)
-    picture = apply_filter(style, picture) if style in FILTERS else picture
+    words = put(world, image, rng, figure)
+    image = apply_filter(style, image) if style in FILTERS else image
     nouns = tuple(filter(None, (noun, words.partition(" next to a ")[2])))
     prompt = ARTICLE.sub("an", " ".join(filter(None, (style, words, place))))
-    return Scene(prompt=prompt, picture=picture, nouns=nouns, place=place if place in PLACES else "")
+    return Scene(prompt=prompt, image=image, nouns=nouns, place=place if place in PLACES else "")
 
 
 def compose_styled(world: World, rng: Rng, noun: str) -> Scene:
@@ -155,8 +155,8 @@ def captioned(world: World, purpose: str, count: int, seed: int, *, distinct: bo
     """Compose scenes of all kinds as training composes them, with other seeds; on demand no caption twice."""
     stream = world.stream([EXAM, seed, zlib.crc32(purpose.encode())])
     if distinct:
-        stream = iter({caption: (picture, caption) for picture, caption in islice(stream, 4 * count)}.values())
-    scenes = [Scene(prompt=c, picture=p, seed=picture_seed(seed, purpose, i)) for i, (p, c) in enumerate(islice(stream, count))]
+        stream = iter({caption: (image, caption) for image, caption in islice(stream, 4 * count)}.values())
+    scenes = [Scene(prompt=c, image=p, seed=picture_seed(seed, purpose, i)) for i, (p, c) in enumerate(islice(stream, count))]
     assert len(scenes) == count
     return scenes
 
@@ -181,7 +181,7 @@ def write_exam(world: World, *, each: int, count: int, seed: int, among: int = A
     kinds = {kind: choose(world, kind, each, seed) for kind in KINDS}
     rng = np.random.default_rng([EXAM, seed])
     likenesses = {
-        noun: [[compose(world, rng, noun, look=who.look).picture for _ in range(LIKENESSES)] for who in world.instances[noun]]
+        noun: [[compose(world, rng, noun, look=who.look).image for _ in range(LIKENESSES)] for who in world.instances[noun]]
         for noun in sorted({scene.nouns[0] for scene in kinds["names"]})
     }
     return Exam(
@@ -190,5 +190,5 @@ def write_exam(world: World, *, each: int, count: int, seed: int, among: int = A
         likenesses=likenesses,
         retrieval=captioned(world, "retrieval", among, seed, distinct=True),
         whole=captioned(world, "whole", count, seed),
-        fresh=[scene.picture for scene in captioned(world, "fresh", count, seed)],
+        fresh=[scene.image for scene in captioned(world, "fresh", count, seed)],
     )

@@ -37,7 +37,7 @@ def held_out(world: World, pool: Pool, difficulty: float) -> tuple[Tensor, Tenso
     scenes = [world.compose(rng, difficulty) for _ in range(HELD)]
     vae: Any = pool.vae
     with torch.no_grad():
-        latents = vae.encode(to_pixels([picture for picture, _ in scenes])).latent_dist.mean * vae.config.scaling_factor
+        latents = vae.encode(to_pixels([image for image, _ in scenes])).latent_dist.mean * vae.config.scaling_factor
     return latents, pool.tokenize([caption for _, caption in scenes])
 
 

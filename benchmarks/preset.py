@@ -69,11 +69,11 @@ def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, 
 
 def read(files: Sequence[Path]) -> list[Image.Image]:
     """Photos as pictures."""
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for file in files:
-        with Image.open(file) as picture:
-            pictures.append(picture.convert("RGB"))
-    return pictures
+        with Image.open(file) as image:
+            images.append(image.convert("RGB"))
+    return images
 
 
 def show(name: str, scores: Scores) -> None:

@@ -218,7 +218,7 @@ class Exam:
     def frame(self) -> ReferenceScores:
         """Place the untouched base and the photos, as training does."""
         likeness_BD, prompt_BD = self.easel.draw(None, self.requests(self.plain, self.count), self.sitting.recipe.knobs)
-        nothing_BD = self.easel.sample_cache.embed_pictures(self.easel.judges.clip, [noise(number) for number in range(self.count)])
+        nothing_BD = self.easel.sample_cache.embed_images(self.easel.judges.clip, [noise(number) for number in range(self.count)])
         return ReferenceScores(
             base_likeness=similarity(likeness_BD, self.photos),
             real_likeness=real_similarity(self.photos),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from starter_recipe.drawings import SIDE as DRAWN
 from starter_recipe.drawings import read_icons, read_objects, render_icon, trim
-from starter_recipe.batch_loaders import FILTERS, apply_filter, make_of, turn_hues
+from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES, Rng
 from starter_recipe.portraits import Pose, backdrop, contrast, portrait, pose_on
 from starter_recipe.subjects import draw_subject
@@ -53,15 +53,15 @@ class Condition:
     """One retrieval test: pictures, whom each of them shows, and queries with the gallery that each is looked up in."""
 
     name: str
-    pictures: list[Image.Image] = field(default_factory=list[Image.Image])
+    images: list[Image.Image] = field(default_factory=list[Image.Image])
     owners: list[str] = field(default_factory=list[str])
     trials: list[tuple[int, list[int]]] = field(default_factory=list[tuple[int, list[int]]])
 
-    def add(self, owner: str, picture: Image.Image) -> int:
+    def add(self, owner: str, image: Image.Image) -> int:
         """Take in a picture; give its number."""
-        self.pictures.append(picture)
+        self.images.append(image)
         self.owners.append(owner)
-        return len(self.pictures) - 1
+        return len(self.images) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Ladder:
 
     subject: str
     caption: str
-    pictures: list[Image.Image]
+    images: list[Image.Image]
 
 
 Sight = Callable[[Subject, Rng], Image.Image]
@@ -85,7 +85,7 @@ def read_subjects(modules: Path, known: World) -> list[Subject]:
     for name, facts in objects["held_out"].items():
         icon, own, noun = facts["icon"], facts["art"], facts["noun"]
         rendered = {f"{art}/{icon}": render_icon(icons, icon, 2 * DRAWN) for art, icons in arts.items() if art != own}
-        same_thing = {key: trim(picture) for key, picture in rendered.items() if picture is not None}
+        same_thing = {key: trim(image) for key, image in rendered.items() if image is not None}
         same_noun = {key: known.drawings[key] for key in known.bodies[noun]}
         drawing = draw_subject(facts, arts[own]).resize((DRAWN, DRAWN), Image.Resampling.LANCZOS)
         subjects.append(Subject(name=name, noun=noun, key=f"{own}/{icon}", drawing=drawing, look_alikes=same_thing | same_noun))
@@ -97,7 +97,7 @@ def world_of(subjects: Sequence[Subject], accessories: Mapping[str, Image.Image]
     nouns: dict[str, dict[str, list[str]]] = {}
     for subject in subjects:
         nouns.setdefault(subject.noun, {"bodies": []})["bodies"].append(subject.key.split("/")[1])
-    drawings: dict[str, Any] = {key: np.asarray(picture) for key, picture in accessories.items()}
+    drawings: dict[str, Any] = {key: np.asarray(image) for key, image in accessories.items()}
     drawings |= {subject.key: np.asarray(subject.drawing) for subject in subjects}
     with TemporaryDirectory() as folder:
         np.savez(Path(folder) / "drawings.npz", **drawings)
@@ -105,12 +105,12 @@ def world_of(subjects: Sequence[Subject], accessories: Mapping[str, Image.Image]
 
 
 def distinct_scenes(world: World, rng: Rng, count: int = SCENES) -> list[tuple[Image.Image, str]]:
-    """Compose captioned scenes, no two of which ask for the same: `a photo of a dog` counts as `a picture of a dog`."""
+    """Compose captioned scenes, no two of which ask for the same: `a photo of a dog` counts as `a image of a dog`."""
     scenes: dict[str, tuple[Image.Image, str]] = {}
     while len(scenes) < count:
-        picture, caption = world.compose(rng)
+        image, caption = world.compose(rng)
         style = next(style for style in PHOTO_STYLES if caption.startswith(style))  # the last of them is empty
-        scenes.setdefault(caption.removeprefix(style).strip(), (picture, caption))
+        scenes.setdefault(caption.removeprefix(style).strip(), (image, caption))
     return list(scenes.values())
 
 
@@ -216,7 +216,7 @@ def make_conditions(subjects: Sequence[Subject], world: World, views: int, seed:
 
 def blend(first: Image.Image, second: Image.Image, alpha: float) -> Image.Image:
     """Mix two RGBA drawings of one size: 0 is the first, 1 the second; colours weigh as much as they cover."""
-    one, two = (np.asarray(picture, np.float64) for picture in (first, second))
+    one, two = (np.asarray(image, np.float64) for image in (first, second))
     weights = (1 - alpha) * one[..., 3:], alpha * two[..., 3:]
     cover = weights[0] + weights[1]
     colours = (one[..., :3] * weights[0] + two[..., :3] * weights[1]) / np.maximum(cover, 1e-9)
@@ -232,8 +232,8 @@ def figure_ladder(subject: Subject, other: Image.Image, rng: Rng) -> Ladder:
     """Blend a subject into another drawing, in one pose and place."""
     pose, place = draw_pose(rng), str(rng.choice(list(PLACES)))
     behind = backdrop(place, SIDE, rng)
-    pictures = [portrait(pose_on(blend(subject.drawing, other, alpha), SIDE, pose), behind) for alpha in ALPHAS]
-    return Ladder(subject=subject.name, caption=caption_of(subject, place), pictures=pictures)
+    images = [portrait(pose_on(blend(subject.drawing, other, alpha), SIDE, pose), behind) for alpha in ALPHAS]
+    return Ladder(subject=subject.name, caption=caption_of(subject, place), images=images)
 
 
 def place_ladder(subject: Subject, rng: Rng) -> Ladder:
@@ -241,8 +241,8 @@ def place_ladder(subject: Subject, rng: Rng) -> Ladder:
     layer = pose_on(subject.drawing, SIDE, draw_pose(rng))
     first, second = (str(place) for place in rng.choice(list(PLACES), 2, replace=False))
     here, there = (backdrop(place, SIDE, rng) for place in (first, second))
-    pictures = [portrait(layer, Image.blend(here, there, alpha)) for alpha in ALPHAS]
-    return Ladder(subject=subject.name, caption=caption_of(subject, first), pictures=pictures)
+    images = [portrait(layer, Image.blend(here, there, alpha)) for alpha in ALPHAS]
+    return Ladder(subject=subject.name, caption=caption_of(subject, first), images=images)
 
 
 def make_ladders(subjects: Sequence[Subject], seed: int) -> dict[str, list[Ladder]]:

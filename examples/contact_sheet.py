@@ -18,28 +18,28 @@ def contact_sheet(run: Path) -> Image.Image:
     recipe = mascot.Recipe.read(run / "recipe.toml")
     from mascot.data.photos import read_photos
 
-    photos = [photo.picture for photo in read_photos([Path(path) for path in recipe.photos]).photos][:COLUMNS]
+    photos = [photo.image for photo in read_photos([Path(path) for path in recipe.photos]).photos][:COLUMNS]
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    pictures = mascot.generate(run, prompts, count=SEEDS)
-    labels = [prompts[i // SEEDS].replace("{subject}", "X") if i % SEEDS == 0 else "" for i in range(len(pictures))]
+    images = mascot.generate(run, prompts, count=SEEDS)
+    labels = [prompts[i // SEEDS].replace("{subject}", "X") if i % SEEDS == 0 else "" for i in range(len(images))]
     cells = [(photo, "") for photo in photos] + [(Image.new("RGB", (1, 1), "white"), "")] * (-len(photos) % COLUMNS)
-    cells += list(zip(pictures, labels, strict=True))
+    cells += list(zip(images, labels, strict=True))
     rows = -(-len(cells) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (CELL + 4), rows * (CELL + LINE + 4)), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (picture, label) in enumerate(cells):
+    for i, (image, label) in enumerate(cells):
         x, y = i % COLUMNS * (CELL + 4), i // COLUMNS * (CELL + LINE + 4)
-        square = picture.resize((CELL, CELL), Image.Resampling.BICUBIC) if picture.width == picture.height else fit(picture)
+        square = image.resize((CELL, CELL), Image.Resampling.BICUBIC) if image.width == image.height else fit(image)
         sheet.paste(square, (x, y))
         pen.text((x + 2, y + CELL + 1), label, fill="black")
     return sheet
 
 
-def fit(picture: Image.Image) -> Image.Image:
+def fit(image: Image.Image) -> Image.Image:
     """The middle square of a picture."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.resize((CELL, CELL), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.resize((CELL, CELL), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
 
 
 if __name__ == "__main__":

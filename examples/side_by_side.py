@@ -24,11 +24,11 @@ def side_by_side(runs: list[Path]) -> Image.Image:
     for column, run in enumerate(runs):
         left = column * (SEEDS * CELL + 8)
         pen.text((left + 2, 1), run.name, fill="black")
-        pictures = iter(mascot.generate(run, prompts, count=SEEDS))
+        images = iter(mascot.generate(run, prompts, count=SEEDS))
         for row, prompt in enumerate(prompts):
             top = LINE + row * (CELL + LINE)
             for seed in range(SEEDS):
-                sheet.paste(next(pictures).resize((CELL, CELL), Image.Resampling.BICUBIC), (left + seed * CELL, top))
+                sheet.paste(next(images).resize((CELL, CELL), Image.Resampling.BICUBIC), (left + seed * CELL, top))
             pen.text((left + 2, top + CELL), prompt.replace("{subject}", "X"), fill="black")
     return sheet
 

@@ -53,7 +53,7 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float) -> None
     device = shared.parameters.device
     with_defaults(rank, device)
     model = make_autoencoder().to(device)
-    replica = Replica([model], shared, rank, rate=2e-3, betas=(0.9, 0.99))
+    replica = Replica([model], shared, rank, learning_rate=2e-3, betas=(0.9, 0.99))
     folder = work / "autoencoder"
     folder.mkdir(exist_ok=True)
     progress = replica.resume(folder)

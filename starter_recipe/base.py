@@ -110,7 +110,7 @@ def velocity_loss(modules: tuple[Any, Any], alphas: Tensor, latents_BCHW: Tensor
     return F.mse_loss(answer.float(), signal * eps - noise * latents_BCHW)
 
 
-def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: float) -> None:
+def train_replica(rank: int, shared: Shared, work: Path, minutes: float, learning_rate: float) -> None:
     """One process of the training."""
     device = shared.parameters.device
     with_defaults(rank, device)
@@ -118,7 +118,7 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
     vae = AutoencoderKL.from_pretrained(work / "vae").to(device).eval()
     unet, text = (module.to(device) for module in make_base(tokenizer))
     alphas = make_scheduler().alphas_cumprod.to(device)
-    replica = Replica([unet, text], shared, rank, rate=rate, betas=(0.9, 0.98))
+    replica = Replica([unet, text], shared, rank, learning_rate=learning_rate, betas=(0.9, 0.98))
     folder = work / "base"
     folder.mkdir(exist_ok=True)
     progress = replica.resume(folder)
@@ -151,11 +151,11 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: f
     replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
 
 
-def train_base(work: Path, minutes: float, replicas: int, rate: float) -> None:
+def train_base(work: Path, minutes: float, replicas: int, learning_rate: float) -> None:
     """Train for a budget of minutes, resuming what is there."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    launch(train_replica, list(make_base(tokenizer)), replicas, work, minutes, rate)
+    launch(train_replica, list(make_base(tokenizer)), replicas, work, minutes, learning_rate)
 
 
 def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, world: World) -> int:

@@ -173,13 +173,13 @@ def run_steps(  # noqa: PLR0917 - its two callers read better in order
     print(f"step {step} {clock.seconds / 60:.1f} min {check()}", flush=True)
 
 
-def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, rate: float) -> None:
+def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, learning_rate: float) -> None:
     """The CLIP's training: half of the scenes are the base's world, half are made of every other drawing."""
     device = shared.parameters.device
     with_defaults(rank, device)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     clip = make_clip(tokenizer).to(device)
-    replica = Replica([clip], shared, rank, rate=rate, betas=(0.9, 0.98))
+    replica = Replica([clip], shared, rank, learning_rate=learning_rate, betas=(0.9, 0.98))
     worlds = (World(work / "drawings.npz", named=0.1), wide_world(work))
 
     def batch(rng: Rng, count: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, ra
 
 
 def train_identity_replica(  # noqa: PLR0917 - called by `launch`
-    rank: int, shared: Shared, work: Path, minutes: float, rate: float, objective: str
+    rank: int, shared: Shared, work: Path, minutes: float, learning_rate: float, objective: str
 ) -> None:
     """The identity encoder's training, by `contrast` or by `distillation`."""
     device = shared.parameters.device
@@ -209,7 +209,7 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
     encoder = make_identity_encoder().to(device)
     distillation = Distillation().to(device) if objective == "distillation" else None
     modules: list[nn.Module] = [encoder] if distillation is None else [encoder, distillation]
-    replica = Replica(modules, shared, rank, rate=rate, betas=(0.9, 0.98))
+    replica = Replica(modules, shared, rank, learning_rate=learning_rate, betas=(0.9, 0.98))
     world = wide_world(work)
     families, unseen = split_families(world)
     fresh = np.random.default_rng([3, 5])
@@ -232,18 +232,18 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
     run_steps(replica, work / "encoders" / f"identity-{objective}", minutes, step_loss, check, after)
 
 
-def train_clip(work: Path, minutes: float, rate: float) -> None:
+def train_clip(work: Path, minutes: float, learning_rate: float) -> None:
     """Train the CLIP for a budget of minutes, resuming what is there."""
     torch.manual_seed(0)
-    launch(train_clip_replica, [make_clip(CLIPTokenizer.from_pretrained(work / "tokenizer"))], 1, work, minutes, rate)
+    launch(train_clip_replica, [make_clip(CLIPTokenizer.from_pretrained(work / "tokenizer"))], 1, work, minutes, learning_rate)
 
 
-def train_identity_encoder(work: Path, minutes: float, rate: float, objective: str) -> None:
+def train_identity_encoder(work: Path, minutes: float, learning_rate: float, objective: str) -> None:
     """Train the identity encoder for a budget of minutes, resuming what is there."""
     torch.manual_seed(0)
     encoder = make_identity_encoder()
     modules: list[nn.Module] = [encoder] if objective == "contrast" else [encoder, Distillation()]
-    launch(train_identity_replica, modules, 1, work, minutes, rate, objective)
+    launch(train_identity_replica, modules, 1, work, minutes, learning_rate, objective)
 
 
 def read_average(module: nn.Module, folder: Path) -> Any:

@@ -79,9 +79,16 @@ class Replica:
     """
 
     def __init__(
-        self, modules: list[nn.Module], shared: Shared, rank: int, *, rate: float, betas: tuple[float, float], optimizer: str = "muon"
+        self,
+        modules: list[nn.Module],
+        shared: Shared,
+        rank: int,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        optimizer: str = "muon",
     ) -> None:
-        self.shared, self.rank, self.rate = shared, rank, rate
+        self.shared, self.rank, self.learning_rate = shared, rank, learning_rate
         self.count = shared.gradients.shape[0]
         self.modules = modules
         point_at(modules, shared.parameters, shared.gradients[rank])
@@ -103,9 +110,9 @@ class Replica:
             self.owned.append(mine)
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
         if others:
-            self.optimizers.append(torch.optim.Adam(others, lr=rate, betas=betas, fused=True))
+            self.optimizers.append(torch.optim.Adam(others, lr=learning_rate, betas=betas, fused=True))
 
     def step(self, scale: float, *, clip: float = 1.0, decay: float = 0.9995) -> None:
         """Average the gradients, clip them to a global norm, move the parameters and their average.
@@ -124,7 +131,7 @@ class Replica:
             gradient.mul_(shrink)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.rate * scale
+                group["lr"] = self.learning_rate * scale
             optimizer.step()
         for where in self.slices:
             shared.average[where].lerp_(shared.parameters[where], 1 - decay)

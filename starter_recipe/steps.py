@@ -55,27 +55,27 @@ def vae(work: Work = WORK, minutes: float = 15, replicas: int = 2) -> None:
 
 
 @app.command()
-def base(work: Work = WORK, minutes: float = 100, replicas: int = 2, rate: float = 8e-4) -> None:
+def base(work: Work = WORK, minutes: float = 100, replicas: int = 2, learning_rate: float = 8e-4) -> None:
     """Train the text encoder and the UNet together; goes on where it was stopped."""
     from starter_recipe.base import train_base
 
-    train_base(work, minutes, replicas, rate)
+    train_base(work, minutes, replicas, learning_rate)
 
 
 @app.command()
-def clip(work: Work = WORK, minutes: float = 25, rate: float = 1e-3) -> None:
+def clip(work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3) -> None:
     """Train the CLIP that judges prompts; goes on where it was stopped."""
     from starter_recipe.encoders import train_clip
 
-    train_clip(work, minutes, rate)
+    train_clip(work, minutes, learning_rate)
 
 
 @app.command()
-def identity(work: Work = WORK, minutes: float = 25, rate: float = 1e-3, objective: Objective = "contrast") -> None:
+def identity(work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3, objective: Objective = "contrast") -> None:
     """Train the identity encoder that judges likeness; goes on where it was stopped."""
     from starter_recipe.encoders import train_identity_encoder
 
-    train_identity_encoder(work, minutes, rate, objective)
+    train_identity_encoder(work, minutes, learning_rate, objective)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from starter_recipe.batch_loaders import FILTERS, apply_filter, make_of, turn_hues
+from starter_recipe.materials import FILTERS, apply_filter, make_of, turn_hues
 from starter_recipe.places import Rng
 from starter_recipe.world import TINTS, Look, World
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from starter_recipe.drawings import read_objects
-from starter_recipe.batch_loaders import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
+from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES, Rng, paint, paint_pattern, paint_plain, paint_rug
 
 PHOTO_STYLES = ("a photo of", "a picture of", "an image of", "")

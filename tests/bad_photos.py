@@ -107,10 +107,10 @@ def noise(width: int = 64, height: int = 64, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(values if channels > 1 else values[:, :, 0])
 
 
-def encoded(picture: Image.Image, **options: object) -> bytes:
+def encoded(image: Image.Image, **options: object) -> bytes:
     """The picture as a file's bytes."""
     file = BytesIO()
-    picture.save(file, **options)  # pyright: ignore[reportArgumentType]
+    image.save(file, **options)  # pyright: ignore[reportArgumentType]
     return file.getvalue()
 
 

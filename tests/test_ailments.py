@@ -66,11 +66,11 @@ class Clinic:
         replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": usual.model_dump(mode="json")})).write(run.adapter)
         return run
 
-    def photos(self, name: str, pictures: list[Image.Image]) -> Path:
+    def photos(self, name: str, images: list[Image.Image]) -> Path:
         """A folder of photos."""
         (self.folder / name).mkdir()
-        for number, picture in enumerate(pictures):
-            picture.save(self.folder / name / f"{number}.png")
+        for number, image in enumerate(images):
+            image.save(self.folder / name / f"{number}.png")
         return self.folder / name
 
 
@@ -98,7 +98,7 @@ def check(diagnosis: Diagnosis, failure_mode: str) -> CheckResult:
 def test_the_preset_is_healthy(clinic: Clinic) -> None:
     diagnosis = clinic.diagnose(clinic.healthy)
     assert not [finding for finding in diagnosis.findings if finding.severity != "note"]
-    assert diagnosis.pictures == 60
+    assert diagnosis.images == 60
     assert check(diagnosis, "undertrained").low > 0.5
 
 
@@ -127,7 +127,7 @@ def test_five_copies_of_one_photo_are_too_alike(clinic: Clinic) -> None:
     assert "photos too alike" in found(diagnosis)
     assert "memorised: " in " ".join(diagnosis.unseen)
     [twice] = [finding for finding in diagnosis.findings if finding.failure_mode == "photos too alike"]
-    assert len(twice.example_strips[0].pictures) == 4
+    assert len(twice.example_strips[0].images) == 4
 
 
 def test_photos_in_one_pose_leave_one_picture(tmp_path: Path, clinic: Clinic) -> None:
@@ -144,7 +144,10 @@ def test_photos_that_are_known_by_heart_are_memorised(clinic: Clinic) -> None:
     diagnosis = clinic.diagnose(clinic.train("memorised", OWL, *BY_HEART, "training.steps=500"))
     assert found(diagnosis) >= {"memorised", "prompt ignored"}
     [finding] = [finding for finding in diagnosis.findings if finding.failure_mode == "memorised"]
-    assert [example_strip.title for example_strip in finding.example_strips] == ["this run, whatever the prompt was", "the photo nearest to each"]
+    assert [example_strip.title for example_strip in finding.example_strips] == [
+        "this run, whatever the prompt was",
+        "the photo nearest to each",
+    ]
     assert {"training.steps=250"} <= {remedy.setting for remedy in finding.remedies}
     assert any(remedy.setting.startswith("dataset.templates=") for remedy in finding.remedies)
 

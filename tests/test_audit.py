@@ -23,21 +23,21 @@ def blocks(seed: int, size: tuple[int, int] = (256, 256)) -> Image.Image:
 
 def framed(seed: int, colour: str) -> Image.Image:
     """Squares before a plain background."""
-    picture = Image.new("RGB", (256, 256), colour)
-    picture.paste(blocks(seed, (128, 128)), (64, 64))
-    return picture
+    image = Image.new("RGB", (256, 256), colour)
+    image.paste(blocks(seed, (128, 128)), (64, 64))
+    return image
 
 
 def marked(size: tuple[int, int], box: tuple[int, int, int, int], seed: int = 0) -> Photo:
     """A photo of width and height whose mask marks the box."""
     mask = Image.new("L", size)
     mask.paste(255, box)
-    return Photo(path=Path(f"{seed}.png"), picture=blocks(seed, size), mask=mask)
+    return Photo(path=Path(f"{seed}.png"), image=blocks(seed, size), mask=mask)
 
 
-def written(folder: Path, *pictures: Image.Image) -> PhotoSet:
-    for number, picture in enumerate(pictures):
-        picture.save(folder / f"{number}.png")
+def written(folder: Path, *images: Image.Image) -> PhotoSet:
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
     return read_photos([folder])
 
 
@@ -66,8 +66,8 @@ def test_only_blurred_photos_are_called_blurred(tmp_path: Path) -> None:
 
 
 def test_sharpness_falls_with_blur_and_ignores_resolution() -> None:
-    picture = blocks(0)
-    measured = [sharpness(picture.filter(ImageFilter.GaussianBlur(radius))) for radius in (0, 1, 2, 4)]
+    image = blocks(0)
+    measured = [sharpness(image.filter(ImageFilter.GaussianBlur(radius))) for radius in (0, 1, 2, 4)]
     assert measured == sorted(measured, reverse=True)
     assert measured[0] > BLURRED > measured[-1]
     assert sharpness(blocks(0, (1024, 1024))) == pytest.approx(measured[0], rel=0.5)
@@ -82,8 +82,8 @@ def test_photos_below_the_resolution_are_called_enlarged(tmp_path: Path) -> None
 
 
 def test_duplicates_are_told_from_near_duplicates(tmp_path: Path) -> None:
-    picture = blocks(0)
-    photos = written(tmp_path, picture, picture, picture.resize((250, 250), Image.Resampling.LANCZOS), blocks(1))
+    image = blocks(0)
+    photos = written(tmp_path, image, image, image.resize((250, 250), Image.Resampling.LANCZOS), blocks(1))
     pairs = {(pair.first.name, pair.second.name): pair.exact for pair in duplicates(photos.photos)}
     assert pairs == {("0.png", "1.png"): True, ("0.png", "2.png"): False, ("1.png", "2.png"): False}
     assert {"duplicate", "near-duplicate"} <= kinds(audit_photos(photos, 256))
@@ -103,7 +103,7 @@ def test_backgrounds_are_compared_and_subjects_are_not(tmp_path: Path) -> None:
 def test_the_background_lies_outside_the_mask() -> None:
     photos = [marked((256, 256), (0, 0, 128, 256), seed) for seed in range(3)]
     for photo in photos:
-        photo.picture.paste("teal", (128, 0, 256, 256))
+        photo.image.paste("teal", (128, 0, 256, 256))
     assert background_sameness(photos) == pytest.approx(1)
     assert (background_sameness([replace(photo, mask=None) for photo in photos]) or 0) < 0.8
 
@@ -128,7 +128,7 @@ def test_lost_and_lopsided_subjects_are_found(
     tmp_path: Path, size: tuple[int, int], box: tuple[int, int, int, int], kind: set[str]
 ) -> None:
     photo = marked(size, box)
-    photo.picture.save(tmp_path / "0.png")
+    photo.image.save(tmp_path / "0.png")
     assert photo.mask is not None
     photo.mask.save(tmp_path / "0.mask.png")
     assert kinds(audit_photos(read_photos([tmp_path]), 256)) & {"off-centre", "cut", "cropped"} == kind

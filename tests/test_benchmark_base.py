@@ -28,7 +28,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from starter_recipe import world as worlds
 from starter_recipe.drawings import read_objects
-from starter_recipe.batch_loaders import FILTERS, MATERIALS
+from starter_recipe.materials import FILTERS, MATERIALS
 from starter_recipe.places import COLOURS, PLACES
 from starter_recipe.world import ALIVE, PLURALS, TINTS, World
 
@@ -61,8 +61,8 @@ def exam(world: World) -> Exam:
     return write_exam(world, each=EACH, count=COUNT, seed=0, among=AMONG)
 
 
-def pixels_of(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture.resize((3, 3), Image.Resampling.BOX), np.float32)).flatten() - 128
+def pixels_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image.resize((3, 3), Image.Resampling.BOX), np.float32)).flatten() - 128
 
 
 class Eye:
@@ -70,7 +70,7 @@ class Eye:
 
     def __init__(self, exam: Exam) -> None:
         asked = [*(scene for scenes in exam.kinds.values() for scene in scenes), *exam.retrieval]
-        self.described = {scene.prompt: pixels_of(scene.picture) for scene in asked}
+        self.described = {scene.prompt: pixels_of(scene.image) for scene in asked}
         self.seen = 0
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
@@ -113,7 +113,7 @@ class Oracle:
 
     def __init__(self, exam: Exam) -> None:
         asked = [*(scene for scenes in exam.kinds.values() for scene in scenes), *exam.retrieval, *exam.whole]
-        self.known = {ImageRequest(scene.prompt, scene.seed): scene.picture for scene in asked}
+        self.known = {ImageRequest(scene.prompt, scene.seed): scene.image for scene in asked}
         assert len(self.known) == len(asked), "each picture has a seed of its own"
         self.knobs: list[Knobs] = []
 
@@ -140,7 +140,7 @@ def test_a_kind_has_exactly_as_many_different_prompts_as_wanted_all_of_the_world
     assert len({scene.prompt for scene in scenes}) == len(scenes) == 24
     assert {word for scene in scenes for word in scene.prompt.split()} <= words_of(world)
     assert all(set(scene.nouns) <= set(world.nouns) for scene in scenes)
-    assert {scene.picture.size for scene in scenes} == {(world.side, world.side)}
+    assert {scene.image.size for scene in scenes} == {(world.side, world.side)}
 
 
 def test_a_prompt_names_what_is_right_about_its_picture(world: World) -> None:
@@ -169,14 +169,14 @@ def test_equal_seeds_give_equal_exams_and_other_seeds_others(world: World, exam:
 def contents(exam: Exam) -> list[Any]:
     scenes = [scene for asked in (*exam.kinds.values(), exam.retrieval, exam.whole) for scene in asked]
     return [
-        [(scene.prompt, scene.seed, scene.picture.tobytes()) for scene in scenes],
-        [picture.tobytes() for picture in exam.fresh],
-        [picture.tobytes() for who in exam.likenesses.values() for pictures in who for picture in pictures],
+        [(scene.prompt, scene.seed, scene.image.tobytes()) for scene in scenes],
+        [image.tobytes() for image in exam.fresh],
+        [image.tobytes() for who in exam.likenesses.values() for images in who for image in images],
     ]
 
 
 def test_the_two_sets_share_no_picture_and_retrieval_no_prompt(exam: Exam) -> None:
-    assert not {scene.picture.tobytes() for scene in exam.whole} & {picture.tobytes() for picture in exam.fresh}
+    assert not {scene.image.tobytes() for scene in exam.whole} & {image.tobytes() for image in exam.fresh}
     assert len({scene.prompt for scene in exam.retrieval}) == AMONG
 
 
@@ -232,11 +232,9 @@ def test_constant_pictures_are_retrieved_by_chance(exam: Exam, key: Key, judges:
 
 
 def test_a_set_is_nearer_to_fresh_scenes_the_more_it_is_like_them(exam: Exam, key: Key, judges: Judges) -> None:
-    pictures = recall(exam.whole, 1.0)
-    grays = [picture.convert("L").convert("RGB") for picture in pictures]
-    distances = [
-        [cell.value for cell in benchmark.mark_set(key, judges, "drawn", drawn).values()] for drawn in (exam.fresh, pictures, grays)
-    ]
+    images = recall(exam.whole, 1.0)
+    grays = [image.convert("L").convert("RGB") for image in images]
+    distances = [[cell.value for cell in benchmark.mark_set(key, judges, "drawn", drawn).values()] for drawn in (exam.fresh, images, grays)]
     assert distances[0] == pytest.approx([0, 0], abs=1e-6)
     for nearer, farther in pairwise(distances):
         assert all(one < other for one, other in zip(nearer, farther, strict=True))
@@ -268,7 +266,7 @@ def test_a_real_base_drawn_twice_gives_equal_numbers_and_other_seeds_others(worl
 
 def test_the_tables_have_a_column_for_each_base_and_a_dash_where_nothing_was_measured(composed: Column) -> None:
     section = (benchmark.SETS_SECTION, "drawn at guidance 5", "Fréchet distance, CLIP")
-    lines = benchmark.tables([Column(label="mine", rows={section: Measured(value=2.0)}, pictures={}), composed]).splitlines()
+    lines = benchmark.tables([Column(label="mine", rows={section: Measured(value=2.0)}, images={}), composed]).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert {len(row) for row in rows} == {4}
     assert rows[0] == ["asked", "measure", "mine", COMPOSED]

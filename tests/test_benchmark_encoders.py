@@ -61,9 +61,9 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shape(colour: tuple[int, int, int], corners: int) -> Image.Image:
     """A polygon of one colour on a transparent square."""
-    picture = Image.new("RGBA", (96, 96))
-    ImageDraw.Draw(picture).regular_polygon((48, 48, 44), corners, fill=colour)
-    return picture
+    image = Image.new("RGBA", (96, 96))
+    ImageDraw.Draw(image).regular_polygon((48, 48, 44), corners, fill=colour)
+    return image
 
 
 @cache
@@ -137,7 +137,7 @@ class Reciter(Constant):
     """Knows every scene's caption by heart."""
 
     def __init__(self, scenes: Sequence[tuple[Image.Image, str]]) -> None:
-        self.captions = {picture.tobytes(): caption for picture, caption in scenes}
+        self.captions = {image.tobytes(): caption for image, caption in scenes}
         self.order = sorted(self.captions.values())
 
     def embed(self, images: Sequence[Image.Image], /) -> Tensor:
@@ -168,19 +168,19 @@ def test_queries_that_look_like_someone_else_find_nobody() -> None:
 
 def test_who_tells_nothing_apart_gets_chance() -> None:
     for condition in conditions(0):
-        assert share(condition, Constant().embed(condition.pictures)) == pytest.approx(chance(condition)), condition.name
+        assert share(condition, Constant().embed(condition.images)) == pytest.approx(chance(condition)), condition.name
         assert chance(condition) == pytest.approx(1 / 3 if condition.name == "look-alikes only" else 1 / 4)
 
 
 def test_who_sees_the_backdrop_alone_fails_where_it_is_swapped() -> None:
     condition = swapped_backdrop(subjects(), random(1))
-    assert share(condition, BACKDROP.embed(condition.pictures)) < chance(condition) / 2
-    assert share(condition, CENTRE.embed(condition.pictures)) > 0.9
+    assert share(condition, BACKDROP.embed(condition.images)) < chance(condition) / 2
+    assert share(condition, CENTRE.embed(condition.images)) > 0.9
 
 
 def test_a_swapped_gallery_holds_the_query_elsewhere_and_the_others_right_there() -> None:
     condition = swapped_backdrop(subjects(), random(2))
-    corners = [picture.crop(BACKDROP.box).tobytes() for picture in condition.pictures]
+    corners = [image.crop(BACKDROP.box).tobytes() for image in condition.images]
     for query, (right, *wrong) in condition.trials:
         assert condition.owners[right] == condition.owners[query]
         assert corners[right] != corners[query]
@@ -203,7 +203,7 @@ def test_no_query_lies_in_its_own_gallery_and_each_subject_asks_alike() -> None:
 
 
 def test_the_seed_decides_every_picture() -> None:
-    first, again, other = ([p.tobytes() for c in draw for p in c.pictures] for draw in (
+    first, again, other = ([p.tobytes() for c in draw for p in c.images] for draw in (
         conditions(0), make_conditions(subjects(), world(), VIEWS, 0), conditions(1),
     ))  # fmt: skip
     assert first == again
@@ -267,8 +267,8 @@ def test_equal_seeds_give_equal_intervals_and_others_differ() -> None:
 def test_a_blend_begins_with_one_subject_ends_with_the_other_and_darkens_nothing() -> None:
     red, blue = shape((255, 0, 0), 3), shape((0, 0, 255), 4)
     for alpha, end in ((0.0, red), (1.0, blue)):
-        over = [Image.alpha_composite(Image.new("RGBA", end.size, "white"), picture) for picture in (blend(red, blue, alpha), end)]
-        assert np.abs(np.subtract(*(np.asarray(picture, np.int16) for picture in over))).max() <= 1
+        over = [Image.alpha_composite(Image.new("RGBA", end.size, "white"), image) for image in (blend(red, blue, alpha), end)]
+        assert np.abs(np.subtract(*(np.asarray(image, np.int16) for image in over))).max() <= 1
     half = np.asarray(blend(red, Image.new("RGBA", red.size), 0.5))
     assert half[48, 48].tolist() == [255, 0, 0, 128]
 
@@ -276,18 +276,18 @@ def test_a_blend_begins_with_one_subject_ends_with_the_other_and_darkens_nothing
 def test_a_subjects_blend_ends_as_its_look_alike_and_its_scene_stays() -> None:
     for name in ("subject", "noun"):
         for ladder in ladders()[name]:
-            assert len(ladder.pictures) == len(ALPHAS)
-            assert len({picture.crop(BACKDROP.box).tobytes() for picture in ladder.pictures}) == 1
-            assert len({picture.tobytes() for picture in ladder.pictures}) == len(ALPHAS)
-    assert all(len({picture.tobytes() for picture in ladder.pictures}) == len(ALPHAS) for ladder in ladders()["place"])
+            assert len(ladder.images) == len(ALPHAS)
+            assert len({image.crop(BACKDROP.box).tobytes() for image in ladder.images}) == 1
+            assert len({image.tobytes() for image in ladder.images}) == len(ALPHAS)
+    assert all(len({image.tobytes() for image in ladder.images}) == len(ALPHAS) for ladder in ladders()["place"])
     assert all(ladder.subject.removeprefix("my ") in ladder.caption for own in ladders().values() for ladder in own)
 
 
 def test_what_sees_the_subject_falls_with_it_and_what_sees_nothing_does_not() -> None:
     own = ladders()["noun"]
-    starts = {id(ladder): CENTRE.embed(ladder.pictures[:1])[0] for ladder in own}
-    seeing = summarise(climb(CENTRE, own, lambda picture, ladder: float(picture[0] @ starts[id(ladder)])), 0)
-    blind = summarise(climb(Constant(), own, lambda picture, _: float(picture.sum())), 0)
+    starts = {id(ladder): CENTRE.embed(ladder.images[:1])[0] for ladder in own}
+    seeing = summarise(climb(CENTRE, own, lambda image, ladder: float(image[0] @ starts[id(ladder)])), 0)
+    blind = summarise(climb(Constant(), own, lambda image, _: float(image.sum())), 0)
     assert seeing["every_mean_falls"]
     assert seeing["falling"] > 0.9
     assert seeing["means"][0]["mean"] == pytest.approx(1)

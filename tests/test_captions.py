@@ -61,7 +61,7 @@ def test_a_caption_without_placeholder_is_kept_as_written(folder: Path) -> None:
 def test_nothing_but_the_captions_changes(folder: Path) -> None:
     before = read_photos([folder])
     after = caption_photos(before)
-    assert [(photo.path, photo.picture, photo.mask) for photo in after.photos] == [(p.path, p.picture, p.mask) for p in before.photos]
+    assert [(photo.path, photo.image, photo.mask) for photo in after.photos] == [(p.path, p.image, p.mask) for p in before.photos]
     assert (after.refused, after.notes) == (before.refused, before.notes)
 
 
@@ -111,7 +111,7 @@ def test_a_bad_template_is_told_at_once() -> None:
 
 
 def test_a_photo_without_a_folder_of_its_own_takes_the_template(tmp_path: Path) -> None:
-    photo = Photo(path=tmp_path / "gone" / "1.png", picture=Image.new("RGB", (40, 40)))
+    photo = Photo(path=tmp_path / "gone" / "1.png", image=Image.new("RGB", (40, 40)))
     assert caption_photos(PhotoSet(photos=(photo,)), ["x  {token}", "{class} y"]).photos[0].captions == ("x {token}", "{class} y")
 
 

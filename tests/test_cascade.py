@@ -54,14 +54,14 @@ def folders(base: Path) -> list[Path]:
     return [Path(part) for part in str(base).split("+")]
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
+def pixels(image: Image.Image) -> np.ndarray:
     """H x W x 3."""
-    return np.asarray(picture, np.float64)
+    return np.asarray(image, np.float64)
 
 
 def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
     """Pictures by our generator."""
-    return [pixels(picture) for picture in generator.draw(requests, knobs)]
+    return [pixels(image) for image in generator.draw(requests, knobs)]
 
 
 def opened(kind: Any, folder: Path, **options: Any) -> Any:
@@ -81,9 +81,9 @@ def theirs(base: Path, seed: int, knobs: Knobs) -> np.ndarray:
     small, large = opened(IFPipeline, first), opened(IFSuperResolutionPipeline, second)
     told = small.encode_prompt(PROMPT, do_classifier_free_guidance=True, negative_prompt="", clean_caption=False)
     options |= {"prompt_embeds": told[0], "negative_prompt_embeds": told[1]}
-    picture = small(height=height // 2, width=width // 2, generator=seeded("picture", seed), output_type="pt", **options).images
+    image = small(height=height // 2, width=width // 2, generator=seeded("picture", seed), output_type="pt", **options).images
     result = large(
-        image=picture, height=height, width=width, generator=seeded("picture", seed, 1), output_type="np", noise_level=AUGMENTATION,
+        image=image, height=height, width=width, generator=seeded("picture", seed, 1), output_type="np", noise_level=AUGMENTATION,
         **options,
     )  # fmt: skip
     return np.asarray(result.images[0], np.float64) * 255
@@ -108,7 +108,7 @@ def test_a_picture_is_the_same_in_any_batch(family: Family) -> None:
     generator.batch_size = 3
     together = drawn(generator, SHOTS)
     assert max(np.abs(one - other).max() for one, other in zip(alone, together, strict=True)) <= 2
-    assert len({picture.tobytes() for picture in alone}) == 3
+    assert len({image.tobytes() for image in alone}) == 3
 
 
 def test_each_stage_is_asked_at_its_share_of_the_size(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,15 +246,15 @@ def test_one_adapter_teaches_every_stage(base: Path, family: Family) -> None:
     """Each stage wears what it learned, alone or with the other; at scale 0 the base draws its own bytes, and alpha is not lost."""
     plain = drawn(Generator(family))[0]
     one, two = trained(family, 0), trained(family, 1)
-    pictures = [plain]
+    images = [plain]
     for exports in ((one, NOTHING), (NOTHING, two), (one, two)):
         generator = Generator(load_family(str(base), device="cpu", precision="fp32"), adapter_of(*exports))
         assert [applied is None for applied in generator.applied] == [export is NOTHING for export in exports]
-        pictures += drawn(generator)
+        images += drawn(generator)
         assert np.array_equal(drawn(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
-    assert len({picture.tobytes() for picture in pictures}) == 4
+    assert len({image.tobytes() for image in images}) == 4
     pushed(attached(family, 1), 1)
-    assert np.abs(drawn(Generator(family))[0] - pictures[2]).max() <= 2
+    assert np.abs(drawn(Generator(family))[0] - images[2]).max() <= 2
 
 
 def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> None:

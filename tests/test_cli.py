@@ -254,9 +254,9 @@ def test_pictures_carry_what_made_them_and_are_where_it_is_said(mascot: Run_, ad
     assert (code, said) == (0, "")
     names = ["a-sks-dog-in-the-snow_5.png", "a-sks-dog-in-the-snow_6.png", "a-plain-cat_5.png", "a-plain-cat_6.png"]
     assert printed.splitlines() == [str(adapter.parent / "pictures" / name) for name in names]
-    with Image.open(adapter.parent / "pictures" / names[1]) as picture:
-        assert picture.size == (64, 64)
-        assert picture.info["parameters"] == (
+    with Image.open(adapter.parent / "pictures" / names[1]) as image:
+        assert image.size == (64, 64)
+        assert image.info["parameters"] == (
             "a sks dog in the snow\nNegative prompt: fog\nSteps: 2, Sampler: ddim, CFG scale: 3.5, Seed: 6, Size: 64x64, "
             f"Model: {tiny_base}, Adapter: adapter.safetensors, UNet scale: 0.5, Text encoder scale: 1.0"
         )
@@ -286,11 +286,11 @@ def test_an_interrupted_drawing_keeps_what_was_drawn(mascot: Run_, monkeypatch: 
 
 @pytest.mark.parametrize("prompt", ["", "!?", "../../x", "a" * 300, "狗" * 300, "\U00020000" * 300, "a/b\\c:d"], ids=range(7))
 def test_any_prompt_makes_a_name_that_file_systems_take(tmp_path: Path, prompt: str) -> None:
-    path = generate.picture_path(tmp_path, prompt, 2**31)
+    path = generate.image_path(tmp_path, prompt, 2**31)
     assert path.parent == tmp_path
     assert len(f".{path.name}.tmp".encode()) <= 255
     path.touch()
-    assert generate.picture_path(tmp_path, prompt, 2**31) != path
+    assert generate.image_path(tmp_path, prompt, 2**31) != path
 
 
 @pytest.mark.parametrize("measure", ["--measure", "--no-measure"])

@@ -15,9 +15,9 @@ SCENES = ("red", "yellow", "green", "blue")
 
 def scene(behind: str, subject: str | tuple[int, ...], side: int = 64) -> Image.Image:
     """A square on a plain background."""
-    picture = Image.new("RGB", (side, side), behind)
-    picture.paste(Image.new("RGB", (side // 2, side // 2), subject), (side // 4, side // 4))
-    return picture
+    image = Image.new("RGB", (side, side), behind)
+    image.paste(Image.new("RGB", (side // 2, side // 2), subject), (side // 4, side // 4))
+    return image
 
 
 def tinted(behind: str, subject: str, share: float) -> tuple[int, ...]:

@@ -33,7 +33,12 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
     """A run whose base learned as a whole, and one that taught a word and layers."""
     more = {
         "dreambooth": ("method.learning_rate=1e-3", "method.text_learning_rate=1e-3", "method.extract_rank=64"),
-        "pivotal": ("method.token.learning_rate=1e-2", "method.token.vectors=2", "method.layers.learning_rate=1e-2", "method.layers.text_learning_rate=1e-2"),
+        "pivotal": (
+            "method.token.learning_rate=1e-2",
+            "method.token.vectors=2",
+            "method.layers.learning_rate=1e-2",
+            "method.layers.text_learning_rate=1e-2",
+        ),
     }
     made: dict[str, Run] = {}
     for method, overrides in more.items():
@@ -96,8 +101,8 @@ def test_diffusers_reads_the_word_and_the_layers(tiny_base: Path, runs: dict[str
     run = runs["pivotal"]
     ours = applied(run.adapter)
     assert difference(ours, base_only(tiny_base)) > 3
-    pictures = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("token"))
-    assert difference(pictures, ours) <= 1
+    images = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("token"))
+    assert difference(images, ours) <= 1
 
 
 def test_each_half_of_a_pair_draws_alone(tiny_base: Path, runs: dict[str, Run]) -> None:

@@ -35,13 +35,13 @@ def turned(size: Size) -> Size:
 
 def photo(size: Size, box: tuple[int, int, int, int] | None = None) -> Photo:
     """Blue, with a red subject in the box, which the mask marks."""
-    picture = Image.new("RGB", turned(size), "blue")
+    image = Image.new("RGB", turned(size), "blue")
     mask = None
     if box is not None:
-        picture.paste("red", box)
+        image.paste("red", box)
         mask = Image.new("L", turned(size))
         mask.paste(255, box)
-    return Photo(path=Path("photo.png"), picture=picture, mask=mask)
+    return Photo(path=Path("photo.png"), image=image, mask=mask)
 
 
 @given(st.integers(1, 64), st.integers(1, 40), st.floats(1, 4))
@@ -119,7 +119,7 @@ def test_the_cropped_mask_marks_the_whole_subject(subject: tuple[Size, tuple[int
     cut = crop(photo(size, box), target, flip=flip)
     assert cut.mask is not None
     assert np.abs(np.array(subject_box(cut.mask)) - wanted).max() <= 1.5
-    red = Image.fromarray(np.asarray(cut.picture)[..., 0])
+    red = Image.fromarray(np.asarray(cut.image)[..., 0])
     assert np.abs(np.array(subject_box(red)) - wanted).max() <= 1.5
 
 
@@ -128,8 +128,8 @@ def test_the_cropped_mask_marks_the_whole_subject(subject: tuple[Size, tuple[int
 def test_the_crop_has_exactly_the_size_asked_for(size: Size, target: Size, flip: bool) -> None:  # noqa: FBT001
     cut = crop(photo(size, (0, 0, 1, 1)), target, flip=flip)
     assert cut.mask is not None
-    assert cut.picture.mode == "RGB"
-    assert cut.picture.size == cut.mask.size == target[::-1]
+    assert cut.image.mode == "RGB"
+    assert cut.image.size == cut.mask.size == target[::-1]
     assert cut.framing.original == size
     assert cut.framing.target == target
     assert min(cut.framing.corner) >= 0
@@ -150,13 +150,13 @@ def test_the_corner_is_measured_in_the_scaled_and_mirrored_photo(flip: bool, cor
 def test_flip_mirrors_exactly() -> None:
     whole = photo((97, 97), (10, 20, 40, 60))
     plain, mirrored = crop(whole, (64, 64)), crop(whole, (64, 64), flip=True)
-    assert np.array_equal(np.asarray(plain.picture)[:, ::-1], np.asarray(mirrored.picture))
+    assert np.array_equal(np.asarray(plain.image)[:, ::-1], np.asarray(mirrored.image))
 
 
 def test_a_crop_at_its_own_size_changes_nothing() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
-    cut = crop(Photo(path=Path("photo.png"), picture=picture), (64, 96))
-    assert np.array_equal(np.asarray(cut.picture), np.asarray(picture))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    cut = crop(Photo(path=Path("photo.png"), image=image), (64, 96))
+    assert np.array_equal(np.asarray(cut.image), np.asarray(image))
     assert cut.mask is None
 
 

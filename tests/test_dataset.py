@@ -161,16 +161,16 @@ def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subjec
     """A photo whose left and right differ."""
     values = np.random.default_rng(len(name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     values[:, : size[1] // 2] //= 4
-    return Photo(path=Path(name), picture=Image.fromarray(values), captions=(caption,))
+    return Photo(path=Path(name), image=Image.fromarray(values), captions=(caption,))
 
 
 def made_from(
     stage: Stage, photos: Sequence[Photo], settings: DatasetSettings, *, classes: int = 0, weight: float = 1.0, preserve: bool = False
 ) -> Dataset:
-    pictures = [photo("class").picture] * classes
+    images = [photo("class").image] * classes
     subject = Subject("sks", "dog")
     return make_dataset(
-        photos, pictures, encoders=CachedEncoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
+        photos, images, encoders=CachedEncoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
         prior_weight=weight, preserve=preserve,
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
     one = photo("a", (120, 90))
     example = made_from(stage, [one], DatasetSettings()).subject[SQUARE][0]
     cut = crop(one, SQUARE)
-    expected = stage.encode(to_pixels(cut.picture))
+    expected = stage.encode(to_pixels(cut.image))
     assert torch.equal(example.latents.mean_BCHW, expected.mean_BCHW)
     assert torch.equal(example.latents.deviation_BCHW, expected.deviation_BCHW)
     assert example.framing == cut.framing
@@ -202,8 +202,8 @@ def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
 def test_flipping_adds_each_photo_mirrored(stage: Stage) -> None:
     one = photo("a")
     plain, mirrored = made_from(stage, [one], DatasetSettings(flip=True)).subject[SQUARE]
-    turned = photo("a").picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    expected = made_from(stage, [Photo(path=Path("t"), picture=turned)], DatasetSettings()).subject[SQUARE][0]
+    turned = photo("a").image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    expected = made_from(stage, [Photo(path=Path("t"), image=turned)], DatasetSettings()).subject[SQUARE][0]
     assert made_from(stage, [one], DatasetSettings(flip=True)).size == 2
     assert (mirrored.latents.mean_BCHW - expected.latents.mean_BCHW).abs().max() < 1e-2  # resampling is not exactly symmetric
     assert (mirrored.latents.mean_BCHW - plain.latents.mean_BCHW).abs().max() > 0.1
@@ -229,9 +229,9 @@ def test_without_a_prior_weight_no_class_picture_is_encoded(stage: Stage) -> Non
 
 
 def test_pixels_go_from_minus_one_to_one_row_by_row_red_first() -> None:
-    picture = Image.new("RGB", (3, 2), "black")
-    picture.putpixel((2, 0), (255, 0, 51))
-    pixels = to_pixels(picture)
+    image = Image.new("RGB", (3, 2), "black")
+    image.putpixel((2, 0), (255, 0, 51))
+    pixels = to_pixels(image)
     assert pixels.shape == (1, 3, 2, 3)
     assert pixels[0, :, 0, 2].tolist() == pytest.approx([1, -1, -0.6])
     assert (pixels[0, :, 1] == -1).all()
@@ -288,8 +288,8 @@ def test_the_same_photos_with_the_classs_captions_accompany_the_subject(batch_si
     made = preserving()
     told = batches(replace(made, caption_dropout=dropout), count=20, batch_size=batch_size)
     for batch, kept in zip(told, batches(made, count=20, batch_size=batch_size), strict=True):
-        assert batch.preserved_B is not None
-        assert batch.preserved_B.tolist() == [False] * batch_size + [True] * batch_size
+        assert batch.keeps_base_B is not None
+        assert batch.keeps_base_B.tolist() == [False] * batch_size + [True] * batch_size
         mean = batch.latents.mean_BCHW
         assert torch.equal(mean[:batch_size], mean[batch_size:])
         assert batch.prompts[batch_size:] == tuple(prompt.replace("sks", "dog") for prompt in kept.prompts[:batch_size])
@@ -310,7 +310,7 @@ def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
 
 def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
     for made in (preserving(0.0), dataset(2, prior=2, weight=1.0), dataset(2)):
-        assert all(batch.preserved_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
+        assert all(batch.keeps_base_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
     assert len(batches(preserving(0.0), count=1)[0].prompts) == 1
 
 

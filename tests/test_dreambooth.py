@@ -111,8 +111,8 @@ def optimizer_of(learner: AttachedMethod) -> torch.optim.Optimizer:
 
 def digests(stage: Stage) -> dict[str, str]:
     """A hash of every weight and buffer of a stage's parts and autoencoder, with its dtype."""
-    pictures: Any = stage.pictures  # pyright: ignore[reportAttributeAccessIssue]
-    modules: dict[str, nn.Module] = {**stage.parts, **({"vae": pictures.module} if hasattr(pictures, "module") else {})}
+    images: Any = stage.images  # pyright: ignore[reportAttributeAccessIssue]
+    modules: dict[str, nn.Module] = {**stage.parts, **({"vae": images.module} if hasattr(images, "module") else {})}
     return {
         f"{part}.{name}": f"{tensor.dtype} {hashlib.sha256(tensor.float().numpy().tobytes()).hexdigest()}"
         for part, module in modules.items()
@@ -277,7 +277,10 @@ def test_an_export_is_each_parts_state_dict(base: Path) -> None:
 def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
     stage = loaded(plain).stages[0]
     learner = DreamBoothSettings(learning_rate=2e-6, text_learning_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
-    assert [(group.part, group.learning_rate, group.until) for group in learner.groups] == [("unet", 2e-6, 1.0), ("text_encoder", 1e-6, 0.3)]
+    assert [(group.part, group.learning_rate, group.until) for group in learner.groups] == [
+        ("unet", 2e-6, 1.0),
+        ("text_encoder", 1e-6, 0.3),
+    ]
     assert learner.whole
     assert [leg.share for leg in DreamBoothSettings().phases] == [1.0]
     assert learner.companions() == {}
@@ -342,7 +345,7 @@ def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_
     stage = family.stages[0]
     before = answer(stage)
     learner = pushed(stage, only=reachable(stage), size=size)
-    trained, picture = answer(stage), drawn(family)
+    trained, image = answer(stage), drawn(family)
     learner.detach()
     misses = [float((before - trained).norm())]
     for rank in (4, 16, FULL):
@@ -350,7 +353,7 @@ def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_
         applied = lora.restore(stage, companion.tensors, companion.metadata)
         misses.append(float((answer(stage) - trained).norm()))
         if rank == FULL:
-            assert np.abs(drawn(family) - picture).max() <= 1
+            assert np.abs(drawn(family) - image).max() <= 1
         applied.remove()
         assert torch.equal(answer(stage), before)
     assert misses == sorted(misses, reverse=True)

@@ -65,7 +65,9 @@ def test_images_steps_and_passes_are_those_of_the_plan(
     seen = Counter(data.subject[SIDE][number].source for _, chosen in plan for number in chosen)
     assert first_number(said["steps"]) == steps
     assert first_number(said["images per step"]) * steps == seen.total()
-    assert said["images per step"] == f"{batch_size * gradient_accumulation_steps} ({batch_size} x {gradient_accumulation_steps} accumulated)"
+    assert (
+        said["images per step"] == f"{batch_size * gradient_accumulation_steps} ({batch_size} x {gradient_accumulation_steps} accumulated)"
+    )
     passes = seen.total() / photos
     assert first_number(said["passes over each photo"]) == pytest.approx(passes, abs=0.051)
     assert len(seen) <= photos
@@ -85,7 +87,11 @@ def test_class_pictures_are_announced_when_there_will_be_some(count: int, weight
 
 
 def test_other_rows_say_the_recipe() -> None:
-    plain = dict(planned_settings(recipe_of("method.text_learning_rate=0", "training.lr_schedule=linear", "training.warmup_steps=7", "seed=9"), 1, 64))
+    plain = dict(
+        planned_settings(
+            recipe_of("method.text_learning_rate=0", "training.lr_schedule=linear", "training.warmup_steps=7", "seed=9"), 1, 64
+        )
+    )
     assert plain["text rate"] == "0 (not trained)"
     assert plain["schedule"] == "linear, 7 steps of warm-up"
     assert (plain["loss"], plain["seed"], plain["resolution"], plain["photos"]) == ("plain MSE", "9", "64 px, square", "1")

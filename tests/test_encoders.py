@@ -48,7 +48,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PLAIN: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "resample": 3}
 
 
-def pictures(count: int = 5) -> list[Image.Image]:
+def images(count: int = 5) -> list[Image.Image]:
     """Noise of several sizes and proportions, the same in every test."""
     noise = torch.Generator().manual_seed(5)
     sizes = [(50, 40), (33, 71), (SIDE, SIDE), (20, 25), (64, 64)]
@@ -97,28 +97,28 @@ def test_identity_is_transformers_own_class_token(tmp_path: Path, kind: str) -> 
     folder = write_identity(tmp_path / kind, kind)
     encoder = read_identity_encoder(folder)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=SIDE, image_mean=MEAN, image_std=STD)
-    pixels = processor(pictures(), return_tensors="pt").pixel_values
+    pixels = processor(images(), return_tensors="pt").pixel_values
     with torch.no_grad():
         states = AutoModel.from_pretrained(folder, dtype=torch.float32)(pixel_values=pixels).last_hidden_state
     states = states / states.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(encoder.embed(pictures()), states[:, 0], atol=1e-5, rtol=0)
-    patches = encoder.patches(pictures())
+    torch.testing.assert_close(encoder.embed(images()), states[:, 0], atol=1e-5, rtol=0)
+    patches = encoder.patches(images())
     assert patches.shape == (5, (SIDE // 8) ** 2, 16)
     torch.testing.assert_close(patches, states[:, -patches.shape[1] :], atol=1e-5, rtol=0)
 
 
 def test_clip_is_transformers_own(clip: Path) -> None:
     encoder = read_clip(clip)
-    pixels = CLIPImageProcessorPil.from_pretrained(clip)(pictures(4), return_tensors="pt").pixel_values
+    pixels = CLIPImageProcessorPil.from_pretrained(clip)(images(4), return_tensors="pt").pixel_values
     tokens = encoder.tokenizer(PROMPTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         answer = CLIPModel.from_pretrained(clip, dtype=torch.float32)(pixel_values=pixels, **tokens)
-    torch.testing.assert_close(encoder.embed(pictures(4)), answer.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.embed(images(4)), answer.image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.embed_prompts(PROMPTS), answer.text_embeds, atol=1e-5, rtol=0)
 
 
 def test_embeddings_are_unit_float32_and_the_same_in_any_batch(vit: Path, clip: Path) -> None:
-    many = pictures(BATCH + 3)
+    many = images(BATCH + 3)
     identity, both = read_identity_encoder(vit), read_clip(clip)
     prompts = PROMPTS * 9
     for embed, items in ((identity.embed, many), (identity.patches, many), (both.embed, many), (both.embed_prompts, prompts)):
@@ -173,9 +173,9 @@ def test_pixels_are_those_of_transformers_own_vit_processor(tmp_path: Path, resa
     processor.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
     preprocessing = prepared_like(settings, tmp_path / "vit")
-    for picture in pictures():
-        expected = processor(picture, return_tensors="pt").pixel_values[0]
-        torch.testing.assert_close(preprocessing.prepare(picture), expected, atol=1e-5, rtol=0)
+    for image in images():
+        expected = processor(image, return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(preprocessing.prepare(image), expected, atol=1e-5, rtol=0)
 
 
 def test_pictures_of_other_modes_become_rgb_on_white() -> None:
@@ -185,8 +185,8 @@ def test_pictures_of_other_modes_become_rgb_on_white() -> None:
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.info["transparency"] = 0
     palette.putpixel((0, 0), 0)
-    for picture in (clear, palette):
-        found = opaque(picture)
+    for image in (clear, palette):
+        found = opaque(image)
         assert [found.mode, found.getpixel((0, 0)), found.getpixel((1, 0))] == ["RGB", (255, 255, 255), (10, 20, 30)]
     assert opaque(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
     assert opaque(Image.new("LA", (1, 1), (7, 0))).getpixel((0, 0)) == (255, 255, 255)

@@ -29,12 +29,12 @@ class Counting:
     """Whatever a stage's encoders are asked, from here on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-        self.pictures: list[Any] = []
+        self.images: list[Any] = []
         self.prompts: list[str] = []
         encode, condition = PipelineStage.encode, kind.condition  # pyright: ignore[reportAttributeAccessIssue] - each family has its own
 
         def counted_encode(stage: Any, pixels: Any) -> Any:
-            self.pictures.append(pixels)
+            self.images.append(pixels)
             return encode(stage, pixels)
 
         def counted_condition(stage: Any, prompts: Any, framings: Any) -> Any:
@@ -56,7 +56,7 @@ def test_answers_are_the_stages_own_and_asked_for_once(stage: Stage, monkeypatch
         said = encoders.condition("a dog", FRAMING)
         assert all(torch.equal(said[name], told[name]) for name in told)
         assert not any(tensor.requires_grad for tensor in said.values())
-    assert (len(counting.pictures), counting.prompts) == (1, ["a dog"])
+    assert (len(counting.images), counting.prompts) == (1, ["a dog"])
 
 
 def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,11 +65,11 @@ def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.Monk
     here, there = CachedEncoders(stage, 0, known), CachedEncoders(stage, 1, known)
     pixels = torch.zeros(1, 3, 64, 128)
     for encoders in (here, there):
-        for picture in (pixels, pixels + 0.1, pixels.reshape(1, 3, 128, 64)):
-            encoders.encode(picture)
+        for image in (pixels, pixels + 0.1, pixels.reshape(1, 3, 128, 64)):
+            encoders.encode(image)
         for prompt, framing in (("a dog", FRAMING), ("a cat", FRAMING), ("a dog", Framing(original=(96, 64), target=(64, 64)))):
             encoders.condition(prompt, framing)
-    assert (len(counting.pictures), len(counting.prompts)) == (6, 6)
+    assert (len(counting.images), len(counting.prompts)) == (6, 6)
 
 
 def test_what_has_no_room_is_asked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +77,9 @@ def test_what_has_no_room_is_asked_again(stage: Stage, monkeypatch: pytest.Monke
     size = 2 * stage.encode(pixels).mean_BCHW.nbytes
     counting, known = Counting(monkeypatch, type(stage)), EncodingCache(most=size)
     encoders = CachedEncoders(stage, 0, known)
-    for picture in (pixels, pixels, pixels + 0.1, pixels + 0.1):
-        encoders.encode(picture)
-    assert len(counting.pictures) == 3
+    for image in (pixels, pixels, pixels + 0.1, pixels + 0.1):
+        encoders.encode(image)
+    assert len(counting.images) == 3
     assert known.size == size
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_shares_is_the_same_to_the_byte_and_asks_nothing(
         recipe = small(home, tiny_base, seed)
         with lent.lend(recipe) as family:
             train(recipe, out=tmp_path / name, report=False, family=family, encodings=lent.encodings)
-            asked = len(counting.pictures), len(counting.prompts)
+            asked = len(counting.images), len(counting.prompts)
             assert (asked == before) == (name != "first")
             before = asked
             if name == "second":

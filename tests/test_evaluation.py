@@ -21,7 +21,7 @@ from mascot.api.evaluate import calibrate, evaluate
 from mascot.api.generate import generate
 from mascot.api.train import train
 from mascot.errors import UserError
-from mascot.evaluation.evaluation_task import CLASS_PICTURES, prompts_for
+from mascot.evaluation.evaluation_task import CLASS_IMAGES, prompts_for
 from mascot.evaluation.metrics.image_encoders import ClipEncoder, IdentityEncoder
 from mascot.evaluation.score_tables import means_table, prompts_table, runs_table
 from mascot.evaluation.scores import Score, Scores
@@ -46,7 +46,7 @@ def scores(world: World) -> Scores:
 
 def drawn(world: World, scores: Scores) -> list[list[Image.Image]]:
     """The pictures that the scores name, prompt by prompt."""
-    return [read([world.run.folder / picture.file for picture in prompt.pictures]) for prompt in scores.prompts]
+    return [read([world.run.folder / image.file for image in prompt.images]) for prompt in scores.prompts]
 
 
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +54,10 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_likeness_is_the_mean_of_all_pairs(world: World, scores: Scores) -> None:
-    pictures = list(itertools.chain(*drawn(world, scores)))
+    images = list(itertools.chain(*drawn(world, scores)))
     for name, encoder in zip(("identity", "clip_i"), world.encoders, strict=True):
         photos = encoder.embed(world.photos(3))
-        assert value(scores, name) == pytest.approx(mean(cosines(encoder.embed(pictures), photos)), abs=1e-6)
+        assert value(scores, name) == pytest.approx(mean(cosines(encoder.embed(images), photos)), abs=1e-6)
         real = [cosines(a[None], b[None])[0] for a, b in itertools.permutations(photos, 2)]
         assert value(scores, f"real_{name}") == pytest.approx(mean(real), abs=1e-6)
 
@@ -65,9 +65,9 @@ def test_likeness_is_the_mean_of_all_pairs(world: World, scores: Scores) -> None
 def test_prompts_are_read_without_the_token(world: World, scores: Scores) -> None:
     clip = world.encoders[1]
     expected: list[float] = []
-    for text, pictures, row in zip(PLAIN, drawn(world, scores), scores.prompts, strict=True):
-        each = cosines(clip.embed(pictures), clip.embed_prompts([text]))
-        assert [picture.values["clip_t"] for picture in row.pictures] == pytest.approx(each, abs=1e-6)
+    for text, images, row in zip(PLAIN, drawn(world, scores), scores.prompts, strict=True):
+        each = cosines(clip.embed(images), clip.embed_prompts([text]))
+        assert [image.values["clip_t"] for image in row.images] == pytest.approx(each, abs=1e-6)
         assert row.values["clip_t"] == pytest.approx(mean(each), abs=1e-6)
         expected += each
     assert value(scores, "clip_t") == pytest.approx(mean(expected), abs=1e-6)
@@ -77,8 +77,8 @@ def test_prompts_are_read_without_the_token(world: World, scores: Scores) -> Non
 def test_diversity_is_between_pictures_of_one_prompt(world: World, scores: Scores) -> None:
     identity = world.encoders[0]
     expected: list[float] = []
-    for pictures, row in zip(drawn(world, scores), scores.prompts, strict=True):
-        one, two = identity.patches(pictures)
+    for images, row in zip(drawn(world, scores), scores.prompts, strict=True):
+        one, two = identity.patches(images)
         expected.append(1 - mean([cosines(a[None], b[None])[0] for a, b in zip(one, two, strict=True)]))
         assert row.values["diversity"] == pytest.approx(expected[-1], abs=1e-6)
     assert value(scores, "diversity") == pytest.approx(mean(expected), abs=1e-6)
@@ -87,11 +87,11 @@ def test_diversity_is_between_pictures_of_one_prompt(world: World, scores: Score
 def test_copying_is_nearness_to_what_was_learned_over_as_many_that_were_held_out(world: World, scores: Scores) -> None:
     identity = world.encoders[0]
     photos = identity.embed(world.photos(3))
-    pictures = identity.embed(list(itertools.chain(*drawn(world, scores))))
-    excess = [mean(cosines(row[None], photos[:LEARNED])) - cosines(row[None], photos[LEARNED:])[0] for row in pictures]
+    images = identity.embed(list(itertools.chain(*drawn(world, scores))))
+    excess = [mean(cosines(row[None], photos[:LEARNED])) - cosines(row[None], photos[LEARNED:])[0] for row in images]
     assert value(scores, "copying") == pytest.approx(mean(excess), abs=1e-6)
     apart = cosines(photos[:1], photos[1:LEARNED])[0]
-    nearest = [max(cosines(row[None], photos[:LEARNED])) - apart for row in pictures]
+    nearest = [max(cosines(row[None], photos[:LEARNED])) - apart for row in images]
     assert value(scores, "nearest") == pytest.approx(mean(nearest), abs=1e-6)
 
 
@@ -100,15 +100,15 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     identity, clip = world.encoders
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
     knobs = Knobs(steps=1, guidance=scores.knobs.guidance)
-    pictures = list(base.draw([ImageRequest(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
+    images = list(base.draw([ImageRequest(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
     texts = clip.embed_prompts([prompt for prompt in PLAIN for _ in range(IMAGES)])
-    expected = [cosines(a[None], b[None])[0] for a, b in zip(clip.embed(pictures), texts, strict=True)]
+    expected = [cosines(a[None], b[None])[0] for a, b in zip(clip.embed(images), texts, strict=True)]
     assert value(scores, "base_clip_t") == pytest.approx(mean(expected), abs=1e-6)
     assert [row.values["base_clip_t"] for row in scores.prompts] == pytest.approx([mean(expected[:2]), mean(expected[2:])], abs=1e-6)
     photos = identity.embed(world.photos(3))
-    of_class = list(base.draw([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_PICTURES * IMAGES)], knobs))
+    of_class = list(base.draw([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_IMAGES * IMAGES)], knobs))
     assert value(scores, "base_preservation") == pytest.approx(mean(cosines(identity.embed(of_class), photos)), abs=1e-6)
-    trained = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_PICTURES * IMAGES)
+    trained = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_IMAGES * IMAGES)
     assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(trained), photos)), abs=1e-6)
     assert value(scores, "drift") == pytest.approx(value(scores, "preservation") - value(scores, "base_preservation"), abs=1e-9)
 
@@ -125,7 +125,7 @@ def test_other_encoders_judge_the_same_pictures(world: World, scores: Scores, mo
     no_drawing(monkeypatch)
     shutil.copytree(world.run.folder, tmp_path / "run")
     again = world.evaluate(tmp_path / "run", photos=[world.folder / "photos"], identity=str(tiny_identity(tmp_path / "dino-like", seed=1)))
-    assert [prompt.pictures[0].file for prompt in again.prompts] == [prompt.pictures[0].file for prompt in scores.prompts]
+    assert [prompt.images[0].file for prompt in again.prompts] == [prompt.images[0].file for prompt in scores.prompts]
     assert again.values["clip_t"] == scores.values["clip_t"]
     assert again.values["identity"] != scores.values["identity"]
     assert again.judges["identity"].startswith("dino-like (weights ")
@@ -182,7 +182,7 @@ def test_scores_are_kept_as_they_are(world: World, scores: Scores) -> None:
     assert "NaN" not in text
     assert json.loads(text)["knobs"]["solver"] == "ddim"
     assert scores.weights == weights_name(load_family(str(world.base), device="cpu", precision="fp32"), world.run.adapter)
-    assert all((world.run.folder / picture.file).is_file() for prompt in scores.prompts for picture in prompt.pictures)
+    assert all((world.run.folder / image.file).is_file() for prompt in scores.prompts for image in prompt.images)
 
 
 def test_weights_are_told_apart(world: World) -> None:

@@ -59,7 +59,12 @@ RATES = {
     "lora": ("method.learning_rate=1e-2", "method.rank=2", "method.text_learning_rate={text}"),
     "dreambooth": ("method.learning_rate=1e-4", "method.text_learning_rate={text}"),
     "textual-inversion": ("method.learning_rate=1e-2", "method.vectors=2"),
-    "pivotal": ("method.token.learning_rate=1e-2", "method.layers.learning_rate=1e-2", "method.layers.rank=2", "method.layers.text_learning_rate={text}"),
+    "pivotal": (
+        "method.token.learning_rate=1e-2",
+        "method.layers.learning_rate=1e-2",
+        "method.layers.rank=2",
+        "method.layers.text_learning_rate={text}",
+    ),
 }
 
 
@@ -186,9 +191,9 @@ def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: s
     order = json.dumps([(str(run.adapter), SIDE) for run in runs.values()])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     subprocess.run([sys.executable, "-c", REDRAW, order, PROMPT, str(tmp_path)], check=True, env=environment)
-    for place, (method, picture) in enumerate(zip(methods, ours, strict=True)):
-        assert np.array_equal(np.load(tmp_path / f"{place}.npy"), picture), method
-        assert not np.array_equal(picture, base_only), method
+    for place, (method, image) in enumerate(zip(methods, ours, strict=True)):
+        assert np.array_equal(np.load(tmp_path / f"{place}.npy"), image), method
+        assert not np.array_equal(image, base_only), method
 
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)
@@ -199,8 +204,8 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     stage = base.stages[-1]
     batch_loader = material_of(recipe, base, stage)
     batch = batch_loader.batches(0)[0]
-    assert batch.preserved_B is not None
-    assert batch.preserved_B.tolist() == [False, True]
+    assert batch.keeps_base_B is not None
+    assert batch.keeps_base_B.tolist() == [False, True]
     assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
     for learner, _ in attached(recipe, stage):
         with torch.no_grad():
@@ -210,10 +215,10 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
         assert fresh_B[1] == 0 or learner.groups[0].part != stage.denoiser or fresh_B[1] < 1e-9
         assert error_B[0] != fresh_B[0]
         push(learner, -0.05)
-    pictures = recipe_of(bases, family, method, home, "prior.weight=0.5")
-    with_class = replace(material_of(pictures, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
+    images = recipe_of(bases, family, method, home, "prior.weight=0.5")
+    with_class = replace(material_of(images, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
     both = with_class.batches(0)[0]
-    assert both.preserved_B is None
+    assert both.keeps_base_B is None
     assert both.prompts[1] == "a photo of a dog"
     assert both.weight_B.tolist() == pytest.approx([1.0, 0.5])
 

@@ -165,10 +165,10 @@ def answers(stage: Stage) -> list[Tensor]:
 def test_released_encoders_leave_memory_and_come_back_equal(tiny_base: Path) -> None:
     stage: Any = loaded(tiny_base).stages[0]
     before = answers(stage)
-    picture, text, unet = weakref.ref(stage.pictures.module), weakref.ref(stage.text_part("text_encoder")), weakref.ref(stage.unet)
+    image, text, unet = weakref.ref(stage.images.module), weakref.ref(stage.text_part("text_encoder")), weakref.ref(stage.unet)
     stage.release_encoders(text=False)
     gc.collect()
-    assert picture() is None
+    assert image() is None
     assert text() is not None
     stage.release_encoders(text=True)
     gc.collect()

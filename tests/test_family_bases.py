@@ -51,9 +51,9 @@ def text_learning_rate(name: str) -> float:
     return 0 if name == "deepfloyd_if" else 1e-2
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
+def pixels(image: Image.Image) -> np.ndarray:
     """H x W x 3."""
-    return np.asarray(picture, np.float64)
+    return np.asarray(image, np.float64)
 
 
 def drawn(family: Family) -> np.ndarray:
@@ -99,7 +99,9 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
     """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
     stage = family.stages[0]
     before = drawn(family)
-    learner = LoraSettings(rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])).attach(stage, SUBJECT, 0, None)
+    learner = LoraSettings(rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])).attach(
+        stage, SUBJECT, 0, None
+    )
     assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
         for group in learner.groups:

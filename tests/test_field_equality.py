@@ -218,7 +218,10 @@ def plain_loop(base: Path, start: Mapping[str, Tensor], shown: Sequence[Batch]) 
     scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     unet, text, learning = adapted(base, start)
-    parts = [{"params": [p for key, p in learning.items() if key.startswith(f"{part}.")], "lr": learning_rate} for part, learning_rate in RATES.items()]
+    parts = [
+        {"params": [p for key, p in learning.items() if key.startswith(f"{part}.")], "lr": learning_rate}
+        for part, learning_rate in RATES.items()
+    ]
     optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.99), weight_decay=DECAY)
     losses: list[float] = []
     for batch in shown:

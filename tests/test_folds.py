@@ -97,7 +97,7 @@ def test_scores_are_their_definitions(world: World, run: Run, scores: Scores) ->
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
     control = encoder.embed(list(base.draw([ImageRequest(prompt, 0) for prompt in PLAIN], Knobs(steps=1, guidance=scores.knobs.guidance))))
     for fold in scores.folds:
-        drawn = encoder.embed(read([run.folder / file for file in fold.pictures]))
+        drawn = encoder.embed(read([run.folder / file for file in fold.images]))
         others = torch.stack([row for name, row in photos.items() if name != fold.photo])
         held_out = photos[fold.photo][None]
         assert len(drawn) == len(PROMPTS)

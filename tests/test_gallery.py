@@ -64,14 +64,16 @@ class Eye:
         self.seen += len(images)
         return torch.tensor([image.getpixel((0, 0)) for image in images], dtype=torch.float32)
 
-    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
+    def between(self, images: Sequence[Image.Image]) -> list[float]:
         """A distance for each pair."""
-        self.seen += len(pictures)
-        count = len(pictures)
+        self.seen += len(images)
+        count = len(images)
         return [0.5 + number for number in range(count * (count - 1) // 2)]
 
 
-def draw(folder: Path, artist: Artist, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights") -> list[Path]:
+def draw(
+    folder: Path, artist: Artist, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights"
+) -> list[Path]:
     return SampleCache(folder).draw(artist, requests, knobs, made_by)  # pyright: ignore[reportArgumentType]
 
 
@@ -93,9 +95,9 @@ def test_pictures_come_in_the_order_of_the_shots(tmp_path: Path) -> None:
 def test_drawing_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, kept: int) -> None:
     """Only what is missing is written, and only batches with something missing are drawn."""
     whole = [path.read_bytes() for path in draw(tmp_path / "whole", Artist())]
-    pictures = SampleCache(tmp_path / "cut").pictures(Artist(), SHOTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
-    paths = [next(pictures) for _ in range(kept)]
-    pictures.close()  # pyright: ignore[reportAttributeAccessIssue]
+    images = SampleCache(tmp_path / "cut").images(Artist(), SHOTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
+    paths = [next(images) for _ in range(kept)]
+    images.close()  # pyright: ignore[reportAttributeAccessIssue]
     times = [path.stat().st_mtime_ns for path in paths]
     artist = Artist()
     again = draw(tmp_path / "cut", artist)
@@ -129,8 +131,8 @@ def test_what_was_not_said_is_what_it_comes_to(tmp_path: Path) -> None:
 
 def test_a_picture_says_what_made_it(tmp_path: Path) -> None:
     (path,) = draw(tmp_path, Artist(), SHOTS[2:3])
-    with Image.open(path) as picture:
-        text = str(picture.info["parameters"])
+    with Image.open(path) as image:
+        text = str(image.info["parameters"])
     assert text.startswith("a sks dog 2\n")
     for fact in ("Seed: 2", "Steps: 1", "Sampler: ddim", "Size: 8x8", "Model: paint 0123", "Adapter: weights"):
         assert fact in text
@@ -143,10 +145,10 @@ def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
 
     class Slow(Artist):
         def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
-            for picture in super().draw(requests, knobs):
+            for image in super().draw(requests, knobs):
                 started.set()
                 assert go.wait(30)
-                yield picture
+                yield image
 
     first, second = Slow(), Artist()
     threads = [Thread(target=draw, args=(tmp_path, artist)) for artist in (first, second)]
@@ -182,9 +184,9 @@ def test_another_content_under_the_same_name_is_looked_at_again(tmp_path: Path) 
 
 def test_pictures_without_a_file_are_embedded_once(tmp_path: Path) -> None:
     eye = Eye()
-    pictures = [Image.new("RGB", size, "red") for size in ((8, 4), (4, 8), (8, 4))]
+    images = [Image.new("RGB", size, "red") for size in ((8, 4), (4, 8), (8, 4))]
     for _ in range(2):
-        assert SampleCache(tmp_path).embed_pictures(eye, pictures).tolist() == [[255, 0, 0]] * 3
+        assert SampleCache(tmp_path).embed_images(eye, images).tolist() == [[255, 0, 0]] * 3
     assert eye.seen == 2  # as large and as red, but not of one shape
 
 

@@ -75,8 +75,8 @@ def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS, knobs:
     return list(generator.draw(requests, knobs))
 
 
-def contents(pictures: Sequence[Image.Image]) -> list[bytes]:
-    return [picture.tobytes() for picture in pictures]
+def contents(images: Sequence[Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
@@ -93,14 +93,14 @@ def test_a_picture_is_the_same_in_any_batch(tiny_base: Path, adapter: Adapter, a
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     generators = [Generator(family, adapter if applied else None, batch_size=1)]
     generators[0].batch_size = 1
-    pictures: dict[int, list[Image.Image]] = {}
+    images: dict[int, list[Image.Image]] = {}
     for size in (1, 2, 5):
         generators[0].batch_size = size
-        pictures[size] = drawn(generators[0])
-        assert contents(drawn(generators[0])) == contents(pictures[size])  # the same bytes at an equal batch size
+        images[size] = drawn(generators[0])
+        assert contents(drawn(generators[0])) == contents(images[size])  # the same bytes at an equal batch size
     for size in (2, 5):
-        assert max(difference(one, other) for one, other in zip(pictures[1], pictures[size], strict=True)) <= 2
-    assert len(set(contents(pictures[1]))) == len(SHOTS)
+        assert max(difference(one, other) for one, other in zip(images[1], images[size], strict=True)) <= 2
+    assert len(set(contents(images[1]))) == len(SHOTS)
 
 
 def test_pictures_come_in_the_order_of_the_shots(family: Family) -> None:
@@ -198,10 +198,10 @@ def test_an_unknown_solver_is_refused_with_a_suggestion(family: Family) -> None:
 def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
     knobs = turned(negative="blurry, dark: ü", solver="euler", steps=3, height=48, width=80, guidance=2.5)
     request = ImageRequest("a dog, at night: 5 €", 42)
-    (picture,) = drawn(Generator(family), [request], knobs)
-    write_image(picture, tmp_path / "new" / "a.png", settings_text(request, knobs, (48, 80), "owner/name", "a.safetensors"))
+    (image,) = drawn(Generator(family), [request], knobs)
+    write_image(image, tmp_path / "new" / "a.png", settings_text(request, knobs, (48, 80), "owner/name", "a.safetensors"))
     with Image.open(tmp_path / "new" / "a.png") as read:
-        assert read.convert("RGB").tobytes() == picture.tobytes()
+        assert read.convert("RGB").tobytes() == image.tobytes()
         prompt, negative, facts = str(read.info["parameters"]).split("\n")
     assert prompt == "a dog, at night: 5 €"
     assert negative == "Negative prompt: blurry, dark: ü"
@@ -253,6 +253,6 @@ def test_one_picture_that_does_not_fit_is_refused_with_a_remedy(family: Family, 
 def test_pictures_are_given_as_soon_as_their_batch_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator(family, batch_size=2)
     tried = short_of_memory(generator, 2, monkeypatch)
-    pictures = generator.draw(SHOTS, KNOBS)
-    next(pictures)
+    images = generator.draw(SHOTS, KNOBS)
+    next(images)
     assert tried == [2]

@@ -28,9 +28,9 @@ def grey(value: int, side: int = 128) -> Image.Image:
     return Image.new("RGB", (side, side), (value, 0, value))
 
 
-def shades(picture: Image.Image) -> dict[int, tuple[int, int, int, int]]:
+def shades(image: Image.Image) -> dict[int, tuple[int, int, int, int]]:
     """Where each shade of `grey` lies: left, top, right, bottom."""
-    values = np.asarray(picture.convert("RGB"), dtype=int)
+    values = np.asarray(image.convert("RGB"), dtype=int)
     of_ours = (values[..., 1] == 0) & (values[..., 0] == values[..., 2]) & (values[..., 0] >= 40)
     found: dict[int, tuple[int, int, int, int]] = {}
     for value in map(int, np.unique(values[..., 0][of_ours])):
@@ -160,12 +160,12 @@ def test_a_knob_grid_shows_what_the_generator_draws_and_says_what_made_it(tiny_b
     assert text.startswith("a dog\nSteps: 1, Sampler: ddim, CFG scale: 1.0, Seed: 5, Size: 64x64, Model: tiny")
     assert text.endswith('Script: X/Y/Z plot, X Type: guidance, X Values: "1, 9", Y Type: steps, Y Values: "1, 2"')
     for guidance, steps in itertools.product((1, 9), (1, 2)):
-        picture = next(generator.draw([ImageRequest("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
+        image = next(generator.draw([ImageRequest("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
             (128, 128), Image.Resampling.NEAREST
         )
         column = shown.shape[1] - image_grid.GAP - (2 - (guidance == 9)) * (128 + image_grid.GAP)
         row = shown.shape[0] - (2 - (steps == 2)) * (128 + image_grid.GAP)
-        assert np.array_equal(shown[row : row + 128, column : column + 128], np.asarray(picture))
+        assert np.array_equal(shown[row : row + 128, column : column + 128], np.asarray(image))
 
 
 def test_nothing_is_drawn_where_one_combination_cannot_be(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_the_page_shows_every_run_and_the_way_to_its_scores(tmp_path: Path) -> N
         Entry(name="c", changes={"seed": "c"}, scores={}),
     ]
     board = Leaderboard.of(entries, by="likeness", keys=["seed"])
-    page = leaderboard_page(board, grid=tmp_path / "grid.png", pictures={"a": tmp_path / "a.png"}, links={"a": "runs/a/scores.html"})
+    page = leaderboard_page(board, grid=tmp_path / "grid.png", images={"a": tmp_path / "a.png"}, links={"a": "runs/a/scores.html"})
     write_page(page, tmp_path / "leaderboard.html")
     text = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert '<a href="runs/a/scores.html">seed=a</a>' in text
@@ -170,5 +170,5 @@ def test_the_page_shows_every_run_and_the_way_to_its_scores(tmp_path: Path) -> N
     assert text.count("<img") == 2
     assert text.count('class="whole"') == 1
     assert 'width="400" height="300"' in text, "the grid is not made small"
-    without = leaderboard_page(board, grid=None, pictures={}, links={})
+    without = leaderboard_page(board, grid=None, images={}, links={})
     assert [section.id for section in without.sections] == ["leaderboard", "runs"]

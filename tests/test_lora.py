@@ -64,7 +64,7 @@ def answers(stage: Stage) -> tuple[Tensor, Tensor]:
 
 def weights(stage: Stage) -> dict[str, str]:
     """A hash of every weight and buffer but the changes, under the names of the untouched base."""
-    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.pictures.module}  # pyright: ignore[reportAttributeAccessIssue]
+    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.images.module}  # pyright: ignore[reportAttributeAccessIssue]
     return {
         f"{part}.{name.replace('.base_layer.', '.')}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for part, module in modules.items()
@@ -230,8 +230,8 @@ def test_a_fresh_process_draws_the_same_pixels(tiny_base: Path, family: Family, 
     words = [str(tiny_base), str(tmp_path / "a.safetensors"), str(tmp_path / "a.png"), SHOT.prompt, str(SHOT.seed), KNOBS.model_dump_json()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run([sys.executable, "-c", FRESH, *words], check=True, env=environment, capture_output=True, timeout=300)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert difference(np.asarray(picture).astype(np.int16), here) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert difference(np.asarray(image).astype(np.int16), here) == 0
 
 
 def theirs(base: Path, adapter: Path | None, *, scales: Mapping[str, float] | None = None) -> NDArray[np.int16]:
@@ -451,7 +451,9 @@ def test_each_variant_is_decided_by_its_seed_and_leaves_the_global_generator_alo
 @pytest.mark.parametrize("variant", ["dora", "loha", "lokr"])
 def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_base: Path, variant: Any) -> None:
     """A missing tensor and one of another shape are named; the base has no adapted layer left."""
-    tensors, metadata = LoraSettings(variant=variant, text_learning_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    tensors, metadata = (
+        LoraSettings(variant=variant, text_learning_rate=1e-3).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
+    )
     first = next(key for key in tensors if "lora_A" not in key and "lora_B" not in key)
     for broken in ({key: t for key, t in tensors.items() if key != first}, tensors | {first: torch.zeros(2, 2)}):
         stage = loaded(tiny_base).stages[0]

@@ -53,7 +53,7 @@ class World:
 
     identity: IdentityEncoder
     clip: ClipEncoder
-    pictures: dict[str, list[Image.Image]]
+    images: dict[str, list[Image.Image]]
     noise: list[Image.Image]
     identity_rows: dict[str, Tensor]
     clip_rows: dict[str, Tensor]
@@ -63,15 +63,15 @@ class World:
 def world() -> World:
     """Embed all photos once a process."""
     identity, clip = read_identity_encoder(starter.identity_folder()), read_clip(starter.clip_folder())
-    pictures = {name: [Image.open(photo).convert("RGB") for photo in held.photos] for name, held in starter.subjects().items()}
+    images = {name: [Image.open(photo).convert("RGB") for photo in held.photos] for name, held in starter.subjects().items()}
     generator = np.random.default_rng(0)
     return World(
         identity=identity,
         clip=clip,
-        pictures=pictures,
+        images=images,
         noise=[Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(NOISES)],
-        identity_rows={name: identity.embed(photos) for name, photos in pictures.items()},
-        clip_rows={name: clip.embed(photos) for name, photos in pictures.items()},
+        identity_rows={name: identity.embed(photos) for name, photos in images.items()},
+        clip_rows={name: clip.embed(photos) for name, photos in images.items()},
     )
 
 
@@ -130,9 +130,9 @@ def copies(generated: Rows, training: Rows, held_out: Rows) -> float:
     """The nearest of as many photos of either kind, over all choices of them."""
     count = min(len(training), len(held_out))
     values: list[float] = []
-    for picture in generated:
+    for image in generated:
         trained, unseen = (
-            mean([max(cosine(picture, photo) for photo in some) for some in itertools.combinations(photos, count)])
+            mean([max(cosine(image, photo) for photo in some) for some in itertools.combinations(photos, count)])
             for photos in (training, held_out)
         )
         values.append(trained - unseen)
@@ -179,7 +179,7 @@ def test_the_copy_scores_are_their_definitions(name: str) -> None:
     unseen = [max(cosine(p, photo) for photo in held_out) >= max(cosine(p, photo) for photo in training) for p in generated]
     assert held_out_share(generated_BD, training_TD, held_out_PD) == mean([float(one) for one in unseen])
     assert real_nearest(training_TD) == pytest.approx(nearest_neighbour(training), abs=1e-6)
-    expected = mean([max(cosine(picture, photo) for photo in training) for picture in generated]) - nearest_neighbour(training)
+    expected = mean([max(cosine(image, photo) for photo in training) for image in generated]) - nearest_neighbour(training)
     assert nearest_excess(generated_BD, training_TD) == pytest.approx(expected, abs=1e-6)
 
 
@@ -193,10 +193,10 @@ def test_preservation_and_drift_are_their_definitions() -> None:
 
 def test_diversity_is_its_definition() -> None:
     here = world()
-    prompts = [here.pictures["poodle"][:3], here.pictures["taxi"][:2], here.noise[:1]]
+    prompts = [here.images["poodle"][:3], here.images["taxi"][:2], here.noise[:1]]
     values: list[float] = []
-    for pictures in prompts[:2]:
-        patches = [plain(patches_ND) for patches_ND in here.identity.patches(pictures)]
+    for images in prompts[:2]:
+        patches = [plain(patches_ND) for patches_ND in here.identity.patches(images)]
         values.append(mean([apart(one, other) for one, other in itertools.combinations(patches, 2)]))
     found = measure_diversity(prompts, PatchDistance(encoder=here.identity))
     assert found.prompts == (pytest.approx(values[0], abs=1e-6), pytest.approx(values[1], abs=1e-6), None)
@@ -272,10 +272,10 @@ def test_copies_of_training_photos_are_told_from_photos_held_out(name: str) -> N
 def test_pictures_of_many_things_are_more_diverse_than_of_one() -> None:
     here = world()
     distance = PatchDistance(encoder=here.identity)
-    mixed = measure_diversity([[here.pictures[name][1] for name in NAMES[:6]]], distance)
+    mixed = measure_diversity([[here.images[name][1] for name in NAMES[:6]]], distance)
     for name in NAMES:
-        photos = measure_diversity([here.pictures[name]], distance)
-        same = measure_diversity([here.pictures[name][:1] * 3], distance)
+        photos = measure_diversity([here.images[name]], distance)
+        same = measure_diversity([here.images[name][:1] * 3], distance)
         assert numbers(same.value) == pytest.approx(0, abs=1e-6)
         assert 0.01 < numbers(photos.value) < numbers(mixed.value)
 
@@ -283,17 +283,17 @@ def test_pictures_of_many_things_are_more_diverse_than_of_one() -> None:
 def test_likeness_of_cut_outs_is_its_definition() -> None:
     """All pairs of what is cut out, as the encoder of identity sees it."""
     here = world()
-    generated, photos = cut_outs(here.pictures["koala"][1::2]), cut_outs(here.pictures["poodle"][1::2])
-    expected = all_pairs(plain(here.identity.embed(generated.pictures)), plain(here.identity.embed(photos.pictures)))
+    generated, photos = cut_outs(here.images["koala"][1::2]), cut_outs(here.images["poodle"][1::2])
+    expected = all_pairs(plain(here.identity.embed(generated.images)), plain(here.identity.embed(photos.images)))
     assert cutout_similarity(generated, photos, here.identity.embed).value == pytest.approx(expected, abs=1e-6)
 
 
 def test_cut_out_subjects_are_told_apart_more_clearly() -> None:
     here = world()
     # The second, fourth and sixth photo stand before one plain colour, so a mask is what differs from it.
-    plain_ones = {name: photos[1::2] for name, photos in here.pictures.items()}
+    plain_ones = {name: photos[1::2] for name, photos in here.images.items()}
     whole = {name: rows_BD[1::2] for name, rows_BD in here.identity_rows.items()}
-    cut = {name: here.identity.embed(cut_outs(photos).pictures) for name, photos in plain_ones.items()}
+    cut = {name: here.identity.embed(cut_outs(photos).images) for name, photos in plain_ones.items()}
     assert mean([numbers(real_similarity(cut[name])) for name in NAMES]) > mean([numbers(real_similarity(whole[name])) for name in NAMES])
     assert separation(cut) > separation(whole) + 0.02
 
@@ -301,14 +301,14 @@ def test_cut_out_subjects_are_told_apart_more_clearly() -> None:
 def test_cut_out_subjects_are_as_like_when_they_are_drawn_small() -> None:
     here = world()
     for name in NAMES:
-        photos = here.pictures[name][1::2]
+        photos = here.images[name][1::2]
         score = cutout_similarity(cut_outs([small(photo) for photo in photos]), cut_outs(photos), here.identity.embed)
         assert score.note == ""
         assert numbers(score.value) > similarity(here.identity.embed([small(photo) for photo in photos]), here.identity.embed(photos))
 
 
 def test_perceptual_distances_of_photos_are_distances() -> None:
-    patches_BND = world().identity.patches(world().pictures["alien"])
+    patches_BND = world().identity.patches(world().images["alien"])
     for i, j in itertools.product(range(len(patches_BND)), repeat=2):
         found = perceptual_distance(patches_BND[i], patches_BND[j])
         assert found == perceptual_distance(patches_BND[j], patches_BND[i])
@@ -319,8 +319,8 @@ def test_perceptual_distances_of_photos_are_distances() -> None:
 def captioned() -> tuple[Tensor, Tensor]:
     """The pictures with captions, and these."""
     here = world()
-    pictures = [here.pictures[name][number - 1] for name, number in CAPTIONS]
-    return here.clip.embed(pictures), here.clip.embed_prompts(list(CAPTIONS.values()))
+    images = [here.images[name][number - 1] for name, number in CAPTIONS]
+    return here.clip.embed(images), here.clip.embed_prompts(list(CAPTIONS.values()))
 
 
 def separation(rows: dict[str, Tensor]) -> float:

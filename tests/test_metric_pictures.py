@@ -92,19 +92,19 @@ def noise(seed: int, width: int = 10, height: int = 8) -> Image.Image:
 
 def blob(*, mask: bool, size: tuple[int, int] = (40, 30), box: tuple[int, int, int, int] = (6, 4, 25, 19)) -> Image.Image:
     """A red shape on white, or its mask."""
-    picture = Image.new("L" if mask else "RGB", size, 0 if mask else "white")
-    ImageDraw.Draw(picture).ellipse(box, fill=255 if mask else (200, 30, 30))
-    return picture
+    image = Image.new("L" if mask else "RGB", size, 0 if mask else "white")
+    ImageDraw.Draw(image).ellipse(box, fill=255 if mask else (200, 30, 30))
+    return image
 
 
 def on(
     background: Image.Image, subject: Image.Image, mask: Image.Image, corner: tuple[int, int] = (0, 0)
 ) -> tuple[Image.Image, Image.Image]:
     """The subject on another background, elsewhere, and its mask there."""
-    picture, there = background.copy(), Image.new("L", background.size)
-    picture.paste(subject, corner, mask)
+    image, there = background.copy(), Image.new("L", background.size)
+    image.paste(subject, corner, mask)
     there.paste(mask, corner)
-    return picture, there
+    return image, there
 
 
 def test_diversity_compares_pictures_of_one_prompt_only() -> None:
@@ -127,12 +127,12 @@ def test_lpips_measures_where_it_is_installed(fake_package: FakePackage) -> None
     distance = open_distance(ENCODER)
     assert isinstance(distance, Lpips)
     assert distance.name == "LPIPS (alex, lpips 9.9)"
-    pictures = [noise(0), noise(1), noise(2)]
-    values = [np.asarray(picture, np.float64) / 127.5 - 1 for picture in pictures]
+    images = [noise(0), noise(1), noise(2)]
+    values = [np.asarray(image, np.float64) / 127.5 - 1 for image in images]
     expected = [np.abs(one - other).mean() for one, other in itertools.combinations(values, 2)]
-    assert distance.between(pictures) == pytest.approx(expected, abs=1e-6)
-    assert distance.between(pictures[:1]) == []
-    found = measure_diversity([pictures, pictures[:2]], distance)
+    assert distance.between(images) == pytest.approx(expected, abs=1e-6)
+    assert distance.between(images[:1]) == []
+    found = measure_diversity([images, images[:2]], distance)
     assert (found.value, found.distance) == (pytest.approx(diversity_over([expected, expected[:1]]), abs=1e-6), distance.name)
     with pytest.raises(ValueError, match="one size"):
         distance.between([noise(0), noise(1, width=9)])
@@ -162,8 +162,8 @@ def test_a_cut_out_does_not_depend_on_what_is_around_it() -> None:
     first = cut_out(subject, mask, CROPPED)
     assert first is not None
     for seed, corner in ((0, (0, 0)), (1, (17, 9)), (2, (-5, -3))):
-        picture, there = on(noise(seed, 90, 60), subject, mask, corner)
-        assert cut_out(picture, there, CROPPED) == first
+        image, there = on(noise(seed, 90, 60), subject, mask, corner)
+        assert cut_out(image, there, CROPPED) == first
     hidden = subject.copy()
     hidden.putalpha(mask)  # transparency shows white, which is outside the mask
     assert cut_out(hidden, mask, CROPPED) == first
@@ -191,9 +191,9 @@ def test_an_empty_background_is_zero_to_the_encoder(preprocessing: Preprocessing
 
 
 def test_half_a_pixel_of_subject_is_subject() -> None:
-    picture, faint, clear = Image.new("RGB", (8, 8), "red"), Image.new("L", (8, 8), 127), Image.new("L", (8, 8), 128)
-    assert cut_out(picture, faint, WHOLE) is None
-    assert cut_out(picture, clear, WHOLE) == picture
+    image, faint, clear = Image.new("RGB", (8, 8), "red"), Image.new("L", (8, 8), 127), Image.new("L", (8, 8), 128)
+    assert cut_out(image, faint, WHOLE) is None
+    assert cut_out(image, clear, WHOLE) == image
 
 
 def test_a_mask_of_another_picture_is_refused() -> None:
@@ -205,21 +205,21 @@ def test_cut_outs_of_one_subject_are_alike_whatever_stands_behind() -> None:
     subject, mask = blob(mask=False), blob(mask=True)
     pairs = [on(noise(seed, 60, 60), subject, mask, (seed, 2 * seed)) for seed in range(4)]
     cut = cut_all([p for p, _ in pairs], [m for _, m in pairs], segmenter=NOTHING, preprocessing=WHOLE)
-    assert (len(cut.pictures), cut.note) == (4, "")
+    assert (len(cut.images), cut.note) == (4, "")
     score = cutout_similarity(cut, cut, flat)
     assert (score.value, score.note) == (pytest.approx(1, abs=1e-6), "")
 
 
 def test_what_has_no_mask_is_left_out_and_said() -> None:
-    pictures = [blob(mask=False)] * 3
-    photos = cut_all(pictures, [blob(mask=True), None, Image.new("L", (40, 30))], segmenter=NOTHING, preprocessing=WHOLE)
-    assert len(photos.pictures) == 1
+    images = [blob(mask=False)] * 3
+    photos = cut_all(images, [blob(mask=True), None, Image.new("L", (40, 30))], segmenter=NOTHING, preprocessing=WHOLE)
+    assert len(photos.images) == 1
     assert photos.note == "1 of 3 have no mask (no segmenter is installed); 1 of 3 left out, as nothing is marked in their masks"
-    drawn = cut_all(pictures, [None] * 3, segmenter=NOTHING, preprocessing=WHOLE)
-    assert drawn == Cutouts(pictures=(), note="3 of 3 have no mask (no segmenter is installed)")
+    drawn = cut_all(images, [None] * 3, segmenter=NOTHING, preprocessing=WHOLE)
+    assert drawn == Cutouts(images=(), note="3 of 3 have no mask (no segmenter is installed)")
     score = cutout_similarity(drawn, photos, flat)
     assert score == CutoutScore(value=None, note=f"pictures: {drawn.note}; photos: {photos.note}")
-    assert cutout_similarity(photos, Cutouts(pictures=()), flat).note == f"pictures: {photos.note}; photos: there are none"
+    assert cutout_similarity(photos, Cutouts(images=()), flat).note == f"pictures: {photos.note}; photos: there are none"
 
 
 def test_masks_and_pictures_come_in_pairs() -> None:
@@ -234,7 +234,7 @@ def test_a_segmenter_makes_the_masks_that_are_missing(fake_package: FakePackage)
     assert segmenter.name == "rembg (u2net)"
     white = Image.new("RGB", (40, 30), "white")
     cut = cut_all([blob(mask=False), blob(mask=False), white], [blob(mask=True), None, None], segmenter=segmenter, preprocessing=WHOLE)
-    assert cut.pictures == (cut_out(blob(mask=False), blob(mask=True), WHOLE),) * 2
+    assert cut.images == (cut_out(blob(mask=False), blob(mask=True), WHOLE),) * 2
     assert cut.note == "1 of 3 left out, as nothing is marked in their masks; 2 of 3 masks by rembg (u2net)"
     score = cutout_similarity(cut, cut, flat)
     assert (score.value, score.note) == (pytest.approx(1, abs=1e-6), f"pictures: {cut.note}; photos: {cut.note}")
@@ -258,6 +258,6 @@ def test_without_a_segmenter_the_reason_says_how_to_get_one(monkeypatch: pytest.
     assert open_segmenter() == NoSegmenter("no segmenter is installed; `pip install rembg[cpu]` gives one")
 
 
-def flat(pictures: Sequence[Image.Image]) -> Tensor:
+def flat(images: Sequence[Image.Image]) -> Tensor:
     """Pictures as embeddings, pixel by pixel."""
-    return torch.stack([WHOLE.prepare(picture).flatten() for picture in pictures])
+    return torch.stack([WHOLE.prepare(image).flatten() for image in images])

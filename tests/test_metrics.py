@@ -123,9 +123,9 @@ def test_copy_scores_are_each_pictures_own(generated: int, seed: int) -> None:
     assert nearest_excess(drawn, training) == pytest.approx(sum(excesses or ()) / generated, abs=1e-9)
 
 
-def plain_nearest(picture: Tensor, photos: Tensor, count: int) -> float:
+def plain_nearest(image: Tensor, photos: Tensor, count: int) -> float:
     """The nearest of so many photos, averaged over all choices."""
-    chosen = [max(cosine(picture, photo) for photo in some) for some in itertools.combinations(photos, count)]
+    chosen = [max(cosine(image, photo) for photo in some) for some in itertools.combinations(photos, count)]
     return sum(chosen) / len(chosen)
 
 
@@ -133,10 +133,10 @@ def plain_nearest(picture: Tensor, photos: Tensor, count: int) -> float:
 def test_a_copy_score_is_of_equal_numbers_of_photos(training: int, held_out: int, seed: int) -> None:
     drawn, learned, others = rows(2, seed=seed), rows(training, seed=seed + 1), rows(held_out, seed=seed + 2)
     count = min(training, held_out)
-    expected = [plain_nearest(picture, learned, count) - plain_nearest(picture, others, count) for picture in drawn]
+    expected = [plain_nearest(image, learned, count) - plain_nearest(image, others, count) for image in drawn]
     assert copy_scores(drawn, learned, others) == pytest.approx(expected, abs=1e-9)
     if training == held_out:
-        plain = [max(cosine(picture, photo) for photo in learned) - max(cosine(picture, photo) for photo in others) for picture in drawn]
+        plain = [max(cosine(image, photo) for photo in learned) - max(cosine(image, photo) for photo in others) for image in drawn]
         assert expected == pytest.approx(plain, abs=1e-9)
 
 

@@ -51,7 +51,7 @@ def family(tiny_base: Path, judges: EncoderPair, monkeypatch: pytest.MonkeyPatch
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_choice, "TokenExaminer", lambda *rest, **more: TokenExaminer(*rest, **more, knobs=QUICK, pictures=2))
+    monkeypatch.setattr(token_choice, "TokenExaminer", lambda *rest, **more: TokenExaminer(*rest, **more, knobs=QUICK, images=2))
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -187,7 +187,7 @@ def test_the_embedded_base_has_its_word_with_it(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_the_terminal_shows(family: Family, judges: EncoderPair, tmp_path: Path) -> None:
-    ours = TokenExaminer(Generator(family), judges, SampleCache(tmp_path), knobs=QUICK, pictures=2)
+    ours = TokenExaminer(Generator(family), judges, SampleCache(tmp_path), knobs=QUICK, images=2)
     found = TokenSearch(
         tokens=tuple(ours.find(count=2)), folklore=ours.examine(["sks"])[0], rare=5, nouns=ours.references, judges=judges.describe()
     )

@@ -83,7 +83,8 @@ def fresh(name: OptimizerName) -> tuple[Parameters, Any]:
     parameters = [torch.nn.Parameter(gaussian(shape, [seeded("weight", i)])[0]) for i, shape in enumerate(shapes)]
     parts = (tuple(parameters[:2]), tuple(parameters[2:]))
     groups = [
-        ParameterGroup(part=f"{i}", parameters=part, learning_rate=learning_rate) for i, (part, learning_rate) in enumerate(zip(parts, RATES[name], strict=True))
+        ParameterGroup(part=f"{i}", parameters=part, learning_rate=learning_rate)
+        for i, (part, learning_rate) in enumerate(zip(parts, RATES[name], strict=True))
     ]
     return parameters, build(name, groups, weight_decay=0.01)
 
@@ -273,7 +274,9 @@ def test_a_decay_that_is_none_is_refused(decay: float) -> None:
 
 @pytest.mark.parametrize("rates", [(1e-4, 1e-5), (1e-4, 1e-4), (1.0, 0.5)])
 def test_prodigy_refuses_rates_that_are_no_multiplier(rates: tuple[float, float]) -> None:
-    groups = [ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), learning_rate=learning_rate) for learning_rate in rates]
+    groups = [
+        ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), learning_rate=learning_rate) for learning_rate in rates
+    ]
     with pytest.raises(UserError, match=r"method\.rate=1"):
         build("prodigy", groups, weight_decay=0.0)
 

@@ -11,7 +11,7 @@ import pytest
 from bad_photos import noise
 from mascot.api.generate import generate
 from mascot.api.train import train
-from mascot.api.training_report import GUIDANCES, PICTURES, SCALES
+from mascot.api.training_report import GUIDANCES, IMAGES, SCALES
 from mascot.data.prompt_templates import fill
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.protocols import Subject
@@ -30,7 +30,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.section, self.pictures, self.texts, self.tags = "", list[tuple[str, str]](), list[str](), set[str]()
+        self.section, self.images, self.texts, self.tags = "", list[tuple[str, str]](), list[str](), set[str]()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -41,7 +41,7 @@ class Page(HTMLParser):
             self.section = facts.get("id") or ""
         if tag == "img":
             assert (facts.get("src") or "").startswith("data:image/")
-            self.pictures.append((self.section, facts.get("alt") or ""))
+            self.images.append((self.section, facts.get("alt") or ""))
 
     def handle_data(self, data: str) -> None:
         """Note texts."""
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
     def alternatives(self, words: str) -> list[str]:
         """Descriptions of pictures that hold these words."""
-        return [alt for _, alt in self.pictures if words in alt]
+        return [alt for _, alt in self.images if words in alt]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_every_preview_is_there(page: Page, step: int) -> None:
 def test_every_context_is_there_with_all_its_pictures_and_the_untouched_base(page: Page, prompt: str) -> None:
     filled = fill(prompt, SUBJECT)
     assert filled in page.texts
-    assert len(page.alternatives(f"{filled}, picture ")) == PICTURES
+    assert len(page.alternatives(f"{filled}, picture ")) == IMAGES
     assert len(page.alternatives(f"{filled}, drawn by the untouched base")) == 1
 
 
@@ -116,7 +116,7 @@ def test_every_place_of_the_knobs_is_there(page: Page) -> None:
 def test_there_are_no_other_pictures(page: Page) -> None:
     rows = sum(len(group) for group in CONTEXTS.values())
     previews = (STEPS // EVERY + 1) * 4
-    assert len(page.pictures) == HERO + len(NAMES) + previews + rows * (PICTURES + 1) + len(GUIDANCES) * len(SCALES) ** 2
+    assert len(page.images) == HERO + len(NAMES) + previews + rows * (IMAGES + 1) + len(GUIDANCES) * len(SCALES) ** 2
 
 
 def test_the_settings_the_recipe_and_the_way_on_are_there(page: Page, run: Run, tiny_base: Path) -> None:

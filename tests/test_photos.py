@@ -37,8 +37,8 @@ STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 """How a camera stores an upright picture, by the EXIF standard's words for each orientation."""
 
 
-def saved(path: Path, picture: Image.Image, **options: object) -> Path:
-    picture.save(path, **options)  # pyright: ignore[reportArgumentType]
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # pyright: ignore[reportArgumentType]
     return path
 
 
@@ -48,14 +48,14 @@ def only(path: Path, **options: str) -> Photo:
 
 
 def pixels(photo: Photo) -> NDArray[np.uint8]:
-    return np.asarray(photo.picture)
+    return np.asarray(photo.image)
 
 
 def halves(left: int = 0, right: int = 255, size: tuple[int, int] = (64, 48)) -> Image.Image:
     """A grey picture whose halves differ."""
-    picture = Image.new("L", size, left)
-    picture.paste(right, (size[0] // 2, 0, *size))
-    return picture
+    image = Image.new("L", size, left)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
 
 
 def is_one_sentence(text: str, path: Path) -> bool:
@@ -113,10 +113,10 @@ def test_damaged_exif_is_noted_not_fatal(tmp_path: Path) -> None:
         ("palette.gif", Image.new("P", (40, 40), 128)),
     ],
 )
-def test_middle_grey_stays_middle_grey(tmp_path: Path, name: str, picture: Image.Image) -> None:
-    if picture.mode == "P":
-        picture.putpalette([level for level in range(256) for _ in range(3)])
-    assert np.abs(pixels(only(saved(tmp_path / name, picture))).astype(int) - 128).max() <= 1
+def test_middle_grey_stays_middle_grey(tmp_path: Path, name: str, image: Image.Image) -> None:
+    if image.mode == "P":
+        image.putpalette([level for level in range(256) for _ in range(3)])
+    assert np.abs(pixels(only(saved(tmp_path / name, image))).astype(int) - 128).max() <= 1
 
 
 def test_sixteen_bits_keep_their_order(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_inks_become_the_colours_they_print(tmp_path: Path, extension: str, ink:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    picture = noise(40, 40).convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (40, 40), (128, 128, 128))
+    image = noise(40, 40).convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (40, 40), (128, 128, 128))
     extension = "jpg" if mode == "YCbCr" else "tif"
-    assert only(saved(tmp_path / f"photo.{extension}", picture)).picture.mode == "RGB"
+    assert only(saved(tmp_path / f"photo.{extension}", image)).image.mode == "RGB"
 
 
 def test_a_colour_profile_is_obeyed(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_a_damaged_colour_profile_is_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("background", "colour"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("grey", (128, 128, 128))])
 def test_transparency_shows_the_background_and_becomes_the_mask(tmp_path: Path, background: str, colour: tuple[int, ...]) -> None:
-    picture = Image.new("RGBA", (64, 48), (200, 0, 0, 255))
-    picture.putalpha(halves())
-    photo = only(saved(tmp_path / "photo.webp", picture, lossless=True), background=background)
+    image = Image.new("RGBA", (64, 48), (200, 0, 0, 255))
+    image.putalpha(halves())
+    photo = only(saved(tmp_path / "photo.webp", image, lossless=True), background=background)
     assert tuple(pixels(photo)[0, 0]) == colour
     assert tuple(pixels(photo)[0, -1]) == (200, 0, 0)
     assert photo.mask is not None
@@ -180,9 +180,9 @@ def test_a_transparent_palette_colour_shows_the_background(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("alpha", [255, 250, 180])
 def test_even_transparency_is_no_mask(tmp_path: Path, alpha: int) -> None:
-    picture = noise().convert("RGBA")
-    picture.putalpha(alpha)
-    assert only(saved(tmp_path / "photo.png", picture)).mask is None
+    image = noise().convert("RGBA")
+    image.putalpha(alpha)
+    assert only(saved(tmp_path / "photo.png", image)).mask is None
 
 
 @pytest.mark.parametrize("colour", ["whit", "", "#12", "rgb(1,2"])
@@ -194,10 +194,10 @@ def test_an_unknown_background_is_a_user_error(tmp_path: Path, colour: str) -> N
 @pytest.mark.parametrize("place", ["photo.mask.png", "masks/photo.png"])
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
 def test_a_mask_file_wins_over_transparency_and_is_no_photo(tmp_path: Path, place: str, mode: str) -> None:
-    picture = noise(64, 48).convert("RGBA")
-    picture.putalpha(halves(255, 0))
+    image = noise(64, 48).convert("RGBA")
+    image.putalpha(halves(255, 0))
     (tmp_path / "masks").mkdir()
-    saved(tmp_path / "photo.png", picture)
+    saved(tmp_path / "photo.png", image)
     saved(tmp_path / place, halves().convert(mode))
     photos = read_photos([tmp_path])
     assert [photo.path.name for photo in photos.photos] == ["photo.png"]
@@ -238,7 +238,7 @@ def test_a_large_picture_and_its_mask_are_reduced_together(tmp_path: Path) -> No
     photo = only(tmp_path / "photo.png")
     assert photo.size == (round(600 * LONGEST_SIDE / 3000), LONGEST_SIDE)
     assert photo.mask is not None
-    assert photo.mask.size == photo.picture.size
+    assert photo.mask.size == photo.image.size
     assert set(pixels(photo).reshape(-1, 3).tolist()[0]) == {0, 128}
 
 

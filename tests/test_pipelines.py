@@ -84,10 +84,10 @@ def dtypes(folder: Path) -> dict[str, set[torch.dtype]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_saved_stage_draws_what_the_stage_draws(base: Path, tmp_path: Path, precision: Precision) -> None:
     family = loaded(base, precision)
-    stage, base = stage_of(family), drawn(family)
+    stage, before = stage_of(family), drawn(family)
     push(stage)
     trained = drawn(family)
-    assert np.abs(trained - base).max() > 0
+    assert np.abs(trained - before).max() > 0
     stage.save(tmp_path / "saved")
     assert np.array_equal(drawn(loaded(tmp_path / "saved", precision)), trained)
     assert np.array_equal(drawn(family), trained), "saving changes nothing"

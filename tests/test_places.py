@@ -24,9 +24,9 @@ def drawn(place: str, seed: int, side: int = 64) -> Image.Image:
     return paint(place, side, np.random.default_rng(seed))
 
 
-def seen(picture: Image.Image) -> NDArray[np.float64]:
+def seen(image: Image.Image) -> NDArray[np.float64]:
     """The picture at 16 pixels a side without the middle, half as wide and high, that a subject always hides."""
-    values = np.asarray(picture.resize((16, 16), Image.Resampling.BOX), dtype=np.float64)
+    values = np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.float64)
     values[4:12, 4:12] = 0
     return values.ravel()
 
@@ -72,9 +72,9 @@ def test_no_two_places_share_a_painter_and_no_two_captions_differ_by_case_alone(
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_rug_fills_the_middle_with_its_colour_and_leaves_floor_in_the_corners(colour: str, side: int) -> None:
     for seed in range(4):
-        picture = paint_rug(colour, side, np.random.default_rng(seed))
-        assert (picture.mode, picture.size) == ("RGB", (side, side))
-        values = np.asarray(picture, dtype=np.float64)
+        image = paint_rug(colour, side, np.random.default_rng(seed))
+        assert (image.mode, image.size) == ("RGB", (side, side))
+        values = np.asarray(image, dtype=np.float64)
         middle = values[side // 4 : 3 * side // 4, side // 4 : 3 * side // 4].mean((0, 1))
         # The topmost row is the dark seam between two boards.
         rows = values[side // 32 : side // 16]

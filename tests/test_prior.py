@@ -47,8 +47,8 @@ class Painter:
         return [seed for _, seed in self.drawn]
 
 
-def greys(pictures: Sequence[Image.Image]) -> list[Any]:
-    return [picture.getpixel((0, 0))[0] for picture in pictures]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+def greys(images: Sequence[Image.Image]) -> list[Any]:
+    return [image.getpixel((0, 0))[0] for image in images]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
 
 def test_a_second_run_draws_none_and_gets_the_same_pictures_in_order() -> None:
@@ -119,4 +119,4 @@ def test_a_runs_class_pictures_are_the_bases_own(tiny_base: Path, tmp_path: Path
     job = TrainingRun(recipe=recipe, run=Run(tmp_path), photos=PhotoSet(photos=()), family=family)
     base = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"))
     expected = base.draw([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
-    assert [picture.tobytes() for picture in job.class_images] == [picture.tobytes() for picture in expected]
+    assert [image.tobytes() for image in job.class_images] == [image.tobytes() for image in expected]

@@ -20,7 +20,7 @@ from mascot.generation.prompt_sets import (
     PromptSet,
 )
 from starter_recipe.drawings import read_objects, wanted_icons
-from starter_recipe.batch_loaders import MATERIALS
+from starter_recipe.materials import MATERIALS
 from starter_recipe.places import PLACES
 from starter_recipe.world import ALIVE, PATTERNS, TINTS, Figure, Look, World
 
@@ -103,10 +103,10 @@ def test_every_word_is_one_that_training_said(world: World) -> None:
 
 def test_accessories_are_worn_in_training(world: World) -> None:
     """What a live subject is asked to wear or hold, colour and all, an animal of the world wears or holds in just these words."""
-    rng, picture = np.random.default_rng(0), Image.new("RGB", (8, 8))
+    rng, image = np.random.default_rng(0), Image.new("RGB", (8, 8))
     dog = Figure("dog", Look("noto/dog"), "a dog")
     assert dog.noun in ALIVE
-    seen = {world.put_accessory(picture, rng, dog).removeprefix("a dog ") for _ in range(3000)}
+    seen = {world.put_accessory(image, rng, dog).removeprefix("a dog ") for _ in range(3000)}
     wanted = {thing for suite in SUITES.values() for thing in asked(suite.live, "accessory")}
     assert wanted - seen == set()
 

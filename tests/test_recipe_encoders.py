@@ -79,7 +79,7 @@ def tiny_clip() -> CLIPModel:
     return seeded(lambda: CLIPModel(config))
 
 
-def pictures(count: int = 4) -> np.ndarray:
+def pixels(count: int = 4) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
@@ -126,7 +126,7 @@ def test_a_clip_learns_from_its_captions() -> None:
     """A few steps on one batch of scenes lower its loss; every tower takes a gradient."""
     clip = tiny_clip()
     ids = tokenizer()(["a dog", "a cat", "a red hat", "snow"], padding="max_length", max_length=POSITIONS, return_tensors="pt").input_ids
-    optimizer, inputs = torch.optim.Adam(clip.parameters(), lr=3e-3), to_inputs(pictures())
+    optimizer, inputs = torch.optim.Adam(clip.parameters(), lr=3e-3), to_inputs(pixels())
     losses: list[float] = []
     for _ in range(8):
         optimizer.zero_grad()
@@ -164,7 +164,7 @@ def test_inputs_run_from_minus_one_to_one() -> None:
 def distilled() -> tuple[Distillation, ViTModel]:
     """A distillation and its student after one step's loss."""
     distillation, encoder = seeded(Distillation), student()
-    distillation.loss(encoder, to_inputs(pictures()), 0.5).backward()
+    distillation.loss(encoder, to_inputs(pixels()), 0.5).backward()
     return distillation, encoder
 
 
@@ -174,14 +174,14 @@ def teacher_of(distillation: Distillation) -> list[Tensor]:
     return [*twin.parameters(), *head.parameters(), prototypes]
 
 
-def trained(distillation: Distillation, encoder: nn.Module) -> list[Tensor]:
+def student_weights(distillation: Distillation, encoder: nn.Module) -> list[Tensor]:
     """What the student brings to compare, in the teacher's order."""
     return [*encoder.parameters(), *distillation.head.parameters(), distillation.prototypes]
 
 
 def test_a_teacher_starts_as_its_student(distilled: tuple[Distillation, ViTModel]) -> None:
     """It is equal and its own: nothing is shared."""
-    for mine, theirs in zip(teacher_of(distilled[0]), trained(*distilled), strict=True):
+    for mine, theirs in zip(teacher_of(distilled[0]), student_weights(*distilled), strict=True):
         assert torch.equal(mine, theirs)
         assert mine.data_ptr() != theirs.data_ptr()
 
@@ -193,7 +193,7 @@ def test_a_teacher_is_not_trained(distilled: tuple[Distillation, ViTModel]) -> N
     assert not teacher & {id(parameter) for module in (distillation, encoder) for parameter in module.parameters()}
     assert sum(p.numel() for p in distillation.parameters()) == sum(p.numel() for p in seeded(Distillation).parameters())
     assert [weight for weight in teacher_of(distillation) if weight.grad is not None] == []
-    assert [weight for weight in trained(distillation, encoder) if weight.grad is None] == []
+    assert [weight for weight in student_weights(distillation, encoder) if weight.grad is None] == []
 
 
 def test_a_teacher_follows_by_the_momentum(distilled: tuple[Distillation, ViTModel]) -> None:
@@ -212,7 +212,7 @@ def test_a_teacher_follows_by_the_momentum(distilled: tuple[Distillation, ViTMod
 
 def test_a_student_is_asked_about_the_other_view() -> None:
     """The loss is the cross-entropy with the teacher's answer for the partner, sharpened by 0.04 and the student's by 0.1."""
-    distillation, encoder, inputs = seeded(Distillation), student(), to_inputs(pictures())
+    distillation, encoder, inputs = seeded(Distillation), student(), to_inputs(pixels())
     with torch.no_grad():
         loss = distillation.loss(encoder, inputs, 0.0).item()
         said = encoders.assign(distillation.head, distillation.prototypes, encoders.embed(encoder, inputs))
@@ -283,12 +283,12 @@ def check_folder(out: Path, megabytes: float) -> None:
 
 def test_an_identity_encoder_reads_back(trained: ViTModel, tmp_path: Path) -> None:
     """The reader of transformers, and ours with our own preparation of pictures, answer as the model in memory did."""
-    inputs = to_inputs(pictures())
+    inputs = to_inputs(pixels())
     expected = F.normalize(answer(copy.deepcopy(trained).eval(), inputs), dim=-1)
     check_folder(tmp_path / "identity", write_encoder(trained, tmp_path / "identity", "the card", inputs))
     plain = ViTModel.from_pretrained(tmp_path / "identity", dtype=torch.float32, add_pooling_layer=False).eval()
     ours = read_identity_encoder(tmp_path / "identity")
-    images = [Image.fromarray(picture) for picture in pictures()]
+    images = [Image.fromarray(image) for image in pixels()]
     assert torch.equal(torch.stack([ours.preprocessing.prepare(image) for image in images]).round(decimals=5), inputs.round(decimals=5))
     assert (F.normalize(answer(plain, inputs), dim=-1) - expected).abs().max() < 5e-3
     assert (ours.embed(images) - expected).abs().max() < 5e-3
@@ -297,14 +297,14 @@ def test_an_identity_encoder_reads_back(trained: ViTModel, tmp_path: Path) -> No
 def test_a_clip_reads_back(trained_clip: tuple[CLIPModel, CLIPTokenizer], tmp_path: Path) -> None:
     """Pictures and prompts alike, with the tokenizer that it was trained with."""
     clip, words = trained_clip
-    inputs, prompts = to_inputs(pictures()), ["a dog", "a red hat in the snow"]
+    inputs, prompts = to_inputs(pixels()), ["a dog", "a red hat in the snow"]
     expected = F.normalize(answer(copy.deepcopy(clip).eval(), inputs), dim=-1)
     ids = words(prompts, padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
     with torch.no_grad():
         said = F.normalize(clip.eval().text_projection(clip.text_model(input_ids=ids).pooler_output), dim=-1)
     check_folder(tmp_path / "clip", write_encoder(clip, tmp_path / "clip", "the card", inputs, words))
     ours = read_clip(tmp_path / "clip")
-    assert (ours.embed([Image.fromarray(picture) for picture in pictures()]) - expected).abs().max() < 5e-3
+    assert (ours.embed([Image.fromarray(image) for image in pixels()]) - expected).abs().max() < 5e-3
     assert (ours.embed_prompts(prompts) - said).abs().max() < 5e-3
 
 
@@ -316,7 +316,7 @@ def test_an_encoder_that_half_precision_cannot_hold_is_refused(trained: ViTModel
     with torch.no_grad():
         trained.layernorm.weight.fill_(1e6)
     with pytest.raises(RuntimeError, match="answers differently"):
-        write_encoder(trained, out, "the card", to_inputs(pictures()))
+        write_encoder(trained, out, "the card", to_inputs(pixels()))
     assert [path.relative_to(tmp_path / "starter").as_posix() for path in sorted((tmp_path / "starter").rglob("*"))] == [
         "identity",
         "identity/before",

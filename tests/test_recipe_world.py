@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from starter_recipe.drawings import read_objects, wanted_icons
-from starter_recipe.batch_loaders import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
+from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
 from starter_recipe.places import COLOURS, PLACES
 from starter_recipe.views import HUES, PLAIN, TRAINING, Variation, choose_subjects, draw_views, families_of, finish
 from starter_recipe.world import ALIVE, PATTERNS, PHOTO_STYLES, PLURALS, TINTS, Figure, Look, World, invented_names
@@ -95,7 +95,7 @@ def test_a_seed_decides_scenes(drawings: Path) -> None:
     used, fresh = plain(World(drawings, SIDE)), plain(World(drawings, SIDE))
     list(islice(used.stream([5]), 50))
     first, again = (list(islice(world.stream([4]), 30)) for world in (fresh, used))
-    assert [(picture.tobytes(), caption) for picture, caption in first] == [(picture.tobytes(), caption) for picture, caption in again]
+    assert [(image.tobytes(), caption) for image, caption in first] == [(image.tobytes(), caption) for image, caption in again]
     assert [caption for _, caption in first] != [caption for _, caption in islice(used.stream([5]), 30)]
 
 
@@ -211,8 +211,8 @@ def test_a_world_of_few_nouns_knows_only_their_drawings(drawings: Path) -> None:
 
 def on_black(put: Callable[..., str], figure: Figure, seed: int) -> tuple[Image.Image, str]:
     """A figure alone on black, and its words; `put` is one of the world's ways."""
-    picture = Image.new("RGB", (64, 64))
-    return picture, put(picture, np.random.default_rng(seed), figure)
+    image = Image.new("RGB", (64, 64))
+    return image, put(image, np.random.default_rng(seed), figure)
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +224,8 @@ def test_small_and_big_are_what_they_say(large: World) -> None:
     dog = Figure("dog", Look("noto/dog"), "a dog")
     seen: dict[str, set[int]] = {"a small dog": set(), "a big dog": set()}
     for seed in range(12):
-        picture, words = on_black(large.put_sized, dog, seed)
-        left, top, right, bottom = picture.getbbox() or (0, 0, 0, 0)
+        image, words = on_black(large.put_sized, dog, seed)
+        left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
         assert right - left == bottom - top
         seen[words].add(right - left)
     assert seen == {"a small dog": {29}, "a big dog": {62}}
@@ -236,8 +236,8 @@ def test_views_turn_the_figure(large: World) -> None:
     turns = {"a dog upside down": Image.Transpose.FLIP_TOP_BOTTOM, "a dog lying on its side": Image.Transpose.ROTATE_90}
     seen: set[str] = set()
     for seed in range(8):
-        picture, words = on_black(large.put_view, dog, seed)
-        shown = picture.crop(picture.getbbox())
+        image, words = on_black(large.put_view, dog, seed)
+        shown = image.crop(image.getbbox())
         assert shown.tobytes() == large.scale(dog.look, shown.width).convert("RGB").transpose(turns[words]).tobytes()
         seen.add(words)
     assert seen == set(turns)
@@ -247,16 +247,16 @@ def test_accessories_lie_over_their_wearer(large: World) -> None:
     """One that is said is seen: the same figure without it is another picture, in less than half of the pixels."""
     dog, ball = (Figure(noun, Look(f"noto/{icon}"), f"a {noun}") for noun, icon in (("dog", "dog"), ("ball", "soccer-ball")))
     for seed in range(8):
-        picture, words = on_black(large.put_accessory, dog, seed)
+        image, words = on_black(large.put_accessory, dog, seed)
         assert re.fullmatch(rf"a dog (wearing|holding) an? (({TINT}) )?({any_of(THINGS)})", words)
         assert any(name in words for name in ("balloon", "umbrella")) == ("holding" in words)
-        left, _, right, _ = picture.getbbox() or (0, 0, 0, 0)
+        left, _, right, _ = image.getbbox() or (0, 0, 0, 0)
         assert 0 <= left < right <= 64
         bodies = [large.scale(dog.look, side).convert("RGB") for side in (42, 49)]
-        assert not any(picture.crop(picture.getbbox()).tobytes() == body.tobytes() for body in bodies)
-    picture, words = on_black(large.put_accessory, ball, 0)
+        assert not any(image.crop(image.getbbox()).tobytes() == body.tobytes() for body in bodies)
+    image, words = on_black(large.put_accessory, ball, 0)
     assert words == "a ball"
-    assert picture.crop(picture.getbbox()).tobytes() == large.scale(ball.look, 50).convert("RGB").tobytes()
+    assert image.crop(image.getbbox()).tobytes() == large.scale(ball.look, 50).convert("RGB").tobytes()
 
 
 # Materials
@@ -277,7 +277,7 @@ def test_a_material_keeps_the_outline(soft: Image.Image, word: str) -> None:
     """Alpha stays as it is, and what it covers changes its colours."""
     made = make_of(soft, word, np.random.default_rng(0))
     assert made.getchannel("A").tobytes() == soft.getchannel("A").tobytes()
-    before, after = (np.asarray(picture, np.float64)[16:32, 16:32, :3] for picture in (soft, made))
+    before, after = (np.asarray(image, np.float64)[16:32, 16:32, :3] for image in (soft, made))
     assert np.abs(after - before).mean() > 10
 
 
@@ -374,10 +374,10 @@ def test_a_seed_decides_views(subjects: World) -> None:
 
 def test_finishing_is_not_always_the_same(soft: Image.Image) -> None:
     """Light, sharpness and style vary; what is left alone stays as it was, and a filter can be ruled out."""
-    picture, rng = soft.convert("RGB"), np.random.default_rng(0)
-    left_alone = [finish(picture, rng, PLAIN).tobytes() == picture.tobytes() for _ in range(60)]
+    image, rng = soft.convert("RGB"), np.random.default_rng(0)
+    left_alone = [finish(image, rng, PLAIN).tobytes() == image.tobytes() for _ in range(60)]
     assert 0.2 < np.mean(left_alone) < 0.65
-    assert not [_ for _ in range(20) if finish(picture, rng, Variation(restyled=1)).tobytes() == picture.tobytes()]
+    assert not [_ for _ in range(20) if finish(image, rng, Variation(restyled=1)).tobytes() == image.tobytes()]
 
 
 def test_a_backdrop_can_be_given(large: World) -> None:

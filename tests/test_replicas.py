@@ -50,7 +50,9 @@ class Team:
 
     def __init__(self, count: int, optimizer: str = "muon") -> None:
         self.shared: Shared = share(modules(), count, CPU, threading)
-        self.replicas = [Replica(modules(), self.shared, rank, learning_rate=RATE, betas=(0.9, 0.98), optimizer=optimizer) for rank in range(count)]
+        self.replicas = [
+            Replica(modules(), self.shared, rank, learning_rate=RATE, betas=(0.9, 0.98), optimizer=optimizer) for rank in range(count)
+        ]
 
     def each(self, act: Callable[[Replica], Any]) -> list[Any]:
         """What each replica's act answers; all act at once, because they wait for each other."""

@@ -102,18 +102,18 @@ def colour(hue: int, side: int = 8) -> Image.Image:
 def full(text: str = "words") -> Report:
     """A report with something in every part, and `text` in every string."""
     cells = tuple(
-        KnobCell(guidance=g, unet_scale=u, text_scale=t, picture=colour(100 + k))
+        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=colour(100 + k))
         for k, (t, g, u) in enumerate(product((0.0, 1.0), (3.0, 7.5), (0.5, 0.8, 1.0)))
     )
     rows = tuple(
-        ContextRow(prompt=f"{text} in {k}", pictures=(colour(60 + 2 * k), colour(61 + 2 * k)), base=(colour(80 + k),)) for k in range(3)
+        ContextRow(prompt=f"{text} in {k}", images=(colour(60 + 2 * k), colour(61 + 2 * k)), base=(colour(80 + k),)) for k in range(3)
     )
     return Report(
         title=f"title {text}",
         subject=f"subject {text}",
         base=f"base {text}",
         adapter=f"{text}.safetensors",
-        photos=tuple(PhotoEntry(picture=colour(k, 200), name=f"{k} {text}.jpg", caption=f"caption {text}") for k in range(3)),
+        photos=tuple(PhotoEntry(image=colour(k, 200), name=f"{k} {text}.jpg", caption=f"caption {text}") for k in range(3)),
         notes=(
             ReportNote(severity="warning", message=f"message {text}", remedy=f"remedy {text}"),
             ReportNote(severity="note", message=text, remedy=text),
@@ -131,7 +131,7 @@ def full(text: str = "words") -> Report:
         effective=((f"setting {text}", f"value {text}"),),
         losses=tuple((step, 1 / step) for step in range(1, 60)),
         preview_prompts=(f"{text} one", f"{text} two"),
-        previews=tuple(Preview(step=step, pictures=(colour(30 + step), colour(40 + step))) for step in (0, 4, 8)),
+        previews=tuple(Preview(step=step, images=(colour(30 + step), colour(40 + step))) for step in (0, 4, 8)),
         contexts=(ContextGroup(name=f"group {text}", rows=rows), ContextGroup(name="view", rows=rows[:1])),
         knobs=KnobGrid(prompt=f"knobs {text}", cells=cells),
         adapter_facts=((f"fact {text}", f"value {text}"),),
@@ -148,11 +148,11 @@ def given_pictures(report: Report) -> list[Image.Image]:
     rows = [row for group in report.contexts for row in group.rows]
     return [
         *(image for _, image in hero(report.contexts)),
-        *(image for finding in report.findings for _, pictures in finding.strips for image, _ in pictures),
-        *(photo.picture for photo in report.photos),
-        *(image for preview in report.previews for image in preview.pictures),
-        *(image for row in rows for image in (*row.pictures, *row.base)),
-        *(cell.picture for cell in (report.knobs.cells if report.knobs else ())),
+        *(image for finding in report.findings for _, images in finding.strips for image, _ in images),
+        *(photo.image for photo in report.photos),
+        *(image for preview in report.previews for image in preview.images),
+        *(image for row in rows for image in (*row.images, *row.base)),
+        *(cell.image for cell in (report.knobs.cells if report.knobs else ())),
     ]
 
 
@@ -301,10 +301,10 @@ def test_sections_stand_in_the_promised_order() -> None:
 
 
 def test_groups_rows_and_grids_without_pictures_leave_no_trace() -> None:
-    nothing = ContextGroup(name="style", rows=(ContextRow(prompt="p", pictures=()),))
+    nothing = ContextGroup(name="style", rows=(ContextRow(prompt="p", images=()),))
     report = replace(BARE, contexts=(nothing, ContextGroup(name="view", rows=())), knobs=KnobGrid(prompt="p", cells=()), previews=())
     assert Page(render(report)).ids == ["adapter"]
-    some = replace(BARE, contexts=(nothing, ContextGroup(name="view", rows=(ContextRow(prompt="q", pictures=(), base=(colour(1),)),))))
+    some = replace(BARE, contexts=(nothing, ContextGroup(name="view", rows=(ContextRow(prompt="q", images=(), base=(colour(1),)),))))
     page = Page(render(some))
     assert page.inside["h3"].startswith("view")
     assert page.inside["h4"] == "q"
@@ -312,7 +312,7 @@ def test_groups_rows_and_grids_without_pictures_leave_no_trace() -> None:
 
 def test_knobs_are_laid_out_by_value_and_gaps_stay_gaps() -> None:
     cells = tuple(
-        KnobCell(guidance=g, unet_scale=u, text_scale=t, picture=colour(int(100 * t + 10 * u + g)))
+        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=colour(int(100 * t + 10 * u + g)))
         for g, u, t in [(9, 1, 1), (3, 1, 1), (3, 0, 1), (9, 1, 0)]
     )
     alts = [image["alt"] for image in Page(render(replace(BARE, knobs=KnobGrid(prompt="p", cells=cells)))).all("img")]
@@ -321,7 +321,7 @@ def test_knobs_are_laid_out_by_value_and_gaps_stay_gaps() -> None:
 
 def test_the_strip_on_top_takes_the_first_of_each_row_in_turns() -> None:
     def group(name: str, count: int) -> ContextGroup:
-        return ContextGroup(name=name, rows=tuple(ContextRow(prompt=f"{name}{k}", pictures=(colour(k), colour(99))) for k in range(count)))
+        return ContextGroup(name=name, rows=tuple(ContextRow(prompt=f"{name}{k}", images=(colour(k), colour(99))) for k in range(count)))
 
     chosen = hero((group("a", 9), ContextGroup(name="empty", rows=()), group("b", 2)))
     assert [prompt for prompt, _ in chosen] == ["a0", "b0", "a1", "b1", "a2", "a3"]
@@ -414,7 +414,7 @@ def test_a_written_report_is_the_rendered_page_alone_in_its_folder(tmp_path: Pat
 
 
 def test_names_that_are_no_text_are_shown_by_their_bytes(tmp_path: Path) -> None:
-    photo = PhotoEntry(picture=colour(1), name=os.fsdecode(b"caf\xe9.jpg"), caption="")
+    photo = PhotoEntry(image=colour(1), name=os.fsdecode(b"caf\xe9.jpg"), caption="")
     write_report(replace(BARE, photos=(photo,)), tmp_path / "report.html")
     assert "caf\\udce9.jpg" in (tmp_path / "report.html").read_text("utf-8")
 
@@ -462,7 +462,7 @@ def test_places_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
 
 def test_a_preview_that_misses_a_prompt_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="step 4"):
-        render(replace(BARE, preview_prompts=("a", "b"), previews=(Preview(step=4, pictures=(colour(1),)),)))
+        render(replace(BARE, preview_prompts=("a", "b"), previews=(Preview(step=4, images=(colour(1),)),)))
 
 
 def test_a_full_report_names_every_field() -> None:

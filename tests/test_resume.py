@@ -131,8 +131,8 @@ def assert_equal(run: Run, whole: Run) -> None:
     assert run.steps.read_text(encoding="utf-8") == whole.steps.read_text(encoding="utf-8")
     assert run.recipe.read_bytes() == whole.recipe.read_bytes()
     assert run.effective.read_bytes() == whole.effective.read_bytes()
-    for step, pictures in whole.previews().items():
-        assert [path.read_bytes() for path in run.previews()[step]] == [path.read_bytes() for path in pictures]
+    for step, images in whole.previews().items():
+        assert [path.read_bytes() for path in run.previews()[step]] == [path.read_bytes() for path in images]
     assert [path.name for path in run.folder.rglob(".*.tmp")] == []
 
 
@@ -239,8 +239,8 @@ def test_other_photos_are_refused(copied: Run, home: Path, tmp_path: Path, chang
     recipe = Recipe.read(copied.recipe).model_copy(update={"photos": (str(photos),)})
     copied.recipe.write_text(recipe.to_toml(), encoding="utf-8")
     if change == "another picture":
-        with Image.open(photos / "0.png") as picture:
-            changed = picture.convert("RGB")
+        with Image.open(photos / "0.png") as image:
+            changed = image.convert("RGB")
         changed.putpixel((0, 0), (1, 2, 3))
         changed.save(photos / "0.png")
     elif change == "one more":

@@ -30,9 +30,9 @@ DRAWINGS = ROOT / WORK / "drawings.npz"
 STARTER = ROOT / "src/mascot/models/starter"
 
 
-def pixels(picture: Path) -> np.ndarray:
+def pixels(image: Path) -> np.ndarray:
     """A picture as H x W x 3."""
-    with Image.open(picture) as opened:
+    with Image.open(image) as opened:
         return np.asarray(opened.convert("RGB"), np.float64)
 
 

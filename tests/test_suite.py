@@ -299,5 +299,5 @@ def test_pictures_of_a_page_are_small(real: tuple[SuiteScores, Path, dict[str, A
     suite, home, _ = real
     page = suite_page(suite, SuiteFolder(home / "out"))
     tiles = [tile for section in page.sections for row in section.rows for strip in row.strips for tile in strip.tiles]
-    assert max(max(tile.picture.size) for tile in tiles) <= 256
-    assert all(isinstance(tile.picture, Image.Image) for tile in tiles)
+    assert max(max(tile.image.size) for tile in tiles) <= 256
+    assert all(isinstance(tile.image, Image.Image) for tile in tiles)

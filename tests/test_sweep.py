@@ -106,8 +106,8 @@ def test_all_is_done_once_and_ranked(whole: tuple[Leaderboard, Path]) -> None:
     assert found == [(4, 1, 1), (4, 2, 1), (2, 1, 3), (2, 2, 3)]  # equals stand in the grid's order
     assert Leaderboard.read(folder / "leaderboard.json") == board
     assert {path.name for path in (folder / "runs").iterdir()} == {entry.name for entry in board.entries}
-    with Image.open(folder / "grid.png") as picture:
-        assert 'X Type: method.rank, X Values: "2, 4", Y Type: training.steps, Y Values: "1, 2"' in picture.text["parameters"]
+    with Image.open(folder / "grid.png") as image:
+        assert 'X Type: method.rank, X Values: "2, 4", Y Type: training.steps, Y Values: "1, 2"' in image.text["parameters"]
 
 
 def test_the_page_leads_to_the_runs_that_have_scores(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:

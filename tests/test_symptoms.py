@@ -31,7 +31,7 @@ from mascot.progress import silent
 from mascot.recipe.recipe import Recipe
 
 PROMPTS = ("a {subject} in the rain", *PLAIN[:2])
-PICTURES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
+IMAGES = 2 * len(PROMPTS) * 2 + 2 * 8 + TOKENS
 
 
 def diagnose_tiny(world: World, where: Any = None, **options: Any) -> Diagnosis:
@@ -65,17 +65,17 @@ def measurements(probes: ProbeImages) -> RunMeasurements:
 
 
 def test_it_says_what_was_drawn_and_judged(world: World, diagnosis: Diagnosis) -> None:
-    assert diagnosis.pictures == PICTURES
+    assert diagnosis.images == IMAGES
     assert Diagnosis.read(world.run.diagnosis) == diagnosis
     assert {check.failure_mode for check in diagnosis.checks} | {name.partition(":")[0] for name in diagnosis.unseen} == set(FAILURE_MODES)
     page = html.unescape(world.run.diagnosis_page.read_text())
-    shown = sum(len(example_strip.pictures) for finding in diagnosis.findings for example_strip in finding.example_strips)
+    shown = sum(len(example_strip.images) for finding in diagnosis.findings for example_strip in finding.example_strips)
     assert page.count("<img") == shown > 0
     for finding in diagnosis.findings:
         assert f"{finding.severity}: {finding.failure_mode}" in page
         assert all(remedy.why in page for remedy in finding.remedies)
         for example_strip in finding.example_strips:
-            assert all((world.run.folder / picture.file).is_file() for picture in example_strip.pictures)
+            assert all((world.run.folder / image.file).is_file() for image in example_strip.images)
 
 
 def test_nothing_is_drawn_twice(world: World, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +144,18 @@ def test_a_match_is_between_a_prompt_s_own_pictures_and_the_others() -> None:
 
 
 @pytest.mark.parametrize("ailment", FAILURE_MODES)
-def test_every_ailment_has_pictures_that_show_it(probes: ProbeImages, measurements: RunMeasurements, world: World, failure_mode: Any) -> None:
+def test_every_ailment_has_pictures_that_show_it(
+    probes: ProbeImages, measurements: RunMeasurements, world: World, failure_mode: Any
+) -> None:
     drawable = [prompt for prompt in measurements.prompts if prompt.drawn_by_base]
-    if (failure_mode == "prompt ignored" and not drawable) or (failure_mode == "context not drawn" and len(drawable) == len(measurements.prompts)):
+    if (failure_mode == "prompt ignored" and not drawable) or (
+        failure_mode == "context not drawn" and len(drawable) == len(measurements.prompts)
+    ):
         pytest.skip("the tiny base's noise does not show it")
     example_strips = EXAMPLES[failure_mode](probes, measurements, world.run.folder)
-    pictures = list(itertools.chain.from_iterable(example_strip.pictures for example_strip in example_strips))
-    assert pictures
-    assert all((world.run.folder / picture.file).is_file() and picture.words for picture in pictures)
+    images = list(itertools.chain.from_iterable(example_strip.images for example_strip in example_strips))
+    assert images
+    assert all((world.run.folder / image.file).is_file() and image.words for image in images)
 
 
 def test_a_run_without_a_class_noun_and_one_of_one_photo_are_told_why(world: World) -> None:
@@ -189,7 +193,7 @@ def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:
     told: list[tuple[str, Any]] = []
     run = train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
     found, page = dict(told)["diagnosis"], html.unescape(run.report.read_text())
-    assert dict(told)["drawing"] == found.pictures
+    assert dict(told)["drawing"] == found.images
     assert Diagnosis.read(run.diagnosis) == found
     assert 'id="diagnosis"' in page
     assert found.verdict in page

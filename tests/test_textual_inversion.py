@@ -109,7 +109,9 @@ def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
 
 def steps(stage: Stage, learner: AttachedMethod, count: int, decay: float) -> None:
     """Train towards an answer that the base does not give."""
-    optimizer = torch.optim.AdamW([p for group in learner.groups for p in group.parameters], lr=learner.groups[0].learning_rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW(
+        [p for group in learner.groups for p in group.parameters], lr=learner.groups[0].learning_rate, weight_decay=decay
+    )
     for _ in range(count):
         (asked(stage) - 1).square().mean().backward()
         optimizer.step()
@@ -369,7 +371,9 @@ def test_rows_go_through_a_file_unchanged() -> None:
     assert same(rows, from_file(to_file(rows, "sks"), "sks", {part: torch.zeros(2, WIDTH) for part in rows}))
 
 
-@pytest.mark.parametrize("wrong", [{"vectors": 0}, {"vectors": 65}, {"initial": " "}, {"learning_rate": 0}, {"norm_pull": 1.1}, {"rank": 4}])
+@pytest.mark.parametrize(
+    "wrong", [{"vectors": 0}, {"vectors": 65}, {"initial": " "}, {"learning_rate": 0}, {"norm_pull": 1.1}, {"rank": 4}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TextualInversionSettings(**wrong)

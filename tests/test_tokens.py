@@ -53,7 +53,7 @@ def base(tiny_base: Path) -> Generator:
 
 
 def examiner(base: Generator, judges: EncoderPair, folder: Path, **options: Any) -> TokenExaminer:
-    return TokenExaminer(base, judges, SampleCache(folder), knobs=QUICK, pictures=2, **options)
+    return TokenExaminer(base, judges, SampleCache(folder), knobs=QUICK, images=2, **options)
 
 
 @given(st.floats(-1, 1), st.floats(-1, 0.4), st.floats(0.05, 0.6))
@@ -86,7 +86,7 @@ def test_the_ends_of_both_scales_are_the_definitions() -> None:
 def candidate(read: float, alike: float | None, matched: float | None) -> TokenCandidate:
     read_sign = TokenSignal(value=read, meaning=read, noun="dog")
     signs = [TokenSignal(value=0.1, meaning=meaning, noun="cup") for meaning in (alike, matched)]
-    return TokenCandidate(token=RARE[0], spellings=(), read=read_sign, alike=signs[0], matched=signs[1], pictures=(Path("a"), Path("b")))
+    return TokenCandidate(token=RARE[0], spellings=(), read=read_sign, alike=signs[0], matched=signs[1], images=(Path("a"), Path("b")))
 
 
 @given(st.tuples(*[st.floats(-2, 2)] * 3), st.integers(0, 2), st.floats(0, 1))
@@ -119,8 +119,8 @@ def test_a_word_with_a_meaning_stands_last(base: Generator, judges: EncoderPair,
     assert last.read.value == pytest.approx(1, abs=1e-4)
     assert max(one.read.value for one in found[:-1]) < 0.9
     dogs = examiner(base, judges, tmp_path).draw(["dog"])["dog"]
-    assert pixels(last.pictures) == pixels(dogs)
-    assert pixels(found[0].pictures) != pixels(dogs)
+    assert pixels(last.images) == pixels(dogs)
+    assert pixels(found[0].images) != pixels(dogs)
 
 
 def pixels(paths: Sequence[Path]) -> list[bytes]:
@@ -172,7 +172,7 @@ def test_every_family_can_be_asked(name: str, judges: EncoderPair, tmp_path: Pat
     base = Generator(load_family(str(tiny_family(name, tmp_path / "base")), device="cpu", precision="fp32"))
     side = min(base.resolution, 128)
     knobs = QUICK.model_copy(update={"height": side, "width": side})
-    ours = TokenExaminer(base, judges, SampleCache(tmp_path / "gallery"), knobs=knobs, pictures=2)
+    ours = TokenExaminer(base, judges, SampleCache(tmp_path / "gallery"), knobs=knobs, images=2)
     (found,) = ours.examine(["sks"])
     assert [spelling.encoder for spelling in found.spellings] == list(ours.reader.tokenizers)
     assert found.read.noun in ours.nouns

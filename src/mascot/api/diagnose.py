@@ -35,9 +35,11 @@ def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator
         base=task.base,
         weights=probes.drawn.weights,
         knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
-        pictures=probes.pictures,
+        images=probes.images,
         judges=probes.scorers.describe(),
-        findings=findings_of(measurements, recipe, {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered}),
+        findings=findings_of(
+            measurements, recipe, {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered}
+        ),
         checks=checks_of(measurements),
         unseen=unseen_of(measurements),
     )

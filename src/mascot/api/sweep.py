@@ -63,8 +63,8 @@ def draw_with_run(run: Run, request: ImageRequest, path: Path, family: Family) -
     generator, adapter, name = open_generator(run, family=family)
     knobs = generator.with_defaults(recommended_knobs(adapter))
     [filled] = plan_requests(adapter, [request.prompt], count=1, seed=request.seed)
-    picture = next(generator.draw([filled], knobs))
-    write_image(picture, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
+    image = next(generator.draw([filled], knobs))
+    write_image(image, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
     generator.remove_adapter()
 
 

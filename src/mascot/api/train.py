@@ -81,7 +81,7 @@ def train(
             run.write_text(run.effective, json.dumps(facts, indent=2) + "\n")
         progress("effective", rows)
         choosing = Validation.plan(job)
-        progress("choosing", choosing.pictures)
+        progress("choosing", choosing.images)
         learn(job, choosing, progress, until)
         chosen = choosing.with_defaults()
         progress("chosen", chosen)
@@ -125,7 +125,12 @@ def examine(job: TrainingRun, generator: Generator, progress: Progress) -> Diagn
 
     try:
         return diagnose(
-            job.run, identity=recipe.selection.identity, clip=recipe.selection.clip, device=recipe.device, generator=generator, progress=tell
+            job.run,
+            identity=recipe.selection.identity,
+            clip=recipe.selection.clip,
+            device=recipe.device,
+            generator=generator,
+            progress=tell,
         )
     except UserError as error:
         return f"Nothing could be looked for: {error}"

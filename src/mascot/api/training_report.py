@@ -18,7 +18,7 @@ from mascot.protocols import Subject
 from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, PhotoEntry, Preview, Report, ReportNote, write_report
 from mascot.runs.training_run import TrainingRun
 
-PICTURES = 3
+IMAGES = 3
 """Pictures of the subject for each context."""
 
 
@@ -68,10 +68,10 @@ def write_training_report(
 def photo_entries(job: TrainingRun) -> Iterator[PhotoEntry]:
     """The photos, small, with their captions."""
     for photo in job.photos.photos:
-        picture = photo.picture.copy()
-        picture.thumbnail((320, 320))
+        image = photo.image.copy()
+        image.thumbnail((320, 320))
         caption = " | ".join(fill(caption, job.recipe.subject) for caption in photo.captions)
-        yield PhotoEntry(picture=picture, name=photo.path.name, caption=caption)
+        yield PhotoEntry(image=image, name=photo.path.name, caption=caption)
 
 
 def notes(job: TrainingRun) -> Iterator[ReportNote]:
@@ -83,17 +83,17 @@ def notes(job: TrainingRun) -> Iterator[ReportNote]:
 def previews(job: TrainingRun) -> Iterator[Preview]:
     """The previews of the run, as they lie in its folder."""
     for step, paths in sorted(job.run.previews().items()):
-        pictures: list[Image.Image] = []
+        images: list[Image.Image] = []
         for path in paths:
-            with Image.open(path) as picture:
-                pictures.append(picture.convert("RGB"))
-        yield Preview(step=step, pictures=tuple(pictures))
+            with Image.open(path) as image:
+                images.append(image.convert("RGB"))
+        yield Preview(step=step, images=tuple(images))
 
 
 def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
     """Each context with the adapter, and once with the untouched base, the token left out."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    drawn = list(generator.draw([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(PICTURES)], knobs))
+    drawn = list(generator.draw([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs))
     base = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     nouns = Subject(token=subject.class_noun or subject.token)
     base = list(generator.draw([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
@@ -101,8 +101,8 @@ def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[C
     for name, group in CONTEXTS.items():
         rows: list[ContextRow] = []
         for prompt in group:
-            pictures = tuple(drawn[place * PICTURES : (place + 1) * PICTURES])
-            rows.append(ContextRow(prompt=fill(prompt, subject), pictures=pictures, base=(base[place],)))
+            images = tuple(drawn[place * IMAGES : (place + 1) * IMAGES])
+            rows.append(ContextRow(prompt=fill(prompt, subject), images=images, base=(base[place],)))
             place += 1
         yield ContextGroup(name=name, rows=tuple(rows))
 
@@ -115,6 +115,6 @@ def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
         for times in GUIDANCES:
             for unet in SCALES:
                 turned = knobs.model_copy(update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text})
-                picture = next(generator.draw([ImageRequest(prompt, 0)], turned))
-                cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, picture=picture))
+                image = next(generator.draw([ImageRequest(prompt, 0)], turned))
+                cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, image=image))
     return KnobGrid(prompt=prompt, cells=tuple(cells))

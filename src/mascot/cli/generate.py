@@ -33,12 +33,12 @@ def generate_visibly(
     folder = out or path.parent / "pictures"
     knobs = generator.with_defaults(knobs)
     height, width = generator.size(knobs)
-    for request, picture in zip(requests, generator.draw(requests, knobs), strict=True):
-        target = picture_path(folder, request.prompt, request.seed)
-        write_image(picture, target, settings_text(request, knobs, (height, width), name, path.name))
+    for request, image in zip(requests, generator.draw(requests, knobs), strict=True):
+        target = image_path(folder, request.prompt, request.seed)
+        write_image(image, target, settings_text(request, knobs, (height, width), name, path.name))
         print(target, flush=True)  # noqa: T201 - the command's output, one path a line
 
 
-def picture_path(folder: Path, prompt: str, seed: int) -> Path:
+def image_path(folder: Path, prompt: str, seed: int) -> Path:
     """Name a picture by its prompt and seed; one that exists is never overwritten."""
     return fresh_path(folder, image_stem(prompt, seed), ".png")

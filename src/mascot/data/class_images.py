@@ -61,11 +61,11 @@ def class_images(
         with FileLock(folder / "lock"):  # a second run of the same class waits, and then has nothing left to draw
             missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
             drawn = draw(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
-            for seed, picture in zip(missing, drawn, strict=True):
+            for seed, image in zip(missing, drawn, strict=True):
                 with atomic_write(folder / f"{seed}.png") as temporary:
-                    picture.save(temporary, format="PNG")
-    pictures: list[Image.Image] = []
+                    image.save(temporary, format="PNG")
+    images: list[Image.Image] = []
     for seed in seeds:
-        with Image.open(folder / f"{seed}.png") as picture:
-            pictures.append(picture.convert("RGB"))
-    return pictures
+        with Image.open(folder / f"{seed}.png") as image:
+            images.append(image.convert("RGB"))
+    return images

@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 class Crop:
     """A picture ready to learn from: RGB, its `L` mask of the same size or None, and how it was cut."""
 
-    picture: Image.Image
+    image: Image.Image
     mask: Image.Image | None
     framing: Framing
 
@@ -83,14 +83,14 @@ def crop(photo: Photo, size: Size, *, flip: bool = False) -> Crop:
     from mascot.protocols import Framing  # protocols import torch, which the doctor can do without
 
     box = window(photo.size, size, photo.mask and subject_box(photo.mask))
-    picture = _cut(photo.picture, size, box)
+    image = _cut(photo.image, size, box)
     mask = photo.mask and _cut(photo.mask, size, box)
     left = photo.size[1] - box[2] if flip else box[0]
     corner = round(box[1] * size[0] / (box[3] - box[1])), round(left * size[1] / (box[2] - box[0]))
     if flip:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mask = mask and mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return Crop(picture=picture, mask=mask, framing=Framing(original=photo.size, corner=corner, target=size))
+    return Crop(image=image, mask=mask, framing=Framing(original=photo.size, corner=corner, target=size))
 
 
 def _place(length: float, whole: int, start: float, end: float) -> float:

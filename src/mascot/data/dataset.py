@@ -125,7 +125,7 @@ class Dataset:
             weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),
             subject_count=count,
             generators=tuple(seeded(seed, number, place) for place in range(len(examples))),
-            preserved_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
+            keeps_base_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
             mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * others) if masks else None,
         )
 
@@ -135,7 +135,9 @@ class Dataset:
         dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
         return ["" if drop else prompt for prompt, drop in zip(drawn, dropped, strict=True)]
 
-    def prior_examples(self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[tuple[TrainingExample, str]]:
+    def prior_examples(
+        self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int
+    ) -> list[tuple[TrainingExample, str]]:
         """What joins the subject's examples, one each, with its caption: class pictures, or the same photos with the class's caption."""
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
@@ -148,9 +150,9 @@ class Dataset:
         return [(e, choose_caption(e.prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(shown, start=count)]
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
+def to_pixels(image: Image.Image) -> Tensor:
     """A PIL picture as 1 x 3 x H x W in -1..1."""
-    values = torch.from_numpy(np.asarray(picture.convert("RGB")).copy())
+    values = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
     return values.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
@@ -189,7 +191,7 @@ def make_dataset(
     prior: dict[Size, tuple[TrainingExample, ...]] = {}
     if prior_weight:
         for size in groups:
-            cuts = [crop(Photo(path=Path(), picture=p), size) for p in class_images]
+            cuts = [crop(Photo(path=Path(), image=p), size) for p in class_images]
             prior[size] = tuple(encode_crop(cut, encoders, (class_caption,), None) for cut in cuts)
     taught = {size: tuple(group) for size, group in groups.items()}
     return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)
@@ -242,4 +244,4 @@ def choose_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
 
 def encode_crop(cut: Crop, encoders: CachedEncoders, prompts: tuple[str, ...], source: Path | None) -> TrainingExample:
     """Encode one crop."""
-    return TrainingExample(latents=encoders.encode(to_pixels(cut.picture)), prompts=prompts, framing=cut.framing, source=source)
+    return TrainingExample(latents=encoders.encode(to_pixels(cut.image)), prompts=prompts, framing=cut.framing, source=source)

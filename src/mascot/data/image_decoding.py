@@ -69,7 +69,7 @@ class UnusableImage(Exception):  # noqa: N818 - never leaves this file, and the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decoded:
-    picture: Image.Image
+    image: Image.Image
     alpha: Image.Image | None
     full_size: tuple[int, int]
 
@@ -145,12 +145,12 @@ def _finish(image: Image.Image, path: Path, colour: Colour, remarks: list[str]) 
         remarks.append(_SEVERAL[image.format])
     image.load()
     turn = _orientation(image, remarks)
-    picture, alpha = _flatten(_eight_bits(image, path, remarks), colour, remarks)
+    image, alpha = _flatten(_eight_bits(image, path, remarks), colour, remarks)
     if alpha is not None and alpha.getextrema() == (0, 0):
         raise UnusableImage(f"{printable(path)} is transparent all over.")
-    picture = picture.transpose(turn) if turn is not None else picture
+    image = image.transpose(turn) if turn is not None else image
     alpha = alpha.transpose(turn) if alpha is not None and turn is not None else alpha
-    return _Decoded(picture=_reduce(picture), alpha=alpha and _reduce(alpha), full_size=picture.size)
+    return _Decoded(image=_reduce(image), alpha=alpha and _reduce(alpha), full_size=image.size)
 
 
 def _orientation(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
@@ -229,7 +229,7 @@ def read_mask(path: Path, decoded: _Decoded, colour: Colour) -> Image.Image | No
     if mask.full_size != decoded.full_size:
         sizes = "{}x{}, upright photo {}x{} pixels".format(*mask.full_size, *decoded.full_size)
         raise UnusableImage(f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes}).")
-    grey = mask.picture.convert("L")
+    grey = mask.image.convert("L")
     if np.asarray(grey).max() < _HALF:
         raise UnusableImage(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")
     return grey

@@ -130,12 +130,12 @@ def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[i
     return Audit(facts=facts, pairs=pairs, background_sameness=sameness, findings=tuple(found))
 
 
-def sharpness(picture: Image.Image) -> float:
+def sharpness(image: Image.Image) -> float:
     """Variance of the Laplacian of the luma (0..255) at 256 pixels on the long side (Pech-Pacheco et al. 2000).
 
     The fixed size makes it comparable between cameras, and blind to blur that training would not see. Nothing is enlarged.
     """
-    luma = picture.convert("L")
+    luma = image.convert("L")
     luma.thumbnail((256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0)
     grey = np.asarray(luma, dtype=np.float64)
     if min(grey.shape) < 3:
@@ -149,7 +149,7 @@ def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
     from imagehash import phash  # it imports scipy, and only this function needs it
 
     bytes_of = [sha256(photo.path.read_bytes()).digest() for photo in photos]
-    hashes = [np.asarray(phash(photo.picture).hash).ravel() for photo in photos]
+    hashes = [np.asarray(phash(photo.image).hash).ravel() for photo in photos]
     pairs: list[PhotoPair] = []
     for first, second in combinations(range(len(photos)), 2):
         exact = bytes_of[first] == bytes_of[second]
@@ -172,7 +172,7 @@ def background_sameness(photos: Sequence[Photo]) -> float | None:
 def _background(photo: Photo) -> NDArray[np.float64] | None:
     """Histogram of the background's colours, 4 bins a channel, summing to 1: coarse enough to forgive the light."""
     side, ring = 64, 64 // 6
-    pixels = np.asarray(photo.picture.resize((side, side), Image.Resampling.BOX))
+    pixels = np.asarray(photo.image.resize((side, side), Image.Resampling.BOX))
     outside = np.ones((side, side), dtype=bool)
     outside[ring:-ring, ring:-ring] = False
     if photo.mask is not None:
@@ -195,7 +195,7 @@ def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> 
     return PhotoFacts(
         path=photo.path,
         size=photo.size,
-        sharpness=sharpness(photo.picture),
+        sharpness=sharpness(photo.image),
         upscaled=min(photo.size) < resolution,
         cropped=1 - (right - left) * (bottom - top) / (width * height),
         cut=cut,

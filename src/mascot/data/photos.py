@@ -35,14 +35,14 @@ class Photo:
     """One upright picture of the subject: RGB, with an `L` mask of the same size (255 where the subject is) where one is known."""
 
     path: Path
-    picture: Image.Image
+    image: Image.Image
     mask: Image.Image | None = None
     captions: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, in pixels (Pillow's own order is the other one)."""
-        return self.picture.height, self.picture.width
+        return self.image.height, self.image.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +144,9 @@ def _read(path: Path, colour: Colour, notes: list[str]) -> Photo:
     check_file(path)
     remarks: list[str] = []
     decoded = decode(path, colour, remarks)
-    if min(decoded.picture.size) < SHORTEST_SIDE:
+    if min(decoded.image.size) < SHORTEST_SIDE:
         width, height = decoded.full_size
         raise UnusableImage(f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
     mask = read_mask(path, decoded, colour)
     notes += [f"{printable(path)}: {remark}." for remark in remarks]
-    return Photo(path=path, picture=decoded.picture, mask=mask)
+    return Photo(path=path, image=decoded.image, mask=mask)

@@ -22,8 +22,8 @@ def training_loss(
     eps = offset(gaussian(x0.shape[1:], batch.generators).to(x0), settings.offset_noise, batch.generators)
     noisy, target = stage.objective.noise(x0, eps, level), stage.objective.target(x0, eps, level)
     seen = stage.see(x0, batch.generators)
-    if batch.preserved_B is not None:  # before what learns is asked: a whole base may be exchanged for this
-        rows = batch.preserved_B.nonzero().flatten().to(x0.device)
+    if batch.keeps_base_B is not None:  # before what learns is asked: a whole base may be exchanged for this
+        rows = batch.keeps_base_B.nonzero().flatten().to(x0.device)
         with learner.base_only(), torch.no_grad():
             chosen = rows.tolist()
             told = condition([batch.prompts[i] for i in chosen], [batch.framings[i] for i in chosen])

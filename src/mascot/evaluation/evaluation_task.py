@@ -26,7 +26,7 @@ from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
-CLASS_PICTURES = 4
+CLASS_IMAGES = 4
 """Pictures of the class alone, for PRES, times the pictures of each prompt."""
 
 
@@ -79,7 +79,7 @@ class EvaluationTask:
     def class_requests(self) -> list[ImageRequest]:
         """The class alone; none without a class noun."""
         noun = self.subject.class_noun
-        return [] if noun is None else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_PICTURES * self.images)]
+        return [] if noun is None else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_IMAGES * self.images)]
 
 
 def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
@@ -91,7 +91,7 @@ def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tupl
     return (STARTER if is_embedded(base) else PAPER).for_subject(live=alive), alive
 
 
-def trained_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
+def training_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
     """The photos that a run learned from; none where the folder holds no recipe, or where they are gone and not `needed`.
 
     Raises:
@@ -111,7 +111,7 @@ def trained_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
 
 def photo_digest(photo: Photo) -> str:
     """Hash a photo's pixels, upright, 16 hexadecimal digits."""
-    return hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]
 
 
 def plan_task(
@@ -124,7 +124,7 @@ def plan_task(
         raise UserError(f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
     usual, alive = prompts_for(base or manifest.base, subject, live=live)
-    trained = trained_photos(Run(path.parent), needed=not photos)
+    trained = training_photos(Run(path.parent), needed=not photos)
     background = manifest.recipe.get("dataset", {}).get("background", "white")
     return EvaluationTask(
         name=name,

@@ -26,7 +26,7 @@ from mascot.evaluation.metrics.memorization import copy_scores, nearest_excesses
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
 from mascot.evaluation.samples import Samples
-from mascot.evaluation.scores import PictureScores, PromptScores, Score, Scores
+from mascot.evaluation.scores import ImageScores, PromptScores, Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import Distance, ImageEncoder
 from mascot.storage.image_files import open_image
@@ -49,7 +49,7 @@ def measure(task: EvaluationTask, drawn: Samples, scorers: Scorers, *, generator
     """Score what was drawn; files are named from `folder`."""
     seen = EmbeddedSamples(task=task, drawn=drawn, judges=scorers.judges)
     columns = seen.columns()
-    pairs = [drawn.trained.sample_cache.distances(scorers.distance, files) for files in of_each_prompt(task, drawn.trained.files)]
+    pairs = [drawn.trained.sample_cache.distances(scorers.distance, files) for files in by_prompt(task, drawn.trained.files)]
     values = {name: Score(value=fmean(column)) for name, column in columns.items()}
     values |= scores_of(seen.whole() | {"diversity": diversity_over(pairs)}, missing(task))
     values["cutout"] = cut_out_score(task, drawn, scorers)
@@ -90,7 +90,7 @@ class EmbeddedSamples:
     def photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D, without rows where there are none."""
         sample_cache = self.drawn.trained.sample_cache
-        return sample_cache.embed_pictures(encoder, [photo.picture for photo in photos]) if photos else torch.empty(0, 0)
+        return sample_cache.embed_images(encoder, [photo.image for photo in photos]) if photos else torch.empty(0, 0)
 
     @cached_property
     def real_identity(self) -> Tensor:
@@ -112,9 +112,9 @@ class EmbeddedSamples:
     def columns(self) -> dict[str, list[float]]:
         """A value for each picture, for every metric that is a mean over pictures and can be computed."""
         columns: dict[str, list[float]] = {}
-        for prefix, pictures in {"": self.drawn.trained, "base_": self.drawn.base}.items():
-            identity_BD, clip_BD = pictures.embed(self.judges.identity), pictures.embed(self.judges.clip)
-            if self.task.photos and pictures.files:
+        for prefix, images in {"": self.drawn.trained, "base_": self.drawn.base}.items():
+            identity_BD, clip_BD = images.embed(self.judges.identity), images.embed(self.judges.clip)
+            if self.task.photos and images.files:
                 columns[f"{prefix}identity"] = [similarity(row_D[None], self.real_identity) for row_D in identity_BD]
                 columns[f"{prefix}clip_i"] = [similarity(row_D[None], self.real_clip) for row_D in clip_BD]
             if self.task.plain:
@@ -138,7 +138,7 @@ class EmbeddedSamples:
         }
 
 
-def of_each_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
+def by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
     """The pictures prompt by prompt."""
     return [files[start : start + task.images] for start in range(0, len(files), task.images)]
 
@@ -157,8 +157,8 @@ def prompt_rows(
                 template=template,
                 prompt=fill(template, task.subject),
                 values=values if spread is None else {**values, "diversity": spread},
-                pictures=tuple(
-                    PictureScores(
+                images=tuple(
+                    ImageScores(
                         seed=task.seed + k,
                         file=drawn.trained.files[place].relative_to(folder).as_posix(),
                         values={name: column[place] for name, column in columns.items() if not name.startswith("base_")},
@@ -173,13 +173,13 @@ def prompt_rows(
 def cut_out_score(task: EvaluationTask, drawn: Samples, scorers: Scorers) -> Score:
     """Likeness of the subject cut out of its background, where there are masks or something that makes them."""
     encoder = scorers.judges.identity
-    pictures = [open_image(file) for file in drawn.trained.files]
-    bare: list[Image.Image | None] = [None] * len(pictures)
+    images = [open_image(file) for file in drawn.trained.files]
+    bare: list[Image.Image | None] = [None] * len(images)
     generated, photos = (
         cut_all(some, masks, segmenter=scorers.segmenter, preprocessing=encoder.preprocessing)
-        for some, masks in ((pictures, bare), ([photo.picture for photo in task.photos], [photo.mask for photo in task.photos]))
+        for some, masks in ((images, bare), ([photo.image for photo in task.photos], [photo.mask for photo in task.photos]))
     )
-    found = cutout_similarity(generated, photos, lambda some: drawn.trained.sample_cache.embed_pictures(encoder, some))
+    found = cutout_similarity(generated, photos, lambda some: drawn.trained.sample_cache.embed_images(encoder, some))
     return Score(value=found.value, reason=found.note)
 
 
@@ -234,13 +234,13 @@ class Calibration:
 
 def calibrate(name: str, photos: Sequence[Photo], judges: EncoderPair) -> Calibration:
     """Average the cosine over all pairs of different photos: the row "Real Images" of the paper's table 1."""
-    pictures = [photo.picture for photo in photos]
+    images = [photo.image for photo in photos]
     alone = "one photo alone cannot be compared with itself"
     values: dict[str, Score] = {}
     for key, encoder in (("identity", judges.identity), ("clip_i", judges.clip)):
-        found = real_similarity(encoder.embed(pictures))
+        found = real_similarity(encoder.embed(images))
         values[key] = Score(value=found, reason=alone if found is None else "")
-    return Calibration(name=name, photos=len(pictures), values=values)
+    return Calibration(name=name, photos=len(images), values=values)
 
 
 def open_scorers(judges: EncoderPair) -> Scorers:

@@ -62,7 +62,7 @@ def draw_samples(task: EvaluationTask, generator: Generator, *, adapter: Path, f
     kinds: list[ImageSet] = []
     for sample_cache, requests, knobs, weights in orders:
         files: list[Path] = []
-        for file in sample_cache.pictures(generator, requests, knobs, weights):
+        for file in sample_cache.images(generator, requests, knobs, weights):
             progress("picture", file)
             files.append(file)
         kinds.append(ImageSet(sample_cache=sample_cache, files=tuple(files)))

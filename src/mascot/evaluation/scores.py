@@ -80,7 +80,7 @@ class Score(BaseModel):
         return self
 
 
-class PictureScores(BaseModel):
+class ImageScores(BaseModel):
     """One picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,7 +103,7 @@ class PromptScores(BaseModel):
     """As it was drawn."""
     values: dict[str, FiniteFloat]
     """By metric of `PER_PROMPT`, and of the untouched base where it drew the prompt too; those that cannot be computed are left out."""
-    pictures: tuple[PictureScores, ...]
+    images: tuple[ImageScores, ...]
 
 
 class FoldScores(BaseModel):
@@ -128,7 +128,7 @@ class FoldScores(BaseModel):
     """Share of the pictures that are nearer to the photo held out than to any other, 0..1; by chance 1 of all photos."""
     base_copying: FiniteFloat | None
     """Likeness less generalisation of what the untouched base draws at the same prompts and seeds; None without a class noun."""
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     """What it drew, prompt by prompt, from the folder of the scores."""
 
     @property

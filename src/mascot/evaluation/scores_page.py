@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mascot.evaluation.comparison import Comparison
 from mascot.evaluation.score_tables import comparison_table, folds_table, means_table, prompts_table, runs_table
-from mascot.evaluation.scores import FoldScores, PictureScores, PromptScores, Scores, titles
+from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Scores, titles
 from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
 from mascot.reports.table import digits
 
@@ -53,16 +53,16 @@ def held_out_section(scores: Scores, folder: Path) -> PageSection:
 
 def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
     """A photo that was held out, beside what a run draws that never saw it."""
-    each = len(fold.pictures) // len(scores.prompts)
+    each = len(fold.images) // len(scores.prompts)
     drawn = [
-        ImageTile(picture=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
-        for file, prompt in zip(fold.pictures[::each], scores.prompts, strict=True)
+        ImageTile(image=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
+        for file, prompt in zip(fold.images[::each], scores.prompts, strict=True)
     ]
     return PageRow(
         title=f"without {fold.photo}",
         about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
         strips=(
-            ImageStrip(name="held out", tiles=(ImageTile(picture=shown(folder / fold.shown), words=fold.photo, below=""),)),
+            ImageStrip(name="held out", tiles=(ImageTile(image=shown(folder / fold.shown), words=fold.photo, below=""),)),
             ImageStrip(name="drawn without it", tiles=tuple(drawn[:EXTREMES])),
         ),
     )
@@ -73,16 +73,14 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
     named = titles([scores])
     rows: list[PageRow] = []
     for name in ("identity", "clip_t"):
-        pictures = [
-            (picture.values[name], prompt, picture) for prompt in scores.prompts for picture in prompt.pictures if name in picture.values
-        ]
-        ranked = sorted(pictures, key=lambda found: found[0], reverse=True)
+        images = [(image.values[name], prompt, image) for prompt in scores.prompts for image in prompt.images if name in image.values]
+        ranked = sorted(images, key=lambda found: found[0], reverse=True)
         count = min(EXTREMES, len(ranked) // 2 or 1)
         if ranked:
             strips = tuple(
                 ImageStrip(
                     name=place,
-                    tiles=tuple(tile(prompt, picture, folder, f"{prompt.prompt}: {digits(value)}") for value, prompt, picture in some),
+                    tiles=tuple(tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}") for value, prompt, image in some),
                 )
                 for place, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
             )
@@ -93,13 +91,11 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
 def prompt_row(scores: Scores, number: int, folder: Path, base: Sequence[Path]) -> PageRow:
     """All pictures of one prompt, and the base's."""
     prompt, named = scores.prompts[number], titles([scores])
-    strips = [ImageStrip(name="", tiles=tuple(tile(prompt, picture, folder, _values(picture, named)) for picture in prompt.pictures))]
+    strips = [ImageStrip(name="", tiles=tuple(tile(prompt, image, folder, _values(image, named)) for image in prompt.images))]
     base = base[number * scores.images : (number + 1) * scores.images]
     if base:
         words = f"{prompt.prompt}, by the untouched base"
-        strips.append(
-            ImageStrip(name="untouched base", tiles=tuple(ImageTile(picture=shown(file), words=words, below="") for file in base))
-        )
+        strips.append(ImageStrip(name="untouched base", tiles=tuple(ImageTile(image=shown(file), words=words, below="") for file in base)))
     about = [f"{named[name]} {digits(value)}" for name, value in prompt.values.items() if name in named]
     if "base_clip_t" in prompt.values:
         about.append(f"{named['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
@@ -116,7 +112,7 @@ def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> P
             strips = tuple(
                 ImageStrip(
                     name=side.name,
-                    tiles=tuple(tile(prompt, picture, find(side), _values(picture, named)) for picture in prompt.pictures),
+                    tiles=tuple(tile(prompt, image, find(side), _values(image, named)) for image in prompt.images),
                 )
                 for side, prompt in ((one, first), (other, second))
             )
@@ -137,10 +133,10 @@ def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> P
     )
 
 
-def tile(prompt: PromptScores, picture: PictureScores, folder: Path, below: str) -> ImageTile:
+def tile(prompt: PromptScores, image: ImageScores, folder: Path, below: str) -> ImageTile:
     """One picture of a run."""
-    return ImageTile(picture=shown(folder / picture.file), words=f"{prompt.prompt}, seed {picture.seed}", below=below)
+    return ImageTile(image=shown(folder / image.file), words=f"{prompt.prompt}, seed {image.seed}", below=below)
 
 
-def _values(picture: PictureScores, named: dict[str, str]) -> str:
-    return ", ".join(f"{named[name]} {digits(picture.values[name])}" for name in ("identity", "clip_t") if name in picture.values)
+def _values(image: ImageScores, named: dict[str, str]) -> str:
+    return ", ".join(f"{named[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values)

@@ -165,7 +165,7 @@ class FoldEvaluator:
 
     def embed(self, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D."""
-        return self.drawn.trained.sample_cache.embed_pictures(self.scorers.judges.identity, [photo.picture for photo in photos])
+        return self.drawn.trained.sample_cache.embed_images(self.scorers.judges.identity, [photo.image for photo in photos])
 
 
 def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
@@ -182,8 +182,8 @@ def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progres
         if not fold.run.adapter.exists():
             bench.teach(fold.recipe, fold.run.folder, fold.step, progress)
         fold.run.forget_all_but_the_adapter()
-        pictures = draw_fold(fold, bench, progress)
-        found.append(score_fold(fold, bench, pictures))
+        images = draw_fold(fold, bench, progress)
+        found.append(score_fold(fold, bench, images))
     copying = Score(value=None, reason=plan.why_not) if plan.why_not else summary(found, plan.photos)
     return scores.model_copy(update={"values": {**scores.values, "copying": copying}, "folds": tuple(found)})
 
@@ -195,17 +195,17 @@ def draw_fold(fold: Fold, bench: FoldEvaluator, progress: Progress) -> ImageSet:
     progress("drawing", len(requests))
     with bench.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))
-        for file in sample_cache.pictures(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
+        for file in sample_cache.images(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
             progress("picture", file)
             files.append(file)
         generator.remove_adapter()
     return ImageSet(sample_cache=sample_cache, files=tuple(files))
 
 
-def score_fold(fold: Fold, bench: FoldEvaluator, pictures: ImageSet) -> FoldScores:
+def score_fold(fold: Fold, bench: FoldEvaluator, images: ImageSet) -> FoldScores:
     """Hold what a fold drew against the photos that it learned from, and against the one that it never saw."""
     learned_TD, held_out_1D = bench.embed(fold.learned), bench.embed([fold.held_out])
-    drawn_BD = pictures.embed(bench.scorers.judges.identity)
+    drawn_BD = images.embed(bench.scorers.judges.identity)
     keep_shown(fold)
     return FoldScores(
         photo=printable(fold.held_out.path),
@@ -215,17 +215,17 @@ def score_fold(fold: Fold, bench: FoldEvaluator, pictures: ImageSet) -> FoldScor
         generalisation=similarity(drawn_BD, held_out_1D),
         nearest=held_out_share(drawn_BD, learned_TD, held_out_1D),
         base_copying=copy_score(bench.control, learned_TD, held_out_1D),
-        pictures=tuple(file.relative_to(fold.home.folder).as_posix() for file in pictures.files),
+        images=tuple(file.relative_to(fold.home.folder).as_posix() for file in images.files),
     )
 
 
 def keep_shown(fold: Fold) -> None:
     """Keep a small copy of the photo that was held out, for pages: the photo itself may be moved."""
     if not fold.shown.exists():
-        picture = fold.held_out.picture.copy()
-        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
+        image = fold.held_out.image.copy()
+        image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
         with atomic_write(fold.shown) as temporary:
-            picture.save(temporary, format="PNG")
+            image.save(temporary, format="PNG")
 
 
 def summary(folds: Sequence[FoldScores], photos: int) -> Score:

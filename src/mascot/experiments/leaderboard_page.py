@@ -60,8 +60,8 @@ def notes_of(board: Leaderboard) -> list[str]:
     return notes
 
 
-def leaderboard_page(board: Leaderboard, *, grid: Path | None, pictures: Mapping[str, Path], links: Mapping[str, str]) -> Page:
-    """Show a sweep; `pictures` are what runs drew of one prompt and seed, and `links` lead to their scores, both by the runs' names.
+def leaderboard_page(board: Leaderboard, *, grid: Path | None, images: Mapping[str, Path], links: Mapping[str, str]) -> Page:
+    """Show a sweep; `images` are what runs drew of one prompt and seed, and `links` lead to their scores, both by the runs' names.
 
     Raises:
         UserError: a picture cannot be read.
@@ -69,11 +69,11 @@ def leaderboard_page(board: Leaderboard, *, grid: Path | None, pictures: Mapping
     sections = [PageSection(id="leaderboard", title="Leaderboard", tables=(leaderboard_table(board),))]
     if grid is not None:
         words = f"one picture of each run, by {' and '.join(board.keys)}"
-        whole = ImageStrip(name="", tiles=(ImageTile(picture=open_image(grid), words=words, below=""),), whole=True)
+        whole = ImageStrip(name="", tiles=(ImageTile(image=open_image(grid), words=words, below=""),), whole=True)
         sections.append(
             PageSection(id="grid", title="One prompt, one seed", rows=(PageRow(title=", ".join(board.keys), about="", strips=(whole,)),))
         )
-    rows = tuple(run_row(board, entry, pictures.get(entry.name), links.get(entry.name, "")) for entry in board.entries)
+    rows = tuple(run_row(board, entry, images.get(entry.name), links.get(entry.name, "")) for entry in board.entries)
     lead = "A name leads to all pictures and scores of its run, as long as this page lies in the sweep's folder." if links else ""
     return Page(
         title=f"A sweep over {', '.join(board.keys)}",
@@ -82,11 +82,11 @@ def leaderboard_page(board: Leaderboard, *, grid: Path | None, pictures: Mapping
     )
 
 
-def run_row(board: Leaderboard, entry: Entry, picture: Path | None, link: str) -> PageRow:
+def run_row(board: Leaderboard, entry: Entry, image: Path | None, link: str) -> PageRow:
     """One run: what it drew, its rank and score, or why it came to nothing."""
     about = f"failed: {entry.failure}" if entry.failure else ""
     if not entry.failure:
         score = f"{title_of(board.by)} {entry.scores[board.by].describe()}" if board.by in entry.scores else "not scored"
         about = score if entry.rank is None else f"rank {entry.rank}, {score}"
-    tiles = () if picture is None else (ImageTile(picture=shown(picture), words=entry.label, below=""),)
+    tiles = () if image is None else (ImageTile(image=shown(image), words=entry.label, below=""),)
     return PageRow(title=entry.label or entry.name, about=about, strips=(ImageStrip(name="", tiles=tiles),) * bool(tiles), link=link)

@@ -149,14 +149,12 @@ def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> PageRow
     cells = {cell.arm: cell for cell in suite.cells if cell.subject == subject}
     photos = read_photos([cells[suite.arms[0]].question.photos]).photos[:SHOWN]
     strips = [
-        ImageStrip(
-            name="photos", tiles=tuple(ImageTile(picture=reduced(photo.picture), words=photo.path.name, below="") for photo in photos)
-        )
+        ImageStrip(name="photos", tiles=tuple(ImageTile(image=reduced(photo.image), words=photo.path.name, below="") for photo in photos))
     ]
     for arm in suite.arms:
         prompts = suite.scores[arm, subject].prompts
         places = sorted({(2 * i + 1) * len(prompts) // (2 * SHOWN) for i in range(SHOWN)})
-        tiles = tuple(tile(prompts[k], prompts[k].pictures[0], place.run(cells[arm]).folder, prompts[k].prompt) for k in places)
+        tiles = tuple(tile(prompts[k], prompts[k].images[0], place.run(cells[arm]).folder, prompts[k].prompt) for k in places)
         strips.append(ImageStrip(name=arm, tiles=tiles))
     return PageRow(title=subject, about="", strips=tuple(strips))
 

@@ -60,7 +60,7 @@ class SweepFolder:
         """Where in the code a point failed."""
         return self.folder / "records" / f"{point.name}.failure.txt"
 
-    def picture(self, point: SweepPoint, request: ImageRequest) -> Path:
+    def image(self, point: SweepPoint, request: ImageRequest) -> Path:
         """What a point draws of a prompt and seed."""
         key = hashlib.sha256(f"{request.seed}\0{request.prompt}".encode()).hexdigest()[:8]
         return self.folder / "pictures" / f"{point.name}_{key}.png"
@@ -126,9 +126,9 @@ class SweepJob:
             scores = {metric: Measurement.of(value) for metric, value in self.judge(run).items()}
             record = self.keep(point, RunRecord(judges=self.judges, scores=scores))
         if self.draw is not None and self.request is not None:
-            picture = self.place.picture(point, self.request)
-            if not picture.exists():
-                self.draw(run, self.request, picture)
+            image = self.place.image(point, self.request)
+            if not image.exists():
+                self.draw(run, self.request, image)
         return record.scores
 
     def recall(self, point: SweepPoint) -> RunRecord | None:
@@ -237,12 +237,12 @@ class SweepProgress:
 
     def page(self, request: ImageRequest | None, *, gridded: bool) -> Page:
         """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
-        drawn = {name: self.place.picture(point, request) for name, point in self.tried.items()} if request is not None else {}
+        drawn = {name: self.place.image(point, request) for name, point in self.tried.items()} if request is not None else {}
         links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
         return leaderboard_page(
             self.board(),
             grid=self.place.grid if gridded else None,
-            pictures={name: path for name, path in drawn.items() if path.exists()},
+            images={name: path for name, path in drawn.items() if path.exists()},
             links={name: path.relative_to(self.place.folder).as_posix() for name, path in links.items() if path.exists()},
         )
 
@@ -264,6 +264,6 @@ def write_grid(tally: SweepProgress, over: Mapping[str, Choices], request: Image
     cells: dict[Place, Image.Image | str] = {}
     for point in tally.tried.values():
         if point.place is not None:
-            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.picture(point, request))
+            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.image(point, request))
     text = f"{request.prompt}\nSeed: {request.seed}, {axes_text(axes)}"
     write_image(compose(axes, cells, title=f"{request.prompt} (seed {request.seed})"), tally.place.grid, text)

@@ -54,13 +54,13 @@ class Generator:
         while start < len(requests):
             batch = requests[start : start + size]
             try:
-                pictures = self.draw_batch(batch, knobs, scenes)
+                images = self.draw_batch(batch, knobs, scenes)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise UserError("one picture does not fit the accelerator's memory; draw smaller (--size) or in bf16.") from None
                 size = max(1, size // 2)
                 continue
-            yield from pictures
+            yield from images
             start += len(batch)
 
     def remove_adapter(self) -> None:
@@ -112,7 +112,7 @@ class Generator:
             generators = [seeded("picture", request.seed, *([number] if number else [])) for request in requests]
             x = denoise(scene, requests, self.with_defaults(knobs), generators, x)
         assert x is not None
-        return [to_picture(pixels) for pixels in scenes[-1].stage.decode(x)]
+        return [to_image(pixels) for pixels in scenes[-1].stage.decode(x)]
 
 
 def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | None, ...]:
@@ -137,7 +137,7 @@ def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | No
     return tuple(applied)
 
 
-def to_picture(pixels_CHW: Tensor) -> Image.Image:
+def to_image(pixels_CHW: Tensor) -> Image.Image:
     """Pixels in 0..1 as a PIL picture."""
     values = (pixels_CHW.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(values.cpu().numpy()))

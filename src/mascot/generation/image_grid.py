@@ -80,22 +80,22 @@ def compose(axes: Sequence[GridAxis], cells: Mapping[Place, Image.Image | str], 
     width += 2 * GAP
     above = len(wrap(title, sheet.font, width - 2 * GAP)) * sheet.line + GAP if title else GAP
     between = 2 * sheet.line if blocks.name else 0
-    picture = Image.new("RGB", (width, above + len(blocks.labels) * (height + between)), PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, above + len(blocks.labels) * (height + between)), PAPER)
+    pen = ImageDraw.Draw(image)
     write(pen, sheet, title, (GAP, GAP), width - 2 * GAP)
     for number, label in enumerate(blocks.labels):
         top = above + number * (height + between)
         if blocks.name:
             write(pen, sheet, f"{blocks.name} = {label}", (GAP, top + sheet.line // 2), width - 2 * GAP)
         own = {place[:2]: cell for place, cell in (((*key, 0, 0)[:3], cell) for key, cell in cells.items()) if place[2] == number}
-        draw_block(picture, sheet, (columns, rows), own, (GAP, top + between))
-    return picture
+        draw_block(image, sheet, (columns, rows), own, (GAP, top + between))
+    return image
 
 
-def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, pictures: Sequence[Image.Image]) -> GridLayout:
+def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, images: Sequence[Image.Image]) -> GridLayout:
     """Choose sizes: of the cells after the pictures, of the text after the cells."""
-    width = max((picture.width for picture in pictures), default=SMALLEST_CELL)
-    height = max((picture.height for picture in pictures), default=SMALLEST_CELL)
+    width = max((image.width for image in images), default=SMALLEST_CELL)
+    height = max((image.height for image in images), default=SMALLEST_CELL)
     factor = float(max(1, math.ceil(SMALLEST_CELL / min(width, height))))
     pixels = width * height * len(columns.labels) * len(rows.labels) * blocks
     factor = min(factor, math.sqrt(MOST_PIXELS / pixels))
@@ -110,16 +110,16 @@ def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, pictures: Sequenc
 
 
 def draw_block(
-    picture: Image.Image,
+    image: Image.Image,
     sheet: GridLayout,
     axes: tuple[GridAxis, GridAxis],
     cells: Mapping[Place, Image.Image | str],
     corner: tuple[int, int],
 ) -> None:
     """Draw one block of columns and rows with its labels."""
-    pen, (columns, rows), (x0, y0) = ImageDraw.Draw(picture), axes, corner
+    pen, (columns, rows), (x0, y0) = ImageDraw.Draw(image), axes, corner
     wide, high = sheet.cell
-    write(pen, sheet, columns.name, (x0 + sheet.left, y0), picture.width - x0 - sheet.left)
+    write(pen, sheet, columns.name, (x0 + sheet.left, y0), image.width - x0 - sheet.left)
     write(pen, sheet, rows.name, (x0, y0 + sheet.heading - sheet.line - GAP), sheet.left - GAP)
     for column, label in enumerate(columns.labels):
         write(pen, sheet, label, (x0 + sheet.left + column * (wide + GAP), y0 + sheet.line), wide)
@@ -134,16 +134,16 @@ def draw_block(
                 write(pen, sheet, cell, (left + GAP, top + GAP), wide - 2 * GAP)
             else:
                 shown = fitted(cell, sheet.cell)
-                picture.paste(shown, (left + (wide - shown.width) // 2, top + (high - shown.height) // 2))
+                image.paste(shown, (left + (wide - shown.width) // 2, top + (high - shown.height) // 2))
 
 
-def fitted(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
+def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
     """A picture as large as its cell allows: enlarged by a whole factor without smoothing, or reduced with it."""
-    factor = min(cell[0] / picture.width, cell[1] / picture.height)
+    factor = min(cell[0] / image.width, cell[1] / image.height)
     if factor >= 1:
-        return picture.convert("RGB").resize((picture.width * int(factor), picture.height * int(factor)), Image.Resampling.NEAREST)
-    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        return image.convert("RGB").resize((image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def write(pen: ImageDraw.ImageDraw, sheet: GridLayout, text: str, corner: tuple[int, int], width: int) -> None:

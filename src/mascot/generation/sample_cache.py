@@ -60,9 +60,9 @@ class SampleCache:
         Raises:
             UserError: the pictures cannot be drawn (see `Generator.draw`) or written.
         """
-        return list(self.pictures(generator, requests, knobs, made_by))
+        return list(self.images(generator, requests, knobs, made_by))
 
-    def pictures(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
+    def images(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
         """Draw like `draw`, and yield each picture's file as soon as it is there.
 
         A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
@@ -82,9 +82,9 @@ class SampleCache:
             waiting = set(again)
             for index, path in enumerate(paths):
                 if index in waiting:
-                    picture = next(drawn)
+                    image = next(drawn)
                     if not path.exists():
-                        write_image(picture, path, settings_text(requests[index], knobs, (height, width), base, made_by))
+                        write_image(image, path, settings_text(requests[index], knobs, (height, width), base, made_by))
                 yield path
 
     def embed(self, encoder: ImageEncoder, paths: Sequence[Path]) -> Tensor:
@@ -96,13 +96,13 @@ class SampleCache:
         """
         return self._embed(encoder, [_digest_of(path) for path in paths], lambda index: open_image(paths[index]))
 
-    def embed_pictures(self, encoder: ImageEncoder, pictures: Sequence[Image.Image]) -> Tensor:
+    def embed_images(self, encoder: ImageEncoder, images: Sequence[Image.Image]) -> Tensor:
         """Embed pictures that have no file of their own, such as photos that were turned upright. Shape B x D, float32, on the CPU.
 
         Raises:
             ValueError: there are no pictures.
         """
-        return self._embed(encoder, [_key(picture.mode, picture.size, picture.tobytes()) for picture in pictures], pictures.__getitem__)
+        return self._embed(encoder, [_key(image.mode, image.size, image.tobytes()) for image in images], images.__getitem__)
 
     def distances(self, distance: Distance, paths: Sequence[Path]) -> list[float]:
         """Measure all pairs of pictures, in the order of `itertools.combinations`; the same pictures are measured once.
@@ -206,6 +206,6 @@ class Distance(Protocol):
         """Say in one line what measures: it belongs beside every table of its values."""
         ...
 
-    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
+    def between(self, images: Sequence[Image.Image]) -> list[float]:
         """Measure all pairs, in the order of `itertools.combinations`; 0 for equal pictures."""
         ...

@@ -50,7 +50,9 @@ class DreamBoothSettings(BaseModel):
         if not all(weight.is_floating_point() for weight in stage.parts[stage.denoiser].parameters()):
             raise UserError("weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora.")
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
-            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0.")
+            raise UserError(
+                "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
+            )
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:

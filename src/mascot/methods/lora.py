@@ -45,7 +45,9 @@ class LoraSettings(BaseModel):
     )
     layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
     learning_rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
-    text_learning_rate: float = Field(default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone")
+    text_learning_rate: float = Field(
+        default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone"
+    )
     text_rank: int | None = Field(default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank")
     text_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha")
     text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
@@ -64,7 +66,9 @@ class LoraSettings(BaseModel):
         if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in UNFIT.get(self.variant, ())):
             raise UserError(f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora.")
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
-            raise UserError("this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0.")
+            raise UserError(
+                "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
+            )
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:

@@ -28,14 +28,18 @@ class PivotalSettings(BaseModel):
 
     name: Literal["pivotal"] = Field(default="pivotal", description="which method this is")
     token_share: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the word alone learns")
-    token_learning_rate_after: float = Field(default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is")
+    token_learning_rate_after: float = Field(
+        default=5e-5, ge=0, le=1, description="learning rate of the word beside the layers; 0 keeps it as it is"
+    )
     token: textual_inversion.TextualInversionSettings = textual_inversion.TextualInversionSettings(learning_rate=5e-4)
     layers: lora.LoraSettings = lora.LoraSettings()
 
     @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The word, then both."""
-        return ScheduledPhase(phase=self.token, share=self.token_share), ScheduledPhase(phase=PivotalPhase(self), share=1 - self.token_share)
+        return ScheduledPhase(phase=self.token, share=self.token_share), ScheduledPhase(
+            phase=PivotalPhase(self), share=1 - self.token_share
+        )
 
 
 @dataclass(frozen=True, slots=True)

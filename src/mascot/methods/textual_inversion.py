@@ -77,7 +77,9 @@ class TextualInversionSettings(BaseModel):
         rows = {part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()}
         word = TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
         norms = {part: words.typical_norm for part, words in vocabularies.items()}
-        attached = TokenTraining(word=word, vocabularies=vocabularies, rows=rows, learning_rate=self.learning_rate, norm_pull=self.norm_pull, norms=norms)
+        attached = TokenTraining(
+            word=word, vocabularies=vocabularies, rows=rows, learning_rate=self.learning_rate, norm_pull=self.norm_pull, norms=norms
+        )
         attached.learn()
         return attached
 
@@ -127,7 +129,10 @@ class TokenTraining:
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The rows, one group for each text encoder."""
-        return tuple(ParameterGroup(part=part, parameters=(rows_ND,), learning_rate=self.learning_rate, detail="token") for part, rows_ND in self.rows.items())
+        return tuple(
+            ParameterGroup(part=part, parameters=(rows_ND,), learning_rate=self.learning_rate, detail="token")
+            for part, rows_ND in self.rows.items()
+        )
 
     def after_step(self) -> None:
         """Pull the rows' lengths towards the vocabulary's."""

@@ -37,7 +37,7 @@ class PipelineStage(ABC):
     source: str
     device: torch.device
     dtype: torch.dtype
-    pictures: Autoencoder | PixelSpace
+    images: Autoencoder | PixelSpace
     load_text: Callable[[str], nn.Module]
     encoders: tuple[str, ...]
     """Text encoders that may learn, by the names of their folders, in order; a T5 is never one of them."""
@@ -127,15 +127,15 @@ class PipelineStage(ABC):
     @property
     def factor(self) -> int:
         """Pixels to a cell of what the denoiser sees, along a side."""
-        return self.pictures.factor
+        return self.images.factor
 
     def encode(self, pixels_BCHW: Tensor) -> Latents:
         """Pixels in -1..1 to what the denoiser sees."""
-        return self.pictures.encode(pixels_BCHW)
+        return self.images.encode(pixels_BCHW)
 
     def decode(self, x0_BCHW: Tensor) -> Tensor:
         """What the denoiser sees to pixels in 0..1."""
-        return self.pictures.decode(x0_BCHW)
+        return self.images.decode(x0_BCHW)
 
     def see(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         """Nothing: the denoiser is told of no picture."""
@@ -147,7 +147,7 @@ class PipelineStage(ABC):
 
         Learned words and everything else that was done to a text encoder go with it.
         """
-        self.pictures.release()
+        self.images.release()
         if text:
             self.loaded.clear()
             self.words.clear()

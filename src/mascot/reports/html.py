@@ -51,7 +51,7 @@ def write_html(html: str, path: Path) -> None:
         os.fsync(file.fileno())  # some disks say only now that they are full
 
 
-def data_uri(picture: Image) -> str:
+def data_uri(image: Image) -> str:
     """Encode a picture as a data URI: exact PNG up to 128 pixels a side, else WebP of quality 90 and at most 1024 pixels.
 
     Colour profiles stay, all other metadata goes: a page that is passed on must not tell where a photo was taken.
@@ -59,8 +59,8 @@ def data_uri(picture: Image) -> str:
     from PIL.Image import Resampling
 
     # A profile fits the colours that it came with: after a change of mode it would give wrong ones.
-    profile = picture.info.get("icc_profile") if picture.mode in {"RGB", "RGBA"} else None
-    clean = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
+    clean = image.convert("RGBA" if image.has_transparency_data else "RGB")
     clean.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Resampling.LANCZOS)
     file = BytesIO()
     if max(clean.size) <= LOSSLESS_SIDE:

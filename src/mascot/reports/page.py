@@ -19,7 +19,7 @@ SHOWN_SIDE = 256
 class ImageTile:
     """A picture, what it is for those who cannot see it, and what is written below."""
 
-    picture: Image
+    image: Image
     words: str
     below: str
 
@@ -84,8 +84,8 @@ def shown(file: Path) -> Image:
     return reduced(open_image(file))
 
 
-def reduced(picture: Image) -> Image:
+def reduced(image: Image) -> Image:
     """A copy in that size."""
-    picture = picture.copy()
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
-    return picture
+    image = image.copy()
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Resampling.LANCZOS)
+    return image

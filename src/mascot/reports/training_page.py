@@ -27,7 +27,7 @@ HERO = 6
 class PhotoEntry:
     """A photo that the run learned from, with the name of its file and the caption that it was taught under."""
 
-    picture: Image
+    image: Image
     name: str
     caption: str
 
@@ -46,7 +46,7 @@ class Preview:
     """Pictures drawn at one step, in the order of the report's preview prompts; step 0 is the untouched base."""
 
     step: int
-    pictures: tuple[Image, ...]
+    images: tuple[Image, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class ContextRow:
     """Pictures of the subject for one prompt, and what the untouched base draws for it with the token left out."""
 
     prompt: str
-    pictures: tuple[Image, ...]
+    images: tuple[Image, ...]
     base: tuple[Image, ...] = ()
 
 
@@ -73,7 +73,7 @@ class KnobCell:
     guidance: float
     unet_scale: float
     text_scale: float
-    picture: Image
+    image: Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def write_report(report: Report, path: Path) -> None:
 def render(report: Report) -> str:
     """Turn a report into the text of its page; every string of the report is escaped."""
     for preview in report.previews:
-        assert len(preview.pictures) == len(report.preview_prompts), f"step {preview.step} needs one picture per preview prompt"
+        assert len(preview.images) == len(report.preview_prompts), f"step {preview.step} needs one picture per preview prompt"
     shown = replace(report, contexts=_drawn(report.contexts))
     return fill_template(
         "training.html.jinja", {"number": number, "digest": digest}, report=shown, hero=hero(shown.contexts),
@@ -146,13 +146,13 @@ def render(report: Report) -> str:
 
 def _drawn(contexts: Sequence[ContextGroup]) -> tuple[ContextGroup, ...]:
     """The groups that have something to show, without their empty rows."""
-    groups = (replace(group, rows=tuple(row for row in group.rows if row.pictures or row.base)) for group in contexts)
+    groups = (replace(group, rows=tuple(row for row in group.rows if row.images or row.base)) for group in contexts)
     return tuple(group for group in groups if group.rows)
 
 
 def hero(contexts: Sequence[ContextGroup]) -> tuple[tuple[str, Image], ...]:
     """Choose up to six (prompt, picture) for the strip on top: the first picture of each row, the groups taking turns."""
-    turns = zip_longest(*([(row.prompt, row.pictures[0]) for row in group.rows if row.pictures] for group in contexts))
+    turns = zip_longest(*([(row.prompt, row.images[0]) for row in group.rows if row.images] for group in contexts))
     return tuple(islice((chosen for chosen in chain.from_iterable(turns) if chosen is not None), HERO))
 
 

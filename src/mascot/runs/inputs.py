@@ -51,4 +51,4 @@ def read_subject(recipe: Recipe) -> PhotoSet:
 
 def photo_hashes(photos: PhotoSet) -> list[list[str]]:
     """The name and the content of each picture, in order: a resumed run must see the same."""
-    return [[photo.path.name, hashlib.sha256(photo.picture.tobytes()).hexdigest()[:16]] for photo in photos.photos]
+    return [[photo.path.name, hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]] for photo in photos.photos]

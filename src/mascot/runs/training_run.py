@@ -92,10 +92,10 @@ class TrainingRun:
     @cached_property
     def batch_loaders(self) -> tuple[BatchLoader, ...]:
         """What each stage learns from."""
-        last, pictures = self.family.stages[-1], self.class_images
+        last, images = self.family.stages[-1], self.class_images
         return tuple(
             BatchLoader(
-                recipe=self.recipe, photos=self.photos, encoders=CachedEncoders(stage, number, self.encodings), class_images=pictures,
+                recipe=self.recipe, photos=self.photos, encoders=CachedEncoders(stage, number, self.encodings), class_images=images,
                 resolution=self.resolution * stage.resolution // last.resolution,
             )
             for number, stage in enumerate(self.family.stages)
@@ -271,13 +271,15 @@ class TrainingRun:
     def preview(self, step: int) -> None:
         """Draw the previews with what has been learned so far, through the one generator."""
         recipe = self.recipe
-        requests = [ImageRequest(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)]
+        requests = [
+            ImageRequest(fill(prompt, recipe.subject), recipe.previews.seed + i) for i, prompt in enumerate(recipe.previews.prompts)
+        ]
         generator = Generator(self.family)
         knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
         with self.loop.drawing():
-            for i, picture in enumerate(generator.draw(requests, knobs)):
+            for i, image in enumerate(generator.draw(requests, knobs)):
                 text = settings_text(requests[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
-                write_image(picture, self.run.preview(step, i), text)
+                write_image(image, self.run.preview(step, i), text)
         self.release()
 
     def adapter(self) -> Adapter:

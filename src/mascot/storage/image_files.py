@@ -11,12 +11,12 @@ from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
 
 
-def write_image(picture: Image.Image, path: Path, text: str) -> None:
+def write_image(image: Image.Image, path: Path, text: str) -> None:
     """Write a PNG with its settings, whole or not at all."""
     info = PngInfo()
     info.add_itxt("parameters", text)
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+        image.save(temporary, format="PNG", pnginfo=info)
 
 
 def image_stem(prompt: str, seed: int) -> str:
@@ -33,7 +33,7 @@ def open_image(path: Path) -> Image.Image:
         UserError: it is not there or damaged.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # whatever Pillow says of a damaged PNG
         raise UserError(f"the picture {path} cannot be read; delete it, and it is drawn again.") from error

@@ -66,7 +66,7 @@ def make_prodigy(places: Places, decay: float) -> torch.optim.Optimizer:
     if len(set(rates)) > 1 or min(rates) < LEAST_MULTIPLIER:
         raise UserError(
             f"prodigy finds the step size itself: each rate multiplies it, is usually 1 and must be the same for all, not "
-            f"{', '.join(f'{rate:g}' for learning_rate in rates)}; give --set method.learning_rate=1, and the method's other "
+            f"{', '.join(f'{learning_rate:g}' for learning_rate in rates)}; give --set method.learning_rate=1, and the method's other "
             "rates that are not 0 too."
         )
     with redirect_stdout(StringIO()):  # it prints that its weight decay is decoupled

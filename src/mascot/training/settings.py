@@ -24,7 +24,9 @@ class TrainingSettings(BaseModel):
     )
     optimizer: OptimizerName = Field(default="adamw", description="adamw, adamw8bit, prodigy, schedule-free")
     weight_decay: float = Field(default=0.01, ge=0, le=10, description="decoupled weight decay")
-    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="decay of the average of the weights that is kept; none keeps the last")
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="decay of the average of the weights that is kept; none keeps the last"
+    )
     offset_noise: float = Field(
         default=0.0, ge=0, le=1, description="share of noise that is one number a channel: darker and lighter pictures"
     )

@@ -42,7 +42,7 @@ def strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
     """Its pictures in the size of pages."""
     return ImageStrip(
         name=example_strip.title,
-        tiles=tuple(ImageTile(picture=shown(folder / picture.file), words=picture.words, below="") for picture in example_strip.pictures),
+        tiles=tuple(ImageTile(image=shown(folder / image.file), words=image.words, below="") for image in example_strip.images),
     )
 
 
@@ -86,7 +86,7 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
             message=finding.message,
             remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
             strips=tuple(
-                (example_strip.title, tuple((shown(folder / picture.file), picture.words) for picture in example_strip.pictures))
+                (example_strip.title, tuple((shown(folder / image.file), image.words) for image in example_strip.images))
                 for example_strip in finding.example_strips
             ),
         )

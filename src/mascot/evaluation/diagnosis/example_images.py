@@ -10,7 +10,7 @@ from mascot.evaluation.diagnosis.checks import FailureMode
 from mascot.evaluation.diagnosis.findings import ExampleImage, ExampleStrip
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.probe_images import ProbeImages
-from mascot.evaluation.evaluator import of_each_prompt
+from mascot.evaluation.evaluator import by_prompt
 from mascot.evaluation.samples import ImageSet
 
 SHOWN = 4
@@ -24,7 +24,7 @@ def placed(file: Path, folder: Path) -> str:
 
 def example_strip(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
     """The first few files under a title; `words` say what each shows."""
-    return ExampleStrip(title=title, pictures=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN]))
+    return ExampleStrip(title=title, images=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN]))
 
 
 def photos(probes: ProbeImages, folder: Path) -> ExampleStrip:
@@ -37,7 +37,7 @@ def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[Example
     prompt = probes.task.templates[number].replace("{subject}", probes.task.subject.words)
     sides: list[ExampleStrip] = []
     for who, kind in {"this run": probes.drawn.trained, "untouched base": probes.drawn.base}.items():
-        files = of_each_prompt(probes.task, kind.files)
+        files = by_prompt(probes.task, kind.files)
         if files:
             sides.append(example_strip(f"{who}: {prompt}", files[number], folder, f"{prompt}, by {who}"))
     return sides
@@ -45,7 +45,7 @@ def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[Example
 
 def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompts' first pictures beside the photos."""
-    files = [some[0] for some in of_each_prompt(probes.task, probes.drawn.trained.files)]
+    files = [some[0] for some in by_prompt(probes.task, probes.drawn.trained.files)]
     likeness = [prompt.likeness or 0 for prompt in measurements.prompts]
     worst = sorted(range(len(files)), key=likeness.__getitem__)
     return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(probes, folder)
@@ -58,10 +58,10 @@ def of_copies(probes: ProbeImages, measurements: RunMeasurements, folder: Path) 
     cosines_BP = probes.drawn.trained.embed(identity) @ probes.seen.photos(identity, probes.task.trained).T
     nearest_B = cosines_BP.max(dim=1)
     order = nearest_B.values.argsort(descending=True).tolist()[:SHOWN]
-    pictures = [probes.drawn.trained.files[place] for place in order]
+    images = [probes.drawn.trained.files[place] for place in order]
     originals = [probes.task.trained[int(nearest_B.indices[place])].path for place in order]
     return (
-        example_strip("this run, whatever the prompt was", pictures, folder, "a picture of the subject"),
+        example_strip("this run, whatever the prompt was", images, folder, "a picture of the subject"),
         example_strip("the photo nearest to each", originals, folder, "a photo of the subject"),
     )
 

@@ -37,7 +37,7 @@ class ExampleStrip(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
-    pictures: tuple[ExampleImage, ...]
+    images: tuple[ExampleImage, ...]
 
 
 class CheckResult(BaseModel):
@@ -83,7 +83,7 @@ class Diagnosis(JsonRecord):
     weights: str
     """The adapter and the base, hashed."""
     knobs: Knobs
-    pictures: int
+    images: int
     """That were drawn for it."""
     judges: dict[str, str]
     """What judged, each in a line."""
@@ -103,9 +103,9 @@ class Diagnosis(JsonRecord):
         left = len(set(FAILURE_MODES) - looked)
         unseen = f" {left} of {len(FAILURE_MODES)} ailments could not be looked for." if left else ""
         if not self.findings:
-            return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
+            return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.images} pictures.{unseen}"
         said = ", ".join(dict.fromkeys(f"{finding.failure_mode} ({finding.severity})" for finding in self.findings))
-        return f"Found: {said}. {len(looked)} ailments were looked for in {self.pictures} pictures.{unseen}"
+        return f"Found: {said}. {len(looked)} ailments were looked for in {self.images} pictures.{unseen}"
 
 
 def findings_of(
@@ -138,7 +138,9 @@ def checks_of(measurements: RunMeasurements) -> tuple[CheckResult, ...]:
 
 def unseen_of(measurements: RunMeasurements) -> dict[str, str]:
     """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
-    return {f"{reading.failure_mode}: {reading.measured}": reading.reason for reading in run_checks(measurements) if reading.interval is None}
+    return {
+        f"{reading.failure_mode}: {reading.measured}": reading.reason for reading in run_checks(measurements) if reading.interval is None
+    }
 
 
 def _check(reading: Check) -> CheckResult:

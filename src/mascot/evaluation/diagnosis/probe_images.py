@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from mascot.data.photo_audit import background_sameness, duplicates
 from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
 from mascot.evaluation.evaluation_task import EvaluationTask
-from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, of_each_prompt
+from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, by_prompt
 from mascot.evaluation.metrics.color_leakage import scene_colors
 from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
@@ -69,7 +69,7 @@ class ProbeImages:
     scorers: Scorers
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """How many were drawn."""
         kinds = (self.drawn.trained, self.drawn.base, self.drawn.class_trained, self.drawn.class_base, self.token_alone)
         return sum(len(kind.files) for kind in kinds)
@@ -141,26 +141,26 @@ class ProbeImages:
         )
         return trained, base
 
-    def likenesses(self, pictures: ImageSet) -> tuple[float, ...]:
+    def likenesses(self, images: ImageSet) -> tuple[float, ...]:
         """The likeness of each picture to the photos; none where there are no photos."""
         if not self.task.photos:
             return ()
-        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in pictures.embed(self.scorers.judges.identity))
+        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.judges.identity))
 
-    def diversity(self, pictures: ImageSet, number: int) -> float | None:
+    def diversity(self, images: ImageSet, number: int) -> float | None:
         """The mean distance between the pictures of a prompt."""
-        files = of_each_prompt(self.task, pictures.files)
-        return diversity(pictures.sample_cache.distances(self.scorers.distance, files[number])) if files else None
+        files = by_prompt(self.task, images.files)
+        return diversity(images.sample_cache.distances(self.scorers.distance, files[number])) if files else None
 
-    def plain_files(self, pictures: ImageSet) -> list[Sequence[Path]]:
+    def plain_files(self, images: ImageSet) -> list[Sequence[Path]]:
         """For each seed, its pictures on plain backgrounds; none where fewer than two prompts are plain."""
-        files = of_each_prompt(self.task, pictures.files)
+        files = by_prompt(self.task, images.files)
         plain = [some for template, some in zip(self.task.templates, files, strict=False) if template in PLAIN]
         return list(zip(*plain, strict=True)) if len(plain) > 1 else []
 
-    def followed(self, pictures: ImageSet) -> tuple[float | None, ...]:
+    def followed(self, images: ImageSet) -> tuple[float | None, ...]:
         """For each seed, how far the middle's colour follows the background's."""
-        scenes = [scene_colors([open_image(file) for file in files]) for files in self.plain_files(pictures)]
+        scenes = [scene_colors([open_image(file) for file in files]) for files in self.plain_files(images)]
         return tuple(None if colours is None else colours.followed for colours in scenes)
 
 
@@ -196,7 +196,7 @@ def draw_probes(
 
     drawn = draw_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
     files: list[Path] = []
-    for file in drawn.trained.sample_cache.pictures(generator, alone, task.knobs, drawn.weights):
+    for file in drawn.trained.sample_cache.images(generator, alone, task.knobs, drawn.weights):
         progress("picture", file)
         files.append(file)
     token_alone = ImageSet(sample_cache=drawn.trained.sample_cache, files=tuple(files))

@@ -16,7 +16,7 @@ PRIOR = 1.0
 """The paper's weight of prior preservation (Ruiz et al. 2023, section 4.4)."""
 
 
-CLASS_PICTURES = 100
+CLASS_IMAGES = 100
 """Class pictures where the recipe has none."""
 
 
@@ -85,7 +85,7 @@ def times_steps(recipe: Recorded, factor: float, why: str) -> Iterator[Remedy]:
 def times_rates(recipe: Recorded, name: str, factor: float, why: str) -> Iterator[Remedy]:
     """Learn faster or slower."""
     for key, learning_rate in recipe.rates(name):
-        yield Remedy(setting=f"{key}={min(1.0, float(f'{rate * factor:.2g}'))!r}", why=why)
+        yield Remedy(setting=f"{key}={min(1.0, float(f'{learning_rate * factor:.2g}'))!r}", why=why)
 
 
 def times_knob(recipe: Recorded, name: str, factor: float, why: str) -> Iterator[Remedy]:
@@ -111,7 +111,7 @@ def more_prior(recipe: Recorded) -> Iterator[Remedy]:
     turned = PRIOR if weight < PRIOR else min(100.0, weight * 2)
     yield Remedy(setting=f"prior.weight={turned:g}", why="the class is trained on beside the subject, so that it stays what it was")
     if recipe["prior.form"] == "images" and not recipe["prior.count"]:
-        yield Remedy(setting=f"prior.count={CLASS_PICTURES}", why="pictures of the class are needed for that")
+        yield Remedy(setting=f"prior.count={CLASS_IMAGES}", why="pictures of the class are needed for that")
 
 
 def more_captions(recipe: Recorded) -> Iterator[Remedy]:

@@ -69,9 +69,9 @@ def lab(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def _middle_and_ring(picture: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _middle_and_ring(image: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean colour of the middle and median colour of the ring."""
-    colours = lab(np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
+    colours = lab(np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
     outside = np.ones((SIDE, SIDE), dtype=bool)
     outside[RING:-RING, RING:-RING] = False
     third = SIDE // 3

@@ -57,9 +57,9 @@ class PatchDistance:
         """Say in one line what measures, and why."""
         return f"1 - mean cosine of patches of {self.encoder.describe()}" + (f"; in place of LPIPS: {self.reason}" if self.reason else "")
 
-    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
+    def between(self, images: Sequence[Image.Image]) -> list[float]:
         """Measure all pairs, 0..2, in the order of `itertools.combinations`; every picture is embedded once."""
-        return patch_distances(self.encoder.patches(pictures)) if len(pictures) > 1 else []
+        return patch_distances(self.encoder.patches(images)) if len(images) > 1 else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +75,15 @@ class Lpips:
         """Say in one line what measures."""
         return f"LPIPS ({TRUNK}, lpips {self.version})"
 
-    def between(self, pictures: Sequence[Image.Image]) -> list[float]:
+    def between(self, images: Sequence[Image.Image]) -> list[float]:
         """Measure all pairs at the pictures' own size, from 0, in the order of `itertools.combinations`.
 
         Raises:
             ValueError: the pictures are not of one size.
         """
-        if len({picture.size for picture in pictures}) > 1:
+        if len({image.size for image in images}) > 1:
             raise ValueError("LPIPS compares pictures of one size")
-        pixels_BCHW = [_pixels(picture).to(self.device) for picture in pictures]
+        pixels_BCHW = [_pixels(image).to(self.device) for image in images]
         with torch.no_grad():
             return [float(self.model(one, other)) for one, other in itertools.combinations(pixels_BCHW, 2)]
 
@@ -124,7 +124,7 @@ def diversity_over(prompts: Sequence[Sequence[float]]) -> float | None:
 
 def measure_diversity(prompts: Sequence[Sequence[Image.Image]], distance: Distance) -> Diversity:
     """Measure the pictures of each prompt, in order, and DIV over all; only pictures of one prompt are compared."""
-    pairs = [distance.between(pictures) for pictures in prompts]
+    pairs = [distance.between(images) for images in prompts]
     return Diversity(value=diversity_over(pairs), prompts=tuple(map(diversity, pairs)), distance=distance.name)
 
 
@@ -152,6 +152,6 @@ def _version() -> str:
         return "of unknown version"
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def _pixels(image: Image.Image) -> Tensor:
     """A picture as LPIPS reads it: 1 x C x H x W, -1..1."""
-    return torch.from_numpy(np.array(opaque(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.array(opaque(image))).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -34,7 +34,7 @@ class Segmenter(Protocol):
         """Say in one line what segments."""
         ...
 
-    def mask(self, picture: Image.Image) -> Image.Image:
+    def mask(self, image: Image.Image) -> Image.Image:
         """Mark the subject: an `L` picture of the same size, 255 where it is."""
         ...
 
@@ -59,16 +59,16 @@ class Rembg:
         """Say in one line what segments."""
         return f"rembg ({MODEL})"
 
-    def mask(self, picture: Image.Image) -> Image.Image:
+    def mask(self, image: Image.Image) -> Image.Image:
         """Mark the subject: an `L` picture of the same size, 255 where it is."""
-        return self.remove(opaque(picture), session=self.session, only_mask=True).convert("L")
+        return self.remove(opaque(image), session=self.session, only_mask=True).convert("L")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutouts:
     """Pictures without their backgrounds, and what is to be said of those that are missing."""
 
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     note: str = ""
     """Which were left out and why, and which masks are a segmenter's; empty where there is nothing to say."""
 
@@ -82,7 +82,7 @@ class CutoutScore:
     """Why there is no value, or what the value leaves out."""
 
 
-def cut_out(picture: Image.Image, mask: Image.Image, preprocessing: Preprocessing) -> Image.Image | None:
+def cut_out(image: Image.Image, mask: Image.Image, preprocessing: Preprocessing) -> Image.Image | None:
     """Cut the subject out, onto a square of the encoder's mean colour that just fits it; None where the mask marks nothing.
 
     The mean colour is what normalization turns into 0 (to half a step of 8 bits), so a patch of background adds nothing to the
@@ -94,8 +94,8 @@ def cut_out(picture: Image.Image, mask: Image.Image, preprocessing: Preprocessin
     Raises:
         ValueError: picture and mask differ in size.
     """
-    if picture.size != mask.size:
-        raise ValueError(f"a mask of {mask.width}x{mask.height} is not of a picture of {picture.width}x{picture.height}")
+    if image.size != mask.size:
+        raise ValueError(f"a mask of {mask.width}x{mask.height} is not of a picture of {image.width}x{image.height}")
     hard = mask.convert("L").point(_INSIDE)
     box = hard.getbbox()
     if box is None:
@@ -105,12 +105,12 @@ def cut_out(picture: Image.Image, mask: Image.Image, preprocessing: Preprocessin
     colour = tuple(min(255, max(0, round(255 * value))) for value in preprocessing.mean)
     square = Image.new("RGB", (side, side), colour)
     corner = (side - (right - left)) // 2, (side - (bottom - top)) // 2
-    square.paste(opaque(picture).crop(box), corner, hard.crop(box))
+    square.paste(opaque(image).crop(box), corner, hard.crop(box))
     return square
 
 
 def cut_all(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     masks: Sequence[Image.Image | None],
     *,
     segmenter: Segmenter | NoSegmenter,
@@ -121,16 +121,16 @@ def cut_all(
     Raises:
         ValueError: the numbers of pictures and masks differ, or a mask is not of its picture's size.
     """
-    found = [own or _segment(picture, segmenter) for picture, own in zip(pictures, masks, strict=True)]
-    cut = [mask and cut_out(picture, mask, preprocessing) for picture, mask in zip(pictures, found, strict=True)]
+    found = [own or _segment(image, segmenter) for image, own in zip(images, masks, strict=True)]
+    cut = [mask and cut_out(image, mask, preprocessing) for image, mask in zip(images, found, strict=True)]
     bare, foreign = found.count(None), masks.count(None) - found.count(None)
     empty = cut.count(None) - bare
     parts = [
-        f"{bare} of {len(pictures)} have no mask ({segmenter.reason})" if isinstance(segmenter, NoSegmenter) and bare else "",
-        f"{empty} of {len(pictures)} left out, as nothing is marked in their masks" if empty else "",
-        f"{foreign} of {len(pictures)} masks by {segmenter.name}" if not isinstance(segmenter, NoSegmenter) and foreign else "",
+        f"{bare} of {len(images)} have no mask ({segmenter.reason})" if isinstance(segmenter, NoSegmenter) and bare else "",
+        f"{empty} of {len(images)} left out, as nothing is marked in their masks" if empty else "",
+        f"{foreign} of {len(images)} masks by {segmenter.name}" if not isinstance(segmenter, NoSegmenter) and foreign else "",
     ]
-    return Cutouts(pictures=tuple(picture for picture in cut if picture is not None), note="; ".join(filter(None, parts)))
+    return Cutouts(images=tuple(image for image in cut if image is not None), note="; ".join(filter(None, parts)))
 
 
 def cutout_similarity(generated: Cutouts, photos: Cutouts, embed: Callable[[Sequence[Image.Image]], Tensor]) -> CutoutScore:
@@ -139,9 +139,9 @@ def cutout_similarity(generated: Cutouts, photos: Cutouts, embed: Callable[[Sequ
     High is good. Without a picture on either side there is no value, and the note says of whom, and why.
     """
     sides = {"pictures": generated, "photos": photos}
-    notes = [f"{name}: {side.note or 'there are none'}" for name, side in sides.items() if side.note or not side.pictures]
-    whole = all(side.pictures for side in sides.values())
-    value = similarity(embed(generated.pictures), embed(photos.pictures)) if whole else None
+    notes = [f"{name}: {side.note or 'there are none'}" for name, side in sides.items() if side.note or not side.images]
+    whole = all(side.images for side in sides.values())
+    value = similarity(embed(generated.images), embed(photos.images)) if whole else None
     return CutoutScore(value=value, note="; ".join(notes))
 
 
@@ -161,5 +161,5 @@ def open_segmenter() -> Segmenter | NoSegmenter:
         return NoSegmenter(f"rembg cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})")
 
 
-def _segment(picture: Image.Image, segmenter: Segmenter | NoSegmenter) -> Image.Image | None:
-    return None if isinstance(segmenter, NoSegmenter) else segmenter.mask(picture)
+def _segment(image: Image.Image, segmenter: Segmenter | NoSegmenter) -> Image.Image | None:
+    return None if isinstance(segmenter, NoSegmenter) else segmenter.mask(image)

@@ -35,14 +35,14 @@ class Preprocessing:
     conventional: bool = False
     """Whether resize and filter are DINO's convention, because the configuration names no crop."""
 
-    def prepare(self, picture: Image.Image) -> Tensor:
+    def prepare(self, image: Image.Image) -> Tensor:
         """Turn a picture of any size into normalized pixels; transparency shows white. Shape C x crop x crop, float32."""
-        picture = opaque(picture)
-        short = min(picture.size)
-        width, height = (int(self.resize * side / short) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling[self.resample.upper()])
+        image = opaque(image)
+        short = min(image.size)
+        width, height = (int(self.resize * side / short) for side in image.size)
+        image = image.resize((width, height), Image.Resampling[self.resample.upper()])
         left, top = (width - self.crop) // 2, (height - self.crop) // 2
-        pixels_HWC = np.array(picture.crop((left, top, left + self.crop, top + self.crop)))
+        pixels_HWC = np.array(image.crop((left, top, left + self.crop, top + self.crop)))
         pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255
         return (pixels_CHW - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
@@ -53,11 +53,11 @@ class Preprocessing:
         return f"resize {self.resize} {self.resample}, centre crop {self.crop}{convention}, mean {mean}, std {std}"
 
 
-def opaque(picture: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     """Turn a picture of 8 bits a channel into RGB; what is transparent shows white."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:

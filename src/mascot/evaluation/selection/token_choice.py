@@ -20,7 +20,7 @@ from mascot.evaluation.selection.token_scoring import (
     CANDIDATES,
     KNOBS,
     PHOTO,
-    PICTURES,
+    IMAGES,
     READ,
     REFERENCES,
     TokenCandidate,
@@ -124,7 +124,7 @@ def find_or_recall_token(
     except UserError as error:
         return read_alone(reader, words[0], str(error), decided_by)
     examiner = TokenExaminer(Generator(family), judges, token_samples(folder), seed=SEED)
-    progress("token", PICTURES * (len(words) + len(examiner.references)))
+    progress("token", IMAGES * (len(words) + len(examiner.references)))
     name = ChosenToken.of(examiner.find(count=1)[0], len(reader.rare), decided_by)
     name.write(place_of(decided_by, folder))
     return name
@@ -140,9 +140,7 @@ def read_alone(reader: TokenReader, word: str, why_not: str, decided_by: Mapping
 def facts_of(family: Family, base: str) -> dict[str, str]:
     """All that decides which token is found: the base's weights, who judges, and the settings of the search."""
     words = hashlib.sha256(" ".join([*NOUNS, "|", *sorted(SHORT_WORDS)]).encode()).hexdigest()[:16]
-    search = (
-        f"{CANDIDATES} of {READ * CANDIDATES} words of {LONGEST} letters, {PICTURES} pictures, {REFERENCES} nouns, seed {SEED}, {PHOTO}"
-    )
+    search = f"{CANDIDATES} of {READ * CANDIDATES} words of {LONGEST} letters, {IMAGES} pictures, {REFERENCES} nouns, seed {SEED}, {PHOTO}"
     return {
         "base": family.identity, **default_encoder_names(base), "search": search, "knobs": json.dumps(KNOBS.model_dump(), sort_keys=True),
         "words": words,

@@ -46,7 +46,7 @@ CANDIDATES = 16
 """Words that are drawn."""
 
 
-PICTURES = 4
+IMAGES = 4
 """Pictures of each word."""
 
 
@@ -89,7 +89,7 @@ class TokenCandidate:
     """How alike its pictures are to each other."""
     matched: TokenSignal
     """How well its pictures match the best of all nouns' prompts."""
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
     @property
     def meaning(self) -> float:
@@ -103,7 +103,7 @@ class TokenCandidate:
     @property
     def why(self) -> str:
         """Why it stands where it does, in one sentence."""
-        alike = f"its {len(self.pictures)} pictures are {share(self.alike)} as alike as a noun's"
+        alike = f"its {len(self.images)} pictures are {share(self.alike)} as alike as a noun's"
         matched = f"they match {self.matched.noun} best, {share(self.matched)} as well as a noun's own match it"
         lead = "means little" if self.meaning < LITTLE else "means something"
         return f"{lead}: it reads most like {self.read.noun} ({share(self.read)} of the way to it), {alike}, and {matched}."
@@ -195,12 +195,12 @@ class TokenExaminer:
         sample_cache: SampleCache,
         *,
         knobs: Knobs = KNOBS,
-        pictures: int = PICTURES,
+        images: int = IMAGES,
         seed: int = 0,
     ) -> None:
-        assert pictures > 1, "one picture is unlike nothing"
+        assert images > 1, "one picture is unlike nothing"
         self.generator, self.judges, self.sample_cache, self.knobs = generator, judges, sample_cache, knobs
-        self.seeds = range(seed, seed + pictures)
+        self.seeds = range(seed, seed + images)
         self.reader = TokenReader(generator.family)
         self.nouns = self.reader.nouns
 
@@ -223,7 +223,7 @@ class TokenExaminer:
                     read=self.reader.read(word),
                     alike=TokenSignal(value=alike, meaning=normalized(alike, different, same)),
                     matched=TokenSignal(value=match, meaning=normalized(match, other, own), noun=self.nouns[best]),
-                    pictures=tuple(drawn[word]),
+                    images=tuple(drawn[word]),
                 )
             )
         return candidates
@@ -248,7 +248,7 @@ class TokenExaminer:
         requests = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
         progress("pictures", len(requests))
         paths: list[Path] = []
-        for path in self.sample_cache.pictures(self.generator, requests, self.knobs, weights_name(self.generator.family)):
+        for path in self.sample_cache.images(self.generator, requests, self.knobs, weights_name(self.generator.family)):
             progress("picture", path)
             paths.append(path)
         count = len(self.seeds)

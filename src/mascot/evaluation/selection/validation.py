@@ -42,7 +42,7 @@ ROUNDS = 2
 """Pictures of each validation prompt by which the last knobs are told apart."""
 
 
-def passes_of_picture(knobs: Knobs, *, told: bool) -> int:
+def passes_per_image(knobs: Knobs, *, told: bool) -> int:
     """How often a picture asks the denoiser; `told` denoisers hear the guidance scale and are asked once a step."""
     return knobs.steps * (1 if told or knobs.guidance == 1 else 2)
 
@@ -52,7 +52,7 @@ def budget(job: TrainingRun) -> int:
     recipe, training = job.recipe, job.recipe.training
     prior_examples = 2 if recipe.prior.draws or recipe.prior.preserves else 1
     passes = 3 * job.steps * training.gradient_accumulation_steps * training.batch_size * prior_examples
-    return int(recipe.selection.cost * passes / passes_of_picture(recipe.knobs, told=job.family.stages[-1].embeds_guidance))
+    return int(recipe.selection.cost * passes / passes_per_image(recipe.knobs, told=job.family.stages[-1].embeds_guidance))
 
 
 @dataclass(kw_only=True)
@@ -90,7 +90,7 @@ class Validation:
         return cls(job=job, looks=looks, left=allowed - (looks + 1) * count if settings.knobs else 0, judges=judges)
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """Pictures that choosing draws at most."""
         return (self.looks + bool(self.looks)) * len(validation_prompts(self.job)) + self.left
 
@@ -103,7 +103,7 @@ class Validation:
     @cached_property
     def photos(self) -> Tensor:
         """The photos, embedded."""
-        return self.encoders.identity.embed([photo.picture for photo in self.job.photos.photos])
+        return self.encoders.identity.embed([photo.image for photo in self.job.photos.photos])
 
     @cached_property
     def steps(self) -> frozenset[int]:
@@ -125,26 +125,26 @@ class Validation:
             self.chooser.forget_after(done)
         else:
             with base_only(self.job):
-                pictures = self.draw(
+                images = self.draw(
                     Generator(self.job.family), self.job.recipe.knobs, range(len(validation_prompts(self.job))), trained=False
                 )
-            self.chooser = CheckpointSelector(frame=self.frame(pictures), patience=self.job.recipe.selection.patience)
+            self.chooser = CheckpointSelector(frame=self.frame(images), patience=self.job.recipe.selection.patience)
             self.keep()
         if done in self.steps and all(look.step != done for look in self.chooser.looks):
             self.look(done)  # stopped between the step and its look
         return self.chooser.has_stopped_paying
 
-    def frame(self, pictures: Sequence[Image.Image]) -> ReferenceScores:
+    def frame(self, images: Sequence[Image.Image]) -> ReferenceScores:
         """Place the untouched base and the photos."""
-        drawn_BD, words_BD = self.encoders.clip.embed(pictures), self.words(range(len(pictures)))
+        drawn_BD, words_BD = self.encoders.clip.embed(images), self.words(range(len(images)))
         count = len(self.photos)
         cosines_BB = self.photos @ self.photos.T
         cosines_BB.fill_diagonal_(-1)
         return ReferenceScores(
-            base_likeness=similarity(self.encoders.identity.embed(pictures), self.photos),
+            base_likeness=similarity(self.encoders.identity.embed(images), self.photos),
             real_likeness=real_similarity(self.photos),
             base_prompt=prompt_fidelity(drawn_BD, words_BD),
-            floor_prompt=prompt_fidelity(self.encoders.clip.embed([noise(number) for number in range(len(pictures))]), words_BD),
+            floor_prompt=prompt_fidelity(self.encoders.clip.embed([noise(number) for number in range(len(images))]), words_BD),
             real_nearest=float(cosines_BB.max(1).values.mean()) if count > 1 else None,
         )
 
@@ -211,15 +211,15 @@ class Validation:
         requests = [ImageRequest(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
         return list(generator.draw(requests, knobs.model_copy(update=size)))
 
-    def measure(self, pictures: Sequence[Image.Image]) -> ValidationResult:
+    def measure(self, images: Sequence[Image.Image]) -> ValidationResult:
         """Measure validation pictures, from number 0 on."""
-        drawn_BD = self.encoders.identity.embed(pictures)
+        drawn_BD = self.encoders.identity.embed(images)
         nearest_B = (drawn_BD @ self.photos.T).max(1).values
         if self.chooser is not None and self.chooser.frame.real_nearest is not None:
             nearest_B = nearest_B.clamp(min=self.chooser.frame.real_nearest)
         return ValidationResult(
             likeness=similarity(drawn_BD, self.photos),
-            prompt=prompt_fidelity(self.encoders.clip.embed(pictures), self.words(range(len(pictures)))),
+            prompt=prompt_fidelity(self.encoders.clip.embed(images), self.words(range(len(images)))),
             nearest=float(nearest_B.mean()),
         )
 
