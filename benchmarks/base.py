@@ -82,7 +82,7 @@ class Judges:
     clip: Clip
     identity: Encoder
 
-    def see(self, images: Sequence[Image.Image]) -> Embedded:
+    def image_conditioning(self, images: Sequence[Image.Image]) -> Embedded:
         """Embed pictures by both."""
         return Embedded(clip_BD=self.clip.embed(images), identity_BD=self.identity.embed(images))
 
@@ -103,17 +103,17 @@ class Key:
     """None where sets are not compared."""
 
 
-def write_key(exam: Exam, judges: Judges) -> Key:
+def write_key(exam: Exam, encoders: Judges) -> Key:
     """Embed all that is the same for every base."""
-    read = judges.clip.embed_prompts
+    read = encoders.clip.embed_prompts
     placed = [ARTICLE.sub("an", f"a {scene.nouns[0]} {place}") for scene in exam.kinds["places"] for place in PLACES]
     return Key(
         prompts={kind: read([scene.prompt for scene in scenes]) for kind, scenes in exam.kinds.items()},
         nouns_ND=read([ARTICLE.sub("an", f"a photo of a {noun}") for noun in exam.nouns]),
         places_BND=read(placed).unflatten(0, (-1, len(PLACES))),
-        likenesses={noun: torch.stack([judges.identity.embed(images) for images in who]) for noun, who in exam.likenesses.items()},
+        likenesses={noun: torch.stack([encoders.identity.embed(images) for images in who]) for noun, who in exam.likenesses.items()},
         retrieval_BD=read([scene.prompt for scene in exam.retrieval]),
-        fresh=judges.see(exam.fresh) if exam.fresh else None,
+        fresh=encoders.image_conditioning(exam.fresh) if exam.fresh else None,
     )
 
 
@@ -188,22 +188,22 @@ Rows = dict[tuple[str, str, str], Measured]
 """Section, what was asked, measure -> cell."""
 
 
-def mark_kinds(exam: Exam, key: Key, judges: Judges, images: Mapping[str, Sequence[Image.Image]]) -> Rows:
+def mark_kinds(exam: Exam, key: Key, encoders: Judges, images: Mapping[str, Sequence[Image.Image]]) -> Rows:
     """All cells of one column by kind of prompt."""
-    marks = {kind: mark_kind(exam, key, kind, judges.see(drawn)) for kind, drawn in images.items()}
+    marks = {kind: mark_kind(exam, key, kind, encoders.image_conditioning(drawn)) for kind, drawn in images.items()}
     return {(KINDS_SECTION, kind, measure): mean_of(values) for kind, found in marks.items() for measure, values in found.items()}
 
 
-def mark_retrieval(key: Key, judges: Judges, images: Sequence[Image.Image]) -> Rows:
+def mark_retrieval(key: Key, encoders: Judges, images: Sequence[Image.Image]) -> Rows:
     """How often the right prompt is found, at rank 1 and 5; one column's cells."""
-    images_BD, asked = judges.clip.embed(images), f"among {len(images)}"
+    images_BD, asked = encoders.clip.embed(images), f"among {len(images)}"
     return {(RETRIEVAL_SECTION, asked, f"rank {k}"): mean_of(found_within(images_BD, key.retrieval_BD, k)) for k in (1, 5)}
 
 
-def mark_set(key: Key, judges: Judges, how: str, images: Sequence[Image.Image]) -> Rows:
+def mark_set(key: Key, encoders: Judges, how: str, images: Sequence[Image.Image]) -> Rows:
     """The Frechet distance of a set to fresh compositions in both encoders' spaces; one column's cells."""
     assert key.fresh is not None, "sets are compared only where the exam has a set to compare with"
-    seen = judges.see(images)
+    seen = encoders.image_conditioning(images)
     pairs = {"identity encoder": (seen.identity_BD, key.fresh.identity_BD), "CLIP": (seen.clip_BD, key.fresh.clip_BD)}
     return {(SETS_SECTION, how, f"Fréchet distance, {name}"): Measured(value=frechet_distance(*both)) for name, both in pairs.items()}
 
@@ -217,15 +217,15 @@ class Column:
     images: dict[str, list[Image.Image]]
 
 
-def examine(label: str, draw: Draw, exam: Exam, key: Key, judges: Judges, *, guidance: float, sets: Mapping[str, float]) -> Column:
+def examine(label: str, draw: Draw, exam: Exam, key: Key, encoders: Judges, *, guidance: float, sets: Mapping[str, float]) -> Column:
     """Let one base draw everything, and mark it. `sets`: what a row of whole sets is called -> the guidance it is drawn at."""
     tell(f"{label}: {sum(map(len, exam.kinds.values()))} pictures by kind")
     images = {kind: draw(scenes, guidance) for kind, scenes in exam.kinds.items()}
     tell(f"{label}: {len(exam.retrieval)} pictures for retrieval")
-    rows = mark_kinds(exam, key, judges, images) | mark_retrieval(key, judges, draw(exam.retrieval, guidance))
+    rows = mark_kinds(exam, key, encoders, images) | mark_retrieval(key, encoders, draw(exam.retrieval, guidance))
     for how, scale in sets.items():
         tell(f"{label}: {len(exam.whole)} pictures {how}")
-        rows |= mark_set(key, judges, how, draw(exam.whole, scale))
+        rows |= mark_set(key, encoders, how, draw(exam.whole, scale))
     return Column(label=label, rows=rows, images=images)
 
 
@@ -239,7 +239,7 @@ def drawn_by(generator: Generator, steps: int) -> Draw:
 
     def draw(scenes: Sequence[Scene], guidance: float) -> list[Image.Image]:
         requests = [ImageRequest(scene.prompt, scene.seed) for scene in scenes]
-        images = generator.draw(requests, Knobs(guidance=guidance, steps=steps))
+        images = generator.generate(requests, Knobs(guidance=guidance, steps=steps))
         return list(watched(images, len(requests)))
 
     return draw
@@ -334,7 +334,7 @@ def check_bases(bases: Sequence[str]) -> None:
         raise UserError("two bases have one name; give each base once, under a name of its own.")
 
 
-def check_numbers(judges: Judges, *, each: int, count: int, guidance: float, steps: int) -> None:
+def check_numbers(encoders: Judges, *, each: int, count: int, guidance: float, steps: int) -> None:
     """Refuse, before anything is drawn, numbers with which nothing can be drawn or measured.
 
     Raises:
@@ -344,7 +344,7 @@ def check_numbers(judges: Judges, *, each: int, count: int, guidance: float, ste
         raise UserError(f"--guidance {guidance:g} and --steps {steps} draw nothing; give 0 to 100, and 1 to 1000.")
     if each < 2:
         raise UserError(f"--each {each} leaves no prompts to shuffle; give 2 or more.")
-    seen = judges.see([Image.new("RGB", (64, 64))])
+    seen = encoders.image_conditioning([Image.new("RGB", (64, 64))])
     width = max(seen.clip_BD.shape[1], seen.identity_BD.shape[1])
     if count and count <= width:
         raise UserError(f"--count {count} is too few for embeddings {width} wide; give more than {width}, or 0 to leave sets out.")
@@ -358,27 +358,27 @@ def measure(options: argparse.Namespace) -> None:
     """
     check_bases(options.bases)
     device = choose_device("auto")
-    judges = Judges(
+    encoders = Judges(
         clip=read_clip(options.clip or starter.clip_folder(), device),
         identity=read_identity_encoder(options.identity or starter.identity_folder(), device),
     )
-    check_numbers(judges, each=options.each, count=options.count, guidance=options.guidance, steps=options.steps)
+    check_numbers(encoders, each=options.each, count=options.count, guidance=options.guidance, steps=options.steps)
     exam = write_exam(read_world(options.work), each=options.each, count=options.count, seed=options.seed)
-    key = write_key(exam, judges)
+    key = write_key(exam, encoders)
     sets = {f"drawn at guidance {scale:g}": scale for scale in (1.0, options.guidance)} if options.count else {}
     columns: list[Column] = []
     for base in options.bases:
         draw = drawn_by(Generator(load_family(base, device=device, precision="fp32"), batch_size=32), options.steps)
-        columns.append(examine(base, draw, exam, key, judges, guidance=options.guidance, sets=sets))
-    columns.append(examine(COMPOSED, recall, exam, key, judges, guidance=1.0, sets={"composed again": 1.0} if options.count else {}))
-    report(options, exam, judges, columns)
+        columns.append(examine(base, draw, exam, key, encoders, guidance=options.guidance, sets=sets))
+    columns.append(examine(COMPOSED, recall, exam, key, encoders, guidance=1.0, sets={"composed again": 1.0} if options.count else {}))
+    report(options, exam, encoders, columns)
 
 
-def report(options: argparse.Namespace, exam: Exam, judges: Judges, columns: Sequence[Column]) -> None:
+def report(options: argparse.Namespace, exam: Exam, encoders: Judges, columns: Sequence[Column]) -> None:
     """Print the tables; write the numbers and the sheets where they are wanted."""
-    encoders = [f"CLIP: {judges.clip.describe()}", f"identity encoder: {judges.identity.describe()}"]
+    described = [f"CLIP: {encoders.clip.describe()}", f"identity encoder: {encoders.identity.describe()}"]
     settings = {name: getattr(options, name) for name in ("seed", "each", "count", "guidance", "steps")}
-    print("\n".join(f"- {line}" for line in encoders))
+    print("\n".join(f"- {line}" for line in described))
     print("- " + ", ".join(f"{name} {value}" for name, value in settings.items()) + "; pictures not said otherwise: at that guidance")
     print(f"- by chance: noun named right 1 in {len(exam.nouns)} (two things: 2), place 1 in {len(PLACES)}")
     print(tables(columns), flush=True)

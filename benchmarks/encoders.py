@@ -163,20 +163,20 @@ def measure_captions(clip: Reader, scenes: Sequence[tuple[Image.Image, str]], se
     return found
 
 
-def measure_retrieval(judges: Mapping[str, Judge], conditions: Sequence[Condition], seed: int) -> dict[str, Any]:
+def measure_retrieval(encoders: Mapping[str, Judge], conditions: Sequence[Condition], seed: int) -> dict[str, Any]:
     """Find the subjects in every condition with every encoder."""
     found: dict[str, Any] = {}
     for condition in conditions:
-        shares = {name: bootstrap(hits(condition, judge.embed(condition.images)), seed) for name, judge in judges.items()}
+        shares = {name: bootstrap(hits(condition, judge.embed(condition.images)), seed) for name, judge in encoders.items()}
         found[condition.name] = {"queries": len(condition.trials), "chance": chance(condition), **shares}
     return found
 
 
-def measure_calibration(judges: Mapping[str, Judge], seed: int) -> dict[str, dict[str, Estimate]]:
+def measure_calibration(encoders: Mapping[str, Judge], seed: int) -> dict[str, dict[str, Estimate]]:
     """Compare the packaged photos of the held-out subjects with every encoder."""
     empty, photos = empty_pictures(seed), {name: subject.photos for name, subject in starter.subjects().items()}
     found: dict[str, dict[str, Estimate]] = {}
-    for name, judge in judges.items():
+    for name, judge in encoders.items():
         real = {subject: judge.embed([Image.open(path).convert("RGB") for path in own]) for subject, own in photos.items()}
         found[name] = calibrate(real, {floor: judge.embed(own) for floor, own in empty.items()}, seed)
     return found
@@ -332,7 +332,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; draw the sheet where one is wanted. Returns the results as JSON has them."""
     identity, clip = read_identity_encoder(options.identity or starter.identity_folder()), read_clip(options.clip or starter.clip_folder())
     known, unseen, subjects = read_worlds(options.work, options.seed)
-    judges: dict[str, Judge] = {"identity": identity, "clip": clip}
+    encoders: dict[str, Judge] = {"identity": identity, "clip": clip}
     scenes = {
         name: distinct_scenes(world, np.random.default_rng([options.seed, 1, number]))
         for number, (name, world) in enumerate({"held-out subjects": unseen, "known drawings": known}.items())
@@ -351,8 +351,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "views": options.views,
         "look_alikes": {subject.name: len(subject.look_alikes) for subject in subjects},
         "captions": {name: measure_captions(clip, own, options.seed) for name, own in scenes.items()},
-        "retrieval": measure_retrieval(judges, conditions, options.seed),
-        "calibration": measure_calibration(judges, options.seed),
+        "retrieval": measure_retrieval(encoders, conditions, options.seed),
+        "calibration": measure_calibration(encoders, options.seed),
         "sensitivity": measure_sensitivity(
             identity=identity, clip=clip, subjects=subjects, ladders=ladders, views=options.views, seed=options.seed
         ),

@@ -45,7 +45,7 @@ USUAL = ("previews.every=0", "selection.active=false", "knobs.guidance=5.0")
 WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
 
 
-def arm(
+def variant(
     name: str, *overrides: str, photos: int | None = None, noun: Callable[[CollectionSubject], str | None] = lambda one: one.class_noun
 ) -> Variant:
     """One row of a table: every subject by a preset with some changes, perhaps on its first photos alone or under another noun."""
@@ -68,16 +68,16 @@ def arms_of(table: str, steps: int | None) -> list[Variant]:
     few = f"training.steps={steps or FEW_STEPS}"
     shorter = () if steps is None else (few, "training.warmup_steps=2")
     whole = ("method.name=dreambooth", *shorter)
-    bare = arm("DreamBooth without prior", *whole, *WITHOUT_PRIOR)
+    bare = variant("DreamBooth without prior", *whole, *WITHOUT_PRIOR)
     if table == "T1":
-        return [arm(name, f"method.name={method}", *shorter) for name, method in METHODS.items()]
+        return [variant(name, f"method.name={method}", *shorter) for name, method in METHODS.items()]
     if table == "T3":
-        return [arm("DreamBooth", *whole), bare]
+        return [variant("DreamBooth", *whole), bare]
     short = (*shorter, few, *WITHOUT_PRIOR)
     if table == "T4":
-        none, wrong = arm("no noun", *short, noun=lambda _: None), arm("wrong noun", *short, noun=wrong_noun)
-        return [arm("correct noun", *short), wrong, none]
-    return [arm("1 photo" if count == 1 else f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
+        none, wrong = variant("no noun", *short, noun=lambda _: None), variant("wrong noun", *short, noun=wrong_noun)
+        return [variant("correct noun", *short), wrong, none]
+    return [variant("1 photo" if count == 1 else f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
 
 
 def collected(held: HeldOutSubject) -> CollectionSubject:
@@ -108,15 +108,15 @@ TITLES = {
 def means(table: str, suite: SuiteScores) -> Table:
     """A row for each arm: means over the subjects, with their intervals."""
     names = COLUMNS[table]
-    rows = tuple((arm, *(described(suite.mean(arm, name)) for name in names)) for arm in suite.arms)
-    steps = " or ".join(map(str, sorted({cell.recipe.training.steps for cell in suite.cells})))
+    rows = tuple((variant, *(described(suite.mean(variant, name)) for name in names)) for variant in suite.variants)
+    steps = " or ".join(map(str, sorted({suite_run.recipe.training.steps for suite_run in suite.suite_runs})))
     return Table(title=f"{TITLES[table]}, {steps} steps", head=("", *(HEADS[name] for name in names)), rows=rows, notes=(PAPERS[table],))
 
 
 def differences(table: str, suite: SuiteScores) -> Table:
     """Each arm minus the next, paired by subject."""
     rows: list[tuple[str, ...]] = []
-    for one, other in pairwise(suite.arms):
+    for one, other in pairwise(suite.variants):
         for name in COLUMNS[table]:
             pairs = [(a.values[name].value, b.values[name].value) for a, b in zip(suite.of(one), suite.of(other), strict=True)]
             known = [(a, b) for a, b in pairs if a is not None and b is not None]
@@ -136,7 +136,7 @@ def show(table: Table) -> None:
 def watch(phase: str, facts: object) -> None:
     """Say which run has ended."""
     if phase == "cell" and isinstance(facts, SuiteRun):
-        print(f"{facts.arm}: {facts.subject}", file=sys.stderr, flush=True)
+        print(f"{facts.variant}: {facts.subject}", file=sys.stderr, flush=True)
     elif phase == "failure":
         print(facts, file=sys.stderr, flush=True)
 
@@ -156,8 +156,8 @@ def main(  # noqa: PLR0917 - typer's options
     lists = {live: spread(STARTER.for_subject(live=live), prompts) for live in (False, True)}
     for name in TITLES if table == "all" else [table]:
         chosen = [collected(known[subject]) for subject in subjects.split(",")]
-        cells = plan_runs(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
-        suite = evaluate_runs(cells, out=keep, progress=watch)
+        suite_runs = plan_runs(chosen, arms_of(name, steps), prompts=lists, images=images, seed=0)
+        suite = evaluate_runs(suite_runs, out=keep, progress=watch)
         for shown in (paper_table(suite), other_table(suite)) if name == "T1" else (means(name, suite),):
             show(shown)
         show(differences(name, suite))

@@ -51,14 +51,14 @@ class Scores:
     """PRES: similarity of drawings of the class and the subject's photos."""
 
 
-def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, judges: tuple[IdentityEncoder, ClipEncoder]) -> Scores:
+def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, encoders: tuple[IdentityEncoder, ClipEncoder]) -> Scores:
     """Draw the validation prompts and the class, and judge them; without an adapter `token` is the class noun."""
-    identity, clip = judges
+    identity, clip = encoders
     prompts = [prompt for prompt in STARTER_VALIDATION.for_subject(live=held.live) for _ in range(PER_PROMPT)]
     trained, plain = Subject(token=token, class_noun=held.class_noun), Subject(token=held.class_noun)
     requests = [ImageRequest(fill(prompt, trained if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
-    drawn = list(generator.draw(requests, knobs))
-    of_class = list(generator.draw([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
+    drawn = list(generator.generate(requests, knobs))
+    of_class = list(generator.generate([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
     photos = identity.embed(read(held.photos))
     return Scores(
         identity=similarity(identity.embed(drawn), photos),
@@ -95,8 +95,8 @@ def main(
     keep: Annotated[Path | None, typer.Option(help="Keep the runs in this folder.")] = None,
 ) -> None:
     """Train each subject with the starter's preset and these changes; print its scores, and the untouched base's."""
-    judges = read_identity_encoder(starter.identity_folder()), read_clip(starter.clip_folder())
-    print("\n".join(f"- {judge.describe()}" for judge in judges))
+    encoders = read_identity_encoder(starter.identity_folder()), read_clip(starter.clip_folder())
+    print("\n".join(f"- {judge.describe()}" for judge in encoders))
     print(f"- preset with {' '.join(overrides or ['no change'])}\n")
     print("| subject | identity | CLIP-T | class to subject |\n|---|---|---|---|", flush=True)
     runs = keep or Path(mkdtemp())
@@ -108,9 +108,9 @@ def main(
         )
         run = train(recipe, out=runs / name, report=False)
         generator, _, _ = open_generator(runs / name)
-        trained.append(score(generator, held, Recipe.read(run.recipe).subject.token, recipe.knobs, judges))
-        base.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, judges))
-        real.append(real_similarity(judges[0].embed(read(held.photos))) or 0.0)
+        trained.append(score(generator, held, Recipe.read(run.recipe).subject.token, recipe.knobs, encoders))
+        base.append(score(Generator(load_base(recipe)), held, held.class_noun, recipe.knobs, encoders))
+        real.append(real_similarity(encoders[0].embed(read(held.photos))) or 0.0)
         show(name, trained[-1])
     show("mean", mean(trained))
     show("the base, asked for the class", mean(base))

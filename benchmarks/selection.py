@@ -134,7 +134,7 @@ def fixed_loss(job: TrainingRun) -> float:
     for number in range(min(FIXED_BATCHES, job.recipe.training.steps)):
         for batch in job.batches(number):
             with job.accelerator.autocast():
-                _, error_B = training_loss(job.stage, job.learner, batch, job.loop.condition, job.loop.settings)
+                _, error_B = training_loss(job.stage, job.attached, batch, job.loop.condition, job.loop.settings)
             errors += error_B[: batch.subject_count].tolist()
     return statistics.fmean(errors)
 
@@ -145,7 +145,7 @@ class Easel:
 
     family: Family
     sample_cache: SampleCache
-    judges: EncoderPair
+    encoders: EncoderPair
     generator: Generator = field(init=False)
     applied: Path | None = field(init=False, default=None)
 
@@ -163,8 +163,8 @@ class Easel:
     def draw(self, adapter: Path | None, requests: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
         """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
         self.wear(adapter)
-        files = self.sample_cache.draw(self.generator, requests, knobs, weights_name(self.family, adapter))
-        return self.sample_cache.embed(self.judges.identity, files), self.sample_cache.embed(self.judges.clip, files)
+        files = self.sample_cache.generate(self.generator, requests, knobs, weights_name(self.family, adapter))
+        return self.sample_cache.embed(self.encoders.identity, files), self.sample_cache.embed(self.encoders.clip, files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +185,12 @@ class Exam:
     @cached_property
     def photos(self) -> Tensor:
         """The photos, embedded."""
-        return self.easel.sample_cache.embed(self.easel.judges.identity, self.sitting.held.photos)
+        return self.easel.sample_cache.embed(self.easel.encoders.identity, self.sitting.held.photos)
 
     @cached_property
     def words(self) -> Tensor:
         """Each picture's prompt, embedded."""
-        embedded = self.easel.judges.clip.embed_prompts([fill(prompt, self.plain) for prompt in self.prompts])
+        embedded = self.easel.encoders.clip.embed_prompts([fill(prompt, self.plain) for prompt in self.prompts])
         return embedded.repeat(self.rounds, 1)
 
     @property
@@ -207,7 +207,7 @@ class Exam:
         """Draw the first so many pictures, or all, and measure them."""
         count = count or self.count
         adapter, requests = self.sitting.adapter(answer.step), self.requests(self.sitting.recipe.subject, count)
-        likeness_BD, prompt_BD = self.easel.draw(adapter, requests, answer.knobs)
+        likeness_BD, prompt_BD = self.easel.generate(adapter, requests, answer.knobs)
         return ValidationResult(
             likeness=similarity(likeness_BD, self.photos),
             prompt=prompt_fidelity(prompt_BD, self.words[:count]),
@@ -217,8 +217,8 @@ class Exam:
     @cached_property
     def frame(self) -> ReferenceScores:
         """Place the untouched base and the photos, as training does."""
-        likeness_BD, prompt_BD = self.easel.draw(None, self.requests(self.plain, self.count), self.sitting.recipe.knobs)
-        nothing_BD = self.easel.sample_cache.embed_images(self.easel.judges.clip, [noise(number) for number in range(self.count)])
+        likeness_BD, prompt_BD = self.easel.generate(None, self.requests(self.plain, self.count), self.sitting.recipe.knobs)
+        nothing_BD = self.easel.sample_cache.embed_images(self.easel.encoders.clip, [noise(number) for number in range(self.count)])
         return ReferenceScores(
             base_likeness=similarity(likeness_BD, self.photos),
             real_likeness=real_similarity(self.photos),
@@ -236,9 +236,9 @@ class Exam:
 def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer, str]:
     """Tell the checkpoints in order until training has stopped paying, then search the knobs; the first answer has the usual knobs."""
     usual = exam.easel.generator.with_defaults(exam.sitting.recipe.knobs)
-    chooser = CheckpointSelector(frame=exam.frame, patience=patience)
+    chooser = CheckpointSelector(references=exam.frame, patience=patience)
     for mark in exam.sitting.marks:
-        chooser.tell(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
+        chooser.add(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
         if chooser.has_stopped_paying:
             break
     assert chooser.best is not None, "there is a mark"
@@ -247,7 +247,7 @@ def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer,
         lambda knobs, count: exam.measure(Answer(step=step, knobs=knobs), count), exam.frame, knob_grid(usual),
         budget=budget, first=max(2, len(exam.prompts) // 2), last=exam.count,
     )  # fmt: skip
-    why = f"{chooser.reason} Knobs: {len(found.trials)} settings with {found.drawn} pictures."
+    why = f"{chooser.reason} Knobs: {len(found.trials)} settings with {found.generated} pictures."
     return Answer(step=step, knobs=usual), Answer(step=step, knobs=found.knobs), why
 
 
@@ -332,8 +332,8 @@ def main(  # noqa: PLR0917 - the command's options
     known, kept = starter.subjects(), even_marks(steps, marks, fixed)
     if unknown := [name for name in subjects.split(",") if name not in known]:
         raise typer.BadParameter(f"there is no subject {unknown[0]}; choose among {', '.join(known)}.")
-    judges, rows = load_encoders("starter"), list[dict[str, Worth]]()
-    print("\n".join(f"- {line}" for line in judges.describe().values()))
+    encoders, rows = load_encoders("starter"), list[dict[str, Worth]]()
+    print("\n".join(f"- {line}" for line in encoders.describe().values()))
     print(f"- kept steps {', '.join(map(str, kept))}; pictures of each of the report's prompts: {images}; prompts at most: {prompts}\n")
     print(
         "| subject | rule | step | guidance / UNet / text | score | likeness | CLIP-T | copying |\n|---|---|---|---|---|---|---|---|",
@@ -343,7 +343,7 @@ def main(  # noqa: PLR0917 - the command's options
     for name in subjects.split(","):
         sitting = seat(known[name], keep, kept, every)
         sitting.train()
-        easel = Easel(family=load_base(sitting.recipe), sample_cache=SampleCache(keep / name / "gallery"), judges=judges)
+        easel = Easel(family=load_base(sitting.recipe), sample_cache=SampleCache(keep / name / "gallery"), encoders=encoders)
         lists = [spread(suite.for_subject(live=sitting.held.live), prompts) for suite in (STARTER_VALIDATION, STARTER)]
         validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)

@@ -146,11 +146,11 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
         images=PixelSpace(), load_text=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
     print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
-    learner = LoraSettings(text_learning_rate=0).attach(stage, Subject("sks"), 0, None)
+    attached = LoraSettings(text_learning_rate=0).attach(stage, Subject("sks"), 0, None)
     states = torch.randn(1, 77, 768)
     loop = Loop(
         stage,
-        learner,
+        attached,
         TrainingSettings(steps=steps),
         lambda _prompts, _framings: {"encoder_hidden_states": states},
         Accelerator(cpu=True, mixed_precision="bf16"),

@@ -239,7 +239,7 @@ def empty_scores(*, seed: int) -> Scores:
     known = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
     return Scores(
         name="", subject="sks dog", class_noun="dog", live=True, base="base", base_fingerprint="", weights="", photos=(), knobs=Knobs(),
-        images=1, seed=seed, judges={"identity": "seer", "clip": "reader"}, prompts=(),
+        images=1, seed=seed, encoders={"identity": "seer", "clip": "reader"}, prompts=(),
         values={name: Score(value=None, reason="nothing was drawn") for name in known},
     )  # fmt: skip
 

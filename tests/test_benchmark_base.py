@@ -89,19 +89,19 @@ class Eye:
 
 
 @pytest.fixture(scope="module")
-def judges(exam: Exam) -> Judges:
+def encoders(exam: Exam) -> Judges:
     eye = Eye(exam)
     return Judges(clip=eye, identity=eye)
 
 
 @pytest.fixture(scope="module")
-def key(exam: Exam, judges: Judges) -> Key:
-    return write_key(exam, judges)
+def key(exam: Exam, encoders: Judges) -> Key:
+    return write_key(exam, encoders)
 
 
 @pytest.fixture(scope="module")
-def composed(exam: Exam, key: Key, judges: Judges) -> Column:
-    return examine(COMPOSED, recall, exam, key, judges, guidance=1.0, sets=SETS)
+def composed(exam: Exam, key: Key, encoders: Judges) -> Column:
+    return examine(COMPOSED, recall, exam, key, encoders, guidance=1.0, sets=SETS)
 
 
 def value(rows: Rows, asked: str, measure: str) -> float:
@@ -180,9 +180,9 @@ def test_the_two_sets_share_no_picture_and_retrieval_no_prompt(exam: Exam) -> No
     assert len({scene.prompt for scene in exam.retrieval}) == AMONG
 
 
-def test_an_oracle_reaches_the_ceiling(exam: Exam, key: Key, judges: Judges, composed: Column) -> None:
+def test_an_oracle_reaches_the_ceiling(exam: Exam, key: Key, encoders: Judges, composed: Column) -> None:
     oracle: Any = Oracle(exam)
-    column = examine("oracle", benchmark.drawn_by(oracle, 7), exam, key, judges, guidance=5.0, sets=SETS)
+    column = examine("oracle", benchmark.drawn_by(oracle, 7), exam, key, encoders, guidance=5.0, sets=SETS)
     assert column.rows == composed.rows
     assert {(knobs.steps, knobs.guidance) for knobs in oracle.knobs} == {(7, 5.0), (7, 1.0)}
     assert value(column.rows, "plain", "CLIP-T") == pytest.approx(1)
@@ -209,7 +209,7 @@ def test_a_right_individual_is_liker_than_others(world: World, exam: Exam, key: 
     assert [benchmark.likeness_margin(one, mine, right) for right in (1, 0)] == pytest.approx([1, -0.5])
 
 
-def test_what_a_picture_shows_is_named(exam: Exam, key: Key, judges: Judges) -> None:
+def test_what_a_picture_shows_is_named(exam: Exam, key: Key, encoders: Judges) -> None:
     """An encoder that reads nouns and places perfectly names all of them; one picture for all names at most its own."""
     scenes = exam.kinds["places"]
     nouns = torch.stack([key.nouns_ND[exam.nouns.index(scene.nouns[0])] for scene in scenes])
@@ -218,12 +218,12 @@ def test_what_a_picture_shows_is_named(exam: Exam, key: Key, judges: Judges) -> 
     places = torch.stack([key.places_BND[i, list(PLACES).index(scene.place)] for i, scene in enumerate(scenes)])
     seen = benchmark.Embedded(clip_BD=places, identity_BD=places)
     assert benchmark.mark_kind(exam, key, "places", seen)["place named right"] == [1] * EACH
-    gray = judges.see([Image.new("RGB", (64, 64), "gray")] * EACH)
+    gray = encoders.image_conditioning([Image.new("RGB", (64, 64), "gray")] * EACH)
     assert sum(benchmark.mark_kind(exam, key, "plain", gray)["noun named right"]) <= 1
 
 
-def test_constant_pictures_are_retrieved_by_chance(exam: Exam, key: Key, judges: Judges) -> None:
-    rows = benchmark.mark_retrieval(key, judges, [Image.new("RGB", (64, 64), "red")] * AMONG)
+def test_constant_pictures_are_retrieved_by_chance(exam: Exam, key: Key, encoders: Judges) -> None:
+    rows = benchmark.mark_retrieval(key, encoders, [Image.new("RGB", (64, 64), "red")] * AMONG)
     for rank in (1, 5):
         assert value(rows, f"among {AMONG}", f"rank {rank}") == pytest.approx(rank / AMONG)
     alike_BD = torch.ones(AMONG, 4)
@@ -231,10 +231,10 @@ def test_constant_pictures_are_retrieved_by_chance(exam: Exam, key: Key, judges:
     assert len(exam.retrieval) == AMONG
 
 
-def test_a_set_is_nearer_to_fresh_scenes_the_more_it_is_like_them(exam: Exam, key: Key, judges: Judges) -> None:
+def test_a_set_is_nearer_to_fresh_scenes_the_more_it_is_like_them(exam: Exam, key: Key, encoders: Judges) -> None:
     images = recall(exam.whole, 1.0)
     grays = [image.convert("L").convert("RGB") for image in images]
-    distances = [[cell.value for cell in benchmark.mark_set(key, judges, "drawn", drawn).values()] for drawn in (exam.fresh, images, grays)]
+    distances = [[cell.value for cell in benchmark.mark_set(key, encoders, "drawn", drawn).values()] for drawn in (exam.fresh, images, grays)]
     assert distances[0] == pytest.approx([0, 0], abs=1e-6)
     for nearer, farther in pairwise(distances):
         assert all(one < other for one, other in zip(nearer, farther, strict=True))
@@ -275,11 +275,11 @@ def test_the_tables_have_a_column_for_each_base_and_a_dash_where_nothing_was_mea
     assert not [line for line in lines if "FID" in line]
 
 
-def test_numbers_and_sheets_are_written_whole(tmp_path: Path, exam: Exam, composed: Column, judges: Judges) -> None:
+def test_numbers_and_sheets_are_written_whole(tmp_path: Path, exam: Exam, composed: Column, encoders: Judges) -> None:
     options: Any = SimpleNamespace(
         seed=0, each=EACH, count=COUNT, guidance=5.0, steps=1, out=tmp_path / "base.json", sheet=tmp_path / "sheets"
     )
-    benchmark.report(options, exam, judges, [composed])
+    benchmark.report(options, exam, encoders, [composed])
     found = json.loads((tmp_path / "base.json").read_text(encoding="utf-8"))
     assert found["encoders"] == ["CLIP: an eye", "identity encoder: an eye"]
     numbers = {tuple(row[name] for name in ("section", "asked", "measure")): row["columns"][COMPOSED] for row in found["rows"]}
@@ -303,9 +303,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_said_in_one_sentence_before_anything_is_drawn(
-    mistake: str, tiny_base: Path, judges: Judges, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistake: str, tiny_base: Path, encoders: Judges, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, judge in (("read_clip", judges.clip), ("read_identity_encoder", judges.identity)):
+    for name, judge in (("read_clip", encoders.clip), ("read_identity_encoder", encoders.identity)):
         monkeypatch.setattr(benchmark, name, lambda *_, judge=judge: judge)
     with pytest.raises(SystemExit) as stop:
         benchmark.main([str(tiny_base), "--clip", "c", "--identity", "i", *mistake.split()])

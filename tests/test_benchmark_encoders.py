@@ -312,11 +312,11 @@ def test_calibration_is_the_real_photos_less_the_other_subjects() -> None:
 
 
 def results(judge: Any, captions: Any) -> dict[str, Any]:
-    judges = {"identity": judge, "clip": judge}
+    encoders = {"identity": judge, "clip": judge}
     rows = {name: {"mean": 0.5, "low": 0.4, "high": 0.6} for name in ("real", "others", "real minus others", "noise", "plain colours")}
     return {
         "captions": {"held-out subjects": captions},
-        "retrieval": measure_retrieval(judges, conditions(0), 0),
+        "retrieval": measure_retrieval(encoders, conditions(0), 0),
         "calibration": {"identity": rows, "clip": rows},
         "sensitivity": {"blend": summarise({"a": [[0.5, 0.4, 0.3, 0.2, 0.1]]}, 0)},
     }

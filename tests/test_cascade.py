@@ -61,7 +61,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
     """Pictures by our generator."""
-    return [pixels(image) for image in generator.draw(requests, knobs)]
+    return [pixels(image) for image in generator.generate(requests, knobs)]
 
 
 def opened(kind: Any, folder: Path, **options: Any) -> Any:
@@ -150,7 +150,7 @@ def test_sides_suit_every_stage(base: Path, family: Family, monkeypatch: pytest.
 
 def seen(family: Family, x0_BCHW: Tensor, seed: int = 0) -> Conditioning:
     """What the second stage is told of pictures."""
-    return family.stages[1].see(x0_BCHW, [seeded(seed, i) for i in range(len(x0_BCHW))])
+    return family.stages[1].image_conditioning(x0_BCHW, [seeded(seed, i) for i in range(len(x0_BCHW))])
 
 
 def test_a_picture_is_seen_small_enlarged_and_lightly_noised(family: Family) -> None:
@@ -165,7 +165,7 @@ def test_a_picture_is_seen_small_enlarged_and_lightly_noised(family: Family) -> 
     detail = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(8, 12)
     assert (seen(family, blocks + detail)["small"] - told["small"]).abs().max() < 1e-5, "what a pixel of the small picture averages"
     assert (seen(family, blocks, seed=1)["small"] - told["small"]).abs().max() > 1e-3
-    assert family.stages[0].see(small, [seeded(0), seeded(1)]) == {}
+    assert family.stages[0].image_conditioning(small, [seeded(0), seeded(1)]) == {}
 
 
 def test_the_second_stage_heeds_the_small_picture_and_how_noisy_it_is(family: Family) -> None:
@@ -189,7 +189,7 @@ def batch_of(family: Family, number: int, count: int) -> Batch:
     )  # fmt: skip
 
 
-def attached(family: Family, number: int) -> AttachedMethod:
+def attach_to(family: Family, number: int) -> AttachedMethod:
     """A fresh change of one stage."""
     (leg,) = LORA.phases
     return leg.phase.attach(family.stages[number], SUBJECT, 0, None)
@@ -198,31 +198,31 @@ def attached(family: Family, number: int) -> AttachedMethod:
 @pytest.mark.parametrize("number", [0, 1])
 def test_every_stage_learns(family: Family, number: int) -> None:
     """The loss is finite, an example's error is its own in any batch, and gradients reach what learns."""
-    stage, learner = family.stages[number], attached(family, number)
-    loss, error_B = training_loss(stage, learner, batch_of(family, number, 2), stage.condition, TrainingSettings())
+    stage, attached = family.stages[number], attach_to(family, number)
+    loss, error_B = training_loss(stage, attached, batch_of(family, number, 2), stage.condition, TrainingSettings())
     loss.backward()
     assert error_B.shape == (2,)
     assert torch.isfinite(error_B).all()
-    _, alone_B = training_loss(stage, learner, batch_of(family, number, 1), stage.condition, TrainingSettings())
+    _, alone_B = training_loss(stage, attached, batch_of(family, number, 1), stage.condition, TrainingSettings())
     torch.testing.assert_close(error_B[:1], alone_B, atol=1e-5, rtol=1e-5)
-    grads = [p.grad for group in learner.groups for p in group.parameters if p.grad is not None]
+    grads = [p.grad for group in attached.groups for p in group.parameters if p.grad is not None]
     assert sum(float(grad.abs().sum()) for grad in grads) > 0
 
 
-def pushed(learner: AttachedMethod, number: int) -> AttachedMethod:
+def pushed(attached: AttachedMethod, number: int) -> AttachedMethod:
     """The same, changed so much that it shows."""
     with torch.no_grad():
-        for group in learner.groups:
+        for group in attached.groups:
             for place, parameter in enumerate(group.parameters):
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded("push", number, place)))
-    return learner
+    return attached
 
 
 def trained(family: Family, number: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The export of a change of one stage that shows; the stage is as it was."""
-    learner = pushed(attached(family, number), number)
-    export = learner.export()
-    learner.detach()
+    attached = pushed(attach_to(family, number), number)
+    export = attached.export()
+    attached.detach()
     return export
 
 
@@ -253,7 +253,7 @@ def test_one_adapter_teaches_every_stage(base: Path, family: Family) -> None:
         images += drawn(generator)
         assert np.array_equal(drawn(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
     assert len({image.tobytes() for image in images}) == 4
-    pushed(attached(family, 1), 1)
+    pushed(attach_to(family, 1), 1)
     assert np.abs(drawn(Generator(family))[0] - images[2]).max() <= 2
 
 

@@ -55,14 +55,14 @@ def chosen(tiny_base: Path, home: Path) -> tuple[Run, dict[str, Any]]:
     return trained(recipe_of(tiny_base, home), home / "chosen")
 
 
-def looks(run: Run) -> list[dict[str, Any]]:
+def results(run: Run) -> list[dict[str, Any]]:
     return json.loads(run.selection.read_text(encoding="utf-8"))["chooser"]["looks"]
 
 
 def test_it_looks_evenly_and_keeps_the_best(chosen: tuple[Run, dict[str, Any]]) -> None:
     """Looks lie at even steps, and the best one's parameters are what the adapter holds."""
     run, said = chosen
-    seen = [look["step"] for look in looks(run)]
+    seen = [validate["step"] for validate in results(run)]
     assert seen == [10, 20, 30, 40][: len(seen)]
     assert said["choosing"] > 0
     kept = sorted((run.folder / "best").iterdir())
@@ -118,7 +118,7 @@ def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: P
 
     monkeypatch.setattr(validation.Validation, "measure", planted)
     monkeypatch.setattr(validation.Validation, "recommend", lambda *_: None)
-    monkeypatch.setattr(validation.Validation, "frame", frame)
+    monkeypatch.setattr(validation.Validation, "frame", references)
     run, said = trained(recipe_of(tiny_base, home, "selection.patience=2"), tmp_path / "run")
     assert "step 20 is kept" in said["chosen"]
     assert "up to step 40" in said["chosen"]
@@ -133,7 +133,7 @@ def test_a_better_look_is_what_is_drawn(tiny_base: Path, home: Path, tmp_path: P
     assert sorted(float(value.sum()) for value in ours.values()) == pytest.approx(sorted(float(value.sum()) for value in best.values()))
 
 
-def frame(*_: Any) -> Any:
+def references(*_: Any) -> Any:
     """Between 0 and 1."""
     from mascot.evaluation.selection.criterion import ReferenceScores
 

@@ -53,7 +53,7 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
 
 
 def drawn(generator: Generator) -> np.ndarray:
-    return np.asarray(next(iter(generator.draw([ImageRequest(PROMPT, 5)], KNOBS))), np.int16)
+    return np.asarray(next(iter(generator.generate([ImageRequest(PROMPT, 5)], KNOBS))), np.int16)
 
 
 def applied(file: Path) -> np.ndarray:

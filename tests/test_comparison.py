@@ -102,7 +102,7 @@ def test_tables_have_a_row_for_each_run_and_name_their_judges(scores: Scores, ot
     assert {len(row) for row in table.rows} == {len(table.head)} == {len(METRICS) + 1}
     assert table.rows[0][1] == f"{value(scores, 'identity'):.3f}"
     assert table.rows[2][1] == f"{(value(scores, 'identity') + value(other, 'identity')) / 2:.3f}"
-    for name, line in scores.judges.items():
+    for name, line in scores.encoders.items():
         assert f"{name}: {line}" in table.notes
     assert means_table([scores, other]).title.endswith("over 2 subjects")
     assert "2 prompts of one subject" in means_table([scores]).title
@@ -121,7 +121,7 @@ def test_pages_open_offline_and_hold_every_picture(world: World, scores: Scores,
         assert set(re.findall(r"(?:src|href)=\"(data:image/|#|)", text)) == {"data:image/", "#"}
         assert "http" not in text.replace("http-equiv", "")
         assert "<script" not in text
-        assert scores.judges["identity"] in text
+        assert scores.encoders["identity"] in text
 
 
 def test_pages_show_the_user_s_words_as_words(world: World, scores: Scores, tmp_path: Path) -> None:
@@ -175,22 +175,22 @@ def test_the_commands_print_what_was_measured(
     world: World, scores: Scores, other: Scores, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two runs make one table with a mean; the pages are named; comparing and calibrating print theirs."""
-    judges = ("--identity", world.identity, "--clip", world.clip, "--device", "cpu")
+    encoders = ("--identity", world.identity, "--clip", world.clip, "--device", "cpu")
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     runs = world.run.folder, world.folder / "other"
-    code, printed, said = mascot(monkeypatch, capfd, "evaluate", *runs, *asked, "--images", IMAGES, *judges)
+    code, printed, said = mascot(monkeypatch, capfd, "evaluate", *runs, *asked, "--images", IMAGES, *encoders)
     assert (code, said) == (0, "")
     rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
     assert f"{value(scores, 'clip_t'):.3f}" in rows[str(runs[0])]
     assert f"{value(other, 'clip_t'):.3f}" in rows[str(runs[1])]
     assert "mean" in rows
-    for line in (*scores.judges.values(), f"pictures: {world.run.scores_page}"):
+    for line in (*scores.encoders.values(), f"pictures: {world.run.scores_page}"):
         assert line in printed
     code, printed, said = mascot(monkeypatch, capfd, "compare", *runs, "--out", world.folder / "beside.html")
     assert (code, said) == (0, "")
     assert f"side by side: {world.folder / 'beside.html'}" in printed
     assert (world.folder / "beside.html").is_file()
-    code, printed, said = mascot(monkeypatch, capfd, "evaluate", "--real", world.folder / "photos", *judges)
+    code, printed, said = mascot(monkeypatch, capfd, "evaluate", "--real", world.folder / "photos", *encoders)
     assert (code, said) == (0, "")
     assert f"{value(scores, 'real_identity'):.3f}" in printed
 

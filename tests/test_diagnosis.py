@@ -246,7 +246,7 @@ def test_nothing_is_asked_that_reports_are_measured_by() -> None:
 def told(measurements: RunMeasurements) -> Diagnosis:
     """A diagnosis of some evidence."""
     return Diagnosis(
-        name="run", subject="sks dog", base="starter", weights="0", knobs=Knobs(), images=60, judges={},
+        name="run", subject="sks dog", base="starter", weights="0", knobs=Knobs(), images=60, encoders={},
         findings=findings_of(measurements, RECIPE), checks=checks_of(measurements), unseen=unseen_of(measurements),
     )  # fmt: skip
 

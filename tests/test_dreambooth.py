@@ -75,13 +75,13 @@ def pushed(
     stage: Stage, settings: DreamBoothSettings | None = None, *, only: Callable[[str], bool] = lambda _: True, size: float = 0.05
 ) -> AttachedMethod:
     """A learner whose weights (those of the names that `only` takes) have moved far enough to be seen."""
-    learner = (settings or settings_for(stage)).attach(stage, SUBJECT, 0, None)
+    attached = (settings or settings_for(stage)).attach(stage, SUBJECT, 0, None)
     with torch.no_grad():
-        for group in learner.groups:
+        for group in attached.groups:
             for name, parameter in stage.parts[group.part].named_parameters():
                 if only(f"{group.part}.{name}"):
                     parameter.add_(size * torch.randn(parameter.shape, generator=seeded("push", group.part, name)))
-    return learner
+    return attached
 
 
 def reachable(stage: Stage) -> Callable[[str], bool]:
@@ -101,12 +101,12 @@ def answer(stage: Stage) -> Tensor:
 def drawn(family: Family) -> np.ndarray:
     """One picture, H x W x 3."""
     knobs = Knobs(steps=2, guidance=1.0, height=64, width=64)
-    return np.asarray(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))), np.float64)
+    return np.asarray(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
 
-def optimizer_of(learner: AttachedMethod) -> torch.optim.Optimizer:
+def optimizer_of(attached: AttachedMethod) -> torch.optim.Optimizer:
     """AdamW over what learns, each part at its rate."""
-    return torch.optim.AdamW([{"params": list(group.parameters), "lr": group.learning_rate} for group in learner.groups])
+    return torch.optim.AdamW([{"params": list(group.parameters), "lr": group.learning_rate} for group in attached.groups])
 
 
 def digests(stage: Stage) -> dict[str, str]:
@@ -134,43 +134,43 @@ def test_only_what_is_exported_moves(plain: Path, text_learning_rate: float) -> 
     """Three real steps: every exported tensor moved but the buffers, and nothing else, the decoder least of all."""
     stage = loaded(plain).stages[0]
     before = digests(stage)
-    learner = DreamBoothSettings(learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
-    assert [group.part for group in learner.groups] == list(DreamBoothSettings(text_learning_rate=text_learning_rate).trains(stage))
-    optimizer = optimizer_of(learner)
+    attached = DreamBoothSettings(learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
+    assert [group.part for group in attached.groups] == list(DreamBoothSettings(text_learning_rate=text_learning_rate).trains(stage))
+    optimizer = optimizer_of(attached)
     for number in range(3):
         noisy = gaussian(stage.latent_shape(64, 64), [seeded("photo", number)])
         stage.predict(noisy, torch.tensor([500]), stage.condition([PROMPT], [FRAMING])).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    after, exported = digests(stage), set(learner.export()[0])
+    after, exported = digests(stage), set(attached.export()[0])
     moved = {key for key in before if before[key] != after[key]}
     assert moved <= exported
-    learning = {f"{group.part}.{name}" for group in learner.groups for name, _ in stage.parts[group.part].named_parameters()}
+    learning = {f"{group.part}.{name}" for group in attached.groups for name, _ in stage.parts[group.part].named_parameters()}
     assert moved == learning
     assert any(key.startswith("text_encoder.") for key in moved) == (text_learning_rate > 0)
-    learner.detach()
+    attached.detach()
     assert digests(stage) == before
 
 
 def test_nothing_but_what_learns_asks_for_gradients(base: Path) -> None:
     stage = loaded(base).stages[0]
-    learner = DreamBoothSettings().attach(stage, SUBJECT, 0, None)
-    mine = {id(parameter) for group in learner.groups for parameter in group.parameters}
+    attached = DreamBoothSettings().attach(stage, SUBJECT, 0, None)
+    mine = {id(parameter) for group in attached.groups for parameter in group.parameters}
     for module in stage.parts.values():
         assert all(parameter.requires_grad == (id(parameter) in mine) for parameter in module.parameters())
-    learner.detach()
+    attached.detach()
     assert not any(parameter.requires_grad for module in stage.parts.values() for parameter in module.parameters())
 
 
 def test_exported_and_restored_draws_the_same_pixels_and_every_strength_is_exact(base: Path, tmp_path: Path) -> None:
     family = loaded(base)
     before, bits = drawn(family), digests(family.stages[0])
-    learner = pushed(family.stages[0])
+    attached = pushed(family.stages[0])
     trained, trained, said = drawn(family), digests(family.stages[0]), answer(family.stages[0])
     assert np.abs(trained - before).max() > 2
-    tensors, metadata = learner.export()
+    tensors, metadata = attached.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "a.safetensors")
-    learner.detach()
+    attached.detach()
     assert digests(family.stages[0]) == bits
     assert np.array_equal(drawn(family), before)
 
@@ -196,9 +196,9 @@ def test_a_strength_is_a_step_from_the_base_towards_what_was_trained_part_by_par
     stage = loaded(plain).stages[0]
     base = {name: value.clone() for name, value in stage.parts["unet"].state_dict().items()}
     text = digests(stage)
-    learner = pushed(stage)
-    tensors, metadata = learner.export()
-    learner.detach()
+    attached = pushed(stage)
+    tensors, metadata = attached.export()
+    attached.detach()
     applied = restore(stage, tensors, metadata)
     applied.scale({"unet": strength, "text_encoder": 0.0})
     for name, value in stage.parts["unet"].state_dict().items():
@@ -210,9 +210,9 @@ def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if
     """Also between a forward pass and its backward pass, with gradients from before; and when the block ends in an error."""
     stage = loaded(plain).stages[0]
     before, bits = answer(stage), digests(stage)
-    learner = pushed(stage)
+    attached = pushed(stage)
     trained, trained = answer(stage), digests(stage)
-    parameters = [parameter for group in learner.groups for parameter in group.parameters]
+    parameters = [parameter for group in attached.groups for parameter in group.parameters]
     gradients = list[list[Tensor]]()
     for peek in (False, True):
         for parameter in parameters:
@@ -220,14 +220,14 @@ def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if
         for _ in range(2):
             said = stage.predict(gaussian((4, 8, 8), [seeded("x")]), torch.tensor([500]), stage.condition([PROMPT], [FRAMING]))
             if peek:
-                with learner.base_only():
+                with attached.base_only():
                     assert torch.equal(answer(stage), before)
                     assert digests(stage) == bits
             said.square().mean().backward()
         gradients.append([parameter.grad for parameter in parameters if parameter.grad is not None])
     assert len(gradients[0]) > 100
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-    with pytest.raises(RuntimeError, match="halfway"), learner.base_only():
+    with pytest.raises(RuntimeError, match="halfway"), attached.base_only():
         raise RuntimeError("halfway")
     assert torch.equal(answer(stage), trained)
     assert digests(stage) == trained
@@ -237,14 +237,14 @@ def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if
 def test_half_precision_weights_learn_in_full_precision_and_come_back_as_they_were(plain: Path, precision: Any) -> None:
     stage = loaded(plain, precision).stages[0]
     before, bits = answer(stage), digests(stage)
-    learner = pushed(stage)
-    assert {p.dtype for group in learner.groups for p in group.parameters} == {torch.float32}
+    attached = pushed(stage)
+    assert {p.dtype for group in attached.groups for p in group.parameters} == {torch.float32}
     trained, trained = answer(stage), digests(stage)
-    tensors, metadata = learner.export()
+    tensors, metadata = attached.export()
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    with learner.base_only():
+    with attached.base_only():
         assert torch.equal(answer(stage), before)
-    learner.detach()
+    attached.detach()
     assert digests(stage) == bits
     applied = restore(stage, tensors, metadata)
     assert digests(stage) == trained
@@ -257,11 +257,11 @@ def test_half_precision_weights_learn_in_full_precision_and_come_back_as_they_we
 def test_an_export_is_a_copy(plain: Path) -> None:
     """What learns afterwards does not reach it."""
     stage = loaded(plain).stages[0]
-    learner = pushed(stage)
-    tensors, _ = learner.export()
+    attached = pushed(stage)
+    tensors, _ = attached.export()
     kept = {key: tensor.clone() for key, tensor in tensors.items()}
     with torch.no_grad():
-        for group in learner.groups:
+        for group in attached.groups:
             for parameter in group.parameters:
                 parameter.add_(1)
     assert all(torch.equal(tensors[key], kept[key]) for key in kept)
@@ -276,14 +276,14 @@ def test_an_export_is_each_parts_state_dict(base: Path) -> None:
 
 def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
     stage = loaded(plain).stages[0]
-    learner = DreamBoothSettings(learning_rate=2e-6, text_learning_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
-    assert [(group.part, group.learning_rate, group.until) for group in learner.groups] == [
+    attached = DreamBoothSettings(learning_rate=2e-6, text_learning_rate=1e-6, text_until=0.3).attach(stage, SUBJECT, 0, None)
+    assert [(group.part, group.learning_rate, group.until) for group in attached.groups] == [
         ("unet", 2e-6, 1.0),
         ("text_encoder", 1e-6, 0.3),
     ]
-    assert learner.whole
+    assert attached.whole
     assert [leg.share for leg in DreamBoothSettings().phases] == [1.0]
-    assert learner.companions() == {}
+    assert attached.companions() == {}
 
 
 def test_a_text_encoder_that_cannot_learn_is_refused(folders: Callable[[str], Path]) -> None:
@@ -320,9 +320,9 @@ def unfit(tensors: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], s
 @pytest.mark.parametrize("case", list(unfit({"unet.a": torch.zeros(1)})))
 def test_weights_that_do_not_fit_are_refused_by_name_and_leave_the_base_alone(plain: Path, case: str) -> None:
     stage = loaded(plain).stages[0]
-    learner = settings_for(stage).attach(stage, SUBJECT, 0, None)
-    tensors, said = unfit(learner.export()[0])[case]
-    learner.detach()
+    attached = settings_for(stage).attach(stage, SUBJECT, 0, None)
+    tensors, said = unfit(attached.export()[0])[case]
+    attached.detach()
     bits = digests(stage)
     with pytest.raises(UserError) as error:
         restore(stage, tensors, {})
@@ -333,9 +333,9 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_leave_the_base_alone(pl
 
 def companion_of(stage: Stage, rank: int, size: float = 0.05) -> Companion:
     """The LoRA extracted from weights of which only reachable ones moved; the base is given back."""
-    learner = pushed(stage, settings_for(stage, extract_rank=rank), only=reachable(stage), size=size)
-    companion = learner.companions()[COMPANION]
-    learner.detach()
+    attached = pushed(stage, settings_for(stage, extract_rank=rank), only=reachable(stage), size=size)
+    companion = attached.companions()[COMPANION]
+    attached.detach()
     return companion
 
 
@@ -344,9 +344,9 @@ def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_
     family, size = loaded(base), 2e-3
     stage = family.stages[0]
     before = answer(stage)
-    learner = pushed(stage, only=reachable(stage), size=size)
+    attached = pushed(stage, only=reachable(stage), size=size)
     trained, image = answer(stage), drawn(family)
-    learner.detach()
+    attached.detach()
     misses = [float((before - trained).norm())]
     for rank in (4, 16, FULL):
         companion = companion_of(stage, rank, size)
@@ -399,8 +399,8 @@ def test_the_extracted_lora_is_written_as_the_method_itself_writes_one(plain: Pa
 
 def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
     stage = loaded(base).stages[0]
-    learner = pushed(stage, settings_for(stage, extract_rank=2))
-    facts = learner.companions()[COMPANION].facts
+    attached = pushed(stage, settings_for(stage, extract_rank=2))
+    facts = attached.companions()[COMPANION].facts
     assert facts[0] == ("rank", "2")
     names = [name for name, _ in facts]
     assert len(set(names)) == len(names)
@@ -412,11 +412,11 @@ def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
 def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain: Path) -> None:
     """Weights prepared for autocast learn as plain ones do: the optimizer holds the parameters that the modules use."""
     stage = loaded(plain).stages[0]
-    learner = DreamBoothSettings(learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
-    assert isinstance(learner, DreamBoothTraining)
+    attached = DreamBoothSettings(learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    assert isinstance(attached, DreamBoothTraining)
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's may have another precision
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    optimizer = accelerator.prepare(optimizer_of(learner))
+    optimizer = accelerator.prepare(optimizer_of(attached))
     with accelerator.autocast():
         loss = stage.predict(gaussian((4, 8, 8), [seeded("x")]), torch.tensor([500]), stage.condition([PROMPT], [FRAMING])).square().mean()
     accelerator.backward(loss)

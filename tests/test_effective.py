@@ -132,9 +132,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     batches: list[Batch] = []
     loss_of = loss.training_loss
 
-    def counting(stage: Any, learner: Any, batch: Batch, *rest: Any) -> Any:
+    def counting(stage: Any, attached: Any, batch: Batch, *rest: Any) -> Any:
         batches.append(batch)
-        return loss_of(stage, learner, batch, *rest)
+        return loss_of(stage, attached, batch, *rest)
 
     monkeypatch.setattr(loop, "loss_of", counting)
     monkeypatch.setattr(loop.Loop, "rehearse", lambda *_: 1.0)

@@ -100,13 +100,13 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     identity, clip = world.encoders
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
     knobs = Knobs(steps=1, guidance=scores.knobs.guidance)
-    images = list(base.draw([ImageRequest(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
+    images = list(base.generate([ImageRequest(prompt, seed) for prompt in PLAIN for seed in range(IMAGES)], knobs))
     texts = clip.embed_prompts([prompt for prompt in PLAIN for _ in range(IMAGES)])
     expected = [cosines(a[None], b[None])[0] for a, b in zip(clip.embed(images), texts, strict=True)]
     assert value(scores, "base_clip_t") == pytest.approx(mean(expected), abs=1e-6)
     assert [row.values["base_clip_t"] for row in scores.prompts] == pytest.approx([mean(expected[:2]), mean(expected[2:])], abs=1e-6)
     photos = identity.embed(world.photos(3))
-    of_class = list(base.draw([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_IMAGES * IMAGES)], knobs))
+    of_class = list(base.generate([ImageRequest("a photo of a dog", seed) for seed in range(CLASS_IMAGES * IMAGES)], knobs))
     assert value(scores, "base_preservation") == pytest.approx(mean(cosines(identity.embed(of_class), photos)), abs=1e-6)
     trained = generate(world.run, ["a photo of a dog"], knobs, count=CLASS_IMAGES * IMAGES)
     assert value(scores, "preservation") == pytest.approx(mean(cosines(identity.embed(trained), photos)), abs=1e-6)
@@ -128,7 +128,7 @@ def test_other_encoders_judge_the_same_pictures(world: World, scores: Scores, mo
     assert [prompt.images[0].file for prompt in again.prompts] == [prompt.images[0].file for prompt in scores.prompts]
     assert again.values["clip_t"] == scores.values["clip_t"]
     assert again.values["identity"] != scores.values["identity"]
-    assert again.judges["identity"].startswith("dino-like (weights ")
+    assert again.encoders["identity"].startswith("dino-like (weights ")
     assert "DINO" in runs_table([again]).head
     assert "DINO" not in runs_table([scores]).head
 
@@ -137,7 +137,7 @@ def test_another_run_finds_the_base_s_pictures_drawn(world: World, scores: Score
     """The base is drawn once for all runs."""
     run = world.write("neighbour", seed=3)
     strengths: list[float] = []
-    draw = Generator.draw
+    draw = Generator.generate
 
     def watched(self: Generator, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         strengths.append(knobs.unet_scale)
@@ -300,8 +300,8 @@ def test_the_paper_s_prompts_are_the_data_set_s(shared_data: Path) -> None:
 
 def test_real_photos_are_scored_against_each_other(world: World) -> None:
     folders = [world.folder / "photos", world.folder / "photos" / "0.png"]
-    rows, judges = calibrate(folders, identity=str(world.identity), clip=str(world.clip), device="cpu")
-    real = [cosines(a[None], b[None])[0] for a, b in itertools.permutations(judges.identity.embed(world.photos(3)), 2)]
+    rows, encoders = calibrate(folders, identity=str(world.identity), clip=str(world.clip), device="cpu")
+    real = [cosines(a[None], b[None])[0] for a, b in itertools.permutations(encoders.identity.embed(world.photos(3)), 2)]
     assert rows[0].values["identity"].value == pytest.approx(mean(real), abs=1e-6)
     assert rows[0].photos == 3
     assert "one photo" in rows[1].values["clip_i"].reason
@@ -318,7 +318,7 @@ def test_the_embedded_base_is_scored_as_it_deserves(tmp_path: Path, monkeypatch:
     prompts = ("a {subject} in the snow", "a {subject} on a beach", "a {subject} in the city")
     found = evaluate(run, prompts=prompts, images=2, photos=[held.photos[0].parent])
     assert found.live
-    assert found.judges["identity"].startswith("identity (weights ")
+    assert found.encoders["identity"].startswith("identity (weights ")
     assert value(found, "base_identity") + 0.1 < value(found, "identity") < value(found, "real_identity")
     assert value(found, "base_clip_t") > 0.5
     assert abs(value(found, "copying")) < 0.3

@@ -103,14 +103,14 @@ def material_of(recipe: Recipe, base: Family, stage: Stage) -> BatchLoader:
     return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_images=[])
 
 
-def attached(recipe: Recipe, stage: Stage) -> Iterator[tuple[AttachedMethod, float]]:
+def attach_to(recipe: Recipe, stage: Stage) -> Iterator[tuple[AttachedMethod, float]]:
     """Each phase's learner, attached in turn, with its share of the steps."""
     method: Any = recipe.method
     before: AttachedMethod | None = None
     for leg in method.phases:
-        learner: AttachedMethod = leg.phase.attach(stage, SUBJECT, 0, before)
-        before = learner
-        yield learner, leg.share
+        attached: AttachedMethod = leg.phase.attach(stage, SUBJECT, 0, before)
+        before = attached
+        yield attached, leg.share
 
 
 def bits(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -118,13 +118,13 @@ def bits(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor.detach().clone() for part, module in modules.items() for name, tensor in module.state_dict().items()}
 
 
-def learning(learner: AttachedMethod) -> set[int]:
-    return {parameter.data_ptr() for group in learner.groups for parameter in group.parameters}
+def learning(attached: AttachedMethod) -> set[int]:
+    return {parameter.data_ptr() for group in attached.groups for parameter in group.parameters}
 
 
 def drawn(generator: Generator) -> np.ndarray:
     knobs = Knobs(steps=2, guidance=3.0, height=SIDE, width=SIDE)
-    return np.asarray(next(iter(generator.draw([ImageRequest(PROMPT, 5)], knobs))), np.int16)
+    return np.asarray(next(iter(generator.generate([ImageRequest(PROMPT, 5)], knobs))), np.int16)
 
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)
@@ -137,21 +137,21 @@ def test_only_what_is_exported_moves_and_the_loss_on_one_photo_falls(bases: dict
         batch = material_of(recipe, base, stage).batches(0)[0]
         settings = TrainingSettings(steps=12, weight_decay=0.5)
         losses: list[float] = []
-        learner: AttachedMethod | None = None
-        for learner, _ in attached(recipe, stage):
+        attached: AttachedMethod | None = None
+        for attached, _ in attach_to(recipe, stage):
             accelerator = Accelerator(cpu=True, mixed_precision="no")
-            loop = Loop(stage, learner, settings, stage.condition, accelerator)
+            loop = Loop(stage, attached, settings, stage.condition, accelerator)
             losses += [step.loss for step in loop.steps(lambda _, batch=batch: [anew(batch)])]
-            still = {key: value for key, value in named(stage) if value.data_ptr() not in learning(learner)}
+            still = {key: value for key, value in named(stage) if value.data_ptr() not in learning(attached)}
             for key, value in still.items():
                 known = before.get(key)
                 if known is not None:
                     assert torch.equal(value, known), key
         assert losses[-1] < losses[0]
-        assert learner is not None
-        tensors, _ = learner.export()
-        assert sum(tensor.numel() for tensor in tensors.values()) >= sum(p.numel() for g in learner.groups for p in g.parameters)
-        learner.detach()
+        assert attached is not None
+        tensors, _ = attached.export()
+        assert sum(tensor.numel() for tensor in tensors.values()) >= sum(p.numel() for g in attached.groups for p in g.parameters)
+        attached.detach()
         after = bits(dict(stage.parts))
         assert after.keys() == before.keys()
         assert all(torch.equal(after[key], before[key]) for key in before)
@@ -173,10 +173,10 @@ REDRAW = """
 import json, sys
 import numpy as np
 from mascot import verbs
-from mascot.generator import Knobs, Shot
+from mascot.generator import Knobs, ImageRequest
 for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
     generator, _, _ = open_generator(adapter, device="cpu")
-    picture = next(iter(generator.draw([Shot(sys.argv[2], 5)], Knobs(steps=2, guidance=3.0, height=side, width=side))))
+    picture = next(iter(generator.generate([ImageRequest(sys.argv[2], 5)], Knobs(steps=2, guidance=3.0, height=side, width=side))))
     np.save(f"{sys.argv[3]}/{place}.npy", np.asarray(picture, np.int16))
 """
 
@@ -207,14 +207,14 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     assert batch.keeps_base_B is not None
     assert batch.keeps_base_B.tolist() == [False, True]
     assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
-    for learner, _ in attached(recipe, stage):
+    for attached, _ in attach_to(recipe, stage):
         with torch.no_grad():
-            _, fresh_B = training_loss(stage, learner, anew(batch), stage.condition, TrainingSettings())
-            push(learner)
-            _, error_B = training_loss(stage, learner, anew(batch), stage.condition, TrainingSettings())
-        assert fresh_B[1] == 0 or learner.groups[0].part != stage.denoiser or fresh_B[1] < 1e-9
+            _, fresh_B = training_loss(stage, attached, anew(batch), stage.condition, TrainingSettings())
+            push(attached)
+            _, error_B = training_loss(stage, attached, anew(batch), stage.condition, TrainingSettings())
+        assert fresh_B[1] == 0 or attached.groups[0].part != stage.denoiser or fresh_B[1] < 1e-9
         assert error_B[0] != fresh_B[0]
-        push(learner, -0.05)
+        push(attached, -0.05)
     images = recipe_of(bases, family, method, home, "prior.weight=0.5")
     with_class = replace(material_of(images, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
     both = with_class.batches(0)[0]
@@ -223,9 +223,9 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     assert both.weight_B.tolist() == pytest.approx([1.0, 0.5])
 
 
-def push(learner: AttachedMethod, amount: float = 0.05) -> None:
+def push(attached: AttachedMethod, amount: float = 0.05) -> None:
     """Move everything that learns."""
-    for group in learner.groups:
+    for group in attached.groups:
         for number, parameter in enumerate(group.parameters):
             parameter.data.add_(amount * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
 
@@ -254,9 +254,9 @@ def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, 
     base = load_base(recipe)
     for stage in base.stages:
         batch = material_of(recipe, base, stage).batches(0)[0]
-        for learner, _ in attached(recipe, stage):
-            push(learner, 0.01)
-            loop = Loop(stage, learner, TrainingSettings(steps=1), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+        for attached, _ in attach_to(recipe, stage):
+            push(attached, 0.01)
+            loop = Loop(stage, attached, TrainingSettings(steps=1), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
             gradients: list[list[Tensor]] = []
             for micro in ([anew(batch)], halves(batch)):
                 loop.accumulate(micro)
@@ -266,7 +266,7 @@ def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, 
             assert scale > 0
             worst = max(float((one - two).abs().max()) for one, two in zip(*gradients, strict=True))
             assert worst <= 1e-3 * scale
-            push(learner, -0.01)
+            push(attached, -0.01)
 
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)

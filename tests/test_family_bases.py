@@ -59,7 +59,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 def drawn(family: Family) -> np.ndarray:
     """One picture by our generator."""
     knobs = Knobs(steps=STEPS, guidance=GUIDANCE, height=64, width=64)
-    return pixels(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))))
+    return pixels(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))))
 
 
 def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None) -> np.ndarray:
@@ -99,17 +99,17 @@ def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, P
     """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
     stage = family.stages[0]
     before = drawn(family)
-    learner = LoraSettings(rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])).attach(
+    attached = LoraSettings(rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])).attach(
         stage, SUBJECT, 0, None
     )
     assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
-        for group in learner.groups:
+        for group in attached.groups:
             for number, parameter in enumerate(group.parameters):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
     trained = drawn(family)
     assert np.abs(trained - before).max() > 1
-    tensors, metadata = learner.export()
+    tensors, metadata = attached.export()
     restored: list[np.ndarray] = []
     for _ in range(2):
         fresh = load_family(str(base[1]), device="cpu", precision="fp32")
@@ -129,7 +129,7 @@ def test_gradients_reach_every_group(family: Family) -> None:
     from mascot.training.settings import TrainingSettings
 
     stage = family.stages[0]
-    learner = LoraSettings(rank=2, layers="attention", text_learning_rate=text_learning_rate(family.name)).attach(stage, SUBJECT, 0, None)
+    attached = LoraSettings(rank=2, layers="attention", text_learning_rate=text_learning_rate(family.name)).attach(stage, SUBJECT, 0, None)
     mean = gaussian(stage.latent_shape(64, 64), [seeded("x", i) for i in range(2)])
     batch = Batch(
         latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a dog"),
@@ -139,7 +139,7 @@ def test_gradients_reach_every_group(family: Family) -> None:
     loss, error_B = training_loss(stage, Idle(), batch, stage.condition, TrainingSettings())
     loss.backward()
     assert torch.isfinite(error_B).all()
-    for group in learner.groups:
+    for group in attached.groups:
         grads = [p.grad for p in group.parameters if p.grad is not None]
         assert grads, group.part
         assert sum(float(g.abs().sum()) for g in grads) > 0, group.part

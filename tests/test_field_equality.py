@@ -121,7 +121,7 @@ class Fake:
         return torch.zeros_like(noisy_BCHW)
 
     @staticmethod
-    def see(x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+    def image_conditioning(x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         del x0_BCHW, generators
         return {}
 
@@ -244,15 +244,15 @@ def test_our_steps_equal_a_plain_loop(tiny_base: Path) -> None:
     """Losses of 20 steps agree to 1e-5 and what was learned agrees too; the loop takes from us the batches and their seeds alone."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     method = LoraSettings(rank=RANK, alpha=ALPHA, learning_rate=RATES["unet"], text_learning_rate=RATES["text_encoder"])
-    learner = method.attach(stage, Subject("sks", "dog"), 0, None)
+    attached = method.attach(stage, Subject("sks", "dog"), 0, None)
     settings = TrainingSettings(steps=STEPS, batch_size=2, min_snr=LIMIT, weight_decay=DECAY, max_grad_norm=CLIP)
-    start = {key: tensor.clone() for key, tensor in learner.export()[0].items()}
+    start = {key: tensor.clone() for key, tensor in attached.export()[0].items()}
     shown, again = (batches(dataset(weight=WEIGHT), count=STEPS, batch_size=2) for _ in range(2))
-    loop = Loop(stage, learner, settings, stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+    loop = Loop(stage, attached, settings, stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     losses = [step.loss for step in loop.steps(lambda step: [shown[step]])]
     expected, learned = plain_loop(tiny_base, start, again)
     assert losses == pytest.approx(expected, abs=1e-5, rel=0)
-    for key, tensor in learner.export()[0].items():
+    for key, tensor in attached.export()[0].items():
         moved = (learned[key] - start[key]).abs().max()
         assert moved > 0
         assert (tensor - learned[key]).abs().max() <= 1e-3 * moved, key

@@ -95,7 +95,7 @@ def test_scores_are_their_definitions(world: World, run: Run, scores: Scores) ->
     encoder = world.encoders[0]
     photos = dict(zip((f"{number}.png" for number in range(PHOTOS)), encoder.embed(world.photos(PHOTOS)), strict=True))
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
-    control = encoder.embed(list(base.draw([ImageRequest(prompt, 0) for prompt in PLAIN], Knobs(steps=1, guidance=scores.knobs.guidance))))
+    control = encoder.embed(list(base.generate([ImageRequest(prompt, 0) for prompt in PLAIN], Knobs(steps=1, guidance=scores.knobs.guidance))))
     for fold in scores.folds:
         drawn = encoder.embed(read([run.folder / file for file in fold.images]))
         others = torch.stack([row for name, row in photos.items() if name != fold.photo])
@@ -118,9 +118,9 @@ def test_the_untouched_base_copies_nothing(world: World, run: Run, scores: Score
         files.append(run.folds / f"of_base_{number}.png")
         noise(64 + number, 64).save(files[-1])
     same = ImageSet(sample_cache=SampleCache(tmp_path), files=tuple(files))
-    bench = bench_of(world, Samples(trained=same, base=same, class_trained=same, class_base=same, weights=""))
+    evaluator = bench_of(world, Samples(trained=same, base=same, class_trained=same, class_base=same, weights=""))
     for fold in planned(run).folds:
-        assert score_fold(fold, bench, same).copying == pytest.approx(0, abs=1e-12)
+        assert score_fold(fold, evaluator, same).copying == pytest.approx(0, abs=1e-12)
 
 
 def bench_of(world: World, drawn: Samples) -> FoldEvaluator:
@@ -131,10 +131,10 @@ def bench_of(world: World, drawn: Samples) -> FoldEvaluator:
         trained=photos,
     )  # fmt: skip
     scorers = Scorers(
-        judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter(reason="none")
+        encoders=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter(reason="none")
     )
     never: Any = pytest.fail
-    return FoldEvaluator(task=task, drawn=drawn, scorers=scorers, teach=never, lend=never)
+    return FoldEvaluator(task=task, samples=drawn, scorers=scorers, train_run=never, lend=never)
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:

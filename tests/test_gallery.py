@@ -39,7 +39,7 @@ class Artist:
         """Eight pixels where nothing else is said."""
         return knobs.height or 8, knobs.width or 8
 
-    def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw in batches."""
         for start in range(0, len(requests), self.batch_size):
             batch = requests[start : start + self.batch_size]
@@ -74,7 +74,7 @@ class Eye:
 def draw(
     folder: Path, artist: Artist, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS, made_by: str = "weights"
 ) -> list[Path]:
-    return SampleCache(folder).draw(artist, requests, knobs, made_by)  # pyright: ignore[reportArgumentType]
+    return SampleCache(folder).generate(artist, requests, knobs, made_by)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
 
     class Slow(Artist):
         def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
-            for image in super().draw(requests, knobs):
+            for image in super().generate(requests, knobs):
                 started.set()
                 assert go.wait(30)
                 yield image

@@ -62,17 +62,17 @@ def zero_snr_base(velocity_base: Path, tmp_path_factory: pytest.TempPathFactory)
 def adapter(tiny_base: Path) -> Adapter:
     """Changes large enough to see, of both parts."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
-    learner = LoraSettings(rank=4).attach(stage, SUBJECT, 0, None)
+    attached = LoraSettings(rank=4).attach(stage, SUBJECT, 0, None)
     for part in stage.parts:
         for name, layer in lora_layers(stage.parts[part]):
             up = layer.lora_B["default"].weight
             up.data.copy_(gaussian(up.shape, [seeded(part, name)])[0] * 0.3)
-    tensors, metadata = learner.export()
+    tensors, metadata = attached.export()
     return Adapter(tensors=tensors, metadata=metadata, manifest=None)
 
 
 def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
-    return list(generator.draw(requests, knobs))
+    return list(generator.generate(requests, knobs))
 
 
 def contents(images: Sequence[Image.Image]) -> list[bytes]:
@@ -253,6 +253,6 @@ def test_one_picture_that_does_not_fit_is_refused_with_a_remedy(family: Family, 
 def test_pictures_are_given_as_soon_as_their_batch_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator(family, batch_size=2)
     tried = short_of_memory(generator, 2, monkeypatch)
-    images = generator.draw(SHOTS, KNOBS)
+    images = generator.generate(SHOTS, KNOBS)
     next(images)
     assert tried == [2]

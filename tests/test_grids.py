@@ -160,7 +160,7 @@ def test_a_knob_grid_shows_what_the_generator_draws_and_says_what_made_it(tiny_b
     assert text.startswith("a dog\nSteps: 1, Sampler: ddim, CFG scale: 1.0, Seed: 5, Size: 64x64, Model: tiny")
     assert text.endswith('Script: X/Y/Z plot, X Type: guidance, X Values: "1, 9", Y Type: steps, Y Values: "1, 2"')
     for guidance, steps in itertools.product((1, 9), (1, 2)):
-        image = next(generator.draw([ImageRequest("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
+        image = next(generator.generate([ImageRequest("a dog", 5)], Knobs(guidance=guidance, steps=steps))).resize(
             (128, 128), Image.Resampling.NEAREST
         )
         column = shown.shape[1] - image_grid.GAP - (2 - (guidance == 9)) * (128 + image_grid.GAP)

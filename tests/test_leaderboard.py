@@ -127,7 +127,7 @@ def test_the_table_has_the_ranking_metric_first_and_says_which_way_is_good() -> 
         )
         for name, at in (("a", 0.3), ("b", 0.1))
     ]
-    table = leaderboard_table(Leaderboard.of(entries, by="drift", keys=["seed"], lowest=True, judges="pictures of each prompt: 2"))
+    table = leaderboard_table(Leaderboard.of(entries, by="drift", keys=["seed"], lowest=True, scored_by="pictures of each prompt: 2"))
     assert table.title == "ranked by PRES - base (low is good)"
     assert table.head == ("rank", "seed", "PRES - base", "CLIP-T", "run")
     assert [row[:3] for row in table.rows] == [("1", "b", "0.100 (0.100 to 0.100)"), ("2", "a", "0.300 (0.300 to 0.300)")]

@@ -88,32 +88,32 @@ def batch(number: int) -> Batch:
 
 
 def trained(stage: Stage, settings: LoraSettings, steps: int = 3) -> AttachedMethod:
-    learner = settings.attach(stage, SUBJECT, 0, None)
-    loop = Loop(stage, learner, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+    attached = settings.attach(stage, SUBJECT, 0, None)
+    loop = Loop(stage, attached, TrainingSettings(steps=steps), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
     for _ in loop.steps(lambda step: [batch(step)]):
         pass
-    return learner
+    return attached
 
 
 def invented(stage: Stage, settings: LoraSettings, size: float = 0.2) -> AttachedMethod:
     """A LoRA whose changes are large enough to see, without training."""
-    learner = settings.attach(stage, SUBJECT, 0, None)
+    attached = settings.attach(stage, SUBJECT, 0, None)
     for part in settings.trains(stage):
         for name, layer in lora_layers(stage.parts[part]):
             up = layer.lora_B["default"].weight
             up.data.copy_(gaussian(up.shape, [seeded("up", part, name)])[0] * size)
-    return learner
+    return attached
 
 
-def adapter_of(learner: AttachedMethod, family: Family) -> Adapter:
-    tensors, metadata = learner.export()
+def adapter_of(attached: AttachedMethod, family: Family) -> Adapter:
+    tensors, metadata = attached.export()
     facts = {"token": "sks", "class_noun": "dog", "resolution": 64, "step": 3, "recipe": {}}
     manifest = Manifest.model_validate({"method": "lora", "base": "tiny", "base_identity": family.identity, **facts})
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 
 def drawn(generator: Generator, knobs: Knobs = KNOBS, request: ImageRequest = SHOT) -> NDArray[np.int16]:
-    return np.asarray(next(generator.draw([request], knobs))).astype(np.int16)
+    return np.asarray(next(generator.generate([request], knobs))).astype(np.int16)
 
 
 def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
@@ -124,9 +124,9 @@ def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_a_fresh_lora_changes_no_bit(stage: Stage, layers: Any) -> None:
     before = answers(stage)
-    learner = LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
+    attached = LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
     assert equal(before, answers(stage)) == (True, True)
-    assert sum(p.numel() for group in learner.groups for p in group.parameters) > 0
+    assert sum(p.numel() for group in attached.groups for p in group.parameters) > 0
 
 
 def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
@@ -141,9 +141,9 @@ def test_a_fresh_lora_is_decided_by_its_seed(tiny_base: Path) -> None:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_learning_rate: float) -> None:
     before = weights(stage)
-    learner = LoraSettings(rank=4, layers=layers, learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
-    fresh, _ = learner.export()
-    learner.detach()
+    attached = LoraSettings(rank=4, layers=layers, learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(stage, SUBJECT, 0, None)
+    fresh, _ = attached.export()
+    attached.detach()
     exported, _ = trained(stage, LoraSettings(rank=4, layers=layers, learning_rate=1e-3, text_learning_rate=text_learning_rate)).export()
     assert weights(stage) == before
     assert set(exported) == set(fresh)
@@ -177,10 +177,10 @@ def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) 
 def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path, rank: int, alpha: float) -> None:
     stage = family.stages[0]
     plain = drawn(Generator(family))
-    learner = invented(stage, LoraSettings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
+    attached = invented(stage, LoraSettings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
     learning = drawn(Generator(family))
-    adapter_of(learner, family).write(tmp_path / "a.safetensors")
-    learner.detach()
+    adapter_of(attached, family).write(tmp_path / "a.safetensors")
+    attached.detach()
     assert difference(drawn(Generator(family)), plain) == 0
     read = Adapter.read(tmp_path / "a.safetensors")
     assert difference(drawn(Generator(family, read)), learning) == 0
@@ -192,8 +192,8 @@ def test_exported_and_restored_draws_the_same_pixels(tiny_base: Path, family: Fa
 
 
 def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family, tmp_path: Path) -> None:
-    learner = trained(family.stages[0], LoraSettings(rank=4, alpha=2))
-    adapter_of(learner, family).write(tmp_path / "a.safetensors")
+    attached = trained(family.stages[0], LoraSettings(rank=4, alpha=2))
+    adapter_of(attached, family).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
     other = loaded(tiny_base).stages[0]
     again = LoraSettings(rank=4, alpha=2).attach(other, SUBJECT, 1, None)
@@ -215,10 +215,10 @@ import sys
 from pathlib import Path
 from mascot.adapter import Adapter
 from mascot.families import load_family
-from mascot.generator import Generator, Knobs, Shot
+from mascot.generator import Generator, Knobs, ImageRequest
 base, adapter, out, prompt, seed, knobs = sys.argv[1:]
 generator = Generator(load_family(base, device="cpu", precision="fp32"), Adapter.read(Path(adapter)))
-next(generator.draw([Shot(prompt, int(seed))], Knobs.model_validate_json(knobs))).save(out)
+next(generator.generate([ImageRequest(prompt, int(seed))], Knobs.model_validate_json(knobs))).save(out)
 """
 
 
@@ -302,9 +302,9 @@ def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repea
     plain, before = answers(stage), weights(stage)
     names = [name for part in stage.parts.values() for name, _ in part.named_modules()]
     for layers in ("all", "attention"):
-        learner = invented(stage, LoraSettings(rank=4, layers=layers))
-        tensors, metadata = learner.export()
-        learner.detach()
+        attached = invented(stage, LoraSettings(rank=4, layers=layers))
+        tensors, metadata = attached.export()
+        attached.detach()
         applied = restore(stage, tensors, metadata)
         applied.scale({"unet": 0.5, "text_encoder": 0.0})
         assert equal(answers(stage), plain) == (True, False)
@@ -397,11 +397,11 @@ def test_an_adapter_of_ours_is_refused_on_another_base(family: Family, tmp_path:
 VARIANTS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
-def pushed(stage: Stage, learner: AttachedMethod) -> None:
+def pushed(stage: Stage, attached: AttachedMethod) -> None:
     """Move what learns, as if it had learned."""
     del stage
     with torch.no_grad():
-        for group in learner.groups:
+        for group in attached.groups:
             for number, parameter in enumerate(group.parameters):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
 
@@ -412,15 +412,15 @@ def test_each_variant_starts_at_the_base_learns_and_restores(tiny_base: Path, va
     """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
     stage = loaded(tiny_base).stages[0]
     before = answers(stage)
-    learner = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
+    attached = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     for was, now in zip(before, answers(stage), strict=True):
         torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
-    pushed(stage, learner)
+    pushed(stage, attached)
     trained = answers(stage)
     assert (trained[1] - before[1]).abs().max() > 1e-3
-    tensors, metadata = learner.export()
+    tensors, metadata = attached.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
-    learner.detach()
+    attached.detach()
     read, restored = Adapter.read(tmp_path / "adapter.safetensors"), list[tuple[Tensor, Tensor]]()
     for _ in range(2):
         fresh = loaded(tiny_base).stages[0]
@@ -464,10 +464,10 @@ def test_a_variant_that_does_not_fit_is_refused_and_leaves_the_base_alone(tiny_b
 
 def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     stage = family.stages[0]
-    learner = LoraSettings(variant="dora", rank=4, alpha=6, layers="all", text_learning_rate=0).attach(stage, SUBJECT, 0, None)
-    pushed(stage, learner)
-    tensors, metadata = learner.export()
-    learner.detach()
+    attached = LoraSettings(variant="dora", rank=4, alpha=6, layers="all", text_learning_rate=0).attach(stage, SUBJECT, 0, None)
+    pushed(stage, attached)
+    tensors, metadata = attached.export()
+    attached.detach()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
     applied = restore(stage, tensors, metadata)
     with torch.no_grad():

@@ -38,14 +38,14 @@ QUICK = Knobs(steps=1, guidance=1)
 
 
 @pytest.fixture(scope="module")
-def judges() -> EncoderPair:
+def encoders() -> EncoderPair:
     return load_encoders(EMBEDDED)
 
 
 @pytest.fixture
-def family(tiny_base: Path, judges: EncoderPair, monkeypatch: pytest.MonkeyPatch) -> Family:
+def family(tiny_base: Path, encoders: EncoderPair, monkeypatch: pytest.MonkeyPatch) -> Family:
     """A base with rare words, judges that are there for it, and pictures of one step."""
-    monkeypatch.setattr(token_choice, "judges_for", lambda *_, **__: judges)
+    monkeypatch.setattr(token_choice, "judges_for", lambda *_, **__: encoders)
     quick(monkeypatch)
     return rare_base(tiny_base)
 
@@ -186,17 +186,17 @@ def test_the_embedded_base_has_its_word_with_it(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_terminal_shows(family: Family, judges: EncoderPair, tmp_path: Path) -> None:
-    ours = TokenExaminer(Generator(family), judges, SampleCache(tmp_path), knobs=QUICK, images=2)
+def test_what_the_terminal_shows(family: Family, encoders: EncoderPair, tmp_path: Path) -> None:
+    ours = TokenExaminer(Generator(family), encoders, SampleCache(tmp_path), knobs=QUICK, images=2)
     found = TokenSearch(
-        tokens=tuple(ours.find(count=2)), folklore=ours.examine(["sks"])[0], rare=5, nouns=ours.references, judges=judges.describe()
+        tokens=tuple(ours.find(count=2)), folklore=ours.examine(["sks"])[0], rare=5, nouns=ours.references, encoders=encoders.describe()
     )
     rows = rows_of(found)
     assert [name for name, _ in rows[:3]] == [*(one.token for one in found.tokens), "sks"]
     assert f"{found.tokens[0].meaning:.2f}: means" in rows[0][1]
     assert "one token" in rows[0][1]
     assert "rifle" in rows[2][1]
-    assert all(line in dict(rows).values() for line in judges.describe().values())
+    assert all(line in dict(rows).values() for line in encoders.describe().values())
 
 
 def test_what_the_command_finds_is_remembered(family: Family, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def stage_of(family: Family) -> PipelineStage:
 def drawn(family: Family) -> np.ndarray:
     """One picture."""
     knobs = Knobs(steps=2, guidance=3.0, height=64, width=64)
-    return np.asarray(next(iter(Generator(family).draw([ImageRequest(PROMPT, 5)], knobs))), np.float64)
+    return np.asarray(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
 
 def push(stage: PipelineStage) -> None:
@@ -237,7 +237,7 @@ def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
 
 
 def test_most_stages_are_told_of_no_picture(base: Path) -> None:
-    assert stage_of(loaded(base)).see(torch.zeros(1, 4, 8, 8), [seeded(0)]) == {}
+    assert stage_of(loaded(base)).image_conditioning(torch.zeros(1, 4, 8, 8), [seeded(0)]) == {}
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])

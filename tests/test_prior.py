@@ -53,28 +53,28 @@ def greys(images: Sequence[Image.Image]) -> list[Any]:
 
 def test_a_second_run_draws_none_and_gets_the_same_pictures_in_order() -> None:
     first, second = Painter(), Painter()
-    drawn = class_images(PriorSettings(count=3, seed=5), **FACTS, draw=first)
+    drawn = class_images(PriorSettings(count=3, seed=5), **FACTS, generate=first)
     assert first.drawn == [("a photo of a dog", 5), ("a photo of a dog", 6), ("a photo of a dog", 7)]
-    assert greys(drawn) == greys(class_images(PriorSettings(count=3, seed=5), **FACTS, draw=second)) == [5, 6, 7]
+    assert greys(drawn) == greys(class_images(PriorSettings(count=3, seed=5), **FACTS, generate=second)) == [5, 6, 7]
     assert second.drawn == []
 
 
 def test_topping_up_draws_only_what_is_missing_and_asking_for_fewer_nothing() -> None:
-    class_images(PriorSettings(count=2), **FACTS, draw=Painter())
+    class_images(PriorSettings(count=2), **FACTS, generate=Painter())
     more, fewer, shifted = Painter(), Painter(), Painter()
-    assert greys(class_images(PriorSettings(count=5), **FACTS, draw=more)) == [0, 1, 2, 3, 4]
+    assert greys(class_images(PriorSettings(count=5), **FACTS, generate=more)) == [0, 1, 2, 3, 4]
     assert more.seeds == [2, 3, 4]
-    assert greys(class_images(PriorSettings(count=1), **FACTS, draw=fewer)) == [0]
+    assert greys(class_images(PriorSettings(count=1), **FACTS, generate=fewer)) == [0]
     assert fewer.seeds == []
-    assert greys(class_images(PriorSettings(count=3, seed=4), **FACTS, draw=shifted)) == [4, 5, 6]
+    assert greys(class_images(PriorSettings(count=3, seed=4), **FACTS, generate=shifted)) == [4, 5, 6]
     assert shifted.seeds == [5, 6]
 
 
 def test_what_was_drawn_before_an_interruption_is_kept() -> None:
     with pytest.raises(KeyboardInterrupt):
-        class_images(PriorSettings(count=4), **FACTS, draw=Painter(fails_at=2))
+        class_images(PriorSettings(count=4), **FACTS, generate=Painter(fails_at=2))
     rest = Painter()
-    class_images(PriorSettings(count=4), **FACTS, draw=rest)
+    class_images(PriorSettings(count=4), **FACTS, generate=rest)
     assert rest.seeds == [2, 3]
 
 
@@ -85,22 +85,22 @@ def test_what_was_drawn_before_an_interruption_is_kept() -> None:
 )
 def test_whatever_decides_a_picture_decides_where_it_is_kept(change: dict[str, Any]) -> None:
     settings = PriorSettings(count=1)
-    class_images(settings, **FACTS, draw=Painter())
+    class_images(settings, **FACTS, generate=Painter())
     again = Painter()
     other = settings.model_copy(update={key: value for key, value in change.items() if key not in FACTS})
-    class_images(other, **(FACTS | {key: value for key, value in change.items() if key in FACTS}), draw=again)
+    class_images(other, **(FACTS | {key: value for key, value in change.items() if key in FACTS}), generate=again)
     assert again.seeds == [0]
 
 
 def test_the_priors_weight_draws_nothing_anew() -> None:
-    class_images(PriorSettings(count=1), **FACTS, draw=Painter())
+    class_images(PriorSettings(count=1), **FACTS, generate=Painter())
     again = Painter()
-    class_images(PriorSettings(count=1, weight=0.3), **FACTS, draw=again)
+    class_images(PriorSettings(count=1, weight=0.3), **FACTS, generate=again)
     assert again.seeds == []
 
 
 def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class_images(PriorSettings(count=1), **FACTS, draw=Painter())
+    class_images(PriorSettings(count=1), **FACTS, generate=Painter())
     assert len(list(cache.rglob("0.png"))) == 1
     assert cache_folder() == cache
     monkeypatch.delenv("MASCOT_CACHE")
@@ -118,5 +118,5 @@ def test_a_runs_class_pictures_are_the_bases_own(tiny_base: Path, tmp_path: Path
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     job = TrainingRun(recipe=recipe, run=Run(tmp_path), photos=PhotoSet(photos=()), family=family)
     base = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"))
-    expected = base.draw([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
+    expected = base.generate([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
     assert [image.tobytes() for image in job.class_images] == [image.tobytes() for image in expected]

@@ -50,29 +50,29 @@ def reaching(total: float) -> ValidationResult:
 
 def told(curve: Sequence[float], patience: int = 3) -> CheckpointSelector:
     """A chooser that has seen a curve of scores, a look every 100 steps, until it wanted no more."""
-    chooser = CheckpointSelector(frame=FRAME, patience=patience)
+    selector = CheckpointSelector(references=FRAME, patience=patience)
     for number, total in enumerate(curve):
-        chooser.tell(100 * (number + 1), reaching(total))
-        if chooser.has_stopped_paying:
+        selector.add(100 * (number + 1), reaching(total))
+        if selector.has_stopped_paying:
             break
-    return chooser
+    return selector
 
 
-def best_step(chooser: CheckpointSelector) -> int:
-    assert chooser.best is not None
-    return chooser.best.step
+def best_step(selector: CheckpointSelector) -> int:
+    assert selector.best is not None
+    return selector.best.step
 
 
-@given(measured=measurements, frame=frames)
-def test_every_score_is_a_number_between_nothing_and_all(measured: ValidationResult, frame: ReferenceScores) -> None:
-    found = score(measured, frame)
+@given(measured=measurements, references=frames)
+def test_every_score_is_a_number_between_nothing_and_all(measured: ValidationResult, references: ReferenceScores) -> None:
+    found = score(measured, references)
     assert all(0 <= value <= 1 for value in (found.gain, found.kept, found.copying, found.total))  # no comparison holds for NaN
 
 
-@given(prompt=cosines, frame=frames)
-def test_the_untouched_base_is_worth_nothing(prompt: float, frame: ReferenceScores) -> None:
-    if frame.base_likeness <= (1.0 if frame.real_likeness is None else frame.real_likeness):
-        assert score(ValidationResult(likeness=frame.base_likeness, prompt=prompt, nearest=frame.base_likeness), frame).total == 0
+@given(prompt=cosines, references=frames)
+def test_the_untouched_base_is_worth_nothing(prompt: float, references: ReferenceScores) -> None:
+    if references.base_likeness <= (1.0 if references.real_likeness is None else references.real_likeness):
+        assert score(ValidationResult(likeness=references.base_likeness, prompt=prompt, nearest=references.base_likeness), references).total == 0
 
 
 def test_real_photos_in_the_scenes_of_the_base_are_worth_all() -> None:
@@ -95,9 +95,9 @@ def test_both_count_where_neither_is_at_its_end() -> None:
     assert score(replace(TRAINED, prompt=0.62), FRAME).total > total
 
 
-@given(measured=measurements, frame=frames)
-def test_neither_can_be_bought_with_the_other(measured: ValidationResult, frame: ReferenceScores) -> None:
-    found = score(measured, frame)
+@given(measured=measurements, references=frames)
+def test_neither_can_be_bought_with_the_other(measured: ValidationResult, references: ReferenceScores) -> None:
+    found = score(measured, references)
     assert found.total <= 2 * min(found.gain, found.kept) + 1e-12
     assert found.total <= max(found.gain, found.kept) + 1e-12
 
@@ -124,77 +124,77 @@ def test_with_one_photo_the_scale_ends_at_the_photo_itself_and_nothing_is_called
 
 
 def test_a_curve_that_rises_and_falls_is_stopped_after_its_top() -> None:
-    chooser = told([0.1, 0.3, 0.5, 0.6, 0.5, 0.4, 0.3, 0.9])
-    assert chooser.has_stopped_paying
-    assert best_step(chooser) == 400
-    assert len(chooser.looks) == 7, "three looks after the top"
-    assert "step 400 is kept" in chooser.reason
-    assert "step 700" in chooser.reason
+    selector = told([0.1, 0.3, 0.5, 0.6, 0.5, 0.4, 0.3, 0.9])
+    assert selector.has_stopped_paying
+    assert best_step(selector) == 400
+    assert len(selector.results) == 7, "three looks after the top"
+    assert "step 400 is kept" in selector.reason
+    assert "step 700" in selector.reason
 
 
 def test_a_curve_that_goes_on_rising_is_never_stopped() -> None:
-    chooser = told([0.02 * number for number in range(1, 40)])
-    assert not chooser.has_stopped_paying
-    assert best_step(chooser) == 3900
-    assert "no better" not in chooser.reason
+    selector = told([0.02 * number for number in range(1, 40)])
+    assert not selector.has_stopped_paying
+    assert best_step(selector) == 3900
+    assert "no better" not in selector.reason
 
 
 def test_a_slow_rise_adds_up() -> None:
-    chooser = told([0.3 + 0.6 * MINIMUM_GAIN * number for number in range(20)])
-    assert not chooser.has_stopped_paying
-    assert best_step(chooser) >= 1900
+    selector = told([0.3 + 0.6 * MINIMUM_GAIN * number for number in range(20)])
+    assert not selector.has_stopped_paying
+    assert best_step(selector) >= 1900
 
 
 def test_a_plateau_is_left_and_its_beginning_kept() -> None:
-    chooser = told([0.2, 0.4, 0.5, 0.5 + 0.9 * MINIMUM_GAIN, 0.5, 0.5 + 0.5 * MINIMUM_GAIN, 0.5])
-    assert chooser.has_stopped_paying
-    assert best_step(chooser) == 300
-    assert len(chooser.looks) == 6
+    selector = told([0.2, 0.4, 0.5, 0.5 + 0.9 * MINIMUM_GAIN, 0.5, 0.5 + 0.5 * MINIMUM_GAIN, 0.5])
+    assert selector.has_stopped_paying
+    assert best_step(selector) == 300
+    assert len(selector.results) == 6
 
 
 def test_one_bad_look_on_the_way_up_does_not_stop_training() -> None:
-    chooser = told([0.1, 0.3, 0.15, 0.2, 0.5, 0.45, 0.6])
-    assert not chooser.has_stopped_paying
-    assert best_step(chooser) == 700
+    selector = told([0.1, 0.3, 0.15, 0.2, 0.5, 0.45, 0.6])
+    assert not selector.has_stopped_paying
+    assert best_step(selector) == 700
 
 
 def test_noise_around_a_level_is_stopped_soon_and_loses_little() -> None:
     generator = random.Random(0)
     for _ in range(50):
-        chooser = told([0.5 + generator.gauss(0, 0.02) for _ in range(60)])
-        assert chooser.has_stopped_paying
-        assert len(chooser.looks) < 30
+        selector = told([0.5 + generator.gauss(0, 0.02) for _ in range(60)])
+        assert selector.has_stopped_paying
+        assert len(selector.results) < 30
 
 
 def test_training_that_has_not_begun_to_pay_goes_on() -> None:
-    chooser = told([0, 0, 0, 0, 0, 0, 0.2])
-    assert not chooser.has_stopped_paying
-    assert best_step(chooser) == 700
+    selector = told([0, 0, 0, 0, 0, 0, 0.2])
+    assert not selector.has_stopped_paying
+    assert best_step(selector) == 700
 
 
 def test_a_chooser_that_was_told_nothing_chooses_nothing_and_says_so() -> None:
-    chooser = CheckpointSelector(frame=FRAME, patience=3)
-    assert chooser.best is None
-    assert not chooser.has_stopped_paying
-    assert "no checkpoint" in chooser.reason
+    selector = CheckpointSelector(references=FRAME, patience=3)
+    assert selector.best is None
+    assert not selector.has_stopped_paying
+    assert "no checkpoint" in selector.reason
 
 
 @pytest.mark.parametrize("frame", [FRAME, replace(FRAME, real_likeness=None, real_nearest=None)])
-def test_a_chooser_that_was_killed_decides_the_same(frame: ReferenceScores) -> None:
+def test_a_chooser_that_was_killed_decides_the_same(references: ReferenceScores) -> None:
     curve = [0.1, 0.3, 0.5, 0.6, 0.5, 0.61, 0.4, 0.3]
-    whole, resumed = CheckpointSelector(frame=frame, patience=3), CheckpointSelector(frame=frame, patience=3)
+    whole, resumed = CheckpointSelector(references=references, patience=3), CheckpointSelector(references=references, patience=3)
     for number, total in enumerate(curve):
         resumed = CheckpointSelector.from_json(json.loads(json.dumps(resumed.to_json())))
-        assert whole.tell(100 * number, reaching(total)) == resumed.tell(100 * number, reaching(total))
+        assert whole.add(100 * number, reaching(total)) == resumed.add(100 * number, reaching(total))
         assert (whole.best, whole.has_stopped_paying, whole.reason) == (resumed.best, resumed.has_stopped_paying, resumed.reason)
 
 
 def test_looks_that_are_trained_again_are_forgotten_first() -> None:
-    chooser = told([0.1, 0.3, 0.6, 0.5])
-    chooser.forget_after(200)
-    assert [look.step for look in chooser.looks] == [100, 200]
-    assert chooser.tell(300, reaching(0.6))
-    assert best_step(chooser) == 300
+    selector = told([0.1, 0.3, 0.6, 0.5])
+    selector.forget_after(200)
+    assert [validate.step for validate in selector.results] == [100, 200]
+    assert selector.add(300, reaching(0.6))
+    assert best_step(selector) == 300
 
 
 class Landscape:
@@ -235,7 +235,7 @@ def test_the_search_finds_a_planted_optimum(place: int) -> None:
 def test_the_search_never_draws_more_than_its_budget(budget: int, first: int, rounds: int, deception: float, length: int) -> None:
     seen = Landscape(lambda _: 0.5, deception)
     found = search_knobs(seen, FRAME, knob_grid(USUAL)[:length], budget=budget, first=first, last=first * rounds)
-    assert seen.drawn == found.drawn <= budget
+    assert seen.drawn == found.generated <= budget
     assert {(trial.knobs.model_dump_json(), trial.count) for trial in found.trials} <= {(k.model_dump_json(), n) for k, n in seen.asked}
     assert len(found.trials) == len({knobs.model_dump_json() for knobs, _ in seen.asked}), "all that was tried is told"
 
@@ -254,7 +254,7 @@ def test_what_is_recommended_is_said_with_what_it_beats() -> None:
     best, usual = found.trials[0].score.total, found.usual.score.total
     assert found.reason.startswith(f"guidance {other.guidance:g}, UNet scale {other.unet_scale:g}, text scale {other.text_scale:g}: ")
     assert f"score {best:.2f}, where the recipe's own (guidance {USUAL.guidance:g}, " in found.reason
-    assert f" have {usual:.2f}; the best of {len(found.trials)} settings tried with {found.drawn} pictures." in found.reason
+    assert f" have {usual:.2f}; the best of {len(found.trials)} settings tried with {found.generated} pictures." in found.reason
     kept = search_knobs(Landscape(peak_at(USUAL)), FRAME, knob_grid(USUAL), budget=400, first=5, last=20)
     assert "as in the recipe: score " in kept.reason
     alone = search_knobs(Landscape(lambda _: 0.5), FRAME, knob_grid(USUAL), budget=5, first=5, last=20)

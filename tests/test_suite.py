@@ -57,7 +57,7 @@ class Fake:
         if self.fatal == len(self.calls):
             raise Killed
 
-    def teach(self, recipe: Recipe, folder: Path) -> Run:
+    def train_run(self, recipe: Recipe, folder: Path) -> Run:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
         self.count("teach", folder)
@@ -66,18 +66,18 @@ class Fake:
         run.adapter.write_bytes(b"an adapter")
         return run
 
-    def judge(self, run: Run, question: EvaluationRequest) -> Scores:
+    def score_run(self, run: Run, request: EvaluationRequest) -> Scores:
         self.count("judge", run.folder)
         value = (len(run.folder.name) + 3 * len(run.folder.parent.name)) / 100
         values = {**self.scores.values, "identity": self.scores.values["identity"].model_copy(update={"value": value, "reason": ""})}
-        asked = {"prompts": self.prompts(question), "images": question.images, "seed": question.seed, "live": question.live}
-        judges = {"identity": "fake", "clip": "fake", "distance": "fake"}
-        found = self.scores.model_copy(update={"name": run.folder.name, "values": values, "judges": judges, **asked})
+        asked = {"prompts": self.prompts(request), "images": request.images, "seed": request.seed, "live": request.live}
+        encoders = {"identity": "fake", "clip": "fake", "distance": "fake"}
+        found = self.scores.model_copy(update={"name": run.folder.name, "values": values, "judges": encoders, **asked})
         found.write(run.scores)
         return found
 
-    def prompts(self, question: EvaluationRequest) -> tuple[Any, ...]:
-        return tuple(self.scores.prompts[0].model_copy(update={"template": template}) for template in question.templates)
+    def prompts(self, request: EvaluationRequest) -> tuple[Any, ...]:
+        return tuple(self.scores.prompts[0].model_copy(update={"template": template}) for template in request.templates)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def sample(real_home: Path) -> Scores:
     return Scores.read(real_home / "out" / "lora" / "cat9" / "scores.json")
 
 
-def cells(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[SuiteRun, ...]:
+def suite_runs(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[SuiteRun, ...]:
     """Three subjects in two ways."""
 
     def recipe(subject: CollectionSubject) -> Recipe:
@@ -122,14 +122,14 @@ def cells(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[Suit
 
 
 def evaluated(world: Path, out: Path, fake: Fake, **more: Any) -> SuiteScores:
-    judges: Any = more.pop("judges", Described())
-    return run_suite(cells(world), out=out, teach=fake.teach, judge=fake.judge, judges=judges, **more)
+    encoders: Any = more.pop("judges", Described())
+    return run_suite(suite_runs(world), out=out, train_run=fake.train_run, score_run=fake.score_run, encoders=encoders, **more)
 
 
 def test_a_suite_teaches_draws_and_scores_everything(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
     """Every subject in every way, by the collection's own prompts, each subject on its own photos, live ones by the list of live ones."""
     suite, home, _ = real
-    assert set(suite.scores) == {(arm, name) for arm in ("lora", "textual-inversion") for name in ("cat9", "mug")}
+    assert set(suite.scores) == {(variant, name) for variant in ("lora", "textual-inversion") for name in ("cat9", "mug")}
     assert [prompt.template for prompt in suite.scores["lora", "cat9"].prompts] == ["a {subject} wearing a dog's hat", "a wet {subject}"]
     assert [prompt.template for prompt in suite.scores["lora", "mug"].prompts] == ["a {subject} in the snow", "a red {subject}"]
     assert suite.scores["lora", "cat9"].photos != suite.scores["lora", "mug"].photos
@@ -175,7 +175,7 @@ def test_a_killed_suite_ends_as_one_that_never_stopped(
         evaluated(world, tmp_path / "killed", first)
     again = evaluated(world, tmp_path / "killed", second)
     assert again.scores == whole.scores
-    assert SuiteFolder(tmp_path / "killed").standing.read_bytes() == SuiteFolder(tmp_path / "whole").standing.read_bytes()
+    assert SuiteFolder(tmp_path / "killed").summary.read_bytes() == SuiteFolder(tmp_path / "whole").summary.read_bytes()
     assert len(first.calls) - 1 + len(second.calls) == 12
 
 
@@ -186,7 +186,7 @@ def test_scores_that_answer_another_question_are_taken_again(
     fake = Fake(sample(real[1]))
     evaluated(world, tmp_path, fake)
     fake.calls.clear()
-    evaluated(world, tmp_path, fake, judges=Described("another"))
+    evaluated(world, tmp_path, fake, encoders=Described("another"))
     assert {call.split()[0] for call in fake.calls} == {"judge"}
     assert len(fake.calls) == 6
 
@@ -208,9 +208,9 @@ def test_a_subject_that_fails_is_shown_and_left_out_of_every_mean(
     notes = "\n".join(other_table(suite).notes)
     assert "mug: this subject is ill." in notes
     assert "left out of the means, as not every row has them: mug" in notes
-    kept = SuiteSummary.read(SuiteFolder(tmp_path).standing)
+    kept = SuiteSummary.read(SuiteFolder(tmp_path).summary)
     assert kept.failures == {"one/mug": "this subject is ill.", "second/mug": "this subject is ill."}
-    assert kept.arms["one"]["identity"].subjects == 2
+    assert kept.variants["one"]["identity"].subjects == 2
 
 
 def test_the_table_has_the_papers_rows_and_says_that_they_are_the_papers(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
@@ -219,13 +219,13 @@ def test_the_table_has_the_papers_rows_and_says_that_they_are_the_papers(real: t
     rows = {row[0]: row for row in table.rows}
     assert all(len(row) == len(table.head) == 4 for row in table.rows)
     assert rows["paper: DreamBooth, Stable Diffusion"][1] == "0.668"
-    assert set(rows) == {"real photos", "untouched base", *suite.arms, *(f"paper: {name}" for name in PAPER)}
+    assert set(rows) == {"real photos", "untouched base", *suite.variants, *(f"paper: {name}" for name in PAPER)}
     assert any("encoders" in note and "others" in note for note in table.notes)
     assert "nan" not in markdown(table).lower()
     assert markdown(table).count("\n") == len(table.rows) + 1
     besides = other_table(suite)
     assert set(besides.head[1:]) >= {METRICS[name].title for name in ("diversity", "preservation", "drift")}
-    assert {row[0] for row in besides.rows} == {"untouched base", *suite.arms}
+    assert {row[0] for row in besides.rows} == {"untouched base", *suite.variants}
     assert any(note.startswith("copy: no photo was held out") for note in besides.notes)
 
 
@@ -233,7 +233,7 @@ def test_arms_are_compared_subject_by_subject(real: tuple[SuiteScores, Path, dic
     suite, home, _ = real
     [table] = difference_tables(suite)
     identity = next(row for row in table.rows if row[0] == "identity")
-    values = [[scores.values["identity"].value or 0 for scores in suite.of(arm)] for arm in suite.arms]
+    values = [[scores.values["identity"].value or 0 for scores in suite.of(variant)] for variant in suite.variants]
     assert identity[3].startswith(f"{sum(values[0]) / 2 - sum(values[1]) / 2:.3f}")
     assert [row[0] for row in subjects_table(suite, "identity").rows] == ["cat9", "mug"]
     assert len(suite_page(suite, SuiteFolder(home / "out")).sections) == 4
@@ -246,17 +246,17 @@ def test_a_suite_without_any_score_leaves_nothing_behind(
         raise UserError("no photo can be used.")
 
     with pytest.raises(UserError, match=r"nothing could be scored: no photo can be used"):
-        run_suite(cells(world), out=tmp_path / "out", teach=refuse, judge=Fake(sample(real[1])).judge, judges=cast("Any", Described()))
+        run_suite(suite_runs(world), out=tmp_path / "out", train_run=refuse, score_run=Fake(sample(real[1])).score_run, encoders=cast("Any", Described()))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_arms_of_one_name_are_refused(world: Path) -> None:
     with pytest.raises(UserError, match="named twice"):
-        cells(world, ("one", "one"))
+        suite_runs(world, ("one", "one"))
 
 
 def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
-    kept = SuiteSummary(images=1, seed=0, prompts=2, judges={}, subjects=("a",), arms={}, failures={})
+    kept = SuiteSummary(images=1, seed=0, prompts=2, encoders={}, subjects=("a",), variants={}, failures={})
     kept.write(tmp_path / "suite.json")
     assert SuiteSummary.read(tmp_path / "suite.json") == kept
     (tmp_path / "suite.json").write_text(json.dumps({"version": 2}), encoding="utf-8")

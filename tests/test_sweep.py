@@ -55,7 +55,7 @@ class Fake:
         if self.fatal == len(self.calls):
             raise Killed
 
-    def teach(self, recipe: Recipe, folder: Path) -> Run:
+    def train_run(self, recipe: Recipe, folder: Path) -> Run:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
         self.count("teach", recipe)
@@ -64,7 +64,7 @@ class Fake:
         run.adapter.write_bytes(b"an adapter")
         return run
 
-    def judge(self, run: Run) -> MetricValues:
+    def score_run(self, run: Run) -> MetricValues:
         recipe = Recipe.read(run.recipe)
         self.count("judge", recipe)
         rank = recipe.method.model_dump()["rank"]
@@ -83,8 +83,8 @@ def values(home: Path) -> dict[str, Any]:
 
 
 def swept(values: Any, out: Path, fake: Fake, **more: Any) -> Leaderboard:
-    usual = {"over": OVER, "by": "likeness", "judges": "fake", "shot": SHOT, "draw": fake.draw}
-    return sweep_recipes(values, out=out, run_one=fake.teach, score=fake.judge, **{**usual, **more})
+    usual = {"over": OVER, "by": "likeness", "scored_by": "fake", "request": SHOT, "generate": fake.draw}
+    return sweep_recipes(values, out=out, run_one=fake.train_run, score=fake.score_run, **{**usual, **more})
 
 
 @pytest.fixture
@@ -153,10 +153,10 @@ def test_more_values_use_what_is_there(values: dict[str, Any], whole: tuple[Lead
 
 def test_other_judges_measure_again_and_another_prompt_is_drawn_again(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
     fake = Fake()
-    swept(values, whole[1], fake, judges="others")
+    swept(values, whole[1], fake, scored_by="others")
     assert {call.split()[0] for call in fake.calls} == {"judge"}
     fake.calls.clear()
-    swept(values, whole[1], fake, judges="others", request=ImageRequest(SHOT.prompt, 4))
+    swept(values, whole[1], fake, scored_by="others", request=ImageRequest(SHOT.prompt, 4))
     assert {call.split()[0] for call in fake.calls} == {"draw"}
 
 
@@ -184,7 +184,7 @@ def test_a_fault_of_ours_is_one_line_too_and_keeps_where_it_was(values: dict[str
     def faulty(run: Run) -> MetricValues:
         return {"likeness": 1.0 / (Recipe.read(run.recipe).training.steps - 1)}
 
-    board = sweep_recipes(values, OVER, out=tmp_path, run_one=fake.teach, score=faulty, by="likeness")
+    board = sweep_recipes(values, OVER, out=tmp_path, run_one=fake.train_run, score=faulty, by="likeness")
     failed = [entry for entry in board.entries if entry.failure]
     assert len(failed) == 2
     for entry in failed:
@@ -377,7 +377,7 @@ class Trainer:
             job = TrainingRun(recipe=recipe, run=run, photos=read_subject(recipe), family=family)
             job.begin()
             run.write_text(run.recipe, recipe.to_toml())
-            for step in job.teach():
+            for step in job.train_run():
                 if step.number == 1 and self.fatal == f"{recipe.method.model_dump().get('rank')} {recipe.seed}":
                     os.kill(os.getpid(), signal.SIGKILL)
             job.finish()
@@ -490,7 +490,7 @@ class Dying(Fake):
 
 fake = Dying()
 sweep_recipes(json.loads(sys.argv[1]), OVER, out=Path({str(tmp_path / "ray")!r}), run_one=fake.teach, score=fake.judge, by="likeness",
-      judges="fake", shot=SHOT, draw=fake.draw, engine=on_ray())
+      scored_by="fake", request=SHOT, generate=fake.draw, engine=on_ray())
 """
     import subprocess
 

@@ -53,7 +53,7 @@ def probes(world: World, diagnosis: Diagnosis) -> ProbeImages:
     task = plan_diagnosis(adapter, path, name="run", prompts=PROMPTS)
     identity, clip = world.encoders
     scorers = Scorers(
-        judges=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter("none in a test")
+        encoders=EncoderPair(identity=identity, clip=clip), distance=PatchDistance(encoder=identity), segmenter=NoSegmenter("none in a test")
     )
     generator, _, _ = open_generator(path, device="cpu")
     return draw_probes(task, generator, scorers, adapter=path, folder=world.run.evaluation, progress=silent)
@@ -119,13 +119,13 @@ def test_an_evaluation_s_page_tells_the_diagnosis_where_it_is_asked_to(world: Wo
 def test_likenesses_are_those_of_the_pictures(world: World, probes: ProbeImages, measurements: RunMeasurements) -> None:
     identity, clip = world.encoders
     photos, words = identity.embed(world.photos(2)), clip.embed_prompts(["a dog in the rain"])
-    trained, base = (kind.embed(identity)[:2] for kind in (probes.drawn.trained, probes.drawn.base))
+    trained, base = (kind.embed(identity)[:2] for kind in (probes.samples.trained, probes.samples.base))
     first = measurements.prompts[0]
     assert first.likeness == pytest.approx(mean(cosines(trained, photos)), abs=1e-6)
     assert first.base_likeness == pytest.approx(mean(cosines(base, photos)), abs=1e-6)
-    assert first.fidelity == pytest.approx(mean(cosines(probes.drawn.trained.embed(clip)[:2], words)), abs=1e-6)
-    assert first.unrelated == pytest.approx(mean(cosines(probes.drawn.trained.embed(clip)[2:], words)), abs=1e-6)
-    assert first.base_unrelated == pytest.approx(mean(cosines(probes.drawn.base.embed(clip)[2:], words)), abs=1e-6)
+    assert first.fidelity == pytest.approx(mean(cosines(probes.samples.trained.embed(clip)[:2], words)), abs=1e-6)
+    assert first.unrelated == pytest.approx(mean(cosines(probes.samples.trained.embed(clip)[2:], words)), abs=1e-6)
+    assert first.base_unrelated == pytest.approx(mean(cosines(probes.samples.base.embed(clip)[2:], words)), abs=1e-6)
     alone = probes.token_alone.embed(identity)
     assert measurements.token_alone == pytest.approx([mean(cosines(row[None], photos)) for row in alone], abs=1e-6)
     assert len(measurements.class_now) == len(measurements.class_before) == 8
@@ -188,8 +188,8 @@ def test_what_cannot_be_diagnosed_is_refused(world: World, tmp_path: Path) -> No
 
 def test_training_tells_what_ails_the_run(world: World, tmp_path: Path) -> None:
     small = ["training.steps=1", "prior.count=0", "knobs.steps=1", "previews.every=0", "selection.active=false", "method.rank=2"]
-    judges = [f"selection.identity={world.identity}", f"selection.clip={world.clip}"]
-    recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=[*small, *judges])
+    encoders = [f"selection.identity={world.identity}", f"selection.clip={world.clip}"]
+    recipe = Recipe.preset(photos=[str(world.folder / "photos")], base=str(world.base), class_noun="dog", overrides=[*small, *encoders])
     told: list[tuple[str, Any]] = []
     run = train(recipe, out=tmp_path / "run", progress=lambda phase, facts: told.append((phase, facts)))
     found, page = dict(told)["diagnosis"], html.unescape(run.report.read_text())

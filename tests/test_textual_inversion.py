@@ -76,16 +76,16 @@ def attach(stage: Stage, subject: Subject = SUBJECT, **settings: Any) -> TokenTr
     return TextualInversionSettings(**settings).attach(stage, subject, 0, None)
 
 
-def moved(learner: TokenTraining) -> TokenTraining:
+def moved(attached: TokenTraining) -> TokenTraining:
     """The same learner, its rows far from where they began, each in its own direction."""
-    for part, rows_ND in learner.rows.items():
+    for part, rows_ND in attached.rows.items():
         rows_ND.data.add_(torch.randn(rows_ND.shape, generator=seeded("push", part)))
-    return learner
+    return attached
 
 
 def drawn(family: Family, prompt: str = PROMPT, **knobs: Any) -> np.ndarray:
     """One picture by our generator. H x W x 3, 0..255."""
-    return np.asarray(next(iter(Generator(family).draw([ImageRequest(prompt, 5)], KNOBS.model_copy(update=knobs)))), np.float64)
+    return np.asarray(next(iter(Generator(family).generate([ImageRequest(prompt, 5)], KNOBS.model_copy(update=knobs)))), np.float64)
 
 
 def asked(stage: Stage) -> Tensor:
@@ -107,16 +107,16 @@ def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
     return before.keys() == after.keys() and all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-def steps(stage: Stage, learner: AttachedMethod, count: int, decay: float) -> None:
+def steps(stage: Stage, attached: AttachedMethod, count: int, decay: float) -> None:
     """Train towards an answer that the base does not give."""
     optimizer = torch.optim.AdamW(
-        [p for group in learner.groups for p in group.parameters], lr=learner.groups[0].learning_rate, weight_decay=decay
+        [p for group in attached.groups for p in group.parameters], lr=attached.groups[0].learning_rate, weight_decay=decay
     )
     for _ in range(count):
         (asked(stage) - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        learner.after_step()
+        attached.after_step()
 
 
 @every_family
@@ -125,24 +125,24 @@ def test_only_the_rows_move(family: Family) -> None:
     stage = family.stages[0]
     before = bits(stage)
     stage.parts[stage.denoiser].requires_grad_(requires_grad=True)
-    learner = attach(stage, vectors=2, learning_rate=0.1)
+    attached = attach(stage, vectors=2, learning_rate=0.1)
     assert not any(parameter.requires_grad for module in stage.parts.values() for parameter in module.parameters())
-    start = {part: rows_ND.detach().clone() for part, rows_ND in learner.rows.items()}
-    steps(stage, learner, 3, decay=0.5)
+    start = {part: rows_ND.detach().clone() for part, rows_ND in attached.rows.items()}
+    steps(stage, attached, 3, decay=0.5)
     assert same(before, bits(stage))
-    for part, rows_ND in learner.rows.items():
+    for part, rows_ND in attached.rows.items():
         cosine_N = torch.nn.functional.cosine_similarity(rows_ND, start[part])
         assert (cosine_N < 1 - 1e-4).all(), "the pull and the decay change lengths alone: learning turns a row"
-    learner.detach()
+    attached.detach()
     assert same(before, bits(stage))
 
 
 @stable_diffusion
 def test_a_step_lowers_the_loss(family: Family) -> None:
     stage = family.stages[0]
-    learner = attach(stage, learning_rate=0.02)
+    attached = attach(stage, learning_rate=0.02)
     first = (asked(stage) - 1).square().mean().item()
-    steps(stage, learner, 10, decay=0.01)
+    steps(stage, attached, 10, decay=0.01)
     assert (asked(stage) - 1).square().mean().item() < first
 
 
@@ -152,24 +152,24 @@ def test_a_base_is_left_as_it_was(family: Family) -> None:
     stage = family.stages[0]
     with torch.no_grad():
         before = asked(stage)
-        learner = moved(attach(stage, vectors=3))
-        rows, trained = dict(learner.rows), asked(stage)
+        attached = moved(attach(stage, vectors=3))
+        rows, trained = dict(attached.rows), asked(stage)
         assert not torch.equal(trained, before)
-        with learner.base_only():
+        with attached.base_only():
             assert torch.equal(asked(stage), before)
         assert torch.equal(asked(stage), trained)
-        assert all(learner.rows[part] is rows[part] for part in rows)
-        learner.rows["text_encoder"].add_(1)
+        assert all(attached.rows[part] is rows[part] for part in rows)
+        attached.rows["text_encoder"].add_(1)
         assert not torch.equal(asked(stage), trained), "what moves the rows afterwards is heard"
-        learner.detach()
+        attached.detach()
         assert torch.equal(asked(stage), before)
 
 
 @stable_diffusion
 def test_an_error_in_the_block_leaves_the_word_on(family: Family) -> None:
-    learner = moved(attach(family.stages[0]))
+    attached = moved(attach(family.stages[0]))
     trained = drawn(family)
-    with pytest.raises(ZeroDivisionError), learner.base_only():
+    with pytest.raises(ZeroDivisionError), attached.base_only():
         _ = 1 / 0
     assert np.array_equal(drawn(family), trained)
 
@@ -177,8 +177,8 @@ def test_an_error_in_the_block_leaves_the_word_on(family: Family) -> None:
 @pytest.mark.parametrize(("name", "vectors"), [("sd", 1), ("sd", 3), ("sdxl", 3), ("sd3", 2), ("flux", 1)])
 def test_the_file_restores_to_the_same_pixels(name: str, bases: Mapping[str, Path], family: Family, vectors: int) -> None:
     before = drawn(family)
-    learner = moved(attach(family.stages[0], vectors=vectors))
-    trained, (tensors, metadata) = drawn(family), learner.export()
+    attached = moved(attach(family.stages[0], vectors=vectors))
+    trained, (tensors, metadata) = drawn(family), attached.export()
     fresh = opened(bases, name)
     applied = restore(fresh.stages[0], tensors, metadata)
     assert np.array_equal(drawn(fresh), trained)
@@ -226,10 +226,10 @@ def test_strength_goes_from_the_base_through_the_first_words_to_the_trained(fami
     """0 is the base's bits, 1 the trained; between and beyond, rows lie on the line from where they began; again and again."""
     stage = family.stages[0]
     before, after = drawn(family), drawn(family, PROMPT.replace("sks dog", "dog dog"))
-    learner = moved(attach(stage))
-    tensors, metadata = learner.export()
+    attached = moved(attach(stage))
+    tensors, metadata = attached.export()
     trained = drawn(family)
-    learner.detach()
+    attached.detach()
     applied = restore(stage, tensors, metadata)
     for strength, expected in ((0.0, before), (1.0, trained), (1e-7, after), (0.0, before), (1.0, trained)):
         applied.scale(dict.fromkeys(stage.vocabularies, strength))
@@ -260,9 +260,9 @@ def test_rows_start_from_the_initial_words() -> None:
 )
 def test_the_first_words_are_the_initial_the_noun_or_the_token(family: Family, initial: str | None, subject: Subject, words: str) -> None:
     stage = family.stages[0]
-    learner = attach(stage, subject, initial=initial, vectors=3)
-    assert torch.equal(learner.rows["text_encoder"], spread(stage.vocabularies["text_encoder"].meaning(words), 3))
-    assert TokenRecord.read(learner.export()[1]) == TokenRecord(token=subject.token, vectors=3, initial={"text_encoder": words})
+    attached = attach(stage, subject, initial=initial, vectors=3)
+    assert torch.equal(attached.rows["text_encoder"], spread(stage.vocabularies["text_encoder"].meaning(words), 3))
+    assert TokenRecord.read(attached.export()[1]) == TokenRecord(token=subject.token, vectors=3, initial={"text_encoder": words})
 
 
 @stable_diffusion
@@ -271,10 +271,10 @@ def test_a_word_the_base_knows_can_be_taught(family: Family) -> None:
     stage = family.stages[0]
     for token in ("snow", "Zwx", "photo of"):
         before = drawn(family)
-        learner = moved(attach(stage, Subject(token), vectors=2))
+        attached = moved(attach(stage, Subject(token), vectors=2))
         prompt = f"a {token} dog"
-        trained, exported = drawn(family, prompt), learner.export()
-        learner.detach()
+        trained, exported = drawn(family, prompt), attached.export()
+        attached.detach()
         applied = restore(stage, *exported)
         assert np.array_equal(drawn(family, prompt), trained), token
         applied.remove()
@@ -299,11 +299,11 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
     stage = family.stages[0]
     far: dict[float, float] = {}
     for share in (0.0, 0.5):
-        learner = attach(stage, learning_rate=0.05, norm_pull=share)
-        steps(stage, learner, 12, decay=0.0)
-        length = float(learner.rows["text_encoder"].detach().norm())
+        attached = attach(stage, learning_rate=0.05, norm_pull=share)
+        steps(stage, attached, 12, decay=0.0)
+        length = float(attached.rows["text_encoder"].detach().norm())
         far[share] = abs(math.log(length / stage.vocabularies["text_encoder"].typical_norm))
-        learner.detach()
+        attached.detach()
     assert far[0.0] > 1.5
     assert far[0.5] < 1
 
@@ -313,13 +313,13 @@ def test_the_phase_says_what_learns(family: Family) -> None:
     stage, settings = family.stages[0], TextualInversionSettings(learning_rate=0.1)
     (leg,) = settings.phases
     assert leg.phase is settings
-    learner = attach(stage, learning_rate=0.1)
-    assert [(group.part, group.learning_rate) for group in learner.groups] == [(part, 0.1) for part in settings.trains(stage)]
+    attached = attach(stage, learning_rate=0.1)
+    assert [(group.part, group.learning_rate) for group in attached.groups] == [(part, 0.1) for part in settings.trains(stage)]
     assert settings.trains(stage) == tuple(part for part in stage.parts if part != stage.denoiser)
-    assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in learner.rows.values())
-    assert set(learner.export()[0]) == ({"sks"} if len(learner.rows) == 1 else {"clip_l", "clip_g"})
-    assert not learner.whole
-    assert not learner.companions()
+    assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in attached.rows.values())
+    assert set(attached.export()[0]) == ({"sks"} if len(attached.rows) == 1 else {"clip_l", "clip_g"})
+    assert not attached.whole
+    assert not attached.companions()
 
 
 @pytest.mark.parametrize("name", ["deepfloyd_if"])

@@ -42,7 +42,7 @@ EMBEDDED = "starter"
 
 
 @pytest.fixture(scope="module")
-def judges() -> EncoderPair:
+def encoders() -> EncoderPair:
     return load_encoders(EMBEDDED)
 
 
@@ -52,8 +52,8 @@ def base(tiny_base: Path) -> Generator:
     return Generator(rare_base(tiny_base))
 
 
-def examiner(base: Generator, judges: EncoderPair, folder: Path, **options: Any) -> TokenExaminer:
-    return TokenExaminer(base, judges, SampleCache(folder), knobs=QUICK, images=2, **options)
+def examiner(base: Generator, encoders: EncoderPair, folder: Path, **options: Any) -> TokenExaminer:
+    return TokenExaminer(base, encoders, SampleCache(folder), knobs=QUICK, images=2, **options)
 
 
 @given(st.floats(-1, 1), st.floats(-1, 0.4), st.floats(0.05, 0.6))
@@ -109,16 +109,16 @@ def test_the_sentence_follows_the_numbers() -> None:
     assert candidate(0.9, 1.2, 1).why.startswith("means something: ")
 
 
-def test_a_word_with_a_meaning_stands_last(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
+def test_a_word_with_a_meaning_stands_last(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
     """`vrk` is read as `dog`, draws a dog's pictures to the byte, and stands behind every word that means nothing."""
-    found = examiner(base, judges, tmp_path).find(count=len(RARE))
+    found = examiner(base, encoders, tmp_path).find(count=len(RARE))
     assert {one.token for one in found} == set(RARE)
     assert [one.meaning for one in found] == sorted(one.meaning for one in found)
     last = found[-1]
     assert (last.token, last.read.noun) == ("vrk", "dog")
     assert last.read.value == pytest.approx(1, abs=1e-4)
     assert max(one.read.value for one in found[:-1]) < 0.9
-    dogs = examiner(base, judges, tmp_path).draw(["dog"])["dog"]
+    dogs = examiner(base, encoders, tmp_path).generate(["dog"])["dog"]
     assert pixels(last.images) == pixels(dogs)
     assert pixels(found[0].images) != pixels(dogs)
 
@@ -128,51 +128,51 @@ def pixels(paths: Sequence[Path]) -> list[bytes]:
 
 
 def test_the_same_seed_finds_the_same_and_draws_once(
-    base: Generator, judges: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Generator, encoders: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer are the first of more; a second search draws nothing; another seed does."""
-    best = examiner(base, judges, tmp_path).find(count=2)
-    elsewhere = examiner(base, judges, tmp_path / "again").find(count=5)
+    best = examiner(base, encoders, tmp_path).find(count=2)
+    elsewhere = examiner(base, encoders, tmp_path / "again").find(count=5)
     assert [(one.token, one.meaning) for one in best] == [(one.token, one.meaning) for one in elsewhere[:2]]
     monkeypatch.setattr(base, "draw", refuse)
-    assert examiner(base, judges, tmp_path).find(count=2) == best
+    assert examiner(base, encoders, tmp_path).find(count=2) == best
     with pytest.raises(AssertionError, match="drawn again"):
-        examiner(base, judges, tmp_path, seed=7).find(count=2)
+        examiner(base, encoders, tmp_path, seed=7).find(count=2)
 
 
 def refuse(*_: Any) -> Any:
     raise AssertionError("drawn again")
 
 
-def test_fewer_candidates_are_those_that_read_least(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
-    ours = examiner(base, judges, tmp_path)
+def test_fewer_candidates_are_those_that_read_least(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
+    ours = examiner(base, encoders, tmp_path)
     least = sorted(RARE, key=lambda word: ours.reader.read(word).value)
     assert {one.token for one in ours.find(candidates=2)} == set(least[:2])
 
 
-def test_progress_counts_every_picture(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
+def test_progress_counts_every_picture(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
     heard: list[tuple[str, Any]] = []
-    ours = examiner(base, judges, tmp_path)
+    ours = examiner(base, encoders, tmp_path)
     ours.find(candidates=2, progress=lambda phase, facts: heard.append((phase, facts)))
     assert heard[0] == ("pictures", 2 * (2 + len(ours.references)))
     assert [phase for phase, _ in heard[1:]] == ["picture"] * heard[0][1]
     assert all(path.exists() for _, path in heard[1:])
 
 
-def test_a_noun_is_not_its_own_neighbour(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
-    ours = examiner(base, judges, tmp_path)
+def test_a_noun_is_not_its_own_neighbour(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
+    ours = examiner(base, encoders, tmp_path)
     assert all(ours.reader.read(noun).noun != noun for noun in ours.nouns)
     assert {"dog", "cat", "hat", "toy"} == set(ours.nouns), "those that the tiny vocabulary keeps whole"
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "deepfloyd_if", "deepfloyd_if_cascade"])
-def test_every_family_can_be_asked(name: str, judges: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_family_can_be_asked(name: str, encoders: EncoderPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its tokenizers spells, and what its denoiser is told tells nouns apart."""
     monkeypatch.setattr(token_scoring, "REFERENCES", 2)  # two are a scale, and pictures of a cascade are slow
     base = Generator(load_family(str(tiny_family(name, tmp_path / "base")), device="cpu", precision="fp32"))
     side = min(base.resolution, 128)
     knobs = QUICK.model_copy(update={"height": side, "width": side})
-    ours = TokenExaminer(base, judges, SampleCache(tmp_path / "gallery"), knobs=knobs, images=2)
+    ours = TokenExaminer(base, encoders, SampleCache(tmp_path / "gallery"), knobs=knobs, images=2)
     (found,) = ours.examine(["sks"])
     assert [spelling.encoder for spelling in found.spellings] == list(ours.reader.tokenizers)
     assert found.read.noun in ours.nouns
@@ -180,21 +180,21 @@ def test_every_family_can_be_asked(name: str, judges: EncoderPair, tmp_path: Pat
     assert found.meaning >= 0
 
 
-def test_a_vocabulary_without_rare_words_is_refused(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
+def test_a_vocabulary_without_rare_words_is_refused(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
     given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer()
-    ours = examiner(base, judges, tmp_path)
+    ours = examiner(base, encoders, tmp_path)
     with pytest.raises(UserError, match="choose a token yourself"):
         ours.find()
 
 
-def test_a_vocabulary_without_nouns_is_refused(base: Generator, judges: EncoderPair, tmp_path: Path) -> None:
+def test_a_vocabulary_without_nouns_is_refused(base: Generator, encoders: EncoderPair, tmp_path: Path) -> None:
     given = tokenizers_of(base.family)
     assert isinstance(given, dict)
     given["text_encoder"] = tiny_clip_tokenizer(("dog", *RARE))
     with pytest.raises(UserError, match="no nouns to compare"):
-        examiner(base, judges, tmp_path)
+        examiner(base, encoders, tmp_path)
 
 
 def test_the_embedded_base_has_candidates() -> None:
@@ -206,13 +206,13 @@ def test_the_embedded_base_has_candidates() -> None:
 
 
 @pytest.mark.slow
-def test_a_noun_like_token_of_the_embedded_base_stands_last(judges: EncoderPair, tmp_path: Path) -> None:
+def test_a_noun_like_token_of_the_embedded_base_stands_last(encoders: EncoderPair, tmp_path: Path) -> None:
     """`fy`, the emptiest when this was written, is made to mean what `panda` does: its pictures are pandas, and all signs see it."""
     ours = open_examiner(EMBEDDED, folder=tmp_path)
     before = {one.token: one for one in ours.examine(["fy", "ua", "dly"])}
     stage: Any = ours.generator.family.stages[0]
     plant(stage.text_part("text_encoder"), ours.reader.tokenizers["text_encoder"], "fy", "panda")
-    planted = TokenExaminer(ours.generator, judges, SampleCache(tmp_path / "planted"))
+    planted = TokenExaminer(ours.generator, encoders, SampleCache(tmp_path / "planted"))
     after = {one.token: one for one in planted.examine(["fy", "ua", "dly"])}
     assert max(after, key=lambda token: after[token].meaning) == "fy"
     assert after["fy"].read.noun == "panda"

@@ -67,8 +67,8 @@ def batches_of(made: Dataset, settings: TrainingSettings, seed: int = 0) -> Call
 
 
 def looped(stage: Stage, settings: TrainingSettings, accelerator: Any, method: LoraSettings | None = None) -> Loop:
-    learner: AttachedMethod = (method or LoraSettings(learning_rate=1e-3, text_learning_rate=1e-3)).attach(stage, SUBJECT, 0, None)
-    return Loop(stage, learner, settings, stage.condition, accelerator)
+    attached: AttachedMethod = (method or LoraSettings(learning_rate=1e-3, text_learning_rate=1e-3)).attach(stage, SUBJECT, 0, None)
+    return Loop(stage, attached, settings, stage.condition, accelerator)
 
 
 def values(loop: Loop) -> list[Tensor]:
@@ -231,11 +231,11 @@ def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accel
 def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=2)
     loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=1e-2, text_learning_rate=1e-9))
-    before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.learner.groups}
+    before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.attached.groups}
     list(loop.steps(batches_of(dataset(1), settings)))
     moved = {
         group.part: max((p.detach() - old).abs().max().item() for p, old in zip(group.parameters, before[group.part], strict=True))
-        for group in loop.learner.groups
+        for group in loop.attached.groups
     }
     assert moved["unet"] > 1e-2
     assert moved["text_encoder"] < 1e-7

@@ -123,13 +123,13 @@ def batch(number: int) -> Batch:
 
 def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) -> None:
     """After its share of the steps its bits stay, its rate is told as 0, and the denoiser goes on."""
-    learner = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
-    loop = Loop(stage, learner, TrainingSettings(steps=6), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
-    seen: dict[str, list[torch.Tensor]] = {group.part: [] for group in learner.groups}
+    attached = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=1e-2, text_until=0.5).attach(stage, SUBJECT, 0, None)
+    loop = Loop(stage, attached, TrainingSettings(steps=6), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+    seen: dict[str, list[torch.Tensor]] = {group.part: [] for group in attached.groups}
     rates: list[float] = []
     for step in loop.steps(lambda number: [batch(number)]):
         rates.append(step.rates["text_encoder"])
-        for group in learner.groups:
+        for group in attached.groups:
             seen[group.part].append(torch.cat([p.detach().flatten() for p in group.parameters]).clone())
     assert rates == [1e-2] * 3 + [0.0] * 3
     moved = {part: [not torch.equal(one, two) for one, two in pairwise(states)] for part, states in seen.items()}
@@ -197,11 +197,11 @@ def test_a_rehearsal_takes_no_step(stage: Stage) -> None:
     """Nothing has moved, no gradient is left, and the steps after it are those without it."""
     losses: list[list[float]] = []
     for rehearsals in (0, 2):
-        learner = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=0).attach(stage, SUBJECT, 0, None)
-        loop = Loop(stage, learner, TrainingSettings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
+        attached = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=0).attach(stage, SUBJECT, 0, None)
+        loop = Loop(stage, attached, TrainingSettings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no"))
         for _ in range(rehearsals):
             assert loop.time_one_step([batch(0)]) > 0
             assert all(parameter.grad is None for parameter in loop.parameters())
         losses.append([step.loss for step in loop.steps(lambda number: [batch(number)])])
-        learner.detach()
+        attached.detach()
     assert losses[0] == losses[1]

@@ -183,7 +183,7 @@ class Stage(Protocol):
         """Prompts to what the denoiser is told; differentiable with respect to the text encoders."""
         ...
 
-    def see(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+    def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         """What the denoiser is told of a picture: the enlarging stages of a cascade see it small. Nothing for most.
 
         `x0_BCHW` is the training picture, or the picture of the stage before, of whatever size; both as the denoiser sees pictures.

@@ -33,11 +33,11 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
     """
     if options.get("photos"):
         raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
-    lent = base_pool()
+    pool = base_pool()
 
-    def teach(point: Recipe, folder: Path, step: int, tell: Progress) -> None:
+    def train_run(point: Recipe, folder: Path, step: int, tell: Progress) -> None:
         tell("steps", step)
-        with lent.lend(point) as family:
+        with pool.lend(point) as family:
             train(
                 point, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, until=step,
                 progress=lambda phase, facts: tell(phase, facts) if phase == "step" else None,
@@ -46,7 +46,7 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
     adapter, path = resolve_adapter(where)
     plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
 
-    def refine(task: EvaluationTask, drawn: Samples, scorers: Scorers, scores: Scores) -> Scores:
-        return evaluate_folds(plan, FoldEvaluator(task=task, drawn=drawn, scorers=scorers, teach=teach, lend=lent.lend), scores, progress)
+    def refine(task: EvaluationTask, samples: Samples, scorers: Scorers, scores: Scores) -> Scores:
+        return evaluate_folds(plan, FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=train_run, lend=pool.lend), scores, progress)
 
     return evaluate(where, refine=refine, progress=progress, **options)

@@ -33,10 +33,10 @@ def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator
         name=task.name,
         subject=task.subject.words,
         base=task.base,
-        weights=probes.drawn.weights,
+        weights=probes.samples.weights,
         knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
         images=probes.images,
-        judges=probes.scorers.describe(),
+        encoders=probes.scorers.describe(),
         findings=findings_of(
             measurements, recipe, {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered}
         ),
@@ -63,9 +63,9 @@ def diagnose(
     adapter, path = resolve_adapter(where)
     name = str(where.folder if isinstance(where, Run) else where)
     task = plan_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
-    judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    encoders = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
     applied = generator or open_generator(path, base=base, device=device)[0]
-    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(judges), progress=progress)
+    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(encoders), progress=progress)
     if generator is None:
         applied.remove_adapter()
     progress("report", scores_folder(path).diagnosis_page)

@@ -13,7 +13,7 @@ from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
 from mascot.evaluation.evaluator import Calibration, Scorers, measure, open_scorers
 from mascot.evaluation.evaluator import calibrate as calibrate_photos
 from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
-from mascot.evaluation.samples import Samples, draw_samples
+from mascot.evaluation.samples import Samples, generate_samples
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
 from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
@@ -51,13 +51,13 @@ def evaluate(
         adapter, path, name=str(where.folder if isinstance(where, Run) else where), prompts=prompts, images=images, seed=seed, live=live,
         photos=photos, base=base,
     )  # fmt: skip
-    judges = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    scorers = open_scorers(judges)
+    encoders = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    scorers = open_scorers(encoders)
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
-    drawn = draw_samples(task, generator, adapter=path, folder=place.evaluation, progress=progress)
-    progress("measuring", len(drawn.trained.files))
-    scores = measure(task, drawn, scorers, generator=generator, folder=place.folder)
-    page = scores_page(scores, place.folder, drawn.base.files)
+    samples = generate_samples(task, generator, adapter=path, folder=place.evaluation, progress=progress)
+    progress("measuring", len(samples.trained.files))
+    scores = measure(task, samples, scorers, generator=generator, folder=place.folder)
+    page = scores_page(scores, place.folder, samples.base.files)
     settings = adapter.manifest.recipe.get("diagnosis", {}) if adapter.manifest else {}
     if diagnosed and settings.get("active", True):
         asked = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
@@ -66,7 +66,7 @@ def evaluate(
     generator.remove_adapter()
     del generator  # a base loaded here may go before what refines loads one
     if refine is not None:
-        scores = refine(task, drawn, scorers, scores)
+        scores = refine(task, samples, scorers, scores)
     scores.write(place.scores)
     write_page(page, place.scores_page)
     progress("report", place.scores_page)
@@ -82,5 +82,5 @@ def calibrate(
         UserError: a folder has no usable photo, or an encoder cannot be used.
     """
     photos = [read_photos([Path(folder)]).photos for folder in folders]
-    judges = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    return [calibrate_photos(str(folder), some, judges) for folder, some in zip(folders, photos, strict=True)], judges
+    encoders = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    return [calibrate_photos(str(folder), some, encoders) for folder, some in zip(folders, photos, strict=True)], encoders

@@ -43,13 +43,13 @@ def evaluate_suite(
         UserError: the collection, a method, an override, the base or an encoder cannot be used, or nothing could be scored.
     """
     collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
-    arms = [
+    variants = [
         Variant(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods
     ]
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
-    cells = plan_runs(collection.subjects, arms, prompts=lists, images=images, seed=seed)
+    suite_runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
     return evaluate_runs(
-        cells, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
+        suite_runs, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
     )
 
 
@@ -62,23 +62,23 @@ def recipe_for(subject: CollectionSubject, *, method: str, base: str, seed: int,
 
 
 def evaluate_runs(
-    cells: Sequence[SuiteRun], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
+    suite_runs: Sequence[SuiteRun], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
     device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
 ) -> SuiteScores:  # fmt: skip
     """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
     place = SuiteFolder(Path(out))
     check_writable(place.folder)
-    judges = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    encoders = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
 
-    def judge(run: Run, question: EvaluationRequest) -> Scores:
+    def score_run(run: Run, request: EvaluationRequest) -> Scores:
         with base_pool().lend(Recipe.read(run.recipe)) as family:
             return evaluate(
-                run, prompts=question.templates, images=question.images, seed=question.seed, live=question.live, photos=[question.photos],
+                run, prompts=request.templates, images=request.images, seed=request.seed, live=request.live, photos=[request.photos],
                 identity=identity, clip=clip, device=device, family=family,
             )  # fmt: skip
 
     found = suite.run_suite(
-        cells, out=place.folder, teach=train_quietly, judge=judge, judges=judges, engine=make_executor(engine, address), progress=progress
+        suite_runs, out=place.folder, train_run=train_quietly, score_run=score_run, encoders=encoders, engine=make_executor(engine, address), progress=progress
     )
     write_page(suite_page(found, place), place.page)
     progress("report", place.page)

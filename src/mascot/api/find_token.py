@@ -32,5 +32,5 @@ def find_token(
         folklore=examiner.examine([COMMON_TOKEN], progress)[0],
         rare=rare,
         nouns=examiner.references,
-        judges=examiner.judges.describe(),
+        encoders=examiner.encoders.describe(),
     )

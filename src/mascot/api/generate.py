@@ -21,4 +21,4 @@ def generate(
         UserError: the adapter or its base cannot be read or do not fit together.
     """
     generator, adapter, _ = open_generator(where, base=base)
-    return list(generator.draw(plan_requests(adapter, prompts, count=count, seed=seed), knobs or recommended_knobs(adapter)))
+    return list(generator.generate(plan_requests(adapter, prompts, count=count, seed=seed), knobs or recommended_knobs(adapter)))

@@ -41,20 +41,20 @@ def sweep(
     """
     if by not in METRICS:
         raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
-    lent = base_pool()
+    pool = base_pool()
 
-    def judge(run: Run) -> MetricValues:
-        with lent.lend(Recipe.read(run.recipe)) as family:
+    def score_run(run: Run) -> MetricValues:
+        with pool.lend(Recipe.read(run.recipe)) as family:
             return metric_values(evaluate(run, images=images, family=family))
 
     def draw_one(run: Run, request: ImageRequest, path: Path) -> None:
-        with lent.lend(Recipe.read(run.recipe)) as family:
+        with pool.lend(Recipe.read(run.recipe)) as family:
             draw_with_run(run, request, path, family)
 
     return sweep_recipes(
-        recipe, over, out=Path(out), run_one=train_quietly, score=judge, by=by,
-        lowest=METRICS[by].good == "low", judges=f"pictures of each prompt: {images}", trials=trials, request=ImageRequest(prompt, 0),
-        draw=draw_one, engine=make_executor(engine, address), progress=progress,
+        recipe, over, out=Path(out), run_one=train_quietly, score=score_run, by=by,
+        lowest=METRICS[by].good == "low", scored_by=f"pictures of each prompt: {images}", trials=trials, request=ImageRequest(prompt, 0),
+        generate=draw_one, engine=make_executor(engine, address), progress=progress,
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def draw_with_run(run: Run, request: ImageRequest, path: Path, family: Family) -
     generator, adapter, name = open_generator(run, family=family)
     knobs = generator.with_defaults(recommended_knobs(adapter))
     [filled] = plan_requests(adapter, [request.prompt], count=1, seed=request.seed)
-    image = next(generator.draw([filled], knobs))
+    image = next(generator.generate([filled], knobs))
     write_image(image, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
     generator.remove_adapter()
 

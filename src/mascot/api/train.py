@@ -30,9 +30,9 @@ from mascot.storage.run_folder import Run
 
 def train_quietly(recipe: Recipe, folder: Path) -> Run:
     """Train, or go on, on a base that is lent from run to run, and write no report."""
-    lent = base_pool()
-    with lent.lend(recipe) as family:
-        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=lent.encodings)
+    pool = base_pool()
+    with pool.lend(recipe) as family:
+        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=pool.encodings)
 
 
 def train(
@@ -105,7 +105,7 @@ def train(
 def learn(job: TrainingRun, choosing: Validation, progress: Progress, until: int | None = None) -> None:
     """Train to the end, until it has stopped paying, or until a step."""
     if not choosing.begin() and (until is None or job.loop.done < until):
-        with closing(job.teach()) as steps:
+        with closing(job.train_run()) as steps:
             for step in steps:
                 progress("step", step)
                 if choosing.after(step.number) or step.number == until:

@@ -93,15 +93,15 @@ def previews(job: TrainingRun) -> Iterator[Preview]:
 def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
     """Each context with the adapter, and once with the untouched base, the token left out."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    drawn = list(generator.draw([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs))
+    generated = list(generator.generate([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs))
     base = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     nouns = Subject(token=subject.class_noun or subject.token)
-    base = list(generator.draw([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
+    base = list(generator.generate([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
     place = 0
     for name, group in CONTEXTS.items():
         rows: list[ContextRow] = []
         for prompt in group:
-            images = tuple(drawn[place * IMAGES : (place + 1) * IMAGES])
+            images = tuple(generated[place * IMAGES : (place + 1) * IMAGES])
             rows.append(ContextRow(prompt=fill(prompt, subject), images=images, base=(base[place],)))
             place += 1
         yield ContextGroup(name=name, rows=tuple(rows))
@@ -115,6 +115,6 @@ def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
         for times in GUIDANCES:
             for unet in SCALES:
                 turned = knobs.model_copy(update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text})
-                image = next(generator.draw([ImageRequest(prompt, 0)], turned))
+                image = next(generator.generate([ImageRequest(prompt, 0)], turned))
                 cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, image=image))
     return KnobGrid(prompt=prompt, cells=tuple(cells))

@@ -129,8 +129,8 @@ def diagnose_visibly(run: Path, **options: Any) -> None:
 def calibrate_visibly(folders: Sequence[Path], **options: Any) -> None:
     """Print how real photos score against each other."""
     quiet_libraries()
-    rows, judges = calibrate(folders, **options)
-    show_table(Console(), calibration_table(rows, judges))
+    rows, encoders = calibrate(folders, **options)
+    show_table(Console(), calibration_table(rows, encoders))
 
 
 def compare_visibly(one: Path, other: Path, out: Path | None) -> None:

@@ -33,7 +33,7 @@ def generate_visibly(
     folder = out or path.parent / "pictures"
     knobs = generator.with_defaults(knobs)
     height, width = generator.size(knobs)
-    for request, image in zip(requests, generator.draw(requests, knobs), strict=True):
+    for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
         target = image_path(folder, request.prompt, request.seed)
         write_image(image, target, settings_text(request, knobs, (height, width), name, path.name))
         print(target, flush=True)  # noqa: T201 - the command's output, one path a line

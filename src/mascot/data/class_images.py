@@ -46,7 +46,7 @@ class PriorSettings(BaseModel):
 
 
 def class_images(
-    settings: PriorSettings, *, identity: str, prompt: str, resolution: int, precision: str, draw: DrawClass
+    settings: PriorSettings, *, identity: str, prompt: str, resolution: int, precision: str, generate: DrawClass
 ) -> list[Image.Image]:
     """Read the class pictures of one base and prompt, drawing those that are missing.
 
@@ -60,8 +60,8 @@ def class_images(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second run of the same class waits, and then has nothing left to draw
             missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
-            drawn = draw(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
-            for seed, image in zip(missing, drawn, strict=True):
+            generated = generate(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
+            for seed, image in zip(missing, generated, strict=True):
                 with atomic_write(folder / f"{seed}.png") as temporary:
                     image.save(temporary, format="PNG")
     images: list[Image.Image] = []

@@ -131,9 +131,9 @@ class Dataset:
 
     def captions(self, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[str]:
         """Draw the captions of the subject's examples, and which of them are left empty."""
-        drawn = [choose_caption(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
+        generated = [choose_caption(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
         dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
-        return ["" if drop else prompt for prompt, drop in zip(drawn, dropped, strict=True)]
+        return ["" if drop else prompt for prompt, drop in zip(generated, dropped, strict=True)]
 
     def prior_examples(
         self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int

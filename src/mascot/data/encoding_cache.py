@@ -54,11 +54,11 @@ class EncodingCache:
         """The answer that is kept under a key, or the one that is now asked for; kept where there is room."""
         if key in self.kept:
             return self.kept[key]  # pyright: ignore[reportReturnType] # a key is of one kind of answer
-        answer = ask()
-        size = sum(tensor.nbytes for tensor in tensors_of(answer))
+        encoding = ask()
+        size = sum(tensor.nbytes for tensor in tensors_of(encoding))
         if self.size + size <= self.most:
-            self.kept[key], self.size = answer, self.size + size
-        return answer
+            self.kept[key], self.size = encoding, self.size + size
+        return encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,6 @@ class CachedEncoders:
             return self.known.recall((self.number, prompt, framing), lambda: self.stage.condition([prompt], [framing]))
 
 
-def tensors_of(answer: Latents | Conditioning) -> list[Tensor]:
+def tensors_of(encoding: Latents | Conditioning) -> list[Tensor]:
     """The tensors of an answer."""
-    return [getattr(answer, part.name) for part in fields(answer)] if isinstance(answer, Latents) else list(answer.values())
+    return [getattr(encoding, part.name) for part in fields(encoding)] if isinstance(encoding, Latents) else list(encoding.values())

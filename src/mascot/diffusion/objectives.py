@@ -71,8 +71,8 @@ class FlowObjective:
     def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
         """Draw one level per generator, logit-normal over the table (Esser et al. 2024, section 3.1, m = 0, s = 1). Shape B, float32."""
         count = len(self.timesteps_T)
-        drawn = torch.cat([torch.randn(1, generator=generator) for generator in generators])
-        return self.timesteps_T[(drawn.sigmoid() * count).long().clamp(max=count - 1).to(self.timesteps_T.device)]
+        generated = torch.cat([torch.randn(1, generator=generator) for generator in generators])
+        return self.timesteps_T[(generated.sigmoid() * count).long().clamp(max=count - 1).to(self.timesteps_T.device)]
 
     def share(self, timestep_B: Tensor) -> Tensor:
         """How much noise is in a mix of a level, 0..1; B x 1 x 1 x 1."""

@@ -34,14 +34,14 @@ def denoise(
     shape = stage.latent_shape(scene.height, scene.width)
     solver = stage.solver(str(knobs.solver), knobs.steps, scene.height, scene.width)
     x = gaussian(shape, generators) * float(solver.init_noise_sigma)
-    # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: `see` is told the size by the picture alone.
-    seen = {} if before_BCHW is None else stage.see(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
+    # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: `image_conditioning` is told the size by the picture alone.
+    seen = {} if before_BCHW is None else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
     positive = {**stack([scene.known[request.prompt] for request in requests]), **seen}
     negative = {**stack([scene.known[knobs.negative]] * len(requests)), **seen}
     both = cfg_conditioning(stage, positive, negative, knobs.guidance)
     for time in solver.timesteps:
-        answer = guided_prediction(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)
-        x = solver.step(answer, time, x, return_dict=False)[0]
+        prediction = guided_prediction(stage, solver.scale_model_input(x, time), time, both, knobs.guidance)
+        x = solver.step(prediction, time, x, return_dict=False)[0]
     return x
 
 
@@ -56,8 +56,8 @@ def guided_prediction(stage: Stage, x_BCHW: Tensor, time: Tensor, conditioning: 
     """Ask with and without the prompt and go further the way that the prompt leads."""
     if guidance == 1 or stage.embeds_guidance:
         return stage.predict(x_BCHW, time.expand(len(x_BCHW)), conditioning).cpu()
-    answer = stage.predict(torch.cat([x_BCHW, x_BCHW]), time.expand(2 * len(x_BCHW)), conditioning).cpu()
-    without, given = answer.chunk(2)
+    prediction = stage.predict(torch.cat([x_BCHW, x_BCHW]), time.expand(2 * len(x_BCHW)), conditioning).cpu()
+    without, given = prediction.chunk(2)
     return without + guidance * (given - without)
 
 

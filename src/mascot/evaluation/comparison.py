@@ -75,7 +75,7 @@ def check_alike(one: Scores, other: Scores) -> None:
         "pictures of each prompt": [scores.images for scores in (one, other)],
         "class nouns": [scores.class_noun for scores in (one, other)],
         "photos to compare with": [tuple(sorted(scores.photos)) for scores in (one, other)],
-        **{f"encoders of {name}": [scores.judges.get(name) for scores in (one, other)] for name in one.judges},
+        **{f"encoders of {name}": [scores.encoders.get(name) for scores in (one, other)] for name in one.encoders},
     }
     differing = [f"{what} ({_contrast(*values)})" for what, values in asked.items() if values[0] != values[1]]
     if differing:

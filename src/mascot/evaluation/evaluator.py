@@ -36,23 +36,23 @@ from mascot.storage.image_files import open_image
 class Scorers:
     """Everything that judges pictures."""
 
-    judges: EncoderPair
+    encoders: EncoderPair
     distance: Distance
     segmenter: Segmenter | NoSegmenter
 
     def describe(self) -> dict[str, str]:
         """Say what judges, each in one line."""
-        return {**self.judges.describe(), "distance": self.distance.name}
+        return {**self.encoders.describe(), "distance": self.distance.name}
 
 
-def measure(task: EvaluationTask, drawn: Samples, scorers: Scorers, *, generator: Generator, folder: Path) -> Scores:
+def measure(task: EvaluationTask, samples: Samples, scorers: Scorers, *, generator: Generator, folder: Path) -> Scores:
     """Score what was drawn; files are named from `folder`."""
-    seen = EmbeddedSamples(task=task, drawn=drawn, judges=scorers.judges)
+    seen = EmbeddedSamples(task=task, samples=samples, encoders=scorers.encoders)
     columns = seen.columns()
-    pairs = [drawn.trained.sample_cache.distances(scorers.distance, files) for files in by_prompt(task, drawn.trained.files)]
+    pairs = [samples.trained.sample_cache.distances(scorers.distance, files) for files in by_prompt(task, samples.trained.files)]
     values = {name: Score(value=fmean(column)) for name, column in columns.items()}
     values |= scores_of(seen.whole() | {"diversity": diversity_over(pairs)}, missing(task))
-    values["cutout"] = cut_out_score(task, drawn, scorers)
+    values["cutout"] = cut_out_score(task, samples, scorers)
     reasons = {name: Score(value=None, reason=reason) for name, reason in missing(task).items()}
     height, width = generator.size(task.knobs)
     return Scores(
@@ -62,15 +62,15 @@ def measure(task: EvaluationTask, drawn: Samples, scorers: Scorers, *, generator
         live=task.live,
         base=task.base,
         base_fingerprint=generator.family.identity,
-        weights=drawn.weights,
+        weights=samples.weights,
         photos=tuple(photo_digest(photo) for photo in task.photos),
         knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
         images=task.images,
         seed=task.seed,
-        judges=scorers.describe(),
+        encoders=scorers.describe(),
         values=reasons | values,
-        prompts=tuple(prompt_rows(task, drawn, columns, pairs, folder)),
-        notes=tuple(notes(task, scorers.judges)),
+        prompts=tuple(prompt_rows(task, samples, columns, pairs, folder)),
+        notes=tuple(notes(task, scorers.encoders)),
     )
 
 
@@ -84,51 +84,51 @@ class EmbeddedSamples:
     """What the judges see, embedded when it is first asked for; the gallery keeps it."""
 
     task: EvaluationTask
-    drawn: Samples
-    judges: EncoderPair
+    samples: Samples
+    encoders: EncoderPair
 
     def photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D, without rows where there are none."""
-        sample_cache = self.drawn.trained.sample_cache
+        sample_cache = self.samples.trained.sample_cache
         return sample_cache.embed_images(encoder, [photo.image for photo in photos]) if photos else torch.empty(0, 0)
 
     @cached_property
     def real_identity(self) -> Tensor:
         """The photos, by the encoder of identity. Shape P x D."""
-        return self.photos(self.judges.identity, self.task.photos)
+        return self.photos(self.encoders.identity, self.task.photos)
 
     @cached_property
     def real_clip(self) -> Tensor:
         """The photos, by CLIP. Shape P x D."""
-        return self.photos(self.judges.clip, self.task.photos)
+        return self.photos(self.encoders.clip, self.task.photos)
 
     @cached_property
     def asked(self) -> Tensor:
         """The prompt of each picture, without the token, by CLIP. Shape B x D; no rows without a class noun."""
         if not self.task.plain:
             return torch.empty(0, 0)
-        return self.judges.clip.embed_prompts(self.task.plain).repeat_interleave(self.task.images, dim=0)
+        return self.encoders.clip.embed_prompts(self.task.plain).repeat_interleave(self.task.images, dim=0)
 
     def columns(self) -> dict[str, list[float]]:
         """A value for each picture, for every metric that is a mean over pictures and can be computed."""
         columns: dict[str, list[float]] = {}
-        for prefix, images in {"": self.drawn.trained, "base_": self.drawn.base}.items():
-            identity_BD, clip_BD = images.embed(self.judges.identity), images.embed(self.judges.clip)
+        for prefix, images in {"": self.samples.trained, "base_": self.samples.base}.items():
+            identity_BD, clip_BD = images.embed(self.encoders.identity), images.embed(self.encoders.clip)
             if self.task.photos and images.files:
                 columns[f"{prefix}identity"] = [similarity(row_D[None], self.real_identity) for row_D in identity_BD]
                 columns[f"{prefix}clip_i"] = [similarity(row_D[None], self.real_clip) for row_D in clip_BD]
             if self.task.plain:
                 rows = zip(clip_BD, self.asked, strict=True)
                 columns[f"{prefix}clip_t"] = [prompt_fidelity(picture_D[None], prompt_D[None]) for picture_D, prompt_D in rows]
-        drawn_BD = self.drawn.trained.embed(self.judges.identity)
-        trained_PD, held_out_PD = (self.photos(self.judges.identity, some) for some in (self.task.trained, self.task.held_out))
-        copies = {"copying": copy_scores(drawn_BD, trained_PD, held_out_PD), "nearest": nearest_excesses(drawn_BD, trained_PD)}
+        generated_BD = self.samples.trained.embed(self.encoders.identity)
+        trained_PD, held_out_PD = (self.photos(self.encoders.identity, some) for some in (self.task.trained, self.task.held_out))
+        copies = {"copying": copy_scores(generated_BD, trained_PD, held_out_PD), "nearest": nearest_excesses(generated_BD, trained_PD)}
         return columns | {name: column for name, column in copies.items() if column}
 
     def whole(self) -> dict[str, float | None]:
         """The metrics that are of a run as a whole, not of a picture."""
-        encoder, photos_PD = self.judges.identity, self.real_identity
-        now_BD, before_BD = self.drawn.class_trained.embed(encoder), self.drawn.class_base.embed(encoder)
+        encoder, photos_PD = self.encoders.identity, self.real_identity
+        now_BD, before_BD = self.samples.class_trained.embed(encoder), self.samples.class_base.embed(encoder)
         return {
             "preservation": preservation(now_BD, photos_PD),
             "base_preservation": preservation(before_BD, photos_PD),
@@ -144,7 +144,7 @@ def by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path
 
 
 def prompt_rows(
-    task: EvaluationTask, drawn: Samples, columns: Mapping[str, Sequence[float]], pairs: Sequence[Sequence[float]], folder: Path
+    task: EvaluationTask, samples: Samples, columns: Mapping[str, Sequence[float]], pairs: Sequence[Sequence[float]], folder: Path
 ) -> list[PromptScores]:
     """Split the columns by prompt."""
     rows: list[PromptScores] = []
@@ -160,7 +160,7 @@ def prompt_rows(
                 images=tuple(
                     ImageScores(
                         seed=task.seed + k,
-                        file=drawn.trained.files[place].relative_to(folder).as_posix(),
+                        file=samples.trained.files[place].relative_to(folder).as_posix(),
                         values={name: column[place] for name, column in columns.items() if not name.startswith("base_")},
                     )
                     for k, place in enumerate(places)
@@ -170,16 +170,16 @@ def prompt_rows(
     return rows
 
 
-def cut_out_score(task: EvaluationTask, drawn: Samples, scorers: Scorers) -> Score:
+def cut_out_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> Score:
     """Likeness of the subject cut out of its background, where there are masks or something that makes them."""
-    encoder = scorers.judges.identity
-    images = [open_image(file) for file in drawn.trained.files]
+    encoder = scorers.encoders.identity
+    images = [open_image(file) for file in samples.trained.files]
     bare: list[Image.Image | None] = [None] * len(images)
     generated, photos = (
         cut_all(some, masks, segmenter=scorers.segmenter, preprocessing=encoder.preprocessing)
         for some, masks in ((images, bare), ([photo.image for photo in task.photos], [photo.mask for photo in task.photos]))
     )
-    found = cutout_similarity(generated, photos, lambda some: drawn.trained.sample_cache.embed_images(encoder, some))
+    found = cutout_similarity(generated, photos, lambda some: samples.trained.sample_cache.embed_images(encoder, some))
     return Score(value=found.value, reason=found.note)
 
 
@@ -209,12 +209,12 @@ def missing(task: EvaluationTask) -> dict[str, str]:
     }
 
 
-def notes(task: EvaluationTask, judges: EncoderPair) -> list[str]:
+def notes(task: EvaluationTask, encoders: EncoderPair) -> list[str]:
     """What has to be known to read the numbers."""
     said = [f"drawn as a {'live subject' if task.live else 'thing'}: {len(task.templates)} prompts, pictures of each: {task.images}"]
     if task.plain:
         said.append(f"CLIP-T reads the prompts without the token: {task.plain[0]!r}")
-        cut = judges.clip.truncated(task.plain)
+        cut = encoders.clip.truncated(task.plain)
         if cut:
             said.append(f"CLIP hears only the beginning of {len(cut)} prompts, such as {cut[0]!r}")
     if task.held_out:
@@ -232,17 +232,17 @@ class Calibration:
     """`identity` and `clip_i`."""
 
 
-def calibrate(name: str, photos: Sequence[Photo], judges: EncoderPair) -> Calibration:
+def calibrate(name: str, photos: Sequence[Photo], encoders: EncoderPair) -> Calibration:
     """Average the cosine over all pairs of different photos: the row "Real Images" of the paper's table 1."""
     images = [photo.image for photo in photos]
     alone = "one photo alone cannot be compared with itself"
     values: dict[str, Score] = {}
-    for key, encoder in (("identity", judges.identity), ("clip_i", judges.clip)):
+    for key, encoder in (("identity", encoders.identity), ("clip_i", encoders.clip)):
         found = real_similarity(encoder.embed(images))
         values[key] = Score(value=found, reason=alone if found is None else "")
     return Calibration(name=name, photos=len(images), values=values)
 
 
-def open_scorers(judges: EncoderPair) -> Scorers:
+def open_scorers(encoders: EncoderPair) -> Scorers:
     """The judges, with all that measures besides."""
-    return Scorers(judges=judges, distance=open_distance(judges.identity), segmenter=open_segmenter())
+    return Scorers(encoders=encoders, distance=open_distance(encoders.identity), segmenter=open_segmenter())

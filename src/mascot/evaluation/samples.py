@@ -41,7 +41,7 @@ class Samples:
     """The name of what drew it (see `weights_name`)."""
 
 
-def draw_samples(task: EvaluationTask, generator: Generator, *, adapter: Path, folder: Path, progress: Progress) -> Samples:
+def generate_samples(task: EvaluationTask, generator: Generator, *, adapter: Path, folder: Path, progress: Progress) -> Samples:
     """Draw all that is not kept yet, in `folder` and, what the base draws, in the cache that all runs share.
 
     Raises:

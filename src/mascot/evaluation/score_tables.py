@@ -117,21 +117,21 @@ def verdict(name: str, found: Difference) -> str:
     return "differs" if not good else f"the {'first' if first else 'second'} is better"
 
 
-def calibration_table(rows: Sequence[Calibration], judges: EncoderPair) -> Table:
+def calibration_table(rows: Sequence[Calibration], encoders: EncoderPair) -> Table:
     """Real photos against each other, a row for each folder, and their mean with its interval over the folders."""
     names = ("identity", "clip_i")
     lines = [(row.name, f"{row.photos}", *(digits(row.values[name].value) for name in names)) for row in rows]
     if len(rows) > 1:
         known = {name: [value for row in rows if (value := row.values[name].value) is not None] for name in names}
         lines.append(("mean", "", *(described(bootstrap(known[name], seed=0)) for name in names)))
-    dino = "dino" in judges.identity.name.lower()
+    dino = "dino" in encoders.identity.name.lower()
     return Table(
         title="real photos against each other",
         head=("photos of", "photos", "DINO" if dino else METRICS["identity"].title, METRICS["clip_i"].title),
         rows=tuple(lines),
         notes=(
             *dict.fromkeys(f"{row.name}: {row.values[name].reason}" for row in rows for name in names if row.values[name].value is None),
-            *(f"{name}: {line}" for name, line in judges.describe().items()),
+            *(f"{name}: {line}" for name, line in encoders.describe().items()),
         ),
     )
 
@@ -151,7 +151,7 @@ def reasons(scores: Sequence[Scores]) -> list[str]:
 
 def judged(scores: Sequence[Scores]) -> list[str]:
     """The encoders, each with its weights and preprocessing in a line."""
-    return _once([(f"{name}: {line}", one) for one in scores for name, line in one.judges.items()], scores)
+    return _once([(f"{name}: {line}", one) for one in scores for name, line in one.encoders.items()], scores)
 
 
 def remarks(scores: Sequence[Scores]) -> list[str]:

@@ -162,7 +162,7 @@ class Scores(JsonRecord):
     """Pictures of each prompt."""
     seed: int
     """Picture k of a prompt has seed + k."""
-    judges: dict[str, str]
+    encoders: dict[str, str]
     """What judged: `identity`, `clip` and `distance`, each with weights and preprocessing in one line."""
     values: dict[str, Score]
     """By metric, and the numbers of `REFERENCES`."""
@@ -182,7 +182,7 @@ class Scores(JsonRecord):
 
 def titles(scores: Sequence[Scores]) -> dict[str, str]:
     """Name the columns by metric: `DINO` where a DINO judged identity, and else `identity`."""
-    names = {one.judges["identity"].partition(" (weights")[0].lower() for one in scores}
+    names = {one.encoders["identity"].partition(" (weights")[0].lower() for one in scores}
     dino = bool(names) and all("dino" in name for name in names)
     return {name: "DINO" if name == "identity" and dino else metric.title for name, metric in METRICS.items()}
 

@@ -54,7 +54,7 @@ def held_out_section(scores: Scores, folder: Path) -> PageSection:
 def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
     """A photo that was held out, beside what a run draws that never saw it."""
     each = len(fold.images) // len(scores.prompts)
-    drawn = [
+    generated = [
         ImageTile(image=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
         for file, prompt in zip(fold.images[::each], scores.prompts, strict=True)
     ]
@@ -63,7 +63,7 @@ def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
         about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
         strips=(
             ImageStrip(name="held out", tiles=(ImageTile(image=shown(folder / fold.shown), words=fold.photo, below=""),)),
-            ImageStrip(name="drawn without it", tiles=tuple(drawn[:EXTREMES])),
+            ImageStrip(name="drawn without it", tiles=tuple(generated[:EXTREMES])),
         ),
     )
 

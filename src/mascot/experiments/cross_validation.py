@@ -149,10 +149,10 @@ class FoldEvaluator:
 
     task: EvaluationTask
     """What the run itself was asked."""
-    drawn: Samples
+    samples: Samples
     """What it and the untouched base drew."""
     scorers: Scorers
-    teach: TrainFold
+    train_run: TrainFold
     lend: LendBase
     each: int = 1
     """Pictures of each prompt by each fold; no more than the task's."""
@@ -160,18 +160,18 @@ class FoldEvaluator:
     @cached_property
     def control(self) -> Tensor:
         """The untouched base's pictures of the same prompts and seeds, embedded. Shape B x D; no rows without a class noun."""
-        rows_BD = self.drawn.base.embed(self.scorers.judges.identity)
+        rows_BD = self.samples.base.embed(self.scorers.encoders.identity)
         return rows_BD[[row for row in range(len(rows_BD)) if row % self.task.images < self.each]]
 
     def embed(self, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D."""
-        return self.drawn.trained.sample_cache.embed_images(self.scorers.judges.identity, [photo.image for photo in photos])
+        return self.samples.trained.sample_cache.embed_images(self.scorers.encoders.identity, [photo.image for photo in photos])
 
 
-def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
+def evaluate_folds(plan: FoldPlan, evaluator: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
     """Train what is not trained of a plan, draw what is not drawn, and put what came of it into the run's scores.
 
-    `progress` is called with ('fold', (the photo's name, which, of how many)), what `teach` says, ('drawing', count), ('picture', file).
+    `progress` is called with ('fold', (the photo's name, which, of how many)), what `train_run` says, ('drawing', count), ('picture', file).
 
     Raises:
         UserError: a fold cannot be trained or drawn.
@@ -180,20 +180,20 @@ def evaluate_folds(plan: FoldPlan, bench: FoldEvaluator, scores: Scores, progres
     for number, fold in enumerate(plan.folds, start=1):
         progress("fold", (printable(fold.held_out.path), number, len(plan.folds)))
         if not fold.run.adapter.exists():
-            bench.teach(fold.recipe, fold.run.folder, fold.step, progress)
+            evaluator.train_run(fold.recipe, fold.run.folder, fold.step, progress)
         fold.run.forget_all_but_the_adapter()
-        images = draw_fold(fold, bench, progress)
-        found.append(score_fold(fold, bench, images))
+        images = draw_fold(fold, evaluator, progress)
+        found.append(score_fold(fold, evaluator, images))
     copying = Score(value=None, reason=plan.why_not) if plan.why_not else summary(found, plan.photos)
     return scores.model_copy(update={"values": {**scores.values, "copying": copying}, "folds": tuple(found)})
 
 
-def draw_fold(fold: Fold, bench: FoldEvaluator, progress: Progress) -> ImageSet:
+def draw_fold(fold: Fold, evaluator: FoldEvaluator, progress: Progress) -> ImageSet:
     """Draw the task's prompts with a fold, at the task's first seeds and with its knobs."""
-    task, sample_cache, files = bench.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
-    requests = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(bench.each)]
+    task, sample_cache, files = evaluator.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
+    requests = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(evaluator.each)]
     progress("drawing", len(requests))
-    with bench.lend(fold.recipe) as family:
+    with evaluator.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))
         for file in sample_cache.images(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
             progress("picture", file)
@@ -202,19 +202,19 @@ def draw_fold(fold: Fold, bench: FoldEvaluator, progress: Progress) -> ImageSet:
     return ImageSet(sample_cache=sample_cache, files=tuple(files))
 
 
-def score_fold(fold: Fold, bench: FoldEvaluator, images: ImageSet) -> FoldScores:
+def score_fold(fold: Fold, evaluator: FoldEvaluator, images: ImageSet) -> FoldScores:
     """Hold what a fold drew against the photos that it learned from, and against the one that it never saw."""
-    learned_TD, held_out_1D = bench.embed(fold.learned), bench.embed([fold.held_out])
-    drawn_BD = images.embed(bench.scorers.judges.identity)
+    learned_TD, held_out_1D = evaluator.embed(fold.learned), evaluator.embed([fold.held_out])
+    generated_BD = images.embed(evaluator.scorers.encoders.identity)
     keep_shown(fold)
     return FoldScores(
         photo=printable(fold.held_out.path),
         shown=fold.shown.relative_to(fold.home.folder).as_posix(),
         step=fold.step,
-        likeness=similarity(drawn_BD, learned_TD),
-        generalisation=similarity(drawn_BD, held_out_1D),
-        nearest=held_out_share(drawn_BD, learned_TD, held_out_1D),
-        base_copying=copy_score(bench.control, learned_TD, held_out_1D),
+        likeness=similarity(generated_BD, learned_TD),
+        generalisation=similarity(generated_BD, held_out_1D),
+        nearest=held_out_share(generated_BD, learned_TD, held_out_1D),
+        base_copying=copy_score(evaluator.control, learned_TD, held_out_1D),
         images=tuple(file.relative_to(fold.home.folder).as_posix() for file in images.files),
     )
 

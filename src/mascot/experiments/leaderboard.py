@@ -97,14 +97,14 @@ class Leaderboard(JsonRecord):
     """The metric that ranks."""
     lowest: bool = False
     """Whether a low value is the good one."""
-    judges: str = ""
+    scored_by: str = ""
     """What measured."""
     keys: tuple[str, ...]
     """What was varied."""
     entries: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, entries: Sequence[Entry], *, by: str, keys: Sequence[str], lowest: bool = False, judges: str = "") -> Self:
+    def of(cls, entries: Sequence[Entry], *, by: str, keys: Sequence[str], lowest: bool = False, scored_by: str = "") -> Self:
         """Rank runs, given in the order in which equals are listed.
 
         Raises:
@@ -118,7 +118,7 @@ class Leaderboard(JsonRecord):
         scored.sort(key=lambda entry: -sign * (entry.scores[by].mean or 0.0))
         others = [entry for entry in entries if entry not in scored]
         others.sort(key=lambda entry: entry.failure is not None)
-        return cls(by=by, lowest=lowest, judges=judges, keys=tuple(keys), entries=(*ranked(scored, by), *others))
+        return cls(by=by, lowest=lowest, scored_by=scored_by, keys=tuple(keys), entries=(*ranked(scored, by), *others))
 
     @property
     def best(self) -> tuple[Entry, ...]:

@@ -45,7 +45,7 @@ def scores_of(entry: Entry, metrics: Sequence[str]) -> list[str]:
 def notes_of(board: Leaderboard) -> list[str]:
     """What has to be read with a leaderboard."""
     ranked = [entry for entry in board.entries if entry.rank is not None]
-    notes = [board.judges] * bool(board.judges)
+    notes = [board.scored_by] * bool(board.scored_by)
     if board.by in METRICS:
         notes.append(f"{title_of(board.by)}: {METRICS[board.by].means}")
     if len({entry.rank for entry in ranked}) < len(ranked):

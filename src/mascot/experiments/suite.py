@@ -58,17 +58,17 @@ class Variant:
 class SuiteRun:
     """One subject taught in one way."""
 
-    arm: str
+    variant: str
     subject: str
     recipe: Recipe
-    question: EvaluationRequest
+    request: EvaluationRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRun:
     """A cell that came to nothing, and why, in one sentence."""
 
-    arm: str
+    variant: str
     subject: str
     sentence: str
 
@@ -96,59 +96,59 @@ class SuiteSummary(JsonRecord):
     seed: int
     prompts: int
     """Asked of each subject at most."""
-    judges: dict[str, str]
+    encoders: dict[str, str]
     subjects: tuple[str, ...]
     """That the means are over: those that every arm has."""
-    arms: dict[str, dict[str, SubjectMean]]
+    variants: dict[str, dict[str, SubjectMean]]
     """Arm -> metric -> mean over the subjects; the references (real photos, untouched base) are among the metrics."""
     failures: dict[str, str]
-    """`arm/subject` -> why there is nothing."""
+    """`variant/subject` -> why there is nothing."""
 
 
 @dataclass(kw_only=True)
 class SuiteScores:
     """Every cell's scores so far."""
 
-    cells: tuple[SuiteRun, ...]
+    suite_runs: tuple[SuiteRun, ...]
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict[tuple[str, str], Scores])
     """By arm and subject."""
     failures: list[FailedRun] = field(default_factory=list[FailedRun])
 
     @property
-    def arms(self) -> tuple[str, ...]:
+    def variants(self) -> tuple[str, ...]:
         """In the order that they were given in."""
-        return tuple(dict.fromkeys(cell.arm for cell in self.cells))
+        return tuple(dict.fromkeys(suite_run.variant for suite_run in self.suite_runs))
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """Those that every arm has been scored on: means of different subjects would not be of the same thing."""
-        named = dict.fromkeys(cell.subject for cell in self.cells)
-        return tuple(subject for subject in named if all((arm, subject) in self.scores for arm in self.arms))
+        named = dict.fromkeys(suite_run.subject for suite_run in self.suite_runs)
+        return tuple(subject for subject in named if all((variant, subject) in self.scores for variant in self.variants))
 
-    def of(self, arm: str) -> list[Scores]:
+    def of(self, variant: str) -> list[Scores]:
         """An arm's scores, subject by subject."""
-        return [self.scores[arm, subject] for subject in self.subjects]
+        return [self.scores[variant, subject] for subject in self.subjects]
 
-    def mean(self, arm: str, name: str) -> Interval | None:
+    def mean(self, variant: str, name: str) -> Interval | None:
         """Average one number over the subjects, with its interval; None where no subject has it."""
-        return over_subjects(self.of(arm), name)
+        return over_subjects(self.of(variant), name)
 
-    def standing(self) -> SuiteSummary:
+    def summary(self) -> SuiteSummary:
         """All means, to be kept."""
-        question = self.cells[0].question
+        request = self.suite_runs[0].request
         known = [*METRICS, *(name for row in REFERENCES.values() for name in row.values())]
         return SuiteSummary(
-            images=question.images,
-            seed=question.seed,
-            prompts=max(len(cell.question.templates) for cell in self.cells),
-            judges=next((dict(scores.judges) for scores in self.scores.values()), {}),
+            images=request.images,
+            seed=request.seed,
+            prompts=max(len(suite_run.request.templates) for suite_run in self.suite_runs),
+            encoders=next((dict(scores.encoders) for scores in self.scores.values()), {}),
             subjects=self.subjects,
-            arms={arm: {name: mean for name in known if (mean := self._kept(arm, name)) is not None} for arm in self.arms},
-            failures={f"{failure.arm}/{failure.subject}": failure.sentence for failure in self.failures},
+            variants={variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None} for variant in self.variants},
+            failures={f"{failure.variant}/{failure.subject}": failure.sentence for failure in self.failures},
         )
 
-    def _kept(self, arm: str, name: str) -> SubjectMean | None:
-        found, count = self.mean(arm, name), sum(one.values[name].value is not None for one in self.of(arm))
+    def _kept(self, variant: str, name: str) -> SubjectMean | None:
+        found, count = self.mean(variant, name), sum(one.values[name].value is not None for one in self.of(variant))
         return None if found is None else SubjectMean(mean=found.mean, low=found.low, high=found.high, subjects=count)
 
 
@@ -158,16 +158,16 @@ class SuiteFolder:
 
     folder: Path
 
-    def run(self, cell: SuiteRun) -> Run:
+    def run(self, suite_run: SuiteRun) -> Run:
         """A cell's run."""
-        return Run(self.folder / cell.arm / cell.subject)
+        return Run(self.folder / suite_run.variant / suite_run.subject)
 
-    def traceback(self, cell: SuiteRun) -> Path:
+    def traceback(self, suite_run: SuiteRun) -> Path:
         """Where in the code a cell failed."""
-        return self.folder / cell.arm / f"{cell.subject}.failure.txt"
+        return self.folder / suite_run.variant / f"{suite_run.subject}.failure.txt"
 
     @property
-    def standing(self) -> Path:
+    def summary(self) -> Path:
         """All means."""
         return self.folder / "suite.json"
 
@@ -178,24 +178,24 @@ class SuiteFolder:
 
 
 def plan_runs(
-    subjects: Sequence[CollectionSubject], arms: Sequence[Variant], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
+    subjects: Sequence[CollectionSubject], variants: Sequence[Variant], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
 ) -> tuple[SuiteRun, ...]:
     """Every subject in every way, subject by subject, so that a suite that was stopped early has whole rows; `prompts` by liveness.
 
     Raises:
         UserError: a recipe has mistakes, or two arms share a name.
     """
-    if len({arm.name for arm in arms}) < len(arms):
+    if len({variant.name for variant in variants}) < len(variants):
         raise UserError("a method is named twice; name each once.")
     return tuple(
         SuiteRun(
-            arm=arm.name,
+            variant=variant.name,
             subject=subject.name,
-            recipe=arm.recipe(subject),
-            question=EvaluationRequest(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
+            recipe=variant.recipe(subject),
+            request=EvaluationRequest(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
         )
         for subject in subjects
-        for arm in arms
+        for variant in variants
     )
 
 
@@ -204,43 +204,43 @@ class SuiteJob:
     """All that is done for a cell, each only where it is not done yet."""
 
     place: SuiteFolder
-    teach: TrainRun
-    judge: ScoreRun
-    judges: Mapping[str, str]
+    train_run: TrainRun
+    score_run: ScoreRun
+    encoders: Mapping[str, str]
     """The encoders that scores must be by, as they describe themselves."""
 
-    def __call__(self, cell: SuiteRun) -> Scores | str:
+    def __call__(self, suite_run: SuiteRun) -> Scores | str:
         """Bring a cell to its end, or say why that cannot be."""
-        return attempt(lambda: self.finish(cell), self.place.traceback(cell))
+        return attempt(lambda: self.finish(suite_run), self.place.traceback(suite_run))
 
-    def finish(self, cell: SuiteRun) -> Scores:
+    def finish(self, suite_run: SuiteRun) -> Scores:
         """Train and score what is not trained and scored."""
-        run = self.place.run(cell)
-        if run.recipe.exists() and not cell.recipe.fits(Recipe.read(run.recipe)):
+        run = self.place.run(suite_run)
+        if run.recipe.exists() and not suite_run.recipe.fits(Recipe.read(run.recipe)):
             raise UserError(f"{run.folder} was made with other settings; give another --out, or the settings of then.")
         if not (run.adapter.exists() and run.recipe.exists()):
-            self.teach(cell.recipe, run.folder)
-        kept = self.recall(cell)
-        return kept if kept is not None else self.judge(run, cell.question)
+            self.train_run(suite_run.recipe, run.folder)
+        kept = self.recall(suite_run)
+        return kept if kept is not None else self.score_run(run, suite_run.request)
 
-    def recall(self, cell: SuiteRun) -> Scores | None:
+    def recall(self, suite_run: SuiteRun) -> Scores | None:
         """The scores that are kept, None where they do not answer this question."""
-        run, question = self.place.run(cell), cell.question
+        run, request = self.place.run(suite_run), suite_run.request
         if not run.scores.exists():
             return None
         kept = Scores.read(run.scores)
         asked = tuple(prompt.template for prompt in kept.prompts), kept.live, kept.images, kept.seed
-        same = asked == (question.templates, question.live, question.images, question.seed)
-        return kept if same and all(kept.judges.get(name) == line for name, line in self.judges.items()) else None
+        same = asked == (request.templates, request.live, request.images, request.seed)
+        return kept if same and all(kept.encoders.get(name) == line for name, line in self.encoders.items()) else None
 
 
 def run_suite(
-    cells: Sequence[SuiteRun],
+    suite_runs: Sequence[SuiteRun],
     *,
     out: Path,
-    teach: TrainRun,
-    judge: ScoreRun,
-    judges: EncoderPair,
+    train_run: TrainRun,
+    score_run: ScoreRun,
+    encoders: EncoderPair,
     engine: Executor = in_turn,
     progress: Progress = silent,
 ) -> SuiteScores:
@@ -253,20 +253,20 @@ def run_suite(
         UserError: nothing could be scored at all.
     """
     place = SuiteFolder(out)
-    work = SuiteJob(place=place, teach=teach, judge=judge, judges=judges.describe())
-    found = SuiteScores(cells=tuple(cells))
-    progress("cells", len(cells))
-    for cell, outcome in engine(work, cells):
+    work = SuiteJob(place=place, train_run=train_run, score_run=score_run, encoders=encoders.describe())
+    found = SuiteScores(suite_runs=tuple(suite_runs))
+    progress("cells", len(suite_runs))
+    for suite_run, outcome in engine(work, suite_runs):
         if isinstance(outcome, Scores):
-            found.scores[cell.arm, cell.subject] = outcome
-            progress("cell", cell)
+            found.scores[suite_run.variant, suite_run.subject] = outcome
+            progress("cell", suite_run)
         else:
             sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
-            found.failures.append(FailedRun(arm=cell.arm, subject=cell.subject, sentence=sentence))
+            found.failures.append(FailedRun(variant=suite_run.variant, subject=suite_run.subject, sentence=sentence))
             progress("failure", found.failures[-1])
         if found.scores:  # else nothing is left behind
             with FileLock(place.folder / "lock"):  # several processes may work on one folder
-                found.standing().write(place.standing)
+                found.summary().write(place.summary)
     if not found.scores:
         raise UserError(f"nothing could be scored: {found.failures[0].sentence}")
     return found

@@ -49,20 +49,20 @@ def paper_table(suite: SuiteScores) -> Table:
 
 def other_table(suite: SuiteScores) -> Table:
     """What the paper's table 1 leaves out and can be bought with: variety, drift, copying; and all that has to be read with both."""
-    names = [name for name in METRICS if name not in FIDELITY and any(suite.mean(arm, name) is not None for arm in suite.arms)]
-    notes = (*missing_notes(suite), *judged(suite.of(suite.arms[0])), *remarks_of(suite))
+    names = [name for name in METRICS if name not in FIDELITY and any(suite.mean(variant, name) is not None for variant in suite.variants)]
+    notes = (*missing_notes(suite), *judged(suite.of(suite.variants[0])), *remarks_of(suite))
     return Table(title=f"besides: {over(suite)}", head=("", *named(suite, names)), rows=tuple(arm_rows(suite, names)), notes=notes)
 
 
 def arm_rows(suite: SuiteScores, names: Sequence[str]) -> list[tuple[str, ...]]:
     """References that have one of the numbers, then the arms."""
-    first = suite.arms[0]
+    first = suite.variants[0]
     references = [
         (title, *(described(suite.mean(first, known[name])) if name in known else NO_VALUE for name in names))
         for title, known in REFERENCES.items()
         if set(names) & set(known)
     ]
-    return [*references, *((arm, *(described(suite.mean(arm, name)) for name in names)) for arm in suite.arms)]
+    return [*references, *((variant, *(described(suite.mean(variant, name)) for name in names)) for variant in suite.variants)]
 
 
 def over(suite: SuiteScores) -> str:
@@ -73,14 +73,14 @@ def over(suite: SuiteScores) -> str:
 
 def named(suite: SuiteScores, names: Sequence[str]) -> list[str]:
     """The columns' titles."""
-    every = titles([one for arm in suite.arms for one in suite.of(arm)])
+    every = titles([one for variant in suite.variants for one in suite.of(variant)])
     return [every[name] for name in names]
 
 
 def missing_notes(suite: SuiteScores) -> list[str]:
     """Which subjects are left out of the means, which numbers are missing, and why."""
-    left_out = {cell.subject for cell in suite.cells} - set(suite.subjects)
-    said = [f"{failure.arm}, {failure.subject}: {failure.sentence}" for failure in suite.failures]
+    left_out = {suite_run.subject for suite_run in suite.suite_runs} - set(suite.subjects)
+    said = [f"{failure.variant}, {failure.subject}: {failure.sentence}" for failure in suite.failures]
     if left_out:
         said.append(f"left out of the means, as not every row has them: {', '.join(sorted(left_out))}")
     for name, metric in METRICS.items():
@@ -98,7 +98,7 @@ def has(scores: Scores, name: str) -> bool:
 
 def remarks_of(suite: SuiteScores) -> list[str]:
     """What all runs have to be read with; what differs from subject to subject stands in their own files."""
-    every = [set(remarks([one])) for arm in suite.arms for one in suite.of(arm)]
+    every = [set(remarks([one])) for variant in suite.variants for one in suite.of(variant)]
     return sorted(set.intersection(*every)) if every else []
 
 
@@ -107,16 +107,16 @@ def subjects_table(suite: SuiteScores, name: str) -> Table:
     known = {title: row[name] for title, row in REFERENCES.items() if name in row}
     rows: list[tuple[str, ...]] = []
     for subject in suite.subjects:
-        first, *_ = scores = [suite.scores[arm, subject] for arm in suite.arms]
+        first, *_ = scores = [suite.scores[variant, subject] for variant in suite.variants]
         values = [first.values[reference] for reference in known.values()] + [one.values[name] for one in scores]
         rows.append((subject, *(digits(value.value) for value in values)))
-    return Table(title=f"{named(suite, [name])[0]}, subject by subject", head=("subject", *known, *suite.arms), rows=tuple(rows))
+    return Table(title=f"{named(suite, [name])[0]}, subject by subject", head=("subject", *known, *suite.variants), rows=tuple(rows))
 
 
 def difference_tables(suite: SuiteScores) -> list[Table]:
     """Each pair of arms, paired by subject; those that were asked about different things (another class noun) have none."""
     tables: list[Table] = []
-    for one, other in combinations(suite.arms, 2):
+    for one, other in combinations(suite.variants, 2):
         pairs = (suite.of(one), suite.of(other))
         if not suite.subjects or any(a.class_noun != b.class_noun for a, b in zip(*pairs, strict=True)):
             continue
@@ -138,7 +138,7 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
     if differences:
         sections.insert(1, PageSection(id="differences", title="Differences", lead="Paired by subject.", tables=differences))
     return Page(
-        title=f"{len(suite.subjects)} subjects, {', '.join(suite.arms)}",
+        title=f"{len(suite.subjects)} subjects, {', '.join(suite.variants)}",
         about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
         sections=tuple(sections),
     )
@@ -146,16 +146,16 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
 
 def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> PageRow:
     """A subject's photos, and what each arm draws for the same prompts and seeds."""
-    cells = {cell.arm: cell for cell in suite.cells if cell.subject == subject}
-    photos = read_photos([cells[suite.arms[0]].question.photos]).photos[:SHOWN]
+    suite_runs = {suite_run.variant: suite_run for suite_run in suite.suite_runs if suite_run.subject == subject}
+    photos = read_photos([suite_runs[suite.variants[0]].request.photos]).photos[:SHOWN]
     strips = [
         ImageStrip(name="photos", tiles=tuple(ImageTile(image=reduced(photo.image), words=photo.path.name, below="") for photo in photos))
     ]
-    for arm in suite.arms:
-        prompts = suite.scores[arm, subject].prompts
+    for variant in suite.variants:
+        prompts = suite.scores[variant, subject].prompts
         places = sorted({(2 * i + 1) * len(prompts) // (2 * SHOWN) for i in range(SHOWN)})
-        tiles = tuple(tile(prompts[k], prompts[k].images[0], place.run(cells[arm]).folder, prompts[k].prompt) for k in places)
-        strips.append(ImageStrip(name=arm, tiles=tiles))
+        tiles = tuple(tile(prompts[k], prompts[k].images[0], place.run(suite_runs[variant]).folder, prompts[k].prompt) for k in places)
+        strips.append(ImageStrip(name=variant, tiles=tiles))
     return PageRow(title=subject, about="", strips=tuple(strips))
 
 

@@ -87,7 +87,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    judges: str | None = None
+    scored_by: str | None = None
     """What measured it; None where nothing has yet."""
     scores: dict[str, Measurement] = {}
 
@@ -105,10 +105,10 @@ class SweepJob:
     """All that is done for a point, wherever it runs: train, measure, draw; each only where it is not done yet."""
 
     place: SweepFolder
-    teach: TrainRun
-    judge: ScoreRun
-    judges: str
-    draw: DrawRun | None
+    train_run: TrainRun
+    score_run: ScoreRun
+    scored_by: str
+    generate: DrawRun | None
     request: ImageRequest | None
 
     def __call__(self, point: SweepPoint) -> RunResult:
@@ -120,15 +120,15 @@ class SweepJob:
         """Do what is missing of a point, and return its scores."""
         run, record = self.place.run(point), self.recall(point)
         if record is None:
-            run = self.teach(point.recipe, run.folder)
+            run = self.train_run(point.recipe, run.folder)
             record = self.keep(point, RunRecord())
-        if record.judges != self.judges:
-            scores = {metric: Measurement.of(value) for metric, value in self.judge(run).items()}
-            record = self.keep(point, RunRecord(judges=self.judges, scores=scores))
-        if self.draw is not None and self.request is not None:
+        if record.scored_by != self.scored_by:
+            scores = {metric: Measurement.of(value) for metric, value in self.score_run(run).items()}
+            record = self.keep(point, RunRecord(scored_by=self.scored_by, scores=scores))
+        if self.generate is not None and self.request is not None:
             image = self.place.image(point, self.request)
             if not image.exists():
-                self.draw(run, self.request, image)
+                self.generate(run, self.request, image)
         return record.scores
 
     def recall(self, point: SweepPoint) -> RunRecord | None:
@@ -150,14 +150,14 @@ class SweepJob:
 
 def sweep_recipes(
     recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: TrainRun, score: ScoreRun, by: str,
-    lowest: bool = False, judges: str = "", trials: int | None = None, together: int = 1, request: ImageRequest | None = None,
-    draw: DrawRun | None = None, engine: Executor = in_turn, progress: Progress = silent,
+    lowest: bool = False, scored_by: str = "", trials: int | None = None, together: int = 1, request: ImageRequest | None = None,
+    generate: DrawRun | None = None, engine: Executor = in_turn, progress: Progress = silent,
 ) -> Leaderboard:  # fmt: skip
     """Train and score a recipe with every combination of some settings, or with `trials` of them, and rank them by one metric.
 
     `recipe` is a whole one, or the values that a recipe file holds: what they leave open comes from the preset of each point's own base
     and method. `over` has dotted keys; a `ValueRange` needs `trials`. `score` measures a run; values with rows (one a prompt) get intervals.
-    `judges` says what measures: scores by another text are measured again, and a `lowest` metric is good when it is low. `draw` draws
+    `scored_by` says what measures: scores by another text are measured again, and a `lowest` metric is good when it is low. `generate` draws
     `request` with each run, for a grid of pictures over up to three settings (a search has none).
 
     A sweep that was stopped in any way goes on when it is called again: finished runs stay as they are, half-trained ones are given to
@@ -173,25 +173,25 @@ def sweep_recipes(
     rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
     points = next(rounds)
     check(points, out, request, here=engine is in_turn)
-    tally = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, judges=judges)
-    work = SweepJob(place=tally.place, teach=run_one, judge=score, judges=judges, draw=draw, request=request)
+    progressed = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, scored_by=scored_by)
+    work = SweepJob(place=progressed.place, train_run=run_one, score_run=score, scored_by=scored_by, generate=generate, request=request)
     with Run(out).locked(), closing(rounds):
         progress("points", len(points) if trials is None else trials)
         while points:
-            do_round(points, work, tally, engine, progress)
+            do_round(points, work, progressed, engine, progress)
             try:
-                points = rounds.send({point.name: tally.value(point) for point in points})
+                points = rounds.send({point.name: progressed.value(point) for point in points})
             except StopIteration:
                 break
-        progress("leaderboard", tally.place.leaderboard)
-        drawn = request if draw is not None else None
-        gridded = drawn is not None and trials is None and len(over) <= MOST_AXES
-        if drawn is not None and gridded:
-            write_grid(tally, over, drawn)
-            progress("grid", tally.place.grid)
-        write_page(tally.page(drawn, gridded=gridded), tally.place.page)
-        progress("page", tally.place.page)
-    board = tally.board()
+        progress("leaderboard", progressed.place.leaderboard)
+        generated = request if generate is not None else None
+        gridded = generated is not None and trials is None and len(over) <= MOST_AXES
+        if generated is not None and gridded:
+            write_grid(progressed, over, generated)
+            progress("grid", progressed.place.grid)
+        write_page(progressed.page(generated, gridded=gridded), progressed.place.page)
+        progress("page", progressed.place.page)
+    board = progressed.board()
     if all(entry.failure for entry in board.entries):
         raise UserError(f"no run came to an end; the first: {board.entries[0].failure}")
     return board
@@ -216,7 +216,7 @@ class SweepProgress:
     keys: tuple[str, ...]
     by: str
     lowest: bool
-    judges: str
+    scored_by: str
     tried: dict[str, SweepPoint] = field(default_factory=dict[str, SweepPoint])
     results: dict[str, RunResult] = field(default_factory=dict[str, RunResult])
 
@@ -233,37 +233,37 @@ class SweepProgress:
     def board(self) -> Leaderboard:
         """The leaderboard of what is done."""
         entries = [self.entry(point) for name, point in self.tried.items() if name in self.results]
-        return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, judges=self.judges)
+        return Leaderboard.of(entries, by=self.by, keys=self.keys, lowest=self.lowest, scored_by=self.scored_by)
 
     def page(self, request: ImageRequest | None, *, gridded: bool) -> Page:
         """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
-        drawn = {name: self.place.image(point, request) for name, point in self.tried.items()} if request is not None else {}
+        generated = {name: self.place.image(point, request) for name, point in self.tried.items()} if request is not None else {}
         links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
         return leaderboard_page(
             self.board(),
             grid=self.place.grid if gridded else None,
-            images={name: path for name, path in drawn.items() if path.exists()},
+            images={name: path for name, path in generated.items() if path.exists()},
             links={name: path.relative_to(self.place.folder).as_posix() for name, path in links.items() if path.exists()},
         )
 
 
-def do_round(points: Sequence[SweepPoint], work: SweepJob, tally: SweepProgress, engine: Executor, progress: Progress) -> None:
+def do_round(points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProgress, engine: Executor, progress: Progress) -> None:
     """Bring points to their end, but those that came up before, and write the leaderboard after each."""
-    new = [point for point in points if point.name not in tally.results]
-    tally.tried.update((point.name, point) for point in new)
+    new = [point for point in points if point.name not in progressed.results]
+    progressed.tried.update((point.name, point) for point in new)
     for point, outcome in engine(work, new):
         lost = isinstance(outcome, Exception)
-        tally.results[point.name] = RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
-        progress("entry", tally.entry(point))
-        tally.board().write(tally.place.leaderboard)
+        progressed.results[point.name] = RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
+        progress("entry", progressed.entry(point))
+        progressed.board().write(progressed.place.leaderboard)
 
 
-def write_grid(tally: SweepProgress, over: Mapping[str, Choices], request: ImageRequest) -> None:
+def write_grid(progressed: SweepProgress, over: Mapping[str, Choices], request: ImageRequest) -> None:
     """Put the runs' pictures of one prompt and seed into one grid."""
     axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, ValueRange)]
     cells: dict[Place, Image.Image | str] = {}
-    for point in tally.tried.values():
+    for point in progressed.tried.values():
         if point.place is not None:
-            cells[point.place] = tally.results[point.name].failure or open_image(tally.place.image(point, request))
+            cells[point.place] = progressed.results[point.name].failure or open_image(progressed.place.image(point, request))
     text = f"{request.prompt}\nSeed: {request.seed}, {axes_text(axes)}"
-    write_image(compose(axes, cells, title=f"{request.prompt} (seed {request.seed})"), tally.place.grid, text)
+    write_image(compose(axes, cells, title=f"{request.prompt} (seed {request.seed})"), progressed.place.grid, text)

@@ -37,7 +37,7 @@ class Generator:
             check_base(adapter, family)
             self.applied = apply_adapter(adapter, family)
 
-    def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Draw all shots in order, in batches; a batch that does not fit the accelerator's memory is halved and tried again.
 
         Raises:
@@ -54,7 +54,7 @@ class Generator:
         while start < len(requests):
             batch = requests[start : start + size]
             try:
-                images = self.draw_batch(batch, knobs, scenes)
+                images = self.generate_batch(batch, knobs, scenes)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise UserError("one picture does not fit the accelerator's memory; draw smaller (--size) or in bf16.") from None
@@ -104,7 +104,7 @@ class Generator:
         return scenes
 
     @torch.no_grad()
-    def draw_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
+    def generate_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
         """Solve each stage from seeded noise and the picture of the stage before."""
         x = None
         for number, scene in enumerate(scenes):

@@ -80,7 +80,7 @@ def sweep_knobs(
         height, width = generator.size(settled)
         for stage in generator.family.stages:
             stage.solver(str(settled.solver), settled.steps, height, width)
-    cells: dict[Place, Image.Image | str] = {turn.place: next(generator.draw([turn.request], turn.knobs)) for turn in planned}
+    cells: dict[Place, Image.Image | str] = {turn.place: next(generator.generate([turn.request], turn.knobs)) for turn in planned}
     axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items()]
     first = planned[0]
     settled = generator.with_defaults(first.knobs)

@@ -52,18 +52,18 @@ class SampleCache:
         self._drawing = FileLock(folder / "lock")
         self._measuring = FileLock(folder / "measured.lock")
 
-    def draw(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
+    def generate(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
         """Draw what is not there yet, and return all pictures' files in the order of the shots.
 
         `made_by` names the weights that draw (see `weights_name`).
 
         Raises:
-            UserError: the pictures cannot be drawn (see `Generator.draw`) or written.
+            UserError: the pictures cannot be drawn (see `Generator.generate`) or written.
         """
         return list(self.images(generator, requests, knobs, made_by))
 
     def images(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
-        """Draw like `draw`, and yield each picture's file as soon as it is there.
+        """Draw like `generate`, and yield each picture's file as soon as it is there.
 
         A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
         """
@@ -78,11 +78,11 @@ class SampleCache:
         _make(self.folder)
         with self._drawing:
             again = _unfinished(paths, generator.batch_size)
-            drawn = generator.draw([requests[index] for index in again], knobs)
+            generated = generator.generate([requests[index] for index in again], knobs)
             waiting = set(again)
             for index, path in enumerate(paths):
                 if index in waiting:
-                    image = next(drawn)
+                    image = next(generated)
                     if not path.exists():
                         write_image(image, path, settings_text(requests[index], knobs, (height, width), base, made_by))
                 yield path

@@ -137,7 +137,7 @@ class PipelineStage(ABC):
         """What the denoiser sees to pixels in 0..1."""
         return self.images.decode(x0_BCHW)
 
-    def see(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+    def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         """Nothing: the denoiser is told of no picture."""
         del x0_BCHW, generators
         return {}

@@ -98,7 +98,7 @@ def effective_settings(job: TrainingRun) -> Rows:
 
 def learning(job: TrainingRun) -> str:
     """How many parameters of each part learn in the present phase."""
-    counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.learner.groups}
+    counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.attached.groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
 
 

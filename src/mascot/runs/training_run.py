@@ -46,7 +46,7 @@ class TrainingRun:
     """What the untouched base's encoders said before, in another run."""
     why: str = ""
     """Why the token is what it is, where the user named none."""
-    learners: dict[int, AttachedMethod] = field(default_factory=dict[int, AttachedMethod])
+    attached_methods: dict[int, AttachedMethod] = field(default_factory=dict[int, AttachedMethod])
     """Stage -> what learns, or has learned, in it."""
     at: int = -1
     """The stretch that the loop is for."""
@@ -78,9 +78,9 @@ class TrainingRun:
         return self.family.stages[self.spans[max(0, self.at)].stage]
 
     @property
-    def learner(self) -> AttachedMethod:
+    def attached(self) -> AttachedMethod:
         """What learns now."""
-        return self.learners[self.spans[self.at].stage]
+        return self.attached_methods[self.spans[self.at].stage]
 
     @property
     def resolution(self) -> int:
@@ -147,7 +147,7 @@ class TrainingRun:
         recipe = self.recipe
         if not recipe.prior.draws or recipe.class_noun is None:
             return []
-        assert not self.learners, "class pictures must be drawn before the method is attached"
+        assert not self.attached_methods, "class pictures must be drawn before the method is attached"
         generator = Generator(self.family)
         knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=self.resolution, width=self.resolution)
         return class_images.class_images(
@@ -156,7 +156,7 @@ class TrainingRun:
             prompt=class_prompt(recipe.class_noun),
             resolution=self.resolution,
             precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
-            draw=lambda prompt, seeds: generator.draw([ImageRequest(prompt, seed) for seed in seeds], knobs),
+            generate=lambda prompt, seeds: generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs),
         )
 
     def begin(self) -> None:
@@ -172,19 +172,19 @@ class TrainingRun:
         while self.at < 0 or (self.spans[self.at].last < done and self.at + 1 < len(self.spans)):
             self.enter(self.at + 1)
         for stage in range(self.spans[self.at].stage):
-            load_parameters(self.learners[stage], checkpoint, f"stage{stage}")
+            load_parameters(self.attached_methods[stage], checkpoint, f"stage{stage}")
         self.loop.load(checkpoint)
 
     def enter(self, number: int) -> None:
         """Attach a stretch's phase and make its loop, with every encoder that it does not need out of memory."""
         self.at = number
         span = self.spans[number]
-        before = self.learners.get(span.stage)
-        self.learners[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
-        condition = self.batch_loader.condition(learns_text=self.has_learned_text(span.stage))
+        before = self.attached_methods.get(span.stage)
+        self.attached_methods[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, before)
+        condition = self.batch_loader.condition(learns_text=self.trains_text(span.stage))
         self.release()
         training = self.recipe.training
-        self.loop = Loop(self.stage, self.learner, training, condition, self.accelerator, first=span.first, last=span.last)
+        self.loop = Loop(self.stage, self.attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
             self.needs = self.loop.needs(self.batches(span.first)[0])
             memory_estimate.check(self.needs, memory_estimate.available(self.device))
@@ -192,9 +192,9 @@ class TrainingRun:
     def release(self) -> None:
         """Let the encoders that training does not need leave memory; text that has learned stays."""
         for number, stage in enumerate(self.family.stages):
-            stage.release_encoders(text=not self.has_learned_text(number))
+            stage.release_encoders(text=not self.trains_text(number))
 
-    def has_learned_text(self, number: int) -> bool:
+    def trains_text(self, number: int) -> bool:
         """Whether any text encoder of a stage changes, or has changed."""
         stage, begun = self.family.stages[number], [span.phase for span in self.spans[: self.at + 1] if span.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
@@ -265,7 +265,7 @@ class TrainingRun:
         with atomic_write(self.run.checkpoint(self.loop.done)) as temporary:
             self.loop.save(temporary)
             for stage in range(self.spans[self.at].stage):
-                save_parameters(self.learners[stage], temporary, f"stage{stage}")
+                save_parameters(self.attached_methods[stage], temporary, f"stage{stage}")
         self.run.forget_old_checkpoints()
 
     def preview(self, step: int) -> None:
@@ -277,14 +277,14 @@ class TrainingRun:
         generator = Generator(self.family)
         knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
         with self.loop.drawing():
-            for i, image in enumerate(generator.draw(requests, knobs)):
+            for i, image in enumerate(generator.generate(requests, knobs)):
                 text = settings_text(requests[i], knobs, (self.resolution, self.resolution), recipe.base, f"step {step}")
                 write_image(image, self.run.preview(step, i), text)
         self.release()
 
     def adapter(self) -> Adapter:
         """What has been learned, as a file to be."""
-        tensors, metadata = join_stages([self.learners[stage].export() for stage in sorted(self.learners)])
+        tensors, metadata = join_stages([self.attached_methods[stage].export() for stage in sorted(self.attached_methods)])
         return Adapter(tensors=tensors, metadata=metadata, manifest=self.manifest(self.method.name))
 
     def manifest(self, method: str) -> Manifest:
@@ -309,22 +309,22 @@ class TrainingRun:
     def write_companions(self) -> list[tuple[str, str]]:
         """Write what the method makes besides the adapter; returns what there is to say about it."""
         rows: list[tuple[str, str]] = []
-        for number, learner in sorted(self.learners.items()):
+        for number, attached in sorted(self.attached_methods.items()):
             place = f"_{number + 1}" if number else ""
-            for name, companion in learner.companions().items():
+            for name, companion in attached.companions().items():
                 manifest = self.manifest(companion.method) if companion.method and not number else None
                 adapter = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
                 adapter.write(self.run.companion(f"{name}{place}"))
                 rows += companion.facts
-            if learner.whole and not self.run.model(place).exists():  # a run that is finished again ends in the same one
+            if attached.whole and not self.run.model(place).exists():  # a run that is finished again ends in the same one
                 self.family.stages[number].save(self.run.model(place))
         return rows
 
     def detach(self) -> None:
         """Give the untouched base back."""
-        for learner in self.learners.values():
-            learner.detach()
-        self.learners.clear()
+        for attached in self.attached_methods.values():
+            attached.detach()
+        self.attached_methods.clear()
 
 
 def tensorboard_is_installed() -> bool:

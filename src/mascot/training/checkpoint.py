@@ -14,20 +14,20 @@ from mascot.protocols import AttachedMethod
 STATE = "state.safetensors"
 
 
-def parameters_of(learner: AttachedMethod) -> list[torch.nn.Parameter]:
+def parameters_of(attached: AttachedMethod) -> list[torch.nn.Parameter]:
     """What a learner lets learn, in a fixed order."""
-    return [parameter for group in learner.groups for parameter in group.parameters]
+    return [parameter for group in attached.groups for parameter in group.parameters]
 
 
-def save_parameters(learner: AttachedMethod, folder: Path, name: str) -> None:
+def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
     """Write what a learner has learned, to go on beside it."""
-    save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(learner))}, folder / f"{name}.safetensors")
+    save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(attached))}, folder / f"{name}.safetensors")
 
 
-def load_parameters(learner: AttachedMethod, folder: Path, name: str) -> None:
+def load_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
     """The inverse of `save_parameters`."""
     tensors = load_file(folder / f"{name}.safetensors")
-    for i, parameter in enumerate(parameters_of(learner)):
+    for i, parameter in enumerate(parameters_of(attached)):
         parameter.data.copy_(tensors[f"{i}"])
 
 

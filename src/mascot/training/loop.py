@@ -49,12 +49,12 @@ class Loop:
     """
 
     def __init__(
-        self, stage: Stage, learner: AttachedMethod, settings: TrainingSettings, condition: Condition, accelerator: Any, *, first: int = 0, last: int = -1
+        self, stage: Stage, attached: AttachedMethod, settings: TrainingSettings, condition: Condition, accelerator: Any, *, first: int = 0, last: int = -1
     ) -> None:  # fmt: skip
-        self.stage, self.learner, self.settings, self.condition = stage, learner, settings, condition
+        self.stage, self.attached, self.settings, self.condition = stage, attached, settings, condition
         self.accelerator = accelerator
         self.first, self.last = first, settings.steps if last < 0 else last
-        self.optimizer = accelerator.prepare(build(settings.optimizer, learner.groups, weight_decay=settings.weight_decay))
+        self.optimizer = accelerator.prepare(build(settings.optimizer, attached.groups, weight_decay=settings.weight_decay))
         self.average = WeightAverage(self.parameters(), settings.ema_decay) if settings.ema_decay is not None else None
         self.done = first
         prepare_denoiser(stage.parts[stage.denoiser], settings)
@@ -71,7 +71,7 @@ class Loop:
             loss, subject_loss, norm = self.accumulate(batches(self.done))
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.learner.after_step()
+            self.attached.after_step()
             if self.average is not None:
                 self.average.update()
             self.done += 1
@@ -83,7 +83,7 @@ class Loop:
         steps, along = self.last - self.first, step - self.first
         scale = rate_scale(self.settings.lr_schedule, along, steps, self.settings.warmup_steps)
         rates: dict[str, float] = {}
-        for place, group in zip(self.optimizer.param_groups, self.learner.groups, strict=True):
+        for place, group in zip(self.optimizer.param_groups, self.attached.groups, strict=True):
             learns = along < group.until * steps
             for parameter in group.parameters:
                 parameter.requires_grad = learns
@@ -109,26 +109,26 @@ class Loop:
 
     def needs(self, batch: Batch) -> MemoryEstimate:
         """The memory that this phase needs at its fullest moment, for micro-batches like this one; nothing is computed for it."""
-        stage, learner = self.stage, self.learner
+        stage, attached = self.stage, self.attached
         x0, level = batch.latents.mean_BCHW, stage.objective.sample_timesteps(batch.generators).to(batch.latents.mean_BCHW.device)
 
         def ask() -> Tensor:
-            told = {**self.condition(batch.prompts, batch.framings), **stage.see(x0, batch.generators)}
+            told = {**self.condition(batch.prompts, batch.framings), **stage.image_conditioning(x0, batch.generators)}
             return stage.predict(x0, level, told)
 
         self.turn_rates(self.first)
         with self.accelerator.autocast():
             activations = activations_of(stage.parts[stage.denoiser], ask, [p for p in self.parameters() if p.requires_grad])
-        parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in learner.groups))}
-        with learner.base_only():  # a method that exchanges weights keeps both
-            return estimate(parts, learner.groups, activations, self.settings.optimizer, average=self.average is not None)
+        parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in attached.groups))}
+        with attached.base_only():  # a method that exchanges weights keeps both
+            return estimate(parts, attached.groups, activations, self.settings.optimizer, average=self.average is not None)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, list[float]]:
         """Add up the gradients of a step's micro-batches; returns the loss and the subject's plain errors."""
         total, errors = 0.0, list[float]()
         for batch in batches:
             with self.accelerator.autocast():
-                loss, error_B = training_loss(self.stage, self.learner, batch, self.condition, self.settings)
+                loss, error_B = training_loss(self.stage, self.attached, batch, self.condition, self.settings)
             self.accelerator.backward(loss)
             total += loss.item()
             errors += error_B[: batch.subject_count].tolist()
@@ -193,7 +193,7 @@ class Loop:
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What learns, in a fixed order."""
-        return parameters_of(self.learner)
+        return parameters_of(self.attached)
 
 
 def prepare_denoiser(denoiser: Any, settings: TrainingSettings) -> None:

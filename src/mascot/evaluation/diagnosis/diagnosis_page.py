@@ -72,7 +72,7 @@ def checks_table(diagnosis: Diagnosis) -> Table:
         ),
         notes=(
             *(f"not looked at: {what}: {why}" for what, why in diagnosis.unseen.items()),
-            *(f"{name}: {line}" for name, line in diagnosis.judges.items()),
+            *(f"{name}: {line}" for name, line in diagnosis.encoders.items()),
         ),
     )
 

@@ -36,7 +36,7 @@ def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[Example
     """One prompt's pictures, and the untouched base's."""
     prompt = probes.task.templates[number].replace("{subject}", probes.task.subject.words)
     sides: list[ExampleStrip] = []
-    for who, kind in {"this run": probes.drawn.trained, "untouched base": probes.drawn.base}.items():
+    for who, kind in {"this run": probes.samples.trained, "untouched base": probes.samples.base}.items():
         files = by_prompt(probes.task, kind.files)
         if files:
             sides.append(example_strip(f"{who}: {prompt}", files[number], folder, f"{prompt}, by {who}"))
@@ -45,7 +45,7 @@ def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[Example
 
 def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompts' first pictures beside the photos."""
-    files = [some[0] for some in by_prompt(probes.task, probes.drawn.trained.files)]
+    files = [some[0] for some in by_prompt(probes.task, probes.samples.trained.files)]
     likeness = [prompt.likeness or 0 for prompt in measurements.prompts]
     worst = sorted(range(len(files)), key=likeness.__getitem__)
     return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(probes, folder)
@@ -54,11 +54,11 @@ def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path
 def of_copies(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The pictures nearest to a photo, and the photos that they are nearest to."""
     del measurements
-    identity = probes.scorers.judges.identity
-    cosines_BP = probes.drawn.trained.embed(identity) @ probes.seen.photos(identity, probes.task.trained).T
+    identity = probes.scorers.encoders.identity
+    cosines_BP = probes.samples.trained.embed(identity) @ probes.seen.photos(identity, probes.task.trained).T
     nearest_B = cosines_BP.max(dim=1)
     order = nearest_B.values.argsort(descending=True).tolist()[:SHOWN]
-    images = [probes.drawn.trained.files[place] for place in order]
+    images = [probes.samples.trained.files[place] for place in order]
     originals = [probes.task.trained[int(nearest_B.indices[place])].path for place in order]
     return (
         example_strip("this run, whatever the prompt was", images, folder, "a picture of the subject"),
@@ -70,7 +70,7 @@ def of_class(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -
     """The class alone, now and before, beside the photos."""
     del measurements
     noun = str(probes.task.subject.class_noun)
-    kinds = {f"{noun}, by this run": probes.drawn.class_trained, f"{noun}, by the untouched base": probes.drawn.class_base}
+    kinds = {f"{noun}, by this run": probes.samples.class_trained, f"{noun}, by the untouched base": probes.samples.class_base}
     return [*(example_strip(title, kind.files, folder, title) for title, kind in kinds.items()), photos(probes, folder)]
 
 
@@ -109,7 +109,7 @@ def of_colours(probes: ProbeImages, measurements: RunMeasurements, folder: Path)
     def row(title: str, kind: ImageSet) -> ExampleStrip:
         return example_strip(title, probes.plain_files(kind)[0], folder, f"a plain background, by the {title}")
 
-    return row("run", probes.drawn.trained), row("untouched base", probes.drawn.base)
+    return row("run", probes.samples.trained), row("untouched base", probes.samples.base)
 
 
 def of_photos(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:

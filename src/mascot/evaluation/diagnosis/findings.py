@@ -85,7 +85,7 @@ class Diagnosis(JsonRecord):
     knobs: Knobs
     images: int
     """That were drawn for it."""
-    judges: dict[str, str]
+    encoders: dict[str, str]
     """What judged, each in a line."""
     findings: tuple[Finding, ...]
     """The most serious first."""

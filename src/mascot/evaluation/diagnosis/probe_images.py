@@ -28,7 +28,7 @@ from mascot.evaluation.metrics.color_leakage import scene_colors
 from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.samples import ImageSet, Samples, draw_samples
+from mascot.evaluation.samples import ImageSet, Samples, generate_samples
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
@@ -64,20 +64,20 @@ class ProbeImages:
     """What one run drew, and what the judges see in it."""
 
     task: EvaluationTask
-    drawn: Samples
+    samples: Samples
     token_alone: ImageSet
     scorers: Scorers
 
     @property
     def images(self) -> int:
         """How many were drawn."""
-        kinds = (self.drawn.trained, self.drawn.base, self.drawn.class_trained, self.drawn.class_base, self.token_alone)
+        kinds = (self.samples.trained, self.samples.base, self.samples.class_trained, self.samples.class_base, self.token_alone)
         return sum(len(kind.files) for kind in kinds)
 
     @cached_property
     def seen(self) -> EmbeddedSamples:
         """The prompts' pictures, as they are scored."""
-        return EmbeddedSamples(task=self.task, drawn=self.drawn, judges=self.scorers.judges)
+        return EmbeddedSamples(task=self.task, samples=self.samples, encoders=self.scorers.encoders)
 
     @cached_property
     def columns(self) -> dict[str, list[float]]:
@@ -86,7 +86,7 @@ class ProbeImages:
 
     def measurements(self) -> RunMeasurements:
         """Measure all that ailments are looked for by."""
-        task, identity = self.task, self.scorers.judges.identity
+        task, identity = self.task, self.scorers.encoders.identity
         trained = self.seen.photos(identity, task.trained)
         return RunMeasurements(
             class_noun=task.subject.class_noun,
@@ -95,11 +95,11 @@ class ProbeImages:
             trained=len(task.trained),
             real_likeness=real_similarity(self.seen.real_identity),
             real_nearest=real_nearest(trained),
-            class_now=self.likenesses(self.drawn.class_trained),
-            class_before=self.likenesses(self.drawn.class_base),
+            class_now=self.likenesses(self.samples.class_trained),
+            class_before=self.likenesses(self.samples.class_base),
             token_alone=self.likenesses(self.token_alone),
-            followed=self.followed(self.drawn.trained),
-            base_followed=self.followed(self.drawn.base),
+            followed=self.followed(self.samples.trained),
+            base_followed=self.followed(self.samples.base),
             twins=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
             sameness=background_sameness(task.photos),
         )
@@ -124,8 +124,8 @@ class ProbeImages:
             base_fidelity=base_fidelity,
             base_unrelated=base_unrelated,
             base_rank=base_rank,
-            diversity=self.diversity(self.drawn.trained, number),
-            base_diversity=self.diversity(self.drawn.base, number),
+            diversity=self.diversity(self.samples.trained, number),
+            base_diversity=self.diversity(self.samples.base, number),
         )
 
     @cached_property
@@ -133,11 +133,11 @@ class ProbeImages:
         """Cosines of the run's and of the base's pictures to all prompts without the token, each N x I x Q; None without a class noun."""
         if not self.task.plain:
             return None, None
-        clip = self.scorers.judges.clip
+        clip = self.scorers.encoders.clip
         words_QD = F.normalize(clip.embed_prompts(self.task.plain).double(), dim=-1)
         trained, base = (
             (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(len(self.task.plain), self.task.images, -1)
-            for kind in (self.drawn.trained, self.drawn.base)
+            for kind in (self.samples.trained, self.samples.base)
         )
         return trained, base
 
@@ -145,7 +145,7 @@ class ProbeImages:
         """The likeness of each picture to the photos; none where there are no photos."""
         if not self.task.photos:
             return ()
-        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.judges.identity))
+        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.encoders.identity))
 
     def diversity(self, images: ImageSet, number: int) -> float | None:
         """The mean distance between the pictures of a prompt."""
@@ -194,10 +194,10 @@ def draw_probes(
     def count_all(phase: str, facts: Any) -> None:
         progress(phase, facts + len(alone) if phase == "drawing" else facts)
 
-    drawn = draw_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
+    samples = generate_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
     files: list[Path] = []
-    for file in drawn.trained.sample_cache.images(generator, alone, task.knobs, drawn.weights):
+    for file in samples.trained.sample_cache.images(generator, alone, task.knobs, samples.weights):
         progress("picture", file)
         files.append(file)
-    token_alone = ImageSet(sample_cache=drawn.trained.sample_cache, files=tuple(files))
-    return ProbeImages(task=task, drawn=drawn, token_alone=token_alone, scorers=scorers)
+    token_alone = ImageSet(sample_cache=samples.trained.sample_cache, files=tuple(files))
+    return ProbeImages(task=task, samples=samples, token_alone=token_alone, scorers=scorers)

@@ -21,25 +21,25 @@ class CheckpointResult:
 class CheckpointSelector:
     """Is told of checkpoints as they come, knows the best, and says when training has stopped paying."""
 
-    frame: ReferenceScores
+    references: ReferenceScores
     patience: int
     """Looks in a row without a better one after which training stops."""
-    looks: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
+    results: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
 
-    def tell(self, step: int, measured: ValidationResult) -> bool:
+    def add(self, step: int, measured: ValidationResult) -> bool:
         """Take one checkpoint in; returns whether it is the best so far. One that was told before is not told again."""
-        assert not self.looks or step > self.looks[-1].step, "steps come in order"
+        assert not self.results or step > self.results[-1].step, "steps come in order"
         before = self.best
-        self.looks.append(CheckpointResult(step=step, measured=measured, score=score(measured, self.frame)))
+        self.results.append(CheckpointResult(step=step, measured=measured, score=score(measured, self.references)))
         return self.best is not before
 
     @property
     def best(self) -> CheckpointResult | None:
         """The earliest look that no later one beats by more than is worth it."""
         best: CheckpointResult | None = None
-        for look in self.looks:
-            if best is None or look.score.total > best.score.total + MINIMUM_GAIN:
-                best = look
+        for validate in self.results:
+            if best is None or validate.score.total > best.score.total + MINIMUM_GAIN:
+                best = validate
         return best
 
     @property
@@ -48,7 +48,7 @@ class CheckpointSelector:
         best = self.best
         if best is None or best.score.total == 0:
             return False
-        return len(self.looks) - 1 - self.looks.index(best) >= self.patience
+        return len(self.results) - 1 - self.results.index(best) >= self.patience
 
     @property
     def reason(self) -> str:
@@ -62,13 +62,13 @@ class CheckpointSelector:
         )
         text += f", {best.score.copying:.0%} nearer to a training photo than photos are to each other" if best.score.copying else ""
         if self.has_stopped_paying:
-            later = self.looks[self.looks.index(best) + 1 :]
+            later = self.results[self.results.index(best) + 1 :]
             return f"{text}; the {len(later)} looks after it, up to step {later[-1].step}, were no better."
-        return f"{text}; the best of {len(self.looks)} looks."
+        return f"{text}; the best of {len(self.results)} looks."
 
     def forget_after(self, step: int) -> None:
         """Drop looks at later steps: they will be trained again."""
-        self.looks = [look for look in self.looks if look.step <= step]
+        self.results = [validate for validate in self.results if validate.step <= step]
 
     def to_json(self) -> dict[str, Any]:
         """All that the next decision depends on."""
@@ -77,8 +77,8 @@ class CheckpointSelector:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        looks = [
-            CheckpointResult(step=look["step"], measured=ValidationResult(**look["measured"]), score=SelectionScore(**look["score"]))
-            for look in values["looks"]
+        results = [
+            CheckpointResult(step=validate["step"], measured=ValidationResult(**validate["measured"]), score=SelectionScore(**validate["score"]))
+            for validate in values["looks"]
         ]
-        return cls(frame=ReferenceScores(**values["frame"]), patience=values["patience"], looks=looks)
+        return cls(references=ReferenceScores(**values["frame"]), patience=values["patience"], results=results)

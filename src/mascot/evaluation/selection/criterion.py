@@ -52,7 +52,7 @@ class SelectionScore:
     total: float
 
 
-def score(measured: ValidationResult, frame: ReferenceScores) -> SelectionScore:
+def score(measured: ValidationResult, references: ReferenceScores) -> SelectionScore:
     """Join likeness and prompt fidelity by their harmonic mean, less the share that is copied; all in 0..1.
 
     Likeness beyond the photos' own is copying too. Where CLIP cannot tell the base's own pictures from noise, prompts say nothing and count
@@ -60,14 +60,14 @@ def score(measured: ValidationResult, frame: ReferenceScores) -> SelectionScore:
     A harmonic mean is near the smaller of two: a likeness of 1 with a prompt of 0 is worth nothing. With one photo real photos count as
     1 apart from nothing (a cosine of 1), and copying cannot be told from likeness: it is 0.
     """
-    real = 1.0 if frame.real_likeness is None else frame.real_likeness
-    gain = normalized(measured.likeness, frame.base_likeness, real)
-    says = frame.base_prompt - frame.floor_prompt > MINIMUM_GAIN
-    kept = normalized(measured.prompt, frame.floor_prompt, frame.base_prompt) if says else 1.0
+    real = 1.0 if references.real_likeness is None else references.real_likeness
+    gain = normalized(measured.likeness, references.base_likeness, real)
+    says = references.base_prompt - references.floor_prompt > MINIMUM_GAIN
+    kept = normalized(measured.prompt, references.floor_prompt, references.base_prompt) if says else 1.0
     copying = 0.0
-    if frame.real_nearest is not None and frame.real_likeness is not None:
+    if references.real_nearest is not None and references.real_likeness is not None:
         copying = max(
-            normalized(measured.nearest, frame.real_nearest, 1.0), normalized(measured.likeness, max(real, frame.base_likeness), 1.0)
+            normalized(measured.nearest, references.real_nearest, 1.0), normalized(measured.likeness, max(real, references.base_likeness), 1.0)
         )
     joined = 2 * gain * kept / (gain + kept) if gain + kept else 0.0
     return SelectionScore(gain=gain, kept=kept, copying=copying, total=joined * (1 - copying))

@@ -36,13 +36,13 @@ class KnobRecommendation:
     trials: tuple[KnobTrial, ...]
     usual: KnobTrial
     """The recipe's own knobs, which were judged to the end."""
-    drawn: int
+    generated: int
     """Pictures that were drawn for it."""
 
     @property
     def reason(self) -> str:
         """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
-        best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.drawn} pictures"
+        best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.generated} pictures"
         if len(self.trials) == 1:
             return f"{describe_searched_knobs(best.knobs)}, as in the recipe: there were pictures to try no other."
         if best.knobs == self.usual.knobs:
@@ -68,7 +68,7 @@ def knob_grid(usual: Knobs) -> list[Knobs]:
 
 
 def search_knobs(
-    measure: Measure, frame: ReferenceScores, grid: Sequence[Knobs], *, budget: int, first: int, last: int
+    measure: Measure, references: ReferenceScores, grid: Sequence[Knobs], *, budget: int, first: int, last: int
 ) -> KnobRecommendation:
     """Search a grid by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with at most `budget` pictures.
 
@@ -85,24 +85,24 @@ def search_knobs(
     if not alive:
         raise ValueError("the budget does not hold one setting")
     tried: dict[int, KnobTrial] = {}
-    drawn, count, had = 0, first, 0
+    generated, count, had = 0, first, 0
     while True:
         for knobs in alive:
             measured = measure(knobs, count)
-            tried[grid.index(knobs)] = KnobTrial(knobs=knobs, count=count, measured=measured, score=score(measured, frame))
-        drawn += (count - had) * len(alive)
+            tried[grid.index(knobs)] = KnobTrial(knobs=knobs, count=count, measured=measured, score=score(measured, references))
+        generated += (count - had) * len(alive)
         ranked = sorted(alive, key=lambda knobs: order(tried[grid.index(knobs)], grid.index(knobs)))
         better = ranked[: math.ceil(len(alive) / 3)]
         alive = better if grid[0] in better else [*better, grid[0]]
         had, count = count, min(last, 2 * count)
-        if had == last or (count - had) * len(alive) > budget - drawn:
+        if had == last or (count - had) * len(alive) > budget - generated:
             break
     finalists = [(place, trial) for place, trial in tried.items() if trial.count == had]
     top = max(trial.score.total for _, trial in finalists)
     margins = {place: MINIMUM_GAIN if place else MINIMUM_KNOB_GAIN for place, _ in finalists}
     best = min((place, trial) for place, trial in finalists if trial.score.total >= top - margins[place])[1]
     others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
-    return KnobRecommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], drawn=drawn)
+    return KnobRecommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], generated=generated)
 
 
 def cost_of(settings: int, first: int, last: int) -> int:

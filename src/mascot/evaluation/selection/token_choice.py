@@ -81,7 +81,7 @@ class TokenSearch:
     """Words that were rare enough to be considered."""
     nouns: tuple[str, ...]
     """What was drawn for comparison."""
-    judges: Mapping[str, str]
+    encoders: Mapping[str, str]
     """Which encoders looked at the pictures."""
 
 
@@ -120,10 +120,10 @@ def find_or_recall_token(
     if device == "cpu" and weights_of(family) > SMALL:
         return read_alone(reader, words[0], f"on a CPU that would take long; `mascot token --base {base}` does it once", decided_by)
     try:
-        judges = load_encoders(base, device=device)
+        encoders = load_encoders(base, device=device)
     except UserError as error:
         return read_alone(reader, words[0], str(error), decided_by)
-    examiner = TokenExaminer(Generator(family), judges, token_samples(folder), seed=SEED)
+    examiner = TokenExaminer(Generator(family), encoders, token_samples(folder), seed=SEED)
     progress("token", IMAGES * (len(words) + len(examiner.references)))
     name = ChosenToken.of(examiner.find(count=1)[0], len(reader.rare), decided_by)
     name.write(place_of(decided_by, folder))
@@ -197,7 +197,7 @@ def rows_of(findings: TokenSearch) -> list[tuple[str, str]]:
         ("considered", f"{findings.rare} words of 1 to {LONGEST} letters that are rare in this base's vocabulary and no known words")
     )
     rows.append(("compared with", f"pictures of {', '.join(findings.nouns)}; 0 is nothing in particular, 1 as much as a noun"))
-    return [*rows, *((f"judge of {what}", line) for what, line in findings.judges.items())]
+    return [*rows, *((f"judge of {what}", line) for what, line in findings.encoders.items())]
 
 
 def describe(candidate: TokenCandidate) -> str:

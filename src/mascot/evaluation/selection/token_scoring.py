@@ -191,7 +191,7 @@ class TokenExaminer:
     def __init__(
         self,
         generator: Generator,
-        judges: EncoderPair,
+        encoders: EncoderPair,
         sample_cache: SampleCache,
         *,
         knobs: Knobs = KNOBS,
@@ -199,16 +199,16 @@ class TokenExaminer:
         seed: int = 0,
     ) -> None:
         assert images > 1, "one picture is unlike nothing"
-        self.generator, self.judges, self.sample_cache, self.knobs = generator, judges, sample_cache, knobs
+        self.generator, self.encoders, self.sample_cache, self.knobs = generator, encoders, sample_cache, knobs
         self.seeds = range(seed, seed + images)
         self.reader = TokenReader(generator.family)
         self.nouns = self.reader.nouns
 
     def examine(self, words: Sequence[str], progress: Progress = silent) -> list[TokenCandidate]:
         """Read and draw words, and say what each means to the base, in their order."""
-        drawn = self.draw([*words, *self.references], progress)
-        seen = {word: self.sample_cache.embed(self.judges.identity, paths) for word, paths in drawn.items()}
-        matches = {word: self.match(paths) for word, paths in drawn.items()}
+        generated = self.generate([*words, *self.references], progress)
+        seen = {word: self.sample_cache.embed(self.encoders.identity, paths) for word, paths in generated.items()}
+        matches = {word: self.match(paths) for word, paths in generated.items()}
         different, same = ends_of_alike([seen[noun] for noun in self.references])
         other, own = ends_of_match({noun: matches[noun] for noun in self.references}, self.nouns)
         candidates: list[TokenCandidate] = []
@@ -223,7 +223,7 @@ class TokenExaminer:
                     read=self.reader.read(word),
                     alike=TokenSignal(value=alike, meaning=normalized(alike, different, same)),
                     matched=TokenSignal(value=match, meaning=normalized(match, other, own), noun=self.nouns[best]),
-                    images=tuple(drawn[word]),
+                    images=tuple(generated[word]),
                 )
             )
         return candidates
@@ -242,7 +242,7 @@ class TokenExaminer:
         """The nouns that are drawn."""
         return self.nouns[:REFERENCES]
 
-    def draw(self, words: Sequence[str], progress: Progress = silent) -> dict[str, list[Path]]:
+    def generate(self, words: Sequence[str], progress: Progress = silent) -> dict[str, list[Path]]:
         """Draw each word in as many pictures as there are seeds."""
         words = list(dict.fromkeys(words))
         requests = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
@@ -256,13 +256,13 @@ class TokenExaminer:
 
     def match(self, paths: Sequence[Path]) -> Tensor:
         """CLIP-T of some pictures with every noun's prompt. Shape K, float64."""
-        pictures_BD, prompts_KD = self.sample_cache.embed(self.judges.clip, paths), self.noun_prompts
+        pictures_BD, prompts_KD = self.sample_cache.embed(self.encoders.clip, paths), self.noun_prompts
         return (pictures_BD.double() @ prompts_KD.double().T).mean(dim=0)
 
     @cached_property
     def noun_prompts(self) -> Tensor:
         """The nouns' prompts as CLIP embeds them. Shape K x D."""
-        return self.judges.clip.embed_prompts([prompt_of(noun) for noun in self.nouns])
+        return self.encoders.clip.embed_prompts([prompt_of(noun) for noun in self.nouns])
 
 
 def prompt_of(word: str) -> str:

@@ -60,45 +60,45 @@ class Validation:
     """One run's choice, made as it goes; `selection.json` in the run's folder holds all that it depends on."""
 
     job: TrainingRun
-    looks: int
+    results: int
     """Checkpoints that the budget allows to look at; 0 looks at none."""
     left: int
     """Pictures that are left for the knobs."""
     why_not: str = ""
     """Why nothing is chosen, where nothing is."""
-    judges: EncoderPair | None = None
-    chooser: CheckpointSelector | None = field(default=None, init=False)
+    encoders: EncoderPair | None = None
+    selector: CheckpointSelector | None = field(default=None, init=False)
 
     @classmethod
     def plan(cls, job: TrainingRun) -> Validation:
         """See what the budget allows."""
         settings, count, allowed = job.recipe.selection, len(validation_prompts(job)), budget(job)
-        looks = min(settings.checkpoints, allowed // count - 1)
+        results = min(settings.checkpoints, allowed // count - 1)
         why_not = ""
         if not settings.active:
             why_not = "choosing was switched off; the last step is kept."
         elif job.recipe.class_noun is None:
             why_not = "without a class noun the untouched base cannot be asked for the same; the last step is kept."
-        elif looks < 1:
+        elif results < 1:
             why_not = "training was too short to choose anything at its own cost; the last step is kept."
         if why_not:
-            return cls(job=job, looks=0, left=0, why_not=why_not)
+            return cls(job=job, results=0, left=0, why_not=why_not)
         try:
-            judges = load_encoders(job.recipe.base, settings.identity, settings.clip, job.device)
+            encoders = load_encoders(job.recipe.base, settings.identity, settings.clip, job.device)
         except UserError as error:  # training is worth having without
-            return cls(job=job, looks=0, left=0, why_not=f"nothing was chosen, the last step is kept: {error}")
-        return cls(job=job, looks=looks, left=allowed - (looks + 1) * count if settings.knobs else 0, judges=judges)
+            return cls(job=job, results=0, left=0, why_not=f"nothing was chosen, the last step is kept: {error}")
+        return cls(job=job, results=results, left=allowed - (results + 1) * count if settings.knobs else 0, encoders=encoders)
 
     @property
     def images(self) -> int:
         """Pictures that choosing draws at most."""
-        return (self.looks + bool(self.looks)) * len(validation_prompts(self.job)) + self.left
+        return (self.results + bool(self.results)) * len(validation_prompts(self.job)) + self.left
 
     @property
     def encoders(self) -> EncoderPair:
         """What measures; only asked for where something is looked at."""
-        assert self.judges is not None
-        return self.judges
+        assert self.encoders is not None
+        return self.encoders
 
     @cached_property
     def photos(self) -> Tensor:
@@ -110,115 +110,115 @@ class Validation:
         """The steps that are looked at: evenly over the last phase of the last stage."""
         last = self.job.spans[-1]
         length = last.last - last.first
-        return frozenset(last.first + round(length * (i + 1) / self.looks) for i in range(self.looks)) if self.looks else frozenset()
+        return frozenset(last.first + round(length * (i + 1) / self.results) for i in range(self.results)) if self.results else frozenset()
 
     def begin(self) -> bool:
         """Frame the scale by the untouched base, or go on from what the run has; returns whether training has ended already."""
-        if not self.looks:
+        if not self.results:
             return False
         run, done = self.job.run, self.job.loop.done
         if run.selection.exists():
             try:
-                self.chooser = CheckpointSelector.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
+                self.selector = CheckpointSelector.from_json(json.loads(run.selection.read_text(encoding="utf-8"))["chooser"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{run.selection} is damaged; start a new --out.") from error
-            self.chooser.forget_after(done)
+            self.selector.forget_after(done)
         else:
             with base_only(self.job):
-                images = self.draw(
+                images = self.generate(
                     Generator(self.job.family), self.job.recipe.knobs, range(len(validation_prompts(self.job))), trained=False
                 )
-            self.chooser = CheckpointSelector(frame=self.frame(images), patience=self.job.recipe.selection.patience)
+            self.selector = CheckpointSelector(references=self.references(images), patience=self.job.recipe.selection.patience)
             self.keep()
-        if done in self.steps and all(look.step != done for look in self.chooser.looks):
-            self.look(done)  # stopped between the step and its look
-        return self.chooser.has_stopped_paying
+        if done in self.steps and all(validate.step != done for validate in self.selector.results):
+            self.validate(done)  # stopped between the step and its look
+        return self.selector.has_stopped_paying
 
-    def frame(self, images: Sequence[Image.Image]) -> ReferenceScores:
+    def references(self, images: Sequence[Image.Image]) -> ReferenceScores:
         """Place the untouched base and the photos."""
-        drawn_BD, words_BD = self.encoders.clip.embed(images), self.words(range(len(images)))
+        generated_BD, words_BD = self.encoders.clip.embed(images), self.words(range(len(images)))
         count = len(self.photos)
         cosines_BB = self.photos @ self.photos.T
         cosines_BB.fill_diagonal_(-1)
         return ReferenceScores(
             base_likeness=similarity(self.encoders.identity.embed(images), self.photos),
             real_likeness=real_similarity(self.photos),
-            base_prompt=prompt_fidelity(drawn_BD, words_BD),
+            base_prompt=prompt_fidelity(generated_BD, words_BD),
             floor_prompt=prompt_fidelity(self.encoders.clip.embed([noise(number) for number in range(len(images))]), words_BD),
             real_nearest=float(cosines_BB.max(1).values.mean()) if count > 1 else None,
         )
 
     def after(self, step: int) -> bool:
         """Look where it is time to; returns whether training shall stop."""
-        if self.chooser is None or step not in self.steps:
+        if self.selector is None or step not in self.steps:
             return False
-        self.look(step)
-        return self.chooser.has_stopped_paying and step < self.job.steps
+        self.validate(step)
+        return self.selector.has_stopped_paying and step < self.job.steps
 
-    def look(self, step: int) -> None:
+    def validate(self, step: int) -> None:
         """Draw, measure, and keep what is the best so far."""
-        assert self.chooser is not None
+        assert self.selector is not None
         with self.job.loop.drawing():
             generator = Generator(self.job.family)
-            measured = self.measure(self.draw(generator, self.job.recipe.knobs, range(len(validation_prompts(self.job)))))
-            if self.chooser.tell(step, measured):
+            measured = self.measure(self.generate(generator, self.job.recipe.knobs, range(len(validation_prompts(self.job)))))
+            if self.selector.add(step, measured):
                 with atomic_write(self.job.run.best(step)) as folder:
                     folder.mkdir()
-                    for number, learner in self.job.learners.items():
-                        save_parameters(learner, folder, f"stage{number}")
+                    for number, attached in self.job.attached_methods.items():
+                        save_parameters(attached, folder, f"stage{number}")
         self.job.release()
         self.keep()
 
     def keep(self) -> None:
         """Write all that the next decision depends on, and drop what is no longer the best."""
-        assert self.chooser is not None
-        run, best = self.job.run, self.chooser.best
-        run.write_text(run.selection, json.dumps({"chooser": self.chooser.to_json()}, indent=2) + "\n")
+        assert self.selector is not None
+        run, best = self.job.run, self.selector.best
+        run.write_text(run.selection, json.dumps({"chooser": self.selector.to_json()}, indent=2) + "\n")
         run.forget_other_bests(best.step if best is not None else None)
 
     def with_defaults(self) -> str:
         """Give the learners what the best checkpoint had; returns why."""
-        if self.chooser is None:
+        if self.selector is None:
             return self.why_not
-        best = self.chooser.best
+        best = self.selector.best
         if best is not None:
             self.job.kept = best.step
-            for number, learner in self.job.learners.items():
-                load_parameters(learner, self.job.run.best(best.step), f"stage{number}")
-        return self.chooser.reason
+            for number, attached in self.job.attached_methods.items():
+                load_parameters(attached, self.job.run.best(best.step), f"stage{number}")
+        return self.selector.reason
 
     def recommend(self, generator: Generator) -> KnobRecommendation | None:
         """Search the knobs with what pictures are left; None where there are too few."""
         prompts, usual = validation_prompts(self.job), generator.with_defaults(self.job.recipe.knobs)
-        if self.chooser is None or self.left < len(prompts):
+        if self.selector is None or self.left < len(prompts):
             return None
         kept: dict[Knobs, list[Image.Image]] = {}
 
         def measure(knobs: Knobs, count: int) -> ValidationResult:
             had = kept.setdefault(knobs, [])
-            had += self.draw(generator, knobs, range(len(had), count))
+            had += self.generate(generator, knobs, range(len(had), count))
             return self.measure(had)
 
         return search_knobs(
-            measure, self.chooser.frame, knob_grid(usual), budget=self.left, first=max(2, len(prompts) // 2), last=ROUNDS * len(prompts)
+            measure, self.selector.references, knob_grid(usual), budget=self.left, first=max(2, len(prompts) // 2), last=ROUNDS * len(prompts)
         )
 
-    def draw(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, trained: bool = True) -> list[Image.Image]:
+    def generate(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, trained: bool = True) -> list[Image.Image]:
         """Draw validation pictures by their numbers: prompts in a fixed order, then again with other seeds."""
         recipe, prompts = self.job.recipe, validation_prompts(self.job)
         subject = recipe.subject if trained else Subject(token=str(recipe.class_noun))
         size = {"height": self.job.resolution, "width": self.job.resolution}
         requests = [ImageRequest(fill(prompts[number % len(prompts)], subject), SEED + number) for number in numbers]
-        return list(generator.draw(requests, knobs.model_copy(update=size)))
+        return list(generator.generate(requests, knobs.model_copy(update=size)))
 
     def measure(self, images: Sequence[Image.Image]) -> ValidationResult:
         """Measure validation pictures, from number 0 on."""
-        drawn_BD = self.encoders.identity.embed(images)
-        nearest_B = (drawn_BD @ self.photos.T).max(1).values
-        if self.chooser is not None and self.chooser.frame.real_nearest is not None:
-            nearest_B = nearest_B.clamp(min=self.chooser.frame.real_nearest)
+        generated_BD = self.encoders.identity.embed(images)
+        nearest_B = (generated_BD @ self.photos.T).max(1).values
+        if self.selector is not None and self.selector.references.real_nearest is not None:
+            nearest_B = nearest_B.clamp(min=self.selector.references.real_nearest)
         return ValidationResult(
-            likeness=similarity(drawn_BD, self.photos),
+            likeness=similarity(generated_BD, self.photos),
             prompt=prompt_fidelity(self.encoders.clip.embed(images), self.words(range(len(images)))),
             nearest=float(nearest_B.mean()),
         )
@@ -246,8 +246,8 @@ def noise(number: int) -> Image.Image:
 def base_only(job: TrainingRun) -> Generates[None]:
     """The base without anything that learns."""
     with ExitStack() as stack:
-        for learner in job.learners.values():
-            stack.enter_context(learner.base_only())
+        for attached in job.attached_methods.values():
+            stack.enter_context(attached.base_only())
         yield
 
 

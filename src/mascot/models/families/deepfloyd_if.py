@@ -113,7 +113,7 @@ class SecondStage(UNetStage):
         """Let the first stage's T5 leave memory on request: there is no other encoder."""
         self.first.release_encoders(text=text)
 
-    def see(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+    def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         """The picture as the first stage would have drawn it, enlarged to its own size again and lightly noised.
 
         The picture has the size that is to be drawn, pixels in -1..1. It is reduced by averaging blocks of pixels, so a small picture
@@ -128,8 +128,8 @@ class SecondStage(UNetStage):
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once, with the small picture below the noisy one; the learned variance is cut off."""
         both = torch.cat([noisy_BCHW.to(self.device), conditioning["small"].to(self.device, noisy_BCHW.dtype)], dim=1)
-        answer = self.ask(both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device))
-        return answer[:, : noisy_BCHW.shape[1]]
+        prediction = self.ask(both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device))
+        return prediction[:, : noisy_BCHW.shape[1]]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels and sides of the noise; the other half of the UNet's channels is the small picture."""

@@ -89,7 +89,7 @@ class FluxStage(FlowStage):
         dtype = self.dtype_of(self.transformer)
         states = conditioning["encoder_hidden_states"].to(dtype)
         guidance = conditioning.get("guidance", torch.ones(len(noisy_BCHW)))
-        answer = self.transformer(
+        prediction = self.transformer(
             hidden_states=pack(noisy_BCHW.to(self.device, dtype)),
             timestep=timestep_B.to(self.device) / len(self.flow.timesteps_T),
             guidance=guidance.to(self.device, torch.float32) if self.embeds_guidance else None,
@@ -99,7 +99,7 @@ class FluxStage(FlowStage):
             img_ids=position_ids(height, width, self.device),
             return_dict=False,
         )[0]
-        return unpack(answer.float(), height, width)
+        return unpack(prediction.float(), height, width)
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with its end, and how many the T5 hears."""

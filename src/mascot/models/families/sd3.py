@@ -66,7 +66,7 @@ class StableDiffusion3Stage(FlowStage):
         """
         del framings
         answers = [self.read_clip(name, prompts) for name in CLIPS]
-        states = torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1)
+        states = torch.cat([prediction.hidden_states[-2] for prediction in answers], dim=-1)
         if T5 in self.tokenizers:
             long = self.read_t5(T5, prompts, T5_LENGTH)
         else:
@@ -75,20 +75,20 @@ class StableDiffusion3Stage(FlowStage):
         states = F.pad(states, (0, long.shape[-1] - states.shape[-1]))
         return {
             "encoder_hidden_states": torch.cat([states, long.to(states)], dim=-2),
-            "pooled_projections": torch.cat([answer.text_embeds for answer in answers], dim=-1),
+            "pooled_projections": torch.cat([prediction.text_embeds for prediction in answers], dim=-1),
         }
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the transformer once; the answer is float32."""
         dtype = self.dtype_of(self.transformer)
-        answer = self.transformer(
+        prediction = self.transformer(
             hidden_states=noisy_BCHW.to(self.device, dtype),
             timestep=timestep_B.to(self.device),
             encoder_hidden_states=conditioning["encoder_hidden_states"].to(dtype),
             pooled_projections=conditioning["pooled_projections"].to(dtype),
             return_dict=False,
         )[0]
-        return answer.float()
+        return prediction.float()
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with its ends, and how many are heard: by the T5 where there is one, as it hears most."""

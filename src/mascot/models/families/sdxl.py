@@ -37,7 +37,7 @@ class StableDiffusionXLStage(UNetStage):
         """
         answers = [self.read_clip(name, prompts) for name in ENCODERS]
         return {
-            "encoder_hidden_states": torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1),
+            "encoder_hidden_states": torch.cat([prediction.hidden_states[-2] for prediction in answers], dim=-1),
             "text_embeds": answers[-1].text_embeds,
             "time_ids": torch.tensor(
                 [[*f.original, *f.corner, *f.target] for f in framings], dtype=torch.float32, device=self.device
