@@ -160,7 +160,7 @@ class Easel:
             self.generator = Generator(self.family, None if adapter is None else Adapter.read(adapter))
             self.applied = adapter
 
-    def draw(self, adapter: Path | None, requests: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
+    def generate(self, adapter: Path | None, requests: Sequence[ImageRequest], knobs: Knobs) -> tuple[Tensor, Tensor]:
         """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
         self.wear(adapter)
         files = self.sample_cache.generate(self.generator, requests, knobs, weights_name(self.family, adapter))
@@ -239,7 +239,7 @@ def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer,
     chooser = CheckpointSelector(references=exam.frame, patience=patience)
     for mark in exam.sitting.marks:
         chooser.add(mark, exam.measure(Answer(step=mark, knobs=usual), len(exam.prompts)))
-        if chooser.has_stopped_paying:
+        if chooser.should_stop:
             break
     assert chooser.best is not None, "there is a mark"
     step = chooser.best.step

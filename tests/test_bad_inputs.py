@@ -157,7 +157,7 @@ def test_a_folder_that_may_not_be_written_is_refused(
 
 
 ABSENT = {
-    "train photos --base base --out out --set device=mps --set class_images.count=0": "give --set device=cpu.",
+    "train photos --base base --out out --set device=mps --set prior.count=0": "give --set device=cpu.",
     "doctor photos --base base --no-measure --set device=mps": "give --set device=cpu.",
     "sweep own/recipe.toml --over device=cpu,mps --out out": "give --set device=cpu.",
     "evaluate adapter.safetensors --photos photos --device mps": "give --device cpu.",

@@ -288,8 +288,8 @@ def test_the_same_photos_with_the_classs_captions_accompany_the_subject(batch_si
     made = preserving()
     told = batches(replace(made, caption_dropout=dropout), count=20, batch_size=batch_size)
     for batch, kept in zip(told, batches(made, count=20, batch_size=batch_size), strict=True):
-        assert batch.keeps_base_B is not None
-        assert batch.keeps_base_B.tolist() == [False] * batch_size + [True] * batch_size
+        assert batch.base_target_B is not None
+        assert batch.base_target_B.tolist() == [False] * batch_size + [True] * batch_size
         mean = batch.latents.mean_BCHW
         assert torch.equal(mean[:batch_size], mean[batch_size:])
         assert batch.prompts[batch_size:] == tuple(prompt.replace("sks", "dog") for prompt in kept.prompts[:batch_size])
@@ -310,7 +310,7 @@ def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
 
 def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
     for made in (preserving(0.0), dataset(2, prior=2, weight=1.0), dataset(2)):
-        assert all(batch.keeps_base_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
+        assert all(batch.base_target_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
     assert len(batches(preserving(0.0), count=1)[0].prompts) == 1
 
 

@@ -204,8 +204,8 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     stage = base.stages[-1]
     batch_loader = material_of(recipe, base, stage)
     batch = batch_loader.batches(0)[0]
-    assert batch.keeps_base_B is not None
-    assert batch.keeps_base_B.tolist() == [False, True]
+    assert batch.base_target_B is not None
+    assert batch.base_target_B.tolist() == [False, True]
     assert batch.weight_B.tolist() == pytest.approx([1.0, 0.5])
     for attached, _ in attach_to(recipe, stage):
         with torch.no_grad():
@@ -218,7 +218,7 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
     images = recipe_of(bases, family, method, home, "prior.weight=0.5")
     with_class = replace(material_of(images, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
     both = with_class.batches(0)[0]
-    assert both.keeps_base_B is None
+    assert both.base_target_B is None
     assert both.prompts[1] == "a photo of a dog"
     assert both.weight_B.tolist() == pytest.approx([1.0, 0.5])
 

@@ -53,7 +53,7 @@ def told(curve: Sequence[float], patience: int = 3) -> CheckpointSelector:
     selector = CheckpointSelector(references=FRAME, patience=patience)
     for number, total in enumerate(curve):
         selector.add(100 * (number + 1), reaching(total))
-        if selector.has_stopped_paying:
+        if selector.should_stop:
             break
     return selector
 
@@ -125,7 +125,7 @@ def test_with_one_photo_the_scale_ends_at_the_photo_itself_and_nothing_is_called
 
 def test_a_curve_that_rises_and_falls_is_stopped_after_its_top() -> None:
     selector = told([0.1, 0.3, 0.5, 0.6, 0.5, 0.4, 0.3, 0.9])
-    assert selector.has_stopped_paying
+    assert selector.should_stop
     assert best_step(selector) == 400
     assert len(selector.results) == 7, "three looks after the top"
     assert "step 400 is kept" in selector.reason
@@ -134,27 +134,27 @@ def test_a_curve_that_rises_and_falls_is_stopped_after_its_top() -> None:
 
 def test_a_curve_that_goes_on_rising_is_never_stopped() -> None:
     selector = told([0.02 * number for number in range(1, 40)])
-    assert not selector.has_stopped_paying
+    assert not selector.should_stop
     assert best_step(selector) == 3900
     assert "no better" not in selector.reason
 
 
 def test_a_slow_rise_adds_up() -> None:
     selector = told([0.3 + 0.6 * MINIMUM_GAIN * number for number in range(20)])
-    assert not selector.has_stopped_paying
+    assert not selector.should_stop
     assert best_step(selector) >= 1900
 
 
 def test_a_plateau_is_left_and_its_beginning_kept() -> None:
     selector = told([0.2, 0.4, 0.5, 0.5 + 0.9 * MINIMUM_GAIN, 0.5, 0.5 + 0.5 * MINIMUM_GAIN, 0.5])
-    assert selector.has_stopped_paying
+    assert selector.should_stop
     assert best_step(selector) == 300
     assert len(selector.results) == 6
 
 
 def test_one_bad_look_on_the_way_up_does_not_stop_training() -> None:
     selector = told([0.1, 0.3, 0.15, 0.2, 0.5, 0.45, 0.6])
-    assert not selector.has_stopped_paying
+    assert not selector.should_stop
     assert best_step(selector) == 700
 
 
@@ -162,20 +162,20 @@ def test_noise_around_a_level_is_stopped_soon_and_loses_little() -> None:
     generator = random.Random(0)
     for _ in range(50):
         selector = told([0.5 + generator.gauss(0, 0.02) for _ in range(60)])
-        assert selector.has_stopped_paying
+        assert selector.should_stop
         assert len(selector.results) < 30
 
 
 def test_training_that_has_not_begun_to_pay_goes_on() -> None:
     selector = told([0, 0, 0, 0, 0, 0, 0.2])
-    assert not selector.has_stopped_paying
+    assert not selector.should_stop
     assert best_step(selector) == 700
 
 
 def test_a_chooser_that_was_told_nothing_chooses_nothing_and_says_so() -> None:
     selector = CheckpointSelector(references=FRAME, patience=3)
     assert selector.best is None
-    assert not selector.has_stopped_paying
+    assert not selector.should_stop
     assert "no checkpoint" in selector.reason
 
 
@@ -186,7 +186,7 @@ def test_a_chooser_that_was_killed_decides_the_same(references: ReferenceScores)
     for number, total in enumerate(curve):
         resumed = CheckpointSelector.from_json(json.loads(json.dumps(resumed.to_json())))
         assert whole.add(100 * number, reaching(total)) == resumed.add(100 * number, reaching(total))
-        assert (whole.best, whole.has_stopped_paying, whole.reason) == (resumed.best, resumed.has_stopped_paying, resumed.reason)
+        assert (whole.best, whole.should_stop, whole.reason) == (resumed.best, resumed.should_stop, resumed.reason)
 
 
 def test_looks_that_are_trained_again_are_forgotten_first() -> None:

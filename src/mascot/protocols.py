@@ -55,7 +55,7 @@ class Batch:
     """The first so many examples show the subject; the rest the class."""
     generators: tuple[Generator, ...]
     """One generator an example: all that is random about it (latents, level, noise) is drawn from here."""
-    keeps_base_B: Tensor | None = None
+    base_target_B: Tensor | None = None
     """Examples (bool) whose right answer is the untouched base's own: prior preservation without pictures."""
     mask_B1HW: Tensor | None = None
     """How much each cell of the latents counts in its example's error, 1 on average over each example; None counts all alike."""

@@ -10,7 +10,7 @@ from mascot.evaluation import comparison
 from mascot.evaluation.comparison import Comparison
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import comparison_page
-from mascot.progress import Progress, silent
+from mascot.progress import FileWritten, OnEvent, ignore
 from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, open_run, scores_folder
 
@@ -32,10 +32,10 @@ def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
     return Scores.read(place.scores).model_copy(update={"name": str(path)}), place
 
 
-def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path | None = None, progress: Progress = silent) -> Comparison:
+def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path | None = None, on_event: OnEvent = ignore) -> Comparison:
     """Compare two evaluated runs, prompt by prompt and seed by seed; writes a page with their pictures side by side.
 
-    The page lies at `out`, or in the first run's folder; `progress` is called with ('report', Path).
+    The page is written to `out`, by default into the first run's folder. Event: `FileWritten`.
 
     Raises:
         UserError: a run was not evaluated, or they were not asked and judged alike.
@@ -46,5 +46,5 @@ def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path |
     page = Path(out) if out is not None else place.comparison(Path(os.path.realpath(there.folder)).name)
     folders = {id(first): place.folder, id(second): there.folder}
     write_page(comparison_page(found, lambda scores: folders[id(scores)]), page)
-    progress("report", page)
+    on_event(FileWritten(kind="report", path=page))
     return found

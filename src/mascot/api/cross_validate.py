@@ -1,4 +1,4 @@
-"""TODO api.cross_validate."""
+"""`cross_validate`: evaluate a run with each of its photos held out in turn."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from mascot.evaluation.scores import Scores
 from mascot.experiments.base_pool import base_pool
 from mascot.experiments.cross_validation import FoldEvaluator, evaluate_folds, plan_folds
 from mascot.generation.loading import resolve_adapter
-from mascot.progress import Progress, silent
+from mascot.progress import Event, OnEvent, StepTrained, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 
-def cross_validate(where: str | Path | Run, *, folds: int | None = None, progress: Progress = silent, **options: Any) -> Scores:
-    """Evaluate a run as `evaluate` does with the `options`, with a copy score that needs no photos besides the run's own.
+def cross_validate(where: str | Path | Run, *, folds: int | None = None, on_event: OnEvent = ignore, **options: Any) -> Scores:
+    """Evaluate a run like `evaluate`, with a copy score that needs no photos besides the run's own.
 
-    Each of its photos, or `folds` of them, is held out in turn: a run on the others is trained as the run's recipe says, in its folder,
-    draws one picture of each prompt, and its copy score against that photo counts (see `metrics.memory.copy_score`), less that of the
-    untouched base's pictures. What is trained, drawn or embedded is never done again, and a call that was cut off goes on. Where no photo
-    can be held out, the score says why. `progress` is called as in `evaluate`, with ('fold', (photo, which, of how many)) before each.
+    Each of its photos, or the first `folds` of them, is held out in turn. A run on the other photos is trained by the run's recipe,
+    inside the run's folder, and generates one image of each prompt. Its copy score against the photo held out counts
+    (see `memorization.copy_score`), less that of the base model's images. Finished work is kept, so a call that was stopped goes on.
+    Where no photo can be held out, the score says why. `options` are those of `evaluate`.
+
+    Events: those of `evaluate`, and `FoldStarted` and `StepTrained`.
 
     Raises:
         UserError: see `evaluate`; or there are fewer photos than `folds`, or photos are given besides the run's own.
@@ -35,18 +37,20 @@ def cross_validate(where: str | Path | Run, *, folds: int | None = None, progres
         raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
     pool = base_pool()
 
-    def train_run(point: Recipe, folder: Path, step: int, tell: Progress) -> None:
-        tell("steps", step)
-        with pool.lend(point) as family:
-            train(
-                point, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, until=step,
-                progress=lambda phase, facts: tell(phase, facts) if phase == "step" else None,
-            )  # fmt: skip
+    def train_fold(recipe: Recipe, folder: Path, step: int, on_event: OnEvent) -> None:
+        def steps_only(event: Event) -> None:
+            if isinstance(event, StepTrained):
+                on_event(event)
+
+        with pool.lend(recipe) as family:
+            resume = Run(folder).recipe.exists()
+            train(recipe, out=folder, resume=resume, report=False, family=family, until=step, on_event=steps_only)
 
     adapter, path = resolve_adapter(where)
     plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
 
     def refine(task: EvaluationTask, samples: Samples, scorers: Scorers, scores: Scores) -> Scores:
-        return evaluate_folds(plan, FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=train_run, lend=pool.lend), scores, progress)
+        evaluator = FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=train_fold, lend=pool.lend)
+        return evaluate_folds(plan, evaluator, scores, on_event)
 
-    return evaluate(where, refine=refine, progress=progress, **options)
+    return evaluate(where, refine=refine, on_event=on_event, **options)

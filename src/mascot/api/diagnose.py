@@ -18,7 +18,7 @@ from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.generation.generator import Generator
 from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
-from mascot.progress import Progress, silent
+from mascot.progress import DiagnosisFinished, FileWritten, OnEvent, ignore
 from mascot.recipe.settings import DiagnosisSettings
 from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, scores_folder
@@ -48,14 +48,14 @@ def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator
 def diagnose(
     where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int | None = None, identity: str | None = None,
     clip: str | None = None, device: str = "auto", photos: Sequence[str | Path] = (), base: str | None = None,
-    generator: Generator | None = None, progress: Progress = silent,
+    generator: Generator | None = None, on_event: OnEvent = ignore,
 ) -> Diagnosis:  # fmt: skip
     """Say what ails a trained adapter, by name, with the number and the pictures that show it and what to change.
 
     It draws `images` of each of a handful of prompts that reports are not made with (or of `prompts`), the class alone and the token alone,
     by the adapter and by the untouched base; pictures that are kept already are not drawn again. `diagnosis.json` and `diagnosis.html` are
     written beside the adapter. `identity` and `clip` name encoders, `photos` other photos of the subject than the run's. `generator` wears
-    the adapter already. `progress` is called with ('drawing', count), ('picture', file), ('diagnosis', Diagnosis) and ('report', Path).
+    the adapter already. Events: `GenerationStarted`, `ImageGenerated`, `DiagnosisFinished`, `FileWritten`.
 
     Raises:
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
@@ -65,10 +65,10 @@ def diagnose(
     task = plan_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
     encoders = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
     applied = generator or open_generator(path, base=base, device=device)[0]
-    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(encoders), progress=progress)
+    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(encoders), on_event=on_event)
     if generator is None:
         applied.remove_adapter()
-    progress("report", scores_folder(path).diagnosis_page)
+    on_event(FileWritten(kind="report", path=scores_folder(path).diagnosis_page))
     return found
 
 
@@ -86,14 +86,14 @@ def plan_diagnosis(
 
 
 def diagnose_adapter(
-    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, progress: Progress
+    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, on_event: OnEvent
 ) -> Diagnosis:
     """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
     place, manifest = scores_folder(path), adapter.manifest
-    probes = draw_probes(task, generator, scorers, adapter=path, folder=place.evaluation, progress=progress)
+    probes = draw_probes(task, generator, scorers, adapter=path, folder=place.evaluation, on_event=on_event)
     recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
     found = build_diagnosis(probes, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
-    progress("diagnosis", found)
+    on_event(DiagnosisFinished(verdict=found.verdict, findings=found.summaries))
     return found

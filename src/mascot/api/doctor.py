@@ -15,6 +15,7 @@ from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
 from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import TrainingRun
+from mascot.runs.training_steps import begin
 from mascot.storage.run_folder import Run
 
 TIMED = 2
@@ -52,11 +53,11 @@ def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Doctor
     with TemporaryDirectory() as folder:
         family = load_base(recipe)
         short, why = choose_token(short, family)
-        job = TrainingRun(recipe=short, run=Run(Path(folder)), photos=photos, family=family, why=why)
-        job.begin()
-        rows = [row for row in effective_settings(job) if row[0] != TIME]
-        seconds, total = measure_steps(job)
-        recipe, resolution = recipe.model_copy(update={"token": short.token}), job.resolution
+        run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=photos, family=family, token_reason=why)
+        begin(run)
+        rows = [row for row in effective_settings(run) if row[0] != TIME]
+        seconds, total = measure_steps(run)
+        recipe, resolution = recipe.model_copy(update={"token": short.token}), run.resolution
     rows = [(name, f"{value}") for name, value in rows]
     rows.append(
         ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
@@ -70,15 +71,15 @@ def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Doctor
     )
 
 
-def measure_steps(job: TrainingRun) -> tuple[float, float]:
+def measure_steps(run: TrainingRun) -> tuple[float, float]:
     """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
     quickest, total = math.inf, 0.0
-    for number, span in enumerate(job.spans):
+    for number, span in enumerate(run.spans):
         if span.last == span.first:
             continue
         if number:
-            job.enter(number)
-        seconds = min(job.time_one_step() for _ in range(TIMED))
+            run.enter(number)
+        seconds = min(run.time_one_step() for _ in range(TIMED))
         quickest, total = min(quickest, seconds), total + seconds * (span.last - span.first)
     return quickest, total
 

@@ -19,7 +19,7 @@ from mascot.evaluation.scores_page import scores_page
 from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
-from mascot.progress import Progress, silent
+from mascot.progress import FileWritten, OnEvent, ScoringStarted, ignore
 from mascot.protocols import Family
 from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, scores_folder
@@ -31,7 +31,7 @@ Refine = Callable[[EvaluationTask, Samples, Scorers, Scores], Scores]
 def evaluate(
     where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int = 4, seed: int = 0, identity: str | None = None,
     clip: str | None = None, device: str = "auto", live: bool | None = None, photos: Sequence[str | Path] = (), base: str | None = None,
-    family: Family | None = None, diagnosed: bool = False, refine: Refine | None = None, progress: Progress = silent,
+    family: Family | None = None, diagnosed: bool = False, refine: Refine | None = None, on_event: OnEvent = ignore,
 ) -> Scores:  # fmt: skip
     """Draw the report's prompts with a trained adapter and score the pictures; writes `scores.json` and `scores.html` beside it.
 
@@ -39,8 +39,8 @@ def evaluate(
     those of them that it did not learn from are held out, which the copy score needs. Pictures are kept: a call that was cut off, or one
     with other encoders, draws only what is missing. `family` is the adapter's base where it is loaded already; it comes back as it was.
     With `diagnosed` the page says what ails the run as well (see `diagnose`), unless the run's recipe has that switched off. `refine` may
-    add to the scores before they are written. `progress` is called with ('drawing', count), ('picture', file), ('measuring', count),
-    ('diagnosis', Diagnosis) and ('report', Path).
+    add to the scores before they are written.
+    Events: `GenerationStarted`, `ImageGenerated`, `ScoringStarted`, `DiagnosisFinished`, `FileWritten`.
 
     Raises:
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
@@ -54,14 +54,14 @@ def evaluate(
     encoders = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
     scorers = open_scorers(encoders)
     generator, _, _ = open_generator(path, base=base, device=device, family=family)
-    samples = generate_samples(task, generator, adapter=path, folder=place.evaluation, progress=progress)
-    progress("measuring", len(samples.trained.files))
+    samples = generate_samples(task, generator, adapter=path, folder=place.evaluation, on_event=on_event)
+    on_event(ScoringStarted(images=len(samples.trained.files)))
     scores = measure(task, samples, scorers, generator=generator, folder=place.folder)
     page = scores_page(scores, place.folder, samples.base.files)
     settings = adapter.manifest.recipe.get("diagnosis", {}) if adapter.manifest else {}
     if diagnosed and settings.get("active", True):
         asked = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base)
-        found = diagnose_adapter(asked, adapter, path, generator=generator, scorers=scorers, progress=progress)
+        found = diagnose_adapter(asked, adapter, path, generator=generator, scorers=scorers, on_event=on_event)
         page = replace(page, sections=(page.sections[0], diagnosis_section(found, place.folder), *page.sections[1:]))
     generator.remove_adapter()
     del generator  # a base loaded here may go before what refines loads one
@@ -69,7 +69,7 @@ def evaluate(
         scores = refine(task, samples, scorers, scores)
     scores.write(place.scores)
     write_page(page, place.scores_page)
-    progress("report", place.scores_page)
+    on_event(FileWritten(kind="report", path=place.scores_page))
     return scores
 
 

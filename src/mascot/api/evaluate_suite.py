@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mascot.api.evaluate import evaluate
-from mascot.api.train import train_quietly
+from mascot.api.train import train_on_pooled_base
 from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.scores import Scores
 from mascot.experiments import suite
@@ -21,7 +21,7 @@ from mascot.generation.loading import DEVICE_REMEDY
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
-from mascot.progress import Progress, silent
+from mascot.progress import FileWritten, OnEvent, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import write_page
 from mascot.storage.atomic_write import check_writable
@@ -31,7 +31,7 @@ from mascot.storage.run_folder import Run
 def evaluate_suite(
     folder: str | Path, *, out: str | Path, methods: Sequence[str] = (DEFAULT,), subjects: Sequence[str] = (), prompts: int | None = None,
     images: int = 4, seed: int = 0, base: str = EMBEDDED, overrides: Sequence[str] = (), identity: str | None = None,
-    clip: str | None = None, device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
+    clip: str | None = None, device: str = "auto", engine: str = "local", address: str | None = None, on_event: OnEvent = ignore,
 ) -> SuiteScores:  # fmt: skip
     """Teach a base every subject of a collection by each method, draw and score the collection's prompts; the paper's protocol.
 
@@ -49,7 +49,7 @@ def evaluate_suite(
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
     suite_runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
     return evaluate_runs(
-        suite_runs, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, progress=progress
+        suite_runs, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, on_event=on_event
     )
 
 
@@ -63,7 +63,7 @@ def recipe_for(subject: CollectionSubject, *, method: str, base: str, seed: int,
 
 def evaluate_runs(
     suite_runs: Sequence[SuiteRun], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
-    device: str = "auto", engine: str = "local", address: str | None = None, progress: Progress = silent,
+    device: str = "auto", engine: str = "local", address: str | None = None, on_event: OnEvent = ignore,
 ) -> SuiteScores:  # fmt: skip
     """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
     place = SuiteFolder(Path(out))
@@ -78,8 +78,14 @@ def evaluate_runs(
             )  # fmt: skip
 
     found = suite.run_suite(
-        suite_runs, out=place.folder, train_run=train_quietly, score_run=score_run, encoders=encoders, engine=make_executor(engine, address), progress=progress
+        suite_runs,
+        out=place.folder,
+        train_run=train_on_pooled_base,
+        score_run=score_run,
+        encoders=encoders,
+        engine=make_executor(engine, address),
+        on_event=on_event,
     )
     write_page(suite_page(found, place), place.page)
-    progress("report", place.page)
+    on_event(FileWritten(kind="report", path=place.page))
     return found

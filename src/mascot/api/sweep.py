@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mascot.api.evaluate import evaluate
-from mascot.api.train import train_quietly
+from mascot.api.train import train_on_pooled_base
 from mascot.errors import UserError, suggest
 from mascot.evaluation.scores import METRICS
 from mascot.experiments.base_pool import base_pool
@@ -19,7 +19,7 @@ from mascot.generation.knob_grid import plan_settings, sweep_knobs
 from mascot.generation.knobs import ImageRequest, settings_text
 from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.generation.prompt_sets import KNOBS_PROMPT
-from mascot.progress import Progress, silent
+from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import is_writable
@@ -29,7 +29,7 @@ from mascot.storage.run_folder import Run
 
 def sweep(
     recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: str | Path, by: str = "identity", trials: int | None = None,
-    images: int = 1, prompt: str = KNOBS_PROMPT, engine: str = "local", address: str | None = None, progress: Progress = silent,
+    images: int = 1, prompt: str = KNOBS_PROMPT, engine: str = "local", address: str | None = None, on_event: OnEvent = ignore,
 ) -> Leaderboard:  # fmt: skip
     """Train and evaluate a recipe over some settings, and rank the runs by one metric; what was done is never done again.
 
@@ -52,9 +52,9 @@ def sweep(
             draw_with_run(run, request, path, family)
 
     return sweep_recipes(
-        recipe, over, out=Path(out), run_one=train_quietly, score=score_run, by=by,
+        recipe, over, out=Path(out), run_one=train_on_pooled_base, score=score_run, by=by,
         lowest=METRICS[by].good == "low", scored_by=f"pictures of each prompt: {images}", trials=trials, request=ImageRequest(prompt, 0),
-        generate=draw_one, engine=make_executor(engine, address), progress=progress,
+        generate=draw_one, engine=make_executor(engine, address), on_event=on_event,
     )  # fmt: skip
 
 

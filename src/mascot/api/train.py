@@ -1,13 +1,12 @@
-"""What the command line, the studio and Python users share."""
+"""`train`: teach a base model one subject."""
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.api.diagnose import diagnose
 from mascot.api.training_report import write_training_report
 from mascot.data.encoding_cache import EncodingCache
@@ -17,120 +16,118 @@ from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation, with_knobs
 from mascot.experiments.base_pool import base_pool
 from mascot.generation.generator import Generator
-from mascot.progress import Progress, silent
+from mascot.progress import (
+    CheckpointChosen,
+    DiagnosisFinished,
+    Event,
+    FileWritten,
+    GenerationStarted,
+    KnobsChosen,
+    OnEvent,
+    SettingsResolved,
+    StepTrained,
+    ignore,
+)
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
-from mascot.runs.effective_settings import TIME, effective_settings
-from mascot.runs.inputs import load_base, photo_hashes, read_subject
-from mascot.runs.resume import check_same, prepare_run, what_it_started_with
+from mascot.runs.export import export_adapter, write_companions
+from mascot.runs.opening import open_training_run
 from mascot.runs.training_run import TrainingRun
-from mascot.storage.atomic_write import fresh_path
+from mascot.runs.training_steps import train_steps
 from mascot.storage.run_folder import Run
 
 
-def train_quietly(recipe: Recipe, folder: Path) -> Run:
-    """Train, or go on, on a base that is lent from run to run, and write no report."""
-    pool = base_pool()
-    with pool.lend(recipe) as family:
-        return train(recipe, out=folder, resume=Run(folder).recipe.exists(), report=False, family=family, encodings=pool.encodings)
-
-
 def train(
-    recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, progress: Progress = silent, report: bool = True,
-    family: Family | None = None, encodings: EncodingCache | None = None, until: int | None = None,
-) -> Run:  # fmt: skip
-    """Teach a base one subject and write the adapter and its report.
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_event: OnEvent = ignore,
+    report: bool = True,
+    family: Family | None = None,
+    encodings: EncodingCache | None = None,
+    until: int | None = None,
+) -> Run:
+    """Train a recipe and write the adapter and its report; returns the run's folder.
 
-    `out` is the run's folder, by default a new one under `runs/`. With `resume` a run that was stopped goes on exactly: its
-    adapter has the same bytes as if it had never stopped. Where the recipe names no token, the base is asked for one (see `choose_token`).
-    `progress` is called with ('photos', PhotoSet), ('token', how many pictures are drawn to find one), ('effective', rows),
-    ('prior', count), ('steps', how many there will be), ('choosing', how many pictures it draws at most), ('step', Step),
-    ('chosen', why), ('knobs', which and why), ('drawing', how many pictures the diagnosis draws), ('diagnosis', Diagnosis),
-    ('report', Path).
-    `family` is the recipe's base where it is loaded already; it comes back as it was.
-    `encodings` is what its encoders said in other runs, and takes what they say in this one. Training ends after the step `until`, where
-    one is given, and what was learned by then is the result.
+    `out` is that folder, by default a new one under `runs/`. With `resume` a stopped run goes on: its adapter has the same bytes as
+    if it had never stopped. Where the recipe names no token, one is chosen (see `choose_token`). `family` is the recipe's base where
+    it is loaded already; it comes back unchanged. `encodings` caches latents and text embeddings over several runs on one base.
+    Training ends after step `until`, where one is given, and its result is what was trained by then.
+
+    Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`, `StepTrained`,
+    `CheckpointChosen`, `KnobsChosen`, `GenerationStarted`, `DiagnosisFinished`, `FileWritten`.
 
     Raises:
-        UserError: anything the user can mend; nothing that was there is lost.
+        UserError: anything that the user can mend; nothing that was there is lost.
     """
-    folder = Path(out) if out is not None else fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
-    run = prepare_run(folder, recipe, resume=resume)
-    photos = read_subject(recipe)
-    progress("photos", photos)
-    with run.locked():
-        prepare_run(folder, recipe, resume=resume)  # again: another process may have used the folder in the meantime
-        before = what_it_started_with(run) if resume else None
-        check_same(run, before, "photos", photo_hashes(photos))
-        family = family or load_base(recipe)
-        recipe, why = choose_token(Recipe.read(run.recipe) if resume else recipe, family, progress=progress)
-        job = TrainingRun(recipe=recipe, run=run, photos=photos, family=family, encodings=encodings or EncodingCache(), why=why)
-        check_same(run, before, "base", job.family.identity)
-        progress("prior", recipe.prior.count if recipe.prior.draws else 0)
-        job.begin()
-        progress("steps", job.steps)
-        rows = effective_settings(job)
-        if not resume:
-            run.write_text(run.recipe, recipe.to_toml())
-        if before is None:
-            facts = {
-                "settings": {name: value for name, value in rows if name != TIME},
-                "photos": photo_hashes(photos),
-                "base": job.family.identity,
-            }
-            run.write_text(run.effective, json.dumps(facts, indent=2) + "\n")
-        progress("effective", rows)
-        choosing = Validation.plan(job)
-        progress("choosing", choosing.images)
-        learn(job, choosing, progress, until)
-        chosen = choosing.with_defaults()
-        progress("chosen", chosen)
-        rows += [("checkpoint", chosen), *job.write_companions()]
-        adapter = job.adapter()
-        job.detach()
-        generator = Generator(job.family, adapter)
-        recommendation = choosing.recommend(generator)
-        adapter = with_knobs(adapter, recommendation)
-        adapter.write(run.adapter)
-        if recommendation is not None:
-            progress("knobs", recommendation.reason)
-            rows.append(("knobs", recommendation.reason))
+    choose = partial(choose_token, on_event=on_event)
+    with open_training_run(recipe, out, resume=resume, on_event=on_event, choose_token=choose, family=family, encodings=encodings) as run:
+        validation = Validation.plan(run)
+        learn(run, validation, until)
+        adapter, generator = choose_result(run, validation)
         if report:
-            write_training_report(job, adapter, generator, rows, examine(job, generator, progress))
-            progress("report", run.report)
+            write_training_report(run, adapter, generator, diagnose_run(run, generator))
+            on_event(FileWritten(kind="report", path=run.files.report))
         generator.remove_adapter()
-    return run
+    return run.files
 
 
-def learn(job: TrainingRun, choosing: Validation, progress: Progress, until: int | None = None) -> None:
-    """Train to the end, until it has stopped paying, or until a step."""
-    if not choosing.begin() and (until is None or job.loop.done < until):
-        with closing(job.train_run()) as steps:
+def learn(run: TrainingRun, validation: Validation, until: int | None = None) -> None:
+    """Train to the end, until validation stops it, or until a step."""
+    run.on_event(SettingsResolved(rows=tuple(run.settings), steps=run.steps, selection_images=validation.images))
+    if not validation.begin() and (until is None or run.loop.done < until):
+        with closing(train_steps(run)) as steps:
             for step in steps:
-                progress("step", step)
-                if choosing.after(step.number) or step.number == until:
+                run.on_event(StepTrained(step=step.number, loss=step.loss, subject_loss=step.subject_loss))
+                if validation.after_step(step.number) or step.number == until:
                     break
-    job.finish()
+    run.finish()
 
 
-def examine(job: TrainingRun, generator: Generator, progress: Progress) -> Diagnosis | str:
-    """Say what ails the run whose adapter the generator wears, or why that is not known: training is worth having without."""
-    recipe = job.recipe
-    if not recipe.diagnosis.active:
+def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Generator]:
+    """Keep the best checkpoint, then the best knobs, and write the adapter; returns it, and a generator that has it applied."""
+    reason = validation.restore_best()
+    run.on_event(CheckpointChosen(reason=reason))
+    run.settings += [("checkpoint", reason), *write_companions(run)]
+    adapter = export_adapter(run)
+    run.detach()
+    generator = Generator(run.family, adapter)
+    recommendation = validation.recommend(generator)
+    adapter = with_knobs(adapter, recommendation)
+    adapter.write(run.files.adapter)
+    if recommendation is not None:
+        run.on_event(KnobsChosen(reason=recommendation.reason))
+        run.settings.append(("knobs", recommendation.reason))
+    return adapter, generator
+
+
+def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:
+    """Diagnose a run whose adapter the generator has applied; returns why not where that fails, as training is of use without."""
+    settings, selection = run.recipe.diagnosis, run.recipe.selection
+    if not settings.active:
         return ""
 
-    def tell(phase: str, facts: Any) -> None:
-        if phase in {"drawing", "diagnosis"}:
-            progress(phase, facts)
+    def start_and_result(event: Event) -> None:
+        if isinstance(event, GenerationStarted | DiagnosisFinished):
+            run.on_event(event)
 
     try:
         return diagnose(
-            job.run,
-            identity=recipe.selection.identity,
-            clip=recipe.selection.clip,
-            device=recipe.device,
+            run.files,
+            identity=selection.identity,
+            clip=selection.clip,
+            device=run.recipe.device,
             generator=generator,
-            progress=tell,
+            on_event=start_and_result,
         )
     except UserError as error:
         return f"Nothing could be looked for: {error}"
+
+
+def train_on_pooled_base(recipe: Recipe, folder: Path) -> Run:
+    """Train a recipe into a folder, or resume it there, on a base from this process's pool, without a report."""
+    pool = base_pool()
+    with pool.lend(recipe) as family:
+        resume = Run(folder).recipe.exists()
+        return train(recipe, out=folder, resume=resume, report=False, family=family, encodings=pool.encodings)

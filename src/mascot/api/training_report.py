@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -30,59 +30,57 @@ SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 
 
-def write_training_report(
-    job: TrainingRun, adapter: Adapter, generator: Generator, rows: Sequence[tuple[str, str]], health: Diagnosis | str = ""
-) -> None:
-    """Draw through the one generator, which wears the adapter as it will be shared, and write the report.
+def write_training_report(run: TrainingRun, adapter: Adapter, generator: Generator, diagnosis: Diagnosis | str = "") -> None:
+    """Generate the report's images with the generator, which has the adapter applied, and write the report.
 
-    `health` is what ails the run, or why that is not known.
+    `diagnosis` is the run's, or a sentence that says why there is none.
     """
-    recipe, knobs = job.recipe, job.recipe.knobs
+    recipe, knobs = run.recipe, run.recipe.knobs
     if adapter.manifest is not None and adapter.manifest.knobs is not None:
         knobs = Knobs.model_validate(adapter.manifest.knobs)
     report = Report(
         title=f"{recipe.subject.words} on {recipe.base}",
         subject=recipe.subject.words,
         base=recipe.base,
-        adapter=job.run.adapter.name,
-        photos=tuple(photo_entries(job)),
-        notes=tuple(notes(job)),
-        health=health if isinstance(health, str) else health.verdict,
-        findings=() if isinstance(health, str) else finding_entries(health, job.run.folder),
-        effective=tuple(rows),
-        losses=tuple((row["step"], row["subject_loss"]) for row in job.run.read_steps()),
+        adapter=run.files.adapter.name,
+        photos=tuple(photo_entries(run)),
+        notes=tuple(notes(run)),
+        health=diagnosis if isinstance(diagnosis, str) else diagnosis.verdict,
+        findings=() if isinstance(diagnosis, str) else finding_entries(diagnosis, run.files.folder),
+        effective=tuple(run.settings),
+        losses=tuple((row["step"], row["subject_loss"]) for row in run.files.read_steps()),
         preview_prompts=tuple(fill(prompt, recipe.subject) for prompt in recipe.previews.prompts),
-        previews=tuple(previews(job)),
+        previews=tuple(previews(run)),
         contexts=tuple(contexts(generator, recipe.subject, knobs)),
         knobs=knob_grid(generator, recipe.subject, knobs),
-        adapter_facts=(("method", job.method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", job.family.identity)),
+        adapter_facts=(("method", run.method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", run.family.identity)),
         recipe=recipe.to_toml(),
         commands=(
-            f'mascot generate {job.run.folder} "a {{subject}} in the snow"',
-            f"mascot train --recipe {job.run.recipe} --out ANOTHER_FOLDER",
+            f'mascot generate {run.files.folder} "a {{subject}} in the snow"',
+            f"mascot train --recipe {run.files.recipe} --out ANOTHER_FOLDER",
         ),
     )
-    write_report(report, job.run.report)
+    write_report(report, run.files.report)
 
 
-def photo_entries(job: TrainingRun) -> Iterator[PhotoEntry]:
+def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
     """The photos, small, with their captions."""
-    for photo in job.photos.photos:
+    for photo in run.photos.photos:
         image = photo.image.copy()
         image.thumbnail((320, 320))
-        caption = " | ".join(fill(caption, job.recipe.subject) for caption in photo.captions)
+        caption = " | ".join(fill(caption, run.recipe.subject) for caption in photo.captions)
         yield PhotoEntry(image=image, name=photo.path.name, caption=caption)
 
 
-def notes(job: TrainingRun) -> Iterator[ReportNote]:
+def notes(run: TrainingRun) -> Iterator[ReportNote]:
     """What the audit found."""
-    for finding in audit_photos(job.photos, job.resolution).findings:
+    for finding in audit_photos(run.photos, run.resolution).findings:
         yield ReportNote(severity=finding.severity, message=finding.message, remedy=finding.remedy)
 
 
-def previews(job: TrainingRun) -> Iterator[Preview]:
+def previews(run: TrainingRun) -> Iterator[Preview]:
     """The previews of the run, as they lie in its folder."""
-    for step, paths in sorted(job.run.previews().items()):
+    for step, paths in sorted(run.files.previews().items()):
         images: list[Image.Image] = []
         for path in paths:
             with Image.open(path) as image:

@@ -1,23 +1,47 @@
-"""The commands as a person sees them: tables, a progress bar with time left, where things were put."""
+"""What a person sees in the terminal: tables, and one display that renders the events of a job."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
 
-from mascot.data.photos import PhotoSet
-from mascot.errors import printable
-from mascot.evaluation.diagnosis.findings import Diagnosis
-from mascot.reports.table import NO_VALUE
-from mascot.reports.table import Table as Scored
+from mascot.progress import (
+    CheckpointChosen,
+    ClassImagesStarted,
+    DiagnosisFinished,
+    Event,
+    FileWritten,
+    FoldStarted,
+    GenerationStarted,
+    ImageGenerated,
+    KnobsChosen,
+    PhotosRead,
+    RunFinished,
+    RunsPlanned,
+    ScoringStarted,
+    SettingsResolved,
+    StepTrained,
+    TokenSearchStarted,
+)
+
+if TYPE_CHECKING:
+    from mascot.reports.table import Table
+
+SMOOTHING = 0.95
+"""Decay of the averaged loss on the progress bar; the loss of single steps varies with their timestep."""
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' notices off the terminal; they say nothing that a user could act on."""
+    """Keep the notices of libraries off the terminal; a user can do nothing about them."""
     warnings.filterwarnings("ignore")
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -27,35 +51,158 @@ def quiet_libraries() -> None:
         logging.disable_progress_bar()
 
 
+class Display:
+    """Renders the events of one job (see `RENDERERS`), and keeps its diagnosis and the files that it wrote."""
+
+    def __init__(self, console: Console, bar: Progress, name: str = "") -> None:
+        self.console, self.bar, self.name = console, bar, name
+        self.task: TaskID | None = None
+        self.steps = 0
+        self.loss: float | None = None
+        self.diagnosis: DiagnosisFinished | None = None
+        self.files: dict[str, Path] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Render one event."""
+        render = RENDERERS.get(type(event))
+        if render is not None:
+            render(self, event)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print one line above the progress bar."""
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, what: str, total: int | None) -> None:
+        """Add a progress bar."""
+        self.task = self.bar.add_task(f"{what} {self.name}".strip(), total=total, loss="")
+
+    def update(self, **values: Any) -> None:
+        """Change the present progress bar, if there is one."""
+        if self.task is not None:
+            self.bar.update(self.task, **values)
+
+
+def show_photos(display: Display, event: PhotosRead) -> None:
+    """Print which photos are used and which files are not."""
+    display.say(f"{len(event.used)} photos: {', '.join(event.used)}")
+    for reason in event.refused:
+        display.say(f"not used: {reason}", style="yellow")
+    for note in event.notes:
+        display.say(f"note: {note}")
+
+
+def show_settings(display: Display, event: SettingsResolved) -> None:
+    """Print the effective settings, and start the bar of the steps."""
+    show_rows(display.console, "effective settings", event.rows)
+    if event.selection_images:
+        display.say(f"choosing the checkpoint and the knobs generates at most {event.selection_images} images")
+    display.steps = event.steps
+    display.start("training", event.steps)
+
+
+def show_step(display: Display, event: StepTrained) -> None:
+    """Advance the bar, with the smoothed loss of the subject's examples."""
+    smoothed = event.subject_loss if display.loss is None else SMOOTHING * display.loss + (1 - SMOOTHING) * event.subject_loss
+    display.loss = smoothed
+    display.update(completed=event.step, loss=f"loss {smoothed:.4f}")
+
+
+def show_checkpoint(display: Display, event: CheckpointChosen) -> None:
+    """Print which checkpoint is kept; what follows is the knob search and the report."""
+    display.say(event.reason)
+    display.update(completed=display.steps, description="searching the knobs, writing the report")
+
+
+def show_fold(display: Display, event: FoldStarted) -> None:
+    """Name the photo that is held out."""
+    display.name = f"without {event.photo} ({event.number} of {event.folds})"
+    if event.steps:
+        display.start("training", event.steps)
+
+
+def show_run(display: Display, event: RunFinished) -> None:
+    """Print how a run of a sweep or a suite ended."""
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in event.scores.items())
+    display.say(f"{event.name}: {event.failure or scores or 'done'}")
+    display.update(advance=1)
+
+
+def keep_diagnosis(display: Display, event: DiagnosisFinished) -> None:
+    """Keep a diagnosis until the job's tables are printed."""
+    display.diagnosis = event
+
+
+def keep_file(display: Display, event: FileWritten) -> None:
+    """Keep the path of a file until the job ends."""
+    display.files[event.kind] = event.path
+
+
+RENDERERS: Mapping[type[Event], Callable[[Display, Any], None]] = MappingProxyType(
+    {
+        PhotosRead: show_photos,
+        TokenSearchStarted: lambda display, event: display.say(
+            f"choosing a token, once for this base: {event.images} images; --token WORD skips it"
+        ),
+        ClassImagesStarted: lambda display, event: display.say(
+            f"generating {event.images} class images with the base model, unless they are cached"
+        ),
+        SettingsResolved: show_settings,
+        StepTrained: show_step,
+        CheckpointChosen: show_checkpoint,
+        KnobsChosen: lambda display, event: display.say(f"knobs: {event.reason}"),
+        GenerationStarted: lambda display, event: display.start("generating", event.images),
+        ImageGenerated: lambda display, _: display.update(advance=1),
+        ScoringStarted: lambda display, _: display.update(description=f"scoring {display.name}".strip()),
+        DiagnosisFinished: keep_diagnosis,
+        FoldStarted: show_fold,
+        RunsPlanned: lambda display, event: display.start("runs", event.runs),
+        RunFinished: show_run,
+        FileWritten: keep_file,
+    }
+)
+"""Event -> how the terminal shows it."""
+
+
+@contextmanager
+def open_bar(console: Console) -> Generator[Progress]:
+    """Show progress bars while the context lasts."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        yield bar
+
+
+@contextmanager
+def open_display(name: str = "") -> Generator[Display]:
+    """Show one job, quietly, while the context lasts."""
+    quiet_libraries()
+    console = Console()
+    with open_bar(console) as bar:
+        yield Display(console, bar, name)
+
+
 def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values."""
-    table = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2))
+    table = RichTable(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2))
     for name, value in rows:
         table.add_row(name, value, style=None)
     console.print(table, markup=False)
 
 
-def show_photos(console: Console, photos: PhotoSet) -> None:
-    """Print which photos are used and which files are not."""
-    console.print(f"{len(photos.photos)} photos: {', '.join(printable(photo.path) for photo in photos.photos)}", markup=False)
-    for refusal in photos.refused:
-        console.print(f"not used: {refusal.reason}", style="yellow", markup=False)
-    for note in photos.notes:
-        console.print(f"note: {note}", markup=False)
-
-
-def show_findings(console: Console, found: Diagnosis) -> None:
-    """Print the verdict, and a line for each finding."""
-    console.print(found.verdict, markup=False, highlight=False)
-    for finding in found.findings:
-        tried = finding.remedies[0].words if finding.remedies else ""
+def show_diagnosis(display: Display) -> None:
+    """Print the verdict of the diagnosis that was kept, and a line for each finding with its first remedy."""
+    if display.diagnosis is None:
+        return
+    display.say(display.diagnosis.verdict)
+    for finding in display.diagnosis.findings:
         style = None if finding.severity == "note" else "yellow"
-        console.print(f"{finding.severity}: {finding.failure_mode}: {tried}", style=style, markup=False, highlight=False)
+        display.say(f"{finding.severity}: {finding.failure_mode}: {finding.remedy}", style=style)
 
 
-def show_table(console: Console, table: Scored) -> None:
-    """Print a table of scores and what has to be read with it."""
-    shown = Table(title=escape(table.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+def show_table(console: Console, table: Table) -> None:
+    """Print a table of scores and its notes."""
+    from mascot.reports.table import NO_VALUE
+
+    shown = RichTable(title=escape(table.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for number, name in enumerate(table.head):
         numeric = all(row[number][-1:] in {*"0123456789)", NO_VALUE} for row in table.rows)
         shown.add_column(escape(name), overflow="fold", justify="right" if numeric else "left")

@@ -1,51 +1,56 @@
-"""TODO cli.options."""
+"""Option types that several commands share, and the parsing of their values. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mascot.errors import UserError
-from mascot.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mascot.recipe.recipe import Recipe
 
 Photos = Annotated[list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)]
-
-
-ClassNoun = Annotated[str | None, typer.Option(help="What kind of thing it is: dog, toy, ...", show_default=False)]
-
-
+ClassNoun = Annotated[str | None, typer.Option(help="Class noun of the subject: dog, toy, ...", show_default=False)]
 Base = Annotated[
-    str | None, typer.Option(help="starter (the embedded base), a folder, a .safetensors file or a hub id.", show_default=False)
+    str | None,
+    typer.Option(help="Base model: starter (the embedded one), a folder, a .safetensors file or a hub id.", show_default=False),
 ]
-
-
-Token = Annotated[
-    str | None, typer.Option(help="The word that will mean the subject; the base is asked for one when not given.", show_default=False)
+AdapterBase = Annotated[str | None, typer.Option(help="Where the adapter's base model is now, if it was moved.", show_default=False)]
+Token = Annotated[str | None, typer.Option(help="Identifier token of the subject. By default a rare word is chosen.", show_default=False)]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="A recipe in TOML. Options on the command line override it.", show_default=False)
 ]
-
-
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe in TOML; options given here win over it.", show_default=False)]
-
-
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change any setting: --set method.rank=16.", show_default=False)]
-
-
-Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random.", show_default=False)]
-
-
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one recipe key: --set method.rank=16.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
-
-
 RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
+Images = Annotated[int, typer.Option(min=1, max=1000, help="Images of each prompt.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image of each prompt. The next image has seed + 1.")]
+Identity = Annotated[str | None, typer.Option(help="Identity encoder: starter, a folder or a hub id.", show_default=False)]
+Clip = Annotated[str | None, typer.Option(help="CLIP encoder: starter, a folder or a hub id.", show_default=False)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to run on. auto takes an accelerator if there is one.")]
 
 
 def build_recipe(
-    photos: list[Path] | None, *, class_noun: str | None, base: str | None, token: str | None, file: Path | None,
-    overrides: list[str] | None, seed: int | None, method: str | None = None, steps: int | None = None,
-) -> Recipe:  # fmt: skip
-    """Build the recipe that options describe."""
+    photos: list[Path] | None,
+    *,
+    class_noun: str | None,
+    base: str | None,
+    token: str | None,
+    file: Path | None,
+    overrides: list[str] | None,
+    seed: int | None,
+    method: str | None = None,
+    steps: int | None = None,
+) -> Recipe:
+    """Build the recipe that a command line describes: preset, then file, then options, then `--set`.
+
+    Raises:
+        UserError: all mistakes at once, each with its key.
+    """
     from mascot.recipe.recipe import Recipe
 
     more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
@@ -61,13 +66,22 @@ def build_recipe(
     )
 
 
-def names(listed: str | None) -> list[str] | None:
-    """Names between commas; None where nothing was given."""
+def given(**options: Any) -> dict[str, Any]:
+    """Keep the options that were given."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
+
+
+def parse_names(listed: str | None) -> list[str] | None:
+    """Read names between commas; None where nothing was given."""
     return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def parse_folds(photos: str | None) -> int | Literal["all"] | None:
-    """Read how many photos are held out: `all`, or a number."""
+    """Read how many photos are held out: `all`, or a number.
+
+    Raises:
+        UserError: it is neither.
+    """
     if photos is None or photos == "all":
         return photos
     if not photos.isdecimal() or int(photos) < 1:
@@ -75,8 +89,12 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
     return int(photos)
 
 
-def parse_size(size: str | None) -> dict[str, Any]:
-    """Read `WIDTHxHEIGHT`."""
+def parse_size(size: str | None) -> dict[str, int]:
+    """Read `WIDTHxHEIGHT`, in pixels.
+
+    Raises:
+        UserError: it is not of that form.
+    """
     if size is None:
         return {}
     width, cross, height = size.lower().partition("x")

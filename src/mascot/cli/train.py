@@ -1,86 +1,94 @@
-"""TODO cli.train."""
+"""The commands `train` and `doctor`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import typer
 
-from mascot.api.doctor import doctor
-from mascot.api.train import train
-from mascot.cli.console import quiet_libraries, show_findings, show_photos, show_rows
-from mascot.data.prompt_templates import fill
-from mascot.recipe.recipe import Recipe
-from mascot.storage.run_folder import Run
-
-SMOOTHING = 0.95
-"""Of the loss on the progress bar: single steps jump with their noise level."""
+from mascot.cli.options import Base, ClassNoun, Overrides, Photos, RecipeFile, Seed, Steps, Token, build_recipe
+from mascot.errors import UserError
 
 
-COUNTED: Mapping[str, str] = {
-    "token": "looking for a token, once for this base: {} pictures; --token WORD skips it",
-    "prior": "drawing {} class pictures with the untouched base, unless they are cached",
-    "choosing": "choosing the checkpoint and the knobs draws at most {} pictures",
-    "drawing": "looking for what is wrong draws {} pictures, unless they are kept",
-}
-"""What is said before pictures are drawn that cost time; nothing where there are none."""
+def train(
+    photos: Photos = None,
+    *,
+    class_noun: ClassNoun = None,
+    base: Base = None,
+    method: Annotated[
+        str | None, typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False)
+    ] = None,
+    token: Token = None,
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out exactly where it stopped.")] = False,
+) -> None:
+    """Train a base model on the photos of one subject. Writes an adapter and a report."""
+    from mascot.recipe.recipe import Recipe
+    from mascot.storage.run_folder import open_run
+
+    if not resume:
+        made = build_recipe(
+            photos,
+            class_noun=class_noun,
+            base=base,
+            token=token,
+            file=recipe,
+            overrides=overrides,
+            seed=seed,
+            method=method,
+            steps=steps,
+        )
+        show_training(made, out, resume=False)
+        return
+    if out is None:
+        raise UserError("--resume needs the run's folder: give --out RUN.")
+    if any(value is not None and value != [] for value in (photos, class_noun, base, method, token, recipe, overrides, steps, seed)):
+        raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
+    show_training(Recipe.read(open_run(out).recipe), out, resume=True)
 
 
-class TrainingDisplay:
-    """Shows a training as it goes."""
+def show_training(recipe: object, out: Path | None, *, resume: bool) -> None:
+    """Train with a progress bar, and print where everything is."""
+    from mascot.api.train import train as train_recipe
+    from mascot.cli.console import open_display, show_diagnosis
+    from mascot.recipe.recipe import Recipe
 
-    def __init__(self, console: Console, bar: Progress) -> None:
-        self.console, self.bar, self.steps = console, bar, 0
-        self.task: Any = None
-        self.loss: float | None = None
-
-    def __call__(self, phase: str, facts: Any) -> None:
-        """Show one thing that happened."""
-        if phase == "photos":
-            show_photos(self.console, facts)
-        elif phase in COUNTED:
-            if facts:
-                self.console.print(COUNTED[phase].format(facts), markup=False)
-        elif phase == "steps":
-            self.steps = facts
-        elif phase == "chosen":
-            self.console.print(facts, markup=False)
-            self.bar.update(self.task, completed=self.steps, description="turning the knobs, drawing the report")
-        elif phase == "knobs":
-            self.console.print(f"knobs: {facts}", markup=False)
-        elif phase == "diagnosis":
-            show_findings(self.console, facts)
-        elif phase == "effective":
-            show_rows(self.console, "effective settings", facts)
-            self.task = self.bar.add_task("training", total=self.steps, loss="")
-        elif phase == "step":
-            self.loss = facts.subject_loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * facts.subject_loss
-            self.bar.update(self.task, completed=facts.number, loss=f"loss {self.loss:.4f}")
+    assert isinstance(recipe, Recipe)
+    with open_display() as display:
+        run = train_recipe(recipe, out=out, resume=resume, on_event=display)
+    show_diagnosis(display)
+    display.say(f"adapter: {run.adapter}\nreport:  {run.report}")
 
 
-def train_visibly(recipe: Recipe, out: Path | None, *, resume: bool) -> Run:
-    """Train with a progress bar, and say where everything lies."""
-    quiet_libraries()
-    console = Console(stderr=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        run = train(recipe, out=out, resume=resume, progress=TrainingDisplay(console, bar))
-    console.print(f"adapter: {run.adapter}\nreport:  {run.report}", markup=False, soft_wrap=True)
-    return run
+def doctor(
+    photos: Photos = None,
+    *,
+    class_noun: ClassNoun = None,
+    base: Base = None,
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    measure: Annotated[bool, typer.Option(help="Load the base model and time a few steps.")] = True,
+) -> None:
+    """Check photos and settings before training: what is used, what is wrong, what it costs."""
+    from rich.console import Console
 
+    from mascot.api.doctor import doctor as inspect
+    from mascot.cli.console import open_display, show_rows
+    from mascot.data.prompt_templates import fill
+    from mascot.runs.opening import describe_photos
 
-def doctor_visibly(recipe: Recipe, *, measure: bool) -> None:
-    """Print the doctor's findings."""
-    quiet_libraries()
-    console = Console()
-    checkup = doctor(recipe, measure=measure)
-    show_photos(console, checkup.photos)
-    for finding in checkup.audit.findings:
+    made = build_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
+    with open_display() as display:
+        report = inspect(made, measure=measure)
+    display(describe_photos(report.photos))
+    for finding in report.audit.findings:
         style = "yellow" if finding.severity == "warning" else None
-        console.print(f"{finding.severity}: {finding.message} {finding.remedy}", style=style, markup=False)
-    show_rows(console, "effective settings", checkup.settings)
-    captions = " | ".join(fill(template, checkup.subject) for template in recipe.dataset.templates)
-    console.print(f"photos without a caption of their own are called: {captions}", markup=False)
+        display.say(f"{finding.severity}: {finding.message} {finding.remedy}", style=style)
+    show_rows(Console(), "effective settings", report.settings)
+    captions = " | ".join(fill(template, report.subject) for template in made.dataset.templates)
+    display.say(f"caption of photos that have none: {captions}")

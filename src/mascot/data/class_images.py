@@ -40,7 +40,7 @@ class PriorSettings(BaseModel):
         return self.form == "outputs" and self.weight > 0
 
     @property
-    def draws(self) -> bool:
+    def generates(self) -> bool:
         """Whether class pictures are needed."""
         return self.form == "images" and self.weight > 0 and self.count > 0
 

@@ -125,7 +125,7 @@ class Dataset:
             weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),
             subject_count=count,
             generators=tuple(seeded(seed, number, place) for place in range(len(examples))),
-            keeps_base_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
+            base_target_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
             mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * others) if masks else None,
         )
 

@@ -12,7 +12,7 @@ from mascot.data.prompt_templates import fill
 from mascot.evaluation.evaluation_task import EvaluationTask
 from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import ImageEncoder, SampleCache, weights_name
-from mascot.progress import Progress
+from mascot.progress import GenerationStarted, ImageGenerated, OnEvent
 from mascot.storage.user_cache import cache_folder
 
 
@@ -41,11 +41,15 @@ class Samples:
     """The name of what drew it (see `weights_name`)."""
 
 
-def generate_samples(task: EvaluationTask, generator: Generator, *, adapter: Path, folder: Path, progress: Progress) -> Samples:
+def generate_samples(
+    task: EvaluationTask, generator: Generator, *, adapter: Path, folder: Path, on_event: OnEvent, more: int = 0
+) -> Samples:
     """Draw all that is not kept yet, in `folder` and, what the base draws, in the cache that all runs share.
 
+    `more` images, which the caller generates afterwards, are counted in the event `GenerationStarted`.
+
     Raises:
-        UserError: the pictures cannot be drawn or written.
+        UserError: the images cannot be generated or written.
     """
     family = generator.family
     own, shared = SampleCache(folder), SampleCache(cache_folder() / "gallery" / family.identity)
@@ -58,12 +62,12 @@ def generate_samples(task: EvaluationTask, generator: Generator, *, adapter: Pat
         (own, task.class_requests, task.knobs, trained),
         (shared, task.class_requests, bare, base),
     )
-    progress("drawing", sum(len(requests) for _, requests, _, _ in orders))
+    on_event(GenerationStarted(images=more + sum(len(requests) for _, requests, _, _ in orders)))
     kinds: list[ImageSet] = []
     for sample_cache, requests, knobs, weights in orders:
         files: list[Path] = []
         for file in sample_cache.images(generator, requests, knobs, weights):
-            progress("picture", file)
+            on_event(ImageGenerated(path=file))
             files.append(file)
         kinds.append(ImageSet(sample_cache=sample_cache, files=tuple(files)))
     return Samples(trained=kinds[0], base=kinds[1], class_trained=kinds[2], class_base=kinds[3], weights=trained)

@@ -33,14 +33,14 @@ from mascot.evaluation.scores import FoldScores, Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
 from mascot.generation.sample_cache import SampleCache, weights_name
-from mascot.progress import Progress, silent
+from mascot.progress import FoldStarted, GenerationStarted, ImageGenerated, OnEvent, ignore
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import read_subject
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
-TrainFold = Callable[[Recipe, Path, int, Progress], None]
+TrainFold = Callable[[Recipe, Path, int, OnEvent], None]
 """Trains a recipe into a folder up to a step, or goes on with a run that was begun there."""
 
 
@@ -168,35 +168,37 @@ class FoldEvaluator:
         return self.samples.trained.sample_cache.embed_images(self.scorers.encoders.identity, [photo.image for photo in photos])
 
 
-def evaluate_folds(plan: FoldPlan, evaluator: FoldEvaluator, scores: Scores, progress: Progress = silent) -> Scores:
+def evaluate_folds(plan: FoldPlan, evaluator: FoldEvaluator, scores: Scores, on_event: OnEvent = ignore) -> Scores:
     """Train what is not trained of a plan, draw what is not drawn, and put what came of it into the run's scores.
 
-    `progress` is called with ('fold', (the photo's name, which, of how many)), what `train_run` says, ('drawing', count), ('picture', file).
+    Events: `FoldStarted`, those of `train_run`, `GenerationStarted`, `ImageGenerated`.
 
     Raises:
         UserError: a fold cannot be trained or drawn.
     """
     found: list[FoldScores] = []
     for number, fold in enumerate(plan.folds, start=1):
-        progress("fold", (printable(fold.held_out.path), number, len(plan.folds)))
-        if not fold.run.adapter.exists():
-            evaluator.train_run(fold.recipe, fold.run.folder, fold.step, progress)
+        trained = fold.run.adapter.exists()
+        photo = printable(fold.held_out.path)
+        on_event(FoldStarted(photo=photo, number=number, folds=len(plan.folds), steps=0 if trained else fold.step))
+        if not trained:
+            evaluator.train_run(fold.recipe, fold.run.folder, fold.step, on_event)
         fold.run.forget_all_but_the_adapter()
-        images = draw_fold(fold, evaluator, progress)
+        images = draw_fold(fold, evaluator, on_event)
         found.append(score_fold(fold, evaluator, images))
     copying = Score(value=None, reason=plan.why_not) if plan.why_not else summary(found, plan.photos)
     return scores.model_copy(update={"values": {**scores.values, "copying": copying}, "folds": tuple(found)})
 
 
-def draw_fold(fold: Fold, evaluator: FoldEvaluator, progress: Progress) -> ImageSet:
+def draw_fold(fold: Fold, evaluator: FoldEvaluator, on_event: OnEvent) -> ImageSet:
     """Draw the task's prompts with a fold, at the task's first seeds and with its knobs."""
     task, sample_cache, files = evaluator.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
     requests = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(evaluator.each)]
-    progress("drawing", len(requests))
+    on_event(GenerationStarted(images=len(requests)))
     with evaluator.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))
         for file in sample_cache.images(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
-            progress("picture", file)
+            on_event(ImageGenerated(path=file))
             files.append(file)
         generator.remove_adapter()
     return ImageSet(sample_cache=sample_cache, files=tuple(files))

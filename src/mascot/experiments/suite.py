@@ -20,7 +20,7 @@ from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, over_subjects
 from mascot.experiments.executors import Executor, attempt, first_line, in_turn
 from mascot.experiments.subject_collection import CollectionSubject
-from mascot.progress import Progress, silent
+from mascot.progress import OnEvent, RunFinished, RunsPlanned, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import JsonRecord
 from mascot.storage.run_folder import Run
@@ -143,7 +143,9 @@ class SuiteScores:
             prompts=max(len(suite_run.request.templates) for suite_run in self.suite_runs),
             encoders=next((dict(scores.encoders) for scores in self.scores.values()), {}),
             subjects=self.subjects,
-            variants={variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None} for variant in self.variants},
+            variants={
+                variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None} for variant in self.variants
+            },
             failures={f"{failure.variant}/{failure.subject}": failure.sentence for failure in self.failures},
         )
 
@@ -242,12 +244,12 @@ def run_suite(
     score_run: ScoreRun,
     encoders: EncoderPair,
     engine: Executor = in_turn,
-    progress: Progress = silent,
+    on_event: OnEvent = ignore,
 ) -> SuiteScores:
     """Bring every cell to its end, and keep the means of what there is after each.
 
     A suite that was stopped in any way goes on when it is called again, and ends in the same scores. Several processes may work on
-    different subjects of one folder. `progress` is called with ('cells', how many), ('cell', Cell) as each ends, ('failure', Failure).
+    different subjects of one folder. Events: `RunsPlanned`, `RunFinished`.
 
     Raises:
         UserError: nothing could be scored at all.
@@ -255,15 +257,15 @@ def run_suite(
     place = SuiteFolder(out)
     work = SuiteJob(place=place, train_run=train_run, score_run=score_run, encoders=encoders.describe())
     found = SuiteScores(suite_runs=tuple(suite_runs))
-    progress("cells", len(suite_runs))
+    on_event(RunsPlanned(runs=len(suite_runs)))
     for suite_run, outcome in engine(work, suite_runs):
         if isinstance(outcome, Scores):
             found.scores[suite_run.variant, suite_run.subject] = outcome
-            progress("cell", suite_run)
+            on_event(RunFinished(name=f"{suite_run.subject}, {suite_run.variant}", scores={}))
         else:
             sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
             found.failures.append(FailedRun(variant=suite_run.variant, subject=suite_run.subject, sentence=sentence))
-            progress("failure", found.failures[-1])
+            on_event(RunFinished(name=f"{suite_run.subject}, {suite_run.variant}", scores={}, failure=sentence))
         if found.scores:  # else nothing is left behind
             with FileLock(place.folder / "lock"):  # several processes may work on one folder
                 found.summary().write(place.summary)

@@ -22,7 +22,7 @@ from mascot.experiments.search_space import Choices, ValueRange, full_keys
 from mascot.generation.image_grid import MOST_AXES, GridAxis, Place, axes_text, compose, written
 from mascot.generation.knobs import ImageRequest
 from mascot.models.devices import choose_device
-from mascot.progress import Progress, silent
+from mascot.progress import FileWritten, OnEvent, RunFinished, RunsPlanned, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import Page, write_page
 from mascot.runs.inputs import read_subject
@@ -151,7 +151,7 @@ class SweepJob:
 def sweep_recipes(
     recipe: Recipe | Mapping[str, Any], over: Mapping[str, Choices], *, out: Path, run_one: TrainRun, score: ScoreRun, by: str,
     lowest: bool = False, scored_by: str = "", trials: int | None = None, together: int = 1, request: ImageRequest | None = None,
-    generate: DrawRun | None = None, engine: Executor = in_turn, progress: Progress = silent,
+    generate: DrawRun | None = None, engine: Executor = in_turn, on_event: OnEvent = ignore,
 ) -> Leaderboard:  # fmt: skip
     """Train and score a recipe with every combination of some settings, or with `trials` of them, and rank them by one metric.
 
@@ -176,21 +176,21 @@ def sweep_recipes(
     progressed = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, scored_by=scored_by)
     work = SweepJob(place=progressed.place, train_run=run_one, score_run=score, scored_by=scored_by, generate=generate, request=request)
     with Run(out).locked(), closing(rounds):
-        progress("points", len(points) if trials is None else trials)
+        on_event(RunsPlanned(runs=len(points) if trials is None else trials))
         while points:
-            do_round(points, work, progressed, engine, progress)
+            do_round(points, work, progressed, engine, on_event)
             try:
                 points = rounds.send({point.name: progressed.value(point) for point in points})
             except StopIteration:
                 break
-        progress("leaderboard", progressed.place.leaderboard)
+        on_event(FileWritten(kind="leaderboard", path=progressed.place.leaderboard))
         generated = request if generate is not None else None
         gridded = generated is not None and trials is None and len(over) <= MOST_AXES
         if generated is not None and gridded:
             write_grid(progressed, over, generated)
-            progress("grid", progressed.place.grid)
+            on_event(FileWritten(kind="grid", path=progressed.place.grid))
         write_page(progressed.page(generated, gridded=gridded), progressed.place.page)
-        progress("page", progressed.place.page)
+        on_event(FileWritten(kind="page", path=progressed.place.page))
     board = progressed.board()
     if all(entry.failure for entry in board.entries):
         raise UserError(f"no run came to an end; the first: {board.entries[0].failure}")
@@ -247,14 +247,16 @@ class SweepProgress:
         )
 
 
-def do_round(points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProgress, engine: Executor, progress: Progress) -> None:
+def do_round(points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProgress, engine: Executor, on_event: OnEvent) -> None:
     """Bring points to their end, but those that came up before, and write the leaderboard after each."""
     new = [point for point in points if point.name not in progressed.results]
     progressed.tried.update((point.name, point) for point in new)
     for point, outcome in engine(work, new):
         lost = isinstance(outcome, Exception)
         progressed.results[point.name] = RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
-        progress("entry", progressed.entry(point))
+        entry = progressed.entry(point)
+        scores = {name: score.mean for name, score in entry.scores.items() if score.mean is not None}
+        on_event(RunFinished(name=entry.label, scores=scores, failure=entry.failure or ""))
         progressed.board().write(progressed.place.leaderboard)
 
 

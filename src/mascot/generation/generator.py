@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from mascot.adapters.adapter_file import Adapter, split_stages
-from mascot.diffusion.noise import seeded
-from mascot.diffusion.sampling import StageTask, denoise
+from mascot.diffusion.guidance import stack
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.methods.registry import restore_of
-from mascot.protocols import AppliedAdapter, Family, Framing, Stage
+from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePrompts:
+    """What one stage generates: the image size, and the conditioning of each prompt."""
+
+    stage: Stage
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    conditioning: Mapping[str, Conditioning]
+    """Prompt -> its conditioning, a batch of one."""
 
 
 class Generator:
@@ -49,12 +65,12 @@ class Generator:
             if applied is not None:
                 others = {part: knobs.text_scale for part in stage.parts if part != stage.denoiser}
                 applied.scale({stage.denoiser: knobs.unet_scale, **others})
-        scenes = self.scenes([request.prompt for request in requests] + [knobs.negative], height, width)
+        stages = self.read_prompts([request.prompt for request in requests] + [knobs.negative], height, width)
         size, start = self.batch_size, 0
         while start < len(requests):
             batch = requests[start : start + size]
             try:
-                images = self.generate_batch(batch, knobs, scenes)
+                images = self.generate_batch(batch, knobs, stages)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise UserError("one picture does not fit the accelerator's memory; draw smaller (--size) or in bf16.") from None
@@ -93,26 +109,47 @@ class Generator:
         return last // stage.resolution
 
     @torch.no_grad()
-    def scenes(self, prompts: Sequence[str], height: int, width: int) -> list[StageTask]:
-        """What every stage draws for a final picture of so many pixels; each distinct prompt is read once by each stage, alone."""
-        scenes: list[StageTask] = []
+    def read_prompts(self, prompts: Sequence[str], height: int, width: int) -> list[StagePrompts]:
+        """Compute each stage's conditioning of each distinct prompt, alone, for a final image of this size in pixels."""
+        made: list[StagePrompts] = []
         for stage in self.family.stages:
             size = height // self.shrink(stage), width // self.shrink(stage)
             framing = Framing(original=size, target=size)
-            known = {prompt: stage.condition([prompt], [framing]) for prompt in dict.fromkeys(prompts)}
-            scenes.append(StageTask(stage=stage, height=size[0], width=size[1], known=known))
-        return scenes
+            conditioning = {prompt: stage.condition([prompt], [framing]) for prompt in dict.fromkeys(prompts)}
+            made.append(StagePrompts(stage=stage, height=size[0], width=size[1], conditioning=conditioning))
+        return made
 
     @torch.no_grad()
-    def generate_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, scenes: Sequence[StageTask]) -> list[Image.Image]:
-        """Solve each stage from seeded noise and the picture of the stage before."""
-        x = None
-        for number, scene in enumerate(scenes):
+    def generate_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, stages: Sequence[StagePrompts]) -> list[Image.Image]:
+        """Denoise through every stage, from seeded noise and the image of the stage before."""
+        knobs, x = self.with_defaults(knobs), None
+        for number, prompts in enumerate(stages):
             # The first stage's key has no number, so that a base draws alike with and without the stages that continue it.
             generators = [seeded("picture", request.seed, *([number] if number else [])) for request in requests]
-            x = denoise(scene, requests, self.with_defaults(knobs), generators, x)
+            x = denoise_stage(prompts, requests, knobs, generators, x)
         assert x is not None
-        return [to_image(pixels) for pixels in scenes[-1].stage.decode(x)]
+        return [to_image(pixels) for pixels in stages[-1].stage.decode(x)]
+
+
+def denoise_stage(
+    prompts: StagePrompts,
+    requests: Sequence[ImageRequest],
+    knobs: Knobs,
+    generators: Sequence[torch.Generator],
+    before_BCHW: Tensor | None,
+) -> Tensor:
+    """Denoise one stage's images, as its denoiser sees them; `before_BCHW` are those of the stage before, if there is one."""
+    stage = prompts.stage
+    shape = stage.latent_shape(prompts.height, prompts.width)
+    solver = stage.solver(str(knobs.solver), knobs.steps, prompts.height, prompts.width)
+    noise = gaussian(shape, generators)
+    # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: the image alone tells the size.
+    image = (
+        {} if before_BCHW is None else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
+    )
+    positive = {**stack([prompts.conditioning[request.prompt] for request in requests]), **image}
+    negative = {**stack([prompts.conditioning[knobs.negative]] * len(requests)), **image}
+    return denoise(stage, noise, solver, positive=positive, negative=negative, guidance=knobs.guidance)
 
 
 def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | None, ...]:

@@ -57,9 +57,9 @@ class BatchLoader:
         numbers = range(step * count, (step + 1) * count)
         return [self.dataset.batch(self.plan[n], seed=self.recipe.seed, number=n, share=1 / count) for n in numbers]
 
-    def condition(self, *, learns_text: bool) -> Condition:
+    def condition(self, *, trains_text: bool) -> Condition:
         """What turns prompts into conditioning: the text encoders where they learn, else what they said once."""
-        if learns_text:
+        if trains_text:
             return self.encoders.stage.condition
         conditions = CachedConditioning(self.encoders)
         conditions.prepare(self.dataset.pairs)

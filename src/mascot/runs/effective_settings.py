@@ -33,7 +33,7 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
     class_images = "none"
     if recipe.prior.preserves:
         class_images = f"none: the base's own outputs are kept, weight {recipe.prior.weight:g}"
-    elif recipe.prior.draws:
+    elif recipe.prior.generates:
         class_images = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
         class_images += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
     rows = [
@@ -79,29 +79,31 @@ def flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield f"{above}{key}".replace("_", " "), value
 
 
-def effective_settings(job: TrainingRun) -> Rows:
-    """The planned settings and what the loaded base adds: how much learns, which captions, what is cut off."""
-    rows = planned_settings(job.recipe, len(job.photos.photos), job.resolution, job.why)
-    if len(job.spans) > 1:
-        rows.append(("phases", ", ".join(f"steps {span.first + 1} to {span.last}" for span in job.spans)))
-    rows.append(("learning parameters", learning(job)))
-    rows += job.needs.rows if job.needs is not None else []
-    if job.loop.done < job.steps:
-        rows.append((TIME, f"{describe_time(job.time_one_step() * (job.steps - job.loop.done))} of training, previews not counted"))
-    dataset = job.batch_loader.dataset
-    rows.append(("captions", " | ".join(sorted({prompt for group in dataset.subject.values() for e in group for prompt in e.prompts})[:4])))
-    lengths = {prompt: job.stage.prompt_length(prompt) for prompt in dataset.prompts}
-    long = {prompt: length for prompt, length in lengths.items() if length[0] > length[1]}
-    cut = [f"{prompt!r} has {tokens} tokens, of which this base hears {heard}" for prompt, (tokens, heard) in long.items()]
-    return rows + [("captions cut off", " | ".join(cut))] * bool(cut)
+def effective_settings(run: TrainingRun) -> Rows:
+    """Add to the planned settings what the loaded base tells: trained parameters, memory, time, captions, truncated prompts."""
+    rows = planned_settings(run.recipe, len(run.photos.photos), run.resolution, run.token_reason)
+    if len(run.spans) > 1:
+        rows.append(("phases", ", ".join(f"steps {span.first + 1} to {span.last}" for span in run.spans)))
+    rows.append(("trained parameters", trained_parameters(run)))
+    rows += run.needs.rows if run.needs is not None else []
+    if run.loop.done < run.steps:
+        rows.append((TIME, f"{describe_time(run.time_one_step() * (run.steps - run.loop.done))} of training, previews not counted"))
+    dataset = run.batch_loaders[run.span.stage].dataset
+    captions = {prompt for group in dataset.subject.values() for example in group for prompt in example.prompts}
+    rows.append(("captions", " | ".join(sorted(captions)[:4])))
+    lengths = {prompt: run.stage.prompt_length(prompt) for prompt in dataset.prompts}
+    truncated = [
+        f"{prompt!r} has {tokens} tokens, of which this base reads {read}" for prompt, (tokens, read) in lengths.items() if tokens > read
+    ]
+    return rows + [("captions truncated", " | ".join(truncated))] * bool(truncated)
 
 
-def learning(job: TrainingRun) -> str:
-    """How many parameters of each part learn in the present phase."""
-    counts = {group.called: sum(p.numel() for p in group.parameters) for group in job.attached.groups}
+def trained_parameters(run: TrainingRun) -> str:
+    """Count the parameters that the present phase trains, by part of the base."""
+    counts = {group.called: sum(p.numel() for p in group.parameters) for group in run.attached[run.span.stage].groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
 
 
 def describe_time(seconds: float) -> str:
-    """Seconds in words."""
+    """Write seconds as seconds, minutes or hours."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

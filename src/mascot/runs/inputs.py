@@ -1,26 +1,37 @@
-"""TODO runs.inputs."""
+"""What a recipe names, loaded and checked: photos, the base, class images."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
+from mascot.data import class_images
 from mascot.data.captions import caption_photos
 from mascot.data.dataset import check_masks
 from mascot.data.photos import PhotoSet, read_photos
-from mascot.data.prompt_templates import fill
+from mascot.data.prompt_templates import class_prompt, fill
+from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.phase_schedule import PhaseSpan
 
 
 def load_base(recipe: Recipe) -> Family:
     """Load a recipe's base on its device.
 
-    On a CPU the weights stay in float32 and autocast does the rest: it is as fast, and drawing is the same in any batch.
+    On a CPU the weights stay in float32 and autocast does the rest: it is as fast, and images are the same in any batch.
+
+    Raises:
+        UserError: the base cannot be loaded, or the device or the precision cannot be used.
     """
     device = choose_device(recipe.device)
     if device == "cpu" and recipe.precision == "fp16":
@@ -33,11 +44,13 @@ def load_base(recipe: Recipe) -> Family:
 
 
 def read_subject(recipe: Recipe) -> PhotoSet:
-    """Read and caption a recipe's photos, and refuse what cannot work before any weight is loaded."""
-    if (recipe.prior.draws or recipe.prior.preserves) and recipe.class_noun is None:
-        raise UserError(
-            "prior preservation needs to know what the subject is: give --class-noun dog (say), or --set class_images.weight=0."
-        )
+    """Read and caption a recipe's photos before any weight is loaded.
+
+    Raises:
+        UserError: a photo, a caption, a mask or a preview prompt cannot be used, or prior preservation lacks a class noun.
+    """
+    if (recipe.prior.generates or recipe.prior.preserves) and recipe.class_noun is None:
+        raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0.")
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:
@@ -50,5 +63,46 @@ def read_subject(recipe: Recipe) -> PhotoSet:
 
 
 def photo_hashes(photos: PhotoSet) -> list[list[str]]:
-    """The name and the content of each picture, in order: a resumed run must see the same."""
+    """List each photo's name and the hash of its pixels, in order; a resumed run must have the same list."""
     return [[photo.path.name, hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]] for photo in photos.photos]
+
+
+def image_resolution(recipe: Recipe, family: Family) -> int:
+    """Choose the side of a run's finished images, in pixels: the recipe's, else the base's, as the base can divide it."""
+    last = family.stages[-1]
+    wanted = recipe.dataset.resolution or last.resolution
+    return max(last.multiple, wanted // last.multiple * last.multiple)
+
+
+def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> None:
+    """Refuse settings that this base cannot use, before class images are generated or anything is trained.
+
+    Raises:
+        UserError: the method finds nothing to train, or the image size, the solver, the kind of prediction or the loss
+            weighting does not suit the base.
+    """
+    recipe.training.check()
+    for span in spans:
+        span.phase.trains(family.stages[span.stage])
+    generator = Generator(family)
+    knobs = generator.with_defaults(recipe.knobs)
+    height, width = generator.size(knobs)
+    for stage in family.stages:
+        stage.solver(str(knobs.solver), knobs.steps, height, width)
+        stage.objective.weight(stage.objective.sample_timesteps([seeded(0)]), recipe.training.min_snr)
+
+
+def make_class_images(recipe: Recipe, family: Family, resolution: int) -> list[Image.Image]:
+    """Read or generate the class images of a recipe, RGB, with the base model; none where the recipe needs none."""
+    if not recipe.prior.generates or recipe.class_noun is None:
+        return []
+    generator = Generator(family)
+    knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=resolution, width=resolution)
+    return class_images.class_images(
+        recipe.prior,
+        identity=family.identity,
+        prompt=class_prompt(recipe.class_noun),
+        resolution=resolution,
+        precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
+        generate=lambda prompt, seeds: generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs),
+    )

@@ -1,4 +1,4 @@
-"""The course of a run: every phase of its method on every stage of its base, one behind the other."""
+"""The order of a run: every phase of its method on every stage of its base, one after the other."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from mascot.protocols import Method, Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseSpan:
-    """One phase of the method on one stage of the base: the run's steps from `first` to before `last`."""
+    """The steps of a run, from `first` to before `last`, in which one phase trains one stage."""
 
     stage: int
+    """Index of the stage in the base."""
     phase: Phase
     first: int
     last: int
 
 
-def spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
-    """Lay all phases for all stages one behind the other; each stage gets so many steps."""
-    made: list[PhaseSpan] = []
+def plan_spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
+    """Plan all phases of a method for each of a base's stages in turn; each stage is trained for `steps` steps."""
+    spans: list[PhaseSpan] = []
     for stage in range(stages):
-        along, place = 0.0, stage * steps
-        for leg in method.phases:
-            along += leg.share
-            last = stage * steps + round(along * steps)
-            made.append(PhaseSpan(stage=stage, phase=leg.phase, first=place, last=last))
-            place = last
-    return tuple(made)
+        share, first = 0.0, stage * steps
+        for scheduled in method.phases:
+            share += scheduled.share
+            last = stage * steps + round(share * steps)
+            spans.append(PhaseSpan(stage=stage, phase=scheduled.phase, first=first, last=last))
+            first = last
+    return tuple(spans)

@@ -1,36 +1,72 @@
-"""TODO training.checkpoint."""
+"""Checkpoints: everything that the next step depends on, exactly, as one safetensors file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mascot.errors import UserError
 from mascot.protocols import AttachedMethod
+from mascot.training.loop import Loop, parameters_of
+from mascot.training.optimizers import restore_state, state_of
 
-STATE = "state.safetensors"
+STATE: Final = "state.safetensors"
+"""Name of the file in a checkpoint's folder."""
 
 
-def parameters_of(attached: AttachedMethod) -> list[torch.nn.Parameter]:
-    """What a learner lets learn, in a fixed order."""
-    return [parameter for group in attached.groups for parameter in group.parameters]
+def save_checkpoint(loop: Loop, folder: Path) -> None:
+    """Write a loop's trained parameters, its optimizer's state, its weight average and its step."""
+    tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(loop.parameters())}
+    moments, facts = state_of(loop.optimizer.optimizer)
+    tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+    if loop.average is not None:
+        tensors |= {f"average.{name}": value for name, value in loop.average.state().items()}
+    tensors["done"] = torch.tensor(loop.done)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    save_file(content, folder / STATE, metadata={"optimizer": json.dumps(facts, sort_keys=True)})
+
+
+def load_checkpoint(loop: Loop, folder: Path) -> None:
+    """Restore what `save_checkpoint` wrote into a fresh loop of the same settings.
+
+    Raises:
+        UserError: the checkpoint is damaged or belongs to other settings.
+    """
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            facts = json.loads(file.metadata()["optimizer"])
+        for i, parameter in enumerate(loop.parameters()):
+            parameter.data.copy_(tensors[f"parameter.{i}"])
+        restore_state(loop.optimizer.optimizer, with_prefix("optimizer.", tensors), facts)
+        if loop.average is not None:
+            loop.average.restore(with_prefix("average.", tensors))
+        loop.done = int(tensors["done"])
+    except Exception as error:
+        raise UserError(f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before.") from error
 
 
 def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
-    """Write what a learner has learned, to go on beside it."""
-    save_file({f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(attached))}, folder / f"{name}.safetensors")
+    """Write an attached method's trained parameters as `name`.safetensors."""
+    tensors = {f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(attached))}
+    save_file(tensors, folder / f"{name}.safetensors")
 
 
 def load_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
-    """The inverse of `save_parameters`."""
+    """Restore what `save_parameters` wrote."""
     tensors = load_file(folder / f"{name}.safetensors")
     for i, parameter in enumerate(parameters_of(attached)):
         parameter.data.copy_(tensors[f"{i}"])
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select the tensors whose names begin with a prefix, and remove it from the names."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

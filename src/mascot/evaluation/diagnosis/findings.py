@@ -15,6 +15,7 @@ from mascot.evaluation.diagnosis.checks import FAILURE_MODES, Check, FailureMode
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.remedies import Remedy, remedies_for
 from mascot.generation.knobs import Knobs
+from mascot.progress import FindingSummary
 from mascot.storage.json_record import JsonRecord
 
 ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
@@ -93,6 +94,18 @@ class Diagnosis(JsonRecord):
     """All that was looked at."""
     unseen: dict[str, str]
     """What could not be looked at, and why."""
+
+    @property
+    def summaries(self) -> tuple[FindingSummary, ...]:
+        """Each finding with its first remedy, as the event `DiagnosisFinished` carries it."""
+        return tuple(
+            FindingSummary(
+                severity=finding.severity,
+                failure_mode=finding.failure_mode,
+                remedy=finding.remedies[0].words if finding.remedies else "",
+            )
+            for finding in self.findings
+        )
 
     @property
     def verdict(self) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from mascot.evaluation.samples import ImageSet, Samples, generate_samples
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
 from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
-from mascot.progress import Progress
+from mascot.progress import ImageGenerated, OnEvent
 from mascot.storage.image_files import open_image
 
 PLACES = 6
@@ -180,24 +179,18 @@ def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float 
 
 
 def draw_probes(
-    task: EvaluationTask, generator: Generator, scorers: Scorers, *, adapter: Path, folder: Path, progress: Progress
+    task: EvaluationTask, generator: Generator, scorers: Scorers, *, adapter: Path, folder: Path, on_event: OnEvent
 ) -> ProbeImages:
     """Draw all that a diagnosis needs and is not kept yet.
-
-    `progress` is called with ('drawing', count) and ('picture', file).
 
     Raises:
         UserError: the pictures cannot be drawn or written.
     """
     alone = token_requests(task)
-
-    def count_all(phase: str, facts: Any) -> None:
-        progress(phase, facts + len(alone) if phase == "drawing" else facts)
-
-    samples = generate_samples(task, generator, adapter=adapter, folder=folder, progress=count_all)
+    samples = generate_samples(task, generator, adapter=adapter, folder=folder, on_event=on_event, more=len(alone))
     files: list[Path] = []
     for file in samples.trained.sample_cache.images(generator, alone, task.knobs, samples.weights):
-        progress("picture", file)
+        on_event(ImageGenerated(path=file))
         files.append(file)
     token_alone = ImageSet(sample_cache=samples.trained.sample_cache, files=tuple(files))
     return ProbeImages(task=task, samples=samples, token_alone=token_alone, scorers=scorers)

@@ -37,13 +37,13 @@ class CheckpointSelector:
     def best(self) -> CheckpointResult | None:
         """The earliest look that no later one beats by more than is worth it."""
         best: CheckpointResult | None = None
-        for validate in self.results:
-            if best is None or validate.score.total > best.score.total + MINIMUM_GAIN:
-                best = validate
+        for result in self.results:
+            if best is None or result.score.total > best.score.total + MINIMUM_GAIN:
+                best = result
         return best
 
     @property
-    def has_stopped_paying(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the last looks, as many as patience, are all after the best one, and something was learned at all."""
         best = self.best
         if best is None or best.score.total == 0:
@@ -61,14 +61,14 @@ class CheckpointSelector:
             f"{best.score.kept:.0%} of the base's prompt fidelity"
         )
         text += f", {best.score.copying:.0%} nearer to a training photo than photos are to each other" if best.score.copying else ""
-        if self.has_stopped_paying:
+        if self.should_stop:
             later = self.results[self.results.index(best) + 1 :]
             return f"{text}; the {len(later)} looks after it, up to step {later[-1].step}, were no better."
         return f"{text}; the best of {len(self.results)} looks."
 
     def forget_after(self, step: int) -> None:
         """Drop looks at later steps: they will be trained again."""
-        self.results = [validate for validate in self.results if validate.step <= step]
+        self.results = [result for result in self.results if result.step <= step]
 
     def to_json(self) -> dict[str, Any]:
         """All that the next decision depends on."""
@@ -78,7 +78,9 @@ class CheckpointSelector:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
         results = [
-            CheckpointResult(step=validate["step"], measured=ValidationResult(**validate["measured"]), score=SelectionScore(**validate["score"]))
-            for validate in values["looks"]
+            CheckpointResult(
+                step=validate["step"], measured=ValidationResult(**validate["measured"]), score=SelectionScore(**validate["score"])
+            )
+            for validate in values["results"]
         ]
-        return cls(references=ReferenceScores(**values["frame"]), patience=values["patience"], results=results)
+        return cls(references=ReferenceScores(**values["references"]), patience=values["patience"], results=results)

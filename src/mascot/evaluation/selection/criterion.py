@@ -67,7 +67,8 @@ def score(measured: ValidationResult, references: ReferenceScores) -> SelectionS
     copying = 0.0
     if references.real_nearest is not None and references.real_likeness is not None:
         copying = max(
-            normalized(measured.nearest, references.real_nearest, 1.0), normalized(measured.likeness, max(real, references.base_likeness), 1.0)
+            normalized(measured.nearest, references.real_nearest, 1.0),
+            normalized(measured.likeness, max(real, references.base_likeness), 1.0),
         )
     joined = 2 * gain * kept / (gain + kept) if gain + kept else 0.0
     return SelectionScore(gain=gain, kept=kept, copying=copying, total=joined * (1 - copying))

@@ -18,9 +18,9 @@ from mascot.evaluation.metrics.default_encoders import default_encoder_names, lo
 from mascot.evaluation.selection.rare_words import LONGEST
 from mascot.evaluation.selection.token_scoring import (
     CANDIDATES,
+    IMAGES,
     KNOBS,
     PHOTO,
-    IMAGES,
     READ,
     REFERENCES,
     TokenCandidate,
@@ -33,7 +33,7 @@ from mascot.generation.sample_cache import SampleCache
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
-from mascot.progress import Progress, silent
+from mascot.progress import OnEvent, TokenSearchStarted, ignore
 from mascot.protocols import COMMON_TOKEN, Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import JsonRecord
@@ -85,25 +85,25 @@ class TokenSearch:
     """Which encoders looked at the pictures."""
 
 
-def choose_token(recipe: Recipe, family: Family, *, folder: Path | None = None, progress: Progress = silent) -> tuple[Recipe, str]:
+def choose_token(recipe: Recipe, family: Family, *, folder: Path | None = None, on_event: OnEvent = ignore) -> tuple[Recipe, str]:
     """Give a recipe that names no token the one that its untouched base suggests, and say why; one that names it comes back as it is.
 
     See `find_or_recall_token`. The base must be the recipe's own, and is left as it was.
     """
     if recipe.token is not None:
         return recipe, ""
-    name = find_or_recall_token(family, recipe.base, device=choose_device(recipe.device), folder=folder, progress=progress)
+    name = find_or_recall_token(family, recipe.base, device=choose_device(recipe.device), folder=folder, on_event=on_event)
     return recipe.model_copy(update={"token": name.token}), name.why
 
 
 def find_or_recall_token(
-    family: Family, base: str, *, device: str = "cpu", folder: Path | None = None, progress: Progress = silent
+    family: Family, base: str, *, device: str = "cpu", folder: Path | None = None, on_event: OnEvent = ignore
 ) -> ChosenToken:
     """Look up what subjects of a loaded, untouched base are called, or find it: the same every time.
 
     It costs nothing from the second time on, and on the embedded base never; the first search draws 96 pictures of 12 steps. Where they
     cannot be judged, or a large base would draw them on a CPU, the word that reads least like a noun is taken; where the vocabulary has
-    none, `sks`. Neither is remembered. `progress` is called with ('token', how many pictures) before any is drawn.
+    none, `sks`. Neither is remembered. `TokenSearchStarted` is emitted before any image is generated.
 
     Raises:
         UserError: what was remembered is damaged, or pictures cannot be drawn or kept.
@@ -124,7 +124,7 @@ def find_or_recall_token(
     except UserError as error:
         return read_alone(reader, words[0], str(error), decided_by)
     examiner = TokenExaminer(Generator(family), encoders, token_samples(folder), seed=SEED)
-    progress("token", IMAGES * (len(words) + len(examiner.references)))
+    on_event(TokenSearchStarted(images=IMAGES * (len(words) + len(examiner.references))))
     name = ChosenToken.of(examiner.find(count=1)[0], len(reader.rare), decided_by)
     name.write(place_of(decided_by, folder))
     return name

@@ -31,7 +31,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.sample_cache import SampleCache, weights_name
 from mascot.models.pipeline_stage import PipelineStage
-from mascot.progress import Progress, silent
+from mascot.progress import GenerationStarted, ImageGenerated, OnEvent, ignore
 from mascot.protocols import Family, Framing, Subject
 
 REFERENCES = 8
@@ -204,9 +204,9 @@ class TokenExaminer:
         self.reader = TokenReader(generator.family)
         self.nouns = self.reader.nouns
 
-    def examine(self, words: Sequence[str], progress: Progress = silent) -> list[TokenCandidate]:
+    def examine(self, words: Sequence[str], on_event: OnEvent = ignore) -> list[TokenCandidate]:
         """Read and draw words, and say what each means to the base, in their order."""
-        generated = self.generate([*words, *self.references], progress)
+        generated = self.generate([*words, *self.references], on_event)
         seen = {word: self.sample_cache.embed(self.encoders.identity, paths) for word, paths in generated.items()}
         matches = {word: self.match(paths) for word, paths in generated.items()}
         different, same = ends_of_alike([seen[noun] for noun in self.references])
@@ -228,28 +228,28 @@ class TokenExaminer:
             )
         return candidates
 
-    def find(self, *, count: int = 5, candidates: int = CANDIDATES, progress: Progress = silent) -> list[TokenCandidate]:
+    def find(self, *, count: int = 5, candidates: int = CANDIDATES, on_event: OnEvent = ignore) -> list[TokenCandidate]:
         """Find the `count` best tokens, best first: of the rare words, the `candidates` that read least like a noun are drawn.
 
         Raises:
             UserError: no word of the base's vocabulary is rare, short and unknown; or pictures cannot be drawn or kept.
         """
         chosen = self.reader.least(count=candidates, seed=self.seeds[0])
-        return sorted(self.examine(chosen, progress), key=lambda candidate: (candidate.meaning, candidate.token))[:count]
+        return sorted(self.examine(chosen, on_event), key=lambda candidate: (candidate.meaning, candidate.token))[:count]
 
     @property
     def references(self) -> tuple[str, ...]:
         """The nouns that are drawn."""
         return self.nouns[:REFERENCES]
 
-    def generate(self, words: Sequence[str], progress: Progress = silent) -> dict[str, list[Path]]:
+    def generate(self, words: Sequence[str], on_event: OnEvent = ignore) -> dict[str, list[Path]]:
         """Draw each word in as many pictures as there are seeds."""
         words = list(dict.fromkeys(words))
         requests = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
-        progress("pictures", len(requests))
+        on_event(GenerationStarted(images=len(requests)))
         paths: list[Path] = []
         for path in self.sample_cache.images(self.generator, requests, self.knobs, weights_name(self.generator.family)):
-            progress("picture", path)
+            on_event(ImageGenerated(path=path))
             paths.append(path)
         count = len(self.seeds)
         return {word: paths[place * count : (place + 1) * count] for place, word in enumerate(words)}

@@ -128,7 +128,9 @@ class SecondStage(UNetStage):
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Ask the UNet once, with the small picture below the noisy one; the learned variance is cut off."""
         both = torch.cat([noisy_BCHW.to(self.device), conditioning["small"].to(self.device, noisy_BCHW.dtype)], dim=1)
-        prediction = self.ask(both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device))
+        prediction = self.ask(
+            both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device)
+        )
         return prediction[:, : noisy_BCHW.shape[1]]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

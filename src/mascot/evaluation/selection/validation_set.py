@@ -1,0 +1,112 @@
+"""Validation images: generated at fixed prompts and seeds, and measured against the photos and the prompts.
+
+The prompts are none of those that reports are made with.
+
+Shape suffixes: B images, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mascot.data.prompt_templates import fill
+from mascot.diffusion.noise import seeded
+from mascot.evaluation.metrics.default_encoders import EncoderPair
+from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
+from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
+from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
+from mascot.protocols import Subject
+from mascot.recipe.recipe import Recipe
+
+SEED = 7_000
+"""Seed of the first validation image; previews and reports begin with other seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """The prompts, photos and encoders by which one run is validated."""
+
+    recipe: Recipe
+    images: Sequence[Image.Image]
+    """The photos of the subject, RGB."""
+    resolution: int
+    """Side of validation images in pixels."""
+    encoders: EncoderPair
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """The validation prompts in the run's order."""
+        return validation_prompts(self.recipe)
+
+    @cached_property
+    def photos(self) -> Tensor:
+        """Identity embeddings of the photos. Shape B x D."""
+        return self.encoders.identity.embed(self.images)
+
+    def generate(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, subject: Subject | None = None) -> list[Image.Image]:
+        """Generate validation images by their numbers: all prompts in order, then all again with other seeds."""
+        named = self.recipe.subject if subject is None else subject
+        requests = [ImageRequest(fill(self.prompts[number % len(self.prompts)], named), SEED + number) for number in numbers]
+        return list(generator.generate(requests, knobs.model_copy(update={"height": self.resolution, "width": self.resolution})))
+
+    def generate_class(self, generator: Generator) -> list[Image.Image]:
+        """Generate each prompt once with the class noun alone, as the base model is asked."""
+        return self.generate(generator, self.recipe.knobs, range(len(self.prompts)), subject=self.class_subject)
+
+    @property
+    def class_subject(self) -> Subject:
+        """The class noun without the token, which the encoders have never read."""
+        return Subject(token=str(self.recipe.class_noun))
+
+    def measure(self, images: Sequence[Image.Image], references: ReferenceScores | None) -> ValidationResult:
+        """Measure validation images from number 0 on; similarities below those between photos do not count as copies."""
+        generated_BD = self.encoders.identity.embed(images)
+        nearest_B = (generated_BD @ self.photos.T).max(1).values
+        if references is not None and references.real_nearest is not None:
+            nearest_B = nearest_B.clamp(min=references.real_nearest)
+        return ValidationResult(
+            likeness=similarity(generated_BD, self.photos),
+            prompt=prompt_fidelity(self.encoders.clip.embed(images), self.prompt_embeddings(len(images))),
+            nearest=float(nearest_B.mean()),
+        )
+
+    def references(self, base_images: Sequence[Image.Image]) -> ReferenceScores:
+        """Measure the base model's images, the photos and noise, between which later results are normalized."""
+        generated_BD, prompts_BD = self.encoders.clip.embed(base_images), self.prompt_embeddings(len(base_images))
+        cosines_BB = self.photos @ self.photos.T
+        cosines_BB.fill_diagonal_(-1)
+        floor_BD = self.encoders.clip.embed([noise_image(number) for number in range(len(base_images))])
+        return ReferenceScores(
+            base_likeness=similarity(self.encoders.identity.embed(base_images), self.photos),
+            real_likeness=real_similarity(self.photos),
+            base_prompt=prompt_fidelity(generated_BD, prompts_BD),
+            floor_prompt=prompt_fidelity(floor_BD, prompts_BD),
+            real_nearest=float(cosines_BB.max(1).values.mean()) if len(self.photos) > 1 else None,
+        )
+
+    def prompt_embeddings(self, count: int) -> Tensor:
+        """CLIP embeddings of the first `count` images' prompts, read with the class noun alone. Shape B x D."""
+        prompts = [fill(self.prompts[number % len(self.prompts)], self.class_subject) for number in range(count)]
+        return self.encoders.clip.embed_prompts(prompts)
+
+
+def validation_prompts(recipe: Recipe) -> tuple[str, ...]:
+    """List the validation prompts in an order of the run's own, so that any first part is a fair sample."""
+    prompts = STARTER_VALIDATION.for_subject(live=is_live(recipe.class_noun))
+    order = sorted(range(len(prompts)), key=lambda i: seeded(recipe.seed, "validation", i).initial_seed())
+    return tuple(prompts[i] for i in order)
+
+
+def noise_image(number: int) -> Image.Image:
+    """Make an image of uniform noise, 64 pixels square: the floor of prompt fidelity."""
+    values = torch.randint(0, 256, (64, 64, 3), generator=seeded("noise", number), dtype=torch.uint8)
+    return Image.fromarray(values.numpy())

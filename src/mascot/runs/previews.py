@@ -1,0 +1,25 @@
+"""Preview images at fixed prompts and seeds while a run trains."""
+
+from __future__ import annotations
+
+from mascot.data.prompt_templates import fill
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, settings_text
+from mascot.protocols import Family
+from mascot.recipe.recipe import Recipe
+from mascot.storage.image_files import write_image
+from mascot.storage.run_folder import Run
+
+
+def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: int, step: int) -> None:
+    """Generate a recipe's previews with the base as it is now, and write them as the previews of a step.
+
+    `resolution` is the side of the square images in pixels.
+    """
+    generator = Generator(family)
+    knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": resolution, "width": resolution}))
+    prompts = [fill(prompt, recipe.subject) for prompt in recipe.previews.prompts]
+    requests = [ImageRequest(prompt, recipe.previews.seed + i) for i, prompt in enumerate(prompts)]
+    for i, image in enumerate(generator.generate(requests, knobs)):
+        text = settings_text(requests[i], knobs, (resolution, resolution), recipe.base, f"step {step}")
+        write_image(image, files.preview(step, i), text)

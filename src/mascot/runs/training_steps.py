@@ -1,0 +1,84 @@
+"""How a run is trained: from its last checkpoint, step by step, with log, previews and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from mascot.runs.inputs import check_base
+from mascot.runs.previews import write_previews
+from mascot.runs.training_log import TrainingLog, open_log
+from mascot.runs.training_run import TrainingRun
+from mascot.storage.atomic_write import atomic_write
+from mascot.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, save_parameters
+from mascot.training.interrupts import uninterrupted
+from mascot.training.loop import Step
+
+
+def begin(run: TrainingRun) -> None:
+    """Attach the method and restore the last checkpoint, if there is one; nothing is trained yet.
+
+    Raises:
+        UserError: the base, the memory or the checkpoint cannot be used.
+    """
+    check_base(run.recipe, run.family, run.spans)
+    for loader in run.batch_loaders:  # encoded by the base model, whose encoders may then leave memory
+        _ = loader.dataset
+    checkpoint = run.files.last_checkpoint()
+    if checkpoint is None:
+        run.enter(0)
+        return
+    done = run.files.step_of(checkpoint)
+    while run.index < 0 or (run.span.last < done and run.index + 1 < len(run.spans)):
+        run.enter(run.index + 1)
+    for stage in range(run.span.stage):
+        load_parameters(run.attached[stage], checkpoint, f"stage{stage}")
+    load_checkpoint(run.loop, checkpoint)
+
+
+def train_steps(run: TrainingRun) -> Generator[Step]:
+    """Train to the end and yield after each step; an interruption, or closing this, writes a checkpoint."""
+    every = run.recipe.previews.every
+    if every and run.loop.done == 0:
+        write_step_previews(run, 0)
+    with open_log(run.files, run.accelerator, done=run.loop.done) as log:
+        try:
+            while (step := train_one_step(run, log)) is not None:
+                if every and step.number % every == 0:
+                    write_step_previews(run, step.number)
+                if step.number % run.recipe.training.checkpoint_every == 0 or step.number == run.steps:
+                    log.flush()
+                    write_checkpoint(run)
+                yield step
+        except (KeyboardInterrupt, GeneratorExit):
+            log.flush()
+            write_checkpoint(run)
+            raise
+
+
+def train_one_step(run: TrainingRun, log: TrainingLog) -> Step | None:
+    """Train and log one step, entering the next span where one has ended; Ctrl-C waits until both are done."""
+    with uninterrupted():
+        while run.loop.done == run.span.last and run.index + 1 < len(run.spans):
+            run.loop.finish()
+            run.enter(run.index + 1)
+        step = next(run.loop.steps(run.batches), None)
+        if step is not None:
+            log.write(step)
+    return step
+
+
+def write_step_previews(run: TrainingRun, step: int) -> None:
+    """Generate and write the previews of a step."""
+    with run.generating():
+        write_previews(run.recipe, run.family, run.files, resolution=run.resolution, step=step)
+
+
+def write_checkpoint(run: TrainingRun) -> None:
+    """Write a checkpoint of the present step, unless there is one."""
+    if run.files.checkpoint(run.loop.done).exists():
+        return
+    with atomic_write(run.files.checkpoint(run.loop.done)) as temporary:
+        save_checkpoint(run.loop, temporary)
+        for stage in range(run.span.stage):
+            save_parameters(run.attached[stage], temporary, f"stage{stage}")
+    run.files.forget_old_checkpoints()
