@@ -111,7 +111,10 @@ def write_key(exam: Exam, encoders: Judges) -> Key:
         prompts={kind: read([scene.prompt for scene in scenes]) for kind, scenes in exam.kinds.items()},
         nouns_ND=read([ARTICLE.sub("an", f"a photo of a {noun}") for noun in exam.nouns]),
         places_BND=read(placed).unflatten(0, (-1, len(PLACES))),
-        likenesses={noun: torch.stack([encoders.identity.embed(images) for images in who]) for noun, who in exam.likenesses.items()},
+        likenesses={
+            noun: torch.stack([encoders.identity.embed(images) for images in who])
+            for noun, who in exam.likenesses.items()
+        },
         retrieval_BD=read([scene.prompt for scene in exam.retrieval]),
         fresh=encoders.image_conditioning(exam.fresh) if exam.fresh else None,
     )
@@ -153,7 +156,9 @@ def mark_kind(exam: Exam, key: Key, kind: str, seen: Embedded) -> dict[str, list
     }
     if kind == "places":
         answers = [list(PLACES)[i] for i in nearest(seen.clip_BD, key.places_BND)]
-        marks["place named right"] = [float(answer == scene.place) for answer, scene in zip(answers, scenes, strict=True)]
+        marks["place named right"] = [
+            float(answer == scene.place) for answer, scene in zip(answers, scenes, strict=True)
+        ]
     if kind == "names":
         for measure, images_BD in (("", seen.identity_BD), (", shuffled", seen.identity_BD.roll(1, 0))):
             rows = zip(images_BD, scenes, strict=True)
@@ -181,7 +186,9 @@ def mean_of(values: Sequence[float]) -> Measured:
     table = np.asarray(values, float)
     chosen = np.random.default_rng(0).integers(len(table), size=(RESAMPLES, len(table)))
     low, high = np.quantile(table[chosen].mean(1), (0.025, 0.975))
-    return Measured(value=float(table.mean()), low=float(low), high=float(high), values=tuple(float(value) for value in values))
+    return Measured(
+        value=float(table.mean()), low=float(low), high=float(high), values=tuple(float(value) for value in values)
+    )
 
 
 Rows = dict[tuple[str, str, str], Measured]
@@ -191,13 +198,19 @@ Rows = dict[tuple[str, str, str], Measured]
 def mark_kinds(exam: Exam, key: Key, encoders: Judges, images: Mapping[str, Sequence[Image.Image]]) -> Rows:
     """All cells of one column by kind of prompt."""
     marks = {kind: mark_kind(exam, key, kind, encoders.image_conditioning(drawn)) for kind, drawn in images.items()}
-    return {(KINDS_SECTION, kind, measure): mean_of(values) for kind, found in marks.items() for measure, values in found.items()}
+    return {
+        (KINDS_SECTION, kind, measure): mean_of(values)
+        for kind, found in marks.items()
+        for measure, values in found.items()
+    }
 
 
 def mark_retrieval(key: Key, encoders: Judges, images: Sequence[Image.Image]) -> Rows:
     """How often the right prompt is found, at rank 1 and 5; one column's cells."""
     images_BD, asked = encoders.clip.embed(images), f"among {len(images)}"
-    return {(RETRIEVAL_SECTION, asked, f"rank {k}"): mean_of(found_within(images_BD, key.retrieval_BD, k)) for k in (1, 5)}
+    return {
+        (RETRIEVAL_SECTION, asked, f"rank {k}"): mean_of(found_within(images_BD, key.retrieval_BD, k)) for k in (1, 5)
+    }
 
 
 def mark_set(key: Key, encoders: Judges, how: str, images: Sequence[Image.Image]) -> Rows:
@@ -205,7 +218,10 @@ def mark_set(key: Key, encoders: Judges, how: str, images: Sequence[Image.Image]
     assert key.fresh is not None, "sets are compared only where the exam has a set to compare with"
     seen = encoders.image_conditioning(images)
     pairs = {"identity encoder": (seen.identity_BD, key.fresh.identity_BD), "CLIP": (seen.clip_BD, key.fresh.clip_BD)}
-    return {(SETS_SECTION, how, f"Fréchet distance, {name}"): Measured(value=frechet_distance(*both)) for name, both in pairs.items()}
+    return {
+        (SETS_SECTION, how, f"Fréchet distance, {name}"): Measured(value=frechet_distance(*both))
+        for name, both in pairs.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +233,9 @@ class Column:
     images: dict[str, list[Image.Image]]
 
 
-def examine(label: str, draw: Draw, exam: Exam, key: Key, encoders: Judges, *, guidance: float, sets: Mapping[str, float]) -> Column:
+def examine(
+    label: str, draw: Draw, exam: Exam, key: Key, encoders: Judges, *, guidance: float, sets: Mapping[str, float]
+) -> Column:
     """Let one base draw everything, and mark it. `sets`: what a row of whole sets is called -> the guidance it is drawn at."""
     tell(f"{label}: {sum(map(len, exam.kinds.values()))} pictures by kind")
     images = {kind: draw(scenes, guidance) for kind, scenes in exam.kinds.items()}
@@ -271,7 +289,9 @@ def tables(columns: Sequence[Column]) -> str:
     return "\n".join(lines)
 
 
-def write_results(path: Path, settings: Mapping[str, str | int | float], encoders: Sequence[str], columns: Sequence[Column]) -> None:
+def write_results(
+    path: Path, settings: Mapping[str, str | int | float], encoders: Sequence[str], columns: Sequence[Column]
+) -> None:
     """Write every number as JSON, with its values prompt by prompt; whole or not at all."""
     keys = dict.fromkeys(row for column in columns for row in column.rows)
     rows = [
@@ -284,7 +304,9 @@ def write_results(path: Path, settings: Mapping[str, str | int | float], encoder
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def contact_sheet(exam: Exam, images: Mapping[str, Sequence[Image.Image]], *, columns: int = 8, side: int = 128) -> Image.Image:
+def contact_sheet(
+    exam: Exam, images: Mapping[str, Sequence[Image.Image]], *, columns: int = 8, side: int = 128
+) -> Image.Image:
     """One row for each kind: its name, and its first pictures above their prompts."""
     margin, height, columns = 88, side + 50, min(columns, max(len(drawn) for drawn in images.values()))
     sheet = Image.new("RGB", (margin + columns * (side + 6), len(images) * height), "white")
@@ -318,7 +340,9 @@ def read_world(work: Path) -> World:
     """
     drawings = work / "drawings.npz"
     if not drawings.is_file():
-        raise UserError(f"{drawings} does not exist; run `python -m starter_recipe collect --work {work}`, or give another --work.")
+        raise UserError(
+            f"{drawings} does not exist; run `python -m starter_recipe collect --work {work}`, or give another --work."
+        )
     return World(drawings)
 
 
@@ -347,7 +371,9 @@ def check_numbers(encoders: Judges, *, each: int, count: int, guidance: float, s
     seen = encoders.image_conditioning([Image.new("RGB", (64, 64))])
     width = max(seen.clip_BD.shape[1], seen.identity_BD.shape[1])
     if count and count <= width:
-        raise UserError(f"--count {count} is too few for embeddings {width} wide; give more than {width}, or 0 to leave sets out.")
+        raise UserError(
+            f"--count {count} is too few for embeddings {width} wide; give more than {width}, or 0 to leave sets out."
+        )
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -370,7 +396,11 @@ def measure(options: argparse.Namespace) -> None:
     for base in options.bases:
         draw = drawn_by(Generator(load_family(base, device=device, precision="fp32"), batch_size=32), options.steps)
         columns.append(examine(base, draw, exam, key, encoders, guidance=options.guidance, sets=sets))
-    columns.append(examine(COMPOSED, recall, exam, key, encoders, guidance=1.0, sets={"composed again": 1.0} if options.count else {}))
+    columns.append(
+        examine(
+            COMPOSED, recall, exam, key, encoders, guidance=1.0, sets={"composed again": 1.0} if options.count else {}
+        )
+    )
     report(options, exam, encoders, columns)
 
 
@@ -379,7 +409,11 @@ def report(options: argparse.Namespace, exam: Exam, encoders: Judges, columns: S
     described = [f"CLIP: {encoders.clip.describe()}", f"identity encoder: {encoders.identity.describe()}"]
     settings = {name: getattr(options, name) for name in ("seed", "each", "count", "guidance", "steps")}
     print("\n".join(f"- {line}" for line in described))
-    print("- " + ", ".join(f"{name} {value}" for name, value in settings.items()) + "; pictures not said otherwise: at that guidance")
+    print(
+        "- "
+        + ", ".join(f"{name} {value}" for name, value in settings.items())
+        + "; pictures not said otherwise: at that guidance"
+    )
     print(f"- by chance: noun named right 1 in {len(exam.nouns)} (two things: 2), place 1 in {len(PLACES)}")
     print(tables(columns), flush=True)
     if options.out is not None:
@@ -395,7 +429,9 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("starter_work"), help="where the recipe keeps its drawings")
     parser.add_argument("--clip", help="a CLIPModel's folder; the embedded one when not given")
     parser.add_argument("--identity", help="a vision transformer's folder; the embedded one when not given")
-    parser.add_argument("--count", type=int, default=1024, help="pictures of a set for the Frechet distances; 0 leaves them out")
+    parser.add_argument(
+        "--count", type=int, default=1024, help="pictures of a set for the Frechet distances; 0 leaves them out"
+    )
     parser.add_argument("--each", type=int, default=24, help="prompts of a kind")
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--steps", type=int, default=25)

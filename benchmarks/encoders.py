@@ -26,7 +26,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the recipe is no installed package; it stands beside this folder
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # the recipe is no installed package; it stands beside this folder
 
 from benchmarks.sights import (
     ALPHAS,
@@ -119,7 +121,8 @@ def hits(condition: Condition, embeddings_BD: Tensor) -> dict[str, list[float]]:
 def chance(condition: Condition) -> float:
     """Average the share of right pictures in the queries' galleries: what an encoder gets that tells nothing apart."""
     shares = [
-        np.mean([condition.owners[place] == condition.owners[query] for place in sample_cache]) for query, sample_cache in condition.trials
+        np.mean([condition.owners[place] == condition.owners[query] for place in sample_cache])
+        for query, sample_cache in condition.trials
     ]
     return float(np.mean(shares))
 
@@ -142,7 +145,9 @@ def calibrate(photos: Mapping[str, Tensor], floors: Mapping[str, Tensor], seed: 
 
 def summarise(curves: Mapping[str, list[list[float]]], seed: int) -> dict[str, Any]:
     """Average the scores at each of ALPHAS (`means`), say how many single steps fall (`falling`) and whether every mean step does."""
-    means = [bootstrap({name: [curve[i] for curve in own] for name, own in curves.items()}, seed) for i in range(len(ALPHAS))]
+    means = [
+        bootstrap({name: [curve[i] for curve in own] for name, own in curves.items()}, seed) for i in range(len(ALPHAS))
+    ]
     steps = [after < before for own in curves.values() for curve in own for before, after in pairwise(curve)]
     falls = all(after["mean"] < before["mean"] for before, after in pairwise(means))
     return {"means": means, "falling": float(np.mean(steps)), "steps": len(steps), "every_mean_falls": falls}
@@ -167,7 +172,9 @@ def measure_retrieval(encoders: Mapping[str, Judge], conditions: Sequence[Condit
     """Find the subjects in every condition with every encoder."""
     found: dict[str, Any] = {}
     for condition in conditions:
-        shares = {name: bootstrap(hits(condition, judge.embed(condition.images)), seed) for name, judge in encoders.items()}
+        shares = {
+            name: bootstrap(hits(condition, judge.embed(condition.images)), seed) for name, judge in encoders.items()
+        }
         found[condition.name] = {"queries": len(condition.trials), "chance": chance(condition), **shares}
     return found
 
@@ -177,14 +184,20 @@ def measure_calibration(encoders: Mapping[str, Judge], seed: int) -> dict[str, d
     empty, photos = empty_pictures(seed), {name: subject.photos for name, subject in starter.subjects().items()}
     found: dict[str, dict[str, Estimate]] = {}
     for name, judge in encoders.items():
-        real = {subject: judge.embed([Image.open(path).convert("RGB") for path in own]) for subject, own in photos.items()}
+        real = {
+            subject: judge.embed([Image.open(path).convert("RGB") for path in own]) for subject, own in photos.items()
+        }
         found[name] = calibrate(real, {floor: judge.embed(own) for floor, own in empty.items()}, seed)
     return found
 
 
-def climb(judge: Judge, ladders: Sequence[Ladder], score: Callable[[Tensor, Ladder], float]) -> dict[str, list[list[float]]]:
+def climb(
+    judge: Judge, ladders: Sequence[Ladder], score: Callable[[Tensor, Ladder], float]
+) -> dict[str, list[list[float]]]:
     """Score every picture of every ladder, given as 1 x D: subject -> its curves."""
-    embeddings_BAD = judge.embed([image for ladder in ladders for image in ladder.images]).unflatten(0, (-1, len(ALPHAS)))
+    embeddings_BAD = judge.embed([image for ladder in ladders for image in ladder.images]).unflatten(
+        0, (-1, len(ALPHAS))
+    )
     curves: dict[str, list[list[float]]] = {}
     for ladder, steps_AD in zip(ladders, embeddings_BAD, strict=True):
         curves.setdefault(ladder.subject, []).append([score(step_D[None], ladder) for step_D in steps_AD])
@@ -192,7 +205,13 @@ def climb(judge: Judge, ladders: Sequence[Ladder], score: Callable[[Tensor, Ladd
 
 
 def measure_sensitivity(
-    *, identity: Judge, clip: Reader, subjects: Sequence[Subject], ladders: Mapping[str, list[Ladder]], views: int, seed: int
+    *,
+    identity: Judge,
+    clip: Reader,
+    subjects: Sequence[Subject],
+    ladders: Mapping[str, list[Ladder]],
+    views: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Follow the scores as the subject, the place and the noun are blended away."""
     rng = np.random.default_rng([seed, 5])
@@ -218,15 +237,21 @@ def judge_laws(results: Mapping[str, Any]) -> dict[str, bool]:
     laws: dict[str, bool] = {}
     for world, ways in results["captions"].items():
         ranks = [rank for way in ways.values() for rank in way.values()]
-        laws[f"captions of {world} are found above chance, both ways"] = all(rank["low"] > rank["chance"] + TIE for rank in ranks)
+        laws[f"captions of {world} are found above chance, both ways"] = all(
+            rank["low"] > rank["chance"] + TIE for rank in ranks
+        )
     for encoder, rows in results["calibration"].items():
         for name, found in results["retrieval"].items():
             laws[f"{encoder} finds the subject above chance: {name}"] = found[encoder]["low"] > found["chance"] + TIE
         swapped = results["retrieval"][SWAPPED][encoder]
-        laws[f"{encoder} goes by the subject, not by the backdrop: more than half of the swaps are found"] = swapped["low"] > 0.5
+        laws[f"{encoder} goes by the subject, not by the backdrop: more than half of the swaps are found"] = (
+            swapped["low"] > 0.5
+        )
         laws[f"{encoder} holds photos of one subject nearer than photos of two"] = rows["real minus others"]["low"] > 0
         for floor in ("noise", "plain colours"):
-            laws[f"{encoder} holds {floor} farther from a subject than another subject"] = rows[floor]["mean"] < rows["others"]["mean"]
+            laws[f"{encoder} holds {floor} farther from a subject than another subject"] = (
+                rows[floor]["mean"] < rows["others"]["mean"]
+            )
     for name, curve in results["sensitivity"].items():
         laws[f"falls at every step of the blend on average: {name}"] = curve["every_mean_falls"]
     return laws
@@ -249,7 +274,11 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 def caption_table(captions: Mapping[str, Any]) -> str:
     """Set the table of the captions."""
     columns = [(f"rank {rank}", f"chance {rank / SCENES:g}") for rank in RANKS]
-    rows = [[world, way, *(shown(ranks[rank]) for rank, _ in columns)] for world, ways in captions.items() for way, ranks in ways.items()]
+    rows = [
+        [world, way, *(shown(ranks[rank]) for rank, _ in columns)]
+        for world, ways in captions.items()
+        for way, ranks in ways.items()
+    ]
     header = ["scenes", "way", *(f"{rank} ({odds})" for rank, odds in columns)]
     return table(f"The right one among {SCENES} scenes", header, rows)
 
@@ -260,14 +289,32 @@ def retrieval_table(retrieval: Mapping[str, Any]) -> str:
         [name, shown(found["identity"]), shown(found["clip"]), f"{found['chance']:.3f}", str(found["queries"])]
         for name, found in retrieval.items()
     ]
-    return table("Nearest gallery picture shows the right subject", ["condition", "identity", "CLIP images", "chance", "queries"], rows)
+    return table(
+        "Nearest gallery picture shows the right subject",
+        ["condition", "identity", "CLIP images", "chance", "queries"],
+        rows,
+    )
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> str:
     """Set the calibration table, with the paper's row for real photos."""
-    rows = [["real x real, the paper's encoders and photos", f"{PAPER['identity']:.3f} (DINO)", f"{PAPER['clip']:.3f} (CLIP-I)"]]
-    names = {"real": "real x real", "others": "real x other subjects", "noise": "real x noise", "plain colours": "real x plain colours"}
-    rows += [[names.get(row, row), *(shown(calibration[encoder][row]) for encoder in PAPER)] for row in calibration["identity"]]
+    rows = [
+        [
+            "real x real, the paper's encoders and photos",
+            f"{PAPER['identity']:.3f} (DINO)",
+            f"{PAPER['clip']:.3f} (CLIP-I)",
+        ]
+    ]
+    names = {
+        "real": "real x real",
+        "others": "real x other subjects",
+        "noise": "real x noise",
+        "plain colours": "real x plain colours",
+    }
+    rows += [
+        [names.get(row, row), *(shown(calibration[encoder][row]) for encoder in PAPER)]
+        for row in calibration["identity"]
+    ]
     return table("Calibration on the packaged photos", ["row", "identity", "CLIP-I"], rows)
 
 
@@ -330,7 +377,10 @@ def read_worlds(work: Path, seed: int) -> tuple[World, World, list[Subject]]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; draw the sheet where one is wanted. Returns the results as JSON has them."""
-    identity, clip = read_identity_encoder(options.identity or starter.identity_folder()), read_clip(options.clip or starter.clip_folder())
+    identity, clip = (
+        read_identity_encoder(options.identity or starter.identity_folder()),
+        read_clip(options.clip or starter.clip_folder()),
+    )
     known, unseen, subjects = read_worlds(options.work, options.seed)
     encoders: dict[str, Judge] = {"identity": identity, "clip": clip}
     scenes = {
@@ -342,7 +392,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.sheet is not None:
         rows = [example_of(condition, number * QUERIES) for number, condition in enumerate(conditions)]
         rows += [(f"{name} blended away: {own[0].caption}", own[0].images) for name, own in ladders.items()]
-        rows += [(f"{name}: {', '.join(c for _, c in own[:7])}", [image for image, _ in own[:7]]) for name, own in scenes.items()]
+        rows += [
+            (f"{name}: {', '.join(c for _, c in own[:7])}", [image for image, _ in own[:7]])
+            for name, own in scenes.items()
+        ]
         with atomic_write(options.sheet) as path:
             contact_sheet(rows).save(path, "PNG")
     results: dict[str, Any] = {
@@ -364,7 +417,10 @@ def main() -> None:
     """Print the tables; write what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--work", type=Path, default=Path("starter_work"), help="where `python -m starter_recipe collect` left the drawings"
+        "--work",
+        type=Path,
+        default=Path("starter_work"),
+        help="where `python -m starter_recipe collect` left the drawings",
     )
     parser.add_argument("--clip", type=Path, help="a CLIP's folder (default: the packaged one)")
     parser.add_argument("--identity", type=Path, help="an identity encoder's folder (default: the packaged one)")

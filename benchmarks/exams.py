@@ -156,7 +156,9 @@ def captioned(world: World, purpose: str, count: int, seed: int, *, distinct: bo
     stream = world.stream([EXAM, seed, zlib.crc32(purpose.encode())])
     if distinct:
         stream = iter({caption: (image, caption) for image, caption in islice(stream, 4 * count)}.values())
-    scenes = [Scene(prompt=c, image=p, seed=picture_seed(seed, purpose, i)) for i, (p, c) in enumerate(islice(stream, count))]
+    scenes = [
+        Scene(prompt=c, image=p, seed=picture_seed(seed, purpose, i)) for i, (p, c) in enumerate(islice(stream, count))
+    ]
     assert len(scenes) == count
     return scenes
 
@@ -181,7 +183,9 @@ def write_exam(world: World, *, each: int, count: int, seed: int, among: int = A
     kinds = {kind: choose(world, kind, each, seed) for kind in KINDS}
     rng = np.random.default_rng([EXAM, seed])
     likenesses = {
-        noun: [[compose(world, rng, noun, look=who.look).image for _ in range(LIKENESSES)] for who in world.instances[noun]]
+        noun: [
+            [compose(world, rng, noun, look=who.look).image for _ in range(LIKENESSES)] for who in world.instances[noun]
+        ]
         for noun in sorted({scene.nouns[0] for scene in kinds["names"]})
     }
     return Exam(

@@ -42,7 +42,9 @@ def held_out(world: World, pool: Pool, difficulty: float) -> tuple[Tensor, Tenso
 
 
 def main(  # noqa: PLR0917 - the command's options
-    work: Annotated[Path, typer.Option(help="The recipe's folder, with drawings, tokenizer and autoencoder.")] = Path("starter_work"),
+    work: Annotated[Path, typer.Option(help="The recipe's folder, with drawings, tokenizer and autoencoder.")] = Path(
+        "starter_work"
+    ),
     minutes: float = 6,
     optimizer: Literal["adam", "muon"] = "muon",
     learning_rate: float = 2e-3,
@@ -55,7 +57,10 @@ def main(  # noqa: PLR0917 - the command's options
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tokenizer, vae = CLIPTokenizer.from_pretrained(work / "tokenizer"), AutoencoderKL.from_pretrained(work / "vae").eval()
+    tokenizer, vae = (
+        CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        AutoencoderKL.from_pretrained(work / "vae").eval(),
+    )
     modules: list[Any] = list(make_base(tokenizer))
     shared = share(modules, 1, torch.device("cpu"), torch.multiprocessing.get_context("spawn"))
     replica = Replica(modules, shared, 0, learning_rate=learning_rate, betas=(0.9, 0.98), optimizer=optimizer)
@@ -63,7 +68,11 @@ def main(  # noqa: PLR0917 - the command's options
     pool = Pool(world, vae, tokenizer, torch.device("cpu"), [5, 0])
     while pool.filled < POOLED:
         pool.add(64, difficulty)
-    held, alphas, noise = held_out(world, pool, difficulty), make_scheduler().alphas_cumprod, torch.Generator().manual_seed(0)
+    held, alphas, noise = (
+        held_out(world, pool, difficulty),
+        make_scheduler().alphas_cumprod,
+        torch.Generator().manual_seed(0),
+    )
     clock, step, told = Clock(minutes, 0.0), 0, 0.0
 
     def tell() -> None:

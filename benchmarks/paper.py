@@ -34,7 +34,12 @@ SUBJECTS = (
     "hiking_boot",
 )  # fmt: skip
 """The held-out subjects that nothing was looked at on before the tables; the presets' guidance came out of these, hence `USUAL`."""
-METHODS = {"DreamBooth": "dreambooth", "LoRA": "lora", "pivotal tuning": "pivotal", "Textual Inversion": "textual-inversion"}
+METHODS = {
+    "DreamBooth": "dreambooth",
+    "LoRA": "lora",
+    "pivotal tuning": "pivotal",
+    "Textual Inversion": "textual-inversion",
+}
 CALLED = "sks"
 """Named, so that the tables stay what they are whatever word is found for users."""
 MOST_PHOTOS = 5
@@ -46,7 +51,10 @@ WITHOUT_PRIOR = ("prior.weight=0.0", "prior.count=0")
 
 
 def variant(
-    name: str, *overrides: str, photos: int | None = None, noun: Callable[[CollectionSubject], str | None] = lambda one: one.class_noun
+    name: str,
+    *overrides: str,
+    photos: int | None = None,
+    noun: Callable[[CollectionSubject], str | None] = lambda one: one.class_noun,
 ) -> Variant:
     """One row of a table: every subject by a preset with some changes, perhaps on its first photos alone or under another noun."""
 
@@ -77,7 +85,10 @@ def arms_of(table: str, steps: int | None) -> list[Variant]:
     if table == "T4":
         none, wrong = variant("no noun", *short, noun=lambda _: None), variant("wrong noun", *short, noun=wrong_noun)
         return [variant("correct noun", *short), wrong, none]
-    return [variant("1 photo" if count == 1 else f"{count} photos", *short, photos=count) for count in range(1, MOST_PHOTOS + 1)]
+    return [
+        variant("1 photo" if count == 1 else f"{count} photos", *short, photos=count)
+        for count in range(1, MOST_PHOTOS + 1)
+    ]
 
 
 def collected(held: HeldOutSubject) -> CollectionSubject:
@@ -91,7 +102,9 @@ COLUMNS = {
     "T4": ("identity", "clip_i", "base_identity"),
     "T5": ("identity", "clip_i", "clip_t", "copying"),
 }
-HEADS = {name: metric.title for name, metric in METRICS.items()} | {"base_identity": "identity of the untouched base, asked for that noun"}
+HEADS = {name: metric.title for name, metric in METRICS.items()} | {
+    "base_identity": "identity of the untouched base, asked for that noun"
+}
 PAPERS = {
     "T3": "paper (Imagen, 15 subjects): with prior PRES .493, DIV .391, DINO .684, CLIP-T .308; without .664, .371, .712, .306",
     "T4": "paper (Imagen, 5 subjects): DINO with the correct noun .744, none .303, wrong .454",
@@ -110,7 +123,12 @@ def means(table: str, suite: SuiteScores) -> Table:
     names = COLUMNS[table]
     rows = tuple((variant, *(described(suite.mean(variant, name)) for name in names)) for variant in suite.variants)
     steps = " or ".join(map(str, sorted({suite_run.recipe.training.steps for suite_run in suite.suite_runs})))
-    return Table(title=f"{TITLES[table]}, {steps} steps", head=("", *(HEADS[name] for name in names)), rows=rows, notes=(PAPERS[table],))
+    return Table(
+        title=f"{TITLES[table]}, {steps} steps",
+        head=("", *(HEADS[name] for name in names)),
+        rows=rows,
+        notes=(PAPERS[table],),
+    )
 
 
 def differences(table: str, suite: SuiteScores) -> Table:
@@ -118,7 +136,10 @@ def differences(table: str, suite: SuiteScores) -> Table:
     rows: list[tuple[str, ...]] = []
     for one, other in pairwise(suite.variants):
         for name in COLUMNS[table]:
-            pairs = [(a.values[name].value, b.values[name].value) for a, b in zip(suite.of(one), suite.of(other), strict=True)]
+            pairs = [
+                (a.values[name].value, b.values[name].value)
+                for a, b in zip(suite.of(one), suite.of(other), strict=True)
+            ]
             known = [(a, b) for a, b in pairs if a is not None and b is not None]
             found = paired([a for a, _ in known], [b for _, b in known], seed=0)
             if found is not None:
@@ -147,7 +168,9 @@ def main(  # noqa: PLR0917 - typer's options
     keep: Annotated[Path, typer.Option(help="The runs' folder, which a later call goes on with.")] = Path("runs/paper"),
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of the report at most.")] = 25,
     images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
-    steps: Annotated[int | None, typer.Option(min=1, help="Train every run for so many steps in place of the preset's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train every run for so many steps in place of the preset's.")
+    ] = None,
 ) -> None:
     """Train, draw and score what a table needs, and print it with intervals over the subjects."""
     known = starter.subjects()

@@ -51,14 +51,21 @@ class Scores:
     """PRES: similarity of drawings of the class and the subject's photos."""
 
 
-def score(generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, encoders: tuple[IdentityEncoder, ClipEncoder]) -> Scores:
+def score(
+    generator: Generator, held: HeldOutSubject, token: str, knobs: Knobs, encoders: tuple[IdentityEncoder, ClipEncoder]
+) -> Scores:
     """Draw the validation prompts and the class, and judge them; without an adapter `token` is the class noun."""
     identity, clip = encoders
     prompts = [prompt for prompt in STARTER_VALIDATION.for_subject(live=held.live) for _ in range(PER_PROMPT)]
     trained, plain = Subject(token=token, class_noun=held.class_noun), Subject(token=held.class_noun)
-    requests = [ImageRequest(fill(prompt, trained if token != held.class_noun else plain), 100 + i) for i, prompt in enumerate(prompts)]
+    requests = [
+        ImageRequest(fill(prompt, trained if token != held.class_noun else plain), 100 + i)
+        for i, prompt in enumerate(prompts)
+    ]
     drawn = list(generator.generate(requests, knobs))
-    of_class = list(generator.generate([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs))
+    of_class = list(
+        generator.generate([ImageRequest(fill("a photo of a {subject}", plain), i) for i in range(OF_CLASS)], knobs)
+    )
     photos = identity.embed(read(held.photos))
     return Scores(
         identity=similarity(identity.embed(drawn), photos),
@@ -91,7 +98,9 @@ def mean(rows: Sequence[Scores]) -> Scores:
 
 def main(
     subjects: Annotated[str, typer.Option(help="Held-out subjects, with commas.")] = "poodle,parrot,teddy_bear,taxi",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, such as prior.weight=1.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, such as prior.weight=1.")
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the runs in this folder.")] = None,
 ) -> None:
     """Train each subject with the starter's preset and these changes; print its scores, and the untouched base's."""
@@ -104,7 +113,9 @@ def main(
     for name in subjects.split(","):
         held = starter.subjects()[name]
         recipe = Recipe.preset(
-            overrides=[*(overrides or []), "previews.every=0"], photos=tuple(str(p) for p in held.photos), class_noun=held.class_noun
+            overrides=[*(overrides or []), "previews.every=0"],
+            photos=tuple(str(p) for p in held.photos),
+            class_noun=held.class_noun,
         )
         run = train(recipe, out=runs / name, report=False)
         generator, _, _ = open_generator(runs / name)

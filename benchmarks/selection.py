@@ -39,7 +39,8 @@ from mascot.evaluation.metrics.subject_fidelity import real_similarity, similari
 from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
 from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult, score
 from mascot.evaluation.selection.knob_search import knob_grid, search_knobs
-from mascot.evaluation.selection.validation import ROUNDS, SEED, noise
+from mascot.evaluation.selection.validation import ROUNDS
+from mascot.evaluation.selection.validation_set import SEED, noise_image
 from mascot.experiments.subject_collection import spread
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
@@ -49,8 +50,10 @@ from mascot.models import starter
 from mascot.models.starter import HeldOutSubject
 from mascot.protocols import Family, Subject
 from mascot.recipe.recipe import Recipe
+from mascot.runs.export import export_adapter
 from mascot.runs.inputs import load_base, read_subject
 from mascot.runs.training_run import TrainingRun
+from mascot.runs.training_steps import begin, train_steps
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
@@ -103,16 +106,20 @@ class Sitting:
         """
         run = Run(self.folder / "run")
         if run.recipe.exists() and Recipe.read(run.recipe) != self.recipe:
-            raise UserError(f"{self.folder} was made with other settings; give another --keep, or the settings of then.")
+            raise UserError(
+                f"{self.folder} was made with other settings; give another --keep, or the settings of then."
+            )
         if all(self.adapter(mark).exists() for mark in self.marks):
             return
         run.write_text(run.recipe, self.recipe.to_toml())
         with run.locked():
-            job = TrainingRun(recipe=self.recipe, run=run, photos=read_subject(self.recipe), family=load_base(self.recipe))
-            job.begin()
+            job = TrainingRun(
+                recipe=self.recipe, files=run, photos=read_subject(self.recipe), family=load_base(self.recipe)
+            )
+            begin(job)
             self.write_losses(self.read_losses(job.loop.done))
             self.note(job)  # it may have been stopped between a checkpoint and its note
-            with closing(job.teach()) as steps:
+            with closing(train_steps(job)) as steps:
                 for _ in steps:
                     self.note(job)
 
@@ -123,8 +130,21 @@ class Sitting:
             with self.losses.open("a", encoding="utf-8") as log:
                 log.write(json.dumps((step, fixed_loss(job))) + "\n")
         if step in self.marks and not self.adapter(step).exists():
-            with job.loop.drawing():
-                job.adapter().write(self.adapter(step))
+            with job.loop.generating():
+                export_adapter(job).write(self.adapter(step))
+
+
+def fixed_batch_loss(job: TrainingRun, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The training loss of one micro-batch, as the loop computes it."""
+    loop = job.loop
+    return training_loss(
+        job.stage,
+        batch,
+        loop.condition,
+        loop.attached.base_only,
+        min_snr=loop.settings.min_snr,
+        offset_noise=loop.settings.offset_noise,
+    )
 
 
 @torch.no_grad()
@@ -134,7 +154,7 @@ def fixed_loss(job: TrainingRun) -> float:
     for number in range(min(FIXED_BATCHES, job.recipe.training.steps)):
         for batch in job.batches(number):
             with job.accelerator.autocast():
-                _, error_B = training_loss(job.stage, job.attached, batch, job.loop.condition, job.loop.settings)
+                _, error_B = fixed_batch_loss(job, batch)
             errors += error_B[: batch.subject_count].tolist()
     return statistics.fmean(errors)
 
@@ -164,7 +184,9 @@ class Easel:
         """Draw what is not kept yet; returns the pictures' embeddings for likeness and for the prompts."""
         self.wear(adapter)
         files = self.sample_cache.generate(self.generator, requests, knobs, weights_name(self.family, adapter))
-        return self.sample_cache.embed(self.encoders.identity, files), self.sample_cache.embed(self.encoders.clip, files)
+        return self.sample_cache.embed(self.encoders.identity, files), self.sample_cache.embed(
+            self.encoders.clip, files
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +239,12 @@ class Exam:
     @cached_property
     def frame(self) -> ReferenceScores:
         """Place the untouched base and the photos, as training does."""
-        likeness_BD, prompt_BD = self.easel.generate(None, self.requests(self.plain, self.count), self.sitting.recipe.knobs)
-        nothing_BD = self.easel.sample_cache.embed_images(self.easel.encoders.clip, [noise(number) for number in range(self.count)])
+        likeness_BD, prompt_BD = self.easel.generate(
+            None, self.requests(self.plain, self.count), self.sitting.recipe.knobs
+        )
+        nothing_BD = self.easel.sample_cache.embed_images(
+            self.easel.encoders.clip, [noise_image(number) for number in range(self.count)]
+        )
         return ReferenceScores(
             base_likeness=similarity(likeness_BD, self.photos),
             real_likeness=real_similarity(self.photos),
@@ -251,12 +277,16 @@ def our_answers(exam: Exam, patience: int, budget: int) -> tuple[Answer, Answer,
     return Answer(step=step, knobs=usual), Answer(step=step, knobs=found.knobs), why
 
 
-def answers_by_rule(validation: Exam, *, fixed: int, window: int, threshold: float, patience: int, budget: int) -> tuple[list[Answer], str]:
+def answers_by_rule(
+    validation: Exam, *, fixed: int, window: int, threshold: float, patience: int, budget: int
+) -> tuple[list[Answer], str]:
     """Let every rule but the oracle decide, in the order of RULES; also says why ours decided so."""
     sitting = validation.sitting
     usual = validation.easel.generator.with_defaults(sitting.recipe.knobs)
     losses = sitting.read_losses(sitting.marks[-1])
-    place = dvar([loss for _, loss in sorted(losses.items())], window=max(2, window // sitting.every), threshold=threshold)
+    place = dvar(
+        [loss for _, loss in sorted(losses.items())], window=max(2, window // sitting.every), threshold=threshold
+    )
     stopped = None if place is None else sorted(losses)[place]
     fixed_step = kept_from(fixed, sitting.marks)
     alone, ours, why = our_answers(validation, patience, budget)
@@ -290,7 +320,9 @@ def show(name: str, found: Mapping[str, Worth]) -> None:
     for rule, worth in found.items():
         knobs, measured = worth.answer.knobs, worth.measured
         turned = f"{knobs.guidance:g} / {knobs.unet_scale:g} / {knobs.text_scale:g}"
-        numbers = f"{worth.score.total:.3f} | {measured.likeness:.3f} | {measured.prompt:.3f} | {worth.score.copying:.3f}"
+        numbers = (
+            f"{worth.score.total:.3f} | {measured.likeness:.3f} | {measured.prompt:.3f} | {worth.score.copying:.3f}"
+        )
         print(f"| {name} | {rule} | {worth.answer.step} | {turned} | {numbers} |", flush=True)
 
 
@@ -310,7 +342,9 @@ def seat(held: HeldOutSubject, keep: Path, marks: tuple[int, ...], every: int) -
     settings = [f"training.steps={marks[-1]}", f"training.checkpoint_every={max(1, marks[-1] // 8)}"]
     settings += ["training.lr_schedule=constant", "previews.every=0"]
     settings += ["knobs.guidance=5", "token=sks"]  # named, so that the tables stay what they are whatever becomes usual
-    recipe = Recipe.preset(overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun)
+    recipe = Recipe.preset(
+        overrides=settings, photos=tuple(str(photo) for photo in held.photos), class_noun=held.class_noun
+    )
     return Sitting(held=held, recipe=recipe, folder=keep / held.name, marks=marks, every=every)
 
 
@@ -334,7 +368,9 @@ def main(  # noqa: PLR0917 - the command's options
         raise typer.BadParameter(f"there is no subject {unknown[0]}; choose among {', '.join(known)}.")
     encoders, rows = load_encoders("starter"), list[dict[str, Worth]]()
     print("\n".join(f"- {line}" for line in encoders.describe().values()))
-    print(f"- kept steps {', '.join(map(str, kept))}; pictures of each of the report's prompts: {images}; prompts at most: {prompts}\n")
+    print(
+        f"- kept steps {', '.join(map(str, kept))}; pictures of each of the report's prompts: {images}; prompts at most: {prompts}\n"
+    )
     print(
         "| subject | rule | step | guidance / UNet / text | score | likeness | CLIP-T | copying |\n|---|---|---|---|---|---|---|---|",
         flush=True,
@@ -343,11 +379,15 @@ def main(  # noqa: PLR0917 - the command's options
     for name in subjects.split(","):
         sitting = seat(known[name], keep, kept, every)
         sitting.train()
-        easel = Easel(family=load_base(sitting.recipe), sample_cache=SampleCache(keep / name / "gallery"), encoders=encoders)
+        easel = Easel(
+            family=load_base(sitting.recipe), sample_cache=SampleCache(keep / name / "gallery"), encoders=encoders
+        )
         lists = [spread(suite.for_subject(live=sitting.held.live), prompts) for suite in (STARTER_VALIDATION, STARTER)]
         validation = Exam(easel=easel, sitting=sitting, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = Exam(easel=easel, sitting=sitting, prompts=lists[1], rounds=images, seed=0)
-        answers, why = answers_by_rule(validation, fixed=fixed, window=window, threshold=threshold, patience=patience, budget=budget)
+        answers, why = answers_by_rule(
+            validation, fixed=fixed, window=window, threshold=threshold, patience=patience, budget=budget
+        )
         rows.append(compare(validation, report, answers))
         notes.append(f"- {name}: {why}")
         show(name, rows[-1])

@@ -88,7 +88,9 @@ def read_subjects(modules: Path, known: World) -> list[Subject]:
         same_thing = {key: trim(image) for key, image in rendered.items() if image is not None}
         same_noun = {key: known.drawings[key] for key in known.bodies[noun]}
         drawing = draw_subject(facts, arts[own]).resize((DRAWN, DRAWN), Image.Resampling.LANCZOS)
-        subjects.append(Subject(name=name, noun=noun, key=f"{own}/{icon}", drawing=drawing, look_alikes=same_thing | same_noun))
+        subjects.append(
+            Subject(name=name, noun=noun, key=f"{own}/{icon}", drawing=drawing, look_alikes=same_thing | same_noun)
+        )
     return subjects
 
 
@@ -166,7 +168,9 @@ def filtered_view(style: str, subject: Subject, rng: Rng) -> Image.Image:
     return apply_filter(style, plain_view(subject, rng))
 
 
-def one_gallery(name: str, subjects: Sequence[Subject], rng: Rng, views: int, *, sample_cache: Sight, query: Sight) -> Condition:
+def one_gallery(
+    name: str, subjects: Sequence[Subject], rng: Rng, views: int, *, sample_cache: Sight, query: Sight
+) -> Condition:
     """Look all queries up in one gallery of `views` pictures of each subject."""
     condition = Condition(name)
     shown = [condition.add(subject.name, sample_cache(subject, rng)) for subject in subjects for _ in range(views)]
@@ -185,7 +189,11 @@ def swapped_backdrop(subjects: Sequence[Subject], rng: Rng) -> Condition:
             own, other = clear_backdrops(layer, rng, [*PLACES, *COLOURS], 2)
             query = condition.add(subject.name, portrait(layer, own))
             sample_cache = [condition.add(subject.name, portrait(layer, other))]
-            sample_cache += [condition.add(s.name, portrait(pose_on(s.drawing, SIDE, pose), own)) for s in subjects if s is not subject]
+            sample_cache += [
+                condition.add(s.name, portrait(pose_on(s.drawing, SIDE, pose), own))
+                for s in subjects
+                if s is not subject
+            ]
             condition.trials.append((query, sample_cache))
     return condition
 
@@ -195,8 +203,12 @@ def look_alikes_only(subjects: Sequence[Subject], rng: Rng, views: int) -> Condi
     condition = Condition("look-alikes only")
     for subject in subjects:
         shown = {subject.name: subject.drawing, **subject.look_alikes}
-        sample_cache = [condition.add(owner, view_of(drawing, rng)) for owner, drawing in shown.items() for _ in range(views)]
-        condition.trials += [(condition.add(subject.name, plain_view(subject, rng)), sample_cache) for _ in range(QUERIES)]
+        sample_cache = [
+            condition.add(owner, view_of(drawing, rng)) for owner, drawing in shown.items() for _ in range(views)
+        ]
+        condition.trials += [
+            (condition.add(subject.name, plain_view(subject, rng)), sample_cache) for _ in range(QUERIES)
+        ]
     return condition
 
 
@@ -210,7 +222,10 @@ def make_conditions(subjects: Sequence[Subject], world: World, views: int, seed:
         swapped_backdrop(subjects, next(rngs)),
         look_alikes_only(subjects, next(rngs), views),
         one_gallery("recoloured", subjects, next(rngs), views, sample_cache=plain_view, query=recoloured_view),
-        *(one_gallery(name, subjects, next(rngs), views, sample_cache=plain_view, query=sight) for name, sight in restyled.items()),
+        *(
+            one_gallery(name, subjects, next(rngs), views, sample_cache=plain_view, query=sight)
+            for name, sight in restyled.items()
+        ),
     ]
 
 

@@ -59,7 +59,11 @@ def run_program(side: Side, steps: int, folder: Path) -> tuple[float, float]:
     """Run one program to the end; give its seconds and its peak resident memory in MB."""
     out = str(folder / f"{steps}-{time.monotonic_ns()}")
     command = [{"{out}": out, "{steps}": str(steps)}.get(word, word) for word in side.command]
-    environment = os.environ | {"OMP_NUM_THREADS": str(side.threads), "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(ROOT / "src")}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(side.threads),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
     with (folder / "log.txt").open("w+") as log:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603 - the arguments are this file's own
@@ -84,7 +88,9 @@ def our_side(*, base: str, photos: Path, batch: int, resolution: int, threads: i
     return Side(name=f"ours, {threads} thread{'s' * (threads > 1)}", command=command, threads=threads)
 
 
-def peer_side(script: Path, runner: Path, *, base: str, photos: Path, batch: int, resolution: int, threads: int) -> Side:
+def peer_side(
+    script: Path, runner: Path, *, base: str, photos: Path, batch: int, resolution: int, threads: int
+) -> Side:
     """The example of diffusers, a script script at its best settings."""
     options = {
         "pretrained_model_name_or_path": base, "instance_data_dir": str(photos), "instance_prompt": "a photo of sks owl",
@@ -145,7 +151,9 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
         source="random", device=torch.device("cpu"), dtype=torch.bfloat16, unet=unet, tokenizers={}, scheduler=scheduler,
         images=PixelSpace(), load_text=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
-    print(f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16")
+    print(
+        f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16"
+    )
     attached = LoraSettings(text_learning_rate=0).attach(stage, Subject("sks"), 0, None)
     states = torch.randn(1, 77, 768)
     loop = Loop(
@@ -162,7 +170,12 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
         latents = Latents(mean_BCHW=zeros, deviation_BCHW=zeros + 1)
         return [
             Batch(
-                latents=latents, prompts=("",), framings=(framing,), weight_B=torch.ones(1), subject_count=1, generators=(seeded(number),)
+                latents=latents,
+                prompts=("",),
+                framings=(framing,),
+                weight_B=torch.ones(1),
+                subject_count=1,
+                generators=(seeded(number),),
             )
         ]
 
@@ -186,12 +199,16 @@ def report_large(steps: int, peak: float) -> None:
     best = min(seconds)
     learning_rate = work / best
     share = 100 * learning_rate / peak
-    print(f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {learning_rate:.0f} GFLOP/s = {share:.0f} % of the bf16 matmul peak")
+    print(
+        f"  {best:.1f} s a step (best of {steps}), {work:.0f} GFLOP, {learning_rate:.0f} GFLOP/s = {share:.0f} % of the bf16 matmul peak"
+    )
 
 
 def best_of(results: dict[str, list[Measured]], kind: str) -> float:
     """The median rate of a side at its better number of threads; 0 where it did not run."""
-    medians = [statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)]
+    medians = [
+        statistics.median(m.steps_per_second for m in found) for name, found in results.items() if name.startswith(kind)
+    ]
     return max(medians, default=0.0)
 
 
@@ -217,19 +234,29 @@ def main() -> None:
     if options.peer is None:
         print("no --peer was given: only our side runs")
     else:
-        sides += [peer_side(options.peer, options.runner, base=source_of(options.base), **work, threads=threads) for threads in (1, 2)]
+        sides += [
+            peer_side(options.peer, options.runner, base=source_of(options.base), **work, threads=threads)
+            for threads in (1, 2)
+        ]
     results: dict[str, list[Measured]] = {side.name: [] for side in sides}
     with TemporaryDirectory() as folder:
         for number in range(options.rounds):
             for side in sides:
                 found = measure(side, options.short, options.long, Path(folder))
                 results[side.name].append(found)
-                print(f"round {number + 1}: {side.name}: {found.steps_per_second:.2f} steps/s, {found.peak_megabytes:.0f} MB", flush=True)
-    print(f"\nbatch {options.batch}, {options.resolution} px, rank 16, attention, bf16; median of {options.rounds} rounds")
+                print(
+                    f"round {number + 1}: {side.name}: {found.steps_per_second:.2f} steps/s, {found.peak_megabytes:.0f} MB",
+                    flush=True,
+                )
+    print(
+        f"\nbatch {options.batch}, {options.resolution} px, rank 16, attention, bf16; median of {options.rounds} rounds"
+    )
     for name, found in results.items():
         rates = sorted(m.steps_per_second for m in found)
         memory = statistics.median(m.peak_megabytes for m in found)
-        print(f"  {name:18} {statistics.median(rates):6.2f} steps/s ({rates[0]:.2f} to {rates[-1]:.2f}), peak {memory:.0f} MB")
+        print(
+            f"  {name:18} {statistics.median(rates):6.2f} steps/s ({rates[0]:.2f} to {rates[-1]:.2f}), peak {memory:.0f} MB"
+        )
     best = {kind: best_of(results, kind) for kind in ("ours", "peer")}
     if best["peer"]:
         print(f"  ours / peer, each at its better number of threads: {best['ours'] / best['peer']:.2f}")
@@ -238,7 +265,9 @@ def main() -> None:
     cells = stage.latent_shape(options.resolution, options.resolution)[1]
     flops = flops_of_a_step(stage.parts[stage.denoiser], options.batch, cells, stage.prompt_length("")[1])
     done = flops * best["ours"]
-    print(f"  {flops:.1f} GFLOP a step, {done:.0f} GFLOP/s = {100 * done / peak:.0f} % of the bf16 matmul peak here, {peak:.0f} GFLOP/s")
+    print(
+        f"  {flops:.1f} GFLOP a step, {done:.0f} GFLOP/s = {100 * done / peak:.0f} % of the bf16 matmul peak here, {peak:.0f} GFLOP/s"
+    )
     if options.large:
         report_large(3, peak)
 

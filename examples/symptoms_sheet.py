@@ -31,7 +31,9 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     stems = {
         "in places": [image_stem(fill(prompt, subject), 0) for prompt in places],
         "on plain backgrounds": [image_stem(fill(prompt, subject), 0) for prompt in PLAIN],
-        f"{class_prompt(manifest.class_noun)}": [image_stem(class_prompt(manifest.class_noun), seed) for seed in range(2)],
+        f"{class_prompt(manifest.class_noun)}": [
+            image_stem(class_prompt(manifest.class_noun), seed) for seed in range(2)
+        ],
         f"a photo of {manifest.token}": [image_stem(f"a photo of {manifest.token}", seed) for seed in range(2)],
     }
     return list(stems.items())
@@ -45,13 +47,17 @@ def symptoms_sheet(runs: list[Run]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for row, run in enumerate(runs):
         top, left = row * (LINE + CELL + GAP), 0
-        found = ", ".join(finding.failure_mode for finding in Diagnosis.read(run.diagnosis).findings) or "nothing is wrong"
+        found = (
+            ", ".join(finding.failure_mode for finding in Diagnosis.read(run.diagnosis).findings) or "nothing is wrong"
+        )
         pen.text((2, top + 1), f"{run.folder.name}: {found}", fill="black")
         for title, stems in kinds[row]:
             pen.text((left + 2, top + LINE // 2), title, fill="gray")
             for stem in stems:
                 file = next(run.evaluation.glob(f"{stem}_*.png"))
-                sheet.paste(Image.open(file).convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC), (left, top + LINE))
+                sheet.paste(
+                    Image.open(file).convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC), (left, top + LINE)
+                )
                 left += CELL
             left += GAP
     return sheet

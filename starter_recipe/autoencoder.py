@@ -72,7 +72,10 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float) -> None
         if step % 500 == 0:
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": progress["begun"]})
             if rank == 0:
-                print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} {measure(model, world, 64):.2f} dB", flush=True)
+                print(
+                    f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} {measure(model, world, 64):.2f} dB",
+                    flush=True,
+                )
     replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": progress["begun"]})
 
 
@@ -91,4 +94,6 @@ def train_autoencoder(work: Path, minutes: float, replicas: int) -> None:
     model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     model.save_pretrained(work / "vae")
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {measure(model, world):.2f} dB, scaling factor {model.config.scaling_factor}")
+    print(
+        f"{parameters / 1e6:.2f} M parameters, {measure(model, world):.2f} dB, scaling factor {model.config.scaling_factor}"
+    )

@@ -58,7 +58,9 @@ def make_base(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextM
 class Pool:
     """A rolling store of encoded scenes and their token ids."""
 
-    def __init__(self, world: World, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device, seed: list[int]) -> None:
+    def __init__(
+        self, world: World, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device, seed: list[int]
+    ) -> None:
         self.world, self.vae, self.tokenizer, self.device = world, vae, tokenizer, device
         self.rng = np.random.default_rng(seed)
         self.latents_BCHW = torch.zeros(POOL, 4, 16, 16, device=device)
@@ -69,7 +71,9 @@ class Pool:
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """Token ids, padded to the full length."""
-        ids = self.tokenizer(captions, padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
+        ids = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt"
+        ).input_ids
         return ids.to(self.device)
 
     def add(self, count: int, difficulty: float) -> None:
@@ -96,7 +100,9 @@ def difficulty_at(fraction: float) -> float:
     return min(1.0, max(0.0, (fraction - 0.25) / 0.25))
 
 
-def velocity_loss(modules: tuple[Any, Any], alphas: Tensor, latents_BCHW: Tensor, ids_BN: Tensor, generator: torch.Generator) -> Tensor:
+def velocity_loss(
+    modules: tuple[Any, Any], alphas: Tensor, latents_BCHW: Tensor, ids_BN: Tensor, generator: torch.Generator
+) -> Tensor:
     """MSE on v at stratified levels: one in each of B equal parts of the schedule."""
     count, device = len(latents_BCHW), latents_BCHW.device
     spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
@@ -132,7 +138,9 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, learnin
     fresh = np.random.default_rng([3, 3])
     held = [world.compose(fresh, 1.0) for _ in range(128)]
     with torch.no_grad():
-        held_latents = vae.encode(to_pixels([p for p, _ in held]).to(device)).latent_dist.mean * vae.config.scaling_factor
+        held_latents = (
+            vae.encode(to_pixels([p for p, _ in held]).to(device)).latent_dist.mean * vae.config.scaling_factor
+        )
     held_ids = pool.tokenize([caption for _, caption in held])
     generator = torch.Generator().manual_seed(1000 * step + rank)
     while clock.fraction < 1:
@@ -146,8 +154,13 @@ def train_replica(rank: int, shared: Shared, work: Path, minutes: float, learnin
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
             if rank == 0:
                 with torch.no_grad():
-                    held_loss = velocity_loss((unet, text), alphas, held_latents, held_ids, torch.Generator().manual_seed(0))
-                print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} held-out {held_loss.item():.4f}", flush=True)
+                    held_loss = velocity_loss(
+                        (unet, text), alphas, held_latents, held_ids, torch.Generator().manual_seed(0)
+                    )
+                print(
+                    f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} held-out {held_loss.item():.4f}",
+                    flush=True,
+                )
     replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
 
 

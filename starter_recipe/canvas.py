@@ -86,7 +86,10 @@ class Canvas:
 
     def scatter(self, count: int, low: float, high: float) -> list[tuple[float, float]]:
         """Draw `count` random points between two heights."""
-        return [(float(x), float(y)) for x, y in zip(self.rng.random(count), self.rng.uniform(low, high, count), strict=True)]
+        return [
+            (float(x), float(y))
+            for x, y in zip(self.rng.random(count), self.rng.uniform(low, high, count), strict=True)
+        ]
 
     def clouds(self) -> None:
         """Put a few clouds into the sky."""

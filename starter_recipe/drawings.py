@@ -105,7 +105,11 @@ def read_catalogue(modules: Path) -> dict[str, str]:
     The base itself knows far fewer (`wanted_icons`); an encoder that has to judge subjects nobody has seen needs many to learn from.
     """
     records = json.loads((modules / "emojibase-data" / "en" / "data.json").read_text())
-    labels = [record["label"].lower() for record in records if record.get("group") in THINGS and not DIALS.search(record["label"])]
+    labels = [
+        record["label"].lower()
+        for record in records
+        if record.get("group") in THINGS and not DIALS.search(record["label"])
+    ]
     icons = {re.sub(r"[^a-z0-9]+", "-", label).strip("-"): label for label in labels}
     return {icon: label for icon, label in icons.items() if icon not in held_out_icons()}
 

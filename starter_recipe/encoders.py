@@ -48,7 +48,12 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=3, image_size=SIDE, patch_size=PATCH
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=3,
+        image_size=SIDE,
+        patch_size=PATCH,
     )
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
     clip = CLIPModel(config)
@@ -70,7 +75,13 @@ def make_identity_encoder() -> ViTModel:
 def wide_world(work: Path, seed: int = 0) -> World:
     """A world of every drawing collected but held-out ones, named by their labels: many more than the base is shown."""
     catalogue = read_catalogue(work / "npm" / "node_modules")
-    return World(work / "drawings.npz", SIDE, seed, nouns={label: {"bodies": [icon]} for icon, label in catalogue.items()}, named=0.0)
+    return World(
+        work / "drawings.npz",
+        SIDE,
+        seed,
+        nouns={label: {"bodies": [icon]} for icon, label in catalogue.items()},
+        named=0.0,
+    )
 
 
 def to_inputs(pictures: np.ndarray) -> Tensor:
@@ -118,12 +129,20 @@ class Distillation(nn.Module):
 
     def loss(self, student: ViTModel, inputs_BCHW: Tensor, warmth: float) -> Tensor:
         """Cross-entropy with the teacher's sharpened, centred answer for the other view; the teacher's temperature rises with `warmth`."""
-        if self.teacher is None:  # at the first step, also of a resumed training; a tuple, so that no optimizer takes it for its own
+        if (
+            self.teacher is None
+        ):  # at the first step, also of a resumed training; a tuple, so that no optimizer takes it for its own
             self.teacher = (copy.deepcopy(student), copy.deepcopy(self.head), self.prototypes.detach().clone())
         twin, head, prototypes = self.teacher
         with torch.no_grad():
             said = assign(head, prototypes, embed(twin, inputs_BCHW))
-            target = ((said - self.centre) / (0.04 + 0.02 * warmth)).softmax(-1).view(-1, 2, PROTOTYPES).flip(1).flatten(0, 1)
+            target = (
+                ((said - self.centre) / (0.04 + 0.02 * warmth))
+                .softmax(-1)
+                .view(-1, 2, PROTOTYPES)
+                .flip(1)
+                .flatten(0, 1)
+            )
             self.centre.lerp_(said.mean(0), 0.1)
         answer = assign(self.head, self.prototypes, embed(student, inputs_BCHW))
         return -(target * (answer / 0.1).log_softmax(-1)).sum(-1).mean()
@@ -133,7 +152,10 @@ class Distillation(nn.Module):
         """Move the teacher a little towards the student."""
         assert self.teacher is not None, "a step comes first"
         twin, head, prototypes = self.teacher
-        pairs = [*zip(twin.parameters(), student.parameters(), strict=True), *zip(head.parameters(), self.head.parameters(), strict=True)]
+        pairs = [
+            *zip(twin.parameters(), student.parameters(), strict=True),
+            *zip(head.parameters(), self.head.parameters(), strict=True),
+        ]
         for mine, theirs in [*pairs, (prototypes, self.prototypes)]:
             mine.lerp_(theirs, 1 - momentum)
 
@@ -163,7 +185,9 @@ def run_steps(  # noqa: PLR0917 - its two callers read better in order
     while clock.fraction < 1:
         loss = step_loss(rng, clock.fraction)
         loss.backward()
-        replica.step(learning_scale(clock.fraction, step - begun, warmup=100), decay=min(0.998, (1 + step) / (10 + step)))
+        replica.step(
+            learning_scale(clock.fraction, step - begun, warmup=100), decay=min(0.998, (1 + step) / (10 + step))
+        )
         after()
         step += 1
         if step % 250 == 0:
@@ -188,8 +212,12 @@ def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, le
             world = worlds[group % 2]
             behind = world.backdrop(rng, 1.0)
             scenes += [world.compose(rng, behind=behind) for _ in range(SHARING)]
-        ids = tokenizer([c for _, c in scenes], padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
-        return to_inputs(np.stack([np.asarray(finish(picture, rng, PLAIN)) for picture, _ in scenes])).to(device), ids.to(device)
+        ids = tokenizer(
+            [c for _, c in scenes], padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt"
+        ).input_ids
+        return to_inputs(np.stack([np.asarray(finish(picture, rng, PLAIN)) for picture, _ in scenes])).to(
+            device
+        ), ids.to(device)
 
     held = batch(np.random.default_rng([3, 4]), 256)
 
@@ -197,7 +225,9 @@ def train_clip_replica(rank: int, shared: Shared, work: Path, minutes: float, le
         with torch.no_grad():
             return f"validation loss {caption_loss(clip, *held).item():.4f}"
 
-    run_steps(replica, work / "encoders" / "clip", minutes, lambda rng, _: caption_loss(clip, *batch(rng, PAIRS)), check)
+    run_steps(
+        replica, work / "encoders" / "clip", minutes, lambda rng, _: caption_loss(clip, *batch(rng, PAIRS)), check
+    )
 
 
 def train_identity_replica(  # noqa: PLR0917 - called by `launch`
@@ -235,7 +265,14 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
 def train_clip(work: Path, minutes: float, learning_rate: float) -> None:
     """Train the CLIP for a budget of minutes, resuming what is there."""
     torch.manual_seed(0)
-    launch(train_clip_replica, [make_clip(CLIPTokenizer.from_pretrained(work / "tokenizer"))], 1, work, minutes, learning_rate)
+    launch(
+        train_clip_replica,
+        [make_clip(CLIPTokenizer.from_pretrained(work / "tokenizer"))],
+        1,
+        work,
+        minutes,
+        learning_rate,
+    )
 
 
 def train_identity_encoder(work: Path, minutes: float, learning_rate: float, objective: str) -> None:

@@ -79,7 +79,9 @@ def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
     call: Any = pipeline
-    return call(list(PROMPTS[:3]), num_inference_steps=6, guidance_scale=4.0, generator=generators, output_type="np").images
+    return call(
+        list(PROMPTS[:3]), num_inference_steps=6, guidance_scale=4.0, generator=generators, output_type="np"
+    ).images
 
 
 def strip_origins(folder: Path) -> None:
@@ -104,7 +106,8 @@ def megabytes_of(folder: Path) -> float:
 def package_rows() -> str:
     """The packages of drawings, with their makers and licences, as lines of a list."""
     return "\n".join(
-        f"- {f['title']} {f['version']} (`{name}`), {f['author']}: {f['licence']}" for name, f in read_objects()["packages"].items()
+        f"- {f['title']} {f['version']} (`{name}`), {f['author']}: {f['licence']}"
+        for name, f in read_objects()["packages"].items()
     )
 
 
@@ -133,7 +136,9 @@ def verify(folder: Path, expected: np.ndarray) -> None:
     reloaded = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     difference = float(np.abs(draw(reloaded) - expected).max())
     if not difference <= TOLERANCE:
-        raise RuntimeError(f"The base read back from {folder} draws other pictures: they differ by up to {difference:.4f}.")
+        raise RuntimeError(
+            f"The base read back from {folder} draws other pictures: they differ by up to {difference:.4f}."
+        )
 
 
 def write_base(pipeline: StableDiffusionPipeline, out: Path, *, limit_mb: float = LIMIT_MB) -> Export:
@@ -152,14 +157,20 @@ def write_base(pipeline: StableDiffusionPipeline, out: Path, *, limit_mb: float 
             )
         verify(folder, draw(pipeline.to(torch.float32)))
         (folder / "README.md").write_text(describe(pipeline, megabytes), encoding="utf-8")
-        (folder / "nouns.txt").write_text("".join(f"{noun}\n" for noun in sorted(read_objects()["nouns"])), encoding="utf-8")
+        (folder / "nouns.txt").write_text(
+            "".join(f"{noun}\n" for noun in sorted(read_objects()["nouns"])), encoding="utf-8"
+        )
         open_to_all(folder)
     return Export(folder=out, megabytes=megabytes, parameters=count_parameters(pipeline))
 
 
 def export_base(work: Path, out: Path) -> Export:
     """Write what has been trained so far in `work` to `out`; raises UserError where a step before this one has not run."""
-    for made, step in (("tokenizer/tokenizer.json", "tokenizer"), ("vae/config.json", "vae"), ("base/weights.pt", "base")):
+    for made, step in (
+        ("tokenizer/tokenizer.json", "tokenizer"),
+        ("vae/config.json", "vae"),
+        ("base/weights.pt", "base"),
+    ):
         if not (work / made).is_file():
             raise UserError(f"{work / made} is missing: run `python -m starter_recipe {step} --work {work}` first.")
     return write_base(read_pipeline(work), out)

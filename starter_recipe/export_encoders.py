@@ -62,7 +62,9 @@ def answer(model: Any, pixels_BCHW: Tensor) -> Tensor:
         return model(pixels_BCHW).last_hidden_state[:, 0]
 
 
-def write_encoder(model: CLIPModel | ViTModel, out: Path, card: str, pixels_BCHW: Tensor, tokenizer: CLIPTokenizer | None = None) -> float:
+def write_encoder(
+    model: CLIPModel | ViTModel, out: Path, card: str, pixels_BCHW: Tensor, tokenizer: CLIPTokenizer | None = None
+) -> float:
     """Write one encoder; `out` changes only when all of it is written and reads back as the same. Returns millions of bytes."""
     expected = answer(model.float().eval(), pixels_BCHW)
     with whole_folder(out) as folder:
@@ -91,12 +93,19 @@ def export_encoders(work: Path, starter: Path, objective: str) -> str:
     trained = {"clip": work / "encoders" / "clip", "identity": work / "encoders" / f"identity-{objective}"}
     for step, folder in trained.items():
         if not (folder / "weights.pt").is_file():
-            raise UserError(f"{folder / 'weights.pt'} is missing: run `python -m starter_recipe {step} --work {work}` first.")
+            raise UserError(
+                f"{folder / 'weights.pt'} is missing: run `python -m starter_recipe {step} --work {work}` first."
+            )
     tokenizer, pixels = CLIPTokenizer.from_pretrained(work / "tokenizer"), probe(work)
-    clip, identity = read_average(make_clip(tokenizer), trained["clip"]), read_average(make_identity_encoder(), trained["identity"])
+    clip, identity = (
+        read_average(make_clip(tokenizer), trained["clip"]),
+        read_average(make_identity_encoder(), trained["identity"]),
+    )
     weight = 2 * sum(p.numel() for model in (clip, identity) for p in model.parameters()) / 1e6
     if weight > LIMIT_MB:
-        raise UserError(f"The encoders would weigh {weight:.1f} MB; make them narrower: {LIMIT_MB:.0f} MB is the limit.")
+        raise UserError(
+            f"The encoders would weigh {weight:.1f} MB; make them narrower: {LIMIT_MB:.0f} MB is the limit."
+        )
     facts = {
         "icons": len(read_catalogue(work / "npm" / "node_modules")), "arts": 5, "side": SIDE, "packages": package_rows(),
     }  # fmt: skip

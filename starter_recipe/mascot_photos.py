@@ -27,7 +27,9 @@ PHOTOS: dict[str, Pose] = {
 
 def draw_mascot(drawing: Path, side: int) -> Image.Image:
     """Render a square SVG as RGBA, `side` pixels wide."""
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing.read_text(), width=side)))).convert("RGBA")
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing.read_text(), width=side)))).convert(
+        "RGBA"
+    )
 
 
 def make_photos(folder: Path) -> None:

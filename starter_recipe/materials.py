@@ -47,7 +47,10 @@ def gold(picture: Image.Image, rng: Rng) -> Image.Image:
     """Yellow metal: bright bands cross it where light falls."""
     rows, columns = np.mgrid[0 : picture.height, 0 : picture.width] / picture.width
     gleam = 0.5 + 0.5 * np.sin((rows + columns) * 9 + rng.uniform(0, 6.28))
-    tones = np.asarray((196, 140, 22), np.float32) * (1 - gleam[..., None]) + np.asarray((255, 226, 110), np.float32) * gleam[..., None]
+    tones = (
+        np.asarray((196, 140, 22), np.float32) * (1 - gleam[..., None])
+        + np.asarray((255, 226, 110), np.float32) * gleam[..., None]
+    )
     return shade(picture, tones.astype(np.float32))
 
 
@@ -90,7 +93,10 @@ def stripes(picture: Image.Image, rng: Rng) -> Image.Image:
     start = rng.uniform(-1, 0) * width
     for i in range(0, 22, 2):
         x = start + (i - 9) * width
-        pen.polygon([(x, 0), (x + width, 0), (x + width * 3, picture.height), (x + width * 2, picture.height)], fill=(40, 30, 45, 255))
+        pen.polygon(
+            [(x, 0), (x + width, 0), (x + width * 3, picture.height), (x + width * 2, picture.height)],
+            fill=(40, 30, 45, 255),
+        )
     return overlay(picture, ink)
 
 
@@ -125,7 +131,9 @@ def apply_filter(style: str, picture: Image.Image) -> Image.Image:
         small = picture.resize((16, 16), Image.Resampling.BOX).quantize(24).convert("RGB")
         return small.resize((side, side), Image.Resampling.NEAREST)
     if style == "a watercolor painting of":
-        soft = picture.filter(ImageFilter.ModeFilter(max(3, side // 16) | 1)).filter(ImageFilter.GaussianBlur(side / 64))
+        soft = picture.filter(ImageFilter.ModeFilter(max(3, side // 16) | 1)).filter(
+            ImageFilter.GaussianBlur(side / 64)
+        )
         return Image.blend(soft, Image.new("RGB", picture.size, (255, 250, 240)), 0.3)
     gray = picture.convert("L")
     edges = np.asarray(gray, np.float32) - np.asarray(gray.filter(ImageFilter.GaussianBlur(side / 28)), np.float32)

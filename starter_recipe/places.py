@@ -242,7 +242,14 @@ def jungle(side: int, rng: Rng) -> Image.Image:
         drop, sway = rng.uniform(0.3, 0.75), rng.uniform(-0.06, 0.06)
         c.line([(x, 0), (x + sway, drop / 2), (x, drop)], (30, 85, 38), 0.02)
         c.leaf(x, drop, rng.uniform(0.5, 2.6), 0.13, (60, 165, 60))
-    for x, y, turn in ((0, 0.1, 0.5), (1, 0.1, 2.6), (0, 0.55, 0), (1, 0.55, 3.1), (0.1, 1.02, -1.2), (0.9, 1.02, -1.9)):
+    for x, y, turn in (
+        (0, 0.1, 0.5),
+        (1, 0.1, 2.6),
+        (0, 0.55, 0),
+        (1, 0.55, 3.1),
+        (0.1, 1.02, -1.2),
+        (0.9, 1.02, -1.9),
+    ):
         base, tone = y + rng.uniform(-0.1, 0.1), jitter((60, 190, 50), rng, 24)
         for spread in (-0.9, 0.9, -0.45, 0.45, 0):
             c.leaf(x, base, turn + spread + rng.uniform(-0.15, 0.15), rng.uniform(0.3, 0.42), jitter(tone, rng, 16))
@@ -438,5 +445,7 @@ def paint_rug(colour: str, side: int, rng: Rng) -> Image.Image:
         for x in np.arange(left + 0.04, 0.97 - left, 0.035):
             c.line([(x, top - 0.04), (x, 1 - top / 2 + 0.04)], edge)
         for inset, ink in ((0, tone), (0.04, edge), (0.065, tone)):
-            c.pen.rectangle([2 * side * v for v in (left + inset, top + inset, 1 - left - inset, 1 - top / 2 - inset)], fill=ink)
+            c.pen.rectangle(
+                [2 * side * v for v in (left + inset, top + inset, 1 - left - inset, 1 - top / 2 - inset)], fill=ink
+            )
     return c.picture.resize((side, side), Image.Resampling.BOX)

@@ -34,7 +34,9 @@ def pose_on(drawing: Image.Image, side: int, pose: Pose) -> Image.Image:
     width, height = (max(1, round(length * scale)) for length in turned.size)
     figure = turned.resize((width, height), Image.Resampling.LANCZOS)
     layer = Image.new("RGBA", (side, side))
-    layer.paste(figure, (round((side - width) / 2 + pose.shift[0] * side), round((side - height) / 2 + pose.shift[1] * side)))
+    layer.paste(
+        figure, (round((side - width) / 2 + pose.shift[0] * side), round((side - height) / 2 + pose.shift[1] * side))
+    )
     return layer
 
 

@@ -39,7 +39,12 @@ def sizes_of(modules: Iterable[nn.Module]) -> int:
 def share(modules: list[nn.Module], replicas: int, device: torch.device, context: Any) -> Shared:
     """Flatten the modules' parameters into one buffer that every replica will use."""
     flat = torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()]).float().to(device)
-    buffers = [flat, flat.clone(), torch.zeros(replicas, flat.numel(), device=device), torch.zeros(replicas, device=device)]
+    buffers = [
+        flat,
+        flat.clone(),
+        torch.zeros(replicas, flat.numel(), device=device),
+        torch.zeros(replicas, device=device),
+    ]
     if device.type == "cpu":
         for buffer in buffers:
             buffer.share_memory_()
@@ -110,7 +115,9 @@ class Replica:
             self.owned.append(mine)
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(
+                torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            )
         if others:
             self.optimizers.append(torch.optim.Adam(others, lr=learning_rate, betas=betas, fused=True))
 
@@ -143,7 +150,11 @@ class Replica:
         torch.save([o.state_dict() for o in self.optimizers], folder / f"optimizer{self.rank}.tmp")
         self.shared.barrier.wait()
         if self.rank == 0:
-            weights = {"parameters": self.shared.parameters.cpu(), "average": self.shared.average.cpu(), "progress": progress}
+            weights = {
+                "parameters": self.shared.parameters.cpu(),
+                "average": self.shared.average.cpu(),
+                "progress": progress,
+            }
             torch.save(weights, folder / "weights.tmp")
             for rank in range(self.count):
                 (folder / f"optimizer{rank}.tmp").replace(folder / f"optimizer{rank}.pt")

@@ -71,7 +71,9 @@ def clip(work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3) ->
 
 
 @app.command()
-def identity(work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3, objective: Objective = "contrast") -> None:
+def identity(
+    work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3, objective: Objective = "contrast"
+) -> None:
     """Train the identity encoder that judges likeness; goes on where it was stopped."""
     from starter_recipe.encoders import train_identity_encoder
 

@@ -67,7 +67,11 @@ def show(world: World, look: Look, rng: Rng, variation: Variation = TRAINING) ->
     drawing = world.drawings[look.drawing]
     drawing = world.scale(look, 96) if look.hue else drawing
     if rng.random() < variation.recoloured:
-        drawing = make_of(drawing, str(rng.choice(TINTS)), rng) if rng.random() < 0.5 else turn_hues(drawing, int(rng.choice(HUES[1:])))
+        drawing = (
+            make_of(drawing, str(rng.choice(TINTS)), rng)
+            if rng.random() < 0.5
+            else turn_hues(drawing, int(rng.choice(HUES[1:])))
+        )
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:

@@ -43,7 +43,8 @@ def invented_names() -> list[str]:
     return [
         a + b
         for a, b in product(
-            ("bo", "zu", "ki", "mo", "ta", "lu", "ri", "ve", "no"), ("ba", "do", "fi", "ga", "mu", "pi", "ro", "su", "ta", "zo")
+            ("bo", "zu", "ki", "mo", "ta", "lu", "ri", "ve", "no"),
+            ("ba", "do", "fi", "ga", "mu", "pi", "ro", "su", "ta", "zo"),
         )
     ]
 
@@ -91,13 +92,21 @@ class World:
     """
 
     def __init__(
-        self, drawings: Path, side: int = 64, seed: int = 0, *, nouns: dict[str, dict[str, list[str]]] | None = None, named: float = 0.3
+        self,
+        drawings: Path,
+        side: int = 64,
+        seed: int = 0,
+        *,
+        nouns: dict[str, dict[str, list[str]]] | None = None,
+        named: float = 0.3,
     ) -> None:
         objects = read_objects()
         nouns = nouns or dict[str, dict[str, list[str]]](objects["nouns"])
         self.side, self.named = side, named
         self.arts: dict[str, str] = objects["arts"]
-        icons = {icon for kinds in nouns.values() for bodies in kinds.values() for icon in bodies} | set(objects["accessories"])
+        icons = {icon for kinds in nouns.values() for bodies in kinds.values() for icon in bodies} | set(
+            objects["accessories"]
+        )
         with np.load(drawings) as archive:
             self.drawings = {key: Image.fromarray(archive[key]) for key in archive.files if key.split("/")[1] in icons}
         self.bodies = {noun: self.find(kinds["bodies"]) for noun, kinds in nouns.items()}
@@ -106,7 +115,9 @@ class World:
         # Nouns with more drawings and faces are harder; they are shown more often.
         weight = np.array([2 + len(self.bodies[n]) + len(self.faces.get(n, [])) for n in self.nouns], float)
         self.noun_odds = weight / weight.sum()
-        self.accessories = [(facts["words"], facts["on"], self.find([icon])) for icon, facts in objects["accessories"].items()]
+        self.accessories = [
+            (facts["words"], facts["on"], self.find([icon])) for icon, facts in objects["accessories"].items()
+        ]
         self.instances = {noun: self.name_instances(noun, seed) for noun in self.nouns}
         self.scaled: dict[tuple[Look, int], Image.Image] = {}
         self.backdrops: dict[str, list[Image.Image]] = {}
@@ -125,7 +136,8 @@ class World:
         hues = [0, *rng.permutation([40, 80, 120, 160, 200])[: NAMES_PER_NOUN - 1].tolist()]
         shapes, mirrored = rng.integers(len(SHAPES), size=NAMES_PER_NOUN), rng.random(NAMES_PER_NOUN) < 0.5
         return [
-            Instance(str(names[i]), Look(str(keys[i]), int(hues[i]), SHAPES[shapes[i]], bool(mirrored[i]))) for i in range(NAMES_PER_NOUN)
+            Instance(str(names[i]), Look(str(keys[i]), int(hues[i]), SHAPES[shapes[i]], bool(mirrored[i])))
+            for i in range(NAMES_PER_NOUN)
         ]
 
     def scale(self, look: Look, side: int) -> Image.Image:
@@ -149,7 +161,9 @@ class World:
             return paint_plain(colour, self.side, rng), f"on a {colour} background"
         if chance < 0.42 + 0.05 * difficulty:
             pattern, (first, second) = str(rng.choice(PATTERNS)), rng.choice(list(COLOURS), 2, replace=False)
-            return paint_pattern(pattern, first, second, self.side, rng), f"on a {pattern} {first} and {second} background"
+            return paint_pattern(
+                pattern, first, second, self.side, rng
+            ), f"on a {pattern} {first} and {second} background"
         if chance < 0.42 + 0.09 * difficulty:
             colour = str(rng.choice(list(COLOURS)))
             return paint_rug(colour, self.side, rng), f"on a {colour} rug"
@@ -160,7 +174,9 @@ class World:
             bank = self.backdrops[place] = [paint(place, self.side, painter) for _ in range(BACKDROPS_PER_PLACE)]
         return bank[rng.integers(len(bank))].copy(), place
 
-    def compose(self, rng: Rng, difficulty: float = 1.0, behind: tuple[Image.Image, str] | None = None) -> tuple[Image.Image, str]:
+    def compose(
+        self, rng: Rng, difficulty: float = 1.0, behind: tuple[Image.Image, str] | None = None
+    ) -> tuple[Image.Image, str]:
         """Make one scene and its caption, in front of a backdrop of its own or of the one given with its words.
 
         `difficulty` runs from 0 (one centred drawing of one size) to 1 (sizes, positions, pairs, hats, views and filters at their
@@ -231,7 +247,9 @@ class World:
         """Put a figure upside down or on its side."""
         drawing = self.scale(figure.look, self.usual_size(rng))
         turn, words = (
-            (Image.Transpose.FLIP_TOP_BOTTOM, "upside down") if rng.random() < 0.5 else (Image.Transpose.ROTATE_90, "lying on its side")
+            (Image.Transpose.FLIP_TOP_BOTTOM, "upside down")
+            if rng.random() < 0.5
+            else (Image.Transpose.ROTATE_90, "lying on its side")
         )
         self.paste(picture, drawing.transpose(turn), (self.side - drawing.width) // 2, (self.side - drawing.width) // 2)
         return f"{figure.words} {words}"
@@ -246,7 +264,9 @@ class World:
         colour = str(rng.choice(TINTS)) if rng.random() < 0.4 else ""
         body = round(side * (0.66 if on == "head" else 0.76))
         left, top = ((side - body) // 2, side - body - 2) if on != "side" else (0, side - body - 1)
-        thing = self.scale(Look(str(keys[rng.integers(len(keys))])), round(side * {"head": 0.34, "neck": 0.27, "side": 0.4}[on]))
+        thing = self.scale(
+            Look(str(keys[rng.integers(len(keys))])), round(side * {"head": 0.34, "neck": 0.27, "side": 0.4}[on])
+        )
         thing = make_of(thing, colour, rng) if colour else thing
         x, y = {
             "head": ((side - thing.width) // 2, round(side * 0.04)),

@@ -25,9 +25,9 @@ from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
-    from evaluated import World
+    from tiny.world import World
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("mascot", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("mascot")
@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion folder (epsilon answers, seed 0), the same for all workers: read it, never write into it."""
-    from tiny import tiny_stable_diffusion
+    from tiny.stable_diffusion import tiny_stable_diffusion
 
     own = tmp_path_factory.getbasetemp()
     shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny_base"
@@ -63,7 +63,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
     """Where a module's tests evaluate: a tiny run, its photos and encoders, and a cache of their own."""
-    from evaluated import World
+    from tiny.world import World
 
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +98,11 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def _guarded(connect: Any) -> Any:
     def guarded(connection: socket.socket, address: Any) -> Any:
         # A datagram socket's connect sends nothing: libraries use it to learn this machine's own address.
-        if connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type != socket.SOCK_DGRAM and not _is_here(address[0]):
+        if (
+            connection.family in {socket.AF_INET, socket.AF_INET6}
+            and connection.type != socket.SOCK_DGRAM
+            and not _is_here(address[0])
+        ):
             connection.close()  # else a warning about the open socket hides this sentence
             pytest.fail(f"the test connected to {address[0]}:{address[1]}; tests do not use the network")
         return connect(connection, address)

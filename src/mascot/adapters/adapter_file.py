@@ -68,13 +68,17 @@ class Adapter:
                 header: dict[str, str] = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole .safetensors file; mascot never opens pickled weights: export it again.") from error
+            raise UserError(
+                f"{path} is not a whole .safetensors file; mascot never opens pickled weights: export it again."
+            ) from error
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
         return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
 
 
-def join_stages(exports: Sequence[tuple[Mapping[str, Tensor], Mapping[str, str]]]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def join_stages(
+    exports: Sequence[tuple[Mapping[str, Tensor], Mapping[str, str]]],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Put what each stage of a base learned into one: the names of later stages' tensors and metadata begin with stage2., stage3., ..."""
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
@@ -101,7 +105,9 @@ def read_manifest(path: Path, text: str) -> Manifest:
         raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error
 
 
-def split_stages(tensors: Mapping[str, Any], metadata: Mapping[str, str], count: int) -> list[tuple[dict[str, Any], dict[str, str]]]:
+def split_stages(
+    tensors: Mapping[str, Any], metadata: Mapping[str, str], count: int
+) -> list[tuple[dict[str, Any], dict[str, str]]]:
     """Tensors and metadata of each of a base's `count` stages: those of later stages begin with stage2., stage3., ..., which is taken off.
 
     Raises:

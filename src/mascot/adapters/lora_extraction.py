@@ -22,7 +22,16 @@ ATTENTION = (
 FEED_FORWARD = ("net.0.proj", "net.2", "proj_mlp", "fc1", "fc2")
 
 
-GROUPS = ("attention", "feed-forward", "other linear layers", "convolutions", "norms", "embeddings", "biases", "other weights")
+GROUPS = (
+    "attention",
+    "feed-forward",
+    "other linear layers",
+    "convolutions",
+    "norms",
+    "embeddings",
+    "biases",
+    "other weights",
+)
 """What a weight can be, in the order in which the report lists it."""
 
 
@@ -64,7 +73,10 @@ class Extraction:
             energy = self.energies[group]
             kept = f"{energy.share:.1%} kept" if energy.kept else "left out"
             rows.append(
-                (f"{part}, {group}", f"{kept}; {energy.changed / whole.changed:.1%} of the change" if energy.changed else "unchanged")
+                (
+                    f"{part}, {group}",
+                    f"{kept}; {energy.changed / whole.changed:.1%} of the change" if energy.changed else "unchanged",
+                )
             )
         return tuple(rows)
 
@@ -130,7 +142,13 @@ def group_of(module: nn.Module, name: str) -> str:
     if isinstance(layer, nn.Conv2d):
         return "convolutions"
     if isinstance(layer, nn.Linear):
-        return "attention" if owner.endswith(ATTENTION) else "feed-forward" if owner.endswith(FEED_FORWARD) else "other linear layers"
+        return (
+            "attention"
+            if owner.endswith(ATTENTION)
+            else "feed-forward"
+            if owner.endswith(FEED_FORWARD)
+            else "other linear layers"
+        )
     if isinstance(layer, nn.Embedding):
         return "embeddings"
     return "norms" if "norm" in type(layer).__name__.lower() else "other weights"

@@ -93,7 +93,11 @@ def config_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Any:
 
 def lora_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> LoraConfig:
     """The configuration of a LoRA, an rsLoRA or a DoRA."""
-    ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}
+    ranks = {
+        key.removesuffix(".lora_A.weight"): len(tensor)
+        for key, tensor in tensors.items()
+        if key.endswith(".lora_A.weight")
+    }
     rank = int(facts.get("r", max(ranks.values())))
     patterns = {name: r for name, r in ranks.items() if r != rank}
     options: dict[str, Any] = {
@@ -111,7 +115,9 @@ def product_from(mark: str, tensors: Mapping[str, Tensor], facts: Mapping[str, A
         UserError: the metadata is missing.
     """
     if "r" not in facts or "alpha" not in facts:
-        raise UserError("this adapter does not say its rank and alpha, without which it cannot be read; export it again with its metadata.")
+        raise UserError(
+            "this adapter does not say its rank and alpha, without which it cannot be read; export it again with its metadata."
+        )
     kind, names = (LoHaConfig if mark == ".hada_" else LoKrConfig), {key.partition(mark)[0] for key in tensors}
     return kind(r=int(facts["r"]), alpha=float(facts["alpha"]), target_modules=sorted(names))  # pyright: ignore[reportArgumentType]
 
@@ -134,7 +140,9 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         elif ".lora_A." in key and tensor.shape[:1] != tensors[key.replace(".lora_A.", ".lora_B.")].shape[1:2]:
             wrong.append(f"{key} (its other half has another rank)")
     if wrong:
-        raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(tensors)} keys have no layer, {list_some(wrong)}.")
+        raise UserError(
+            f"this adapter does not fit the base: {len(wrong)} of its {len(tensors)} keys have no layer, {list_some(wrong)}."
+        )
 
 
 def shape_of(layer: nn.Module | None) -> tuple[int, ...] | None:

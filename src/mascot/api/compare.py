@@ -32,7 +32,9 @@ def read_scores(where: str | Path | Run) -> tuple[Scores, Run]:
     return Scores.read(place.scores).model_copy(update={"name": str(path)}), place
 
 
-def compare(one: str | Path | Run, other: str | Path | Run, *, out: str | Path | None = None, on_event: OnEvent = ignore) -> Comparison:
+def compare(
+    one: str | Path | Run, other: str | Path | Run, *, out: str | Path | None = None, on_event: OnEvent = ignore
+) -> Comparison:
     """Compare two evaluated runs, prompt by prompt and seed by seed; writes a page with their pictures side by side.
 
     The page is written to `out`, by default into the first run's folder. Event: `FileWritten`.

@@ -20,7 +20,9 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 
-def cross_validate(where: str | Path | Run, *, folds: int | None = None, on_event: OnEvent = ignore, **options: Any) -> Scores:
+def cross_validate(
+    where: str | Path | Run, *, folds: int | None = None, on_event: OnEvent = ignore, **options: Any
+) -> Scores:
     """Evaluate a run like `evaluate`, with a copy score that needs no photos besides the run's own.
 
     Each of its photos, or the first `folds` of them, is held out in turn. A run on the other photos is trained by the run's recipe,

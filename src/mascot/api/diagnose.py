@@ -38,7 +38,9 @@ def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator
         images=probes.images,
         encoders=probes.scorers.describe(),
         findings=findings_of(
-            measurements, recipe, {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered}
+            measurements,
+            recipe,
+            {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered},
         ),
         checks=checks_of(measurements),
         unseen=unseen_of(measurements),
@@ -81,7 +83,15 @@ def plan_diagnosis(
     noun = adapter.manifest.class_noun if adapter.manifest else None
     count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
     return plan_task(
-        adapter, path, name=name, prompts=prompts or diagnosis_prompts(noun), images=count, seed=0, live=None, photos=photos, base=base
+        adapter,
+        path,
+        name=name,
+        prompts=prompts or diagnosis_prompts(noun),
+        images=count,
+        seed=0,
+        live=None,
+        photos=photos,
+        base=base,
     )
 
 
@@ -91,7 +101,9 @@ def diagnose_adapter(
     """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
     place, manifest = scores_folder(path), adapter.manifest
     probes = draw_probes(task, generator, scorers, adapter=path, folder=place.evaluation, on_event=on_event)
-    recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
+    recipe = (
+        {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
+    )
     found = build_diagnosis(probes, recipe, generator=generator, folder=place.folder)
     found.write(place.diagnosis)
     write_page(diagnosis_page(found, place.folder), place.diagnosis_page)

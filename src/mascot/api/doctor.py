@@ -60,7 +60,10 @@ def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Doctor
         recipe, resolution = recipe.model_copy(update={"token": short.token}), run.resolution
     rows = [(name, f"{value}") for name, value in rows]
     rows.append(
-        ("cost", f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted")
+        (
+            "cost",
+            f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted",
+        )
     )
     planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
     return DoctorReport(

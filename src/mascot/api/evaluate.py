@@ -74,7 +74,12 @@ def evaluate(
 
 
 def calibrate(
-    folders: Sequence[str | Path], *, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None, device: str = "auto"
+    folders: Sequence[str | Path],
+    *,
+    base: str = EMBEDDED,
+    identity: str | None = None,
+    clip: str | None = None,
+    device: str = "auto",
 ) -> tuple[list[Calibration], EncoderPair]:
     """Score real photos against each other, a row for each folder, by the encoders that judge pictures of a base; with those encoders.
 
@@ -83,4 +88,6 @@ def calibrate(
     """
     photos = [read_photos([Path(folder)]).photos for folder in folders]
     encoders = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    return [calibrate_photos(str(folder), some, encoders) for folder, some in zip(folders, photos, strict=True)], encoders
+    return [
+        calibrate_photos(str(folder), some, encoders) for folder, some in zip(folders, photos, strict=True)
+    ], encoders

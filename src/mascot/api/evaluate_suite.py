@@ -44,12 +44,21 @@ def evaluate_suite(
     """
     collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
     variants = [
-        Variant(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides)) for method in methods
+        Variant(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides))
+        for method in methods
     ]
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
     suite_runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
     return evaluate_runs(
-        suite_runs, out=out, base=base, identity=identity, clip=clip, device=device, engine=engine, address=address, on_event=on_event
+        suite_runs,
+        out=out,
+        base=base,
+        identity=identity,
+        clip=clip,
+        device=device,
+        engine=engine,
+        address=address,
+        on_event=on_event,
     )
 
 

@@ -68,12 +68,18 @@ def draw_with_run(run: Run, request: ImageRequest, path: Path, family: Family) -
     generator.remove_adapter()
 
 
-def draw_knob_grid(where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT) -> Path:
+def draw_knob_grid(
+    where: str | Path | Run, over: Mapping[str, Sequence[Any]], *, out: str | Path, prompt: str = KNOBS_PROMPT
+) -> Path:
     """Draw one prompt and seed with an adapter over up to three inference knobs, as one labelled grid; returns its file."""
     adapter, _ = resolve_adapter(where)
     request, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
-    plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)  # mistakes are found before the base is loaded
+    plan_settings(
+        over, prompt=request.prompt, seed=request.seed, knobs=knobs
+    )  # mistakes are found before the base is loaded
     if target.is_dir() or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, name = open_generator(where)
-    return sweep_knobs(generator, over, prompt=request.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name)
+    return sweep_knobs(
+        generator, over, prompt=request.prompt, knobs=knobs, out=target, base=name, adapter=Path(str(where)).name
+    )

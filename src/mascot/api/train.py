@@ -62,7 +62,9 @@ def train(
         UserError: anything that the user can mend; nothing that was there is lost.
     """
     choose = partial(choose_token, on_event=on_event)
-    with open_training_run(recipe, out, resume=resume, on_event=on_event, choose_token=choose, family=family, encodings=encodings) as run:
+    with open_training_run(
+        recipe, out, resume=resume, on_event=on_event, choose_token=choose, family=family, encodings=encodings
+    ) as run:
         validation = Validation.plan(run)
         learn(run, validation, until)
         adapter, generator = choose_result(run, validation)

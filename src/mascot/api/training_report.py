@@ -15,7 +15,17 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.protocols import Subject
-from mascot.reports.training_page import ContextGroup, ContextRow, KnobCell, KnobGrid, PhotoEntry, Preview, Report, ReportNote, write_report
+from mascot.reports.training_page import (
+    ContextGroup,
+    ContextRow,
+    KnobCell,
+    KnobGrid,
+    PhotoEntry,
+    Preview,
+    Report,
+    ReportNote,
+    write_report,
+)
 from mascot.runs.training_run import TrainingRun
 
 IMAGES = 3
@@ -30,7 +40,9 @@ SCALES = (0.5, 1.0)
 """Of the denoiser's part and of the text encoder's part."""
 
 
-def write_training_report(run: TrainingRun, adapter: Adapter, generator: Generator, diagnosis: Diagnosis | str = "") -> None:
+def write_training_report(
+    run: TrainingRun, adapter: Adapter, generator: Generator, diagnosis: Diagnosis | str = ""
+) -> None:
     """Generate the report's images with the generator, which has the adapter applied, and write the report.
 
     `diagnosis` is the run's, or a sentence that says why there is none.
@@ -53,7 +65,11 @@ def write_training_report(run: TrainingRun, adapter: Adapter, generator: Generat
         previews=tuple(previews(run)),
         contexts=tuple(contexts(generator, recipe.subject, knobs)),
         knobs=knob_grid(generator, recipe.subject, knobs),
-        adapter_facts=(("method", run.method.name), ("tensors", f"{len(adapter.tensors)}"), ("base's fingerprint", run.family.identity)),
+        adapter_facts=(
+            ("method", run.method.name),
+            ("tensors", f"{len(adapter.tensors)}"),
+            ("base's fingerprint", run.family.identity),
+        ),
         recipe=recipe.to_toml(),
         commands=(
             f'mascot generate {run.files.folder} "a {{subject}} in the snow"',
@@ -91,7 +107,11 @@ def previews(run: TrainingRun) -> Iterator[Preview]:
 def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
     """Each context with the adapter, and once with the untouched base, the token left out."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    generated = list(generator.generate([ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs))
+    generated = list(
+        generator.generate(
+            [ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs
+        )
+    )
     base = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     nouns = Subject(token=subject.class_noun or subject.token)
     base = list(generator.generate([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
@@ -112,7 +132,9 @@ def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
     for text in SCALES:
         for times in GUIDANCES:
             for unet in SCALES:
-                turned = knobs.model_copy(update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text})
+                turned = knobs.model_copy(
+                    update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text}
+                )
                 image = next(generator.generate([ImageRequest(prompt, 0)], turned))
                 cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, image=image))
     return KnobGrid(prompt=prompt, cells=tuple(cells))

@@ -17,11 +17,15 @@ from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
 from mascot.errors import UserError
 
-SUMMARY = "Teach a text-to-image model one subject from a few photos, generate it in any context, and measure how good it is."
+SUMMARY = (
+    "Teach a text-to-image model one subject from a few photos, generate it in any context, and measure how good it is."
+)
 COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, doctor)
 INTERRUPTED = 130
 
-app = typer.Typer(name="mascot", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
+app = typer.Typer(
+    name="mascot", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY
+)
 for command in COMMANDS:
     app.command()(command)
 
@@ -37,7 +41,10 @@ def show_version(*, value: bool) -> None:
 
 @app.callback(help=SUMMARY)
 def main_options(
-    *, version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Accept the options that stand before a command."""
     del version
@@ -47,7 +54,9 @@ def main() -> None:
     """Run a command. Exit codes: 0 success, 2 user error (one sentence on stderr), 130 interrupted with everything saved."""
     # transformers reads this when it is imported; its notices say nothing that a user could act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # as above; it tells every try of a download, and then we say the outcome
+    os.environ.setdefault(
+        "HF_HUB_VERBOSITY", "error"
+    )  # as above; it tells every try of a download, and then we say the outcome
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = app(prog_name="mascot", standalone_mode=False)

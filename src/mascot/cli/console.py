@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 
 from mascot.progress import (
@@ -102,7 +110,9 @@ def show_settings(display: Display, event: SettingsResolved) -> None:
 
 def show_step(display: Display, event: StepTrained) -> None:
     """Advance the bar, with the smoothed loss of the subject's examples."""
-    smoothed = event.subject_loss if display.loss is None else SMOOTHING * display.loss + (1 - SMOOTHING) * event.subject_loss
+    smoothed = (
+        event.subject_loss if display.loss is None else SMOOTHING * display.loss + (1 - SMOOTHING) * event.subject_loss
+    )
     display.loss = smoothed
     display.update(completed=event.step, loss=f"loss {smoothed:.4f}")
 

@@ -13,28 +13,43 @@ from mascot.errors import UserError
 
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.", show_default=False),
+    ],
     *,
-    real: Annotated[bool, typer.Option("--real", help="Score photos against each other: the upper limit of likeness.")] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="Score photos against each other: the upper limit of likeness.")
+    ] = False,
     prompts: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="Use this prompt instead of the report's; {subject} names the subject.", show_default=False),
+        typer.Option(
+            "--prompt", help="Use this prompt instead of the report's; {subject} names the subject.", show_default=False
+        ),
     ] = None,
     images: Images = 4,
     seed: FirstSeed = 0,
     live: Annotated[
         bool | None,
-        typer.Option("--live/--thing", help="Whether the subject can wear things. By default its class noun decides.", show_default=False),
+        typer.Option(
+            "--live/--thing",
+            help="Whether the subject can wear things. By default its class noun decides.",
+            show_default=False,
+        ),
     ] = None,
     photos: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Photos to compare with, instead of the run's. Photos that were not trained on count as held out.", show_default=False
+            help="Photos to compare with, instead of the run's. Photos that were not trained on count as held out.",
+            show_default=False,
         ),
     ] = None,
     cross_validate: Annotated[
         str | None,
-        typer.Option(help="Train again without each photo in turn, all or a number of them, for a copy score.", show_default=False),
+        typer.Option(
+            help="Train again without each photo in turn, all or a number of them, for a copy score.",
+            show_default=False,
+        ),
     ] = None,
     identity: Identity = None,
     clip: Clip = None,
@@ -45,11 +60,23 @@ def evaluate(
     encoders = {"identity": identity, "clip": clip, "device": device}
     if real:
         if prompts or photos or live is not None or cross_validate is not None:
-            raise UserError("--real generates nothing; give folders of photos with --identity, --clip, --base and --device alone.")
+            raise UserError(
+                "--real generates nothing; give folders of photos with --identity, --clip, --base and --device alone."
+            )
         show_calibration(runs, **encoders, **({"base": base} if base else {}))
         return
     folds = parse_folds(cross_validate)
-    show_scores(runs, folds=folds, prompts=prompts or None, images=images, seed=seed, live=live, photos=photos or (), base=base, **encoders)
+    show_scores(
+        runs,
+        folds=folds,
+        prompts=prompts or None,
+        images=images,
+        seed=seed,
+        live=live,
+        photos=photos or (),
+        base=base,
+        **encoders,
+    )
 
 
 def show_scores(runs: list[Path], *, folds: int | Literal["all"] | None, **options: Any) -> None:
@@ -71,7 +98,9 @@ def show_scores(runs: list[Path], *, folds: int | Literal["all"] | None, **optio
     score = evaluate_run if folds is None else partial(cross_validate, folds=None if folds == "all" else folds)
     with open_bar(console) as bar:
         displays = [Display(console, bar, str(run)) for run in runs]
-        scores = [score(run, **options, diagnosed=True, on_event=display) for run, display in zip(runs, displays, strict=True)]
+        scores = [
+            score(run, **options, diagnosed=True, on_event=display) for run, display in zip(runs, displays, strict=True)
+        ]
     show_table(console, runs_table(scores))
     show_table(console, means_table(scores))
     for one in scores:
@@ -100,9 +129,13 @@ def diagnose(
     *,
     prompts: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="Use this prompt instead of mascot's own; {subject} names the subject.", show_default=False),
+        typer.Option(
+            "--prompt", help="Use this prompt instead of mascot's own; {subject} names the subject.", show_default=False
+        ),
     ] = None,
-    photos: Annotated[list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)
+    ] = None,
     identity: Identity = None,
     clip: Clip = None,
     base: AdapterBase = None,
@@ -115,7 +148,14 @@ def diagnose(
 
     with open_display(str(run)) as display:
         found = diagnose_run(
-            run, prompts=prompts or None, photos=photos or (), identity=identity, clip=clip, base=base, device=device, on_event=display
+            run,
+            prompts=prompts or None,
+            photos=photos or (),
+            identity=identity,
+            clip=clip,
+            base=base,
+            device=device,
+            on_event=display,
         )
     show_diagnosis(display)
     for finding in found.findings:

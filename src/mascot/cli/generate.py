@@ -21,26 +21,38 @@ def generate(
     unet_scale: Annotated[
         float | None, typer.Option(help="Adapter scale of the denoiser; 0 is the base model.", show_default=False)
     ] = None,
-    text_scale: Annotated[float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)] = None,
+    text_scale: Annotated[
+        float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)] = None,
     solver: Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)] = None,
     base: AdapterBase = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False),
     ] = None,
 ) -> None:
     """Generate images with a trained adapter. Knobs that are not given are those that training recommends."""
     from mascot.cli.console import quiet_libraries
 
     quiet_libraries()
-    knobs = given(guidance=guidance, unet_scale=unet_scale, text_scale=text_scale, negative=negative, steps=steps, solver=solver)
+    knobs = given(
+        guidance=guidance, unet_scale=unet_scale, text_scale=text_scale, negative=negative, steps=steps, solver=solver
+    )
     write_images(adapter, prompts, {**knobs, **parse_size(size)}, count=count, seed=seed, base=base, out=out)
 
 
 def write_images(
-    where: Path, prompts: list[str], changes: dict[str, Any], *, count: int, seed: int, base: str | None, out: Path | None
+    where: Path,
+    prompts: list[str],
+    changes: dict[str, Any],
+    *,
+    count: int,
+    seed: int,
+    base: str | None,
+    out: Path | None,
 ) -> None:
     """Generate, write each image with its settings, and print its path."""
     from pydantic import ValidationError

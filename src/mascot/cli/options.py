@@ -12,26 +12,45 @@ from mascot.errors import UserError
 if TYPE_CHECKING:
     from mascot.recipe.recipe import Recipe
 
-Photos = Annotated[list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)]
+Photos = Annotated[
+    list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)
+]
 ClassNoun = Annotated[str | None, typer.Option(help="Class noun of the subject: dog, toy, ...", show_default=False)]
 Base = Annotated[
     str | None,
-    typer.Option(help="Base model: starter (the embedded one), a folder, a .safetensors file or a hub id.", show_default=False),
+    typer.Option(
+        help="Base model: starter (the embedded one), a folder, a .safetensors file or a hub id.", show_default=False
+    ),
 ]
-AdapterBase = Annotated[str | None, typer.Option(help="Where the adapter's base model is now, if it was moved.", show_default=False)]
-Token = Annotated[str | None, typer.Option(help="Identifier token of the subject. By default a rare word is chosen.", show_default=False)]
+AdapterBase = Annotated[
+    str | None, typer.Option(help="Where the adapter's base model is now, if it was moved.", show_default=False)
+]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Identifier token of the subject. By default a rare word is chosen.", show_default=False),
+]
 RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="A recipe in TOML. Options on the command line override it.", show_default=False)
+    Path | None,
+    typer.Option("--recipe", help="A recipe in TOML. Options on the command line override it.", show_default=False),
 ]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one recipe key: --set method.rank=16.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one recipe key: --set method.rank=16.", show_default=False)
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
 RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
 Images = Annotated[int, typer.Option(min=1, max=1000, help="Images of each prompt.")]
-FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image of each prompt. The next image has seed + 1.")]
-Identity = Annotated[str | None, typer.Option(help="Identity encoder: starter, a folder or a hub id.", show_default=False)]
+FirstSeed = Annotated[
+    int, typer.Option(min=0, help="Seed of the first image of each prompt. The next image has seed + 1.")
+]
+Identity = Annotated[
+    str | None, typer.Option(help="Identity encoder: starter, a folder or a hub id.", show_default=False)
+]
 Clip = Annotated[str | None, typer.Option(help="CLIP encoder: starter, a folder or a hub id.", show_default=False)]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to run on. auto takes an accelerator if there is one.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="Device to run on. auto takes an accelerator if there is one."),
+]
 
 
 def build_recipe(
@@ -85,7 +104,9 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
     if photos is None or photos == "all":
         return photos
     if not photos.isdecimal() or int(photos) < 1:
-        raise UserError(f"--cross-validate {photos!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say).")
+        raise UserError(
+            f"--cross-validate {photos!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say)."
+        )
     return int(photos)
 
 

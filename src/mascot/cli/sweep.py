@@ -12,23 +12,42 @@ from mascot.errors import UserError
 
 
 def sweep(
-    what: Annotated[Path, typer.Argument(help="A recipe (.toml) to train with several settings, or a run or adapter to vary knobs of.")],
+    what: Annotated[
+        Path,
+        typer.Argument(help="A recipe (.toml) to train with several settings, or a run or adapter to vary knobs of."),
+    ],
     *,
     over: Annotated[list[str], typer.Option(help="A setting and its values: method.rank=4,16 or guidance=3,5,9.")],
     overrides: Overrides = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Search with this many settings instead of trying all.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Search with this many settings instead of trying all.", show_default=False),
     ] = None,
     by: Annotated[str, typer.Option(help="The metric of `mascot evaluate` that ranks the runs.")] = "identity",
     images: Annotated[int, typer.Option(min=1, max=1000, help="Images of each prompt that score a run.")] = 1,
     prompt: Annotated[str | None, typer.Option(help="Prompt of the image grid.", show_default=False)] = None,
     engine: Annotated[str, typer.Option(help="Where runs are trained: local, or ray.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster. By default this machine.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. An interrupted sweep goes on in it.", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster. By default this machine.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep. An interrupted sweep goes on in it.", show_default=False)
+    ] = None,
 ) -> None:
     """Train and score a recipe with several settings, or generate with several knobs. Makes a leaderboard and a grid."""
     if what.suffix == ".toml":
-        show_sweep(what, over, overrides or [], trials=trials, by=by, images=images, prompt=prompt, engine=engine, address=address, out=out)
+        show_sweep(
+            what,
+            over,
+            overrides or [],
+            trials=trials,
+            by=by,
+            images=images,
+            prompt=prompt,
+            engine=engine,
+            address=address,
+            out=out,
+        )
         return
     if trials or overrides or by != "identity":
         raise UserError("knobs are not trained or scored: give --over, --prompt and --out alone.")
@@ -72,7 +91,9 @@ def show_sweep(
         )
     for kind, path in display.files.items():
         display.say(f"{kind}: {path}")
-    show_table(display.console, leaderboard_table(board, metrics=(board.by,)))  # all other metrics are in the file and on the page
+    show_table(
+        display.console, leaderboard_table(board, metrics=(board.by,))
+    )  # all other metrics are in the file and on the page
 
 
 def show_knob_grid(where: Path, over: list[str], *, prompt: str | None, out: Path | None) -> None:
@@ -108,5 +129,7 @@ def token(
 
     name = "starter" if base is None else base
     with open_display() as display:
-        search = find_token(name, count=count, candidates=candidates, seed=seed, device=choose_device("auto"), on_event=display)
+        search = find_token(
+            name, count=count, candidates=candidates, seed=seed, device=choose_device("auto"), on_event=display
+        )
     show_rows(display.console, f"rare words of {name}, the one that means least first", rows_of(search))

@@ -17,14 +17,17 @@ def train(
     class_noun: ClassNoun = None,
     base: Base = None,
     method: Annotated[
-        str | None, typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False)
+        str | None,
+        typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False),
     ] = None,
     token: Token = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     steps: Steps = None,
     seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out exactly where it stopped.")] = False,
 ) -> None:
     """Train a base model on the photos of one subject. Writes an adapter and a report."""
@@ -47,7 +50,10 @@ def train(
         return
     if out is None:
         raise UserError("--resume needs the run's folder: give --out RUN.")
-    if any(value is not None and value != [] for value in (photos, class_noun, base, method, token, recipe, overrides, steps, seed)):
+    if any(
+        value is not None and value != []
+        for value in (photos, class_noun, base, method, token, recipe, overrides, steps, seed)
+    ):
         raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
     show_training(Recipe.read(open_run(out).recipe), out, resume=True)
 
@@ -82,7 +88,9 @@ def doctor(
     from mascot.data.prompt_templates import fill
     from mascot.runs.opening import describe_photos
 
-    made = build_recipe(photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None)
+    made = build_recipe(
+        photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None
+    )
     with open_display() as display:
         report = inspect(made, measure=measure)
     display(describe_photos(report.photos))

@@ -81,7 +81,9 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: this is not JSON ({one_line(str(error))}); write one object a line.") from error
         if not isinstance(row, dict):
-            raise UserError(f'{place}: write an object such as {{"file_name": "1.jpg", "text": "a photo of {{subject}}"}}.')
+            raise UserError(
+                f'{place}: write an object such as {{"file_name": "1.jpg", "text": "a photo of {{subject}}"}}.'
+            )
         yield place, cast("dict[str, object]", row)
 
 
@@ -99,7 +101,9 @@ def _file_name(row: dict[str, object], place: str, folder: Path) -> str:
 def _caption(row: dict[str, object], place: str) -> str:
     key = next((key for key in _CAPTION_KEYS if key in row), None)
     if key is None:
-        raise UserError(f"{place}: there is no caption; give it under {', '.join(_CAPTION_KEYS[:-1])} or {_CAPTION_KEYS[-1]}.")
+        raise UserError(
+            f"{place}: there is no caption; give it under {', '.join(_CAPTION_KEYS[:-1])} or {_CAPTION_KEYS[-1]}."
+        )
     text = row[key]
     caption = one_line(text) if isinstance(text, str) else ""
     if not caption:
@@ -124,7 +128,9 @@ def _text(file: Path) -> str:
         raise UserError(f"{printable(file)} cannot be read ({error.strerror}); mend or delete it.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{printable(file)}, line {line}: this is not UTF-8; save the file with that encoding.") from error
+        raise UserError(
+            f"{printable(file)}, line {line}: this is not UTF-8; save the file with that encoding."
+        ) from error
 
 
 def _plain(path: Path) -> Path:

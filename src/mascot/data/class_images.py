@@ -27,7 +27,9 @@ class PriorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Literal["images", "outputs"] = Field(default="images", description="pictures of the class, or the base's own outputs")
+    form: Literal["images", "outputs"] = Field(
+        default="images", description="pictures of the class, or the base's own outputs"
+    )
     count: int = Field(default=100, ge=0, le=10_000, description="class pictures; 0 trains without prior preservation")
     weight: float = Field(default=1.0, ge=0, le=100, description="lambda of the paper")
     steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class picture")
@@ -52,7 +54,13 @@ def class_images(
 
     The cache key holds everything that decides a picture but its number; picture i has the seed `settings.seed + i`.
     """
-    facts = {"base": identity, "prompt": prompt, "resolution": resolution, "steps": settings.steps, "guidance": settings.guidance}
+    facts = {
+        "base": identity,
+        "prompt": prompt,
+        "resolution": resolution,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+    }
     key = hashlib.sha256(json.dumps(facts | {"precision": precision}, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache_folder() / "prior" / key
     seeds = [settings.seed + i for i in range(settings.count)]
@@ -60,7 +68,9 @@ def class_images(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second run of the same class waits, and then has nothing left to draw
             missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
-            generated = generate(prompt, missing) if missing else iter(())  # to draw nothing would still read the prompt
+            generated = (
+                generate(prompt, missing) if missing else iter(())
+            )  # to draw nothing would still read the prompt
             for seed, image in zip(missing, generated, strict=True):
                 with atomic_write(folder / f"{seed}.png") as temporary:
                     image.save(temporary, format="PNG")

@@ -38,7 +38,9 @@ def buckets(resolution: int, multiple: int, *, max_ratio: float = 2.0) -> tuple[
     Ratios of the sides stay within 1 / `max_ratio` and `max_ratio`. Raises UserError where no such square exists.
     """
     if multiple < 1 or resolution < multiple or max_ratio < 1:
-        raise UserError(f"Resolution {resolution} with sides in steps of {multiple} gives no picture; raise the resolution.")
+        raise UserError(
+            f"Resolution {resolution} with sides in steps of {multiple} gives no picture; raise the resolution."
+        )
     side = round(resolution / multiple)
     sizes: list[Size] = [(side * multiple, side * multiple)]
     for short in range(side - 1, 0, -1):

@@ -28,17 +28,30 @@ class DatasetSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resolution: int | None = Field(default=None, ge=32, le=4096, description="side of the training pictures; the base's own when not given")
-    aspect_buckets: bool = Field(default=False, description="keep wide and tall photos wide and tall, at the same number of pixels")
+    resolution: int | None = Field(
+        default=None, ge=32, le=4096, description="side of the training pictures; the base's own when not given"
+    )
+    aspect_buckets: bool = Field(
+        default=False, description="keep wide and tall photos wide and tall, at the same number of pixels"
+    )
     flip: bool = Field(default=False, description="also train on mirrored photos; wrong for asymmetric subjects")
     background: str = Field(default="white", description="colour under transparent parts")
     templates: tuple[str, ...] = Field(
-        default=(DEFAULT_TEMPLATE,), min_length=1, description="captions, in turn, of photos that bring none; {token}, {class}, {subject}"
+        default=(DEFAULT_TEMPLATE,),
+        min_length=1,
+        description="captions, in turn, of photos that bring none; {token}, {class}, {subject}",
     )
-    insert_token: bool = Field(default=False, description="put the token into photos' own captions that name neither {subject} nor {token}")
-    caption_dropout: float = Field(default=0.0, ge=0, le=1, description="chance that a photo is shown without its caption")
+    insert_token: bool = Field(
+        default=False, description="put the token into photos' own captions that name neither {subject} nor {token}"
+    )
+    caption_dropout: float = Field(
+        default=0.0, ge=0, le=1, description="chance that a photo is shown without its caption"
+    )
     masked: float | None = Field(
-        default=None, ge=0, le=1, description="how much what lies outside the subject's mask counts in the loss; none ignores masks"
+        default=None,
+        ge=0,
+        le=1,
+        description="how much what lies outside the subject's mask counts in the loss; none ignores masks",
     )
 
 
@@ -81,8 +94,12 @@ class Dataset:
     def pairs(self) -> list[tuple[str, Framing]]:
         """Every caption with the framing that it comes with; the empty one too, where captions are dropped."""
         dropped = ("",) if self.caption_dropout else ()
-        subject = [(prompt, e.framing) for group in self.subject.values() for e in group for prompt in (*e.prompts, *dropped)]
-        preserved = [(prompt, e.framing) for group in self.subject.values() for e in group for prompt in e.class_prompts]
+        subject = [
+            (prompt, e.framing) for group in self.subject.values() for e in group for prompt in (*e.prompts, *dropped)
+        ]
+        preserved = [
+            (prompt, e.framing) for group in self.subject.values() for e in group for prompt in e.class_prompts
+        ]
         prior = [(prompt, e.framing) for group in self.prior.values() for e in group for prompt in e.prompts]
         return list(dict.fromkeys(subject + preserved + prior))
 
@@ -131,8 +148,14 @@ class Dataset:
 
     def captions(self, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[str]:
         """Draw the captions of the subject's examples, and which of them are left empty."""
-        generated = [choose_caption(example.prompts, seeded(seed, number, place, "caption")) for place, example in enumerate(subject)]
-        dropped = [torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout for place in range(len(subject))]
+        generated = [
+            choose_caption(example.prompts, seeded(seed, number, place, "caption"))
+            for place, example in enumerate(subject)
+        ]
+        dropped = [
+            torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout
+            for place in range(len(subject))
+        ]
         return ["" if drop else prompt for prompt, drop in zip(generated, dropped, strict=True)]
 
     def prior_examples(
@@ -142,12 +165,18 @@ class Dataset:
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
             # The key of the subject's own caption, so that the class's version is of the same one.
-            return [(e, choose_caption(e.class_prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(subject)]
+            return [
+                (e, choose_caption(e.class_prompts, seeded(seed, number, place, "caption")))
+                for place, e in enumerate(subject)
+            ]
         if not (self.prior_weight and prior):
             return []
         picked = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
         shown = [prior[i] for i in picked]
-        return [(e, choose_caption(e.prompts, seeded(seed, number, place, "caption"))) for place, e in enumerate(shown, start=count)]
+        return [
+            (e, choose_caption(e.prompts, seeded(seed, number, place, "caption")))
+            for place, e in enumerate(shown, start=count)
+        ]
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -183,7 +212,9 @@ def make_dataset(
     for photo, size in zip(photos, sizes, strict=True):
         captions = captions_of(photo, subject, settings)
         prompts = tuple(fill(caption, subject) for caption in captions)
-        class_prompts = tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
+        class_prompts = (
+            tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
+        )
         for flip in (False, True) if settings.flip else (False,):
             cut = crop(photo, size, flip=flip)
             example = replace(encode_crop(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
@@ -194,7 +225,13 @@ def make_dataset(
             cuts = [crop(Photo(path=Path(), image=p), size) for p in class_images]
             prior[size] = tuple(encode_crop(cut, encoders, (class_caption,), None) for cut in cuts)
     taught = {size: tuple(group) for size, group in groups.items()}
-    return Dataset(subject=taught, prior=prior, prior_weight=prior_weight, preserve=preserve, caption_dropout=settings.caption_dropout)
+    return Dataset(
+        subject=taught,
+        prior=prior,
+        prior_weight=prior_weight,
+        preserve=preserve,
+        caption_dropout=settings.caption_dropout,
+    )
 
 
 def captions_of(photo: Photo, subject: Subject, settings: DatasetSettings) -> tuple[str, ...]:
@@ -244,4 +281,6 @@ def choose_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
 
 def encode_crop(cut: Crop, encoders: CachedEncoders, prompts: tuple[str, ...], source: Path | None) -> TrainingExample:
     """Encode one crop."""
-    return TrainingExample(latents=encoders.encode(to_pixels(cut.image)), prompts=prompts, framing=cut.framing, source=source)
+    return TrainingExample(
+        latents=encoders.encode(to_pixels(cut.image)), prompts=prompts, framing=cut.framing, source=source
+    )

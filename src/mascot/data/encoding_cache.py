@@ -73,7 +73,9 @@ class CachedEncoders:
     def encode(self, pixels_BCHW: Tensor) -> Latents:
         """Pixels in -1..1 to latents, as `Stage.encode` gives them."""
         digest = hashlib.sha256(pixels_BCHW.contiguous().numpy().tobytes()).hexdigest()
-        return self.known.recall((self.number, tuple(pixels_BCHW.shape), digest), lambda: self.stage.encode(pixels_BCHW))
+        return self.known.recall(
+            (self.number, tuple(pixels_BCHW.shape), digest), lambda: self.stage.encode(pixels_BCHW)
+        )
 
     def condition(self, prompt: str, framing: Framing) -> Conditioning:
         """One prompt to what the denoiser is told, as `Stage.condition` gives it; without gradients."""
@@ -83,4 +85,8 @@ class CachedEncoders:
 
 def tensors_of(encoding: Latents | Conditioning) -> list[Tensor]:
     """The tensors of an answer."""
-    return [getattr(encoding, part.name) for part in fields(encoding)] if isinstance(encoding, Latents) else list(encoding.values())
+    return (
+        [getattr(encoding, part.name) for part in fields(encoding)]
+        if isinstance(encoding, Latents)
+        else list(encoding.values())
+    )

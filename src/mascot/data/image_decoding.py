@@ -14,7 +14,9 @@ from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from mascot.errors import UserError, printable
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif"}
+)
 """How the name of a photo may end, in small letters."""
 
 
@@ -173,7 +175,9 @@ def _eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.Ima
     whites = {"I": {255: 255, 65535: 65535}, "F": {2: 1, 255: 255, 65535: 65535}}.get(image.mode, {65535: 65535})
     white = next((white for most, white in whites.items() if peak <= most), None)
     if white is None or not np.isfinite(values).all():
-        raise UnusableImage(f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel.")
+        raise UnusableImage(
+            f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel."
+        )
     if len(whites) > 1:
         remarks.append(f"its pixel values are read as 0 to {white}")
     return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
@@ -228,7 +232,9 @@ def read_mask(path: Path, decoded: _Decoded, colour: Colour) -> Image.Image | No
         raise UnusableImage(f"{printable(path)} has an unusable mask: {error}") from error
     if mask.full_size != decoded.full_size:
         sizes = "{}x{}, upright photo {}x{} pixels".format(*mask.full_size, *decoded.full_size)
-        raise UnusableImage(f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes}).")
+        raise UnusableImage(
+            f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes})."
+        )
     grey = mask.image.convert("L")
     if np.asarray(grey).max() < _HALF:
         raise UnusableImage(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")

@@ -155,7 +155,9 @@ def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
         exact = bytes_of[first] == bytes_of[second]
         distance = int((hashes[first] != hashes[second]).sum())
         if exact or distance <= NEAR:
-            pairs.append(PhotoPair(first=photos[first].path, second=photos[second].path, exact=exact, distance=distance))
+            pairs.append(
+                PhotoPair(first=photos[first].path, second=photos[second].path, exact=exact, distance=distance)
+            )
     return tuple(pairs)
 
 
@@ -209,13 +211,25 @@ def _about_set(photos: PhotoSet, sameness: float | None) -> list[PhotoFinding]:
     count = len(photos.photos)
     if count < FEWEST:
         message = f"There {'is 1 usable photo' if count == 1 else f'are {count} usable photos'}; one subject needs at least {FEWEST}."
-        found.append(PhotoFinding(kind="too-few", severity="warning", message=message, remedy=f"Add photos: 5 to {MOST} work best."))
+        found.append(
+            PhotoFinding(
+                kind="too-few", severity="warning", message=message, remedy=f"Add photos: 5 to {MOST} work best."
+            )
+        )
     if count > MOST:
         message = f"There are {count} photos; more than {MOST} help little."
-        found.append(PhotoFinding(kind="too-many", severity="note", message=message, remedy=f"Keep the {MOST} sharpest and most varied."))
+        found.append(
+            PhotoFinding(
+                kind="too-many", severity="note", message=message, remedy=f"Keep the {MOST} sharpest and most varied."
+            )
+        )
     if photos.refused:
         message = f"Refused: {_listed([printable(refusal.path) for refusal in photos.refused])}. The first one: {photos.refused[0].reason}"
-        found.append(PhotoFinding(kind="refused", severity="warning", message=message, remedy="Mend, replace or remove these files."))
+        found.append(
+            PhotoFinding(
+                kind="refused", severity="warning", message=message, remedy="Mend, replace or remove these files."
+            )
+        )
     if sameness is not None and sameness > ALIKE:
         message = f"The backgrounds are all alike (similarity {sameness:.2f} of 1)."
         remedy = "Add photos in other places, or masks; else the background is learnt with the subject."
@@ -230,7 +244,12 @@ def _about_pairs(pairs: Sequence[PhotoPair]) -> list[PhotoFinding]:
     if exact:
         message = f"The same file twice: {_listed(exact)}."
         found.append(
-            PhotoFinding(kind="duplicate", severity="warning", message=message, remedy="Remove one of each pair: it counts double.")
+            PhotoFinding(
+                kind="duplicate",
+                severity="warning",
+                message=message,
+                remedy="Remove one of each pair: it counts double.",
+            )
         )
     if near:
         message = f"Almost the same picture: {_listed(near)}."
@@ -248,13 +267,36 @@ def _about_facts(facts: Sequence[PhotoFacts], resolution: int) -> list[PhotoFind
     cropped = [fact.path for fact in facts if fact.cropped > CROPPED]
     table: list[tuple[Kind, Literal["note", "warning"], list[Path], str, str]] = [
         ("blurred", "warning", blurred, "Blurred", "Replace them with sharp photos; blur is learnt too."),
-        ("upscaled", "warning", upscaled, f"Smaller than {resolution} pixels, so enlarged", "Use larger originals, or a lower resolution."),
-        ("cut", "warning", cut, "The subject does not fit the crop", "Crop them yourself, or use photos nearer to square."),
+        (
+            "upscaled",
+            "warning",
+            upscaled,
+            f"Smaller than {resolution} pixels, so enlarged",
+            "Use larger originals, or a lower resolution.",
+        ),
+        (
+            "cut",
+            "warning",
+            cut,
+            "The subject does not fit the crop",
+            "Crop them yourself, or use photos nearer to square.",
+        ),
         ("off-centre", "note", off_centre, "The subject is far from the middle", "Crop them closer to the subject."),
-        ("cropped", "note", cropped, f"More than {CROPPED:.0%} of the picture is cut off", "Use photos nearer to square."),
+        (
+            "cropped",
+            "note",
+            cropped,
+            f"More than {CROPPED:.0%} of the picture is cut off",
+            "Use photos nearer to square.",
+        ),
     ]
     return [
-        PhotoFinding(kind=kind, severity=severity, message=f"{what}: {_listed([printable(path) for path in paths])}.", remedy=remedy)
+        PhotoFinding(
+            kind=kind,
+            severity=severity,
+            message=f"{what}: {_listed([printable(path) for path in paths])}.",
+            remedy=remedy,
+        )
         for kind, severity, paths, what, remedy in table
         if paths
     ]

@@ -103,7 +103,11 @@ def _listing(folder: Path, notes: list[str]) -> list[Path]:
     offered = [path for path in entries if _may_be_photo(path)]
     wanted = {mask for path in offered for mask in mask_paths(path)}
     masks += [path for path in entries if is_mask(path)]
-    notes += [f"{printable(mask)}: a mask without a photo of that name; it is not used." for mask in masks if mask not in wanted]
+    notes += [
+        f"{printable(mask)}: a mask without a photo of that name; it is not used."
+        for mask in masks
+        if mask not in wanted
+    ]
     return offered
 
 
@@ -134,8 +138,12 @@ def _insist(paths: Sequence[Path], photos: Sequence[Photo], refused: Sequence[Re
         return
     places = ", ".join(str(path) for path in paths)
     if not refused:
-        raise UserError(f"{places} holds no photos; put 3 to 20 pictures of the subject there (jpg, png, webp, avif, heic, bmp, tif, gif).")
-    shown = [refusal.reason.rstrip(".") for refusal in refused[:3]] + [f"and {len(refused[3:])} more"] * bool(refused[3:])
+        raise UserError(
+            f"{places} holds no photos; put 3 to 20 pictures of the subject there (jpg, png, webp, avif, heic, bmp, tif, gif)."
+        )
+    shown = [refusal.reason.rstrip(".") for refusal in refused[:3]] + [f"and {len(refused[3:])} more"] * bool(
+        refused[3:]
+    )
     raise UserError(f"{places} holds no usable photo: {'; '.join(shown)}.")
 
 
@@ -146,7 +154,9 @@ def _read(path: Path, colour: Colour, notes: list[str]) -> Photo:
     decoded = decode(path, colour, remarks)
     if min(decoded.image.size) < SHORTEST_SIDE:
         width, height = decoded.full_size
-        raise UnusableImage(f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
+        raise UnusableImage(
+            f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side."
+        )
     mask = read_mask(path, decoded, colour)
     notes += [f"{printable(path)}: {remark}." for remark in remarks]
     return Photo(path=path, image=decoded.image, mask=mask)

@@ -24,7 +24,9 @@ def cfg_conditioning(stage: Stage, positive: Conditioning, negative: Conditionin
     return stack([negative, positive]) if guidance != 1 else positive
 
 
-def guided_prediction(stage: Stage, x_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+def guided_prediction(
+    stage: Stage, x_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
+) -> Tensor:
     """Predict with and without the prompt, and extrapolate: negative + guidance x (positive - negative). On the CPU.
 
     One forward pass does both; a guidance of 1, or a denoiser that embeds its scale, needs the positive prediction alone.

@@ -19,7 +19,13 @@ BaseOnly = Callable[[], AbstractContextManager[None]]
 
 
 def training_loss(
-    stage: Stage, batch: Batch, condition: Condition, base_only: BaseOnly, *, min_snr: float | None = None, offset_noise: float = 0.0
+    stage: Stage,
+    batch: Batch,
+    condition: Condition,
+    base_only: BaseOnly,
+    *,
+    min_snr: float | None = None,
+    offset_noise: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Noise the batch, predict, compare, weight (Ho et al. 2020, arXiv 2006.11239, eq. 14; min-SNR: Hang et al. 2023, eq. 8).
 

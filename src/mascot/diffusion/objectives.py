@@ -95,5 +95,7 @@ class FlowObjective:
             UserError: min-SNR is asked for, which is defined for diffusion alone.
         """
         if min_snr is not None:
-            raise UserError("min-SNR weights diffusion levels, and this base was trained on flows; give --set training.min_snr=none.")
+            raise UserError(
+                "min-SNR weights diffusion levels, and this base was trained on flows; give --set training.min_snr=none."
+            )
         return torch.ones(len(timestep_B), device=timestep_B.device)

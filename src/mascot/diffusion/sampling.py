@@ -11,7 +11,9 @@ from mascot.diffusion.guidance import cfg_conditioning, guided_prediction
 from mascot.protocols import Conditioning, Solver, Stage
 
 
-def denoise(stage: Stage, noise_BCHW: Tensor, solver: Solver, *, positive: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
+def denoise(
+    stage: Stage, noise_BCHW: Tensor, solver: Solver, *, positive: Conditioning, negative: Conditioning, guidance: float
+) -> Tensor:
     """Solve the probability flow ODE from standard normal noise to x0 (Song et al. 2021, arXiv 2011.13456, eq. 13).
 
     `solver` holds the discretization (see `Stage.solver`); `positive` and `negative` have a row for each of the B images.

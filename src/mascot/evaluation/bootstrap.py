@@ -61,7 +61,9 @@ def bootstrap(values: Sequence[float], *, seed: int | np.random.Generator, level
     return Interval(float(rows.mean()), float(low), float(high))
 
 
-def paired(one: Sequence[float], other: Sequence[float], *, seed: int | np.random.Generator, level: float = 0.95) -> Interval | None:
+def paired(
+    one: Sequence[float], other: Sequence[float], *, seed: int | np.random.Generator, level: float = 0.95
+) -> Interval | None:
     """Average one - other row by row, with the interval of that difference: what both have in common, such as a hard subject, cancels.
 
     Row i of both belongs together. Like `bootstrap`, one row has no bounds, and none gives None.
@@ -88,4 +90,6 @@ def _means(rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The means of all resamples, in blocks, so that thousands of rows fit into memory."""
     block = max(1, _AT_ONCE // len(rows))
     counts = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    return np.concatenate([rows[generator.integers(len(rows), size=(count, len(rows)))].mean(axis=1) for count in counts])
+    return np.concatenate(
+        [rows[generator.integers(len(rows), size=(count, len(rows)))].mean(axis=1) for count in counts]
+    )

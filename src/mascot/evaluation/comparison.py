@@ -56,7 +56,9 @@ def compare_scores(ones: Sequence[Scores], others: Sequence[Scores]) -> Comparis
         others=tuple(others),
         rows="prompts" if over_prompts else "subjects",
         differences={
-            name: _of_prompts(ones[0], others[0], name) if over_prompts and name in PER_PROMPT else _of_subjects(ones, others, name)
+            name: _of_prompts(ones[0], others[0], name)
+            if over_prompts and name in PER_PROMPT
+            else _of_subjects(ones, others, name)
             for name in METRICS
         }
         | ({"copying": _of_folds(ones[0], others[0])} if over_prompts and ones[0].folds and others[0].folds else {}),
@@ -98,7 +100,10 @@ def _of_prompts(one: Scores, other: Scores, name: str) -> Difference:
     known = [(a.values[name], b.values[name]) for a, b in pairs if name in a.values and name in b.values]
     interval = paired([a for a, _ in known], [b for _, b in known], seed=_SEED)
     return Difference(
-        one=one.values[name].value, other=other.values[name].value, interval=interval, reason=_reason([one, other], name, interval)
+        one=one.values[name].value,
+        other=other.values[name].value,
+        interval=interval,
+        reason=_reason([one, other], name, interval),
     )
 
 
@@ -108,7 +113,9 @@ def _of_folds(one: Scores, other: Scores) -> Difference:
     known = [(fold.copying, theirs[fold.photo]) for fold in one.folds if fold.photo in theirs]
     interval = paired([a for a, _ in known], [b for _, b in known], seed=_SEED)
     reason = "" if known else "no photo was held out of both; give both the same --cross-validate"
-    return Difference(one=one.values["copying"].value, other=other.values["copying"].value, interval=interval, reason=reason)
+    return Difference(
+        one=one.values["copying"].value, other=other.values["copying"].value, interval=interval, reason=reason
+    )
 
 
 def _of_subjects(ones: Sequence[Scores], others: Sequence[Scores], name: str) -> Difference:

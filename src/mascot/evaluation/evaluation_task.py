@@ -56,7 +56,9 @@ class EvaluationTask:
         _ = [fill(template, self.subject) for template in self.templates]  # which refuses unknown placeholders
         nameless = [template for template in self.templates if insert_token(template, self.subject) != template]
         if nameless:
-            raise UserError(f"the prompt {nameless[0]!r} does not name the subject; write {{subject}} where it belongs.")
+            raise UserError(
+                f"the prompt {nameless[0]!r} does not name the subject; write {{subject}} where it belongs."
+            )
 
     @property
     def held_out(self) -> tuple[Photo, ...]:
@@ -79,7 +81,11 @@ class EvaluationTask:
     def class_requests(self) -> list[ImageRequest]:
         """The class alone; none without a class noun."""
         noun = self.subject.class_noun
-        return [] if noun is None else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_IMAGES * self.images)]
+        return (
+            []
+            if noun is None
+            else [ImageRequest(class_prompt(noun), self.seed + k) for k in range(CLASS_IMAGES * self.images)]
+        )
 
 
 def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
@@ -121,7 +127,9 @@ def plan_task(
     """Say what an adapter is asked to draw, before any weight is loaded."""
     manifest = adapter.manifest
     if manifest is None:
-        raise UserError(f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote.")
+        raise UserError(
+            f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote."
+        )
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
     usual, alive = prompts_for(base or manifest.base, subject, live=live)
     trained = training_photos(Run(path.parent), needed=not photos)

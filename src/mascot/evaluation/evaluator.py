@@ -49,7 +49,10 @@ def measure(task: EvaluationTask, samples: Samples, scorers: Scorers, *, generat
     """Score what was drawn; files are named from `folder`."""
     seen = EmbeddedSamples(task=task, samples=samples, encoders=scorers.encoders)
     columns = seen.columns()
-    pairs = [samples.trained.sample_cache.distances(scorers.distance, files) for files in by_prompt(task, samples.trained.files)]
+    pairs = [
+        samples.trained.sample_cache.distances(scorers.distance, files)
+        for files in by_prompt(task, samples.trained.files)
+    ]
     values = {name: Score(value=fmean(column)) for name, column in columns.items()}
     values |= scores_of(seen.whole() | {"diversity": diversity_over(pairs)}, missing(task))
     values["cutout"] = cut_out_score(task, samples, scorers)
@@ -119,10 +122,17 @@ class EmbeddedSamples:
                 columns[f"{prefix}clip_i"] = [similarity(row_D[None], self.real_clip) for row_D in clip_BD]
             if self.task.plain:
                 rows = zip(clip_BD, self.asked, strict=True)
-                columns[f"{prefix}clip_t"] = [prompt_fidelity(picture_D[None], prompt_D[None]) for picture_D, prompt_D in rows]
+                columns[f"{prefix}clip_t"] = [
+                    prompt_fidelity(picture_D[None], prompt_D[None]) for picture_D, prompt_D in rows
+                ]
         generated_BD = self.samples.trained.embed(self.encoders.identity)
-        trained_PD, held_out_PD = (self.photos(self.encoders.identity, some) for some in (self.task.trained, self.task.held_out))
-        copies = {"copying": copy_scores(generated_BD, trained_PD, held_out_PD), "nearest": nearest_excesses(generated_BD, trained_PD)}
+        trained_PD, held_out_PD = (
+            self.photos(self.encoders.identity, some) for some in (self.task.trained, self.task.held_out)
+        )
+        copies = {
+            "copying": copy_scores(generated_BD, trained_PD, held_out_PD),
+            "nearest": nearest_excesses(generated_BD, trained_PD),
+        }
         return columns | {name: column for name, column in copies.items() if column}
 
     def whole(self) -> dict[str, float | None]:
@@ -144,7 +154,11 @@ def by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path
 
 
 def prompt_rows(
-    task: EvaluationTask, samples: Samples, columns: Mapping[str, Sequence[float]], pairs: Sequence[Sequence[float]], folder: Path
+    task: EvaluationTask,
+    samples: Samples,
+    columns: Mapping[str, Sequence[float]],
+    pairs: Sequence[Sequence[float]],
+    folder: Path,
 ) -> list[PromptScores]:
     """Split the columns by prompt."""
     rows: list[PromptScores] = []
@@ -161,7 +175,9 @@ def prompt_rows(
                     ImageScores(
                         seed=task.seed + k,
                         file=samples.trained.files[place].relative_to(folder).as_posix(),
-                        values={name: column[place] for name, column in columns.items() if not name.startswith("base_")},
+                        values={
+                            name: column[place] for name, column in columns.items() if not name.startswith("base_")
+                        },
                     )
                     for k, place in enumerate(places)
                 ),
@@ -177,7 +193,10 @@ def cut_out_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> S
     bare: list[Image.Image | None] = [None] * len(images)
     generated, photos = (
         cut_all(some, masks, segmenter=scorers.segmenter, preprocessing=encoder.preprocessing)
-        for some, masks in ((images, bare), ([photo.image for photo in task.photos], [photo.mask for photo in task.photos]))
+        for some, masks in (
+            (images, bare),
+            ([photo.image for photo in task.photos], [photo.mask for photo in task.photos]),
+        )
     )
     found = cutout_similarity(generated, photos, lambda some: samples.trained.sample_cache.embed_images(encoder, some))
     return Score(value=found.value, reason=found.note)
@@ -211,14 +230,18 @@ def missing(task: EvaluationTask) -> dict[str, str]:
 
 def notes(task: EvaluationTask, encoders: EncoderPair) -> list[str]:
     """What has to be known to read the numbers."""
-    said = [f"drawn as a {'live subject' if task.live else 'thing'}: {len(task.templates)} prompts, pictures of each: {task.images}"]
+    said = [
+        f"drawn as a {'live subject' if task.live else 'thing'}: {len(task.templates)} prompts, pictures of each: {task.images}"
+    ]
     if task.plain:
         said.append(f"CLIP-T reads the prompts without the token: {task.plain[0]!r}")
         cut = encoders.clip.truncated(task.plain)
         if cut:
             said.append(f"CLIP hears only the beginning of {len(cut)} prompts, such as {cut[0]!r}")
     if task.held_out:
-        said.append(f"likeness is measured on {len(task.photos)} photos, {len(task.held_out)} of which it did not learn from")
+        said.append(
+            f"likeness is measured on {len(task.photos)} photos, {len(task.held_out)} of which it did not learn from"
+        )
     return said
 
 

@@ -9,7 +9,16 @@ from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.comparison import Comparison, Difference
 from mascot.evaluation.evaluator import Calibration
 from mascot.evaluation.metrics.default_encoders import EncoderPair
-from mascot.evaluation.scores import METRICS, PER_PROMPT, REFERENCES, Scores, over_folds, over_prompts, over_subjects, titles
+from mascot.evaluation.scores import (
+    METRICS,
+    PER_PROMPT,
+    REFERENCES,
+    Scores,
+    over_folds,
+    over_prompts,
+    over_subjects,
+    titles,
+)
 from mascot.reports.table import NO_VALUE, Table, digits
 
 
@@ -38,10 +47,19 @@ def means_table(scores: Sequence[Scores]) -> Table:
         interval = over_prompts(scores[0], name) if alone else over_subjects(scores, name)
         better, means = f"{metric.good} is good" if metric.good else "", metric.means
         if alone and name == "copying" and scores[0].folds:
-            interval, means = over_folds(scores[0], name), f"{means}; interval over the {len(scores[0].folds)} photos held out"
+            interval, means = (
+                over_folds(scores[0], name),
+                f"{means}; interval over the {len(scores[0].folds)} photos held out",
+            )
         rows.append((titles(scores)[name], described(interval), better, means))
-    over = f"{len(scores[0].prompts)} prompts of one subject: says nothing of others" if alone else f"{len(scores)} subjects"
-    return Table(title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "what it is"), rows=tuple(rows))
+    over = (
+        f"{len(scores[0].prompts)} prompts of one subject: says nothing of others"
+        if alone
+        else f"{len(scores)} subjects"
+    )
+    return Table(
+        title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "what it is"), rows=tuple(rows)
+    )
 
 
 def prompts_table(scores: Scores) -> Table:
@@ -65,7 +83,11 @@ def prompts_table(scores: Scores) -> Table:
 
 def folds_table(scores: Scores) -> Table:
     """A row for each photo that was held out of a run, and their means with 95 % intervals over the photos."""
-    columns = {"likeness": "likeness to the others", "generalisation": "to the photo held out", "base_copying": "by the base"}
+    columns = {
+        "likeness": "likeness to the others",
+        "generalisation": "to the photo held out",
+        "base_copying": "by the base",
+    }
     columns |= {"copying": "copy", "nearest": "which is the nearest"}
     if any(fold.base_copying is None for fold in scores.folds):
         del columns["base_copying"]
@@ -130,7 +152,12 @@ def calibration_table(rows: Sequence[Calibration], encoders: EncoderPair) -> Tab
         head=("photos of", "photos", "DINO" if dino else METRICS["identity"].title, METRICS["clip_i"].title),
         rows=tuple(lines),
         notes=(
-            *dict.fromkeys(f"{row.name}: {row.values[name].reason}" for row in rows for name in names if row.values[name].value is None),
+            *dict.fromkeys(
+                f"{row.name}: {row.values[name].reason}"
+                for row in rows
+                for name in names
+                if row.values[name].value is None
+            ),
             *(f"{name}: {line}" for name, line in encoders.describe().items()),
         ),
     )
@@ -145,7 +172,13 @@ def reasons(scores: Sequence[Scores]) -> list[str]:
     """Why numbers are missing, or what is to be said of them."""
     named = titles(scores)
     return _once(
-        [(f"{named[name]}: {one.values[name].reason}", one) for one in scores for name in METRICS if one.values[name].reason], scores
+        [
+            (f"{named[name]}: {one.values[name].reason}", one)
+            for one in scores
+            for name in METRICS
+            if one.values[name].reason
+        ],
+        scores,
     )
 
 
@@ -181,7 +214,9 @@ def _once(said: Sequence[tuple[str, Scores]], scores: Sequence[Scores]) -> list[
     for sentence, one in said:
         runs.setdefault(sentence, {})[one.name] = None
     everyone = len({one.name for one in scores})
-    return [sentence if len(names) == everyone else f"{sentence} ({', '.join(names)})" for sentence, names in runs.items()]
+    return [
+        sentence if len(names) == everyone else f"{sentence} ({', '.join(names)})" for sentence, names in runs.items()
+    ]
 
 
 def _mean(scores: Sequence[Scores], name: str) -> float | None:

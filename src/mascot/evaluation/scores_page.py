@@ -29,7 +29,12 @@ def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page
         sections=(
             PageSection(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
             *([held_out_section(scores, folder)] if scores.folds else []),
-            PageSection(id="extremes", title="Best and worst", lead="Of all pictures, by one score each.", rows=extremes(scores, folder)),
+            PageSection(
+                id="extremes",
+                title="Best and worst",
+                lead="Of all pictures, by one score each.",
+                rows=extremes(scores, folder),
+            ),
             PageSection(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
             PageSection(
                 id="prompts",
@@ -62,7 +67,9 @@ def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
         title=f"without {fold.photo}",
         about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
         strips=(
-            ImageStrip(name="held out", tiles=(ImageTile(image=shown(folder / fold.shown), words=fold.photo, below=""),)),
+            ImageStrip(
+                name="held out", tiles=(ImageTile(image=shown(folder / fold.shown), words=fold.photo, below=""),)
+            ),
             ImageStrip(name="drawn without it", tiles=tuple(generated[:EXTREMES])),
         ),
     )
@@ -73,14 +80,22 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
     named = titles([scores])
     rows: list[PageRow] = []
     for name in ("identity", "clip_t"):
-        images = [(image.values[name], prompt, image) for prompt in scores.prompts for image in prompt.images if name in image.values]
+        images = [
+            (image.values[name], prompt, image)
+            for prompt in scores.prompts
+            for image in prompt.images
+            if name in image.values
+        ]
         ranked = sorted(images, key=lambda found: found[0], reverse=True)
         count = min(EXTREMES, len(ranked) // 2 or 1)
         if ranked:
             strips = tuple(
                 ImageStrip(
                     name=place,
-                    tiles=tuple(tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}") for value, prompt, image in some),
+                    tiles=tuple(
+                        tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}")
+                        for value, prompt, image in some
+                    ),
                 )
                 for place, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
             )
@@ -91,11 +106,17 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
 def prompt_row(scores: Scores, number: int, folder: Path, base: Sequence[Path]) -> PageRow:
     """All pictures of one prompt, and the base's."""
     prompt, named = scores.prompts[number], titles([scores])
-    strips = [ImageStrip(name="", tiles=tuple(tile(prompt, image, folder, _values(image, named)) for image in prompt.images))]
+    strips = [
+        ImageStrip(name="", tiles=tuple(tile(prompt, image, folder, _values(image, named)) for image in prompt.images))
+    ]
     base = base[number * scores.images : (number + 1) * scores.images]
     if base:
         words = f"{prompt.prompt}, by the untouched base"
-        strips.append(ImageStrip(name="untouched base", tiles=tuple(ImageTile(image=shown(file), words=words, below="") for file in base)))
+        strips.append(
+            ImageStrip(
+                name="untouched base", tiles=tuple(ImageTile(image=shown(file), words=words, below="") for file in base)
+            )
+        )
     about = [f"{named[name]} {digits(value)}" for name, value in prompt.values.items() if name in named]
     if "base_clip_t" in prompt.values:
         about.append(f"{named['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
@@ -122,7 +143,13 @@ def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> P
                 if name in named and name in second.values
             ]
             title = first.prompt if first.prompt == second.prompt else f"{first.prompt} | {second.prompt}"
-            rows.append(PageRow(title=title, about=f"first minus second: {', '.join(differences)}" if differences else "", strips=strips))
+            rows.append(
+                PageRow(
+                    title=title,
+                    about=f"first minus second: {', '.join(differences)}" if differences else "",
+                    strips=strips,
+                )
+            )
     return Page(
         title=f"{table.head[1]} and {table.head[2]}",
         about="Pictures of one prompt and one seed are pairs: what makes a prompt hard, or a seed lucky, cancels.",
@@ -139,4 +166,6 @@ def tile(prompt: PromptScores, image: ImageScores, folder: Path, below: str) -> 
 
 
 def _values(image: ImageScores, named: dict[str, str]) -> str:
-    return ", ".join(f"{named[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values)
+    return ", ".join(
+        f"{named[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values
+    )

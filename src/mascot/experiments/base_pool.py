@@ -71,7 +71,10 @@ class BasePool:
         if kept is None or kept.loading != loading_of(recipe):
             del kept  # out of memory before the next one comes in
             kept = PooledBase.load(recipe)
-        if self._encoded != (kept.loading, kept.family.identity):  # a base that was only loaded again says the same again
+        if self._encoded != (
+            kept.loading,
+            kept.family.identity,
+        ):  # a base that was only loaded again says the same again
             self._encoded, self.encodings = (kept.loading, kept.family.identity), EncodingCache()
         yield kept.family
         for stage in kept.family.stages:

@@ -94,21 +94,31 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
     """
     run = Run(path.parent)
     if adapter.manifest is None or path != run.adapter or not run.recipe.exists():
-        return FoldPlan(folds=(), photos=0, why_not="an adapter without its run's folder cannot be trained again without one of its photos")
+        return FoldPlan(
+            folds=(),
+            photos=0,
+            why_not="an adapter without its run's folder cannot be trained again without one of its photos",
+        )
     recipe = Recipe.read(run.recipe)
     recipe = recipe.model_copy(update={"base": base or recipe.base})
     try:
         photos = read_subject(recipe).photos
     except UserError as error:
-        raise UserError(f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}; put them back where they were.") from error
+        raise UserError(
+            f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}; put them back where they were."
+        ) from error
     different = without_repeats(photos)
     if count is not None and not 1 <= count <= len(different):
-        raise UserError(f"{count} photos cannot be held out of the {len(different)} that {run.folder} learned from; give fewer, or all.")
+        raise UserError(
+            f"{count} photos cannot be held out of the {len(different)} that {run.folder} learned from; give fewer, or all."
+        )
     if len(different) < 2:
         return FoldPlan(folds=(), photos=1, why_not="it learned from one photo alone, which cannot be held out")
     order = sorted(range(len(different)), key=lambda number: seeded(recipe.seed, "folds", number).initial_seed())
     step = adapter.manifest.step
-    folds = tuple(fold_without(different[number], photos, run=run, recipe=recipe, step=step) for number in order[:count])
+    folds = tuple(
+        fold_without(different[number], photos, run=run, recipe=recipe, step=step) for number in order[:count]
+    )
     return FoldPlan(folds=folds, photos=len(different))
 
 
@@ -165,7 +175,9 @@ class FoldEvaluator:
 
     def embed(self, photos: Sequence[Photo]) -> Tensor:
         """Embed photos. Shape P x D."""
-        return self.samples.trained.sample_cache.embed_images(self.scorers.encoders.identity, [photo.image for photo in photos])
+        return self.samples.trained.sample_cache.embed_images(
+            self.scorers.encoders.identity, [photo.image for photo in photos]
+        )
 
 
 def evaluate_folds(plan: FoldPlan, evaluator: FoldEvaluator, scores: Scores, on_event: OnEvent = ignore) -> Scores:
@@ -193,7 +205,11 @@ def evaluate_folds(plan: FoldPlan, evaluator: FoldEvaluator, scores: Scores, on_
 def draw_fold(fold: Fold, evaluator: FoldEvaluator, on_event: OnEvent) -> ImageSet:
     """Draw the task's prompts with a fold, at the task's first seeds and with its knobs."""
     task, sample_cache, files = evaluator.task, SampleCache(fold.home.folds / "pictures"), list[Path]()
-    requests = [ImageRequest(fill(template, task.subject), task.seed + k) for template in task.templates for k in range(evaluator.each)]
+    requests = [
+        ImageRequest(fill(template, task.subject), task.seed + k)
+        for template in task.templates
+        for k in range(evaluator.each)
+    ]
     on_event(GenerationStarted(images=len(requests)))
     with evaluator.lend(fold.recipe) as family:
         generator = Generator(family, Adapter.read(fold.run.adapter))

@@ -31,7 +31,9 @@ class Executor(Protocol):
     A task catches its own errors: an exception in an outcome's place says that the worker was lost, and with it this item alone.
     """
 
-    def __call__(self, task: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[tuple[Item, Outcome | Exception]]:
+    def __call__(
+        self, task: Callable[[Item], Outcome], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Outcome | Exception]]:
         """Yield each item with its outcome, as soon as it is there."""
         ...
 
@@ -71,7 +73,9 @@ def on_ray(address: str | None = None, *, retries: int = RETRIES, cpus: float = 
 
 def start_ray(address: str | None) -> Any:
     """Connect to a Ray cluster, or to the one that this process is connected to already; nothing is reported to anyone."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported and by every process that it starts
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # read when Ray is imported and by every process that it starts
     try:
         ray: Any = import_module("ray")
     except ImportError:
@@ -81,7 +85,9 @@ def start_ray(address: str | None) -> Any:
             ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"at {address}" if address else "on this machine"
-            raise UserError(f"Ray cannot be used {where} ({first_line(error)}); check the address, or leave --engine out.") from error
+            raise UserError(
+                f"Ray cannot be used {where} ({first_line(error)}); check the address, or leave --engine out."
+            ) from error
     return ray
 
 

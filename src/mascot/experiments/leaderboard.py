@@ -20,7 +20,10 @@ MetricValues = Mapping[str, float | Sequence[float] | None]
 
 def metric_values(scores: Scores) -> MetricValues:
     """What `mascot evaluate` found, prompt by prompt where a metric has that; the untouched base and the real photos stay out."""
-    return {metric: prompt_values(scores, metric) if metric in PER_PROMPT else scores.values[metric].value for metric in METRICS}
+    return {
+        metric: prompt_values(scores, metric) if metric in PER_PROMPT else scores.values[metric].value
+        for metric in METRICS
+    }
 
 
 class Measurement(BaseModel):
@@ -104,7 +107,9 @@ class Leaderboard(JsonRecord):
     entries: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, entries: Sequence[Entry], *, by: str, keys: Sequence[str], lowest: bool = False, scored_by: str = "") -> Self:
+    def of(
+        cls, entries: Sequence[Entry], *, by: str, keys: Sequence[str], lowest: bool = False, scored_by: str = ""
+    ) -> Self:
         """Rank runs, given in the order in which equals are listed.
 
         Raises:
@@ -114,7 +119,11 @@ class Leaderboard(JsonRecord):
         if known and by not in known:
             raise UserError(f"nothing was scored by {by!r}{suggest(by, known)}")
         sign = -1 if lowest else 1
-        scored = [entry for entry in entries if entry.failure is None and by in entry.scores and entry.scores[by].mean is not None]
+        scored = [
+            entry
+            for entry in entries
+            if entry.failure is None and by in entry.scores and entry.scores[by].mean is not None
+        ]
         scored.sort(key=lambda entry: -sign * (entry.scores[by].mean or 0.0))
         others = [entry for entry in entries if entry not in scored]
         others.sort(key=lambda entry: entry.failure is not None)

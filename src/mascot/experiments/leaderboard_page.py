@@ -12,7 +12,9 @@ from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSectio
 from mascot.reports.table import Table
 from mascot.storage.image_files import open_image
 
-SHARED = "runs share a rank where their 95 % intervals overlap, or are tied through others: no number here tells them apart"
+SHARED = (
+    "runs share a rank where their 95 % intervals overlap, or are tied through others: no number here tells them apart"
+)
 
 
 def leaderboard_table(board: Leaderboard, metrics: Sequence[str] | None = None) -> Table:
@@ -22,8 +24,14 @@ def leaderboard_table(board: Leaderboard, metrics: Sequence[str] | None = None) 
     return Table(
         title=f"ranked by {title_of(board.by)} ({good} is good)",
         head=("rank", *board.keys, *map(title_of, metrics), "run"),
-        rows=tuple((rank_of(entry), *values_of(entry, board.keys), *scores_of(entry, metrics), entry.name) for entry in board.entries),
-        notes=(*notes_of(board), *(f"{entry.label} failed: {entry.failure}" for entry in board.entries if entry.failure)),
+        rows=tuple(
+            (rank_of(entry), *values_of(entry, board.keys), *scores_of(entry, metrics), entry.name)
+            for entry in board.entries
+        ),
+        notes=(
+            *notes_of(board),
+            *(f"{entry.label} failed: {entry.failure}" for entry in board.entries if entry.failure),
+        ),
     )
 
 
@@ -60,7 +68,9 @@ def notes_of(board: Leaderboard) -> list[str]:
     return notes
 
 
-def leaderboard_page(board: Leaderboard, *, grid: Path | None, images: Mapping[str, Path], links: Mapping[str, str]) -> Page:
+def leaderboard_page(
+    board: Leaderboard, *, grid: Path | None, images: Mapping[str, Path], links: Mapping[str, str]
+) -> Page:
     """Show a sweep; `images` are what runs drew of one prompt and seed, and `links` lead to their scores, both by the runs' names.
 
     Raises:
@@ -71,10 +81,18 @@ def leaderboard_page(board: Leaderboard, *, grid: Path | None, images: Mapping[s
         words = f"one picture of each run, by {' and '.join(board.keys)}"
         whole = ImageStrip(name="", tiles=(ImageTile(image=open_image(grid), words=words, below=""),), whole=True)
         sections.append(
-            PageSection(id="grid", title="One prompt, one seed", rows=(PageRow(title=", ".join(board.keys), about="", strips=(whole,)),))
+            PageSection(
+                id="grid",
+                title="One prompt, one seed",
+                rows=(PageRow(title=", ".join(board.keys), about="", strips=(whole,)),),
+            )
         )
     rows = tuple(run_row(board, entry, images.get(entry.name), links.get(entry.name, "")) for entry in board.entries)
-    lead = "A name leads to all pictures and scores of its run, as long as this page lies in the sweep's folder." if links else ""
+    lead = (
+        "A name leads to all pictures and scores of its run, as long as this page lies in the sweep's folder."
+        if links
+        else ""
+    )
     return Page(
         title=f"A sweep over {', '.join(board.keys)}",
         about=f"{len(board.entries)} runs, best first.",
@@ -86,7 +104,14 @@ def run_row(board: Leaderboard, entry: Entry, image: Path | None, link: str) -> 
     """One run: what it drew, its rank and score, or why it came to nothing."""
     about = f"failed: {entry.failure}" if entry.failure else ""
     if not entry.failure:
-        score = f"{title_of(board.by)} {entry.scores[board.by].describe()}" if board.by in entry.scores else "not scored"
+        score = (
+            f"{title_of(board.by)} {entry.scores[board.by].describe()}" if board.by in entry.scores else "not scored"
+        )
         about = score if entry.rank is None else f"rank {entry.rank}, {score}"
     tiles = () if image is None else (ImageTile(image=shown(image), words=entry.label, below=""),)
-    return PageRow(title=entry.label or entry.name, about=about, strips=(ImageStrip(name="", tiles=tiles),) * bool(tiles), link=link)
+    return PageRow(
+        title=entry.label or entry.name,
+        about=about,
+        strips=(ImageStrip(name="", tiles=tiles),) * bool(tiles),
+        link=link,
+    )

@@ -87,7 +87,9 @@ def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
     axes: dict[str, Sequence[Any]] = {}
     for key, choices in over.items():
         if isinstance(choices, ValueRange):
-            raise UserError(f"{key}={choices.low}..{choices.high} is a range, of which a grid knows no values; give --trials N too.")
+            raise UserError(
+                f"{key}={choices.low}..{choices.high} is a range, of which a grid knows no values; give --trials N too."
+            )
         axes[key] = choices
     points: list[SweepPoint] = []
     for place in places([len(choices) for choices in axes.values()]):
@@ -99,7 +101,13 @@ def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
 
 
 def search(
-    values: Mapping[str, Any], over: Mapping[str, Choices], *, trials: int, together: int = 1, seed: int = 0, lowest: bool = False
+    values: Mapping[str, Any],
+    over: Mapping[str, Choices],
+    *,
+    trials: int,
+    together: int = 1,
+    seed: int = 0,
+    lowest: bool = False,
 ) -> Rounds:
     """Up to `trials` combinations, chosen by the tree-structured Parzen estimator (Bergstra et al. 2011) in rounds of `together`.
 
@@ -113,7 +121,9 @@ def search(
         raise UserError("a search needs at least one trial; give --trials 20 (say).")
     check_choices(values, over)
     optuna = search_library()
-    study = optuna.create_study(direction="minimize" if lowest else "maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(
+        direction="minimize" if lowest else "maximize", sampler=optuna.samplers.TPESampler(seed=seed)
+    )
     spaces = {key: space_of(optuna, choices) for key, choices in over.items()}
     for start in range(0, trials, together):
         asked = [study.ask(spaces) for _ in range(min(together, trials - start))]
@@ -127,7 +137,10 @@ def search(
 
 def check_choices(values: Mapping[str, Any], over: Mapping[str, Choices]) -> None:
     """Make a recipe with each value once, so that a mistake is found before anything runs."""
-    listed = {key: (choices.low, choices.high) if isinstance(choices, ValueRange) else tuple(choices) for key, choices in over.items()}
+    listed = {
+        key: (choices.low, choices.high) if isinstance(choices, ValueRange) else tuple(choices)
+        for key, choices in over.items()
+    }
     usual = {key: choices[0] for key, choices in listed.items()}
     for key, choices in listed.items():
         for value in choices:

@@ -41,7 +41,9 @@ class ValueRange:
     def __post_init__(self) -> None:
         """Refuse what holds nothing to search."""
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UserError(f"the range {self.low}..{self.high} is empty; write the lower end first, such as 1e-5..1e-3.")
+            raise UserError(
+                f"the range {self.low}..{self.high} is empty; write the lower end first, such as 1e-5..1e-3."
+            )
 
     @property
     def logarithmic(self) -> bool:

@@ -75,7 +75,9 @@ def read_collection(folder: Path) -> Collection:
     """
     homes = [home for home in (folder, folder / "dataset") if (home / TABLE).is_file()]
     if not homes:
-        raise UserError(f"{folder} is no collection: it has no {TABLE}; give one that has, with a folder of photos for each subject.")
+        raise UserError(
+            f"{folder} is no collection: it has no {TABLE}; give one that has, with a folder of photos for each subject."
+        )
     table = homes[0] / TABLE
     try:
         lines = table.read_text(encoding="utf-8").splitlines()
@@ -85,7 +87,9 @@ def read_collection(folder: Path) -> Collection:
     found = [subject for subject in named if subject.photos.is_dir()]
     if not found:
         raise UserError(f"{table} names {len(named)} subjects, and {homes[0]} holds a folder of none of them.")
-    return Collection(subjects=tuple(found), prompts=prompts, absent=tuple(one.name for one in named if not one.photos.is_dir()))
+    return Collection(
+        subjects=tuple(found), prompts=prompts, absent=tuple(one.name for one in named if not one.photos.is_dir())
+    )
 
 
 def read_classes(lines: Sequence[str], table: Path) -> list[CollectionSubject]:
@@ -100,7 +104,9 @@ def read_classes(lines: Sequence[str], table: Path) -> list[CollectionSubject]:
         name, *more = split(line)
         noun, live = (*more, "")[:2] if more else ("", "")
         if not name or not noun or len(more) > 2 or live.lower() not in {"", "yes", "no"} or Path(name).name != name:
-            raise UserError(f"{table}, line {number}: {line.strip()!r} is not of the form name,class or name,class,live (yes or no).")
+            raise UserError(
+                f"{table}, line {number}: {line.strip()!r} is not of the form name,class or name,class,live (yes or no)."
+            )
         alive = live.lower() == "yes" if live else is_live(noun)
         subjects.append(CollectionSubject(name=name, class_noun=noun, live=alive, photos=table.parent / name))
     twice = {one.name for one in subjects if sum(one.name == other.name for other in subjects) > 1}

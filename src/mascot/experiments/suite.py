@@ -123,7 +123,9 @@ class SuiteScores:
     def subjects(self) -> tuple[str, ...]:
         """Those that every arm has been scored on: means of different subjects would not be of the same thing."""
         named = dict.fromkeys(suite_run.subject for suite_run in self.suite_runs)
-        return tuple(subject for subject in named if all((variant, subject) in self.scores for variant in self.variants))
+        return tuple(
+            subject for subject in named if all((variant, subject) in self.scores for variant in self.variants)
+        )
 
     def of(self, variant: str) -> list[Scores]:
         """An arm's scores, subject by subject."""
@@ -144,7 +146,8 @@ class SuiteScores:
             encoders=next((dict(scores.encoders) for scores in self.scores.values()), {}),
             subjects=self.subjects,
             variants={
-                variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None} for variant in self.variants
+                variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None}
+                for variant in self.variants
             },
             failures={f"{failure.variant}/{failure.subject}": failure.sentence for failure in self.failures},
         )
@@ -180,7 +183,12 @@ class SuiteFolder:
 
 
 def plan_runs(
-    subjects: Sequence[CollectionSubject], variants: Sequence[Variant], *, prompts: Mapping[bool, tuple[str, ...]], images: int, seed: int
+    subjects: Sequence[CollectionSubject],
+    variants: Sequence[Variant],
+    *,
+    prompts: Mapping[bool, tuple[str, ...]],
+    images: int,
+    seed: int,
 ) -> tuple[SuiteRun, ...]:
     """Every subject in every way, subject by subject, so that a suite that was stopped early has whole rows; `prompts` by liveness.
 
@@ -194,7 +202,9 @@ def plan_runs(
             variant=variant.name,
             subject=subject.name,
             recipe=variant.recipe(subject),
-            request=EvaluationRequest(templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos),
+            request=EvaluationRequest(
+                templates=prompts[subject.live], live=subject.live, images=images, seed=seed, photos=subject.photos
+            ),
         )
         for subject in subjects
         for variant in variants

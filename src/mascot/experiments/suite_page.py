@@ -49,9 +49,18 @@ def paper_table(suite: SuiteScores) -> Table:
 
 def other_table(suite: SuiteScores) -> Table:
     """What the paper's table 1 leaves out and can be bought with: variety, drift, copying; and all that has to be read with both."""
-    names = [name for name in METRICS if name not in FIDELITY and any(suite.mean(variant, name) is not None for variant in suite.variants)]
+    names = [
+        name
+        for name in METRICS
+        if name not in FIDELITY and any(suite.mean(variant, name) is not None for variant in suite.variants)
+    ]
     notes = (*missing_notes(suite), *judged(suite.of(suite.variants[0])), *remarks_of(suite))
-    return Table(title=f"besides: {over(suite)}", head=("", *named(suite, names)), rows=tuple(arm_rows(suite, names)), notes=notes)
+    return Table(
+        title=f"besides: {over(suite)}",
+        head=("", *named(suite, names)),
+        rows=tuple(arm_rows(suite, names)),
+        notes=notes,
+    )
 
 
 def arm_rows(suite: SuiteScores, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -62,13 +71,20 @@ def arm_rows(suite: SuiteScores, names: Sequence[str]) -> list[tuple[str, ...]]:
         for title, known in REFERENCES.items()
         if set(names) & set(known)
     ]
-    return [*references, *((variant, *(described(suite.mean(variant, name)) for name in names)) for variant in suite.variants)]
+    return [
+        *references,
+        *((variant, *(described(suite.mean(variant, name)) for name in names)) for variant in suite.variants),
+    ]
 
 
 def over(suite: SuiteScores) -> str:
     """What means are over."""
     count = len(suite.subjects)
-    return f"means over {count} subjects, with 95 % bootstrap intervals over them" if count > 1 else "one subject: no intervals"
+    return (
+        f"means over {count} subjects, with 95 % bootstrap intervals over them"
+        if count > 1
+        else "one subject: no intervals"
+    )
 
 
 def named(suite: SuiteScores, names: Sequence[str]) -> list[str]:
@@ -110,7 +126,11 @@ def subjects_table(suite: SuiteScores, name: str) -> Table:
         first, *_ = scores = [suite.scores[variant, subject] for variant in suite.variants]
         values = [first.values[reference] for reference in known.values()] + [one.values[name] for one in scores]
         rows.append((subject, *(digits(value.value) for value in values)))
-    return Table(title=f"{named(suite, [name])[0]}, subject by subject", head=("subject", *known, *suite.variants), rows=tuple(rows))
+    return Table(
+        title=f"{named(suite, [name])[0]}, subject by subject",
+        head=("subject", *known, *suite.variants),
+        rows=tuple(rows),
+    )
 
 
 def difference_tables(suite: SuiteScores) -> list[Table]:
@@ -121,7 +141,13 @@ def difference_tables(suite: SuiteScores) -> list[Table]:
         if not suite.subjects or any(a.class_noun != b.class_noun for a, b in zip(*pairs, strict=True)):
             continue
         table = comparison_table(compare_scores(*pairs))
-        tables.append(Table(title=f"{one} minus {other}, paired by subject", head=("metric", one, other, *table.head[3:]), rows=table.rows))
+        tables.append(
+            Table(
+                title=f"{one} minus {other}, paired by subject",
+                head=("metric", one, other, *table.head[3:]),
+                rows=table.rows,
+            )
+        )
     return tables
 
 
@@ -131,12 +157,18 @@ def suite_page(suite: SuiteScores, place: SuiteFolder) -> Page:
     sections = [
         PageSection(id="scores", title="Scores", tables=(paper_table(suite), other_table(suite))),
         PageSection(
-            id="subjects", title="Subject by subject", tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t"))
+            id="subjects",
+            title="Subject by subject",
+            tables=tuple(subjects_table(suite, name) for name in ("identity", "clip_t")),
         ),
-        PageSection(id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)),
+        PageSection(
+            id="pictures", title="Pictures", rows=tuple(subject_row(suite, name, place) for name in suite.subjects)
+        ),
     ]
     if differences:
-        sections.insert(1, PageSection(id="differences", title="Differences", lead="Paired by subject.", tables=differences))
+        sections.insert(
+            1, PageSection(id="differences", title="Differences", lead="Paired by subject.", tables=differences)
+        )
     return Page(
         title=f"{len(suite.subjects)} subjects, {', '.join(suite.variants)}",
         about="Every subject is taught in every way, drawn in contexts that no photo shows, and scored by the encoders named below.",
@@ -149,12 +181,18 @@ def subject_row(suite: SuiteScores, subject: str, place: SuiteFolder) -> PageRow
     suite_runs = {suite_run.variant: suite_run for suite_run in suite.suite_runs if suite_run.subject == subject}
     photos = read_photos([suite_runs[suite.variants[0]].request.photos]).photos[:SHOWN]
     strips = [
-        ImageStrip(name="photos", tiles=tuple(ImageTile(image=reduced(photo.image), words=photo.path.name, below="") for photo in photos))
+        ImageStrip(
+            name="photos",
+            tiles=tuple(ImageTile(image=reduced(photo.image), words=photo.path.name, below="") for photo in photos),
+        )
     ]
     for variant in suite.variants:
         prompts = suite.scores[variant, subject].prompts
         places = sorted({(2 * i + 1) * len(prompts) // (2 * SHOWN) for i in range(SHOWN)})
-        tiles = tuple(tile(prompts[k], prompts[k].images[0], place.run(suite_runs[variant]).folder, prompts[k].prompt) for k in places)
+        tiles = tuple(
+            tile(prompts[k], prompts[k].images[0], place.run(suite_runs[variant]).folder, prompts[k].prompt)
+            for k in places
+        )
         strips.append(ImageStrip(name=variant, tiles=tiles))
     return PageRow(title=subject, about="", strips=tuple(strips))
 

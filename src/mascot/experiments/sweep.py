@@ -134,7 +134,12 @@ class SweepJob:
     def recall(self, point: SweepPoint) -> RunRecord | None:
         """What is known of a point, None where its run is not trained to the end; a record counts only beside the run it tells of."""
         path, run = self.place.record(point), self.place.run(point)
-        if not (path.exists() and run.adapter.exists() and run.recipe.exists() and point.recipe.fits(Recipe.read(run.recipe))):
+        if not (
+            path.exists()
+            and run.adapter.exists()
+            and run.recipe.exists()
+            and point.recipe.fits(Recipe.read(run.recipe))
+        ):
             return None
         try:
             return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
@@ -170,11 +175,20 @@ def sweep_recipes(
     """
     over = full_keys(over)
     values = values_of(recipe) if isinstance(recipe, Recipe) else dict(recipe)
-    rounds = grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
+    rounds = (
+        grid(values, over) if trials is None else search(values, over, trials=trials, together=together, lowest=lowest)
+    )
     points = next(rounds)
     check(points, out, request, here=engine is in_turn)
     progressed = SweepProgress(place=SweepFolder(out), keys=tuple(over), by=by, lowest=lowest, scored_by=scored_by)
-    work = SweepJob(place=progressed.place, train_run=run_one, score_run=score, scored_by=scored_by, generate=generate, request=request)
+    work = SweepJob(
+        place=progressed.place,
+        train_run=run_one,
+        score_run=score,
+        scored_by=scored_by,
+        generate=generate,
+        request=request,
+    )
     with Run(out).locked(), closing(rounds):
         on_event(RunsPlanned(runs=len(points) if trials is None else trials))
         while points:
@@ -237,23 +251,33 @@ class SweepProgress:
 
     def page(self, request: ImageRequest | None, *, gridded: bool) -> Page:
         """What is done, to look at; with what each run drew of a prompt and seed, where it drew any."""
-        generated = {name: self.place.image(point, request) for name, point in self.tried.items()} if request is not None else {}
+        generated = (
+            {name: self.place.image(point, request) for name, point in self.tried.items()}
+            if request is not None
+            else {}
+        )
         links = {name: self.place.run(point).scores_page for name, point in self.tried.items()}
         return leaderboard_page(
             self.board(),
             grid=self.place.grid if gridded else None,
             images={name: path for name, path in generated.items() if path.exists()},
-            links={name: path.relative_to(self.place.folder).as_posix() for name, path in links.items() if path.exists()},
+            links={
+                name: path.relative_to(self.place.folder).as_posix() for name, path in links.items() if path.exists()
+            },
         )
 
 
-def do_round(points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProgress, engine: Executor, on_event: OnEvent) -> None:
+def do_round(
+    points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProgress, engine: Executor, on_event: OnEvent
+) -> None:
     """Bring points to their end, but those that came up before, and write the leaderboard after each."""
     new = [point for point in points if point.name not in progressed.results]
     progressed.tried.update((point.name, point) for point in new)
     for point, outcome in engine(work, new):
         lost = isinstance(outcome, Exception)
-        progressed.results[point.name] = RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
+        progressed.results[point.name] = (
+            RunResult({}, f"its worker was lost: {first_line(outcome)}") if lost else outcome
+        )
         entry = progressed.entry(point)
         scores = {name: score.mean for name, score in entry.scores.items() if score.mean is not None}
         on_event(RunFinished(name=entry.label, scores=scores, failure=entry.failure or ""))
@@ -262,10 +286,14 @@ def do_round(points: Sequence[SweepPoint], work: SweepJob, progressed: SweepProg
 
 def write_grid(progressed: SweepProgress, over: Mapping[str, Choices], request: ImageRequest) -> None:
     """Put the runs' pictures of one prompt and seed into one grid."""
-    axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, ValueRange)]
+    axes = [
+        GridAxis(key, tuple(map(written, values))) for key, values in over.items() if not isinstance(values, ValueRange)
+    ]
     cells: dict[Place, Image.Image | str] = {}
     for point in progressed.tried.values():
         if point.place is not None:
-            cells[point.place] = progressed.results[point.name].failure or open_image(progressed.place.image(point, request))
+            cells[point.place] = progressed.results[point.name].failure or open_image(
+                progressed.place.image(point, request)
+            )
     text = f"{request.prompt}\nSeed: {request.seed}, {axes_text(axes)}"
     write_image(compose(axes, cells, title=f"{request.prompt} (seed {request.seed})"), progressed.place.grid, text)

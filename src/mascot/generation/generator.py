@@ -73,7 +73,9 @@ class Generator:
                 images = self.generate_batch(batch, knobs, stages)
             except torch.OutOfMemoryError:
                 if size == 1:
-                    raise UserError("one picture does not fit the accelerator's memory; draw smaller (--size) or in bf16.") from None
+                    raise UserError(
+                        "one picture does not fit the accelerator's memory; draw smaller (--size) or in bf16."
+                    ) from None
                 size = max(1, size // 2)
                 continue
             yield from images
@@ -88,7 +90,11 @@ class Generator:
 
     def with_defaults(self, knobs: Knobs) -> Knobs:
         """The same knobs with the solver named."""
-        return knobs if knobs.solver is not None else knobs.model_copy(update={"solver": self.family.stages[0].default_solver})
+        return (
+            knobs
+            if knobs.solver is not None
+            else knobs.model_copy(update={"solver": self.family.stages[0].default_solver})
+        )
 
     def size(self, knobs: Knobs) -> tuple[int, int]:
         """Height and width of the final picture in pixels.
@@ -120,7 +126,9 @@ class Generator:
         return made
 
     @torch.no_grad()
-    def generate_batch(self, requests: Sequence[ImageRequest], knobs: Knobs, stages: Sequence[StagePrompts]) -> list[Image.Image]:
+    def generate_batch(
+        self, requests: Sequence[ImageRequest], knobs: Knobs, stages: Sequence[StagePrompts]
+    ) -> list[Image.Image]:
         """Denoise through every stage, from seeded noise and the image of the stage before."""
         knobs, x = self.with_defaults(knobs), None
         for number, prompts in enumerate(stages):
@@ -145,7 +153,9 @@ def denoise_stage(
     noise = gaussian(shape, generators)
     # Every pixel becomes a block, which the stage's own reduction turns back into that pixel: the image alone tells the size.
     image = (
-        {} if before_BCHW is None else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
+        {}
+        if before_BCHW is None
+        else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
     )
     positive = {**stack([prompts.conditioning[request.prompt] for request in requests]), **image}
     negative = {**stack([prompts.conditioning[knobs.negative]] * len(requests)), **image}

@@ -75,7 +75,9 @@ def compose(axes: Sequence[GridAxis], cells: Mapping[Place, Image.Image | str], 
     if not 1 <= len(axes) <= MOST_AXES:
         raise ValueError(f"a grid has 1 to {MOST_AXES} axes, not {len(axes)}")
     columns, rows, blocks = [*axes, *[GridAxis("", ("",))] * (MOST_AXES - len(axes))]
-    sheet = plan_sheet(columns, rows, len(blocks.labels), [cell for cell in cells.values() if isinstance(cell, Image.Image)])
+    sheet = plan_sheet(
+        columns, rows, len(blocks.labels), [cell for cell in cells.values() if isinstance(cell, Image.Image)]
+    )
     width, height = sheet.block(len(columns.labels), len(rows.labels))
     width += 2 * GAP
     above = len(wrap(title, sheet.font, width - 2 * GAP)) * sheet.line + GAP if title else GAP
@@ -87,7 +89,11 @@ def compose(axes: Sequence[GridAxis], cells: Mapping[Place, Image.Image | str], 
         top = above + number * (height + between)
         if blocks.name:
             write(pen, sheet, f"{blocks.name} = {label}", (GAP, top + sheet.line // 2), width - 2 * GAP)
-        own = {place[:2]: cell for place, cell in (((*key, 0, 0)[:3], cell) for key, cell in cells.items()) if place[2] == number}
+        own = {
+            place[:2]: cell
+            for place, cell in (((*key, 0, 0)[:3], cell) for key, cell in cells.items())
+            if place[2] == number
+        }
         draw_block(image, sheet, (columns, rows), own, (GAP, top + between))
     return image
 
@@ -141,7 +147,9 @@ def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
     """A picture as large as its cell allows: enlarged by a whole factor without smoothing, or reduced with it."""
     factor = min(cell[0] / image.width, cell[1] / image.height)
     if factor >= 1:
-        return image.convert("RGB").resize((image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST)
+        return image.convert("RGB").resize(
+            (image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST
+        )
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 

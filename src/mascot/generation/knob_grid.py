@@ -40,14 +40,18 @@ def plan_settings(over: Mapping[str, Sequence[Any]], *, prompt: str, seed: int, 
         try:
             made.append(KnobSetting(place, request, Knobs.model_validate({**knobs.model_dump(), **chosen})))
         except ValidationError as error:
-            raise UserError("; ".join(f"{m['loc'][0]}={m['input']}: {m['msg']}" for m in error.errors()) + ".") from None
+            raise UserError(
+                "; ".join(f"{m['loc'][0]}={m['input']}: {m['msg']}" for m in error.errors()) + "."
+            ) from None
     return made
 
 
 def check_axes(over: Mapping[str, Sequence[Any]], known: Sequence[str]) -> None:
     """Refuse axes that no grid can have."""
     if not 1 <= len(over) <= MOST_AXES:
-        raise UserError(f"a picture grid has 1 to {MOST_AXES} axes, and {len(over)} are given; give --over once for each.")
+        raise UserError(
+            f"a picture grid has 1 to {MOST_AXES} axes, and {len(over)} are given; give --over once for each."
+        )
     for key, values in over.items():
         if key not in known:
             raise UserError(f"{key} is not a knob{suggest(key, known)}")
@@ -80,7 +84,9 @@ def sweep_knobs(
         height, width = generator.size(settled)
         for stage in generator.family.stages:
             stage.solver(str(settled.solver), settled.steps, height, width)
-    cells: dict[Place, Image.Image | str] = {turn.place: next(generator.generate([turn.request], turn.knobs)) for turn in planned}
+    cells: dict[Place, Image.Image | str] = {
+        turn.place: next(generator.generate([turn.request], turn.knobs)) for turn in planned
+    }
     axes = [GridAxis(key, tuple(map(written, values))) for key, values in over.items()]
     first = planned[0]
     settled = generator.with_defaults(first.knobs)

@@ -13,8 +13,12 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    guidance: float = Field(default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without")
-    unet_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base")
+    guidance: float = Field(
+        default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without"
+    )
+    unet_scale: float = Field(
+        default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base"
+    )
     text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
     negative: str = Field(default="", description="what not to draw")
     steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
@@ -33,7 +37,12 @@ class ImageRequest:
 
 def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
     """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
-    facts: dict[str, Any] = {"Steps": knobs.steps, "Sampler": knobs.solver, "CFG scale": knobs.guidance, "Seed": request.seed}
+    facts: dict[str, Any] = {
+        "Steps": knobs.steps,
+        "Sampler": knobs.solver,
+        "CFG scale": knobs.guidance,
+        "Seed": request.seed,
+    }
     facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
     if adapter is not None:
         facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}

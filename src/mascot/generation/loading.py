@@ -55,14 +55,18 @@ def recommended_knobs(adapter: Adapter) -> Knobs:
     try:
         return Knobs.model_validate(manifest.knobs or manifest.recipe.get("knobs", {})) if manifest else Knobs()
     except ValidationError as error:
-        raise UserError("the adapter's own knobs cannot be read: it was written by another version of mascot; update mascot.") from error
+        raise UserError(
+            "the adapter's own knobs cannot be read: it was written by another version of mascot; update mascot."
+        ) from error
 
 
 def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
     """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):
-        raise UserError("this adapter does not say what its subject is called; write the token into the prompt instead of {subject}.")
+        raise UserError(
+            "this adapter does not say what its subject is called; write the token into the prompt instead of {subject}."
+        )
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
     filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
     return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]

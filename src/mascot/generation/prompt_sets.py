@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PREVIEWS = ("a photo of a {subject}", "a {subject} in the snow", "a {subject} on a blue background", "a photo of a {class}")
+PREVIEWS = (
+    "a photo of a {subject}",
+    "a {subject} in the snow",
+    "a {subject} on a blue background",
+    "a photo of a {class}",
+)
 """Drawn while training; the last shows whether the class still looks like the class."""
 
 
@@ -47,7 +52,13 @@ SHARED_PLACES = (
 )  # fmt: skip
 
 
-PROPERTIES = ("a red {subject}", "a purple {subject}", "a golden {subject}", "a wooden {subject}", "a striped {subject}")
+PROPERTIES = (
+    "a red {subject}",
+    "a purple {subject}",
+    "a golden {subject}",
+    "a wooden {subject}",
+    "a striped {subject}",
+)
 
 
 STARTER = PromptSet(
@@ -93,7 +104,13 @@ PAPER_SHARED = (
 )  # fmt: skip
 
 
-PAPER_PROPERTIES = ("a red {subject}", "a purple {subject}", "a shiny {subject}", "a wet {subject}", "a cube shaped {subject}")
+PAPER_PROPERTIES = (
+    "a red {subject}",
+    "a purple {subject}",
+    "a shiny {subject}",
+    "a wet {subject}",
+    "a cube shaped {subject}",
+)
 
 
 PAPER = PromptSet(

@@ -52,7 +52,9 @@ class SampleCache:
         self._drawing = FileLock(folder / "lock")
         self._measuring = FileLock(folder / "measured.lock")
 
-    def generate(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> list[Path]:
+    def generate(
+        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str
+    ) -> list[Path]:
         """Draw what is not there yet, and return all pictures' files in the order of the shots.
 
         `made_by` names the weights that draw (see `weights_name`).
@@ -62,7 +64,9 @@ class SampleCache:
         """
         return list(self.images(generator, requests, knobs, made_by))
 
-    def images(self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str) -> Iterator[Path]:
+    def images(
+        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str
+    ) -> Iterator[Path]:
         """Draw like `generate`, and yield each picture's file as soon as it is there.
 
         A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
@@ -102,7 +106,9 @@ class SampleCache:
         Raises:
             ValueError: there are no pictures.
         """
-        return self._embed(encoder, [_key(image.mode, image.size, image.tobytes()) for image in images], images.__getitem__)
+        return self._embed(
+            encoder, [_key(image.mode, image.size, image.tobytes()) for image in images], images.__getitem__
+        )
 
     def distances(self, distance: Distance, paths: Sequence[Path]) -> list[float]:
         """Measure all pairs of pictures, in the order of `itertools.combinations`; the same pictures are measured once.
@@ -134,7 +140,9 @@ class SampleCache:
         key = _key(made_by, request.prompt, request.seed, json.dumps(knobs.model_dump(), sort_keys=True))
         return self.folder / f"{image_stem(request.prompt, request.seed)}_{key[:12]}.png"
 
-    def _recall(self, kind: str, keys: Sequence[str], measure: Callable[[Sequence[int]], Sequence[Tensor]]) -> list[Tensor]:
+    def _recall(
+        self, kind: str, keys: Sequence[str], measure: Callable[[Sequence[int]], Sequence[Tensor]]
+    ) -> list[Tensor]:
         """What is kept under the keys; what is missing is measured in one go, told by its places among the keys, and kept."""
         file = self.folder / "measured" / f"{_key(kind)}.safetensors"
         known = _read(file)
@@ -165,7 +173,9 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); free its name, or choose another place.") from error
+        raise UserError(
+            f"{folder} cannot be made ({error.strerror}); free its name, or choose another place."
+        ) from error
 
 
 def _read(file: Path) -> Mapping[str, Tensor]:
@@ -187,7 +197,9 @@ def _digest_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); put it back, or delete it and start again.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); put it back, or delete it and start again."
+        ) from error
 
 
 def _key(*facts: object) -> str:

@@ -29,11 +29,20 @@ class DreamBoothSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["dreambooth"] = Field(default="dreambooth", description="which method this is")
-    learning_rate: float = Field(default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)")
-    text_learning_rate: float = Field(default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone")
-    text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoders stop learning")
+    learning_rate: float = Field(
+        default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)"
+    )
+    text_learning_rate: float = Field(
+        default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone"
+    )
+    text_until: float = Field(
+        default=1.0, gt=0, le=1, description="share of the steps after which the text encoders stop learning"
+    )
     extract_rank: int | None = Field(
-        default=None, ge=1, le=512, description="rank of the LoRA that is also extracted from the trained weights; none makes no such file"
+        default=None,
+        ge=1,
+        le=512,
+        description="rank of the LoRA that is also extracted from the trained weights; none makes no such file",
     )
 
     @property
@@ -48,7 +57,9 @@ class DreamBoothSettings(BaseModel):
             UserError: a text encoder shall learn, and this base has none that can; or its weights are held in 4 or 8 bits.
         """
         if not all(weight.is_floating_point() for weight in stage.parts[stage.denoiser].parameters()):
-            raise UserError("weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora.")
+            raise UserError(
+                "weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora."
+            )
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
             raise UserError(
                 "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
@@ -61,7 +72,9 @@ class DreamBoothSettings(BaseModel):
         assert before is None, "this method has one phase"
         modules = {part: stage.parts[part] for part in self.trains(stage)}
         base = {part: weights_of(module) for part, module in modules.items()}
-        learning = {part: {name: master_of(weight) for name, weight in weights.items()} for part, weights in base.items()}
+        learning = {
+            part: {name: master_of(weight) for name, weight in weights.items()} for part, weights in base.items()
+        }
         for part, module in modules.items():
             put(module, learning[part])
         return DreamBoothTraining(
@@ -77,7 +90,9 @@ class DreamBoothSettings(BaseModel):
         """All weights of one part, at its rate."""
         if part == stage.denoiser:
             return ParameterGroup(part=part, parameters=tuple(weights.values()), learning_rate=self.learning_rate)
-        return ParameterGroup(part=part, parameters=tuple(weights.values()), learning_rate=self.text_learning_rate, until=self.text_until)
+        return ParameterGroup(
+            part=part, parameters=tuple(weights.values()), learning_rate=self.text_learning_rate, until=self.text_until
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +140,18 @@ class DreamBoothTraining:
         tensors: dict[str, Tensor] = {}
         facts: list[tuple[str, str]] = [("rank", str(self.extract_rank))]
         for part, layers in self.layers.items():
-            found = extract(self.modules[part], self.base[part], self.learning[part], rank=self.extract_rank, layers=layers)
-            tensors |= {f"{part}.{file_name(part, key)}": tensor.cpu().contiguous() for key, tensor in found.tensors.items()}
+            found = extract(
+                self.modules[part], self.base[part], self.learning[part], rank=self.extract_rank, layers=layers
+            )
+            tensors |= {
+                f"{part}.{file_name(part, key)}": tensor.cpu().contiguous() for key, tensor in found.tensors.items()
+            }
             facts += found.rows(part)
         rank = self.extract_rank
-        configs = {part: LoraConfig(r=rank, lora_alpha=rank, target_modules=names).to_dict() for part, names in self.layers.items()}
+        configs = {
+            part: LoraConfig(r=rank, lora_alpha=rank, target_modules=names).to_dict()
+            for part, names in self.layers.items()
+        }
         return {COMPANION: Companion(tensors=tensors, metadata=metadata_of(configs), method="lora", facts=tuple(facts))}
 
     def detach(self) -> None:
@@ -182,12 +204,19 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         raise UserError("this adapter is empty; train or export it again.")
     parts = [part for part in stage.parts if any(key.startswith(f"{part}.") for key in tensors)]
     modules = {part: stage.parts[part] for part in parts}
-    places = {f"{part}.{name}": tensor.shape for part, module in modules.items() for name, tensor in module.state_dict().items()}
+    places = {
+        f"{part}.{name}": tensor.shape
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
     given = {key: tensor.shape for key, tensor in tensors.items()}
     if wrong := sorted({key for key, _ in places.items() ^ given.items()}):
         raise UserError(f"these weights do not fit the base: {list_some(wrong)}; use the base they were trained on.")
     base = {part: weights_of(module) for part, module in modules.items()}
-    trained = {part: {name: worn_from(tensors[f"{part}.{name}"], w) for name, w in weights.items()} for part, weights in base.items()}
+    trained = {
+        part: {name: worn_from(tensors[f"{part}.{name}"], w) for name, w in weights.items()}
+        for part, weights in base.items()
+    }
     applied = DreamBoothApplied(modules=modules, base=base, trained=trained)
     applied.scale({})
     return applied

@@ -43,14 +43,22 @@ class LoraSettings(BaseModel):
     variant: Literal["lora", "rslora", "dora", "loha", "lokr"] = Field(
         default="lora", description="how a change is built: lora, rslora, dora, loha, lokr"
     )
-    layers: Literal["attention", "transformer", "all"] = Field(default="attention", description="which layers of the denoiser change")
+    layers: Literal["attention", "transformer", "all"] = Field(
+        default="attention", description="which layers of the denoiser change"
+    )
     learning_rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
     text_learning_rate: float = Field(
         default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone"
     )
-    text_rank: int | None = Field(default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank")
-    text_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha")
-    text_until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning")
+    text_rank: int | None = Field(
+        default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank"
+    )
+    text_alpha: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha"
+    )
+    text_until: float = Field(
+        default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning"
+    )
 
     @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
@@ -64,7 +72,9 @@ class LoraSettings(BaseModel):
             UserError: a text encoder shall learn, and this base has none that can; or the variant cannot lie on quantised weights.
         """
         if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in UNFIT.get(self.variant, ())):
-            raise UserError(f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora.")
+            raise UserError(
+                f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora."
+            )
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
             raise UserError(
                 "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
@@ -168,18 +178,29 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         UserError: the file is empty, or has keys that this base has no layer for.
     """
     facts = read_facts(metadata)
-    stray = [key for key in tensors if key.partition(".")[0] not in stage.parts or not any(mark in key for mark in MARKS)]
+    stray = [
+        key for key in tensors if key.partition(".")[0] not in stage.parts or not any(mark in key for mark in MARKS)
+    ]
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
     if stray:
-        raise UserError(f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on.")
+        raise UserError(
+            f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on."
+        )
     plans: dict[str, tuple[dict[str, Tensor], Any]] = {}
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
         module = stage.parts[part]
-        mine = {layer_name(module, part, key.partition(".")[2]): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+        mine = {
+            layer_name(module, part, key.partition(".")[2]): value
+            for key, value in tensors.items()
+            if key.startswith(f"{part}.")
+        }
         if any(".lora_" in key for key in mine):
             check_fit(module, mine)
-        plans[part] = mine, config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")})
+        plans[part] = (
+            mine,
+            config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")}),
+        )
     modules: dict[str, nn.Module] = {}
     for part, (mine, config) in plans.items():  # only now that every part fits: a refusal leaves the base alone
         module = stage.parts[part]
@@ -188,7 +209,9 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         modules[part] = module
         if wrong := misfits(module, mine):
             unwrap(modules)
-            raise UserError(f"this adapter does not fit the base: {len(wrong)} of its {len(mine)} keys have no layer, {list_some(wrong)}.")
+            raise UserError(
+                f"this adapter does not fit the base: {len(wrong)} of its {len(mine)} keys have no layer, {list_some(wrong)}."
+            )
         set_peft_model_state_dict(module, mine, adapter_name=ADAPTER)
         modules[part] = module.requires_grad_(requires_grad=False).eval()
     return LoraApplied(modules)

@@ -56,7 +56,9 @@ class PivotalPhase:
         """Let the word of the phase before go on more slowly, and put fresh layers beside it."""
         assert isinstance(before, textual_inversion.TokenTraining), "the word comes first"
         layers = self.settings.layers.attach(stage, subject, seed, None)
-        return PivotalTraining(layers=layers, word=replace(before, learning_rate=self.settings.token_learning_rate_after))
+        return PivotalTraining(
+            layers=layers, word=replace(before, learning_rate=self.settings.token_learning_rate_after)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,9 @@ class PivotalTraining:
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The layers, then the word's rows, which rest where their rate is 0."""
-        rows = self.word.groups if self.word.learning_rate else [replace(group, until=0.0) for group in self.word.groups]
+        rows = (
+            self.word.groups if self.word.learning_rate else [replace(group, until=0.0) for group in self.word.groups]
+        )
         return (*self.layers.groups, *rows)
 
     def after_step(self) -> None:

@@ -1,4 +1,4 @@
-"""What learns: one file each, one table. A method is a tuple of phases, trained one after the other."""
+"""The table of methods: one file each, one line here. A method is a tuple of phases, trained one after the other."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from mascot.errors import UserError, suggest
 from mascot.protocols import Restore
 
 METHODS: Mapping[str, str] = {
-    "lora": "mascot.methods.lora",
-    "dreambooth": "mascot.methods.dreambooth",
-    "textual-inversion": "mascot.methods.textual_inversion",
-    "pivotal": "mascot.methods.pivotal",
+    "lora": "mascot.methods.lora:LoraSettings",
+    "dreambooth": "mascot.methods.dreambooth:DreamBoothSettings",
+    "textual-inversion": "mascot.methods.textual_inversion:TextualInversionSettings",
+    "pivotal": "mascot.methods.pivotal:PivotalSettings",
 }
-"""Method's name -> module with `Settings` (pydantic, a Method) and `restore`."""
-
+"""Method's name -> its module and, in it, its settings (a pydantic model that is a `Method`); the module has `restore` too."""
 
 DEFAULT = next(iter(METHODS))
 """The method of recipes that name none, and of adapter files that other tools wrote."""
 
 
 def settings_of(name: str) -> type[Any]:
-    """The settings class of a method.
+    """Import the settings class of a method.
 
     Raises:
         UserError: there is no such method.
     """
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{suggest(name, METHODS)}")
-    return import_module(METHODS[name]).Settings
+    module, _, settings = METHODS[name].partition(":")
+    return getattr(import_module(module), settings)
 
 
 def restore_of(name: str | None) -> Restore:
-    """The function that puts a method's export back on a base; None stands for another tool's file."""
-    name = name or DEFAULT
-    settings_of(name)
-    return import_module(METHODS[name]).restore
+    """Import the function that applies a method's export to a base; None stands for another tool's file.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    return import_module(settings_of(name or DEFAULT).__module__).restore

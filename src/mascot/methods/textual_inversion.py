@@ -34,13 +34,21 @@ class TextualInversionSettings(BaseModel):
 
     name: Literal["textual-inversion"] = Field(default="textual-inversion", description="which method this is")
     vectors: int = Field(
-        default=1, ge=1, le=64, description="rows of the word: more hold more of the subject, bend less to prompts and take their room"
+        default=1,
+        ge=1,
+        le=64,
+        description="rows of the word: more hold more of the subject, bend less to prompts and take their room",
     )
     initial: str | None = Field(
-        default=None, pattern=r"\S", description="words whose meaning the token starts from; none takes the class noun, or the token itself"
+        default=None,
+        pattern=r"\S",
+        description="words whose meaning the token starts from; none takes the class noun, or the token itself",
     )
     learning_rate: float = Field(
-        default=2e-3, gt=0, le=1, description="learning rate of the rows; the paper's base rate is 5e-3, diffusers' example comes to 2e-3"
+        default=2e-3,
+        gt=0,
+        le=1,
+        description="learning rate of the rows; the paper's base rate is 5e-3, diffusers' example comes to 2e-3",
     )
     norm_pull: float = Field(
         default=0.1,
@@ -74,11 +82,18 @@ class TextualInversionSettings(BaseModel):
         for module in stage.parts.values():
             module.requires_grad_(requires_grad=False)
         initial = self.initial or subject.class_noun or subject.token
-        rows = {part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()}
+        rows = {
+            part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()
+        }
         word = TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
         norms = {part: words.typical_norm for part, words in vocabularies.items()}
         attached = TokenTraining(
-            word=word, vocabularies=vocabularies, rows=rows, learning_rate=self.learning_rate, norm_pull=self.norm_pull, norms=norms
+            word=word,
+            vocabularies=vocabularies,
+            rows=rows,
+            learning_rate=self.learning_rate,
+            norm_pull=self.norm_pull,
+            norms=norms,
         )
         attached.learn()
         return attached
@@ -103,7 +118,9 @@ class TokenRecord(BaseModel):
         try:
             return cls.model_validate_json(metadata[METADATA_KEY])
         except KeyError:
-            raise UserError("this adapter does not say which word it taught; export it again with its metadata.") from None
+            raise UserError(
+                "this adapter does not say which word it taught; export it again with its metadata."
+            ) from None
         except ValidationError as error:
             raise UserError("this adapter's metadata is damaged; export it again.") from error
 
@@ -202,7 +219,9 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     word = TokenRecord.read(metadata)
     if word.initial.keys() != vocabularies.keys():
         taught, ours = " and ".join(word.initial), " and ".join(vocabularies)
-        raise UserError(f"this adapter taught its word to {taught}, this base has {ours}; use the base it was trained on.")
+        raise UserError(
+            f"this adapter taught its word to {taught}, this base has {ours}; use the base it was trained on."
+        )
     initial = {part: spread(words.meaning(word.initial[part]), word.vectors) for part, words in vocabularies.items()}
     applied = TokenApplied(word, vocabularies, initial, from_file(tensors, word.token, initial))
     applied.scale({})
@@ -221,7 +240,9 @@ def learnable(stage: Stage) -> Mapping[str, Vocabulary]:
             "no text encoder of this base has words that can learn (its T5 is never trained); choose another method, such as lora."
         )
     if len(vocabularies) > len(ENCODERS):
-        raise UserError(f"this base has {len(vocabularies)} text encoders whose words learn, and files name two; choose another method.")
+        raise UserError(
+            f"this base has {len(vocabularies)} text encoders whose words learn, and files name two; choose another method."
+        )
     return vocabularies
 
 
@@ -275,5 +296,7 @@ def from_file(tensors: Mapping[str, Tensor], token: str, initial: Mapping[str, T
     if need != have:
         wrong = ", ".join(f"{key} {shape}" for key, shape in list(have.items())[:3]) or "nothing"
         wanted = ", ".join(f"{key} {shape}" for key, shape in need.items())
-        raise UserError(f"this adapter does not fit the base: it holds {wrong}, and {wanted} is needed; use the base it was trained on.")
+        raise UserError(
+            f"this adapter does not fit the base: it holds {wrong}, and {wanted} is needed; use the base it was trained on."
+        )
     return {part: tensors[keys[part]].to(rows_ND).clone() for part, rows_ND in initial.items()}

@@ -32,4 +32,8 @@ TEXT_LAYERS: Mapping[str, tuple[str, ...]] = {
 def layers_ending(module: nn.Module, ends: tuple[str, ...]) -> list[str]:
     """Names of the linear and convolution layers whose name ends in one of `ends`."""
     dotted = tuple(f".{end}" for end in ends)
-    return [name for name, layer in module.named_modules() if name.endswith(dotted) and isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [
+        name
+        for name, layer in module.named_modules()
+        if name.endswith(dotted) and isinstance(layer, nn.Linear | nn.Conv2d)
+    ]

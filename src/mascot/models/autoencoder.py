@@ -48,9 +48,14 @@ class Autoencoder:
     def encode(self, pixels_BCHW: Tensor) -> Latents:
         """Encode pixels in -1..1, one picture at a time, to scaled latents."""
         scale, shift = self.scale_and_shift
-        posteriors = [self.module.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW]
+        posteriors = [
+            self.module.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW
+        ]
         mean = torch.cat([posterior.mean for posterior in posteriors])
-        return Latents(mean_BCHW=(mean - shift) * scale, deviation_BCHW=torch.cat([posterior.std for posterior in posteriors]) * scale)
+        return Latents(
+            mean_BCHW=(mean - shift) * scale,
+            deviation_BCHW=torch.cat([posterior.std for posterior in posteriors]) * scale,
+        )
 
     @torch.no_grad()
     def decode(self, x0_BCHW: Tensor) -> Tensor:

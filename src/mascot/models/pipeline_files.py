@@ -84,14 +84,20 @@ def open_pipeline(kind: Any, source: str, **options: Any) -> Any:
             return kind.from_single_file(source, dtype=torch.float32, **options)
         index: dict[str, Any] = kind.load_config(source, local_files_only=path.is_dir())
         options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
-        return kind.from_pretrained(source, dtype=torch.float32, local_files_only=path.is_dir(), use_safetensors=True, **options)
+        return kind.from_pretrained(
+            source, dtype=torch.float32, local_files_only=path.is_dir(), use_safetensors=True, **options
+        )
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         called = kind.__name__.removesuffix("Pipeline")
-        raise UserError(f"the base {source} cannot be loaded ({reason}); check that it is a complete {called} model.") from error
+        raise UserError(
+            f"the base {source} cannot be loaded ({reason}); check that it is a complete {called} model."
+        ) from error
 
 
-def check_whole(source: str, modules: Iterable[nn.Module], encoders: Mapping[str, Any], tokenizers: Mapping[str, Any]) -> None:
+def check_whole(
+    source: str, modules: Iterable[nn.Module], encoders: Mapping[str, Any], tokenizers: Mapping[str, Any]
+) -> None:
     """Refuse what the libraries fill in silence: weights that a file lacks, a tokenizer that is not there.
 
     `encoders` are text encoders under their folders' names, `tokenizers` those of the encoders that hear a fixed number of positions.
@@ -121,7 +127,9 @@ def reload_part(kind: Any, source: str, name: str, module: Any, **options: Any) 
     path = Path(source)
     if path.is_file():
         return getattr(kind.from_single_file(source, dtype=torch.float32, **options), name)
-    return module.from_pretrained(source, subfolder=name, use_safetensors=True, local_files_only=path.is_dir(), dtype=torch.float32)
+    return module.from_pretrained(
+        source, subfolder=name, use_safetensors=True, local_files_only=path.is_dir(), dtype=torch.float32
+    )
 
 
 def weight_files(source: str, parts: Sequence[str]) -> list[Path]:

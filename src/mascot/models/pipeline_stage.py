@@ -59,12 +59,18 @@ class PipelineStage(ABC):
         pipeline, place = open_pipeline(layout.kind, source, **layout.options), torch.device(device)
         denoiser = getattr(pipeline, layout.denoiser)
         encoders: dict[str, Any] = {name: getattr(pipeline, name) for name in (*layout.clips, *layout.listeners)}
-        encoders = {name: encoder for name, encoder in encoders.items() if encoder is not None or name not in layout.dispensable}
+        encoders = {
+            name: encoder for name, encoder in encoders.items() if encoder is not None or name not in layout.dispensable
+        }
         autoencoders = {AUTOENCODER: getattr(pipeline, AUTOENCODER)} if layout.autoencoder else {}
         tokenizers = {name: getattr(pipeline, tokenizer_of(name)) for name in encoders}
-        check_whole(source, [denoiser, *autoencoders.values()], encoders, {name: tokenizers[name] for name in layout.clips})
+        check_whole(
+            source, [denoiser, *autoencoders.values()], encoders, {name: tokenizers[name] for name in layout.clips}
+        )
         waiting = {**autoencoders, **encoders}
-        parts = PipelineParts(layout=layout, source=source, classes={name: type(part) for name, part in waiting.items()}, waiting=waiting)
+        parts = PipelineParts(
+            layout=layout, source=source, classes={name: type(part) for name, part in waiting.items()}, waiting=waiting
+        )
         fields: dict[str, Any] = {
             "source": source, "device": place, "dtype": dtype, "encoders": layout.clips, "tokenizers": tokenizers,
             layout.denoiser: cast(denoiser, place, dtype).eval().requires_grad_(requires_grad=False),
@@ -90,12 +96,16 @@ class PipelineStage(ABC):
     def text_part(self, name: str) -> Any:
         """One text encoder by the name of its folder, loaded when needed."""
         if name not in self.loaded:
-            self.loaded[name] = self.load_text(name).to(self.device, self.dtype).eval().requires_grad_(requires_grad=False)
+            self.loaded[name] = (
+                self.load_text(name).to(self.device, self.dtype).eval().requires_grad_(requires_grad=False)
+            )
         return self.loaded[name]
 
     def spelled(self, name: str, prompts: Sequence[str]) -> tuple[Any, list[str]]:
         """The tokenizer of a text encoder as it is now, and the prompts with learned words written out for it."""
-        words = self.words.get(name)  # words that nobody asked for have learned nothing: the encoder need not be loaded to count
+        words = self.words.get(
+            name
+        )  # words that nobody asked for have learned nothing: the encoder need not be loaded to count
         return (self.tokenizers[name], list(prompts)) if words is None else (words.tokenizer, words.rewrite(prompts))
 
     def token_ids(self, name: str, prompts: Sequence[str], length: int | None = None) -> Tensor:

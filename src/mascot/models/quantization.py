@@ -56,7 +56,9 @@ def quantize(module: nn.Module, kind: QuantizationName, device: torch.device | s
     if any(parameter.requires_grad for parameter in module.parameters()):
         raise UserError("quantised weights cannot learn; give --set base_weights=none, or choose a low-rank --method.")
     if device.type not in DEVICES:
-        raise UserError(f"quantised weights do not train on {device.type}; give --set base_weights=none, or device=cpu.")
+        raise UserError(
+            f"quantised weights do not train on {device.type}; give --set base_weights=none, or device=cpu."
+        )
     layers = list(repeated_layers(module))
     if not layers:
         raise UserError("this base has no layers large enough to quantise; give --set base_weights=none.")
@@ -72,7 +74,12 @@ def quantized(layer: nn.Linear, kind: QuantizationName) -> nn.Module:
     """A layer of bitsandbytes' with the same weights on the CPU, which it quantises when it is sent to a device."""
     modules: Any = extra("bitsandbytes").nn
     weight, bias = layer.weight.detach().cpu(), dict(layer.named_parameters()).get("bias")
-    shape = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": bias is not None, "device": "meta"}
+    shape = {
+        "input_features": layer.in_features,
+        "output_features": layer.out_features,
+        "bias": bias is not None,
+        "device": "meta",
+    }
     if kind == "int8":
         made = modules.Linear8bitLt(**shape, has_fp16_weights=False)
         made.weight = modules.Int8Params(weight, requires_grad=False, has_fp16_weights=False)

@@ -53,7 +53,9 @@ class UNetStage(PipelineStage):
         kind: str = self.scheduler.config.prediction_type
         if kind not in {"epsilon", "v_prediction"}:
             raise UserError(f"{self.source} answers {kind!r}; mascot trains epsilon and v_prediction bases.")
-        return DiffusionObjective(self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind))
+        return DiffusionObjective(
+            self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind)
+        )
 
     @property
     def multiple(self) -> int:

@@ -33,16 +33,21 @@ class Recipe(BaseModel):
     base: str = Field(default="starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
     photos: tuple[str, ...] = Field(min_length=1, description="folders and files with photos of the subject")
     token: str | None = Field(
-        default=None, min_length=1, description="the word that will mean the subject, a rare one; the base is asked when not given"
+        default=None,
+        min_length=1,
+        description="the word that will mean the subject, a rare one; the base is asked when not given",
     )
     class_noun: str | None = Field(default=None, description="what kind of thing the subject is: dog, toy, ...")
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides everything random")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where it runs; auto takes an accelerator if there is one"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="numbers that are computed with while training")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="numbers that are computed with while training"
+    )
     base_weights: QuantizationName | None = Field(
-        default=None, description="int8 or nf4 keeps the frozen denoiser in 8 or 4 bits while something small learns; none in full"
+        default=None,
+        description="int8 or nf4 keeps the frozen denoiser in 8 or 4 bits while something small learns; none in full",
     )
     dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
@@ -83,7 +88,9 @@ class Recipe(BaseModel):
         return made == (self if self.token is not None else self.model_copy(update={"token": made.token}))
 
     @classmethod
-    def preset(cls, *, base: str | None = None, overrides: Sequence[str] = (), file: Path | None = None, **given: Any) -> Self:
+    def preset(
+        cls, *, base: str | None = None, overrides: Sequence[str] = (), file: Path | None = None, **given: Any
+    ) -> Self:
         """Build a recipe: the preset of the base and method, then a file, then what is given by name, then `key.path=value` overrides.
 
         Raises:
@@ -93,7 +100,9 @@ class Recipe(BaseModel):
         given = {key: value for key, value in given.items() if value is not None}
         changes = merge(merge(written, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
         base = str(changes.get("base", "starter"))
-        method = str(changes.get("method", {}).get("name", DEFAULT)) if isinstance(changes.get("method", {}), dict) else ""
+        method = (
+            str(changes.get("method", {}).get("name", DEFAULT)) if isinstance(changes.get("method", {}), dict) else ""
+        )
         return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
 
     @classmethod

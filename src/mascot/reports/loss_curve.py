@@ -63,7 +63,10 @@ def draw_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
 
     return Curve(
         dots="".join(f"M{x(step)} {y(loss)}h0" for step, loss in finite),
-        line="".join(f"{'L' if k else 'M'}{x(step)} {y(loss)}" for k, ((step, _), loss) in enumerate(zip(finite, smoothed, strict=True))),
+        line="".join(
+            f"{'L' if k else 'M'}{x(step)} {y(loss)}"
+            for k, ((step, _), loss) in enumerate(zip(finite, smoothed, strict=True))
+        ),
         lost=tuple(x(step) for step, loss in losses if not math.isfinite(loss)),
         steps=tuple(Tick(at=x(step), label=number(step)) for step in _step_ticks(losses)),
         values=tuple(Tick(at=y(value), label=number(value)) for value in values),

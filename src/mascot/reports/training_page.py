@@ -136,7 +136,9 @@ def write_report(report: Report, path: Path) -> None:
 def render(report: Report) -> str:
     """Turn a report into the text of its page; every string of the report is escaped."""
     for preview in report.previews:
-        assert len(preview.images) == len(report.preview_prompts), f"step {preview.step} needs one picture per preview prompt"
+        assert len(preview.images) == len(report.preview_prompts), (
+            f"step {preview.step} needs one picture per preview prompt"
+        )
     shown = replace(report, contexts=_drawn(report.contexts))
     return fill_template(
         "training.html.jinja", {"number": number, "digest": digest}, report=shown, hero=hero(shown.contexts),
@@ -158,7 +160,9 @@ def hero(contexts: Sequence[ContextGroup]) -> tuple[tuple[str, Image], ...]:
 
 def snippet(report: Report) -> str:
     """The Python that draws with the adapter in diffusers; names are quoted, so that any file name gives valid code."""
-    base, adapter, prompt = (json.dumps(text, ensure_ascii=False) for text in (report.base, report.adapter, f"a photo of {report.subject}"))
+    base, adapter, prompt = (
+        json.dumps(text, ensure_ascii=False) for text in (report.base, report.adapter, f"a photo of {report.subject}")
+    )
     more, place = ("\nfrom mascot import starter", "starter.folder()") if report.base == "starter" else ("", base)
     return f"""\
 from diffusers import DiffusionPipeline{more}

@@ -35,7 +35,9 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
         class_images = f"none: the base's own outputs are kept, weight {recipe.prior.weight:g}"
     elif recipe.prior.generates:
         class_images = f"{shown}, of {recipe.prior.count}, weight {recipe.prior.weight:g}"
-        class_images += "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
+        class_images += (
+            "" if recipe.class_noun else "; to draw them give --class-noun, or leave them out with --set prior.weight=0"
+        )
     rows = [
         ("base", recipe.base),
         ("token", UNNAMED if recipe.token is None else f"{recipe.token}, {why}" if why else recipe.token),
@@ -46,13 +48,20 @@ def planned_settings(recipe: Recipe, photos: int, resolution: int | None, why: s
         ("class pictures per step", class_images),
         ("steps", f"{training.steps}"),
         ("passes over each photo", f"{training.steps * shown / photos:.1f}"),
-        ("method", f"{recipe.method.model_dump()['name']} ({', '.join(f'{key} {value}' for key, value in settings if 'rate' not in key)})"),
+        (
+            "method",
+            f"{recipe.method.model_dump()['name']} ({', '.join(f'{key} {value}' for key, value in settings if 'rate' not in key)})",
+        ),
     ]
     rows += [(key, f"{value:g}" + ("" if value else " (not trained)")) for key, value in settings if "rate" in key]
     late = " (the run ends before: the full rate is never reached)" if training.warmup_steps >= training.steps else ""
     rows += [
         ("schedule", f"{training.lr_schedule}, {training.warmup_steps} steps of warm-up{late}"),
-        ("optimizer", training.optimizer + ("" if training.ema_decay is None else f", averaged with decay {training.ema_decay:g}")),
+        (
+            "optimizer",
+            training.optimizer
+            + ("" if training.ema_decay is None else f", averaged with decay {training.ema_decay:g}"),
+        ),
         ("loss", "plain MSE" if training.min_snr is None else f"min-SNR, limit {training.min_snr:g}"),
         ("device and precision", f"{choose_device(recipe.device)}, {recipe.precision}"),
         ("seed", f"{recipe.seed}"),
@@ -87,13 +96,20 @@ def effective_settings(run: TrainingRun) -> Rows:
     rows.append(("trained parameters", trained_parameters(run)))
     rows += run.needs.rows if run.needs is not None else []
     if run.loop.done < run.steps:
-        rows.append((TIME, f"{describe_time(run.time_one_step() * (run.steps - run.loop.done))} of training, previews not counted"))
+        rows.append(
+            (
+                TIME,
+                f"{describe_time(run.time_one_step() * (run.steps - run.loop.done))} of training, previews not counted",
+            )
+        )
     dataset = run.batch_loaders[run.span.stage].dataset
     captions = {prompt for group in dataset.subject.values() for example in group for prompt in example.prompts}
     rows.append(("captions", " | ".join(sorted(captions)[:4])))
     lengths = {prompt: run.stage.prompt_length(prompt) for prompt in dataset.prompts}
     truncated = [
-        f"{prompt!r} has {tokens} tokens, of which this base reads {read}" for prompt, (tokens, read) in lengths.items() if tokens > read
+        f"{prompt!r} has {tokens} tokens, of which this base reads {read}"
+        for prompt, (tokens, read) in lengths.items()
+        if tokens > read
     ]
     return rows + [("captions truncated", " | ".join(truncated))] * bool(truncated)
 
@@ -106,4 +122,10 @@ def trained_parameters(run: TrainingRun) -> str:
 
 def describe_time(seconds: float) -> str:
     """Write seconds as seconds, minutes or hours."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} hours"
+    )

@@ -50,7 +50,9 @@ def read_subject(recipe: Recipe) -> PhotoSet:
         UserError: a photo, a caption, a mask or a preview prompt cannot be used, or prior preservation lacks a class noun.
     """
     if (recipe.prior.generates or recipe.prior.preserves) and recipe.class_noun is None:
-        raise UserError("prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0.")
+        raise UserError(
+            "prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0."
+        )
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:

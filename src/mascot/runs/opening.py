@@ -49,7 +49,11 @@ def open_training_run(
     Raises:
         UserError: anything that the user can mend; nothing that was in the folder is lost.
     """
-    folder = Path(out) if out is not None else fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
+    folder = (
+        Path(out)
+        if out is not None
+        else fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
+    )
     files = check_folder(folder, recipe, resume=resume)
     photos = read_subject(recipe)
     on_event(describe_photos(photos))
@@ -91,7 +95,9 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     if resume:
         before = Recipe.read(open_run(folder).recipe)
         if not recipe.fits(before):
-            raise UserError(f"{folder} was started with another recipe; resume it without other options, or start a new --out.")
+            raise UserError(
+                f"{folder} was started with another recipe; resume it without other options, or start a new --out."
+            )
         choose_device(before.device, "resume it where there is one, or start a new --out with --set device=cpu")
     elif folder.exists() and not (folder.is_dir() and files.is_empty()):
         raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
@@ -136,7 +142,9 @@ def write_start_facts(run: TrainingRun) -> None:
 def check_same(files: Run, what: str, before: Any, now: Any) -> None:
     """Refuse to resume on other photos or another base; `before` is None where nothing is known."""
     if before is not None and before != now:
-        raise UserError(f"the {what} changed since {files.folder} was started; put back what was there, or start a new --out.")
+        raise UserError(
+            f"the {what} changed since {files.folder} was started; put back what was there, or start a new --out."
+        )
 
 
 def describe_photos(photos: PhotoSet) -> PhotosRead:

@@ -20,7 +20,12 @@ class TrainingLog:
 
     def write(self, step: Step) -> None:
         """Write one step."""
-        row = {"step": step.number, "loss": step.loss, "subject_loss": step.subject_loss, "gradient_norm": step.gradient_norm}
+        row = {
+            "step": step.number,
+            "loss": step.loss,
+            "subject_loss": step.subject_loss,
+            "gradient_norm": step.gradient_norm,
+        }
         row |= {f"learning_rate.{group}": rate for group, rate in step.learning_rates.items()}
         self.file.write(json.dumps(row) + "\n")
         if tensorboard_is_installed():

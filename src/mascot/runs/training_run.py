@@ -126,14 +126,25 @@ class TrainingRun:
         self.attached[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, previous)
         condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage))
         self.release_encoders()
-        self.loop = Loop(self.stage, self.attached[span.stage], training, condition, self.accelerator, first=span.first, last=span.last)
+        self.loop = Loop(
+            self.stage,
+            self.attached[span.stage],
+            training,
+            condition,
+            self.accelerator,
+            first=span.first,
+            last=span.last,
+        )
         if span.last > span.first and not training.compile:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
             memory_estimate.check(self.needs, memory_estimate.available(self.device))
 
     def trains_text(self, number: int) -> bool:
         """Tell whether any text encoder of a stage is trained, or was trained in an earlier span."""
-        stage, begun = self.family.stages[number], [span.phase for span in self.spans[: self.index + 1] if span.stage == number]
+        stage, begun = (
+            self.family.stages[number],
+            [span.phase for span in self.spans[: self.index + 1] if span.stage == number],
+        )
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def release_encoders(self) -> None:

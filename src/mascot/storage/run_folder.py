@@ -175,7 +175,9 @@ class Run:
         try:
             lock.acquire()
         except Timeout as error:
-            raise UserError(f"{self.folder} is in use by another mascot process; wait for it or give another --out.") from error
+            raise UserError(
+                f"{self.folder} is in use by another mascot process; wait for it or give another --out."
+            ) from error
         try:
             yield
         finally:
@@ -218,7 +220,9 @@ def open_run(folder: Path) -> Run:
     """
     run = Run(folder)
     if not run.recipe.exists():
-        raise UserError(f"{folder} is not a mascot run (it has no recipe.toml); give a folder that `mascot train` made.")
+        raise UserError(
+            f"{folder} is not a mascot run (it has no recipe.toml); give a folder that `mascot train` made."
+        )
     return run
 
 

@@ -51,7 +51,9 @@ def load_checkpoint(loop: Loop, folder: Path) -> None:
             loop.average.restore(with_prefix("average.", tensors))
         loop.done = int(tensors["done"])
     except Exception as error:
-        raise UserError(f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before.") from error
+        raise UserError(
+            f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before."
+        ) from error
 
 
 def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:

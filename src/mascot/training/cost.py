@@ -25,7 +25,9 @@ def time_one_step(loop: Loop, batches: Sequence[Batch]) -> float:
     try:
         loop.backward(batches)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"a training step does not fit the accelerator's memory; make it smaller, {REMEDIES}.") from error
+        raise UserError(
+            f"a training step does not fit the accelerator's memory; make it smaller, {REMEDIES}."
+        ) from error
     finally:
         loop.optimizer.zero_grad()
     return time.perf_counter() - started
@@ -38,7 +40,10 @@ def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate:
     timestep = stage.objective.sample_timesteps(batch.generators).to(x0.device)
 
     def predict() -> Tensor:
-        conditioning = {**loop.condition(batch.prompts, batch.framings), **stage.image_conditioning(x0, batch.generators)}
+        conditioning = {
+            **loop.condition(batch.prompts, batch.framings),
+            **stage.image_conditioning(x0, batch.generators),
+        }
         return stage.predict(x0, timestep, conditioning)
 
     loop.set_learning_rates(loop.first)

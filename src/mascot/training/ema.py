@@ -23,7 +23,9 @@ class WeightAverage:
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         if not 0 < decay < 1:
-            raise UserError(f"the average's decay is {decay:g}; give a number between 0 and 1, such as --set training.ema_decay=0.99.")
+            raise UserError(
+                f"the average's decay is {decay:g}; give a number between 0 and 1, such as --set training.ema_decay=0.99."
+            )
         self.parameters, self.decay, self.updates = tuple(parameters), decay, 0
         self.values = [parameter.detach().to(torch.float32, copy=True) for parameter in self.parameters]
 
@@ -57,7 +59,9 @@ class WeightAverage:
 
 
 @contextmanager
-def averaged(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], average: WeightAverage | None) -> Generator[None]:
+def averaged(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], average: WeightAverage | None
+) -> Generator[None]:
     """Let the parameters hold what should draw and be kept, for as long as the block lasts; then what trains again, to the bit.
 
     That is the average's weights where there is one, else a schedule-free optimizer's own average, else what trains.

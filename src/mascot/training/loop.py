@@ -57,7 +57,9 @@ class Loop:
         self.stage, self.attached, self.settings, self.condition = stage, attached, settings, condition
         self.accelerator = accelerator
         self.first, self.last = first, settings.steps if last < 0 else last
-        self.optimizer = accelerator.prepare(build(settings.optimizer, attached.groups, weight_decay=settings.weight_decay))
+        self.optimizer = accelerator.prepare(
+            build(settings.optimizer, attached.groups, weight_decay=settings.weight_decay)
+        )
         self.average = WeightAverage(self.parameters(), settings.ema_decay) if settings.ema_decay is not None else None
         self.done = first
         prepare_denoiser(stage.parts[stage.denoiser], settings)
@@ -107,7 +109,12 @@ class Loop:
         for batch in batches:
             with self.accelerator.autocast():
                 loss, error_B = training_loss(
-                    self.stage, batch, self.condition, self.attached.base_only, min_snr=min_snr, offset_noise=offset_noise
+                    self.stage,
+                    batch,
+                    self.condition,
+                    self.attached.base_only,
+                    min_snr=min_snr,
+                    offset_noise=offset_noise,
                 )
             self.accelerator.backward(loss)
             total += loss.item()

@@ -59,7 +59,9 @@ class MemoryEstimate:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for the effective settings: the total, and what it is made of."""
-        made_of = ", ".join(f"{field.name} {gib(size)}" for field in fields(self) if (size := getattr(self, field.name)))
+        made_of = ", ".join(
+            f"{field.name} {gib(size)}" for field in fields(self) if (size := getattr(self, field.name))
+        )
         return [("memory, estimated", f"{gib(self.total)} ({made_of})")]
 
 
@@ -69,7 +71,12 @@ def gib(size: int) -> str:
 
 
 def estimate(
-    parts: Mapping[str, nn.Module], groups: Sequence[ParameterGroup], activations: int, optimizer: OptimizerName, *, average: bool
+    parts: Mapping[str, nn.Module],
+    groups: Sequence[ParameterGroup],
+    activations: int,
+    optimizer: OptimizerName,
+    *,
+    average: bool,
 ) -> MemoryEstimate:
     """Add up what a run needs: the parts that stay loaded, what learns, and the activations of one micro-batch in bytes."""
     learning = [parameter for group in groups for parameter in group.parameters]
@@ -120,7 +127,9 @@ class Ledger(TorchDispatchMode):
             self.sizes[key] = 0
 
 
-def activations_of(module: nn.Module, call: Callable[[], Tensor], learning: Sequence[nn.Parameter] | None = None) -> int:
+def activations_of(
+    module: nn.Module, call: Callable[[], Tensor], learning: Sequence[nn.Parameter] | None = None
+) -> int:
     """Bytes that one forward and backward pass holds at most, besides weights and finished gradients; nothing is computed for it.
 
     `call` asks the module once and gives a loss, or any answer, under the autocast of training, with a whole micro-batch: a large one
@@ -131,7 +140,9 @@ def activations_of(module: nn.Module, call: Callable[[], Tensor], learning: Sequ
     Raises:
         ValueError: nothing learns.
     """
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad] if learning is None else learning
+    learning = (
+        [parameter for parameter in module.parameters() if parameter.requires_grad] if learning is None else learning
+    )
     if not learning:
         raise ValueError("nothing learns, so that nothing is kept for gradients")
     ledger, mode = Ledger(), FakeTensorMode(allow_non_fake_inputs=True)

@@ -70,7 +70,9 @@ def make_prodigy(places: Places, decay: float) -> torch.optim.Optimizer:
             "rates that are not 0 too."
         )
     with redirect_stdout(StringIO()):  # it prints that its weight decay is decoupled
-        return package.Prodigy(places, lr=rates[0], betas=BETAS, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True)
+        return package.Prodigy(
+            places, lr=rates[0], betas=BETAS, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True
+        )
 
 
 def make_schedule_free(places: Places, decay: float) -> torch.optim.Optimizer:
@@ -106,7 +108,10 @@ def build(name: OptimizerName, groups: Sequence[ParameterGroup], *, weight_decay
     """
     if name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {name!r}{suggest(name, OPTIMIZERS)}")
-    places = [{"params": list(group.parameters), "lr": group.learning_rate, "initial_lr": group.learning_rate} for group in groups]
+    places = [
+        {"params": list(group.parameters), "lr": group.learning_rate, "initial_lr": group.learning_rate}
+        for group in groups
+    ]
     return OPTIMIZERS[name].make(places, weight_decay)
 
 
@@ -130,13 +135,20 @@ def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
                 tensors[f"{i}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
             else:
                 numbers.setdefault(str(i), {})[name] = value
-    return tensors, {"parameters": numbers, "groups": [moved_settings(optimizer, place) for place in optimizer.param_groups]}
+    return tensors, {
+        "parameters": numbers,
+        "groups": [moved_settings(optimizer, place) for place in optimizer.param_groups],
+    }
 
 
 def moved_settings(optimizer: torch.optim.Optimizer, place: Mapping[str, Any]) -> dict[str, Any]:
     """What training changed in a parameter group: Prodigy's step size, a schedule-free optimizer's weights."""
     kept = {name: value for name, value in place.items() if name not in {"params", "lr", "initial_lr"}}
-    return {name: value for name, value in kept.items() if name not in optimizer.defaults or optimizer.defaults[name] != value}
+    return {
+        name: value
+        for name, value in kept.items()
+        if name not in optimizer.defaults or optimizer.defaults[name] != value
+    }
 
 
 def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -151,7 +163,9 @@ def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor
         raise ValueError("the optimizer's state belongs to other parameters")
     for i, parameter in enumerate(parameters):
         mine = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == str(i)}
-        state = {name: value.to(parameter.device, copy=True) for name, value in mine.items()} | facts["parameters"].get(str(i), {})
+        state = {name: value.to(parameter.device, copy=True) for name, value in mine.items()} | facts["parameters"].get(
+            str(i), {}
+        )
         if state:
             optimizer.state[parameter] = state
     for place, moved in zip(optimizer.param_groups, facts["groups"], strict=True):

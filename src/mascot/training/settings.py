@@ -15,9 +15,15 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=800, ge=1, le=999_999, description="optimizer steps")
-    batch_size: int = Field(default=1, ge=1, le=512, description="photos in one forward pass; class pictures come on top")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, le=512, description="forward passes in one optimizer step")
-    lr_schedule: ScheduleName = Field(default="constant", description="how the rates fall after warm-up: constant, linear, cosine")
+    batch_size: int = Field(
+        default=1, ge=1, le=512, description="photos in one forward pass; class pictures come on top"
+    )
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, le=512, description="forward passes in one optimizer step"
+    )
+    lr_schedule: ScheduleName = Field(
+        default="constant", description="how the rates fall after warm-up: constant, linear, cosine"
+    )
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the rates rise from 0")
     min_snr: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="limit of min-SNR weighting; none trains with plain MSE"
@@ -32,7 +38,9 @@ class TrainingSettings(BaseModel):
     )
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
     compile: bool = Field(default=False, description="compile the denoiser: slow to start, faster steps")
-    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm"
+    )
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
 
     def check(self) -> None:
@@ -42,6 +50,8 @@ class TrainingSettings(BaseModel):
             UserError: an optimizer that keeps an average of its own shall follow a schedule, or have a second average.
         """
         if self.optimizer == "schedule-free" and self.lr_schedule != "constant":
-            raise UserError(f"schedule-free takes no schedule such as {self.lr_schedule}; give --set training.lr_schedule=constant.")
+            raise UserError(
+                f"schedule-free takes no schedule such as {self.lr_schedule}; give --set training.lr_schedule=constant."
+            )
         if self.optimizer == "schedule-free" and self.ema_decay is not None:
             raise UserError("schedule-free keeps an average of its own; give --set training.ema_decay=none.")

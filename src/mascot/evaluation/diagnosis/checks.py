@@ -13,7 +13,19 @@ from typing import Literal, Self, get_args
 from mascot.data.photo_audit import ALIKE as ALIKE_BACKGROUNDS
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.diagnosis.measurements import Rows, RunMeasurements
-from mascot.evaluation.diagnosis.thresholds import ALIKE, BLED, COPIED, DRIFTED, FOLLOWED, HEARD, LEAKED, LEARNED, NAMED, TWINS, VARIED
+from mascot.evaluation.diagnosis.thresholds import (
+    ALIKE,
+    BLED,
+    COPIED,
+    DRIFTED,
+    FOLLOWED,
+    HEARD,
+    LEAKED,
+    LEARNED,
+    NAMED,
+    TWINS,
+    VARIED,
+)
 
 FailureMode = Literal[
     "undertrained",
@@ -61,14 +73,19 @@ class Check:
 
     def over(self, rows: Rows) -> Self:
         """The same with the mean of these rows and its interval, or with the reason why there are none."""
-        return replace(self, reason=rows) if isinstance(rows, str) else replace(self, interval=bootstrap(rows, seed=_SEED))
+        return (
+            replace(self, reason=rows) if isinstance(rows, str) else replace(self, interval=bootstrap(rows, seed=_SEED))
+        )
 
     @property
     def bounds(self) -> tuple[float, float]:
         """The interval's; the value itself where there is one row."""
         assert self.interval is not None
         mean = self.interval.mean
-        return (mean if self.interval.low is None else self.interval.low, mean if self.interval.high is None else self.interval.high)
+        return (
+            mean if self.interval.low is None else self.interval.low,
+            mean if self.interval.high is None else self.interval.high,
+        )
 
     @property
     def triggered(self) -> bool:
@@ -110,7 +127,11 @@ def undertrained(measurements: RunMeasurements) -> Check:
 def memorised(measurements: RunMeasurements) -> Check:
     """Read how near pictures lie to a single photo; only where prompts are not followed either is that a copy."""
     heard = None if isinstance(measurements.obeyed, str) else fmean(measurements.obeyed)
-    said = "" if heard is None else f" Prompts move its pictures {heard:.0%} as far as the base's (for this {HEARD:.0%} would excuse it)."
+    said = (
+        ""
+        if heard is None
+        else f" Prompts move its pictures {heard:.0%} as far as the base's (for this {HEARD:.0%} would excuse it)."
+    )
     return Check(
         failure_mode="memorised", severity="serious",
         measured="nearness to one photo, from as near as the next photo (0) to the photo itself (1)",
@@ -162,9 +183,14 @@ def context_not_drawn(measurements: RunMeasurements) -> Check:
     known = [prompt for prompt in measurements.prompts if prompt.contrasts is not None]
     undrawn = [prompt for prompt in known if not prompt.drawn_by_base]
     listed = "; ".join(
-        f"{prompt.prompt!r} (matched better than the base's other pictures {prompt.base_rank or 0:.0%} of the time)" for prompt in undrawn
+        f"{prompt.prompt!r} (matched better than the base's other pictures {prompt.base_rank or 0:.0%} of the time)"
+        for prompt in undrawn
     )
-    rows = [len(undrawn) / len(known)] if len(known) > 1 else "without a class noun and two prompts the base's own pictures say nothing"
+    rows = (
+        [len(undrawn) / len(known)]
+        if len(known) > 1
+        else "without a class noun and two prompts the base's own pictures say nothing"
+    )
     return Check(
         failure_mode="context not drawn", severity="note", measured="prompts that the untouched base does not draw either",
         means="Some of what was asked for, the base cannot draw.", threshold=0.0, above=True, added=f" {listed}." if listed else "",

@@ -27,7 +27,11 @@ def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
         lead=diagnosis.verdict,
         tables=(*([remedies_table(diagnosis)] if diagnosis.findings else []), checks_table(diagnosis)),
         rows=tuple(
-            PageRow(title=titled(finding), about=finding.message, strips=tuple(strip(one, folder) for one in finding.example_strips))
+            PageRow(
+                title=titled(finding),
+                about=finding.message,
+                strips=tuple(strip(one, folder) for one in finding.example_strips),
+            )
             for finding in diagnosis.findings
         ),
     )
@@ -42,7 +46,9 @@ def strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
     """Its pictures in the size of pages."""
     return ImageStrip(
         name=example_strip.title,
-        tiles=tuple(ImageTile(image=shown(folder / image.file), words=image.words, below="") for image in example_strip.images),
+        tiles=tuple(
+            ImageTile(image=shown(folder / image.file), words=image.words, below="") for image in example_strip.images
+        ),
     )
 
 
@@ -51,7 +57,11 @@ def remedies_table(diagnosis: Diagnosis) -> Table:
     return Table(
         title="what to change, one at a time, the likeliest help first",
         head=("against", "option of mascot train", "why"),
-        rows=tuple((finding.failure_mode, remedy.option, remedy.why) for finding in diagnosis.findings for remedy in finding.remedies),
+        rows=tuple(
+            (finding.failure_mode, remedy.option, remedy.why)
+            for finding in diagnosis.findings
+            for remedy in finding.remedies
+        ),
     )
 
 
@@ -86,7 +96,10 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
             message=finding.message,
             remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
             strips=tuple(
-                (example_strip.title, tuple((shown(folder / image.file), image.words) for image in example_strip.images))
+                (
+                    example_strip.title,
+                    tuple((shown(folder / image.file), image.words) for image in example_strip.images),
+                )
                 for example_strip in finding.example_strips
             ),
         )

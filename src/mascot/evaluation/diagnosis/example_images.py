@@ -24,7 +24,9 @@ def placed(file: Path, folder: Path) -> str:
 
 def example_strip(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
     """The first few files under a title; `words` say what each shows."""
-    return ExampleStrip(title=title, images=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN]))
+    return ExampleStrip(
+        title=title, images=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN])
+    )
 
 
 def photos(probes: ProbeImages, folder: Path) -> ExampleStrip:
@@ -48,7 +50,9 @@ def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path
     files = [some[0] for some in by_prompt(probes.task, probes.samples.trained.files)]
     likeness = [prompt.likeness or 0 for prompt in measurements.prompts]
     worst = sorted(range(len(files)), key=likeness.__getitem__)
-    return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(probes, folder)
+    return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(
+        probes, folder
+    )
 
 
 def of_copies(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
@@ -70,7 +74,10 @@ def of_class(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -
     """The class alone, now and before, beside the photos."""
     del measurements
     noun = str(probes.task.subject.class_noun)
-    kinds = {f"{noun}, by this run": probes.samples.class_trained, f"{noun}, by the untouched base": probes.samples.class_base}
+    kinds = {
+        f"{noun}, by this run": probes.samples.class_trained,
+        f"{noun}, by the untouched base": probes.samples.class_base,
+    }
     return [*(example_strip(title, kind.files, folder, title) for title, kind in kinds.items()), photos(probes, folder)]
 
 
@@ -98,7 +105,11 @@ def of_prompts(probes: ProbeImages, measurements: RunMeasurements, folder: Path)
 
 def of_undrawn(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
     """The prompts that the base does not draw."""
-    undrawn = [number for number, prompt in enumerate(measurements.prompts) if prompt.contrasts is not None and not prompt.drawn_by_base]
+    undrawn = [
+        number
+        for number, prompt in enumerate(measurements.prompts)
+        if prompt.contrasts is not None and not prompt.drawn_by_base
+    ]
     return [side for number in undrawn[:SHOWN] for side in prompt_sides(probes, number, folder)]
 
 

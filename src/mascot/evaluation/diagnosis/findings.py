@@ -122,7 +122,9 @@ class Diagnosis(JsonRecord):
 
 
 def findings_of(
-    measurements: RunMeasurements, recipe: Mapping[str, Any], example_strips: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None
+    measurements: RunMeasurements,
+    recipe: Mapping[str, Any],
+    example_strips: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None,
 ) -> tuple[Finding, ...]:
     """Name what ails a run with this recipe (nested values), the most serious first; `example_strips` are the pictures that show each ailment.
 
@@ -152,7 +154,9 @@ def checks_of(measurements: RunMeasurements) -> tuple[CheckResult, ...]:
 def unseen_of(measurements: RunMeasurements) -> dict[str, str]:
     """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
     return {
-        f"{reading.failure_mode}: {reading.measured}": reading.reason for reading in run_checks(measurements) if reading.interval is None
+        f"{reading.failure_mode}: {reading.measured}": reading.reason
+        for reading in run_checks(measurements)
+        if reading.interval is None
     }
 
 

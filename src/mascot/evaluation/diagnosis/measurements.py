@@ -53,7 +53,12 @@ class PromptMeasurements:
     @property
     def drawn_by_base(self) -> bool:
         """Whether the untouched base draws what it asks for."""
-        return self.base_rank is not None and self.base_rank >= DRAWN and self.contrasts is not None and self.contrasts[1] > 0
+        return (
+            self.base_rank is not None
+            and self.base_rank >= DRAWN
+            and self.contrasts is not None
+            and self.contrasts[1] > 0
+        )
 
     @property
     def contrasts(self) -> tuple[float, float] | None:
@@ -115,7 +120,11 @@ class RunMeasurements:
     def placed(self, likenesses: Sequence[float]) -> Rows:
         """Place likenesses between the untouched base's class (0) and the photos (1)."""
         scale = self.scale
-        return scale if isinstance(scale, str) else [(likeness - scale[0]) / (scale[1] - scale[0]) for likeness in likenesses]
+        return (
+            scale
+            if isinstance(scale, str)
+            else [(likeness - scale[0]) / (scale[1] - scale[0]) for likeness in likenesses]
+        )
 
     @property
     def gains(self) -> Rows:
@@ -173,7 +182,11 @@ class RunMeasurements:
             return "no prompt has a plain background; leave the prompts to mascot"
         if not self.base_followed:
             return "without a class noun the untouched base cannot be asked for the same"
-        pairs = [(now, base) for now, base in zip(self.followed, self.base_followed, strict=True) if now is not None and base is not None]
+        pairs = [
+            (now, base)
+            for now, base in zip(self.followed, self.base_followed, strict=True)
+            if now is not None and base is not None
+        ]
         if not pairs:
             return "the background does not change with the prompt"
         return [now - base for now, base in pairs]

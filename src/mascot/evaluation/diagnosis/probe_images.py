@@ -54,7 +54,9 @@ def diagnosis_prompts(class_noun: str | None) -> tuple[str, ...]:
 def token_requests(task: EvaluationTask) -> list[ImageRequest]:
     """The token without the class noun; none where the subject has none, and is the token alone anyhow."""
     return (
-        [] if task.subject.class_noun is None else [ImageRequest(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
+        []
+        if task.subject.class_noun is None
+        else [ImageRequest(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
     )
 
 
@@ -70,7 +72,13 @@ class ProbeImages:
     @property
     def images(self) -> int:
         """How many were drawn."""
-        kinds = (self.samples.trained, self.samples.base, self.samples.class_trained, self.samples.class_base, self.token_alone)
+        kinds = (
+            self.samples.trained,
+            self.samples.base,
+            self.samples.class_trained,
+            self.samples.class_base,
+            self.token_alone,
+        )
         return sum(len(kind.files) for kind in kinds)
 
     @cached_property
@@ -135,7 +143,9 @@ class ProbeImages:
         clip = self.scorers.encoders.clip
         words_QD = F.normalize(clip.embed_prompts(self.task.plain).double(), dim=-1)
         trained, base = (
-            (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(len(self.task.plain), self.task.images, -1)
+            (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(
+                len(self.task.plain), self.task.images, -1
+            )
             for kind in (self.samples.trained, self.samples.base)
         )
         return trained, base
@@ -144,7 +154,9 @@ class ProbeImages:
         """The likeness of each picture to the photos; none where there are no photos."""
         if not self.task.photos:
             return ()
-        return tuple(similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.encoders.identity))
+        return tuple(
+            similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.encoders.identity)
+        )
 
     def diversity(self, images: ImageSet, number: int) -> float | None:
         """The mean distance between the pictures of a prompt."""

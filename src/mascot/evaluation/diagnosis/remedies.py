@@ -94,7 +94,10 @@ def times_knob(recipe: Recorded, name: str, factor: float, why: str) -> Iterator
     if value:
         option = f"--{name.replace('_', '-')}"
         turned = min(100.0, float(f"{value * factor:.2g}"))  # the most that guidance may be; nothing else is turned up
-        yield Remedy(setting=f"knobs.{name}={turned:g}", why=f"{why}; `mascot generate {option} {turned:g}` tries it without training")
+        yield Remedy(
+            setting=f"knobs.{name}={turned:g}",
+            why=f"{why}; `mascot generate {option} {turned:g}` tries it without training",
+        )
 
 
 def less_guidance(recipe: Recorded, why: str) -> Iterator[Remedy]:
@@ -109,7 +112,10 @@ def more_prior(recipe: Recorded) -> Iterator[Remedy]:
     if weight is None or recipe["class_noun"] is None:
         return
     turned = PRIOR if weight < PRIOR else min(100.0, weight * 2)
-    yield Remedy(setting=f"prior.weight={turned:g}", why="the class is trained on beside the subject, so that it stays what it was")
+    yield Remedy(
+        setting=f"prior.weight={turned:g}",
+        why="the class is trained on beside the subject, so that it stays what it was",
+    )
     if recipe["prior.form"] == "images" and not recipe["prior.count"]:
         yield Remedy(setting=f"prior.count={CLASS_IMAGES}", why="pictures of the class are needed for that")
 
@@ -118,7 +124,10 @@ def more_captions(recipe: Recorded) -> Iterator[Remedy]:
     """Say the token in more than one sentence."""
     if len(recipe["dataset.templates"] or TEMPLATES) < len(TEMPLATES):
         written = ", ".join(f'"{template}"' for template in TEMPLATES)
-        yield Remedy(setting=f"dataset.templates=[{written}]", why="with one caption alone the token grows together with its other words")
+        yield Remedy(
+            setting=f"dataset.templates=[{written}]",
+            why="with one caption alone the token grows together with its other words",
+        )
 
 
 def of_undertrained(recipe: Recorded) -> Iterator[Remedy]:
@@ -162,8 +171,12 @@ def of_entangled(recipe: Recorded) -> Iterator[Remedy]:
     yield from less_guidance(recipe, "high guidance paints the scene onto everything")
     yield from more_captions(recipe)
     if recipe["dataset.masked"] is None:
-        yield Remedy(setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it")
-    yield Remedy(why="Add photos in front of other backgrounds: what is always there is taken for a part of the subject.")
+        yield Remedy(
+            setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it"
+        )
+    yield Remedy(
+        why="Add photos in front of other backgrounds: what is always there is taken for a part of the subject."
+    )
 
 
 def of_undrawn(recipe: Recorded) -> Iterator[Remedy]:

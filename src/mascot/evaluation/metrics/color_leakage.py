@@ -28,7 +28,9 @@ is 2.3 (Mahy et al. 1994); plain backgrounds of four colours spread by 75."""
 _WHITE = np.array([0.95047, 1.0, 1.08883])  # D65
 
 
-_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])  # of sRGB
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)  # of sRGB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,9 @@ class EncoderPair:
         return {"identity": self.identity.describe(), "clip": self.clip.describe()}
 
 
-def load_encoders(base: str, identity: str | None = None, clip: str | None = None, device: torch.device | str = "cpu") -> EncoderPair:
+def load_encoders(
+    base: str, identity: str | None = None, clip: str | None = None, device: torch.device | str = "cpu"
+) -> EncoderPair:
     """Load the encoders that pictures of a base are judged by: the embedded ones on the embedded base, elsewhere the published tables'.
 
     `identity` and `clip` name others: a folder as transformers saves it, a hub id, or `starter` for the embedded one.

@@ -55,7 +55,9 @@ class PatchDistance:
     @property
     def name(self) -> str:
         """Say in one line what measures, and why."""
-        return f"1 - mean cosine of patches of {self.encoder.describe()}" + (f"; in place of LPIPS: {self.reason}" if self.reason else "")
+        return f"1 - mean cosine of patches of {self.encoder.describe()}" + (
+            f"; in place of LPIPS: {self.reason}" if self.reason else ""
+        )
 
     def between(self, images: Sequence[Image.Image]) -> list[float]:
         """Measure all pairs, 0..2, in the order of `itertools.combinations`; every picture is embedded once."""
@@ -97,7 +99,9 @@ def perceptual_distance(one_ND: Tensor, other_ND: Tensor) -> float:
         ValueError: there are no patches, the shapes differ, or an embedding is not finite.
     """
     if not one_ND.numel() or one_ND.shape != other_ND.shape:
-        raise ValueError(f"each patch needs its own counterpart; the embeddings are {tuple(one_ND.shape)} and {tuple(other_ND.shape)}")
+        raise ValueError(
+            f"each patch needs its own counterpart; the embeddings are {tuple(one_ND.shape)} and {tuple(other_ND.shape)}"
+        )
     cosine = float(F.cosine_similarity(one_ND.double(), other_ND.double(), dim=-1).mean())
     if not math.isfinite(cosine):
         raise ValueError("an embedding holds what is no number")
@@ -137,9 +141,16 @@ def open_distance(encoder: IdentityEncoder) -> Distance:
         return PatchDistance(encoder=encoder, reason="the lpips package is not installed")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package calls torchvision in a way that torchvision warns of; nobody here can mend it
+            warnings.simplefilter(
+                "ignore"
+            )  # the package calls torchvision in a way that torchvision warns of; nobody here can mend it
             model = import_module("lpips").LPIPS(net=TRUNK, verbose=False)
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:  # no torchvision, one that does not fit torch, no network
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+        AttributeError,
+    ) as error:  # no torchvision, one that does not fit torch, no network
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         return PatchDistance(encoder=encoder, reason=f"the lpips package cannot be loaded ({reason})")
     return Lpips(model=model.to(encoder.device).eval(), device=encoder.device, version=_version())

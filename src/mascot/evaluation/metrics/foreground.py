@@ -126,14 +126,20 @@ def cut_all(
     bare, foreign = found.count(None), masks.count(None) - found.count(None)
     empty = cut.count(None) - bare
     parts = [
-        f"{bare} of {len(images)} have no mask ({segmenter.reason})" if isinstance(segmenter, NoSegmenter) and bare else "",
+        f"{bare} of {len(images)} have no mask ({segmenter.reason})"
+        if isinstance(segmenter, NoSegmenter) and bare
+        else "",
         f"{empty} of {len(images)} left out, as nothing is marked in their masks" if empty else "",
-        f"{foreign} of {len(images)} masks by {segmenter.name}" if not isinstance(segmenter, NoSegmenter) and foreign else "",
+        f"{foreign} of {len(images)} masks by {segmenter.name}"
+        if not isinstance(segmenter, NoSegmenter) and foreign
+        else "",
     ]
     return Cutouts(images=tuple(image for image in cut if image is not None), note="; ".join(filter(None, parts)))
 
 
-def cutout_similarity(generated: Cutouts, photos: Cutouts, embed: Callable[[Sequence[Image.Image]], Tensor]) -> CutoutScore:
+def cutout_similarity(
+    generated: Cutouts, photos: Cutouts, embed: Callable[[Sequence[Image.Image]], Tensor]
+) -> CutoutScore:
     """Average the cosine over all pairs of a cut-out picture and a cut-out photo; `embed` gives rows of one width, as an encoder does.
 
     High is good. Without a picture on either side there is no value, and the note says of whom, and why.
@@ -157,8 +163,15 @@ def open_segmenter() -> Segmenter | NoSegmenter:
         return Rembg(session=package.new_session(MODEL), remove=package.remove)
     except SystemExit:  # how it ends where its own engine is not installed
         return NoSegmenter("rembg is installed without onnxruntime; `pip install rembg[cpu]` adds it")
-    except (ImportError, RuntimeError, OSError, ValueError) as error:  # a part is missing, or there is no network for the weights
-        return NoSegmenter(f"rembg cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})")
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:  # a part is missing, or there is no network for the weights
+        return NoSegmenter(
+            f"rembg cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})"
+        )
 
 
 def _segment(image: Image.Image, segmenter: Segmenter | NoSegmenter) -> Image.Image | None:

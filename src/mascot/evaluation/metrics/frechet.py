@@ -22,7 +22,9 @@ def frechet_distance(a_BD: Tensor, b_BD: Tensor) -> float:
     if width != b_BD.shape[1]:
         raise ValueError(f"embeddings {width} and {b_BD.shape[1]} wide are not of one encoder")
     if min(len(a_BD), len(b_BD)) <= width:
-        raise ValueError(f"embeddings {width} wide need more than {width} pictures on both sides, not {len(a_BD)} and {len(b_BD)}")
+        raise ValueError(
+            f"embeddings {width} wide need more than {width} pictures on both sides, not {len(a_BD)} and {len(b_BD)}"
+        )
     a_BD, b_BD = a_BD.double(), b_BD.double()
     root_a_DD, root_b_DD = _root(a_BD), _root(b_BD)
     # The eigenvalues of Ca Cb are the squares of these singular values: no root of a rounding error is ever taken.

@@ -21,7 +21,13 @@ from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
 from mascot.errors import UserError, suggest
-from mascot.evaluation.metrics.image_preprocessing import Preprocessing, check_side, read_preprocessing, read_settings, to_pixels
+from mascot.evaluation.metrics.image_preprocessing import (
+    Preprocessing,
+    check_side,
+    read_preprocessing,
+    read_settings,
+    to_pixels,
+)
 
 BATCH = 32
 """Pictures or prompts that go through an encoder at once."""
@@ -123,11 +129,15 @@ class ClipEncoder:
         return min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
 
     def _image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.model.get_image_features(pixel_values=to_pixels(images, self.preprocessing).to(self.device)).pooler_output
+        return self.model.get_image_features(
+            pixel_values=to_pixels(images, self.preprocessing).to(self.device)
+        ).pooler_output
 
     def _text_features(self, prompts: Sequence[str]) -> Tensor:
         # Always at full length: the same prompt is the same arithmetic in any batch.
-        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self._positions, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self._positions, return_tensors="pt"
+        )
         return self.model.get_text_features(**tokens.to(self.device)).pooler_output
 
 
@@ -195,11 +205,15 @@ def _open(where: str | Path, kinds: Iterable[str], wanted: str) -> tuple[str, di
     path = Path(source)
     hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.is_file()
     if not source or not (path.is_dir() or hub_id):
-        raise UserError(f"the encoder {source!r} is no folder; give the folder of a {wanted}, or a hub id such as owner/name.")
+        raise UserError(
+            f"the encoder {source!r} is no folder; give the folder of a {wanted}, or a hub id such as owner/name."
+        )
     config = read_settings(source, "config.json")
     kind = str(config.get("model_type"))
     if kind not in kinds:
-        raise UserError(f"{source} holds a model of the kind {kind!r}, where a {wanted} is needed{suggest(kind, kinds)}")
+        raise UserError(
+            f"{source} holds a model of the kind {kind!r}, where a {wanted} is needed{suggest(kind, kinds)}"
+        )
     return source, config
 
 
@@ -212,13 +226,22 @@ def _load(kind: Any, source: str, **options: Any) -> Any:
     local = Path(source).is_dir()
     try:
         model, info = kind.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, local_files_only=local, output_loading_info=True, **options
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=local,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"the weights of {source} cannot be loaded ({reason}); it must have a whole model.safetensors.") from error
+        raise UserError(
+            f"the weights of {source} cannot be loaded ({reason}); it must have a whole model.safetensors."
+        ) from error
     if info["missing_keys"]:
-        raise UserError(f"the weights of {source} are not whole ({min(info['missing_keys'])} is missing); download the encoder again.")
+        raise UserError(
+            f"the weights of {source} are not whole ({min(info['missing_keys'])} is missing); download the encoder again."
+        )
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -228,7 +251,9 @@ def _tokenizer(source: str, model: Any) -> Any:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
     except Exception as error:
-        raise UserError(f"the tokenizer of {source} cannot be loaded ({type(error).__name__}); download the encoder again.") from error
+        raise UserError(
+            f"the tokenizer of {source} cannot be loaded ({type(error).__name__}); download the encoder again."
+        ) from error
     # Old configurations say 2; transformers then takes the largest id for the end. Where there are no files, it makes two tokens up.
     end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
     if tokenizer.eos_token_id != end or len(tokenizer) > text.vocab_size:

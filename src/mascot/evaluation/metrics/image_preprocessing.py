@@ -68,7 +68,9 @@ def read_settings(source: str, name: str) -> dict[str, Any]:
     """One of an encoder's JSON files, from its folder or the hub."""
     file = Path(source) / name if Path(source).is_dir() else _download(source, name)
     if not file.is_file():
-        raise UserError(f"{source} holds no {name}; give a folder as transformers saves it, with its preprocessor_config.json.")
+        raise UserError(
+            f"{source} holds no {name}; give a folder as transformers saves it, with its preprocessor_config.json."
+        )
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         assert isinstance(settings, dict)

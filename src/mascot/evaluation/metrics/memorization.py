@@ -103,8 +103,12 @@ def real_nearest(photos_PD: Tensor) -> float | None:
 def _nearest_of(count: int, pictures_BD: Tensor, photos_PD: Tensor) -> Tensor:
     """The cosine of each picture and the nearest of so many photos, averaged over all choices of them. Shape B, float64."""
     total = len(photos_PD)
-    choices = [comb(place, count - 1) / comb(total, count) for place in range(total)]  # in which the photo at that place is the nearest
-    return _cosines(pictures_BD, photos_PD).sort(dim=1).values @ torch.tensor(choices, dtype=torch.float64, device=pictures_BD.device)
+    choices = [
+        comb(place, count - 1) / comb(total, count) for place in range(total)
+    ]  # in which the photo at that place is the nearest
+    return _cosines(pictures_BD, photos_PD).sort(dim=1).values @ torch.tensor(
+        choices, dtype=torch.float64, device=pictures_BD.device
+    )
 
 
 def _nearest(pictures_BD: Tensor, photos_PD: Tensor) -> Tensor:

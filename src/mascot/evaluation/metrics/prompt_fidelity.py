@@ -18,5 +18,7 @@ def prompt_fidelity(images_BD: Tensor, prompts_BD: Tensor) -> float:
         ValueError: there are no rows, or the shapes differ.
     """
     if not len(images_BD) or images_BD.shape != prompts_BD.shape:
-        raise ValueError(f"each picture needs its own prompt; the embeddings are {tuple(images_BD.shape)} and {tuple(prompts_BD.shape)}")
+        raise ValueError(
+            f"each picture needs its own prompt; the embeddings are {tuple(images_BD.shape)} and {tuple(prompts_BD.shape)}"
+        )
     return float(F.cosine_similarity(images_BD.double(), prompts_BD.double(), dim=-1).mean())

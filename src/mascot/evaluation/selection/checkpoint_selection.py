@@ -60,7 +60,11 @@ class CheckpointSelector:
             f"step {best.step} is kept: {best.score.gain:.0%} of the way from the untouched base to real photos, "
             f"{best.score.kept:.0%} of the base's prompt fidelity"
         )
-        text += f", {best.score.copying:.0%} nearer to a training photo than photos are to each other" if best.score.copying else ""
+        text += (
+            f", {best.score.copying:.0%} nearer to a training photo than photos are to each other"
+            if best.score.copying
+            else ""
+        )
         if self.should_stop:
             later = self.results[self.results.index(best) + 1 :]
             return f"{text}; the {len(later)} looks after it, up to step {later[-1].step}, were no better."
@@ -79,7 +83,9 @@ class CheckpointSelector:
         """The inverse of `to_json`."""
         results = [
             CheckpointResult(
-                step=validate["step"], measured=ValidationResult(**validate["measured"]), score=SelectionScore(**validate["score"])
+                step=validate["step"],
+                measured=ValidationResult(**validate["measured"]),
+                score=SelectionScore(**validate["score"]),
             )
             for validate in values["results"]
         ]

@@ -47,7 +47,9 @@ class KnobRecommendation:
             return f"{describe_searched_knobs(best.knobs)}, as in the recipe: there were pictures to try no other."
         if best.knobs == self.usual.knobs:
             return f"{describe_searched_knobs(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {MINIMUM_KNOB_GAIN:g} more."
-        usual = f"where the recipe's own ({describe_searched_knobs(self.usual.knobs)}) have {self.usual.score.total:.2f}"
+        usual = (
+            f"where the recipe's own ({describe_searched_knobs(self.usual.knobs)}) have {self.usual.score.total:.2f}"
+        )
         return f"{describe_searched_knobs(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
 
 
@@ -89,7 +91,9 @@ def search_knobs(
     while True:
         for knobs in alive:
             measured = measure(knobs, count)
-            tried[grid.index(knobs)] = KnobTrial(knobs=knobs, count=count, measured=measured, score=score(measured, references))
+            tried[grid.index(knobs)] = KnobTrial(
+                knobs=knobs, count=count, measured=measured, score=score(measured, references)
+            )
         generated += (count - had) * len(alive)
         ranked = sorted(alive, key=lambda knobs: order(tried[grid.index(knobs)], grid.index(knobs)))
         better = ranked[: math.ceil(len(alive) / 3)]
@@ -101,7 +105,9 @@ def search_knobs(
     top = max(trial.score.total for _, trial in finalists)
     margins = {place: MINIMUM_GAIN if place else MINIMUM_KNOB_GAIN for place, _ in finalists}
     best = min((place, trial) for place, trial in finalists if trial.score.total >= top - margins[place])[1]
-    others = [trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best]
+    others = [
+        trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best
+    ]
     return KnobRecommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], generated=generated)
 
 

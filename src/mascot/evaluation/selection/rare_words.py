@@ -53,7 +53,9 @@ def spell(tokenizers: Mapping[str, Any], word: str) -> tuple[Spelling, ...]:
         ids: list[int] = tokenizer(word, add_special_tokens=False).input_ids
         one = len(ids) == 1 and ids[0] != tokenizer.unk_token_id
         pieces = tuple(tokenizer.convert_ids_to_tokens(ids))
-        spellings.append(Spelling(encoder=encoder, pieces=pieces, rank=ids[0] if one else None, size=size_of(tokenizer)))
+        spellings.append(
+            Spelling(encoder=encoder, pieces=pieces, rank=ids[0] if one else None, size=size_of(tokenizer))
+        )
     return tuple(spellings)
 
 
@@ -80,7 +82,9 @@ def rare_in(tokenizer: Any) -> set[str]:
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     least = RARE[type(tokenizer.backend_tokenizer.model).__name__] * size_of(tokenizer)
-    pieces = [(piece.removesuffix("</w>").removeprefix("\u2581"), rank) for piece, rank in vocabulary.items() if rank >= least]
+    pieces = [
+        (piece.removesuffix("</w>").removeprefix("\u2581"), rank) for piece, rank in vocabulary.items() if rank >= least
+    ]
     short = [(word, rank) for word, rank in pieces if re.fullmatch(rf"[a-z]{{1,{LONGEST}}}", word)]
     return {word for word, rank in short if tokenizer(word, add_special_tokens=False).input_ids == [rank]}
 
@@ -90,4 +94,10 @@ def known_words() -> set[str]:
     suites = (prompt_sets.STARTER, prompt_sets.STARTER_VALIDATION, prompt_sets.PAPER)
     texts = [text for suite in suites for text in (*suite.things, *suite.live)]
     texts += [*prompt_sets.PREVIEWS, *(text for group in prompt_sets.CONTEXTS.values() for text in group)]
-    return {*re.findall(r"[a-z]+", " ".join(texts).lower()), *NOUNS, *prompt_sets.LIVE_NOUNS, *SHORT_WORDS, COMMON_TOKEN}
+    return {
+        *re.findall(r"[a-z]+", " ".join(texts).lower()),
+        *NOUNS,
+        *prompt_sets.LIVE_NOUNS,
+        *SHORT_WORDS,
+        COMMON_TOKEN,
+    }

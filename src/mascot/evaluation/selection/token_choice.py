@@ -39,7 +39,9 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import JsonRecord
 from mascot.storage.user_cache import cache_folder
 
-FOLKLORE_NOTE = "It is folklore, not from the paper; a base that has learned from the web's captions knows a rifle of that name."
+FOLKLORE_NOTE = (
+    "It is folklore, not from the paper; a base that has learned from the web's captions knows a rifle of that name."
+)
 
 
 SEED = 0
@@ -85,14 +87,18 @@ class TokenSearch:
     """Which encoders looked at the pictures."""
 
 
-def choose_token(recipe: Recipe, family: Family, *, folder: Path | None = None, on_event: OnEvent = ignore) -> tuple[Recipe, str]:
+def choose_token(
+    recipe: Recipe, family: Family, *, folder: Path | None = None, on_event: OnEvent = ignore
+) -> tuple[Recipe, str]:
     """Give a recipe that names no token the one that its untouched base suggests, and say why; one that names it comes back as it is.
 
     See `find_or_recall_token`. The base must be the recipe's own, and is left as it was.
     """
     if recipe.token is not None:
         return recipe, ""
-    name = find_or_recall_token(family, recipe.base, device=choose_device(recipe.device), folder=folder, on_event=on_event)
+    name = find_or_recall_token(
+        family, recipe.base, device=choose_device(recipe.device), folder=folder, on_event=on_event
+    )
     return recipe.model_copy(update={"token": name.token}), name.why
 
 
@@ -118,7 +124,9 @@ def find_or_recall_token(
     except UserError as error:
         return ChosenToken(token=COMMON_TOKEN, why=f"as most tutorials have it: {error}", decided_by=decided_by)
     if device == "cpu" and weights_of(family) > SMALL:
-        return read_alone(reader, words[0], f"on a CPU that would take long; `mascot token --base {base}` does it once", decided_by)
+        return read_alone(
+            reader, words[0], f"on a CPU that would take long; `mascot token --base {base}` does it once", decided_by
+        )
     try:
         encoders = load_encoders(base, device=device)
     except UserError as error:
@@ -194,9 +202,14 @@ def rows_of(findings: TokenSearch) -> list[tuple[str, str]]:
     rows = [(candidate.token, describe(candidate)) for candidate in findings.tokens]
     rows.append((COMMON_TOKEN, f"{describe(findings.folklore)} {FOLKLORE_NOTE}"))
     rows.append(
-        ("considered", f"{findings.rare} words of 1 to {LONGEST} letters that are rare in this base's vocabulary and no known words")
+        (
+            "considered",
+            f"{findings.rare} words of 1 to {LONGEST} letters that are rare in this base's vocabulary and no known words",
+        )
     )
-    rows.append(("compared with", f"pictures of {', '.join(findings.nouns)}; 0 is nothing in particular, 1 as much as a noun"))
+    rows.append(
+        ("compared with", f"pictures of {', '.join(findings.nouns)}; 0 is nothing in particular, 1 as much as a noun")
+    )
     return [*rows, *((f"judge of {what}", line) for what, line in findings.encoders.items())]
 
 

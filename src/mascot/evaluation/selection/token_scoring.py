@@ -131,14 +131,18 @@ class TokenReader:
         self.stage, self.tokenizers = family.stages[0], tokenizers_of(family)
         self.nouns = tuple(noun for noun in NOUNS if is_one_token(self.tokenizers, noun))
         if len(self.nouns) < 2:
-            raise UserError("this base's vocabulary has no nouns to compare tokens with; choose a token yourself (--token).")
+            raise UserError(
+                "this base's vocabulary has no nouns to compare tokens with; choose a token yourself (--token)."
+            )
 
     @cached_property
     def rare(self) -> list[str]:
         """The base's rare words. Raises UserError where there are none."""
         words = rare_words(self.tokenizers)
         if not words:
-            raise UserError("no short rare word is one token to all text encoders of this base; choose a token yourself (--token).")
+            raise UserError(
+                "no short rare word is one token to all text encoders of this base; choose a token yourself (--token)."
+            )
         return words
 
     def least(self, *, count: int, seed: int) -> list[str]:
@@ -179,7 +183,10 @@ class TokenReader:
         """What the base's first denoiser is told of a word alone, each tensor in one row, float32, on the CPU."""
         side = self.stage.resolution
         framing = Framing(original=(side, side), target=(side, side))
-        return {name: value.float().cpu().flatten() for name, value in self.stage.condition([prompt_of(word)], [framing]).items()}
+        return {
+            name: value.float().cpu().flatten()
+            for name, value in self.stage.condition([prompt_of(word)], [framing]).items()
+        }
 
 
 class TokenExaminer:
@@ -235,7 +242,9 @@ class TokenExaminer:
             UserError: no word of the base's vocabulary is rare, short and unknown; or pictures cannot be drawn or kept.
         """
         chosen = self.reader.least(count=candidates, seed=self.seeds[0])
-        return sorted(self.examine(chosen, on_event), key=lambda candidate: (candidate.meaning, candidate.token))[:count]
+        return sorted(self.examine(chosen, on_event), key=lambda candidate: (candidate.meaning, candidate.token))[
+            :count
+        ]
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -283,7 +292,9 @@ def ends_of_alike(groups: Sequence[Tensor]) -> tuple[float, float]:
 def ends_of_match(matches: Mapping[str, Tensor], nouns: Sequence[str]) -> tuple[float, float]:
     """How well nouns' pictures match other nouns' prompts on average, and their own; a match has shape K, one for each of the nouns."""
     own = [float(match_K[nouns.index(noun)]) for noun, match_K in matches.items()]
-    other = [(float(match_K.sum()) - mine) / (len(nouns) - 1) for match_K, mine in zip(matches.values(), own, strict=True)]
+    other = [
+        (float(match_K.sum()) - mine) / (len(nouns) - 1) for match_K, mine in zip(matches.values(), own, strict=True)
+    ]
     return statistics.mean(other), statistics.mean(own)
 
 

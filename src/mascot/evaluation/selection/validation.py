@@ -109,7 +109,9 @@ class Validation:
         else:
             with run.base_only():
                 images = self.validation_set.generate_class(Generator(run.family))
-            self.selector = CheckpointSelector(references=self.validation_set.references(images), patience=run.recipe.selection.patience)
+            self.selector = CheckpointSelector(
+                references=self.validation_set.references(images), patience=run.recipe.selection.patience
+            )
             self.write()
         if done in self.steps and all(result.step != done for result in self.selector.results):
             self.validate(done)  # stopped between the step and its validation
@@ -175,7 +177,9 @@ class Validation:
             return self.validation_set.measure(images, selector.references)
 
         grid = knob_grid(generator.with_defaults(self.run.recipe.knobs))
-        return search_knobs(measure, selector.references, grid, budget=self.knob_images, first=max(2, count // 2), last=ROUNDS * count)
+        return search_knobs(
+            measure, selector.references, grid, budget=self.knob_images, first=max(2, count // 2), last=ROUNDS * count
+        )
 
 
 def with_knobs(adapter: Adapter, recommendation: KnobRecommendation | None) -> Adapter:

@@ -52,11 +52,17 @@ class ValidationSet:
         """Identity embeddings of the photos. Shape B x D."""
         return self.encoders.identity.embed(self.images)
 
-    def generate(self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, subject: Subject | None = None) -> list[Image.Image]:
+    def generate(
+        self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, subject: Subject | None = None
+    ) -> list[Image.Image]:
         """Generate validation images by their numbers: all prompts in order, then all again with other seeds."""
         named = self.recipe.subject if subject is None else subject
-        requests = [ImageRequest(fill(self.prompts[number % len(self.prompts)], named), SEED + number) for number in numbers]
-        return list(generator.generate(requests, knobs.model_copy(update={"height": self.resolution, "width": self.resolution})))
+        requests = [
+            ImageRequest(fill(self.prompts[number % len(self.prompts)], named), SEED + number) for number in numbers
+        ]
+        return list(
+            generator.generate(requests, knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
+        )
 
     def generate_class(self, generator: Generator) -> list[Image.Image]:
         """Generate each prompt once with the class noun alone, as the base model is asked."""

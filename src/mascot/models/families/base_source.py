@@ -49,7 +49,9 @@ def is_hub_id(base: str) -> bool:
 def read_description(base: str) -> dict[str, Any]:
     """Read the `model_index.json` of one base, or what a checkpoint's tensors say in its place."""
     if not base.strip():
-        raise UserError("the base is empty; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
+        raise UserError(
+            "the base is empty; give 'starter', a folder, a .safetensors file or a hub id such as owner/name."
+        )
     source = source_of(base)
     path = Path(source)
     if path.is_dir():
@@ -62,7 +64,9 @@ def read_description(base: str) -> dict[str, Any]:
     if path.is_file():
         return {"_class_name": pipeline_in(path)} if path.suffix == ".safetensors" else refuse_file(base)
     if not is_hub_id(base):
-        raise UserError(f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name.")
+        raise UserError(
+            f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name."
+        )
     return read_index(download_index(base))
 
 
@@ -85,7 +89,9 @@ def pipeline_in(checkpoint: Path) -> str:
     try:
         names = tensor_names(checkpoint)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"the base {checkpoint} cannot be loaded (it is no whole .safetensors file); download it again.") from error
+        raise UserError(
+            f"the base {checkpoint} cannot be loaded (it is no whole .safetensors file); download it again."
+        ) from error
     for beginning, pipeline in CHECKPOINTS.items():
         if any(name.startswith(beginning) for name in names):
             return pipeline

@@ -32,7 +32,12 @@ PARTS = ("unet", "text_encoder")
 T5 = "text_encoder"
 
 
-OPTIONS: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "watermarker": None}
+OPTIONS: Mapping[str, Any] = {
+    "safety_checker": None,
+    "requires_safety_checker": False,
+    "feature_extractor": None,
+    "watermarker": None,
+}
 
 
 FIRST = PipelineLayout(kind=IFPipeline, denoiser="unet", listeners=(T5,), autoencoder=False, options=OPTIONS)
@@ -70,7 +75,12 @@ class FirstStage(UNetStage):
         """The T5's states, padding left out of its attention."""
         del framings
         told = self.tokenizers[T5](
-            list(prompts), padding="max_length", truncation=True, max_length=T5_LENGTH, add_special_tokens=True, return_tensors="pt"
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=T5_LENGTH,
+            add_special_tokens=True,
+            return_tensors="pt",
         )
         mask = told.attention_mask.to(self.device)
         return {"encoder_hidden_states": self.text_part(T5)(told.input_ids.to(self.device), attention_mask=mask)[0]}
@@ -129,7 +139,10 @@ class SecondStage(UNetStage):
         """Ask the UNet once, with the small picture below the noisy one; the learned variance is cut off."""
         both = torch.cat([noisy_BCHW.to(self.device), conditioning["small"].to(self.device, noisy_BCHW.dtype)], dim=1)
         prediction = self.ask(
-            both, timestep_B, conditioning["encoder_hidden_states"], class_labels=conditioning["small_level"].to(self.device)
+            both,
+            timestep_B,
+            conditioning["encoder_hidden_states"],
+            class_labels=conditioning["small_level"].to(self.device),
         )
         return prediction[:, : noisy_BCHW.shape[1]]
 

@@ -34,7 +34,9 @@ def describe(base: str) -> dict[str, Any]:
     first, *more = joined(base)
     index = check(first, read_description(first))
     if len(more) > 1:
-        raise UserError(f"the base {base} is joined of {len(more) + 1} stages; mascot knows bases of two at most: give FIRST+SECOND.")
+        raise UserError(
+            f"the base {base} is joined of {len(more) + 1} stages; mascot knows bases of two at most: give FIRST+SECOND."
+        )
     for second in more:
         kind = str(read_description(second).get("_class_name"))
         if CONTINUATIONS.get(kind) != FAMILIES[index["_class_name"]]:
@@ -47,7 +49,9 @@ def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
     """Refuse a pipeline of an unknown kind, and one that continues another where it stands alone or first."""
     kind = str(index.get("_class_name"))
     if kind in CONTINUATIONS:
-        raise UserError(f"{base} is a {kind}, which only enlarges what another base draws; give both, as --base FIRST+{base}.")
+        raise UserError(
+            f"{base} is a {kind}, which only enlarges what another base draws; give both, as --base FIRST+{base}."
+        )
     if kind not in FAMILIES:
         raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
     return index

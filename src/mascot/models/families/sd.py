@@ -23,7 +23,12 @@ LAYOUT = PipelineLayout(
     kind=StableDiffusionPipeline,
     denoiser="unet",
     clips=("text_encoder",),
-    options={"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "image_encoder": None},
+    options={
+        "safety_checker": None,
+        "requires_safety_checker": False,
+        "feature_extractor": None,
+        "image_encoder": None,
+    },
 )
 
 

@@ -27,14 +27,21 @@ T5 = "text_encoder_3"
 PARTS = ("transformer", "vae", *CLIPS, T5)
 
 
-LAYOUT = PipelineLayout(kind=StableDiffusion3Pipeline, denoiser="transformer", clips=CLIPS, listeners=(T5,), dispensable=(T5,))
+LAYOUT = PipelineLayout(
+    kind=StableDiffusion3Pipeline, denoiser="transformer", clips=CLIPS, listeners=(T5,), dispensable=(T5,)
+)
 
 
 T5_LENGTH = 256
 """Tokens of a prompt that the T5 hears (the pipeline's own default)."""
 
 
-ATTENTION = (*(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),)
+ATTENTION = (
+    *(
+        f"attn.{name}"
+        for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    ),
+)
 
 
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
@@ -71,7 +78,9 @@ class StableDiffusion3Stage(FlowStage):
             long = self.read_t5(T5, prompts, T5_LENGTH)
         else:
             length = self.tokenizers["text_encoder"].model_max_length
-            long = torch.zeros(len(prompts), length, int(self.transformer.config.joint_attention_dim), device=self.device)
+            long = torch.zeros(
+                len(prompts), length, int(self.transformer.config.joint_attention_dim), device=self.device
+            )
         states = F.pad(states, (0, long.shape[-1] - states.shape[-1]))
         return {
             "encoder_hidden_states": torch.cat([states, long.to(states)], dim=-2),
@@ -92,7 +101,11 @@ class StableDiffusion3Stage(FlowStage):
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
         """Tokens of a prompt with its ends, and how many are heard: by the T5 where there is one, as it hears most."""
-        return self.count_tokens(T5, prompt, T5_LENGTH) if T5 in self.tokenizers else self.count_tokens("text_encoder", prompt)
+        return (
+            self.count_tokens(T5, prompt, T5_LENGTH)
+            if T5 in self.tokenizers
+            else self.count_tokens("text_encoder", prompt)
+        )
 
 
 def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:

@@ -23,7 +23,9 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 PARTS = ("unet", "vae", *ENCODERS)
 
 
-LAYOUT = PipelineLayout(kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False})
+LAYOUT = PipelineLayout(
+    kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False}
+)
 
 
 @dataclass(kw_only=True)

@@ -84,11 +84,16 @@ def subjects() -> dict[str, HeldOutSubject]:
     home = package_data("subjects")
     table = home / "subjects.toml"
     if not table.is_file():
-        raise UserError(f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel.")
+        raise UserError(
+            f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel."
+        )
     entries = tomllib.loads(table.read_text(encoding="utf-8"))
     return {
         name: HeldOutSubject(
-            name=name, class_noun=entry["class_noun"], live=entry["live"], photos=tuple(sorted((home / name).glob("*.png")))
+            name=name,
+            class_noun=entry["class_noun"],
+            live=entry["live"],
+            photos=tuple(sorted((home / name).glob("*.png"))),
         )
         for name, entry in entries.items()
     }

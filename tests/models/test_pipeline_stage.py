@@ -1,0 +1,257 @@
+"""Laws of what families share: a saved stage is the stage, prompts become ids in one place, weights that learn in float32 are asked so."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.errors import UserError
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.lora import LoraSettings
+from mascot.models.families.registry import load_family
+from mascot.models.pipeline_files import Precision
+from mascot.models.pipeline_stage import PipelineStage
+from mascot.protocols import Family, Framing, Subject
+from tiny.families import tiny_base
+from tiny.stable_diffusion import tiny_stable_diffusion
+
+PROMPT = "a photo of a sks dog"
+FRAMING = Framing(original=(64, 64), target=(64, 64))
+NAMES = ("sd", "sdxl", "sd3", "flux")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of one family."""
+    folder = tmp_path_factory.mktemp(request.param) / "base"
+    return tiny_stable_diffusion(folder) if request.param == "sd" else tiny_base(request.param, folder)
+
+
+@pytest.fixture
+def without_t5(tmp_path: Path) -> Path:
+    """A base whose third text encoder is left out, as people download it."""
+    folder = tiny_base("sd3", tmp_path / "without")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    for gone in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(folder / gone)
+    return folder
+
+
+def loaded(folder: Path, precision: Precision = "fp32") -> Family:
+    return load_family(str(folder), device="cpu", precision=precision)
+
+
+def stage_of(family: Family) -> PipelineStage:
+    stage = family.stages[0]
+    assert isinstance(stage, PipelineStage)
+    return stage
+
+
+def drawn(family: Family) -> np.ndarray:
+    """One picture."""
+    knobs = Knobs(steps=2, guidance=3.0, height=64, width=64)
+    return np.asarray(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))), np.float64)
+
+
+def push(stage: PipelineStage) -> None:
+    """Change every matrix of every part a little."""
+    with torch.no_grad():
+        for name, part in stage.parts.items():
+            for number, weight in enumerate(p for p in part.parameters() if p.ndim == 2):
+                weight.add_(0.02 * gaussian(weight.shape, [seeded("push", name, number)])[0].to(weight))
+
+
+def dtypes(folder: Path) -> dict[str, set[torch.dtype]]:
+    """What each part's weights are saved in."""
+    return {
+        file.parent.name: {tensor.dtype for tensor in load_file(file).values()}
+        for file in folder.glob("*/*.safetensors")
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_stage_draws_what_the_stage_draws(base: Path, tmp_path: Path, precision: Precision) -> None:
+    family = loaded(base, precision)
+    stage, before = stage_of(family), drawn(family)
+    push(stage)
+    trained = drawn(family)
+    assert np.abs(trained - before).max() > 0
+    stage.save(tmp_path / "saved")
+    assert np.array_equal(drawn(loaded(tmp_path / "saved", precision)), trained)
+    assert np.array_equal(drawn(family), trained), "saving changes nothing"
+    found = dtypes(tmp_path / "saved")
+    assert found.pop("vae") == {torch.float32}
+    assert set().union(*found.values()) == {stage.dtype}
+
+
+def test_one_weight_changed_is_one_weight_saved(base: Path, tmp_path: Path) -> None:
+    stage = stage_of(loaded(base))
+    for part in stage.parts.values():
+        next(part.parameters()).data.view(-1)[0] += 1
+    stage.save(tmp_path / "saved")
+    pipeline: Any = DiffusionPipeline.from_pretrained(tmp_path / "saved", local_files_only=True, dtype=torch.float32)
+    original: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True, dtype=torch.float32)
+    for name in [name for name, part in pipeline.components.items() if isinstance(part, nn.Module)]:
+        theirs, ours = getattr(pipeline, name).state_dict(), getattr(original, name).state_dict()
+        assert theirs.keys() == ours.keys()
+        assert sum(int((theirs[key] != ours[key]).sum()) for key in ours) == (name in stage.parts), name
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_base_without_its_t5_is_saved_without_it(without_t5: Path, tmp_path: Path) -> None:
+    family = loaded(without_t5)
+    stage_of(family).save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "text_encoder_3").exists()
+    assert np.array_equal(drawn(loaded(tmp_path / "saved")), drawn(family))
+
+
+def test_what_is_left_out_on_purpose_is_left_out_of_what_is_saved(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single file is opened with the same options when it is read, when a part is read again and when it is saved."""
+    file, seen = tmp_path / "base.safetensors", list[dict[str, Any]]()
+    save_file({"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(1)}, file)
+
+    def from_single_file(source: str, **options: Any) -> Any:
+        assert source == str(file)
+        seen.append(options)
+        return StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True, **options)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
+    family = loaded(file)
+    before = drawn(family)
+    stage_of(family).release_encoders(text=True)
+    assert np.array_equal(drawn(family), before)
+    stage_of(family).save(tmp_path / "saved")
+    assert np.array_equal(drawn(loaded(tmp_path / "saved")), before)
+    assert len(seen) == 4, "at first, for each of two parts again, and to be saved"
+    assert all(options == seen[0] and options["safety_checker"] is None for options in seen)
+
+
+def test_a_folder_that_holds_something_is_never_overwritten(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be written"):
+        stage_of(loaded(tiny_base)).save(tmp_path / "saved")
+    assert [path.name for path in tmp_path.rglob("*")] == ["saved", "mine.txt"]
+
+
+def test_a_part_that_is_wrapped_is_not_saved(tiny_base: Path, tmp_path: Path) -> None:
+    """Wrappers are taken off before: what they hold has no place in a pipeline, and nothing half-written stays behind."""
+    stage = stage_of(loaded(tiny_base))
+    LoraSettings(rank=2).attach(stage, Subject("sks"), 0, None)
+    with pytest.raises(RuntimeError, match="lora_A"):
+        stage.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_learn_in_float32_are_asked_in_float32(base: Path, tmp_path: Path) -> None:
+    """A bf16 base keeps float32 masters while all of it learns; it is saved as it will be used."""
+    family = loaded(base, "bf16")
+    stage: Any = stage_of(family)
+    denoiser, before = stage.parts[stage.denoiser], drawn(family)
+    denoiser.float()
+    assert stage.dtype_of(denoiser) == torch.float32
+    assert 0 < np.abs(drawn(family) - before).max() < 16, "another rounding"
+    with torch.no_grad():
+        told = stage.condition([PROMPT], [FRAMING])
+        answer = stage.predict(torch.zeros(1, *stage.latent_shape(64, 64)), torch.tensor([500.0]), told)
+    assert answer.dtype == torch.float32
+    stage.save(tmp_path / "saved")
+    assert dtypes(tmp_path / "saved")[stage.denoiser] == {torch.bfloat16}
+    assert {weight.dtype for weight in denoiser.parameters()} == {torch.float32}, "saving rounds nothing that learns"
+    assert np.array_equal(drawn(loaded(tmp_path / "saved", "bf16")), before)
+
+
+def test_quantised_weights_are_asked_in_the_stages_dtype(tiny_base: Path) -> None:
+    stage = stage_of(loaded(tiny_base, "bf16"))
+    packed = nn.ParameterList(
+        [nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False), nn.Parameter(torch.zeros(2))]
+    )
+    assert stage.dtype_of(packed) == torch.bfloat16
+
+
+def test_a_low_rank_change_does_not_decide_what_a_denoiser_is_asked_in(base: Path) -> None:
+    """Its weights are float32 in a bf16 base."""
+    stage = stage_of(loaded(base, "bf16"))
+    LoraSettings(rank=2, layers="all").attach(stage, Subject("sks"), 0, None)
+    assert stage.dtype_of(stage.parts[stage.denoiser]) == torch.bfloat16
+
+
+@pytest.mark.parametrize("length", [None, 12])
+def test_ids_are_the_tokenizers_own_padded_and_cut(base: Path, length: int | None) -> None:
+    stage = stage_of(loaded(base))
+    for name, tokenizer in stage.tokenizers.items():
+        size = length or tokenizer.model_max_length
+        ids = stage.token_ids(name, [PROMPT, "dog " * 100, ""], length)
+        assert ids.shape == (3, size)
+        for row, prompt in zip(ids.tolist(), [PROMPT, "dog " * 100, ""], strict=True):
+            own = tokenizer(prompt, truncation=True, max_length=size).input_ids
+            assert row == own + [tokenizer.pad_token_id] * (size - len(own))
+        assert stage.count_tokens(name, PROMPT, length) == (len(tokenizer(PROMPT).input_ids), size)
+
+
+def test_only_clips_have_words_that_may_learn(base: Path) -> None:
+    stage = stage_of(loaded(base))
+    assert set(stage.vocabularies) == set(stage.parts) - {stage.denoiser}  # pyright: ignore[reportAttributeAccessIssue]
+    assert stage.vocabularies == stage.vocabularies, "made once"
+
+
+def test_a_learned_word_is_heard_and_counted_by_its_encoder_alone(base: Path) -> None:
+    stage: Any = stage_of(loaded(base))
+    name, words = next(iter(stage.vocabularies.items()))
+    before = {each: stage.token_ids(each, [PROMPT]) for each in stage.tokenizers}
+    told, counted = stage.condition([PROMPT], [FRAMING]), stage.count_tokens(name, PROMPT)
+    words.learn("sks", nn.Parameter(torch.ones(3, words.meaning("dog").shape[1])))
+    changed = [each for each in stage.tokenizers if not torch.equal(stage.token_ids(each, [PROMPT]), before[each])]
+    assert changed == [name]
+    assert stage.count_tokens(name, PROMPT) == (counted[0] + 2, counted[1]), "three vectors where one token was"
+    heard = stage.condition([PROMPT], [FRAMING])
+    assert any(not torch.equal(heard[key], told[key]) for key in told)
+    words.forget()
+    assert all(torch.equal(stage.condition([PROMPT], [FRAMING])[key], told[key]) for key in told)
+
+
+def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
+    """An encoder that is read again has words of its own; counting a prompt's tokens loads none."""
+    stage = stage_of(loaded(tiny_base))
+    first = stage.vocabularies["text_encoder"]
+    encoder = weakref.ref(stage.text_part("text_encoder"))
+    stage.release_encoders(text=False)
+    assert stage.vocabularies["text_encoder"] is first
+    stage.release_encoders(text=True)
+    del first
+    gc.collect()
+    assert encoder() is None
+    assert stage.count_tokens("text_encoder", PROMPT) == (8, 77)
+    assert stage.loaded == {}
+    assert stage.vocabularies["text_encoder"].meaning("dog").shape == (1, 32)
+
+
+def test_most_stages_are_told_of_no_picture(base: Path) -> None:
+    assert stage_of(loaded(base)).image_conditioning(torch.zeros(1, 4, 8, 8), [seeded(0)]) == {}
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_base_that_lacks_a_text_encoder_is_refused(tmp_path: Path, part: str) -> None:
+    """Only what its family can do without may be missing."""
+    folder = tiny_base("sdxl", tmp_path / "base")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None]}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{part} is not whole"):
+        loaded(folder)

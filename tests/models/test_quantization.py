@@ -1,0 +1,213 @@
+"""Laws of quantised weights: nearly the same answers, far less memory, gradients for what learns on top, refusals where they cannot be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.errors import UserError
+from mascot.models.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
+from mascot.models.weights import size_of
+from mascot.training.memory_estimate import activations_of
+from tiny.families import MAKERS
+from tiny.stable_diffusion import tiny_stable_diffusion
+
+WIDTH = 64
+ERROR: Mapping[str, float] = {"int8": 0.02, "nf4": 0.15}
+"""The most that a random network's answers may move, as a share of their length (measured: 0.013 and 0.12)."""
+SHARE: Mapping[str, float] = {"int8": 0.27, "nf4": 0.17}
+"""What is left of a float32 layer, scales and tables of small layers included."""
+ENDS = (
+    "time_embedding",
+    "add_embedding",
+    "encoder_hid_proj",
+    "x_embedder",
+    "context_embedder",
+    "time_text_embed",
+    "norm_out",
+    "proj_out",
+)
+
+
+class Network(nn.Module):
+    """Three residual blocks between two projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        layers = (
+            nn.Linear(WIDTH, 2 * WIDTH),
+            nn.GELU(),
+            nn.Linear(2 * WIDTH, WIDTH, bias=False),
+            nn.Linear(WIDTH, 8),
+            nn.Linear(8, WIDTH),
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(type(layer)(**arguments(layer)) for layer in layers)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as x."""
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+def arguments(layer: nn.Module) -> dict[str, Any]:
+    """What makes another layer like this."""
+    if not isinstance(layer, nn.Linear):
+        return {}
+    return {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": "bias" in dict(layer.named_parameters()),
+    }
+
+
+def network(dtype: torch.dtype = torch.float32) -> Network:
+    """A frozen network of random weights, always the same."""
+    made = Network().to(dtype).eval().requires_grad_(requires_grad=False)
+    for name, parameter in made.named_parameters():
+        parameter.copy_(gaussian(tuple(parameter.shape), [seeded(name)])[0] / parameter.shape[-1] ** 0.5)
+    return made
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Seven examples."""
+    return gaussian((7, WIDTH), [seeded("input")])[0].to(dtype)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """How far two answers are apart, as a share of the second's length."""
+    return ((one - other).float().norm() / other.float().norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", FLAGS)
+def test_answers_hardly_change_and_keep_their_type(kind: QuantizationName, dtype: torch.dtype) -> None:
+    module, x = network(dtype), inputs(dtype)
+    before = module(x)
+    quantize(module, kind, "cpu")
+    assert 0 < distance(module(x), before) < ERROR[kind]
+    assert module(x).dtype == dtype
+    other = network(dtype)
+    quantize(other, kind, "cpu")
+    assert torch.equal(other(x), module(x)), "the same weights, the same bits"
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_the_saving_is_what_is_saved(kind: QuantizationName) -> None:
+    """Large layers shrink to their share; projections at both ends and small layers stay."""
+    module = network()
+    before, large = size_of([module]), sum(layer.weight.nbytes for _, layer in repeated_layers(module))
+    assert large == 3 * 2 * 2 * WIDTH * WIDTH * 4
+    saved = quantize(module, kind, "cpu")
+    assert size_of([module]) == before - saved
+    assert large * (1 - SHARE[kind]) < saved < large
+    assert {type(layer) for layer in (module.first, module.last)} == {nn.Linear}
+    block: Any = module.blocks[0]
+    assert [type(layer) is nn.Linear for layer in block if hasattr(layer, "weight")] == [False, False, True, True]
+
+
+def adapted(kind: QuantizationName) -> Network:
+    """A quantised network with a LoRA, which peft knew how to wrap."""
+    module = network()
+    quantize(module, kind, "cpu")
+    inject_adapter_in_model(LoraConfig(r=4, target_modules=r"blocks\.\d\.[02]"), module)
+    return module
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_something_small_learns_on_top(kind: QuantizationName) -> None:
+    """Drawing comes before and between: it must not lay weights out anew. Nothing else moves."""
+    module, x = adapted(kind), inputs()
+    wrapped: Any = module.blocks[0]
+    assert type(wrapped[0]).__name__ == {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[kind]
+    assert type(wrapped[0]).__module__.startswith("peft.")
+    right = gaussian((7, WIDTH), [seeded("right")])[0]
+    kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer, errors = torch.optim.Adam(learning, lr=1e-2), list[float]()
+    for _ in range(30):
+        with torch.no_grad():
+            drawn = module(x)
+        answer = module(x)
+        assert torch.equal(answer, drawn)
+        error = (answer - right).square().mean()
+        error.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        errors.append(error.item())
+    assert errors[-1] < 0.7 * errors[0]
+    moved = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, kept[name])}
+    assert moved == {name for name in kept if ".lora_" in name}
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_gradients_flow_through(kind: QuantizationName) -> None:
+    """To what learns before the layers, nearly as if nothing were quantised."""
+    flows: list[Tensor] = []
+    for module in (network(), network()):
+        if flows:
+            quantize(module, kind, "cpu")
+        x = inputs().requires_grad_()
+        module(x).square().sum().backward()
+        assert x.grad is not None
+        flows.append(x.grad)
+    assert 0 < distance(flows[1], flows[0]) < 2 * ERROR[kind]
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_a_quantised_base_can_be_estimated(kind: QuantizationName) -> None:
+    """Without a trace: the real pass that follows gives the same."""
+    module, x = adapted(kind), inputs()
+    before = module(x)
+    assert activations_of(module, lambda: module(torch.zeros(7, WIDTH))) > 3 * 7 * WIDTH * 4
+    assert torch.equal(module(x), before)
+
+
+@pytest.mark.parametrize("name", ["sd", *MAKERS])
+def test_every_familys_blocks_are_quantised_and_its_ends_are_not(name: str, tmp_path: Any) -> None:
+    if name == "sd":
+        from diffusers import UNet2DConditionModel
+
+        module: Any = UNet2DConditionModel.from_pretrained(
+            tiny_stable_diffusion(tmp_path / "base") / "unet", local_files_only=True
+        )
+    else:
+        pipeline = MAKERS[name]()
+        module = getattr(pipeline, "unet", None) or pipeline.transformer
+    names = [layer for layer, _ in repeated_layers(module)]
+    assert names
+    assert not [layer for layer in names if layer.startswith(ENDS)]
+    before = {layer: part for layer, part in module.named_modules() if layer.startswith(ENDS)}
+    assert quantize(module.eval().requires_grad_(requires_grad=False), "nf4", "cpu") > 0
+    assert {layer: part for layer, part in module.named_modules() if layer.startswith(ENDS)} == before
+    assert not list(repeated_layers(module)), "quantised layers are not linear layers to be quantised again"
+
+
+def test_weights_that_learn_are_refused() -> None:
+    module = network().requires_grad_(requires_grad=True)
+    with pytest.raises(UserError, match=r"low-rank --method"):
+        quantize(module, "nf4", "cpu")
+    assert type(module.first) is nn.Linear
+
+
+def test_what_cannot_be_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="device=cpu"):
+        quantize(network(), "nf4", "mps")
+    with pytest.raises(UserError, match="did you mean 'nf4'"):
+        quantize(network(), "nf", "cpu")
+    with pytest.raises(UserError, match="base_weights=none"):
+        quantize(nn.Sequential(nn.Linear(LEAST, LEAST)).requires_grad_(requires_grad=False), "int8", "cpu")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"pip install 'mascot\[optimizers\]'"):
+        quantize(network(), "int8", "cpu")

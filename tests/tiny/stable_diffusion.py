@@ -1,0 +1,160 @@
+"""Tiny random-weight base models: whole pipeline folders that load, train and draw in a fraction of a second."""
+
+# diffusers and transformers annotate some arguments as what they are by default: a tuple of one, never None.
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mascot.protocols import Companion, ParameterGroup, Subject
+
+WORDS = tuple(
+    "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle city street grass water "
+    "mountain red blue green wooden floor hat wearing background night".split()
+)
+"""What the tiny tokenizer knows as single tokens; every other text is spelled in bytes."""
+SIDE = 64
+"""The side of the tiny models' pictures, in pixels."""
+WIDTH = 32
+"""The width of the tiny text embeddings."""
+SUBJECT = Subject("sks", "dog")
+"""What tests teach."""
+
+
+class Idle:
+    """A learner in whom nothing learns: for the loss of a base as it is."""
+
+    groups: tuple[ParameterGroup, ...] = ()
+    whole = False
+
+    def after_step(self) -> None:
+        """Nothing moved."""
+
+    def base(self) -> AbstractContextManager[None]:
+        """It always is."""
+        return nullcontext()
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Nothing."""
+        return {}, {}
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Nothing."""
+        return {}
+
+    def detach(self) -> None:
+        """Nothing is attached."""
+
+
+def tiny_stable_diffusion(
+    folder: Path, *, prediction_type: Literal["epsilon", "v_prediction"] = "epsilon", seed: int = 0
+) -> Path:
+    """Write a Stable Diffusion pipeline of random weights (under 3 MB, 64 px) into `folder` and return it; one seed, one set of bytes."""
+    tokenizer = tiny_clip_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusionPipeline(
+            vae=_autoencoder(),
+            text_encoder=CLIPTextModel(text_config(tokenizer)),
+            tokenizer=tokenizer,
+            unet=_denoiser(),
+            scheduler=_scheduler(prediction_type),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def tiny_clip_tokenizer(words: tuple[str, ...] = WORDS, positions: int = 77) -> CLIPTokenizer:
+    """Build CLIP's byte-pair tokenizer over a few words, each of them one token; `positions` is the prompt's length with both ends."""
+    alphabet = sorted(ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        pieces = _merged([*word[:-1], f"{word[-1]}</w>"], merges)
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            tokens.append(pieces[0] + pieces[1])
+            pieces = [tokens[-1], *pieces[2:]]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=positions
+    )
+
+
+def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """Join neighbours as byte-pair encoding does: always the pair that was learnt first."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    while known := [pair for pair in pairwise(pieces) if pair in ranks]:
+        at = list(pairwise(pieces)).index(min(known, key=ranks.__getitem__))
+        pieces = [*pieces[:at], pieces[at] + pieces[at + 1], *pieces[at + 2 :]]
+    return pieces
+
+
+def text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
+    """The settings of a CLIP text encoder of two layers."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+
+
+def _autoencoder() -> AutoencoderKL:
+    """Four levels like the real one, so that latents have an eighth of the pixels' side."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=SIDE,
+    )
+
+
+def _denoiser() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIDE // 8,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=WIDTH,
+    )
+
+
+def _scheduler(prediction_type: str) -> DDIMScheduler:
+    """Stable Diffusion's own noise levels."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
