@@ -75,7 +75,7 @@ class PipelineStage(ABC):
             "source": source, "device": place, "dtype": dtype, "encoders": layout.clips, "tokenizers": tokenizers,
             layout.denoiser: cast(denoiser, place, dtype).eval().requires_grad_(requires_grad=False),
             **{name: getattr(pipeline, name) for name in layout.schedulers},
-            "pictures": Autoencoder(load=lambda: parts.read(AUTOENCODER), device=place) if autoencoders else PixelSpace(),
+            "images": Autoencoder(load=lambda: parts.read(AUTOENCODER), device=place) if autoencoders else PixelSpace(),
             "load_text": parts.read, "reopen": parts.reopen,
         }  # fmt: skip
         return cls(**{**fields, **own})
