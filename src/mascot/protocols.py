@@ -247,7 +247,7 @@ class ParameterGroup:
     """What of the part it is, where several groups share one."""
 
     @property
-    def called(self) -> str:
+    def name(self) -> str:
         """Its name in logs."""
         return f"{self.part} {self.detail}".strip()
 
@@ -273,7 +273,7 @@ class AttachedMethod(Protocol):
         ...
 
     @property
-    def whole(self) -> bool:
+    def changes_base(self) -> bool:
         """Whether the base itself changes, so that the result is also written as a base."""
         ...
 

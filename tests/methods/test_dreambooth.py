@@ -312,7 +312,7 @@ def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
         ("unet", 2e-6, 1.0),
         ("text_encoder", 1e-6, 0.3),
     ]
-    assert attached.whole
+    assert attached.changes_base
     assert [leg.share for leg in DreamBoothSettings().phases] == [1.0]
     assert attached.companions() == {}
 

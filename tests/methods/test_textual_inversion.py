@@ -346,7 +346,7 @@ def test_the_phase_says_what_learns(family: Family) -> None:
     assert settings.trains(stage) == tuple(part for part in stage.parts if part != stage.denoiser)
     assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in attached.rows.values())
     assert set(attached.export()[0]) == ({"sks"} if len(attached.rows) == 1 else {"clip_l", "clip_g"})
-    assert not attached.whole
+    assert not attached.changes_base
     assert not attached.companions()
 
 

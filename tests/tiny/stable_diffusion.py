@@ -36,12 +36,12 @@ class Idle:
     """A learner in whom nothing learns: for the loss of a base as it is."""
 
     groups: tuple[ParameterGroup, ...] = ()
-    whole = False
+    changes_base = False
 
     def after_step(self) -> None:
         """Nothing moved."""
 
-    def base(self) -> AbstractContextManager[None]:
+    def base_only(self) -> AbstractContextManager[None]:
         """It always is."""
         return nullcontext()
 

@@ -110,7 +110,7 @@ class DreamBoothTraining:
     layers: Mapping[str, list[str]]
     """The layers of each part that an extracted LoRA changes."""
     extract_rank: int | None
-    whole: Literal[True] = True
+    changes_base: Literal[True] = True
 
     def after_step(self) -> None:
         """Nothing else can have moved."""

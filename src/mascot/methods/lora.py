@@ -113,7 +113,7 @@ class LoraTraining:
 
     modules: Mapping[str, nn.Module]
     groups: tuple[ParameterGroup, ...]
-    whole: bool = False
+    changes_base: bool = False
 
     def after_step(self) -> None:
         """Nothing else can have moved."""

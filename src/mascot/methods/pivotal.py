@@ -67,7 +67,7 @@ class PivotalTraining:
 
     layers: AttachedMethod
     word: textual_inversion.TokenTraining
-    whole: Literal[False] = False
+    changes_base: Literal[False] = False
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:

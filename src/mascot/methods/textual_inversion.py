@@ -141,7 +141,7 @@ class TokenTraining:
     norm_pull: float
     norms: Mapping[str, float]
     """Text encoder's name -> the typical length of its vocabulary's rows."""
-    whole: Literal[False] = False
+    changes_base: Literal[False] = False
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:

@@ -116,7 +116,7 @@ def effective_settings(run: TrainingRun) -> Rows:
 
 def trained_parameters(run: TrainingRun) -> str:
     """Count the parameters that the present phase trains, by part of the base."""
-    counts = {group.called: sum(p.numel() for p in group.parameters) for group in run.attached[run.span.stage].groups}
+    counts = {group.name: sum(p.numel() for p in group.parameters) for group in run.attached[run.span.stage].groups}
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
 
 

@@ -40,6 +40,7 @@ def write_companions(run: TrainingRun) -> list[tuple[str, str]]:
             adapter = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
             adapter.write(run.files.companion(f"{name}{suffix}"))
             rows += companion.facts
-        if attached.whole and not run.files.model(suffix).exists():  # a run that is finished again ends in the same one
+        # A run that is finished again ends in the same model.
+        if attached.changes_base and not run.files.model(suffix).exists():
             run.family.stages[number].save(run.files.model(suffix))
     return rows

@@ -99,7 +99,7 @@ class Loop:
             for parameter in group.parameters:
                 parameter.requires_grad = learns
             entry["lr"] = entry["initial_lr"] * scale * learns
-            rates[group.called] = group.learning_rate * scale * learns
+            rates[group.name] = group.learning_rate * scale * learns
         return rates
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, list[float]]:
