@@ -1,4 +1,4 @@
-"""Laws of the house itself: who may name whom, what importing costs, what is documented, what files are called."""
+"""Laws of the package itself: rooms, layers, sizes, names, documentation, and what importing costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,12 +34,8 @@ def relative(path: Path) -> str:
 
 def kinds() -> frozenset[str]:
     """Every family and every method by its file's name."""
-    return frozenset(
-        path.stem
-        for folder in ("models/families", "methods")
-        for path in (PACKAGE / folder).glob("*.py")
-        if path.stem[0] != "_"
-    )
+    files = [*(PACKAGE / "models" / "families").glob("*.py"), *(PACKAGE / "methods").glob("*.py")]
+    return frozenset(path.stem for path in files) - {"__init__", "registry", "base_source"}
 
 
 def named(source: str, names: frozenset[str]) -> set[str]:
@@ -70,7 +69,7 @@ def snake(identifier: str) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_only_their_own_folders_name_a_family_or_a_method(path: Path) -> None:
-    if path.parent.name not in {"models/families", "methods"}:
+    if path.parent.name not in {"families", "methods"}:
         assert named(path.read_text(encoding="utf-8"), kinds()) == set()
 
 
@@ -140,7 +139,7 @@ def test_importing_costs_nothing() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    assert loaded_after("sys.argv[:] = ['mascot', '--help']; from mascot.cli import main; main()") == set()
+    assert loaded_after("sys.argv[:] = ['mascot', '--help']; from mascot.cli.app import main; main()") == set()
 
 
 def test_a_heavy_import_is_noticed() -> None:
@@ -155,3 +154,130 @@ def test_a_connection_to_another_machine_is_noticed() -> None:
 def test_this_machine_may_be_connected_to() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
         assert connection.getpeername() == server.getsockname()
+
+
+MOST_ENTRIES = 20
+FILES_OF_A_ROOM = range(4, 13)
+LONGEST_FUNCTION = 40
+LONGEST_CLASS = 150
+LONGEST_FILE = 430
+LONGEST_SENTENCE = 25
+DATA = {"presets", "starter"}
+"""Folders of package data, which are no rooms."""
+
+ROOMS = sorted(
+    path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.parent.name not in DATA
+)
+
+
+def contents(folder: Path) -> list[str]:
+    """What a person sees in a folder, but for what marks a package and what Python leaves behind."""
+    hidden = {"__init__.py", "__pycache__"}
+    return sorted(path.name for path in folder.iterdir() if path.name not in hidden)
+
+
+def test_the_package_shows_its_architecture_at_a_glance() -> None:
+    assert len([*contents(PACKAGE), "__init__.py"]) <= MOST_ENTRIES
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_a_room_holds_neither_one_thing_nor_everything(room: Path) -> None:
+    assert len(contents(room)) in FILES_OF_A_ROOM, contents(room)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_a_room_says_what_lives_in_it(room: Path) -> None:
+    tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    assert [type(node) for node in tree.body] == [ast.Expr], "a room's __init__ is its README and nothing else"
+    assert len((ast.get_docstring(tree) or "").splitlines()) >= 4
+
+
+def layers() -> list[set[str]]:
+    """The rooms by layer, the lowest first, as import-linter's contract lists them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    return [set(re.findall(r"\w+", line)) for line in reversed(listed)]
+
+
+def modules_imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports anywhere, by dotted name without `mascot.`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mascot."):
+            module = str(node.module).removeprefix("mascot.")
+            for alias in node.names:
+                inside = PACKAGE / module.replace(".", "/") / f"{alias.name}.py"
+                yield f"{module}.{alias.name}" if inside.exists() else module
+
+
+def upward(path: Path, order: list[set[str]]) -> list[str]:
+    """The imports of a file that climb to its own layer's other rooms, or above."""
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    level = {name: number for number, layer in enumerate(order) for name in layer}
+    rooms = ((module, module.partition(".")[0]) for module in modules_imported(path))
+    return [module for module, other in rooms if other != room and level[other] >= level[room]]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != PACKAGE / "__init__.py"], ids=relative)
+def test_no_room_imports_upward(path: Path) -> None:
+    assert upward(path, layers()) == []
+
+
+def test_an_import_upward_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "photos.py").write_text("def f():\n    from mascot.api.train import train\n", encoding="utf-8")
+    assert upward(tmp_path / "data" / "photos.py", layers()) == ["api.train"]
+
+
+def test_no_file_reaches_itself_by_imports() -> None:
+    names = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in SOURCES}
+    graph = {name: set(modules_imported(path)) for path, name in names.items()}
+    TopologicalSorter(graph).prepare()  # which raises CycleError, with the circle
+
+
+def longest(path: Path, kinds: tuple[type[ast.AST], ...]) -> dict[str, int]:
+    """Lines of each definition of some kinds."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in nodes if isinstance(node, kinds)}  # pyright: ignore[reportAttributeAccessIssue,reportUnknownVariableType]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+    functions = longest(path, (ast.FunctionDef, ast.AsyncFunctionDef))
+    assert {name: lines for name, lines in functions.items() if lines > LONGEST_FUNCTION} == {}
+    assert {name: lines for name, lines in longest(path, (ast.ClassDef,)).items() if lines > LONGEST_CLASS} == {}
+
+
+def test_no_class_name_stands_twice() -> None:
+    found = Counter(name for path in SOURCES for name in longest(path, (ast.ClassDef,)))
+    assert [name for name, count in found.items() if count > 1] == []
+
+
+def sentences(docstring: str) -> list[str]:
+    """The sentences of a docstring's first paragraph, without code."""
+    first = re.sub(r"`[^`]*`", "code", docstring.partition("\n\n")[0])
+    return re.split(r"(?<=[.:;?!])\s+", " ".join(first.split()))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_docstring_begins_with_a_short_sentence(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = [tree, *(node for node in ast.walk(tree) if isinstance(node, Documented))]
+    first = {getattr(node, "name", "module"): sentences(ast.get_docstring(node) or "")[0] for node in documented}
+    assert {name: said for name, said in first.items() if len(said.split()) > LONGEST_SENTENCE} == {}
+
+
+OLD_WORDS = "picture pictures told worn ails ailment taught untouched untouchedly referee judges easel material exhibits symptoms learner stretch leg"
+"""Words of an earlier dialect, for which the field has others: image, conditioning, applied, failure mode, trained, base model, ..."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_one_thing_has_one_word(path: Path) -> None:
+    names = {
+        part
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in identifiers(node)
+        for part in snake(name).split("_")
+    }
+    assert names & set(OLD_WORDS.split()) == set()
