@@ -1,1 +1,11 @@
-"""adapters."""
+"""The adapter file, and what can be computed on adapters without a base model.
+
+`adapter_file` reads and writes the safetensors file and its manifest. `lora_keys` holds the tensor
+names and the metadata of low-rank adapters. `lora_extraction` computes a LoRA from base and trained
+weights. `peft_layers` wraps the few functions of peft that mascot needs.
+
+What a method trains is in `methods`. Loading an adapter for generation is in `generation.loading`.
+
+It may be imported by `methods` and every room above it. It imports `storage` and `errors` only, and
+does not know `models` or `data`.
+"""

@@ -1,4 +1,4 @@
-"""The adapter file: tensors under the names other tools read, and a manifest of what made it."""
+"""The adapter file: trained tensors under the names other tools read, and a manifest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -18,10 +18,16 @@ from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
 
 MANIFEST_KEY = "mascot"
+"""Metadata key of the manifest."""
+
+Value = TypeVar("Value")
 
 
 class Manifest(BaseModel):
-    """What made an adapter, kept in the file's metadata."""
+    """How an adapter was trained: its method, base model, subject, and complete recipe.
+
+    It is stored as JSON in the metadata of the adapter file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,25 +35,34 @@ class Manifest(BaseModel):
     method: str
     base: str
     base_identity: str
+    """Hash of the base model's weights (`Family.identity`)."""
     token: str
     class_noun: str | None
     resolution: int
+    """Side of the generated images in pixels."""
     step: int
+    """Optimizer steps that the exported weights were trained for."""
     recipe: dict[str, Any]
     knobs: dict[str, Any] | None = None
-    """The knobs that were measured to draw it best; None where none were searched."""
+    """Recommended inference knobs, found by the knob search; None where it did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """One file: `tensors`, the metadata that their method needs, and the manifest (None in another tool's file)."""
+    """The content of one adapter file."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    """What the method needs besides the tensors, such as ranks and alphas."""
     manifest: Manifest | None
+    """None in a file that another tool wrote."""
 
     def write(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all; equal adapters give equal bytes."""
+        """Write a safetensors file atomically; equal adapters give equal bytes.
+
+        Raises:
+            UserError: the file cannot be written; an older file at `path` is kept.
+        """
         header = {"format": "pt", **self.metadata}
         if self.manifest is not None:
             header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
@@ -56,10 +71,11 @@ class Adapter:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read an adapter of ours or of another tool.
+        """Read an adapter that mascot or another tool wrote.
 
         Raises:
-            UserError: the file is not there, is no safetensors file, or has a manifest of a newer version.
+            UserError: the file does not exist, is not a safetensors file, or has a manifest of a
+                newer version.
         """
         if not path.is_file():
             raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
@@ -76,52 +92,69 @@ class Adapter:
         return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
 
 
-def join_stages(
-    exports: Sequence[tuple[Mapping[str, Tensor], Mapping[str, str]]],
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Put what each stage of a base learned into one: the names of later stages' tensors and metadata begin with stage2., stage3., ..."""
-    tensors: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
-    for number, (learned, facts) in enumerate(exports):
-        prefix = f"stage{number + 1}." if number else ""
-        tensors |= {f"{prefix}{key}": value for key, value in learned.items()}
-        metadata |= {f"{prefix}{key}": value for key, value in facts.items()}
-    return tensors, metadata
-
-
 def with_sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: safetensors writes metadata in an order that differs between calls."""
+    """Sort the keys of a safetensors file's header.
+
+    The safetensors library writes metadata in an order that differs between calls.
+    """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the format wants the tensors aligned
+    header += b" " * (-len(header) % 8)  # the format requires aligned tensors
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_manifest(path: Path, text: str) -> Manifest:
-    """Parse a manifest."""
+    """Parse the manifest of the adapter file at `path`.
+
+    Raises:
+        UserError: the text is not a manifest of this version.
+    """
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error
 
 
+def join_stages(
+    exports: Sequence[tuple[Mapping[str, Tensor], Mapping[str, str]]],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Join the exports of a base model's stages into one file's tensors and metadata.
+
+    Names from the second and later stages get the prefix `stage2.`, `stage3.`, and so on.
+    """
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for number, (stage_tensors, stage_metadata) in enumerate(exports):
+        prefix = f"stage{number + 1}." if number else ""
+        tensors |= {f"{prefix}{key}": value for key, value in stage_tensors.items()}
+        metadata |= {f"{prefix}{key}": value for key, value in stage_metadata.items()}
+    return tensors, metadata
+
+
 def split_stages(
-    tensors: Mapping[str, Any], metadata: Mapping[str, str], count: int
-) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """Tensors and metadata of each of a base's `count` stages: those of later stages begin with stage2., stage3., ..., which is taken off.
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], count: int
+) -> list[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Split a file's tensors and metadata by stage; the inverse of `join_stages`.
+
+    `count` is the number of the base model's stages. The prefixes `stage2.`, `stage3.`, and so on
+    are removed.
 
     Raises:
-        UserError: some tensors are for a stage that the base lacks.
+        UserError: some tensors belong to a stage that the base model lacks.
     """
-    kept = [(dict[str, Any](), dict[str, str]()) for _ in range(count)]
-    for place, values in enumerate((tensors, metadata)):
-        for key, value in values.items():
-            prefix = re.match(r"stage([2-9]|[1-9]\d+)\.", key)
-            number = int(prefix[1]) - 1 if prefix else 0
-            if number >= count:
-                raise UserError(
-                    f"this adapter teaches a stage {number + 1}, and this base has {count}; "
-                    "give the base that it was trained on, all stages joined by + (--base FIRST+SECOND)."
-                )
-            kept[number][place][key[prefix.end() :] if prefix else key] = value
-    return kept
+    return list(zip(split_by_stage(tensors, count), split_by_stage(metadata, count), strict=True))
+
+
+def split_by_stage(values: Mapping[str, Value], count: int) -> list[dict[str, Value]]:
+    """Split named values by the stage prefix of their names, as `split_stages` does."""
+    stages = [dict[str, Value]() for _ in range(count)]
+    for key, value in values.items():
+        prefix = re.match(r"stage([2-9]|[1-9]\d+)\.", key)
+        index = int(prefix[1]) - 1 if prefix else 0
+        if index >= count:
+            raise UserError(
+                f"this adapter was trained for a stage {index + 1}, and this base has {count}; "
+                "give the base that it was trained on, all stages joined by + (--base FIRST+SECOND)."
+            )
+        stages[index][key[prefix.end() :] if prefix else key] = value
+    return stages

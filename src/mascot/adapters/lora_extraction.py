@@ -1,6 +1,7 @@
-"""Base and trained weights -> a low-rank change that comes closest to their difference, and how much of it that keeps.
+"""Extraction of a LoRA from base and trained weights, with the share of the change it keeps.
 
-Shape suffixes: M rows (what a layer writes), N columns (what it reads, of a convolution unrolled), K singular values.
+Shape suffixes: M rows (outputs of a layer), N columns (inputs of a layer; of a convolution, its
+unrolled kernel), K singular values.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import DOWN, UP
 
-ATTENTION = (
-    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",  # denoisers
-    "q_proj", "k_proj", "v_proj", "out_proj",  # text encoders
-)  # fmt: skip
-
-
+ATTENTION_IN_DENOISERS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+)
+ATTENTION_IN_TEXT_ENCODERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+ATTENTION = (*ATTENTION_IN_DENOISERS, *ATTENTION_IN_TEXT_ENCODERS)
+"""Name endings of attention projections."""
 FEED_FORWARD = ("net.0.proj", "net.2", "proj_mlp", "fc1", "fc2")
-
-
-GROUPS = (
+"""Name endings of feed-forward layers."""
+WEIGHT_GROUPS = (
     "attention",
     "feed-forward",
     "other linear layers",
@@ -32,12 +39,12 @@ GROUPS = (
     "biases",
     "other weights",
 )
-"""What a weight can be, in the order in which the report lists it."""
+"""Groups of weights, in the order of the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """A change's squared Frobenius norm, and how much of it a low-rank change keeps."""
+    """Energy (squared Frobenius norm) of a weight change, and how much a low-rank one keeps."""
 
     changed: float = 0.0
     kept: float = 0.0
@@ -47,42 +54,44 @@ class Energy:
 
     @property
     def share(self) -> float:
-        """What is kept, in 0..1; 1 where nothing changed."""
+        """The kept share of the energy, in 0..1; 1 where nothing changed."""
         return self.kept / self.changed if self.changed > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """One part's low-rank change."""
+    """The LoRA of one part of a base model."""
 
     tensors: Mapping[str, Tensor]
-    """Both halves of each layer, under its name and `.lora_A.weight` or `.lora_B.weight`, float32; alpha equals the rank."""
+    """Layer name + `.lora_A.weight` or `.lora_B.weight` -> projection, float32; alpha is rank."""
     energies: Mapping[str, Energy]
-    """Group of weights (one of GROUPS) -> its energy; groups of which a part has none are not there."""
+    """One of WEIGHT_GROUPS -> its energy; groups that the part lacks are missing."""
 
     @property
     def energy(self) -> Energy:
-        """The whole part's energy; what no low-rank change can hold (norms, biases, embeddings) is in it, with nothing kept."""
+        """The energy of the whole part.
+
+        Weights that no LoRA can represent (norms, biases, embeddings) count as changed, not kept.
+        """
         return sum(self.energies.values(), Energy())
 
     def rows(self, part: str) -> tuple[tuple[str, str], ...]:
-        """What to report: of each group its share of the part's change, and the share of its energy that is kept."""
-        whole = self.energy
-        rows = [(f"{part}, all weights", f"{whole.share:.1%} of the change kept" if whole.changed else "unchanged")]
-        for group in (group for group in GROUPS if group in self.energies):
+        """List name and value of each row of the report.
+
+        A row gives a group's share of the part's change, and the kept share of the group's energy.
+        """
+        total = self.energy
+        rows = [(f"{part}, all weights", f"{total.share:.1%} of the change kept" if total.changed else "unchanged")]
+        for group in (group for group in WEIGHT_GROUPS if group in self.energies):
             energy = self.energies[group]
             kept = f"{energy.share:.1%} kept" if energy.kept else "left out"
-            rows.append(
-                (
-                    f"{part}, {group}",
-                    f"{kept}; {energy.changed / whole.changed:.1%} of the change" if energy.changed else "unchanged",
-                )
-            )
+            value = f"{kept}; {energy.changed / total.changed:.1%} of the change" if energy.changed else "unchanged"
+            rows.append((f"{part}, {group}", value))
         return tuple(rows)
 
 
 def representable(module: nn.Module) -> list[str]:
-    """Names of the layers whose weights a low-rank change can reach: linear ones, and convolutions in one group."""
+    """List the layers whose weights a LoRA can change: linear, and convolutions of one group."""
     return [
         name
         for name, layer in module.named_modules()
@@ -94,10 +103,16 @@ def representable(module: nn.Module) -> list[str]:
 def extract(
     module: nn.Module, base: Mapping[str, Tensor], trained: Mapping[str, Tensor], *, rank: int, layers: Collection[str]
 ) -> Extraction:
-    """The best change of `layers` at a rank, layer by layer, and the energy it keeps of everything that changed.
+    """Extract the closest LoRA of a rank, layer by layer, and measure the energy it keeps.
 
-    `base` and `trained` hold every parameter of `module` under its name, in any floating dtype; `layers` are linear layers and
-    convolutions of it. One layer's difference is in memory at a time, and the same weights give the same tensors.
+    Only one layer's difference is in memory at a time. Equal weights give equal tensors.
+
+    Args:
+        module: The part of the base model; it gives the kinds of layers.
+        base: Every parameter of `module` before training, under its name, in any floating dtype.
+        trained: The same parameters after training.
+        rank: Rank of the LoRA.
+        layers: Names of the linear layers and convolutions that the LoRA changes.
     """
     chosen = {f"{layer}.weight" for layer in layers}
     tensors: dict[str, Tensor] = {}
@@ -111,30 +126,39 @@ def extract(
             energy = Energy(changed=change.double().square().sum().item())
         group = group_of(module, name)
         energies[group] = energies.get(group, Energy()) + energy
-    assert len(tensors) == 2 * len(chosen), "every layer asked for has a weight"
+    assert len(tensors) == 2 * len(chosen), "every layer in `layers` has a weight"
     return Extraction(tensors=tensors, energies=energies)
 
 
 def factor(change: Tensor, rank: int) -> tuple[Tensor, Tensor, Energy]:
-    """Two halves whose product is the closest of that rank to a change (Eckart & Young 1936), and the energy they keep.
+    """Factor a weight change into down and up projection (Eckart and Young 1936), by its SVD.
 
-    A linear layer's M x N becomes rank x N and M x rank; a convolution's M x in x height x width becomes rank x in x height x width
-    and M x rank x 1 x 1. Each half carries the root of the singular values. Where a layer has fewer than `rank` of them, zeros fill
-    both halves up, so that one rank and one alpha hold for the whole file.
+    Their product is the closest matrix of that rank. Each projection carries the square root of
+    the singular values. Where a layer has fewer than `rank` of them, both are padded with zeros,
+    so that one rank and one alpha hold for the whole file.
+
+    Args:
+        change: Weight difference: M x N of a linear layer, M x in x height x width of a
+            convolution.
+        rank: Rank of the factors.
+
+    Returns:
+        Down (rank x N, or rank x in x height x width), up (M x rank, or M x rank x 1 x 1), and the
+        energy they keep.
     """
-    left_MK, strength_K, right_KN = torch.linalg.svd(change.flatten(1), full_matrices=False)
-    root_K = strength_K[:rank].sqrt()
+    left_MK, singular_K, right_KN = torch.linalg.svd(change.flatten(1), full_matrices=False)
+    root_K = singular_K[:rank].sqrt()
     down = change.new_zeros(rank, right_KN.shape[1])
     up = change.new_zeros(left_MK.shape[0], rank)
     down[: len(root_K)] = root_K[:, None] * right_KN[:rank]
     up[:, : len(root_K)] = left_MK[:, :rank] * root_K
-    square_K = strength_K.double().square()
+    square_K = singular_K.double().square()
     energy = Energy(changed=square_K.sum().item(), kept=square_K[:rank].sum().item())
     return down.view(rank, *change.shape[1:]), up.view(*up.shape, *(1 for _ in change.shape[2:])), energy
 
 
 def group_of(module: nn.Module, name: str) -> str:
-    """Which of GROUPS a parameter belongs to, by its layer's kind and the end of its name."""
+    """Find the one of WEIGHT_GROUPS that a parameter of a module belongs to."""
     owner, _, leaf = name.rpartition(".")
     layer = module.get_submodule(owner)
     if leaf == "bias":
@@ -142,13 +166,9 @@ def group_of(module: nn.Module, name: str) -> str:
     if isinstance(layer, nn.Conv2d):
         return "convolutions"
     if isinstance(layer, nn.Linear):
-        return (
-            "attention"
-            if owner.endswith(ATTENTION)
-            else "feed-forward"
-            if owner.endswith(FEED_FORWARD)
-            else "other linear layers"
-        )
+        if owner.endswith(ATTENTION):
+            return "attention"
+        return "feed-forward" if owner.endswith(FEED_FORWARD) else "other linear layers"
     if isinstance(layer, nn.Embedding):
         return "embeddings"
     return "norms" if "norm" in type(layer).__name__.lower() else "other weights"

@@ -1,4 +1,4 @@
-"""TODO adapters.peft_layers."""
+"""Low-rank layers of peft: their configurations, their parameters, and checks that a file fits."""
 
 from __future__ import annotations
 
@@ -6,46 +6,66 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model_state_dict
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from mascot.adapters.lora_keys import DOWN
 from mascot.errors import UserError, list_some
 
 ADAPTER = "default"
-
-
-VARIANTS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+"""Name of the adapter inside peft's layers."""
+VARIANTS: Mapping[str, tuple[type[PeftConfig], Mapping[str, bool]]] = {
     "lora": (LoraConfig, {}),
     "rslora": (LoraConfig, {"use_rslora": True}),
     "dora": (LoraConfig, {"use_dora": True}),
     "loha": (LoHaConfig, {}),
     "lokr": (LoKrConfig, {}),
 }
-"""Variant -> peft's class for it, and its options.
+"""Variant -> peft's configuration class and its options.
 
-rsLoRA divides alpha by the rank's root (Kalajdzievski 2023, arXiv 2312.03732); DoRA learns sizes beside directions (Liu et al. 2024, arXiv
-2402.09353); LoHa and LoKr multiply two small changes element by element (Hyeon-Woo et al. 2022, arXiv 2108.06098) and as a Kronecker
-product (Yeh et al. 2023, arXiv 2309.14859). LoCon is LoRA on `layers = "all"`. diffusers 0.42 reads the first two, and a DoRA of the
-denoiser; it misreads a DoRA of the text encoder and refuses the last two.
+- rsLoRA divides alpha by the square root of the rank (Kalajdzievski 2023, arXiv 2312.03732).
+- DoRA trains magnitudes beside directions (Liu et al. 2024, arXiv 2402.09353).
+- LoHa multiplies two low-rank matrices element by element (Hyeon-Woo et al. 2022, arXiv
+  2108.06098).
+- LoKr takes a Kronecker product of two small matrices (Yeh et al. 2023, arXiv 2309.14859).
+- LoCon is LoRA with `layers = "all"`.
+
+diffusers 0.42 reads LoRA, rsLoRA, and a DoRA of the denoiser. It misreads a DoRA of the text
+encoder, and refuses LoHa and LoKr.
 """
-
-
-UNFIT: Mapping[str, tuple[str, ...]] = {
-    "dora": ("is_loaded_in_8bit",), "loha": ("is_loaded_in_4bit",), "lokr": ("is_loaded_in_4bit",),
-}  # fmt: skip
-"""Variant -> marks of quantised bases on which it fails inside peft or bitsandbytes."""
-
-
+UNSUPPORTED_QUANTIZATION: Mapping[str, tuple[str, ...]] = {
+    "dora": ("is_loaded_in_8bit",),
+    "loha": ("is_loaded_in_4bit",),
+    "lokr": ("is_loaded_in_4bit",),
+}
+"""Variant -> attributes of quantized modules on which it fails inside peft or bitsandbytes."""
 MAGNITUDE = ".lora_magnitude_vector"
+"""Name ending of a DoRA's magnitudes."""
+TENSOR_MARKS = (".lora_", ".hada_", ".lokr_")
+"""One of these stands in the name of every low-rank tensor: LoRA and DoRA, LoHa, LoKr."""
 
 
-MARKS = (".lora_", ".hada_", ".lokr_")
-"""What the names of adapters' tensors hold."""
+def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
+    """List the adapted layers of a module, each with its name."""
+    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def adapter_parameters(layer: Any) -> Iterator[nn.Parameter]:
+    """Yield the trainable parameters of an adapted layer."""
+    for group in (getattr(layer, name) for name in layer.adapter_layer_names):
+        if ADAPTER in group:
+            yield from (group[ADAPTER],) if isinstance(group, nn.ParameterDict) else group[ADAPTER].parameters()
+
+
+def peft_config(module: nn.Module) -> dict[str, Any]:
+    """Read the settings that peft keeps on an adapted module."""
+    configs: Any = module.peft_config
+    return configs[ADAPTER].to_dict()
 
 
 def unwrap(modules: Mapping[str, nn.Module]) -> None:
-    """Replace every adapted layer by the layer it wraps."""
+    """Replace every adapted layer by the base layer inside it."""
     for module in modules.values():
         for name, layer in lora_layers(module):
             parent, _, child = name.rpartition(".")
@@ -53,85 +73,84 @@ def unwrap(modules: Mapping[str, nn.Module]) -> None:
         del module.peft_config
 
 
-def make_config(variant: str, rank: int, alpha: float, layers: list[str]) -> Any:
-    """Give peft's configuration of one variant."""
-    kind, options = VARIANTS[variant]
-    scale = {"lora_alpha" if kind is LoraConfig else "alpha": alpha}
-    return kind(r=rank, target_modules=layers, **scale, **options)
-
-
-def in_full_precision(module: nn.Module) -> None:
-    """Keep changes in float32 beside their layers' weights, whatever those are in."""
+def cast_to_float32(module: nn.Module) -> None:
+    """Cast adapter parameters to float32, on the module's device, whatever the base's dtype."""
     device = next(module.parameters()).device
     for _, layer in lora_layers(module):
-        for parameter in changes_of(layer):
+        for parameter in adapter_parameters(layer):
             parameter.data = parameter.data.float().to(device)
 
 
-def changes_of(layer: Any) -> Iterator[nn.Parameter]:
-    """What learns in an adapted layer."""
-    for changes in (getattr(layer, group) for group in layer.adapter_layer_names):
-        if ADAPTER in changes:
-            yield from (changes[ADAPTER],) if isinstance(changes, nn.ParameterDict) else changes[ADAPTER].parameters()
+def make_config(variant: str, rank: int, alpha: float, layers: list[str]) -> Any:
+    """Make peft's configuration of a variant, for the layers of these names."""
+    kind, options = VARIANTS[variant]
+    scale = {"lora_alpha" if kind is LoraConfig else "alpha": alpha}
+    make: Any = kind
+    return make(r=rank, target_modules=layers, **scale, **options)
 
 
-def misfits(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that have no place of their shape in an adapted module, and of places that have no tensor."""
-    places = {key: tensor.shape for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()}
-    given = {key: tensor.shape for key, tensor in tensors.items()}
-    return sorted({key for key, _ in places.items() ^ given.items()})
+def config_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Any:
+    """Make the configuration of one part's tensors.
 
+    The kind and the ranks are read from the tensors, alphas from `settings` (one part of
+    `read_metadata`). Without settings, alpha is the rank, as in diffusers.
 
-def config_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Any:
-    """Read kind and ranks off the tensors and alphas off the metadata; without metadata alpha is the rank, as in diffusers."""
-    mark = next(mark for mark in MARKS if mark in next(iter(tensors)))
+    Raises:
+        UserError: the settings are damaged, or missing where the tensors do not suffice.
+    """
+    mark = next(mark for mark in TENSOR_MARKS if mark in next(iter(tensors)))
     try:
-        return lora_from(tensors, facts) if mark == ".lora_" else product_from(mark, tensors, facts)
+        return lora_config_from(tensors, settings) if mark == ".lora_" else product_config_from(mark, tensors, settings)
     except (TypeError, ValueError) as error:
         raise UserError("this adapter's metadata is damaged; export it again.") from error
 
 
-def lora_from(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> LoraConfig:
-    """The configuration of a LoRA, an rsLoRA or a DoRA."""
-    ranks = {
-        key.removesuffix(".lora_A.weight"): len(tensor)
-        for key, tensor in tensors.items()
-        if key.endswith(".lora_A.weight")
-    }
-    rank = int(facts.get("r", max(ranks.values())))
+def lora_config_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LoraConfig:
+    """Make the configuration of a LoRA, an rsLoRA or a DoRA."""
+    ranks = {key.removesuffix(DOWN): len(tensor) for key, tensor in tensors.items() if key.endswith(DOWN)}
+    rank = int(settings.get("r", max(ranks.values())))
     patterns = {name: r for name, r in ranks.items() if r != rank}
-    options: dict[str, Any] = {
-        "lora_alpha": float(facts.get("lora_alpha", rank)), "rank_pattern": patterns, "use_rslora": bool(facts.get("use_rslora", False)),
-        "alpha_pattern": dict(facts.get("alpha_pattern") or ({} if facts else patterns)),
-        "use_dora": any(key.endswith(MAGNITUDE) for key in tensors),
-    }  # fmt: skip
-    return LoraConfig(r=rank, target_modules=list(ranks), **options)
+    alpha_patterns = dict(settings.get("alpha_pattern") or ({} if settings else patterns))
+    alpha: Any = float(settings.get("lora_alpha", rank))  # peft annotates a whole number, and takes any
+    return LoraConfig(
+        r=rank,
+        target_modules=list(ranks),
+        lora_alpha=alpha,
+        rank_pattern=patterns,
+        alpha_pattern=alpha_patterns,
+        use_rslora=bool(settings.get("use_rslora", False)),
+        use_dora=any(key.endswith(MAGNITUDE) for key in tensors),
+    )
 
 
-def product_from(mark: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Any:
-    """The configuration of a LoHa or a LoKr, whose tensors do not say all of it.
+def product_config_from(mark: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Any:
+    """Make the configuration of a LoHa or a LoKr, whose tensors alone do not determine it.
 
     Raises:
-        UserError: the metadata is missing.
+        UserError: the rank or alpha is missing in the settings.
     """
-    if "r" not in facts or "alpha" not in facts:
-        raise UserError(
-            "this adapter does not say its rank and alpha, without which it cannot be read; export it again with its metadata."
-        )
-    kind, names = (LoHaConfig if mark == ".hada_" else LoKrConfig), {key.partition(mark)[0] for key in tensors}
-    return kind(r=int(facts["r"]), alpha=float(facts["alpha"]), target_modules=sorted(names))  # pyright: ignore[reportArgumentType]
+    if "r" not in settings or "alpha" not in settings:
+        raise UserError("this adapter's metadata lacks its rank or alpha; export it again with its metadata.")
+    kind: Any = LoHaConfig if mark == ".hada_" else LoKrConfig
+    names = {key.partition(mark)[0] for key in tensors}
+    return kind(r=int(settings["r"]), alpha=float(settings["alpha"]), target_modules=sorted(names))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that have no layer of their shape in the module."""
+    """Check that each tensor of a LoRA or DoRA has a layer of its shape in the module.
+
+    Raises:
+        UserError: some tensors have no such layer, or only one of a layer's two projections is
+            there; it names up to three of them.
+    """
     layers = dict(module.named_modules())
     wrong: list[str] = []
     for key, tensor in tensors.items():
         name = re.sub(r"\.lora_([AB]\.weight|magnitude_vector)$", "", key)
-        shape = shape_of(layers.get(name))
+        shape = weight_shape(layers.get(name))
         if shape is None or name == key:
             wrong.append(key)
-        elif not has_shape_for(key, tensor, shape):
+        elif not fits(key, tensor, shape):
             wrong.append(f"{key} {tuple(tensor.shape)}")
         elif key.endswith(MAGNITUDE):
             continue
@@ -140,21 +159,34 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         elif ".lora_A." in key and tensor.shape[:1] != tensors[key.replace(".lora_A.", ".lora_B.")].shape[1:2]:
             wrong.append(f"{key} (its other half has another rank)")
     if wrong:
-        raise UserError(
-            f"this adapter does not fit the base: {len(wrong)} of its {len(tensors)} keys have no layer, {list_some(wrong)}."
-        )
+        raise UserError(does_not_fit(wrong, len(tensors)))
 
 
-def shape_of(layer: nn.Module | None) -> tuple[int, ...] | None:
-    """The shape of a layer's weight, out first; quantised layers hold it in another. None where nothing can be changed."""
+def does_not_fit(wrong: list[str], count: int) -> str:
+    """Write the error message for some of a file's `count` tensors that do not fit the base."""
+    return (
+        f"this adapter does not fit the base: {len(wrong)} of its {count} keys have no layer, {list_some(wrong)}; "
+        "use the base it was trained on."
+    )
+
+
+def weight_shape(layer: nn.Module | None) -> tuple[int, ...] | None:
+    """Give the shape of a layer's weight, outputs first; None where there is no weight to adapt.
+
+    Quantized layers store their weight in another shape, so linear layers are asked for sizes.
+    """
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     weight = getattr(layer, "weight", None)
     return tuple(weight.shape) if isinstance(weight, Tensor) else None
 
 
-def has_shape_for(key: str, tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether one half of a change reads what its layer reads, or writes what it writes; a DoRA's sizes are one for each row."""
+def fits(key: str, tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Tell whether a projection fits a layer's weight of that shape.
+
+    The down projection must have the weight's inputs, the up projection its outputs. A DoRA has one
+    magnitude for each output.
+    """
     if key.endswith(MAGNITUDE):
         return tensor.numel() == shape[0]
     if tensor.ndim != len(shape) or 0 in tensor.shape:
@@ -162,12 +194,8 @@ def has_shape_for(key: str, tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return tuple(tensor.shape[1:]) == shape[1:] if ".lora_A." in key else len(tensor) == shape[0]
 
 
-def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
-    """Every adapted layer with its name."""
-    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
-
-
-def peft_config(module: nn.Module) -> dict[str, Any]:
-    """The settings that peft keeps on an adapted module."""
-    configs: Any = module.peft_config
-    return configs[ADAPTER].to_dict()
+def mismatched_keys(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """List names that are in only one of an adapted module and a file, or in another shape."""
+    expected = {key: tensor.shape for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()}
+    given = {key: tensor.shape for key, tensor in tensors.items()}
+    return sorted({key for key, _ in expected.items() ^ given.items()})

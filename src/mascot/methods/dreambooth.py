@@ -1,4 +1,7 @@
-"""DreamBooth (Ruiz et al. 2023, arXiv 2208.12242): every weight of the denoiser learns, on request those of the text encoders."""
+"""DreamBooth (Ruiz et al. 2023, arXiv 2208.12242): trains every weight of the denoiser.
+
+On request, it trains the weights of the text encoders too.
+"""
 
 from __future__ import annotations
 
@@ -13,81 +16,83 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mascot.adapters.lora_extraction import extract, representable
-from mascot.adapters.lora_keys import file_name, metadata_of
+from mascot.adapters.lora_keys import name_in_file, write_metadata
 from mascot.errors import UserError, list_some
 from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
 
 Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""
 COMPANION: Final = "low_rank"
-"""What the file is called that holds the extracted LoRA."""
+"""File name, without its ending, of the extracted LoRA."""
 
 
 class DreamBoothSettings(BaseModel):
-    """What learns, how fast, and whether a small file is made of it as well."""
+    """Recipe settings of DreamBooth: its learning rates, and the rank of the extracted LoRA."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["dreambooth"] = Field(default="dreambooth", description="which method this is")
+    name: Literal["dreambooth"] = Field(default="dreambooth", description="name of the method")
     learning_rate: float = Field(
         default=5e-6, gt=0, le=1, description="learning rate of the denoiser (the paper's for Stable Diffusion)"
     )
     text_learning_rate: float = Field(
-        default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 leaves them alone"
+        default=0.0, ge=0, le=1, description="learning rate of the text encoders; 0 does not train them"
     )
     text_until: float = Field(
-        default=1.0, gt=0, le=1, description="share of the steps after which the text encoders stop learning"
+        default=1.0, gt=0, le=1, description="share of the steps after which the text encoders are frozen"
     )
     extract_rank: int | None = Field(
         default=None,
         ge=1,
         le=512,
-        description="rank of the LoRA that is also extracted from the trained weights; none makes no such file",
+        description="rank of the LoRA that is also extracted from the trained weights; none extracts no LoRA",
     )
 
     @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
-        """One phase, all the way."""
+        """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The denoiser, and the text encoders unless their rate is 0.
+        """List the trained parts: the denoiser, and the text encoders unless their rate is 0.
 
         Raises:
-            UserError: a text encoder shall learn, and this base has none that can; or its weights are held in 4 or 8 bits.
+            UserError: text encoders have a learning rate, and this base model has none that can be
+                trained; or the denoiser's weights are quantized to 4 or 8 bits.
         """
         if not all(weight.is_floating_point() for weight in stage.parts[stage.denoiser].parameters()):
             raise UserError(
-                "weights in 4 or 8 bits cannot learn; give --set base_weights=none, or choose --method lora."
+                "weights in 4 or 8 bits cannot be trained; give --set base_weights=none, or choose --method lora."
             )
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
             raise UserError(
-                "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
+                "this base has no text encoder that can be trained (its T5 never is); "
+                "give --set method.text_learning_rate=0."
             )
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
-        """Put float32 copies of the weights in the base's place, which learn from there on; neither word nor seed matters here."""
+        """Replace the base model's weights by trainable float32 copies; nothing is random."""
         del subject, seed
         assert before is None, "this method has one phase"
         modules = {part: stage.parts[part] for part in self.trains(stage)}
         base = {part: weights_of(module) for part, module in modules.items()}
-        learning = {
-            part: {name: master_of(weight) for name, weight in weights.items()} for part, weights in base.items()
+        trained = {
+            part: {name: trainable_copy(weight) for name, weight in weights.items()} for part, weights in base.items()
         }
         for part, module in modules.items():
-            put(module, learning[part])
+            set_weights(module, trained[part])
         return DreamBoothTraining(
-            groups=tuple(self.group(stage, part, weights) for part, weights in learning.items()),
+            groups=tuple(self.group(stage, part, weights) for part, weights in trained.items()),
             modules=modules,
             base=base,
-            learning=learning,
-            layers={part: extractable(stage, part) for part in modules},
+            trained=trained,
+            layers={part: extractable_layers(stage, part) for part in modules},
             extract_rank=self.extract_rank,
         )
 
     def group(self, stage: Stage, part: str, weights: Weights) -> ParameterGroup:
-        """All weights of one part, at its rate."""
+        """Make the parameter group of one part, at its learning rate."""
         if part == stage.denoiser:
             return ParameterGroup(part=part, parameters=tuple(weights.values()), learning_rate=self.learning_rate)
         return ParameterGroup(
@@ -97,36 +102,39 @@ class DreamBoothSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamBoothTraining:
-    """Weights that learn, beside the base's own, which nothing writes to.
+    """Trained weights in float32, with the base model's own weights kept beside them.
 
-    Keeping both costs the memory of the base's weights once more, where they are and in their own dtype: beside float32 masters,
-    gradients and AdamW's two moments (16 bytes a weight) that is 2 to 4 bytes more. For it the base comes back without a copy.
+    The base's weights stay on their device and in their dtype, which costs 2 to 4 bytes a weight.
+    Float32 weights, gradients and AdamW's two moments already cost 16 bytes a weight. In exchange,
+    the base model is restored without a copy.
     """
 
     groups: tuple[ParameterGroup, ...]
     modules: Mapping[str, nn.Module]
+    """Trained part -> its module."""
     base: Mapping[str, Weights]
-    learning: Mapping[str, Weights]
+    """Trained part -> the base model's weights, which are never written to."""
+    trained: Mapping[str, Weights]
     layers: Mapping[str, list[str]]
-    """The layers of each part that an extracted LoRA changes."""
+    """Trained part -> layers that an extracted LoRA changes."""
     extract_rank: int | None
     changes_base: Literal[True] = True
 
     def after_step(self) -> None:
-        """Nothing else can have moved."""
+        """Do nothing: the optimizer changes only the trained copies."""
 
     @contextmanager
     def base_only(self) -> Generator[None]:
-        """The base's own weights in their places for as long as the block lasts; gradients so far are kept."""
+        """Use the base model's own weights while the context lasts; gradients are kept."""
         self.detach()
         try:
             yield
         finally:
             for part, module in self.modules.items():
-                put(module, self.learning[part])
+                set_weights(module, self.trained[part])
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """A copy of each part's state dict as it is now, under `<part>.<name>`, float32, on the CPU; there is no metadata to keep."""
+        """Copy each part's state dict under `<part>.<name>`, float32, to the CPU; no metadata."""
         return {
             f"{part}.{name}": tensor.to("cpu", torch.float32, copy=True).contiguous()
             for part, module in self.modules.items()
@@ -134,52 +142,57 @@ class DreamBoothTraining:
         }, {}
 
     def companions(self) -> Mapping[str, Companion]:
-        """The LoRA that comes closest to what was learned, as that method's own export would hold it, with the energy it keeps."""
+        """Extract the closest LoRA, in the form of LoRA's own export, with the energy it keeps."""
         if self.extract_rank is None:
             return {}
+        rank = self.extract_rank
         tensors: dict[str, Tensor] = {}
-        facts: list[tuple[str, str]] = [("rank", str(self.extract_rank))]
+        facts: list[tuple[str, str]] = [("rank", str(rank))]
         for part, layers in self.layers.items():
-            found = extract(
-                self.modules[part], self.base[part], self.learning[part], rank=self.extract_rank, layers=layers
-            )
+            found = extract(self.modules[part], self.base[part], self.trained[part], rank=rank, layers=layers)
             tensors |= {
-                f"{part}.{file_name(part, key)}": tensor.cpu().contiguous() for key, tensor in found.tensors.items()
+                f"{part}.{name_in_file(part, key)}": tensor.cpu().contiguous() for key, tensor in found.tensors.items()
             }
             facts += found.rows(part)
-        rank = self.extract_rank
         configs = {
             part: LoraConfig(r=rank, lora_alpha=rank, target_modules=names).to_dict()
             for part, names in self.layers.items()
         }
-        return {COMPANION: Companion(tensors=tensors, metadata=metadata_of(configs), method="lora", facts=tuple(facts))}
+        metadata = write_metadata(configs)
+        return {COMPANION: Companion(tensors=tensors, metadata=metadata, method="lora", facts=tuple(facts))}
 
     def detach(self) -> None:
-        """Put the base's own weights back: the very parameters that were there, in their dtype."""
+        """Restore the base model's own parameters, in their dtype."""
         for part, module in self.modules.items():
-            put(module, self.base[part])
+            set_weights(module, self.base[part])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamBoothApplied:
-    """Trained weights that draw, beside the base's own; both stay on the module's device."""
+    """Trained weights of a loaded adapter, for generation, beside the base model's own.
+
+    Both stay on the module's device.
+    """
 
     modules: Mapping[str, nn.Module]
     base: Mapping[str, Weights]
     trained: Mapping[str, Weights]
     strengths: dict[str, float] = field(default_factory=dict[str, float])
-    """Part -> the strength it has now."""
+    """Part -> its present strength."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
-        """Set each part to base + strength x (trained - base); at 0 the base's own weights are used, at 1 the trained ones."""
+        """Set each part to base + strength x (trained - base); the strength is 1 where missing.
+
+        At 0 the base model's own weights are used, at 1 the trained ones.
+        """
         for part, module in self.modules.items():
             strength = scales.get(part, 1.0)
             if strength != self.strengths.get(part):
-                put(module, self.weights(part, strength))
+                set_weights(module, self.weights(part, strength))
                 self.strengths[part] = strength
 
     def weights(self, part: str, strength: float) -> Weights:
-        """A part's weights at a strength."""
+        """Compute a part's weights at a strength."""
         base, trained = self.base[part], self.trained[part]
         if strength in {0, 1}:
             return trained if strength else base
@@ -189,32 +202,32 @@ class DreamBoothApplied:
         }
 
     def remove(self) -> None:
-        """Put the base's own weights back."""
+        """Restore the base model's own weights."""
         self.scale(dict.fromkeys(self.modules, 0.0))
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DreamBoothApplied:
-    """Put trained weights in the place of the base's own, in float32 as they were learned.
+    """Replace the base model's weights by exported ones, in float32 as they were trained.
 
     Raises:
-        UserError: the file is empty, or its tensors are not those of this base's parts.
+        UserError: the file is empty, or its tensors are not those of this base model's parts.
     """
     del metadata
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
     parts = [part for part in stage.parts if any(key.startswith(f"{part}.") for key in tensors)]
     modules = {part: stage.parts[part] for part in parts}
-    places = {
+    expected = {
         f"{part}.{name}": tensor.shape
         for part, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
     given = {key: tensor.shape for key, tensor in tensors.items()}
-    if wrong := sorted({key for key, _ in places.items() ^ given.items()}):
+    if wrong := sorted({key for key, _ in expected.items() ^ given.items()}):
         raise UserError(f"these weights do not fit the base: {list_some(wrong)}; use the base they were trained on.")
     base = {part: weights_of(module) for part, module in modules.items()}
     trained = {
-        part: {name: worn_from(tensors[f"{part}.{name}"], w) for name, w in weights.items()}
+        part: {name: frozen_copy(tensors[f"{part}.{name}"], weight) for name, weight in weights.items()}
         for part, weights in base.items()
     }
     applied = DreamBoothApplied(modules=modules, base=base, trained=trained)
@@ -222,30 +235,37 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return applied
 
 
-def extractable(stage: Stage, part: str) -> list[str]:
-    """Layers of a part that a LoRA can change where other tools read it: in text encoders they know of projections alone."""
+def extractable_layers(stage: Stage, part: str) -> list[str]:
+    """List the layers of a part where other tools read a LoRA.
+
+    In text encoders they read projections alone.
+    """
     return representable(stage.parts[part]) if part == stage.denoiser else stage.adaptable(part, "all")
 
 
 def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter of a module, under its name."""
+    """Collect every parameter of a module under its name."""
     weights = dict(module.named_parameters(remove_duplicate=False))
     assert len({id(weight) for weight in weights.values()}) == len(weights), "no two layers share a weight"
     return weights
 
 
-def master_of(weight: nn.Parameter) -> nn.Parameter:
-    """A float32 copy that learns: steps of 5e-6 are lost in 16 bits."""
+def trainable_copy(weight: nn.Parameter) -> nn.Parameter:
+    """Copy a weight to a trainable float32 parameter: steps of 5e-6 are lost in 16 bits."""
     return nn.Parameter(weight.detach().to(torch.float32, copy=True))
 
 
-def worn_from(tensor: Tensor, place: nn.Parameter) -> nn.Parameter:
-    """A float32 copy of trained weights, beside a base's; at the odd addresses of a file torch takes kernels that round otherwise."""
-    return nn.Parameter(tensor.to(place.device, torch.float32, copy=True), requires_grad=False)
+def frozen_copy(tensor: Tensor, base: nn.Parameter) -> nn.Parameter:
+    """Copy a trained weight from a file to float32, on the device of the base's weight.
+
+    Tensors of a file can lie at odd addresses, for which torch takes kernels that round
+    differently.
+    """
+    return nn.Parameter(tensor.to(base.device, torch.float32, copy=True), requires_grad=False)
 
 
-def put(module: nn.Module, weights: Weights) -> None:
-    """Let a module use these parameters; nothing is copied."""
+def set_weights(module: nn.Module, weights: Weights) -> None:
+    """Replace the parameters of a module by these, without a copy."""
     for name, weight in weights.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, weight)

@@ -1,4 +1,7 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants, through peft: low-rank changes of the denoiser and of the text encoder."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) and its variants, through peft.
+
+It trains low-rank changes of weights in the denoiser and the text encoders.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_mo
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import file_name, layer_name, metadata_of, read_facts
+from mascot.adapters.lora_keys import name_in_file, name_in_module, read_metadata, write_metadata
 from mascot.adapters.peft_layers import (
     ADAPTER,
-    MARKS,
-    UNFIT,
-    changes_of,
+    TENSOR_MARKS,
+    UNSUPPORTED_QUANTIZATION,
+    adapter_parameters,
+    cast_to_float32,
     check_fit,
     config_from,
-    in_full_precision,
+    does_not_fit,
     lora_layers,
     make_config,
-    misfits,
+    mismatched_keys,
     peft_config,
     unwrap,
 )
@@ -33,74 +37,84 @@ from mascot.protocols import AttachedMethod, Companion, ParameterGroup, Schedule
 
 
 class LoraSettings(BaseModel):
-    """What a LoRA is and how fast it learns."""
+    """Recipe settings of LoRA: its variant, ranks, layers and learning rates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["lora"] = Field(default="lora", description="which method this is")
-    rank: int = Field(default=16, ge=1, le=512, description="inner width of each change of a weight")
-    alpha: float = Field(default=16, gt=0, allow_inf_nan=False, description="changes are multiplied by alpha / rank")
+    name: Literal["lora"] = Field(default="lora", description="name of the method")
+    rank: int = Field(default=16, ge=1, le=512, description="rank of each low-rank weight change")
+    alpha: float = Field(
+        default=16, gt=0, allow_inf_nan=False, description="weight changes are multiplied by alpha / rank"
+    )
     variant: Literal["lora", "rslora", "dora", "loha", "lokr"] = Field(
-        default="lora", description="how a change is built: lora, rslora, dora, loha, lokr"
+        default="lora", description="form of the weight changes: lora, rslora, dora, loha, lokr"
     )
     layers: Literal["attention", "transformer", "all"] = Field(
-        default="attention", description="which layers of the denoiser change"
+        default="attention", description="layers of the denoiser that are adapted"
     )
-    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's changes")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="learning rate of the denoiser's layers")
     text_learning_rate: float = Field(
-        default=1e-5, ge=0, le=1, description="learning rate of the text encoder's changes; 0 leaves it alone"
+        default=1e-5, ge=0, le=1, description="learning rate of the text encoders' layers; 0 does not train them"
     )
     text_rank: int | None = Field(
-        default=None, ge=1, le=512, description="inner width of the text encoder's changes; none takes rank"
+        default=None, ge=1, le=512, description="rank in the text encoders; none takes the denoiser's rank"
     )
     text_alpha: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="alpha of the text encoder's; none takes alpha"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="alpha in the text encoders; none takes the denoiser's alpha",
     )
     text_until: float = Field(
-        default=1.0, gt=0, le=1, description="share of the steps after which the text encoder stops learning"
+        default=1.0, gt=0, le=1, description="share of the steps after which the text encoders are frozen"
     )
 
     @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
-        """One phase."""
+        """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The denoiser, and the text encoders unless their rate is 0.
+        """List the trained parts: the denoiser, and the text encoders unless their rate is 0.
 
         Raises:
-            UserError: a text encoder shall learn, and this base has none that can; or the variant cannot lie on quantised weights.
+            UserError: text encoders have a learning rate, and this base model has none that can be
+                trained; or the variant does not support the base model's quantized weights.
         """
-        if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in UNFIT.get(self.variant, ())):
+        flags = UNSUPPORTED_QUANTIZATION.get(self.variant, ())
+        if any(getattr(stage.parts[stage.denoiser], flag, False) for flag in flags):
             raise UserError(
-                f"{self.variant} cannot learn on such quantised weights; give --set base_weights=none, or method.variant=lora."
+                f"{self.variant} cannot be trained on such quantized weights; "
+                "give --set base_weights=none, or method.variant=lora."
             )
         if self.text_learning_rate > 0 and len(stage.parts) == 1:
             raise UserError(
-                "this base has no text encoder that can learn (its T5 is never trained); give --set method.text_learning_rate=0."
+                "this base has no text encoder that can be trained (its T5 never is); "
+                "give --set method.text_learning_rate=0."
             )
         return tuple(part for part in stage.parts if part == stage.denoiser or self.text_learning_rate > 0)
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
-        """Inject fresh changes that are exactly zero, each seeded by its own name."""
+        """Inject new low-rank layers; each changes nothing yet, and is seeded by its own name."""
         del subject, before
         groups: list[ParameterGroup] = []
         for part in self.trains(stage):
-            module, denoises = stage.parts[part], part == stage.denoiser
-            self.inject(module, part, stage.adaptable(part, self.layers), seed, denoises=denoises)
-            learning = tuple(parameter for _, layer in lora_layers(module) for parameter in changes_of(layer))
-            learning_rate, until = (self.learning_rate, 1.0) if denoises else (self.text_learning_rate, self.text_until)
-            groups.append(ParameterGroup(part=part, parameters=learning, learning_rate=learning_rate, until=until))
+            module, is_denoiser = stage.parts[part], part == stage.denoiser
+            self.inject(module, part, stage.adaptable(part, self.layers), seed, is_denoiser=is_denoiser)
+            parameters = tuple(p for _, layer in lora_layers(module) for p in adapter_parameters(layer))
+            learning_rate = self.learning_rate if is_denoiser else self.text_learning_rate
+            until = 1.0 if is_denoiser else self.text_until
+            groups.append(ParameterGroup(part=part, parameters=parameters, learning_rate=learning_rate, until=until))
         return LoraTraining({group.part: stage.parts[group.part] for group in groups}, tuple(groups))
 
-    def inject(self, module: nn.Module, part: str, layers: list[str], seed: int, *, denoises: bool) -> None:
-        """Wrap the layers of one part."""
-        rank = self.rank if denoises else self.text_rank or self.rank
-        alpha = self.alpha if denoises else self.text_alpha or self.alpha
-        with torch.random.fork_rng(devices=[]):  # peft fills fresh changes from the global generator
+    def inject(self, module: nn.Module, part: str, layers: list[str], seed: int, *, is_denoiser: bool) -> None:
+        """Wrap the layers of one part in low-rank layers, and draw their initial weights."""
+        rank = self.rank if is_denoiser else self.text_rank or self.rank
+        alpha = self.alpha if is_denoiser else self.text_alpha or self.alpha
+        with torch.random.fork_rng(devices=[]):  # peft draws initial weights from the global generator
             torch.manual_seed(seeded(seed, part).initial_seed())
             inject_adapter_in_model(make_config(self.variant, rank, alpha, layers), module)
-        in_full_precision(module)
+        cast_to_float32(module)
         for name, layer in lora_layers(module):
             if "lora_A" in layer.adapter_layer_names:
                 down = layer.lora_A[ADAPTER].weight
@@ -109,20 +123,21 @@ class LoraSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LoraTraining:
-    """A LoRA that learns."""
+    """LoRA layers during training."""
 
     modules: Mapping[str, nn.Module]
+    """Trained part -> its module, with adapted layers."""
     groups: tuple[ParameterGroup, ...]
     changes_base: bool = False
 
     def after_step(self) -> None:
-        """Nothing else can have moved."""
+        """Do nothing: the optimizer changes only the LoRA layers."""
 
     @contextmanager
     def base_only(self) -> Generator[None]:
-        """Switch the changes off for a while; which of them learn stays as it is."""
+        """Disable the LoRA layers while the context lasts; what is trained stays the same."""
         layers = [layer for module in self.modules.values() for _, layer in lora_layers(module)]
-        learning = [(parameter, parameter.requires_grad) for layer in layers for parameter in changes_of(layer)]
+        before = [(parameter, parameter.requires_grad) for layer in layers for parameter in adapter_parameters(layer)]
         for layer in layers:
             layer.enable_adapters(enabled=False)
         try:
@@ -130,36 +145,40 @@ class LoraTraining:
         finally:
             for layer in layers:
                 layer.enable_adapters(enabled=True)
-            for parameter, learns in learning:  # peft lets everything learn that it switches on
-                parameter.requires_grad = learns
+            for parameter, requires_grad in before:  # peft makes every parameter trainable that it enables
+                parameter.requires_grad = requires_grad
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The changes under diffusers' names, float32, with the metadata that keeps alpha."""
+        """Return the LoRA tensors under diffusers' names, float32, and metadata with alphas."""
         tensors = {
-            f"{part}.{file_name(part, key)}": tensor.detach().float().cpu().contiguous()
+            f"{part}.{name_in_file(part, key)}": tensor.detach().float().cpu().contiguous()
             for part, module in self.modules.items()
             for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()
         }
-        return tensors, metadata_of({part: peft_config(module) for part, module in self.modules.items()})
+        return tensors, write_metadata({part: peft_config(module) for part, module in self.modules.items()})
 
     @staticmethod
     def companions() -> Mapping[str, Companion]:
-        """None: other tools read the export itself."""
+        """Return no companion files: other tools read the export itself."""
         return {}
 
     def detach(self) -> None:
-        """Put the base's own layers back."""
+        """Restore the base model's own layers."""
         unwrap(self.modules)
 
 
 @dataclass(frozen=True, slots=True)
 class LoraApplied:
-    """A LoRA that draws."""
+    """LoRA layers of a loaded adapter, for generation."""
 
     modules: Mapping[str, nn.Module]
+    """Adapted part -> its module."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
-        """Set each part's strength; at 0 the layers are switched off, so the base answers with its own bits."""
+        """Set each part's strength, 1 where it is missing; at 0 its layers are disabled.
+
+        Disabled layers give exactly the base model's outputs.
+        """
         for part, module in self.modules.items():
             strength = scales.get(part, 1.0)
             for _, layer in lora_layers(module):
@@ -167,51 +186,68 @@ class LoraApplied:
                 layer.set_scale(ADAPTER, strength)
 
     def remove(self) -> None:
-        """Put the base's own layers back."""
+        """Restore the base model's own layers."""
         unwrap(self.modules)
 
 
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """Tensors of one part under its module's names, and the peft configuration they need."""
+
+    tensors: Mapping[str, Tensor]
+    config: Any
+
+
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraApplied:
-    """Put an exported LoRA on a stage that has none.
+    """Apply an exported LoRA to a stage that has no adapter.
 
     Raises:
-        UserError: the file is empty, or has keys that this base has no layer for.
+        UserError: the file is empty, or some tensors have no layer in this base model.
     """
-    facts = read_facts(metadata)
-    stray = [
-        key for key in tensors if key.partition(".")[0] not in stage.parts or not any(mark in key for mark in MARKS)
-    ]
+    settings = read_metadata(metadata)
+    stray = [key for key in tensors if part_of(key) not in stage.parts or not any(mark in key for mark in TENSOR_MARKS)]
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
     if stray:
         raise UserError(
-            f"this adapter does not fit the base: no part of it is called {list_some(stray)}; use the base it was trained on."
+            f"this adapter does not fit the base: it has no part called {list_some(stray)}; "
+            "use the base it was trained on."
         )
-    plans: dict[str, tuple[dict[str, Tensor], Any]] = {}
-    for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
-        module = stage.parts[part]
-        mine = {
-            layer_name(module, part, key.partition(".")[2]): value
-            for key, value in tensors.items()
-            if key.startswith(f"{part}.")
-        }
-        if any(".lora_" in key for key in mine):
-            check_fit(module, mine)
-        plans[part] = (
-            mine,
-            config_from(mine, {key.partition(".")[2]: v for key, v in facts.items() if key.startswith(f"{part}.")}),
-        )
+    parts = dict.fromkeys(part_of(key) for key in tensors)
+    plans = {part: plan_part(stage.parts[part], part, tensors, settings) for part in parts}
+    return inject_plans(stage, plans)
+
+
+def part_of(key: str) -> str:
+    """Read the part off a tensor's name in the file."""
+    return key.partition(".")[0]
+
+
+def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> PartPlan:
+    """Select one part's tensors and settings from a file, and check that the tensors fit."""
+    prefix = f"{part}."
+    own = {
+        name_in_module(module, part, key.removeprefix(prefix)): value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
+    if any(".lora_" in key for key in own):
+        check_fit(module, own)
+    config = config_from(own, {key.removeprefix(prefix): v for key, v in settings.items() if key.startswith(prefix)})
+    return PartPlan(own, config)
+
+
+def inject_plans(stage: Stage, plans: Mapping[str, PartPlan]) -> LoraApplied:
+    """Inject and load the low-rank layers of all parts; a part that does not fit undoes them."""
     modules: dict[str, nn.Module] = {}
-    for part, (mine, config) in plans.items():  # only now that every part fits: a refusal leaves the base alone
+    for part, plan in plans.items():
         module = stage.parts[part]
-        inject_adapter_in_model(config, module)
-        in_full_precision(module)
+        inject_adapter_in_model(plan.config, module)
+        cast_to_float32(module)
         modules[part] = module
-        if wrong := misfits(module, mine):
+        if wrong := mismatched_keys(module, plan.tensors):
             unwrap(modules)
-            raise UserError(
-                f"this adapter does not fit the base: {len(wrong)} of its {len(mine)} keys have no layer, {list_some(wrong)}."
-            )
-        set_peft_model_state_dict(module, mine, adapter_name=ADAPTER)
+            raise UserError(does_not_fit(wrong, len(plan.tensors)))
+        set_peft_model_state_dict(module, dict(plan.tensors), adapter_name=ADAPTER)
         modules[part] = module.requires_grad_(requires_grad=False).eval()
     return LoraApplied(modules)

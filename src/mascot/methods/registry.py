@@ -1,4 +1,4 @@
-"""The table of methods: one file each, one line here. A method is a tuple of phases, trained one after the other."""
+"""The table of training methods; each is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ METHODS: Mapping[str, str] = {
     "textual-inversion": "mascot.methods.textual_inversion:TextualInversionSettings",
     "pivotal": "mascot.methods.pivotal:PivotalSettings",
 }
-"""Method's name -> its module and, in it, its settings (a pydantic model that is a `Method`); the module has `restore` too."""
+"""Name of a method -> its module and the name of its settings class.
 
+The settings class is a pydantic model that implements `protocols.Method`. The module also has a
+function `restore` (`protocols.Restore`).
+"""
 DEFAULT = next(iter(METHODS))
-"""The method of recipes that name none, and of adapter files that other tools wrote."""
+"""Method of recipes that name none, and of adapter files from other tools."""
 
 
 def settings_of(name: str) -> type[Any]:
     """Import the settings class of a method.
 
     Raises:
-        UserError: there is no such method.
+        UserError: no method has this name.
     """
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{suggest(name, METHODS)}")
@@ -34,9 +37,11 @@ def settings_of(name: str) -> type[Any]:
 
 
 def restore_of(name: str | None) -> Restore:
-    """Import the function that applies a method's export to a base; None stands for another tool's file.
+    """Import the function that applies a method's export to a base model.
+
+    None stands for a file from another tool, which is read as a LoRA.
 
     Raises:
-        UserError: there is no such method.
+        UserError: no method has this name.
     """
     return import_module(settings_of(name or DEFAULT).__module__).restore

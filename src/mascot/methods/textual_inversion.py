@@ -1,15 +1,18 @@
-"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): the base stays as it is; one new word learns to mean the subject.
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): trains embeddings of one token.
 
-Shape suffixes: N rows of the word, D width of an embedding.
+It trains the embedding rows of the identifier token in each text encoder. The base model's own
+weights stay frozen.
+
+Shape suffixes: N embedding rows of the token, D width of an embedding.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,30 +22,33 @@ from mascot.errors import UserError
 from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject, Vocabulary
 
 METADATA_KEY = "textual_inversion"
-"""Where a file says its word: diffusers takes it from the only tensor's name, or from its caller."""
+"""Metadata key of the `TokenRecord`.
+
+diffusers takes the token from the only tensor's name, or from its caller.
+"""
 ENCODERS = ("clip_l", "clip_g")
-"""What files call the rows of several text encoders, in the encoders' order."""
+"""Tensor names of two text encoders' rows in a file, in the encoders' order."""
 
 
 class TextualInversionSettings(BaseModel):
-    """What a word is and how fast it learns.
+    """Recipe settings of textual inversion: the token's rows and how they are trained.
 
-    The optimizer's weight decay pulls rows towards zero; the pull towards the vocabulary's length undoes that after each step.
+    The optimizer's weight decay shrinks the rows. `norm_pull` undoes that after each step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["textual-inversion"] = Field(default="textual-inversion", description="which method this is")
+    name: Literal["textual-inversion"] = Field(default="textual-inversion", description="name of the method")
     vectors: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="rows of the word: more hold more of the subject, bend less to prompts and take their room",
+        description="embedding rows of the token: more hold more detail, but follow prompts less and shorten them",
     )
     initial: str | None = Field(
         default=None,
         pattern=r"\S",
-        description="words whose meaning the token starts from; none takes the class noun, or the token itself",
+        description="words whose embeddings the rows start from; none takes the class noun, or the token itself",
     )
     learning_rate: float = Field(
         default=2e-3,
@@ -54,63 +60,65 @@ class TextualInversionSettings(BaseModel):
         default=0.1,
         ge=0,
         le=1,
-        description="share of the way to the vocabulary's typical length that rows go after each step; 0 lets them go",
+        description="share of the way to the vocabulary's typical norm that rows are pulled after each step; 0 is off",
     )
 
     @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
-        """One phase, the whole run long."""
+        """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """The text encoders whose words may learn.
+        """List the text encoders whose embeddings can be trained.
 
         Raises:
-            UserError: the base has none.
+            UserError: the base model has none.
         """
-        return tuple(learnable(stage))
+        return tuple(trainable_vocabularies(stage))
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> TokenTraining:
-        """Put the token into every vocabulary, with rows that start from the initial words (see `spread`); nothing is random.
+        """Add the token to every vocabulary, with rows from `initial_rows`; nothing is random.
 
         Raises:
-            UserError: the base has no words that can learn, or the initial words are none to one of its text encoders.
+            UserError: the base model has no embeddings that can be trained, or a text encoder has
+                no token for the initial words.
         """
         del seed
-        assert before is None, "this is a phase that others follow"
-        vocabularies = learnable(stage)
+        assert before is None, "this phase is never preceded by another"
+        vocabularies = trainable_vocabularies(stage)
         for module in stage.parts.values():
             module.requires_grad_(requires_grad=False)
         initial = self.initial or subject.class_noun or subject.token
         rows = {
-            part: nn.Parameter(spread(words.meaning(initial), self.vectors)) for part, words in vocabularies.items()
+            part: nn.Parameter(initial_rows(vocabulary.embeddings(initial), self.vectors))
+            for part, vocabulary in vocabularies.items()
         }
-        word = TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial))
-        norms = {part: words.typical_norm for part, words in vocabularies.items()}
         attached = TokenTraining(
-            word=word,
+            record=TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial)),
             vocabularies=vocabularies,
             rows=rows,
             learning_rate=self.learning_rate,
             norm_pull=self.norm_pull,
-            norms=norms,
+            typical_norms={part: vocabulary.typical_norm for part, vocabulary in vocabularies.items()},
         )
-        attached.learn()
+        attached.apply()
         return attached
 
 
 class TokenRecord(BaseModel):
-    """What a file says of its word: the token, how many rows it has, and from which words they started in each text encoder."""
+    """What a file's metadata says about its token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: str = Field(pattern=r"\S")
     vectors: int = Field(ge=1, le=64)
+    """Embedding rows of the token, N."""
     initial: dict[str, str]
+    """Text encoder -> the words that its rows started from."""
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> Self:
-        """Read what `write` wrote.
+        """Read the record that `write` wrote.
 
         Raises:
             UserError: it is missing or damaged.
@@ -119,184 +127,211 @@ class TokenRecord(BaseModel):
             return cls.model_validate_json(metadata[METADATA_KEY])
         except KeyError:
             raise UserError(
-                "this adapter does not say which word it taught; export it again with its metadata."
+                "this adapter does not say which token it trained; export it again with its metadata."
             ) from None
         except ValidationError as error:
             raise UserError("this adapter's metadata is damaged; export it again.") from error
 
     def write(self) -> dict[str, str]:
-        """Put it under its key, for a safetensors header."""
+        """Return the record as metadata of a safetensors file."""
         return {METADATA_KEY: json.dumps(self.model_dump(mode="json"), sort_keys=True)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTraining:
-    """A word that learns."""
+    """The token's embedding rows during training."""
 
-    word: TokenRecord
+    record: TokenRecord
     vocabularies: Mapping[str, Vocabulary]
+    """Text encoder -> its vocabulary, which holds the token."""
     rows: Mapping[str, nn.Parameter]
-    """Text encoder's name -> the word's rows, N x D, float32."""
+    """Text encoder -> the token's rows, N x D, float32."""
     learning_rate: float
     norm_pull: float
-    norms: Mapping[str, float]
-    """Text encoder's name -> the typical length of its vocabulary's rows."""
+    typical_norms: Mapping[str, float]
+    """Text encoder -> the typical norm of its vocabulary's rows."""
     changes_base: Literal[False] = False
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """The rows, one group for each text encoder."""
+        """One parameter group of rows for each text encoder."""
         return tuple(
             ParameterGroup(part=part, parameters=(rows_ND,), learning_rate=self.learning_rate, detail="token")
             for part, rows_ND in self.rows.items()
         )
 
     def after_step(self) -> None:
-        """Pull the rows' lengths towards the vocabulary's."""
+        """Pull the rows' norms towards the typical norm of their vocabulary."""
         for part, rows_ND in self.rows.items():
-            pull(rows_ND, self.norms[part], self.norm_pull)
+            pull_norms(rows_ND, self.typical_norms[part], self.norm_pull)
 
     @contextmanager
     def base_only(self) -> Generator[None]:
-        """The base with its own vocabulary; the same rows learn on afterwards."""
+        """Remove the token while the context lasts; afterwards the same rows are trained on."""
         self.detach()
         try:
             yield
         finally:
-            self.learn()
+            self.apply()
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The rows as diffusers' `load_textual_inversion` reads them, float32: `{token: N x D}`, or `{clip_l: N x D, clip_g: N x D}`."""
-        return to_file(self.rows, self.word.token), self.word.write()
+        """Return the rows as diffusers' `load_textual_inversion` reads them, float32.
+
+        They are `{token: N x D}`, or `{clip_l: N x D, clip_g: N x D}` for two text encoders.
+        """
+        return rows_to_file(self.rows, self.record.token), self.record.write()
 
     @staticmethod
     def companions() -> Mapping[str, Companion]:
-        """None: the export is what other tools read."""
+        """Return no companion files: other tools read the export itself."""
         return {}
 
-    def learn(self) -> None:
-        """Put the word into the vocabularies (again)."""
-        for part, words in self.vocabularies.items():
-            words.learn(self.word.token, self.rows[part])
+    def apply(self) -> None:
+        """Add the token's rows to the vocabularies, at first or again."""
+        for part, vocabulary in self.vocabularies.items():
+            vocabulary.add(self.record.token, self.rows[part])
 
     def detach(self) -> None:
-        """Give the base's own vocabularies back."""
-        for words in self.vocabularies.values():
-            words.forget()
+        """Restore the base model's own vocabularies."""
+        for vocabulary in self.vocabularies.values():
+            vocabulary.remove()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenApplied:
-    """A word that draws."""
+    """The token of a loaded adapter, for generation."""
 
-    word: TokenRecord
+    record: TokenRecord
     vocabularies: Mapping[str, Vocabulary]
     initial: Mapping[str, Tensor]
+    """Text encoder -> the rows before training, N x D."""
     trained: Mapping[str, Tensor]
+    """Text encoder -> the trained rows, N x D."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
-        """Set each text encoder's strength s: rows = initial + s x (trained - initial); 1 is the trained bits, 0 switches the word off."""
-        for part, words in self.vocabularies.items():
+        """Set each text encoder's strength s, 1 where missing.
+
+        The rows become initial + s x (trained - initial). 1 gives exactly the trained rows, and 0
+        removes the token.
+        """
+        for part, vocabulary in self.vocabularies.items():
             strength, trained_ND = scales.get(part, 1.0), self.trained[part]
-            words.forget()
+            vocabulary.remove()
             if strength != 0:
                 rows_ND = trained_ND if strength == 1 else torch.lerp(self.initial[part], trained_ND, strength)
-                words.learn(self.word.token, nn.Parameter(rows_ND, requires_grad=False))
+                vocabulary.add(self.record.token, nn.Parameter(rows_ND, requires_grad=False))
 
     def remove(self) -> None:
-        """Give the base's own vocabularies back."""
-        for words in self.vocabularies.values():
-            words.forget()
+        """Restore the base model's own vocabularies."""
+        for vocabulary in self.vocabularies.values():
+            vocabulary.remove()
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TokenApplied:
-    """Put an exported word on a stage that has none, at full strength.
+    """Apply an exported token, at full strength, to a stage that has no adapter.
 
     Raises:
-        UserError: the file does not say its word, or its rows are not this base's.
+        UserError: the file does not name its token, or its rows do not fit this base model.
     """
-    vocabularies = learnable(stage)
-    word = TokenRecord.read(metadata)
-    if word.initial.keys() != vocabularies.keys():
-        taught, ours = " and ".join(word.initial), " and ".join(vocabularies)
+    vocabularies = trainable_vocabularies(stage)
+    record = TokenRecord.read(metadata)
+    if record.initial.keys() != vocabularies.keys():
+        trained, ours = " and ".join(record.initial), " and ".join(vocabularies)
         raise UserError(
-            f"this adapter taught its word to {taught}, this base has {ours}; use the base it was trained on."
+            f"this adapter trained its token in {trained}, this base has {ours}; use the base it was trained on."
         )
-    initial = {part: spread(words.meaning(word.initial[part]), word.vectors) for part, words in vocabularies.items()}
-    applied = TokenApplied(word, vocabularies, initial, from_file(tensors, word.token, initial))
+    initial = {
+        part: initial_rows(vocabulary.embeddings(record.initial[part]), record.vectors)
+        for part, vocabulary in vocabularies.items()
+    }
+    applied = TokenApplied(record, vocabularies, initial, rows_from_file(tensors, record.token, initial))
     applied.scale({})
     return applied
 
 
-def learnable(stage: Stage) -> Mapping[str, Vocabulary]:
-    """The stage's vocabularies.
+def trainable_vocabularies(stage: Stage) -> Mapping[str, Vocabulary]:
+    """Return the vocabularies of a stage whose embeddings can be trained, by text encoder.
 
     Raises:
-        UserError: it has none, or more than files have names for.
+        UserError: the stage has none, or more than a file has names for.
     """
     vocabularies = stage.vocabularies
     if not vocabularies:
         raise UserError(
-            "no text encoder of this base has words that can learn (its T5 is never trained); choose another method, such as lora."
+            "no text encoder of this base has embeddings that can be trained (its T5 never is); "
+            "choose another method, such as lora."
         )
     if len(vocabularies) > len(ENCODERS):
         raise UserError(
-            f"this base has {len(vocabularies)} text encoders whose words learn, and files name two; choose another method."
+            f"this base has {len(vocabularies)} text encoders with embeddings to train, and files name two; "
+            "choose another method."
         )
     return vocabularies
 
 
-def spread(meaning_ND: Tensor, count: int) -> Tensor:
-    """Make `count` rows of the n rows of some words, float32, in their order.
+def initial_rows(embeddings_ND: Tensor, count: int) -> Tensor:
+    """Make `count` initial rows from the n embeddings of some words, float32, in their order.
 
-    Fewer words are repeated: row i starts as word i x n // count. More are averaged: the words are cut into `count` runs, as equal as can
-    be with the longer ones first, and each row starts as the mean of a run.
+    Where n is smaller, embeddings are repeated: row i is embedding i x n // count. Where n is
+    larger, they are cut into `count` runs, as equal as possible with the longer ones first. Each
+    row is the mean of a run.
 
     Raises:
-        UserError: there are no rows.
+        UserError: there are no embeddings.
     """
-    have = len(meaning_ND)
+    have = len(embeddings_ND)
     if have == 0:
-        raise UserError(
-            "the words that the token shall start from have no token of their own; give a plain word (--set method.initial=dog)."
-        )
+        raise UserError("the initial words have no token of their own; give a plain word (--set method.initial=dog).")
     if have <= count:
-        return meaning_ND[torch.arange(count, device=meaning_ND.device) * have // count].clone()
-    return torch.stack([run_ND.mean(0) for run_ND in torch.tensor_split(meaning_ND, count)])
+        return embeddings_ND[torch.arange(count, device=embeddings_ND.device) * have // count].clone()
+    return torch.stack([run_ND.mean(0) for run_ND in torch.tensor_split(embeddings_ND, count)])
 
 
 @torch.no_grad()
-def pull(rows_ND: Tensor, norm: float, share: float) -> None:
-    """Bring each row's length l to l^(1 - share) x norm^share, in place; its direction stays, and a row of zeros too."""
+def pull_norms(rows_ND: Tensor, norm: float, share: float) -> None:
+    """Change each row's norm l to l^(1 - share) x norm^share, in place.
+
+    Directions stay, and rows of zeros too.
+    """
     if share > 0:
         length_N1 = rows_ND.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows_ND.dtype).tiny)
         rows_ND.mul_((norm / length_N1) ** share)
 
 
-def file_keys(parts: Mapping[str, Any], token: str) -> dict[str, str]:
-    """Text encoder's name -> what its rows are called in a file: the token itself where there is one encoder."""
-    return dict.fromkeys(parts, token) if len(parts) == 1 else dict(zip(parts, ENCODERS, strict=True))
+def file_keys(parts: Iterable[str], token: str) -> dict[str, str]:
+    """Map each text encoder to the name of its rows in a file.
+
+    The name is the token itself where there is one text encoder, else one of ENCODERS.
+    """
+    names = tuple(parts)
+    return dict.fromkeys(names, token) if len(names) == 1 else dict(zip(names, ENCODERS, strict=True))
 
 
-def to_file(rows: Mapping[str, Tensor], token: str) -> dict[str, Tensor]:
-    """Rows of each text encoder under their names in a file; a method that writes more beside them may put a prefix before these."""
+def rows_to_file(rows: Mapping[str, Tensor], token: str) -> dict[str, Tensor]:
+    """Copy each text encoder's rows under their name in a file, float32, to the CPU.
+
+    A method that writes more tensors may put a prefix before these names.
+    """
     keys = file_keys(rows, token)
     return {keys[part]: rows_ND.detach().float().cpu().clone().contiguous() for part, rows_ND in rows.items()}
 
 
-def from_file(tensors: Mapping[str, Tensor], token: str, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_file`: rows by text encoder, of the shapes and on the devices of `initial`.
+def rows_from_file(tensors: Mapping[str, Tensor], token: str, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy rows from a file by text encoder; the inverse of `rows_to_file`.
+
+    The copies have the dtypes and devices of `initial`, and must have its shapes.
 
     Raises:
-        UserError: names or shapes differ from what this base needs.
+        UserError: names or shapes differ from those of this base model.
     """
     keys = file_keys(initial, token)
     need = {keys[part]: tuple(rows_ND.shape) for part, rows_ND in initial.items()}
     have = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if need != have:
-        wrong = ", ".join(f"{key} {shape}" for key, shape in list(have.items())[:3]) or "nothing"
+        found = ", ".join(f"{key} {shape}" for key, shape in list(have.items())[:3]) or "nothing"
         wanted = ", ".join(f"{key} {shape}" for key, shape in need.items())
         raise UserError(
-            f"this adapter does not fit the base: it holds {wrong}, and {wanted} is needed; use the base it was trained on."
+            f"this adapter does not fit the base: it holds {found}, and {wanted} is needed; "
+            "use the base it was trained on."
         )
     return {part: tensors[keys[part]].to(rows_ND).clone() for part, rows_ND in initial.items()}

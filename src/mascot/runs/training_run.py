@@ -137,7 +137,7 @@ class TrainingRun:
         )
         if span.last > span.first and not training.compile:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
-            memory_estimate.check(self.needs, memory_estimate.available(self.device))
+            memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
 
     def trains_text(self, number: int) -> bool:
         """Tell whether any text encoder of a stage is trained, or was trained in an earlier span."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MIXED_PRECISION: Final = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-"""Precision of a recipe -> what accelerate calls it."""
+"""Precision of a recipe -> accelerate's name for it."""
 
 
-def open_accelerator(precision: str, *, device: str, folder: Path) -> Any:
-    """Make the accelerator of a run; TensorBoard's files go into `folder` where TensorBoard is installed."""
+def open_accelerator(precision: str, *, device: str, folder: Path) -> Accelerator:
+    """Make the accelerator of a run.
+
+    Args:
+        precision: A key of MIXED_PRECISION.
+        device: `cpu` forces the CPU; otherwise accelerate chooses.
+        folder: Where TensorBoard's files go, if TensorBoard is installed.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration

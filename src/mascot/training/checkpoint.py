@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, exactly, as one safetensors file."""
+"""Checkpoints: one safetensors file with everything the next training step depends on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mascot.training.loop import Loop, parameters_of
 from mascot.training.optimizers import restore_state, state_of
 
 STATE: Final = "state.safetensors"
-"""Name of the file in a checkpoint's folder."""
+"""File name in a checkpoint's folder."""
 
 
 def save_checkpoint(loop: Loop, folder: Path) -> None:
-    """Write a loop's trained parameters, its optimizer's state, its weight average and its step."""
+    """Write a loop's trained parameters, optimizer state, weight average and step."""
     tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(loop.parameters())}
     moments, facts = state_of(loop.optimizer.optimizer)
     tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
@@ -35,7 +35,7 @@ def save_checkpoint(loop: Loop, folder: Path) -> None:
 
 
 def load_checkpoint(loop: Loop, folder: Path) -> None:
-    """Restore what `save_checkpoint` wrote into a fresh loop of the same settings.
+    """Restore what `save_checkpoint` wrote into a new loop with the same settings.
 
     Raises:
         UserError: the checkpoint is damaged or belongs to other settings.
@@ -57,7 +57,7 @@ def load_checkpoint(loop: Loop, folder: Path) -> None:
 
 
 def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
-    """Write an attached method's trained parameters as `name`.safetensors."""
+    """Write an attached method's trained parameters to `<folder>/<name>.safetensors`."""
     tensors = {f"{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters_of(attached))}
     save_file(tensors, folder / f"{name}.safetensors")
 

@@ -1,4 +1,4 @@
-"""What training costs on this machine, found before the first step: seconds of a step, bytes of memory."""
+"""Cost of training on this machine, measured before the first step: seconds, bytes of memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from mascot.errors import UserError
 from mascot.protocols import Batch
 from mascot.training.loop import Loop
-from mascot.training.memory_estimate import REMEDIES, MemoryEstimate, activations_of, estimate
+from mascot.training.memory_estimate import REMEDIES, MemoryEstimate, activation_bytes, estimate_memory
 
 
 def time_one_step(loop: Loop, batches: Sequence[Batch]) -> float:
-    """Compute a step's gradients without taking the step; returns its seconds.
+    """Compute the gradients of one step without taking it, and return the seconds it took.
 
     Raises:
-        UserError: the accelerator's memory does not hold it.
+        UserError: the step does not fit the accelerator's memory.
     """
     started = time.perf_counter()
     loop.set_learning_rates(loop.first)
@@ -34,7 +34,10 @@ def time_one_step(loop: Loop, batches: Sequence[Batch]) -> float:
 
 
 def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate:
-    """Estimate the peak memory of a loop for micro-batches like this one, under fake tensors: nothing is computed."""
+    """Estimate a loop's peak memory for micro-batches like this one.
+
+    It runs under fake tensors: nothing is computed.
+    """
     stage, attached = loop.stage, loop.attached
     x0 = batch.latents.mean_BCHW
     timestep = stage.objective.sample_timesteps(batch.generators).to(x0.device)
@@ -48,8 +51,10 @@ def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate:
 
     loop.set_learning_rates(loop.first)
     with loop.accelerator.autocast():
-        learning = [parameter for parameter in loop.parameters() if parameter.requires_grad]
-        activations = activations_of(stage.parts[stage.denoiser], predict, learning)
+        trained = [parameter for parameter in loop.parameters() if parameter.requires_grad]
+        activations = activation_bytes(stage.parts[stage.denoiser], predict, trained)
     parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in attached.groups))}
     with attached.base_only():  # a method that exchanges weights keeps both
-        return estimate(parts, attached.groups, activations, loop.settings.optimizer, average=loop.average is not None)
+        return estimate_memory(
+            parts, attached.groups, activations, loop.settings.optimizer, average=loop.average is not None
+        )

@@ -1,4 +1,4 @@
-"""Ctrl-C and the step that is under way."""
+"""Ctrl-C during training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Generator[None]:
-    """Delay Ctrl-C until the block has ended.
+    """Delay Ctrl-C until the context has ended.
 
-    Outside the main thread, and where Ctrl-C is ignored, the block runs unchanged.
+    Outside the main thread, and where Ctrl-C is ignored, nothing is delayed.
     """
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The training loop. It names no family and no method, and yields every step to its caller."""
+"""The training loop, for any family and any method; it yields each step to its caller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,9 +15,12 @@ from mascot.diffusion.loss import training_loss
 from mascot.errors import UserError
 from mascot.protocols import AttachedMethod, Batch, Condition, Stage
 from mascot.training.ema import WeightAverage, averaged
-from mascot.training.lr_schedule import rate_scale
-from mascot.training.optimizers import build
+from mascot.training.lr_schedule import learning_rate_scale
+from mascot.training.optimizers import build_optimizer
 from mascot.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class Step:
     """One optimizer step, as the loop yields it."""
 
     number: int
-    """Steps done, from 1."""
+    """Steps of the run that are done, from 1."""
     loss: float
     """Weighted loss, summed over the step's micro-batches."""
     subject_loss: float
@@ -35,12 +38,14 @@ class Step:
     learning_rates: Mapping[str, float]
     """Parameter group -> learning rate at this step."""
     seconds: float
+    """Wall-clock time of the step."""
 
 
 class Loop:
-    """One phase of training: an optimizer over an attached method's parameters, from step `first` to before step `last`.
+    """Trains an attached method's parameters for one phase of a run.
 
-    `done` is the number of steps of the whole run that are finished.
+    The phase goes from step `first` to before step `last` of the run, or to its end. `done` counts
+    the finished steps of the whole run.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class Loop:
         attached: AttachedMethod,
         settings: TrainingSettings,
         condition: Condition,
-        accelerator: Any,
+        accelerator: Accelerator,
         *,
         first: int = 0,
         last: int = -1,
@@ -58,21 +63,23 @@ class Loop:
         self.accelerator = accelerator
         self.first, self.last = first, settings.steps if last < 0 else last
         self.optimizer = accelerator.prepare(
-            build(settings.optimizer, attached.groups, weight_decay=settings.weight_decay)
+            build_optimizer(settings.optimizer, attached.groups, weight_decay=settings.weight_decay)
         )
         self.average = WeightAverage(self.parameters(), settings.ema_decay) if settings.ema_decay is not None else None
         self.done = first
         prepare_denoiser(stage.parts[stage.denoiser], settings)
 
     def steps(self, batches: Callable[[int], Sequence[Batch]]) -> Iterator[Step]:
-        """Train to the end and yield after each step; `batches(n)` gives the micro-batches of step n, from 0.
+        """Train to the end of the phase, and yield after each step.
+
+        `batches(n)` makes the micro-batches of step n of the run, from 0.
 
         Raises:
             UserError: the loss or the gradients are not finite; that step has changed nothing.
         """
         while self.done < self.last:
             started = time.perf_counter()
-            rates = self.set_learning_rates(self.done)
+            learning_rates = self.set_learning_rates(self.done)
             loss, subject_loss, norm = self.accumulate(batches(self.done))
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -85,25 +92,31 @@ class Loop:
                 loss=loss,
                 subject_loss=subject_loss,
                 gradient_norm=norm,
-                learning_rates=rates,
+                learning_rates=learning_rates,
                 seconds=time.perf_counter() - started,
             )
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
-        """Set and return each parameter group's learning rate at a step, from 0; groups past their end are frozen."""
+        """Set and return each parameter group's learning rate at a step of the run, from 0.
+
+        Groups past their `until` are frozen.
+        """
         steps, along = self.last - self.first, step - self.first
-        scale = rate_scale(self.settings.lr_schedule, along, steps, self.settings.warmup_steps)
-        rates: dict[str, float] = {}
-        for entry, group in zip(self.optimizer.param_groups, self.attached.groups, strict=True):
-            learns = along < group.until * steps
+        scale = learning_rate_scale(self.settings.lr_schedule, along, steps, self.settings.warmup_steps)
+        learning_rates: dict[str, float] = {}
+        for torch_group, group in zip(self.optimizer.param_groups, self.attached.groups, strict=True):
+            is_trained = along < group.until * steps
             for parameter in group.parameters:
-                parameter.requires_grad = learns
-            entry["lr"] = entry["initial_lr"] * scale * learns
-            rates[group.name] = group.learning_rate * scale * learns
-        return rates
+                parameter.requires_grad = is_trained
+            torch_group["lr"] = torch_group["initial_lr"] * scale * is_trained
+            learning_rates[group.name] = group.learning_rate * scale * is_trained
+        return learning_rates
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, list[float]]:
-        """Add up the gradients of a step's micro-batches; returns the loss and the subject's unweighted errors."""
+        """Accumulate the gradients of a step's micro-batches.
+
+        Returns the loss, and the unweighted error of each subject example.
+        """
         total, errors = 0.0, list[float]()
         min_snr, offset_noise = self.settings.min_snr, self.settings.offset_noise
         for batch in batches:
@@ -122,23 +135,31 @@ class Loop:
         return total, errors
 
     def accumulate(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
-        """Add up a step's gradients and clip them; returns loss, subject's mean error and gradient norm, all finite."""
+        """Accumulate a step's gradients and clip them.
+
+        Returns loss, mean error of the subject examples, and gradient norm before clipping.
+
+        Raises:
+            UserError: the loss or the gradients are not finite.
+        """
         total, errors = self.backward(batches)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters(), self.settings.max_grad_norm))
-        # Under fp16 an infinite norm is the scaler's business: it skips the step and lowers its scale.
+        clipped: Any = self.accelerator.clip_grad_norm_(self.parameters(), self.settings.max_grad_norm)
+        norm = float(clipped)
+        # Under fp16 the scaler handles an infinite norm: it skips the step and lowers its scale.
         if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
             self.optimizer.zero_grad()
             raise UserError(
-                f"the loss of step {self.done + 1} is not a finite number; lower the learning rates (method.learning_rate, "
-                "method.text_learning_rate) or train in fp32 (precision), then start again: the last checkpoint is kept."
+                f"the loss of step {self.done + 1} is not a finite number; lower the learning rates "
+                "(method.learning_rate, method.text_learning_rate) or train in fp32 (precision), then start again: "
+                "the last checkpoint is kept."
             )
         return total, sum(errors) / len(errors), norm
 
     @contextmanager
     def generating(self) -> Generator[None]:
-        """Exchange the parameters for those that images are generated with, while the context lasts.
+        """Exchange the parameters for those that images are generated with, within the context.
 
-        These are the weight average's, or a schedule-free optimizer's own average.
+        These are the weight average, or a schedule-free optimizer's own average.
         """
         with averaged(self.optimizer.optimizer, self.parameters(), self.average):
             yield
@@ -161,7 +182,7 @@ def parameters_of(attached: AttachedMethod) -> list[torch.nn.Parameter]:
 
 
 def prepare_denoiser(denoiser: Any, settings: TrainingSettings) -> None:
-    """Switch on gradient checkpointing and compilation where the settings ask for them."""
+    """Enable gradient checkpointing and compile the denoiser, if the settings say so."""
     if settings.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if settings.compile:

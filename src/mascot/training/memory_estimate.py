@@ -1,4 +1,7 @@
-"""The memory that training needs, told before it starts: weights, gradients, the optimizer's state, activations."""
+"""Estimate of the memory that training needs, made before it starts.
+
+It adds up weights, gradients, the optimizer's state, the weight average and activations.
+"""
 
 from __future__ import annotations
 
@@ -22,43 +25,40 @@ from mascot.protocols import ParameterGroup
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
-    "in order of effect: --set training.gradient_checkpointing=true, training.batch_size=1 with more training.gradient_accumulation_steps, "
-    "training.optimizer=adamw8bit, a low-rank --method, base_weights=nf4 with it, or a smaller dataset.resolution"
+    "in order of effect: --set training.gradient_checkpointing=true, training.batch_size=1 with more "
+    "training.gradient_accumulation_steps, training.optimizer=adamw8bit, a low-rank --method, base_weights=nf4 with "
+    "it, or a smaller dataset.resolution"
 )
-"""What makes training smaller, for the end of a sentence."""
-
+"""Settings that make training smaller, as the end of an error message."""
 
 CGROUPS = Path("/sys/fs/cgroup")
-
-
 MEMBERSHIP = Path("/proc/self/cgroup")
-
-
 LIMITS = ("memory.max", "memory.limit_in_bytes")
-"""Files that hold a control group's limit: of version 2, of version 1."""
+"""Files that hold the limit of a Linux control group, of version 2 and of version 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """What a run needs on its device at its fullest moment, in bytes."""
+    """Peak memory of a run on its device, in bytes."""
 
     weights: int
-    """All parts that stay loaded, with what learns on top of them."""
+    """All parts that stay loaded, with the parameters that a method adds."""
     gradients: int
     optimizer: int
     """The optimizer's state."""
     average: int
+    """The weight average."""
     activations: int
-    """What one forward and backward pass holds at most, gradients of what learns apart."""
+    """Peak of one forward and backward pass, without finished gradients."""
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The sum of all fields."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """Names and values for the effective settings: the total, and what it is made of."""
+        """Name and value for the effective settings: the total, and its parts that are not 0."""
         made_of = ", ".join(
             f"{field.name} {gib(size)}" for field in fields(self) if (size := getattr(self, field.name))
         )
@@ -66,11 +66,11 @@ class MemoryEstimate:
 
 
 def gib(size: int) -> str:
-    """Bytes in words: gibibytes, or mebibytes where there is less than one."""
+    """Write bytes in gibibytes, or in mebibytes below one gibibyte."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def estimate(
+def estimate_memory(
     parts: Mapping[str, nn.Module],
     groups: Sequence[ParameterGroup],
     activations: int,
@@ -78,19 +78,30 @@ def estimate(
     *,
     average: bool,
 ) -> MemoryEstimate:
-    """Add up what a run needs: the parts that stay loaded, what learns, and the activations of one micro-batch in bytes."""
-    learning = [parameter for group in groups for parameter in group.parameters]
+    """Add up the memory that a run needs.
+
+    Args:
+        parts: Modules that stay loaded.
+        groups: Trained parameters.
+        activations: Bytes of one micro-batch's activations, from `activation_bytes`.
+        optimizer: Name of the optimizer.
+        average: Whether a weight average is kept, in float32.
+    """
+    trained = [parameter for group in groups for parameter in group.parameters]
     return MemoryEstimate(
-        weights=size_of(parts.values(), learning),
-        gradients=sum(parameter.nbytes for parameter in learning),
-        optimizer=sum(OPTIMIZERS[optimizer].moments(parameter.numel()) for parameter in learning),
-        average=sum(4 * parameter.numel() for parameter in learning) if average else 0,
+        weights=size_of(parts.values(), trained),
+        gradients=sum(parameter.nbytes for parameter in trained),
+        optimizer=sum(OPTIMIZERS[optimizer].state_bytes(parameter.numel()) for parameter in trained),
+        average=sum(4 * parameter.numel() for parameter in trained) if average else 0,
         activations=activations,
     )
 
 
-class Ledger(TorchDispatchMode):
-    """The bytes that live tensors take, now and at most, while it is entered: each operation's results, until nobody holds them."""
+class AllocationLedger(TorchDispatchMode):
+    """Counts the bytes of live tensors, now and at most, while it is entered.
+
+    The results of each operation count until nothing refers to them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,66 +109,70 @@ class Ledger(TorchDispatchMode):
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do the operation and book its results; a view brings no storage of its own."""
+        """Run the operation and count its results; a view has no storage of its own."""
         del types
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self.book(leaf.untyped_storage())
+                self.add(leaf.untyped_storage())
         return result
 
-    def book(self, storage: UntypedStorage, *, free: bool = False) -> None:
-        """Count a storage, until it is let go; one that is free (what is counted elsewhere) never counts."""
+    def add(self, storage: UntypedStorage, *, free: bool = False) -> None:
+        """Count a storage until it is freed; one that is `free` counts as 0 bytes."""
         if id(storage) in self.sizes:
             return
         self.sizes[id(storage)] = 0 if free else storage.nbytes()
         self.live += self.sizes[id(storage)]
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.strike, id(storage))
+        weakref.finalize(storage, self.remove, id(storage))
 
-    def strike(self, key: int) -> None:
-        """Count a storage no more."""
+    def remove(self, key: int) -> None:
+        """Stop counting a storage that was freed."""
         self.live -= self.sizes.pop(key, 0)
 
     def release(self, tensor: Tensor) -> None:
-        """Count a tensor no more, though it lives on."""
+        """Stop counting a tensor that stays alive."""
         key = id(tensor.untyped_storage())
         if key in self.sizes:
             self.live -= self.sizes[key]
             self.sizes[key] = 0
 
 
-def activations_of(
-    module: nn.Module, call: Callable[[], Tensor], learning: Sequence[nn.Parameter] | None = None
+def activation_bytes(
+    module: nn.Module, call: Callable[[], Tensor], trained: Sequence[nn.Parameter] | None = None
 ) -> int:
-    """Bytes that one forward and backward pass holds at most, besides weights and finished gradients; nothing is computed for it.
+    """Count the peak bytes of one forward and backward pass, without computing it.
 
-    `call` asks the module once and gives a loss, or any answer, under the autocast of training, with a whole micro-batch: a large one
-    costs no more than a small one. What it makes are no real tensors, and it must keep none of them. `learning` is what gradients
-    are taken for: by default all of the module that needs them. What gradient checkpointing computes anew is counted as it comes
-    and goes; the scratch memory inside of single operations is not. A compiled module cannot be asked.
+    Weights and finished gradients are not counted. Activations that gradient checkpointing
+    recomputes are counted while they live. Scratch memory inside single operations is not counted.
+
+    Args:
+        module: The module that is called; it must not be compiled.
+        call: Calls the module once, under the autocast of training and with a whole micro-batch,
+            and returns a loss or any output. Its tensors are fake, and it must keep none of them. A
+            large micro-batch takes no longer than a small one.
+        trained: Parameters that get gradients; by default those of `module` that require them.
 
     Raises:
-        ValueError: nothing learns.
+        ValueError: no parameter requires a gradient.
     """
-    learning = (
-        [parameter for parameter in module.parameters() if parameter.requires_grad] if learning is None else learning
-    )
-    if not learning:
-        raise ValueError("nothing learns, so that nothing is kept for gradients")
-    ledger, mode = Ledger(), FakeTensorMode(allow_non_fake_inputs=True)
-    weights = [mode.from_tensor(tensor) for tensor in {*module.parameters(), *module.buffers(), *learning}]
+    if trained is None:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("no parameter is trained, so that nothing is kept for gradients")
+    ledger, mode = AllocationLedger(), FakeTensorMode(allow_non_fake_inputs=True)
+    weights = [mode.from_tensor(tensor) for tensor in {*module.parameters(), *module.buffers(), *trained}]
     for weight in weights:
-        ledger.book(weight.untyped_storage(), free=True)
-    with mode, ledger, gradients_to(learning, ledger.release):
-        torch.autograd.grad(call().float().sum(), list(learning), allow_unused=True)
-    torch.clear_autocast_cache()  # it would give the weights' imagined casts to the next real pass
+        ledger.add(weight.untyped_storage(), free=True)
+    with mode, ledger, gradient_hooks(trained, ledger.release):
+        torch.autograd.grad(call().float().sum(), list(trained), allow_unused=True)
+    torch.clear_autocast_cache()  # else the next real pass would use the weights' fake casts
     return ledger.peak
 
 
 @contextmanager
-def gradients_to(parameters: Sequence[nn.Parameter], receive: Callable[[Tensor], None]) -> Generator[None]:
-    """Have each parameter's finished gradient shown, for as long as the block lasts."""
+def gradient_hooks(parameters: Sequence[nn.Parameter], receive: Callable[[Tensor], None]) -> Generator[None]:
+    """Call `receive` with each parameter's finished gradient while the context lasts."""
     hooks = [parameter.register_hook(receive) for parameter in parameters]
     try:
         yield
@@ -166,8 +181,8 @@ def gradients_to(parameters: Sequence[nn.Parameter], receive: Callable[[Tensor],
             hook.remove()
 
 
-def available(device: torch.device | str) -> int:
-    """Bytes that this process may have on a device in all, what it holds already included."""
+def available_memory(device: torch.device | str) -> int:
+    """Count the bytes this process can use on a device, those it already uses included."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -178,7 +193,7 @@ def available(device: torch.device | str) -> int:
 
 
 def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
-    """Walk through the limits in bytes of the Linux control groups that this process is in, and of those that hold them."""
+    """Yield the limits in bytes of this process's Linux control groups and of their parents."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # no Linux, or no control groups
@@ -188,20 +203,21 @@ def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterat
         if controllers not in {"", "memory"}:
             continue
         folder = root / controllers / group.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(root):
-                # A container sees its own group as the root, whatever the line says: those that are not there say nothing.
-                texts = [(place / name).read_text().strip() for name in LIMITS if (place / name).is_file()]
+        for path in (folder, *folder.parents):
+            if path.is_relative_to(root):
+                # A container sees its own group as the root, whatever the line says.
+                texts = [(path / name).read_text().strip() for name in LIMITS if (path / name).is_file()]
                 yield from (int(text) for text in texts if text != "max")
 
 
-def check(needed: MemoryEstimate, there: int) -> None:
-    """Refuse what cannot fit.
+def check_memory(needed: MemoryEstimate, available: int) -> None:
+    """Check that training fits in the available bytes.
 
     Raises:
-        UserError: more is needed than is there; it names both, and what makes training smaller.
+        UserError: more is needed than available; it names both, and how to make training smaller.
     """
-    if needed.total > there:
+    if needed.total > available:
         raise UserError(
-            f"training needs about {needed.rows[0][1]} of memory, of which {gib(there)} are there; make it smaller, {REMEDIES}."
+            f"training needs about {needed.rows[0][1]} of memory, of which {gib(available)} are available; "
+            f"make it smaller, {REMEDIES}."
         )

@@ -1,4 +1,4 @@
-"""TODO training.settings."""
+"""Recipe settings of the training loop."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from mascot.training.optimizers import OptimizerName
 
 
 class TrainingSettings(BaseModel):
-    """How long and how fast the loop runs."""
+    """The recipe's section `training`: length, batches, optimizer and learning-rate schedule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=800, ge=1, le=999_999, description="optimizer steps")
-    batch_size: int = Field(
-        default=1, ge=1, le=512, description="photos in one forward pass; class pictures come on top"
-    )
-    gradient_accumulation_steps: int = Field(
-        default=1, ge=1, le=512, description="forward passes in one optimizer step"
-    )
+    batch_size: int = Field(default=1, ge=1, le=512, description="photos in one micro-batch; class images are added")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=512, description="micro-batches in one optimizer step")
     lr_schedule: ScheduleName = Field(
-        default="constant", description="how the rates fall after warm-up: constant, linear, cosine"
+        default="constant", description="learning-rate schedule after warm-up: constant, linear, cosine"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rates rise from 0")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rates rise from 0")
     min_snr: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="limit of min-SNR weighting; none trains with plain MSE"
     )
     optimizer: OptimizerName = Field(default="adamw", description="adamw, adamw8bit, prodigy, schedule-free")
     weight_decay: float = Field(default=0.01, ge=0, le=10, description="decoupled weight decay")
     ema_decay: float | None = Field(
-        default=None, gt=0, lt=1, description="decay of the average of the weights that is kept; none keeps the last"
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of the weight average that is exported; none exports the last weights",
     )
     offset_noise: float = Field(
-        default=0.0, ge=0, le=1, description="share of noise that is one number a channel: darker and lighter pictures"
+        default=0.0, ge=0, le=1, description="share of noise that is constant in a channel: darker and lighter images"
     )
-    gradient_checkpointing: bool = Field(default=False, description="compute activations twice instead of keeping them")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations instead of keeping them")
     compile: bool = Field(default=False, description="compile the denoiser: slow to start, faster steps")
     max_grad_norm: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="limit of the gradients' global norm"
@@ -44,10 +43,11 @@ class TrainingSettings(BaseModel):
     checkpoint_every: int = Field(default=200, ge=1, description="steps between two checkpoints")
 
     def check(self) -> None:
-        """Refuse settings that undo each other.
+        """Check that the settings do not contradict each other.
 
         Raises:
-            UserError: an optimizer that keeps an average of its own shall follow a schedule, or have a second average.
+            UserError: an optimizer that keeps its own average is combined with a learning-rate
+                schedule or a second average.
         """
         if self.optimizer == "schedule-free" and self.lr_schedule != "constant":
             raise UserError(
