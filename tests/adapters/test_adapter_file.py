@@ -1,4 +1,4 @@
-"""Laws of the adapter file: what is written is what is read, whole or not at all, and never from a pickle."""
+"""Laws of the adapter file: it reads back as written, is written atomically, never unpickled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANIFEST = Manifest(
     method="lora",
     base="owner/name",
     base_identity="0123",
-    token="sks",  # noqa: S106 - a word of prompts, no secret
+    token="sks",  # noqa: S106 - a token of prompts, no secret
     class_noun="dog",
     resolution=64,
     step=3,

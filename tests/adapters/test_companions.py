@@ -1,4 +1,4 @@
-"""Laws of what lies beside the adapter: each other form of a run's result draws what the adapter draws, in the tool that it is for."""
+"""Laws of companion files: each generates the adapter's images, in the tool that it is for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ from mascot.storage.run_folder import Run
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
 COMMON = (
-    "training.steps=4", "training.warmup_steps=0", "previews.every=0", "prior.weight=0", "precision=fp32", "device=cpu", "training.batch_size=1",
+    "training.steps=4",
+    "training.warmup_steps=0",
+    "previews.every=0",
+    "prior.weight=0",
+    "precision=fp32",
+    "device=cpu",
+    "training.batch_size=1",
     "training.gradient_accumulation_steps=1",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
-    """A run whose base learned as a whole, and one that taught a word and layers."""
+    """Train one run by DreamBooth, and one by pivotal tuning: a token and LoRA layers."""
     more = {
         "dreambooth": ("method.learning_rate=1e-3", "method.text_learning_rate=1e-3", "method.extract_rank=64"),
         "pivotal": (
@@ -40,7 +46,7 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
             "method.layers.text_learning_rate=1e-2",
         ),
     }
-    made: dict[str, Run] = {}
+    trained: dict[str, Run] = {}
     for method, overrides in more.items():
         recipe = Recipe.preset(
             base=str(tiny_base),
@@ -48,16 +54,16 @@ def runs(tiny_base: Path, home: Path) -> dict[str, Run]:
             photos=(str(home / "photos"),),
             class_noun="dog",
         )
-        made[method] = train(recipe, out=home / method, report=False)
-    return made
+        trained[method] = train(recipe, out=home / method, report=False)
+    return trained
 
 
-def drawn(generator: Generator) -> np.ndarray:
+def generated(generator: Generator) -> np.ndarray:
     return np.asarray(next(iter(generator.generate([ImageRequest(PROMPT, 5)], KNOBS))), np.int16)
 
 
 def applied(file: Path) -> np.ndarray:
-    return drawn(open_generator(file, device="cpu")[0])
+    return generated(open_generator(file, device="cpu")[0])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -65,27 +71,27 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def base_only(tiny_base: Path) -> np.ndarray:
-    return drawn(Generator(load_family(str(tiny_base), device="cpu", precision="fp32")))
+    return generated(Generator(load_family(str(tiny_base), device="cpu", precision="fp32")))
 
 
-def test_a_base_that_learned_is_a_base(tiny_base: Path, runs: dict[str, Run]) -> None:
-    """Mascot loads the folder and draws what the adapter draws; so does diffusers."""
+def test_a_trained_base_is_a_base(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """Mascot loads the folder and generates the adapter's image; so does diffusers."""
     run = runs["dreambooth"]
     ours = applied(run.adapter)
     assert difference(ours, base_only(tiny_base)) > 3
     folder = run.model()
-    assert difference(drawn(Generator(load_family(str(folder), device="cpu", precision="fp32"))), ours) <= 1
+    assert difference(generated(Generator(load_family(str(folder), device="cpu", precision="fp32"))), ours) <= 1
     assert difference(theirs(folder), ours) <= 1
 
 
 def test_the_extracted_layers_come_near_the_weights(tiny_base: Path, runs: dict[str, Run]) -> None:
-    """At a high rank they draw nearly what the weights draw: what they cannot hold (norms, biases) is a small part here."""
+    """At a high rank they give nearly the same image: norms and biases are a small part here."""
     run = runs["dreambooth"]
     base, ours, near = base_only(tiny_base), applied(run.adapter), applied(run.companion("low_rank"))
     assert np.abs(near - ours).mean() < 0.5 * np.abs(base - ours).mean()
 
 
-def test_what_was_kept_is_told(runs: dict[str, Run], tiny_base: Path, home: Path, tmp_path: Path) -> None:
+def test_what_was_kept_is_reported(runs: dict[str, Run], tiny_base: Path, home: Path, tmp_path: Path) -> None:
     """The energy of each kind of layer is in the report of a run that extracts."""
     recipe = Recipe.read(runs["dreambooth"].recipe)
     with pytest.MonkeyPatch.context() as patch:
@@ -96,17 +102,17 @@ def test_what_was_kept_is_told(runs: dict[str, Run], tiny_base: Path, home: Path
     assert "%" in run.report.read_text(encoding="utf-8")
 
 
-def test_diffusers_reads_the_word_and_the_layers(tiny_base: Path, runs: dict[str, Run]) -> None:
-    """`load_lora_weights` of one file and `load_textual_inversion` of the other give the adapter's picture."""
+def test_diffusers_reads_the_token_and_the_layers(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """`load_lora_weights` and `load_textual_inversion` together give the adapter's image."""
     run = runs["pivotal"]
     ours = applied(run.adapter)
     assert difference(ours, base_only(tiny_base)) > 3
-    images = theirs(tiny_base, layers=run.companion("layers"), word=run.companion("token"))
-    assert difference(images, ours) <= 1
+    image = theirs(tiny_base, layers=run.companion("layers"), embeddings=run.companion("token"))
+    assert difference(image, ours) <= 1
 
 
-def test_each_half_of_a_pair_draws_alone(tiny_base: Path, runs: dict[str, Run]) -> None:
-    """Ours read them too, and neither is the whole."""
+def test_each_half_of_a_pair_generates_alone(tiny_base: Path, runs: dict[str, Run]) -> None:
+    """Mascot reads each file too, and neither gives the image of both."""
     run = runs["pivotal"]
     whole, base = applied(run.adapter), base_only(tiny_base)
     for name in ("layers", "token"):
@@ -115,20 +121,20 @@ def test_each_half_of_a_pair_draws_alone(tiny_base: Path, runs: dict[str, Run]) 
         assert difference(half, whole) > 0
 
 
-def theirs(folder: Path, layers: Path | None = None, word: Path | None = None) -> np.ndarray:
-    """The picture by diffusers' own pipeline, from the same noise."""
+def theirs(folder: Path, layers: Path | None = None, embeddings: Path | None = None) -> np.ndarray:
+    """Generate the image by diffusers' own pipeline, from the same noise."""
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     if layers is not None:
         pipeline.load_lora_weights(layers)
     prompt = PROMPT
-    if word is not None:
+    if embeddings is not None:
         own = LearnedTokens(pipeline.text_encoder, pipeline.tokenizer)
-        token = "taught" if "sks" in pipeline.tokenizer.get_vocab() or own.meaning("sks").shape[0] == 1 else "sks"
-        pipeline.load_textual_inversion(word, token=token)
+        token = "trained" if "sks" in pipeline.tokenizer.get_vocab() or own.embeddings("sks").shape[0] == 1 else "sks"
+        pipeline.load_textual_inversion(embeddings, token=token)
         prompt = PROMPT.replace("sks", token)
     noise = gaussian((4, 8, 8), [seeded("picture", 5)])
-    answer = pipeline(
+    output = pipeline(
         prompt,
         latents=noise,
         num_inference_steps=3,
@@ -138,4 +144,4 @@ def theirs(folder: Path, layers: Path | None = None, word: Path | None = None) -
         output_type="np",
         negative_prompt="",
     )
-    return (np.asarray(answer.images[0]) * 255).round().astype(np.int16)
+    return (np.asarray(output.images[0]) * 255).round().astype(np.int16)

@@ -1,4 +1,7 @@
-"""Laws of extraction: the halves are the closest of their rank, peft reads them as they are meant, and no energy goes uncounted."""
+"""Laws of LoRA extraction: both projections are the closest of their rank, and peft reads them.
+
+All energy of a change is counted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,15 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from mascot.adapters.lora_extraction import Energy, Extraction, extract, factor, group_of, representable
-from mascot.adapters.lora_keys import DOWN, METADATA_KEY, UP, file_name, layer_name, metadata_of, read_facts
+from mascot.adapters.lora_keys import (
+    DOWN,
+    METADATA_KEY,
+    UP,
+    name_in_file,
+    name_in_module,
+    read_metadata,
+    write_metadata,
+)
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
 
@@ -25,12 +36,12 @@ def change_of(shape: tuple[int, ...]) -> Tensor:
 
 
 def product(down: Tensor, up: Tensor) -> Tensor:
-    """What both halves add to a layer's weight."""
+    """Multiply both projections to the change of a layer's weight."""
     return (up.flatten(1) @ down.flatten(1)).view(up.shape[0], *down.shape[1:])
 
 
 def lost(change: Tensor, rank: int) -> float:
-    """The share of a change's energy that its halves miss, measured on their product."""
+    """Measure the share of a change's energy that the product of its projections misses."""
     down, up, _ = factor(change, rank)
     return float((change - product(down, up)).double().square().sum() / change.double().square().sum())
 
@@ -57,14 +68,14 @@ def test_the_energy_kept_rises_with_the_rank_and_is_what_the_halves_really_keep(
 def test_no_other_halves_of_that_rank_come_closer(rank: int, number: int) -> None:
     change, generator = change_of((7, 5)), seeded("rival", number)
     rival = torch.randn(7, rank, generator=generator)
-    projected = rival @ torch.linalg.lstsq(rival, change).solution  # the best that these columns can do
+    projected = rival @ torch.linalg.lstsq(rival, change).solution  # the best possible with these columns
     missed = float((change - projected).double().square().sum() / change.double().square().sum())
     assert missed >= lost(change, rank) - 1e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_both_halves_have_one_shape_for_every_layer_and_equal_sizes(shape: tuple[int, ...]) -> None:
-    """Also where a layer has fewer singular values than the rank: the rest is zeros."""
+    """Zeros fill them where a layer has fewer singular values than the rank."""
     down, up, _ = factor(change_of(shape), 11)
     assert down.shape == (11, *shape[1:])
     assert up.shape == (shape[0], 11, *(1 for _ in shape[2:]))
@@ -74,7 +85,7 @@ def test_both_halves_have_one_shape_for_every_layer_and_equal_sizes(shape: tuple
 
 
 class Network(nn.Module):
-    """One layer of each kind."""
+    """A network with one layer of each kind."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,16 +95,16 @@ class Network(nn.Module):
         self.norm = nn.LayerNorm(6)
         self.conv = nn.Conv2d(1, 3, 3, stride=2, padding=1)
         self.split = nn.Conv2d(4, 4, 1, groups=2)
-        self.place = nn.Parameter(torch.zeros(2))
+        self.position = nn.Parameter(torch.zeros(2))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Through every layer but the split one."""
+        """Pass through every layer but the split one."""
         x = self.norm(self.fc1(self.to_q(self.embed(ids))))
         return self.conv(x[:, None])
 
 
 def two_networks() -> tuple[Network, dict[str, Tensor], dict[str, Tensor]]:
-    """A network, the weights it has and those it would have after training."""
+    """Make a network, its weights, and its weights after training."""
     network = Network()
     base = {name: torch.randn(p.shape, generator=seeded("base", name)) for name, p in network.named_parameters()}
     trained = {
@@ -103,12 +114,12 @@ def two_networks() -> tuple[Network, dict[str, Tensor], dict[str, Tensor]]:
     return network, base, trained
 
 
-def test_linear_layers_and_convolutions_of_one_group_can_be_held() -> None:
+def test_linear_layers_and_convolutions_of_one_group_are_representable() -> None:
     assert representable(Network()) == ["to_q", "fc1", "conv"]
 
 
 def test_peft_reads_the_halves_as_they_are_meant() -> None:
-    """A network of which nothing but reachable weights changed answers the same with the halves put on by peft."""
+    """Where only representable weights changed, peft's layers give the trained network's output."""
     network, base, trained = two_networks()
     layers = representable(network)
     trained = {name: trained[name] if name.removesuffix(".weight") in layers else value for name, value in base.items()}
@@ -127,7 +138,7 @@ def test_peft_reads_the_halves_as_they_are_meant() -> None:
     assert found.energy.share == 1
 
 
-def test_all_that_changed_is_counted_and_what_cannot_be_held_is_left_out() -> None:
+def test_all_that_changed_is_counted_and_what_is_not_representable_is_left_out() -> None:
     network, base, trained = two_networks()
     found = extract(network, base, trained, rank=FULL, layers=representable(network))
     whole = sum(float((trained[name] - base[name]).double().square().sum()) for name in base)
@@ -139,7 +150,7 @@ def test_all_that_changed_is_counted_and_what_cannot_be_held_is_left_out() -> No
         "other weights",
     }
     assert found.energies["attention"].share == found.energies["feed-forward"].share == 1
-    # The convolution in groups is one too, and is left out: what is kept of the group says so.
+    # The grouped convolution counts as a convolution and is left out.
     split = float((trained["split.weight"] - base["split.weight"]).double().square().sum())
     energy = found.energies["convolutions"]
     assert energy.changed - energy.kept == pytest.approx(split, rel=1e-4)
@@ -149,9 +160,15 @@ def test_the_rows_give_every_group_once_in_one_order() -> None:
     network, base, trained = two_networks()
     rows = dict(extract(network, base, trained, rank=1, layers=["conv", "to_q"]).rows("unet"))
     assert list(rows) == [
-        "unet, all weights", "unet, attention", "unet, feed-forward", "unet, convolutions", "unet, norms", "unet, embeddings",
-        "unet, biases", "unet, other weights",
-    ]  # fmt: skip
+        "unet, all weights",
+        "unet, attention",
+        "unet, feed-forward",
+        "unet, convolutions",
+        "unet, norms",
+        "unet, embeddings",
+        "unet, biases",
+        "unet, other weights",
+    ]
     assert rows["unet, feed-forward"].startswith("left out; ")
     assert rows["unet, attention"].endswith("% of the change")
     assert "% kept; " in rows["unet, attention"]
@@ -194,7 +211,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_linear_layers_are_told_apart_by_their_names(name: str) -> None:
+def test_linear_layers_are_distinguished_by_their_names(name: str) -> None:
     module: nn.Module = nn.Linear(2, 2)
     for child in reversed(name.split(".")[:-1]):
         module = nn.ModuleDict({child: module})
@@ -210,22 +227,22 @@ def test_linear_layers_are_told_apart_by_their_names(name: str) -> None:
         ("text_encoder_2", "text_model.encoder.layers.0.fc1", "text_model.encoder.layers.0.fc1"),
     ],
 )
-def test_names_of_layers_go_out_as_other_tools_write_them_and_come_back(part: str, key: str, name: str) -> None:
+def test_names_of_layers_are_written_as_other_tools_do_and_read_back(part: str, key: str, name: str) -> None:
     module = nn.Module()
     if key.startswith("text_model."):
         module.text_model = nn.Module()
-    assert file_name(part, key) == name
-    assert layer_name(module, part, name) == key
+    assert name_in_file(part, key) == name
+    assert name_in_module(module, part, name) == key
 
 
-def test_metadata_comes_back_and_damage_is_refused() -> None:
+def test_metadata_reads_back_as_written_and_damage_is_refused() -> None:
     config = LoraConfig(r=3, lora_alpha=5, target_modules=["b", "a"]).to_dict()
-    facts = read_facts(metadata_of({"unet": config}))
-    assert (facts["unet.r"], facts["unet.lora_alpha"], facts["unet.target_modules"]) == (3, 5, ["a", "b"])
-    assert read_facts({}) == {}
+    settings = read_metadata(write_metadata({"unet": config}))
+    assert (settings["unet.r"], settings["unet.lora_alpha"], settings["unet.target_modules"]) == (3, 5, ["a", "b"])
+    assert read_metadata({}) == {}
     for text in ("{", "[]", "[" * 10_000):
         with pytest.raises(UserError, match="export it again"):
-            read_facts({METADATA_KEY: text})
+            read_metadata({METADATA_KEY: text})
 
 
 def test_at_most_three_keys_are_named() -> None:

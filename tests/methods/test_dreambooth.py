@@ -1,4 +1,7 @@
-"""Laws of DreamBooth: what learns is what is exported, the base comes back to the bit, and the LoRA made of it is a LoRA to everyone."""
+"""Laws of DreamBooth: all that is trained is exported, and the base model is restored exactly.
+
+Every tool reads the extracted LoRA.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ FULL = 64
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives a base of a family, made once."""
+    """Make a base of each family once; call it with the family's name."""
     home, made = tmp_path_factory.mktemp("bases"), dict[str, Path]()
 
     def folder(name: str) -> Path:
@@ -58,7 +61,7 @@ def base(request: pytest.FixtureRequest, folders: Callable[[str], Path]) -> Path
 
 @pytest.fixture
 def plain(folders: Callable[[str], Path]) -> Path:
-    """The base of one family, where a law is about tensors alone."""
+    """The base of one family, for laws about tensors alone."""
     return folders("sd")
 
 
@@ -67,7 +70,7 @@ def loaded(base: Path, precision: Any = "fp32") -> Family:
 
 
 def settings_for(stage: Stage, **options: Any) -> DreamBoothSettings:
-    """Text encoders learn too, where there is one that can."""
+    """Train the text encoders too, where one can be trained."""
     return DreamBoothSettings(learning_rate=1e-2, text_learning_rate=1e-2 if len(stage.parts) > 1 else 0, **options)
 
 
@@ -78,7 +81,7 @@ def pushed(
     only: Callable[[str], bool] = lambda _: True,
     size: float = 0.05,
 ) -> AttachedMethod:
-    """A learner whose weights (those of the names that `only` takes) have moved far enough to be seen."""
+    """Attach the method and change its weights visibly, those whose names `only` accepts."""
     attached = (settings or settings_for(stage)).attach(stage, SUBJECT, 0, None)
     with torch.no_grad():
         for group in attached.groups:
@@ -89,7 +92,7 @@ def pushed(
 
 
 def reachable(stage: Stage) -> Callable[[str], bool]:
-    """Whether a weight is one that the extracted LoRA can change."""
+    """Make a predicate for the weights that the extracted LoRA can change."""
     text = tuple(
         f"{part}.{name}.weight"
         for part in stage.parts
@@ -104,30 +107,30 @@ def reachable(stage: Stage) -> Callable[[str], bool]:
     return lambda name: name in text or name.removeprefix(f"{stage.denoiser}.") in linear
 
 
-def answer(stage: Stage) -> Tensor:
-    """What the denoiser says to one question, text encoders included."""
+def prediction(stage: Stage) -> Tensor:
+    """Predict once, through text encoders and denoiser."""
     with torch.no_grad():
         noisy = gaussian(stage.latent_shape(64, 64), [seeded("question")])
         return stage.predict(noisy, torch.tensor([500.0]), stage.condition([PROMPT], [FRAMING]))
 
 
-def drawn(family: Family) -> np.ndarray:
-    """One picture, H x W x 3."""
+def generated(family: Family) -> np.ndarray:
+    """Generate one image, H x W x 3."""
     knobs = Knobs(steps=2, guidance=1.0, height=64, width=64)
     return np.asarray(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
 
 def optimizer_of(attached: AttachedMethod) -> torch.optim.Optimizer:
-    """AdamW over what learns, each part at its rate."""
+    """Make AdamW over the trained parameters, each part at its learning rate."""
     return torch.optim.AdamW(
         [{"params": list(group.parameters), "lr": group.learning_rate} for group in attached.groups]
     )
 
 
 def digests(stage: Stage) -> dict[str, str]:
-    """A hash of every weight and buffer of a stage's parts and autoencoder, with its dtype."""
-    images: Any = stage.images  # pyright: ignore[reportAttributeAccessIssue]
-    modules: dict[str, nn.Module] = {**stage.parts, **({"vae": images.module} if hasattr(images, "module") else {})}
+    """Hash every weight and buffer of a stage's parts and autoencoder, with its dtype."""
+    codec: Any = stage.image_codec  # pyright: ignore[reportAttributeAccessIssue]
+    modules: dict[str, nn.Module] = {**stage.parts, **({"vae": codec.module} if hasattr(codec, "module") else {})}
     return {
         f"{part}.{name}": f"{tensor.dtype} {hashlib.sha256(tensor.float().numpy().tobytes()).hexdigest()}"
         for part, module in modules.items()
@@ -136,17 +139,20 @@ def digests(stage: Stage) -> dict[str, str]:
 
 
 def test_fresh_it_is_the_base(base: Path) -> None:
-    """Every weight to the bit; its answer to rounding, as a base's weights lie at odd addresses for which torch has other kernels."""
+    """Its weights are equal to the bit, its prediction to rounding.
+
+    A base's weights can lie at odd addresses, for which torch takes other kernels.
+    """
     stage = loaded(base).stages[0]
-    before, bits = answer(stage), digests(stage)
+    before, bits = prediction(stage), digests(stage)
     settings_for(stage).attach(stage, SUBJECT, 0, None)
     assert digests(stage) == bits
-    torch.testing.assert_close(answer(stage), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prediction(stage), before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("text_learning_rate", [0.0, 1e-3])
 def test_only_what_is_exported_moves(plain: Path, text_learning_rate: float) -> None:
-    """Three real steps: every exported tensor moved but the buffers, and nothing else, the decoder least of all."""
+    """Three real steps change every exported tensor but the buffers, and nothing else."""
     stage = loaded(plain).stages[0]
     before = digests(stage)
     attached = DreamBoothSettings(learning_rate=1e-3, text_learning_rate=text_learning_rate).attach(
@@ -164,52 +170,54 @@ def test_only_what_is_exported_moves(plain: Path, text_learning_rate: float) -> 
     after, exported = digests(stage), set(attached.export()[0])
     moved = {key for key in before if before[key] != after[key]}
     assert moved <= exported
-    learning = {
+    trained = {
         f"{group.part}.{name}" for group in attached.groups for name, _ in stage.parts[group.part].named_parameters()
     }
-    assert moved == learning
+    assert moved == trained
     assert any(key.startswith("text_encoder.") for key in moved) == (text_learning_rate > 0)
     attached.detach()
     assert digests(stage) == before
 
 
-def test_nothing_but_what_learns_asks_for_gradients(base: Path) -> None:
+def test_only_trained_parameters_require_gradients(base: Path) -> None:
     stage = loaded(base).stages[0]
     attached = DreamBoothSettings().attach(stage, SUBJECT, 0, None)
-    mine = {id(parameter) for group in attached.groups for parameter in group.parameters}
+    trained = {id(parameter) for group in attached.groups for parameter in group.parameters}
     for module in stage.parts.values():
-        assert all(parameter.requires_grad == (id(parameter) in mine) for parameter in module.parameters())
+        assert all(parameter.requires_grad == (id(parameter) in trained) for parameter in module.parameters())
     attached.detach()
     assert not any(parameter.requires_grad for module in stage.parts.values() for parameter in module.parameters())
 
 
-def test_exported_and_restored_draws_the_same_pixels_and_every_strength_is_exact(base: Path, tmp_path: Path) -> None:
+def test_exported_and_restored_generates_the_same_pixels_and_every_strength_is_exact(
+    base: Path, tmp_path: Path
+) -> None:
     family = loaded(base)
-    before, bits = drawn(family), digests(family.stages[0])
+    before, bits = generated(family), digests(family.stages[0])
     attached = pushed(family.stages[0])
-    trained, trained, said = drawn(family), digests(family.stages[0]), answer(family.stages[0])
-    assert np.abs(trained - before).max() > 2
+    image, trained, predicted = generated(family), digests(family.stages[0]), prediction(family.stages[0])
+    assert np.abs(image - before).max() > 2
     tensors, metadata = attached.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "a.safetensors")
     attached.detach()
     assert digests(family.stages[0]) == bits
-    assert np.array_equal(drawn(family), before)
+    assert np.array_equal(generated(family), before)
 
     read, other = Adapter.read(tmp_path / "a.safetensors"), loaded(base)
     applied = restore(other.stages[0], read.tensors, read.metadata)
-    assert torch.equal(answer(other.stages[0]), said)
-    assert np.array_equal(drawn(other), trained)
+    assert torch.equal(prediction(other.stages[0]), predicted)
+    assert np.array_equal(generated(other), image)
     assert digests(other.stages[0]) == trained
     applied.scale(dict.fromkeys(other.stages[0].parts, 0.5))
     assert digests(other.stages[0]) not in (trained, bits)
-    assert not np.array_equal(drawn(other), trained)
+    assert not np.array_equal(generated(other), image)
     applied.scale(dict.fromkeys(other.stages[0].parts, 0.0))
     assert digests(other.stages[0]) == bits
     applied.scale({})
     assert digests(other.stages[0]) == trained
     applied.remove()
     assert digests(other.stages[0]) == bits
-    assert np.array_equal(drawn(other), before)
+    assert np.array_equal(generated(other), before)
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.5])
@@ -229,58 +237,58 @@ def test_a_strength_is_a_step_from_the_base_towards_what_was_trained_part_by_par
     assert all(text[key] == now for key, now in digests(stage).items() if key.startswith("text_encoder."))
 
 
-def test_untouched_the_base_answers_with_its_own_bits_and_learning_goes_on_as_if_nothing_had_been(plain: Path) -> None:
-    """Also between a forward pass and its backward pass, with gradients from before; and when the block ends in an error."""
+def test_base_only_predicts_with_the_bases_own_bits_and_training_goes_on_unchanged(plain: Path) -> None:
+    """It may stand between forward and backward pass, with gradients kept, or end in an error."""
     stage = loaded(plain).stages[0]
-    before, bits = answer(stage), digests(stage)
+    before, bits = prediction(stage), digests(stage)
     attached = pushed(stage)
-    trained, trained = answer(stage), digests(stage)
+    predicted, trained = prediction(stage), digests(stage)
     parameters = [parameter for group in attached.groups for parameter in group.parameters]
     gradients = list[list[Tensor]]()
     for peek in (False, True):
         for parameter in parameters:
             parameter.grad = None
         for _ in range(2):
-            said = stage.predict(
+            output = stage.predict(
                 gaussian((4, 8, 8), [seeded("x")]), torch.tensor([500]), stage.condition([PROMPT], [FRAMING])
             )
             if peek:
                 with attached.base_only():
-                    assert torch.equal(answer(stage), before)
+                    assert torch.equal(prediction(stage), before)
                     assert digests(stage) == bits
-            said.square().mean().backward()
+            output.square().mean().backward()
         gradients.append([parameter.grad for parameter in parameters if parameter.grad is not None])
     assert len(gradients[0]) > 100
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
     with pytest.raises(RuntimeError, match="halfway"), attached.base_only():
         raise RuntimeError("halfway")
-    assert torch.equal(answer(stage), trained)
+    assert torch.equal(prediction(stage), predicted)
     assert digests(stage) == trained
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_weights_learn_in_full_precision_and_come_back_as_they_were(plain: Path, precision: Any) -> None:
+def test_half_precision_weights_are_trained_in_full_precision_and_restored_exactly(plain: Path, precision: Any) -> None:
     stage = loaded(plain, precision).stages[0]
-    before, bits = answer(stage), digests(stage)
+    before, bits = prediction(stage), digests(stage)
     attached = pushed(stage)
     assert {p.dtype for group in attached.groups for p in group.parameters} == {torch.float32}
-    trained, trained = answer(stage), digests(stage)
+    predicted, trained = prediction(stage), digests(stage)
     tensors, metadata = attached.export()
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     with attached.base_only():
-        assert torch.equal(answer(stage), before)
+        assert torch.equal(prediction(stage), before)
     attached.detach()
     assert digests(stage) == bits
     applied = restore(stage, tensors, metadata)
     assert digests(stage) == trained
-    assert torch.equal(answer(stage), trained)
+    assert torch.equal(prediction(stage), predicted)
     applied.scale(dict.fromkeys(stage.parts, 0.0))
     assert digests(stage) == bits
-    assert torch.equal(answer(stage), before)
+    assert torch.equal(prediction(stage), before)
 
 
 def test_an_export_is_a_copy(plain: Path) -> None:
-    """What learns afterwards does not reach it."""
+    """Later training does not change it."""
     stage = loaded(plain).stages[0]
     attached = pushed(stage)
     tensors, _ = attached.export()
@@ -303,7 +311,7 @@ def test_an_export_is_each_parts_state_dict(base: Path) -> None:
     assert {key: tensor.shape for key, tensor in tensors.items()} == expected
 
 
-def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
+def test_learning_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
     stage = loaded(plain).stages[0]
     attached = DreamBoothSettings(learning_rate=2e-6, text_learning_rate=1e-6, text_until=0.3).attach(
         stage, SUBJECT, 0, None
@@ -313,20 +321,20 @@ def test_rates_and_their_end_are_the_parts_own(plain: Path) -> None:
         ("text_encoder", 1e-6, 0.3),
     ]
     assert attached.changes_base
-    assert [leg.share for leg in DreamBoothSettings().phases] == [1.0]
+    assert [phase.share for phase in DreamBoothSettings().phases] == [1.0]
     assert attached.companions() == {}
 
 
-def test_a_text_encoder_that_cannot_learn_is_refused(folders: Callable[[str], Path]) -> None:
+def test_a_text_encoder_that_cannot_be_trained_is_refused(folders: Callable[[str], Path]) -> None:
     stage = loaded(folders("deepfloyd_if")).stages[0]
     bits = digests(stage)
-    with pytest.raises(UserError, match=r"method\.text_rate=0"):
+    with pytest.raises(UserError, match=r"method\.text_learning_rate=0"):
         DreamBoothSettings(text_learning_rate=1e-6).attach(stage, SUBJECT, 0, None)
     assert digests(stage) == bits
 
 
 def test_weights_of_few_bits_are_refused(plain: Path) -> None:
-    """A quantized layer holds whole numbers, of which no step can be taken."""
+    """A quantized layer holds whole numbers, which an optimizer cannot change."""
     stage = loaded(plain).stages[0]
     layer = stage.parts["unet"].get_submodule("conv_in")
     layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
@@ -336,7 +344,7 @@ def test_weights_of_few_bits_are_refused(plain: Path) -> None:
 
 
 def unfit(tensors: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], str]]:
-    """Files that do not fit, each with what the refusal must say."""
+    """Make files that do not fit, each with what the error message must contain."""
     first = next(iter(tensors))
     return {
         "nothing in it": ({}, "empty"),
@@ -352,41 +360,41 @@ def unfit(tensors: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], s
 def test_weights_that_do_not_fit_are_refused_by_name_and_leave_the_base_alone(plain: Path, case: str) -> None:
     stage = loaded(plain).stages[0]
     attached = settings_for(stage).attach(stage, SUBJECT, 0, None)
-    tensors, said = unfit(attached.export()[0])[case]
+    tensors, message = unfit(attached.export()[0])[case]
     attached.detach()
     bits = digests(stage)
     with pytest.raises(UserError) as error:
         restore(stage, tensors, {})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert digests(stage) == bits
 
 
 def companion_of(stage: Stage, rank: int, size: float = 0.05) -> Companion:
-    """The LoRA extracted from weights of which only reachable ones moved; the base is given back."""
+    """Extract a LoRA from weights of which only reachable ones changed, and restore the base."""
     attached = pushed(stage, settings_for(stage, extract_rank=rank), only=reachable(stage), size=size)
     companion = attached.companions()[COMPANION]
     attached.detach()
     return companion
 
 
-def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_ranks(base: Path) -> None:
-    """For changes so small that the answer follows them in a straight line; larger ones lead a random network anywhere."""
+def test_the_extracted_lora_predicts_what_the_weights_predict_and_less_of_it_at_lower_ranks(base: Path) -> None:
+    """Changes are so small that the prediction is linear in them; larger ones give a random one."""
     family, size = loaded(base), 2e-3
     stage = family.stages[0]
-    before = answer(stage)
+    before = prediction(stage)
     attached = pushed(stage, only=reachable(stage), size=size)
-    trained, image = answer(stage), drawn(family)
+    trained, image = prediction(stage), generated(family)
     attached.detach()
     misses = [float((before - trained).norm())]
     for rank in (4, 16, FULL):
         companion = companion_of(stage, rank, size)
         applied = lora.restore(stage, companion.tensors, companion.metadata)
-        misses.append(float((answer(stage) - trained).norm()))
+        misses.append(float((prediction(stage) - trained).norm()))
         if rank == FULL:
-            assert np.abs(drawn(family) - image).max() <= 1
+            assert np.abs(generated(family) - image).max() <= 1
         applied.remove()
-        assert torch.equal(answer(stage), before)
+        assert torch.equal(prediction(stage), before)
     assert misses == sorted(misses, reverse=True)
     assert misses[-1] < 1e-2 * misses[0] < 0.1 * misses[1]
 
@@ -394,27 +402,27 @@ def test_the_extracted_lora_draws_what_the_weights_draw_and_less_of_it_at_lower_
 def test_diffusers_reads_the_extracted_lora_as_we_do(base: Path, tmp_path: Path) -> None:
     family = loaded(base)
     stage: Any = family.stages[0]
-    before = drawn(family)
+    before = generated(family)
     companion = companion_of(stage, 3)
     assert companion.method == "lora"
     Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=None).write(tmp_path / "a.safetensors")
     read = Adapter.read(tmp_path / "a.safetensors")
     applied = lora.restore(stage, read.tensors, read.metadata)
-    ours = drawn(family)
+    ours = generated(family)
     applied.remove()
     assert np.abs(ours - before).max() > 2
     pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True, dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path / "a.safetensors")
-    for part in list(stage.parts):  # their modules, our way of drawing: what differs is the weights alone
+    for part in list(stage.parts):  # their modules in our generator: only the weights can differ
         if part == stage.denoiser:
             setattr(stage, part, getattr(pipeline, part))
         else:
             stage.loaded[part] = getattr(pipeline, part)
-    assert np.abs(drawn(family) - ours).max() <= 1
+    assert np.abs(generated(family) - ours).max() <= 1
 
 
-def test_the_extracted_lora_is_written_as_the_method_itself_writes_one(plain: Path) -> None:
-    """Names, dtypes and metadata are those of an export of LoRA at that rank, over more layers."""
+def test_the_extracted_lora_has_the_form_of_an_export_of_lora(plain: Path) -> None:
+    """Names, dtypes and metadata are those of LoRA at that rank, over more layers."""
     companion = companion_of(loaded(plain).stages[0], 4)
     theirs, metadata = (
         lora.LoraSettings(rank=4, alpha=4, layers="all", text_learning_rate=1e-3)
@@ -430,7 +438,7 @@ def test_the_extracted_lora_is_written_as_the_method_itself_writes_one(plain: Pa
     assert {key for key in ours if ours[key] != expected[key]} <= {"unet.target_modules", "text_encoder.target_modules"}
 
 
-def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
+def test_what_was_kept_is_reported_for_each_part_and_kind(base: Path) -> None:
     stage = loaded(base).stages[0]
     attached = pushed(stage, settings_for(stage, extract_rank=2))
     facts = attached.companions()[COMPANION].facts
@@ -444,8 +452,8 @@ def test_what_was_kept_is_said_of_each_part_and_kind(base: Path) -> None:
     )
 
 
-def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain: Path) -> None:
-    """Weights prepared for autocast learn as plain ones do: the optimizer holds the parameters that the modules use."""
+def test_an_accelerator_trains_the_weights_as_well(plain: Path) -> None:
+    """Under autocast, the optimizer holds the parameters that the modules use."""
     stage = loaded(plain).stages[0]
     attached = DreamBoothSettings(learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
     assert isinstance(attached, DreamBoothTraining)
@@ -459,7 +467,7 @@ def test_what_training_would_do_through_an_accelerator_is_learned_as_well(plain:
             .mean()
         )
     accelerator.backward(loss)
-    before = answer(stage)
+    before = prediction(stage)
     optimizer.step()
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert not torch.equal(answer(stage), before)
+    assert not torch.equal(prediction(stage), before)

@@ -1,4 +1,4 @@
-"""Laws of LoRA: nothing changes before it learns, nothing else moves while it does, and its file means the same everywhere."""
+"""Laws of LoRA: a new one changes nothing, only its layers train, and its file is portable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mascot.training.settings import TrainingSettings
 from tiny.stable_diffusion import SUBJECT
 
 FRAMING = Framing(original=(64, 64), target=(64, 64))
-SHOT = ImageRequest("a photo of sks dog on a beach", 3)
+REQUEST = ImageRequest("a photo of sks dog on a beach", 3)
 KNOBS = Knobs(steps=4, guidance=3.0)
 LAYER_SETS = ("attention", "transformer", "all")
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,17 +54,18 @@ def stage(family: Family) -> Stage:
     return family.stages[0]
 
 
-def answers(stage: Stage) -> tuple[Tensor, Tensor]:
-    """What the text encoder and the denoiser say to one question."""
+def predictions(stage: Stage) -> tuple[Tensor, Tensor]:
+    """Encode a prompt and predict once: the outputs of text encoder and denoiser."""
     with torch.no_grad():
-        conditioning = stage.condition([SHOT.prompt], [FRAMING])
+        conditioning = stage.condition([REQUEST.prompt], [FRAMING])
         noise = gaussian((4, 8, 8), [seeded("question")])
         return conditioning["encoder_hidden_states"], stage.predict(noise, torch.tensor([500]), conditioning)
 
 
 def weights(stage: Stage) -> dict[str, str]:
-    """A hash of every weight and buffer but the changes, under the names of the untouched base."""
-    modules: dict[str, nn.Module] = {**stage.parts, "vae": stage.images.module}  # pyright: ignore[reportAttributeAccessIssue]
+    """Hash every weight and buffer but the LoRA's, under the names of the base model."""
+    codec: Any = stage.image_codec  # pyright: ignore[reportAttributeAccessIssue]
+    modules: dict[str, nn.Module] = {**stage.parts, "vae": codec.module}
     return {
         f"{part}.{name.replace('.base_layer.', '.')}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for part, module in modules.items()
@@ -98,7 +99,7 @@ def trained(stage: Stage, settings: LoraSettings, steps: int = 3) -> AttachedMet
 
 
 def invented(stage: Stage, settings: LoraSettings, size: float = 0.2) -> AttachedMethod:
-    """A LoRA whose changes are large enough to see, without training."""
+    """Attach a LoRA whose layers change the image visibly, without training."""
     attached = settings.attach(stage, SUBJECT, 0, None)
     for part in settings.trains(stage):
         for name, layer in lora_layers(stage.parts[part]):
@@ -114,20 +115,20 @@ def adapter_of(attached: AttachedMethod, family: Family) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 
 
-def drawn(generator: Generator, knobs: Knobs = KNOBS, request: ImageRequest = SHOT) -> NDArray[np.int16]:
+def generated(generator: Generator, knobs: Knobs = KNOBS, request: ImageRequest = REQUEST) -> NDArray[np.int16]:
     return np.asarray(next(generator.generate([request], knobs))).astype(np.int16)
 
 
 def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> int:
-    """The largest difference of a pixel, of 255."""
+    """Find the largest difference of a pixel value, of 255."""
     return int(np.abs(one - other).max())
 
 
 @pytest.mark.parametrize("layers", LAYER_SETS)
 def test_a_fresh_lora_changes_no_bit(stage: Stage, layers: Any) -> None:
-    before = answers(stage)
+    before = predictions(stage)
     attached = LoraSettings(layers=layers).attach(stage, SUBJECT, 0, None)
-    assert equal(before, answers(stage)) == (True, True)
+    assert equal(before, predictions(stage)) == (True, True)
     assert sum(p.numel() for group in attached.groups for p in group.parameters) > 0
 
 
@@ -156,8 +157,8 @@ def test_only_what_is_exported_moves(stage: Stage, layers: Any, text_learning_ra
     assert weights(stage) == before
     assert set(exported) == set(fresh)
     assert [key for key in exported if torch.equal(exported[key], fresh[key])] == []
-    learning = [p for part in stage.parts.values() for p in part.parameters() if p.requires_grad]
-    assert len(learning) == len(exported)
+    trainable = [p for part in stage.parts.values() for p in part.parameters() if p.requires_grad]
+    assert len(trainable) == len(exported)
     assert any(key.startswith("text_encoder.") for key in exported) == (text_learning_rate > 0)
 
 
@@ -182,23 +183,23 @@ def test_text_encoders_get_a_full_set_of_projections(stage: Stage, layers: Any) 
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 4.0), (8, 2.0), (4, 32.0), (3, 1.5)])
-def test_exported_and_restored_draws_the_same_pixels(
+def test_exported_and_restored_generates_the_same_pixels(
     tiny_base: Path, family: Family, tmp_path: Path, rank: int, alpha: float
 ) -> None:
     stage = family.stages[0]
-    plain = drawn(Generator(family))
+    plain = generated(Generator(family))
     attached = invented(stage, LoraSettings(rank=rank, alpha=alpha, layers="all"), size=0.2 * rank / alpha)
-    learning = drawn(Generator(family))
+    expected = generated(Generator(family))
     adapter_of(attached, family).write(tmp_path / "a.safetensors")
     attached.detach()
-    assert difference(drawn(Generator(family)), plain) == 0
+    assert difference(generated(Generator(family)), plain) == 0
     read = Adapter.read(tmp_path / "a.safetensors")
-    assert difference(drawn(Generator(family, read)), learning) == 0
-    assert difference(drawn(Generator(loaded(tiny_base), read)), learning) == 0
-    assert difference(learning, plain) > 2
+    assert difference(generated(Generator(family, read)), expected) == 0
+    assert difference(generated(Generator(loaded(tiny_base), read)), expected) == 0
+    assert difference(expected, plain) > 2
     if alpha != rank:
-        forgetful = Adapter(tensors=read.tensors, metadata={}, manifest=read.manifest)
-        assert difference(drawn(Generator(loaded(tiny_base), forgetful)), learning) > 0
+        without_alpha = Adapter(tensors=read.tensors, metadata={}, manifest=read.manifest)
+        assert difference(generated(Generator(loaded(tiny_base), without_alpha)), expected) > 0
 
 
 def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family, tmp_path: Path) -> None:
@@ -209,10 +210,10 @@ def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family,
     again = LoraSettings(rank=4, alpha=2).attach(other, SUBJECT, 1, None)
     for group in again.groups:
         names = dict(other.parts[group.part].named_parameters())
-        mine = dict(family.stages[0].parts[group.part].named_parameters())
+        ours = dict(family.stages[0].parts[group.part].named_parameters())
         for name, parameter in names.items():
             if ".lora_" in name:
-                parameter.data.copy_(mine[name].data)
+                parameter.data.copy_(ours[name].data)
     tensors, metadata = again.export()
     assert metadata == read.metadata
     assert {key: tensor.numpy().tobytes() for key, tensor in tensors.items()} == {
@@ -223,56 +224,61 @@ def test_restored_and_exported_is_the_same_file(tiny_base: Path, family: Family,
 FRESH = """
 import sys
 from pathlib import Path
-from mascot.adapter import Adapter
-from mascot.families import load_family
-from mascot.generator import Generator, Knobs, ImageRequest
+from mascot.adapters.adapter_file import Adapter
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.models.families.registry import load_family
 base, adapter, out, prompt, seed, knobs = sys.argv[1:]
 generator = Generator(load_family(base, device="cpu", precision="fp32"), Adapter.read(Path(adapter)))
 next(generator.generate([ImageRequest(prompt, int(seed))], Knobs.model_validate_json(knobs))).save(out)
 """
 
 
-def test_a_fresh_process_draws_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path) -> None:
+def test_a_fresh_process_generates_the_same_pixels(tiny_base: Path, family: Family, tmp_path: Path) -> None:
     from PIL import Image
 
     adapter_of(invented(family.stages[0], LoraSettings(rank=4, alpha=2)), family).write(tmp_path / "a.safetensors")
-    here = drawn(Generator(family))
-    words = [
+    here = generated(Generator(family))
+    arguments = [
         str(tiny_base),
         str(tmp_path / "a.safetensors"),
         str(tmp_path / "a.png"),
-        SHOT.prompt,
-        str(SHOT.seed),
+        REQUEST.prompt,
+        str(REQUEST.seed),
         KNOBS.model_dump_json(),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run([sys.executable, "-c", FRESH, *words], check=True, env=environment, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", FRESH, *arguments], check=True, env=environment, capture_output=True, timeout=300
+    )
     with Image.open(tmp_path / "a.png") as image:
         assert difference(np.asarray(image).astype(np.int16), here) == 0
 
 
 def theirs(base: Path, adapter: Path | None, *, scales: Mapping[str, float] | None = None) -> NDArray[np.int16]:
-    """The picture as diffusers alone draws it from the same noise."""
+    """Generate the image with diffusers alone, from the same noise."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     if adapter is not None:
         pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name="mascot")
         if scales is not None:
             pipeline.set_adapters("mascot", [dict(scales)])  # pyright: ignore[reportArgumentType]
-    noise = gaussian((4, 8, 8), [seeded("picture", SHOT.seed)])
+    noise = gaussian((4, 8, 8), [seeded("picture", REQUEST.seed)])
     result: Any = pipeline(
-        SHOT.prompt, latents=noise, num_inference_steps=KNOBS.steps, guidance_scale=KNOBS.guidance, output_type="np"
+        REQUEST.prompt, latents=noise, num_inference_steps=KNOBS.steps, guidance_scale=KNOBS.guidance, output_type="np"
     )
     return (result.images[0] * 255).round().astype(np.int16)
 
 
 @pytest.mark.parametrize("layers", LAYER_SETS)
-def test_diffusers_draws_our_file_as_we_do(tiny_base: Path, family: Family, tmp_path: Path, layers: Any) -> None:
-    plain = drawn(Generator(family))
+def test_diffusers_generates_from_our_file_as_we_do(
+    tiny_base: Path, family: Family, tmp_path: Path, layers: Any
+) -> None:
+    plain = generated(Generator(family))
     adapter_of(invented(family.stages[0], LoraSettings(rank=4, alpha=8, layers=layers), size=0.1), family).write(
         tmp_path / "a.safetensors"
     )
-    ours = drawn(Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors")))
+    ours = generated(Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors")))
     assert difference(theirs(tiny_base, None), plain) <= 1
     assert difference(theirs(tiny_base, tmp_path / "a.safetensors"), ours) <= 1
     assert difference(ours, plain) > 2
@@ -286,45 +292,45 @@ def test_split_scales_are_those_of_diffusers(
         tmp_path / "a.safetensors"
     )
     generator = Generator(loaded(tiny_base), Adapter.read(tmp_path / "a.safetensors"))
-    ours = drawn(generator, KNOBS.model_copy(update={"unet_scale": unet, "text_scale": text}))
+    ours = generated(generator, KNOBS.model_copy(update={"unet_scale": unet, "text_scale": text}))
     expected = theirs(tiny_base, tmp_path / "a.safetensors", scales={"unet": unet, "text_encoder": text})
     assert difference(ours, expected) <= 1
-    assert difference(ours, drawn(generator)) > 1
-    assert difference(ours, drawn(generator, KNOBS.model_copy(update={"unet_scale": text, "text_scale": unet}))) > 1
+    assert difference(ours, generated(generator)) > 1
+    assert difference(ours, generated(generator, KNOBS.model_copy(update={"unet_scale": text, "text_scale": unet}))) > 1
 
 
 def equal(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[bool, bool]:
-    """Whether the text encoder, and the denoiser, said the same to the bit."""
+    """Tell whether the outputs of text encoder, and of denoiser, are equal to the bit."""
     return torch.equal(one[0], other[0]), torch.equal(one[1], other[1])
 
 
-def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_turned_back(tiny_base: Path, stage: Stage) -> None:
-    plain = answers(stage)
+def test_scale_0_of_a_part_is_that_part_without_it_and_scales_can_be_reset(tiny_base: Path, stage: Stage) -> None:
+    plain = predictions(stage)
     tensors, metadata = invented(stage, LoraSettings(rank=4)).export()
-    whole = answers(stage)
-    assert equal(plain, whole) == (False, False)
+    full = predictions(stage)
+    assert equal(plain, full) == (False, False)
     other = loaded(tiny_base).stages[0]
     applied = restore(other, tensors, metadata)
-    assert equal(answers(other), whole) == (True, True)
+    assert equal(predictions(other), full) == (True, True)
     applied.scale({"unet": 0.0, "text_encoder": 0.0})
-    assert equal(answers(other), plain) == (True, True)
+    assert equal(predictions(other), plain) == (True, True)
     applied.scale({"unet": 0.0, "text_encoder": 1.0})
-    assert equal(answers(other), whole) == (True, False)
+    assert equal(predictions(other), full) == (True, False)
     applied.scale({"unet": 1.0, "text_encoder": 0.0})
-    assert equal(answers(other), plain) == (True, False)
+    assert equal(predictions(other), plain) == (True, False)
     applied.scale({"unet": 0.5, "text_encoder": 0.5})
-    assert equal(answers(other), whole) == (False, False)
+    assert equal(predictions(other), full) == (False, False)
     applied.scale({"unet": 1.0, "text_encoder": 1.0})
-    assert equal(answers(other), whole) == (True, True)
+    assert equal(predictions(other), full) == (True, True)
     for part in other.parts.values():
         for _, layer in lora_layers(part):
             layer.lora_B["default"].weight.data.fill_(float("inf"))
     applied.scale({"unet": 0.0, "text_encoder": 0.0})
-    assert equal(answers(other), plain) == (True, True)  # not multiplied by 0, but left out
+    assert equal(predictions(other), plain) == (True, True)  # not multiplied by 0, but disabled
 
 
-def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repeated(stage: Stage) -> None:
-    plain, before = answers(stage), weights(stage)
+def test_detaching_and_removing_restore_every_bit_of_the_base_and_can_be_repeated(stage: Stage) -> None:
+    plain, before = predictions(stage), weights(stage)
     names = [name for part in stage.parts.values() for name, _ in part.named_modules()]
     for layers in ("all", "attention"):
         attached = invented(stage, LoraSettings(rank=4, layers=layers))
@@ -332,15 +338,15 @@ def test_detaching_and_removing_give_every_bit_of_the_base_back_and_can_be_repea
         attached.detach()
         applied = restore(stage, tensors, metadata)
         applied.scale({"unet": 0.5, "text_encoder": 0.0})
-        assert equal(answers(stage), plain) == (True, False)
+        assert equal(predictions(stage), plain) == (True, False)
         applied.remove()
-        assert equal(answers(stage), plain) == (True, True)
+        assert equal(predictions(stage), plain) == (True, True)
         assert weights(stage) == before
         assert [name for part in stage.parts.values() for name, _ in part.named_modules()] == names
 
 
 def unfit(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], str]]:
-    """Files that do not fit, each with a key that the refusal must name."""
+    """Make files that do not fit, each with a key that the error message must name."""
     down = next(key for key in tensors if key.startswith("unet.") and ".to_k.lora_A." in key)
     text = next(key for key in tensors if key.startswith("text_encoder.") and "k_proj.lora_B." in key)
     wide = torch.cat([tensors[down], tensors[down]], dim=1)
@@ -361,7 +367,7 @@ def unfit(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], 
         "unet.conv_norm_out.lora_A.weight": torch.ones(4, 16),
         "unet.conv_norm_out.lora_B.weight": torch.ones(16, 4),
     }
-    yield "a layer that cannot change", tensors | norm, "conv_norm_out"
+    yield "a layer that cannot be adapted", tensors | norm, "conv_norm_out"
     kohya = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
     halves = {
         f"{kohya}.lora_down.weight": torch.ones(4, 16),
@@ -373,9 +379,18 @@ def unfit(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], 
 
 
 UNFIT = (
-    "another width", "half a pair", "half a pair of the text encoder", "halves of two ranks", "a flat tensor", "a part that is not there",
-    "a second text encoder", "a layer that is not there", "a layer that cannot change", "kohya's names", "nothing in it",
-)  # fmt: skip
+    "another width",
+    "half a pair",
+    "half a pair of the text encoder",
+    "halves of two ranks",
+    "a flat tensor",
+    "a part that is not there",
+    "a second text encoder",
+    "a layer that is not there",
+    "a layer that cannot be adapted",
+    "kohya's names",
+    "nothing in it",
+)
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -385,7 +400,7 @@ def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alo
     tensors, metadata = LoraSettings(rank=4).attach(loaded(tiny_base).stages[0], SUBJECT, 0, None).export()
     cases = {case: (changed, key) for case, changed, key in unfit(tensors)}
     assert set(cases) == set(UNFIT)
-    plain, before = answers(stage), weights(stage)
+    plain, before = predictions(stage), weights(stage)
     changed, key = cases[name]
     with pytest.raises(UserError) as error:
         restore(stage, changed, metadata)
@@ -393,7 +408,7 @@ def test_a_file_that_does_not_fit_is_refused_by_its_keys_and_leaves_the_base_alo
     assert "\n" not in str(error.value)
     assert not any(lora_layers(part) for part in stage.parts.values())
     assert weights(stage) == before
-    assert equal(answers(stage), plain) == (True, True)
+    assert equal(predictions(stage), plain) == (True, True)
 
 
 def test_damaged_metadata_is_refused(stage: Stage, tiny_base: Path) -> None:
@@ -413,7 +428,7 @@ def test_tensors_have_the_names_that_other_tools_look_for(stage: Stage) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
-def test_the_metadata_tells_other_tools_rank_and_alpha(stage: Stage) -> None:
+def test_the_metadata_gives_other_tools_rank_and_alpha(stage: Stage) -> None:
     _, metadata = LoraSettings(rank=8, alpha=2).attach(stage, SUBJECT, 0, None).export()
     facts = json.loads(metadata[METADATA_KEY])
     for part in ("unet", "text_encoder"):
@@ -432,7 +447,7 @@ VARIANTS = ("lora", "rslora", "dora", "loha", "lokr")
 
 
 def pushed(stage: Stage, attached: AttachedMethod) -> None:
-    """Move what learns, as if it had learned."""
+    """Change the trained parameters, as if they had been trained."""
     del stage
     with torch.no_grad():
         for group in attached.groups:
@@ -442,19 +457,19 @@ def pushed(stage: Stage, attached: AttachedMethod) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layers", ["attention", "all"])
-def test_each_variant_starts_at_the_base_learns_and_restores(
+def test_each_variant_starts_at_the_base_is_trained_and_restores(
     tiny_base: Path, variant: Any, layers: Any, tmp_path: Path
 ) -> None:
-    """Fresh it is the base (to rounding: DoRA divides by a norm); exported, written, read and restored it draws the same pixels."""
+    """A new one is the base, to rounding as DoRA divides by a norm; its file restores it."""
     stage = loaded(tiny_base).stages[0]
-    before = answers(stage)
+    before = predictions(stage)
     attached = LoraSettings(variant=variant, layers=layers, rank=3, alpha=5, text_learning_rate=1e-3).attach(
         stage, SUBJECT, 0, None
     )
-    for was, now in zip(before, answers(stage), strict=True):
+    for was, now in zip(before, predictions(stage), strict=True):
         torch.testing.assert_close(now, was, atol=2e-5, rtol=1e-5)
     pushed(stage, attached)
-    trained = answers(stage)
+    trained = predictions(stage)
     assert (trained[1] - before[1]).abs().max() > 1e-3
     tensors, metadata = attached.export()
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
@@ -463,13 +478,13 @@ def test_each_variant_starts_at_the_base_learns_and_restores(
     for _ in range(2):
         fresh = loaded(tiny_base).stages[0]
         applied = restore(fresh, read.tensors, read.metadata)
-        restored.append(answers(fresh))
+        restored.append(predictions(fresh))
         applied.scale(dict.fromkeys(fresh.parts, 0.0))
-        assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True)), (
-            "at strength 0 it is the base"
+        assert all(torch.equal(now, was) for was, now in zip(before, predictions(fresh), strict=True)), (
+            "strength 0 is the base"
         )
         applied.remove()
-        assert all(torch.equal(now, was) for was, now in zip(before, answers(fresh), strict=True))
+        assert all(torch.equal(now, was) for was, now in zip(before, predictions(fresh), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(*restored, strict=True))
     for one, other in zip(restored[0], trained, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
@@ -519,15 +534,15 @@ def test_a_dora_is_read_by_diffusers(tiny_base: Path, family: Family, tmp_path: 
     Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "adapter.safetensors")
     applied = restore(stage, tensors, metadata)
     with torch.no_grad():
-        ours = answers(stage)
+        ours = predictions(stage)
     applied.remove()
     pipeline: Any = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True, dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path / "adapter.safetensors")
     with torch.no_grad():
-        ids = pipeline.tokenizer([SHOT.prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = pipeline.tokenizer([REQUEST.prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = pipeline.text_encoder(ids).last_hidden_state
-        answer = pipeline.unet(
+        prediction = pipeline.unet(
             gaussian((4, 8, 8), [seeded("question")]), torch.tensor([500]), encoder_hidden_states=states
         ).sample
     torch.testing.assert_close(states, ours[0], atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(answer, ours[1], atol=5e-5, rtol=1e-4)
+    torch.testing.assert_close(prediction, ours[1], atol=5e-5, rtol=1e-4)

@@ -1,4 +1,7 @@
-"""Laws of textual inversion: only the word's rows move, the file draws the same here and in diffusers, the base is left as it was."""
+"""Laws of textual inversion: only the token's rows are trained, and the base is restored.
+
+The file gives the same image here and in diffusers.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ from mascot.methods.textual_inversion import (
     TextualInversionSettings,
     TokenRecord,
     TokenTraining,
-    from_file,
-    pull,
+    initial_rows,
+    pull_norms,
     restore,
-    spread,
-    to_file,
+    rows_from_file,
+    rows_to_file,
 )
 from mascot.models.families.registry import load_family
 from mascot.protocols import AttachedMethod, Family, Framing, Stage, Subject
@@ -43,7 +46,7 @@ KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Family's name -> a base of it."""
+    """Make a base of each family, by the family's name."""
     home = tmp_path_factory.mktemp("bases")
     made = {name: tiny_base(name, home / name) for name in [*NAMES[1:], "deepfloyd_if"]}
     return made | {"sd": tiny_stable_diffusion(home / "sd")}
@@ -51,7 +54,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Family]:
-    """Families that were loaded: a test may leave a word on, which the next does not hear."""
+    """Keep loaded families; a token that a test leaves applied is removed after it."""
     return {}
 
 
@@ -60,8 +63,8 @@ def family(bases: Mapping[str, Path], loaded: dict[str, Family], name: str) -> I
     if name not in loaded:
         loaded[name] = opened(bases, name)
     yield loaded[name]
-    for words in loaded[name].stages[0].vocabularies.values():
-        words.forget()
+    for vocabulary in loaded[name].stages[0].vocabularies.values():
+        vocabulary.remove()
 
 
 def opened(bases: Mapping[str, Path], name: str) -> Family:
@@ -77,21 +80,21 @@ def attach(stage: Stage, subject: Subject = SUBJECT, **settings: Any) -> TokenTr
 
 
 def moved(attached: TokenTraining) -> TokenTraining:
-    """The same learner, its rows far from where they began, each in its own direction."""
+    """Move the rows far from their start, each in its own direction."""
     for part, rows_ND in attached.rows.items():
         rows_ND.data.add_(torch.randn(rows_ND.shape, generator=seeded("push", part)))
     return attached
 
 
-def drawn(family: Family, prompt: str = PROMPT, **knobs: Any) -> np.ndarray:
-    """One picture by our generator. H x W x 3, 0..255."""
+def generated(family: Family, prompt: str = PROMPT, **knobs: Any) -> np.ndarray:
+    """Generate one image with our generator, H x W x 3, 0..255."""
     return np.asarray(
         next(iter(Generator(family).generate([ImageRequest(prompt, 5)], KNOBS.model_copy(update=knobs)))), np.float64
     )
 
 
-def asked(stage: Stage) -> Tensor:
-    """What the denoiser answers to the prompt at one level."""
+def prediction(stage: Stage) -> Tensor:
+    """Predict for the prompt at one timestep."""
     noisy = gaussian(stage.latent_shape(64, 64), [seeded("x")])
     return stage.predict(
         noisy, torch.tensor([500]), stage.condition([PROMPT], [Framing(original=(64, 64), target=(64, 64))])
@@ -99,7 +102,7 @@ def asked(stage: Stage) -> Tensor:
 
 
 def bits(stage: Stage) -> dict[str, Tensor]:
-    """Every parameter and buffer of the stage's parts."""
+    """Copy every parameter and buffer of the stage's parts."""
     return {
         f"{part}.{name}": value.detach().clone()
         for part, module in stage.parts.items()
@@ -112,14 +115,14 @@ def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
 
 
 def steps(stage: Stage, attached: AttachedMethod, count: int, decay: float) -> None:
-    """Train towards an answer that the base does not give."""
+    """Train towards a prediction that the base does not make."""
     optimizer = torch.optim.AdamW(
         [p for group in attached.groups for p in group.parameters],
         lr=attached.groups[0].learning_rate,
         weight_decay=decay,
     )
     for _ in range(count):
-        (asked(stage) - 1).square().mean().backward()
+        (prediction(stage) - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         attached.after_step()
@@ -127,7 +130,7 @@ def steps(stage: Stage, attached: AttachedMethod, count: int, decay: float) -> N
 
 @every_family
 def test_only_the_rows_move(family: Family) -> None:
-    """Under a strong weight decay every parameter and buffer of the base keeps its bits; every row of every encoder moves."""
+    """Under strong weight decay the base keeps its bits, and every row of every encoder moves."""
     stage = family.stages[0]
     before = bits(stage)
     stage.parts[stage.denoiser].requires_grad_(requires_grad=True)
@@ -138,7 +141,7 @@ def test_only_the_rows_move(family: Family) -> None:
     assert same(before, bits(stage))
     for part, rows_ND in attached.rows.items():
         cosine_N = torch.nn.functional.cosine_similarity(rows_ND, start[part])
-        assert (cosine_N < 1 - 1e-4).all(), "the pull and the decay change lengths alone: learning turns a row"
+        assert (cosine_N < 1 - 1e-4).all(), "pull and decay change norms alone: training turns a row"
     attached.detach()
     assert same(before, bits(stage))
 
@@ -147,61 +150,61 @@ def test_only_the_rows_move(family: Family) -> None:
 def test_a_step_lowers_the_loss(family: Family) -> None:
     stage = family.stages[0]
     attached = attach(stage, learning_rate=0.02)
-    first = (asked(stage) - 1).square().mean().item()
+    first = (prediction(stage) - 1).square().mean().item()
     steps(stage, attached, 10, decay=0.01)
-    assert (asked(stage) - 1).square().mean().item() < first
+    assert (prediction(stage) - 1).square().mean().item() < first
 
 
 @every_family
 def test_a_base_is_left_as_it_was(family: Family) -> None:
-    """Inside `base_only`, and after `detach`: the base's own bits; between them, the same rows learn on."""
+    """`base_only` and `detach` restore the base's bits; in between, the same rows train on."""
     stage = family.stages[0]
     with torch.no_grad():
-        before = asked(stage)
+        before = prediction(stage)
         attached = moved(attach(stage, vectors=3))
-        rows, trained = dict(attached.rows), asked(stage)
+        rows, trained = dict(attached.rows), prediction(stage)
         assert not torch.equal(trained, before)
         with attached.base_only():
-            assert torch.equal(asked(stage), before)
-        assert torch.equal(asked(stage), trained)
+            assert torch.equal(prediction(stage), before)
+        assert torch.equal(prediction(stage), trained)
         assert all(attached.rows[part] is rows[part] for part in rows)
         attached.rows["text_encoder"].add_(1)
-        assert not torch.equal(asked(stage), trained), "what moves the rows afterwards is heard"
+        assert not torch.equal(prediction(stage), trained), "the text encoder reads rows that move afterwards"
         attached.detach()
-        assert torch.equal(asked(stage), before)
+        assert torch.equal(prediction(stage), before)
 
 
 @stable_diffusion
-def test_an_error_in_the_block_leaves_the_word_on(family: Family) -> None:
+def test_an_error_in_the_block_leaves_the_token_applied(family: Family) -> None:
     attached = moved(attach(family.stages[0]))
-    trained = drawn(family)
+    trained = generated(family)
     with pytest.raises(ZeroDivisionError), attached.base_only():
         _ = 1 / 0
-    assert np.array_equal(drawn(family), trained)
+    assert np.array_equal(generated(family), trained)
 
 
 @pytest.mark.parametrize(("name", "vectors"), [("sd", 1), ("sd", 3), ("sdxl", 3), ("sd3", 2), ("flux", 1)])
 def test_the_file_restores_to_the_same_pixels(
     name: str, bases: Mapping[str, Path], family: Family, vectors: int
 ) -> None:
-    before = drawn(family)
+    before = generated(family)
     attached = moved(attach(family.stages[0], vectors=vectors))
-    trained, (tensors, metadata) = drawn(family), attached.export()
+    trained, (tensors, metadata) = generated(family), attached.export()
     fresh = opened(bases, name)
     applied = restore(fresh.stages[0], tensors, metadata)
-    assert np.array_equal(drawn(fresh), trained)
+    assert np.array_equal(generated(fresh), trained)
     assert not np.array_equal(before, trained)
     applied.remove()
-    assert np.array_equal(drawn(fresh), before)
+    assert np.array_equal(generated(fresh), before)
 
 
 @pytest.mark.parametrize(("name", "vectors"), [("sd", 1), ("sd", 3), ("sdxl", 1), ("sdxl", 2), ("flux", 2)])
 def test_diffusers_reads_the_file(
     name: str, bases: Mapping[str, Path], family: Family, vectors: int, tmp_path: Path
 ) -> None:
-    """`load_textual_inversion` gives our generator's picture; with two encoders the caller gives each its rows."""
+    """`load_textual_inversion` gives our image; of two encoders, each is given its rows."""
     tensors, metadata = moved(attach(family.stages[0], vectors=vectors)).export()
-    file = tmp_path / "word.safetensors"
+    file = tmp_path / "token.safetensors"
     save_file(tensors, file, metadata=metadata)
     pipeline: Any = DiffusionPipeline.from_pretrained(bases[name], local_files_only=True, dtype=torch.float32)
     if name == "sdxl":
@@ -214,12 +217,12 @@ def test_diffusers_reads_the_file(
         )
     else:
         pipeline.load_textual_inversion(tmp_path, weight_name=file.name)
-    theirs = drawn_by(pipeline, name, gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)]))
-    assert np.abs(drawn(family) - theirs).max() <= 1.01
+    theirs = generated_by(pipeline, name, gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)]))
+    assert np.abs(generated(family) - theirs).max() <= 1.01
 
 
-def drawn_by(pipeline: Any, name: str, noise: Tensor) -> np.ndarray:
-    """The same picture by diffusers' own pipeline."""
+def generated_by(pipeline: Any, name: str, noise: Tensor) -> np.ndarray:
+    """Generate the same image with diffusers' own pipeline."""
     options: dict[str, Any] = {
         "num_inference_steps": KNOBS.steps,
         "guidance_scale": KNOBS.guidance,
@@ -237,37 +240,37 @@ def drawn_by(pipeline: Any, name: str, noise: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
-def test_strength_goes_from_the_base_through_the_first_words_to_the_trained(family: Family) -> None:
-    """0 is the base's bits, 1 the trained; between and beyond, rows lie on the line from where they began; again and again."""
+def test_strength_goes_from_the_base_through_the_initial_words_to_the_trained(family: Family) -> None:
+    """0 is the base's bits, 1 the trained ones; others lie on the line from the initial rows."""
     stage = family.stages[0]
-    before, after = drawn(family), drawn(family, PROMPT.replace("sks dog", "dog dog"))
+    before, initial = generated(family), generated(family, PROMPT.replace("sks dog", "dog dog"))
     attached = moved(attach(stage))
     tensors, metadata = attached.export()
-    trained = drawn(family)
+    trained = generated(family)
     attached.detach()
     applied = restore(stage, tensors, metadata)
-    for strength, expected in ((0.0, before), (1.0, trained), (1e-7, after), (0.0, before), (1.0, trained)):
+    for strength, expected in ((0.0, before), (1.0, trained), (1e-7, initial), (0.0, before), (1.0, trained)):
         applied.scale(dict.fromkeys(stage.vocabularies, strength))
-        assert np.abs(drawn(family) - expected).max() <= (1 if strength == 1e-7 else 0), strength
+        assert np.abs(generated(family) - expected).max() <= (1 if strength == 1e-7 else 0), strength
     applied.scale(dict.fromkeys(stage.vocabularies, 2.0))
-    words = stage.vocabularies["text_encoder"]
-    ids = words.tokenizer(words.rewrite(["sks"]), return_tensors="pt").input_ids
+    vocabulary: Any = stage.vocabularies["text_encoder"]
+    ids = vocabulary.tokenizer(vocabulary.rewrite(["sks"]), return_tensors="pt").input_ids
     encoder: Any = stage.parts["text_encoder"]
     torch.testing.assert_close(
-        encoder.get_input_embeddings()(ids)[0, 1:2], 2 * applied.trained["text_encoder"] - words.meaning("dog")
+        encoder.get_input_embeddings()(ids)[0, 1:2], 2 * applied.trained["text_encoder"] - vocabulary.embeddings("dog")
     )
 
 
 def test_rows_start_from_the_initial_words() -> None:
-    """Few words are repeated in order, many are averaged in runs; every row begins as something the table means."""
+    """Few embeddings are repeated in order, many are averaged in runs."""
     one, two, five = (torch.arange(n * 2.0).view(n, 2) for n in (1, 2, 5))
-    assert torch.equal(spread(two, 2), two)
-    assert torch.equal(spread(one, 3), one.expand(3, 2))
-    assert torch.equal(spread(two, 5), two[[0, 0, 0, 1, 1]])
-    assert torch.equal(spread(five, 2), torch.stack([five[:3].mean(0), five[3:].mean(0)]))
-    assert spread(two, 2).data_ptr() != two.data_ptr()
+    assert torch.equal(initial_rows(two, 2), two)
+    assert torch.equal(initial_rows(one, 3), one.expand(3, 2))
+    assert torch.equal(initial_rows(two, 5), two[[0, 0, 0, 1, 1]])
+    assert torch.equal(initial_rows(five, 2), torch.stack([five[:3].mean(0), five[3:].mean(0)]))
+    assert initial_rows(two, 2).data_ptr() != two.data_ptr()
     with pytest.raises(UserError, match=r"method\.initial=dog"):
-        spread(torch.zeros(0, 2), 1)
+        initial_rows(torch.zeros(0, 2), 1)
 
 
 @stable_diffusion
@@ -280,48 +283,50 @@ def test_rows_start_from_the_initial_words() -> None:
         (None, Subject("zwx"), "zwx"),
     ],
 )
-def test_the_first_words_are_the_initial_the_noun_or_the_token(
+def test_the_initial_words_are_the_setting_the_noun_or_the_token(
     family: Family, initial: str | None, subject: Subject, words: str
 ) -> None:
     stage = family.stages[0]
     attached = attach(stage, subject, initial=initial, vectors=3)
-    assert torch.equal(attached.rows["text_encoder"], spread(stage.vocabularies["text_encoder"].meaning(words), 3))
+    assert torch.equal(
+        attached.rows["text_encoder"], initial_rows(stage.vocabularies["text_encoder"].embeddings(words), 3)
+    )
     assert TokenRecord.read(attached.export()[1]) == TokenRecord(
         token=subject.token, vectors=3, initial={"text_encoder": words}
     )
 
 
 @stable_diffusion
-def test_a_word_the_base_knows_can_be_taught(family: Family) -> None:
-    """A token that is in the vocabulary already, several tokens long, or in capitals, learns and restores as any other."""
+def test_a_token_the_base_knows_can_be_trained(family: Family) -> None:
+    """It may be in the vocabulary already, several tokens long, or in capitals."""
     stage = family.stages[0]
     for token in ("snow", "Zwx", "photo of"):
-        before = drawn(family)
+        before = generated(family)
         attached = moved(attach(stage, Subject(token), vectors=2))
         prompt = f"a {token} dog"
-        trained, exported = drawn(family, prompt), attached.export()
+        trained, exported = generated(family, prompt), attached.export()
         attached.detach()
         applied = restore(stage, *exported)
-        assert np.array_equal(drawn(family, prompt), trained), token
+        assert np.array_equal(generated(family, prompt), trained), token
         applied.remove()
-        assert np.array_equal(drawn(family), before)
+        assert np.array_equal(generated(family), before)
 
 
-def test_lengths_are_pulled_geometrically() -> None:
-    """A share of the way in the logarithm of the length; directions stay, and zeros, and at share 0 the bits."""
+def test_norms_are_pulled_geometrically() -> None:
+    """The pull is a share of the log norm; it keeps directions and zeros, and at 0 all bits."""
     rows_ND = nn.Parameter(torch.tensor([[8.0, 0.0], [0.0, 0.5], [0.0, 0.0]]))
-    pull(rows_ND, 2.0, 0.5)
+    pull_norms(rows_ND, 2.0, 0.5)
     torch.testing.assert_close(rows_ND.data, torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
-    pull(rows_ND, 2.0, 1.0)
+    pull_norms(rows_ND, 2.0, 1.0)
     torch.testing.assert_close(rows_ND.data, torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
     before = rows_ND.detach().clone()
-    pull(rows_ND, 3.0, 0.0)
+    pull_norms(rows_ND, 3.0, 0.0)
     assert torch.equal(rows_ND, before)
 
 
 @stable_diffusion
 def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
-    """Where a wild rate and no pull lets it go far."""
+    """Without the pull, a large learning rate moves it far away."""
     stage = family.stages[0]
     far: dict[float, float] = {}
     for share in (0.0, 0.5):
@@ -335,10 +340,10 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
 
 
 @every_family
-def test_the_phase_says_what_learns(family: Family) -> None:
+def test_the_phase_says_what_is_trained(family: Family) -> None:
     stage, settings = family.stages[0], TextualInversionSettings(learning_rate=0.1)
-    (leg,) = settings.phases
-    assert leg.phase is settings
+    (scheduled,) = settings.phases
+    assert scheduled.phase is settings
     attached = attach(stage, learning_rate=0.1)
     assert [(group.part, group.learning_rate) for group in attached.groups] == [
         (part, 0.1) for part in settings.trains(stage)
@@ -351,7 +356,7 @@ def test_the_phase_says_what_learns(family: Family) -> None:
 
 
 @pytest.mark.parametrize("name", ["deepfloyd_if"])
-def test_a_base_without_words_that_learn_is_refused(family: Family) -> None:
+def test_a_base_without_trainable_embeddings_is_refused(family: Family) -> None:
     with pytest.raises(UserError, match="choose another method"):
         attach(family.stages[0])
     with pytest.raises(UserError, match="choose another method"):
@@ -362,33 +367,33 @@ def test_a_base_without_words_that_learn_is_refused(family: Family) -> None:
         )
 
 
-FACTS = TokenRecord(token=SUBJECT.token, vectors=1, initial={"text_encoder": "dog"})
+RECORD = TokenRecord(token=SUBJECT.token, vectors=1, initial={"text_encoder": "dog"})
 
 
 @stable_diffusion
 @pytest.mark.parametrize(
     ("tensors", "metadata", "sentence"),
     [
-        ({"sks": torch.zeros(1, WIDTH)}, {}, "does not say which word"),
+        ({"sks": torch.zeros(1, WIDTH)}, {}, "does not say which token"),
         ({"sks": torch.zeros(1, WIDTH)}, {METADATA_KEY: "{"}, "metadata is damaged"),
         (
             {"sks": torch.zeros(1, WIDTH)},
             {METADATA_KEY: '{"token": " ", "vectors": 1, "initial": {}}'},
             "metadata is damaged",
         ),
-        ({}, FACTS.write(), "holds nothing, and sks"),
-        ({"zwx": torch.zeros(1, WIDTH)}, FACTS.write(), "holds zwx"),
-        ({"sks": torch.zeros(2, WIDTH)}, FACTS.write(), "does not fit"),
-        ({"sks": torch.zeros(1, WIDTH + 1)}, FACTS.write(), "does not fit"),
-        ({"sks": torch.zeros(1, WIDTH), "x": torch.zeros(1)}, FACTS.write(), "does not fit"),
+        ({}, RECORD.write(), "holds nothing, and sks"),
+        ({"zwx": torch.zeros(1, WIDTH)}, RECORD.write(), "holds zwx"),
+        ({"sks": torch.zeros(2, WIDTH)}, RECORD.write(), "does not fit"),
+        ({"sks": torch.zeros(1, WIDTH + 1)}, RECORD.write(), "does not fit"),
+        ({"sks": torch.zeros(1, WIDTH), "x": torch.zeros(1)}, RECORD.write(), "does not fit"),
         (
             dict.fromkeys(["clip_l", "clip_g"], torch.zeros(1, WIDTH)),
-            FACTS.model_copy(update={"initial": {"text_encoder": "dog", "text_encoder_2": "dog"}}).write(),
-            "taught its word to text_encoder and text_encoder_2, this base has text_encoder;",
+            RECORD.model_copy(update={"initial": {"text_encoder": "dog", "text_encoder_2": "dog"}}).write(),
+            "trained its token in text_encoder and text_encoder_2, this base has text_encoder;",
         ),
         (
             {"sks": torch.zeros(1, WIDTH)},
-            FACTS.model_copy(update={"initial": {"text_encoder": " "}}).write(),
+            RECORD.model_copy(update={"initial": {"text_encoder": " "}}).write(),
             "no token of their own",
         ),
     ],
@@ -398,17 +403,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 ) -> None:
     stage = family.stages[0]
     with torch.no_grad():
-        before = asked(stage)
+        before = prediction(stage)
         with pytest.raises(UserError, match=sentence) as refusal:
             restore(stage, tensors, metadata)
         assert "\n" not in str(refusal.value)
-        assert torch.equal(asked(stage), before)
+        assert torch.equal(prediction(stage), before)
 
 
 def test_rows_go_through_a_file_unchanged() -> None:
-    """Also under names that a bigger file gives them."""
+    """The names differ with the number of text encoders."""
     rows = {part: torch.randn(2, WIDTH, generator=seeded(part)) for part in ("text_encoder", "text_encoder_2")}
-    assert same(rows, from_file(to_file(rows, "sks"), "sks", {part: torch.zeros(2, WIDTH) for part in rows}))
+    assert same(rows, rows_from_file(rows_to_file(rows, "sks"), "sks", {part: torch.zeros(2, WIDTH) for part in rows}))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Laws of the loop: the loss is the paper's, the step is a plain loop's, and what goes wrong changes nothing."""
+"""Laws of the loop: the loss is the paper's, the step a plain loop's, a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import AttachedMethod, Batch, Conditioning, Framing, Latents, Stage
 from mascot.training import loop as module
+from mascot.training.checkpoint import load_checkpoint, save_checkpoint
 from mascot.training.loop import Loop, Step
 from mascot.training.settings import TrainingSettings
 from tiny.stable_diffusion import SUBJECT, Idle, tiny_stable_diffusion
@@ -65,12 +66,12 @@ def dataset(photos: int, *, classes: int = 0, weight: float = 0.5) -> Dataset:
 
 
 def batches_of(made: Dataset, settings: TrainingSettings, seed: int = 0) -> Callable[[int], Sequence[Batch]]:
-    """One micro-batch a step, as a run plans them."""
+    """Make one micro-batch a step, as a run plans them."""
     plan = made.schedule(seed=seed, micro_batches=settings.steps, batch_size=settings.batch_size)
     return lambda step: [made.batch(plan[step], seed=seed, number=step, share=1.0)]
 
 
-def looped(stage: Stage, settings: TrainingSettings, accelerator: Any, method: LoraSettings | None = None) -> Loop:
+def loop_over(stage: Stage, settings: TrainingSettings, accelerator: Any, method: LoraSettings | None = None) -> Loop:
     attached: AttachedMethod = (method or LoraSettings(learning_rate=1e-3, text_learning_rate=1e-3)).attach(
         stage, SUBJECT, 0, None
     )
@@ -82,11 +83,11 @@ def values(loop: Loop) -> list[Tensor]:
 
 
 def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return all(torch.equal(mine, yours) for mine, yours in zip(one, other, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def by_hand(base: Path, batch: Batch, limit: float | None) -> tuple[float, list[float]]:
-    """The weighted loss and the plain errors, from diffusers' own parts and the formulas of the papers."""
+    """Compute weighted loss and plain errors by diffusers' parts and the papers' formulas."""
     scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     unet, text = (
         UNet2DConditionModel.from_pretrained(base, subfolder="unet"),
@@ -98,13 +99,15 @@ def by_hand(base: Path, batch: Batch, limit: float | None) -> tuple[float, list[
     for i, prompt in enumerate(batch.prompts):
         mean, deviation, generator = batch.latents.mean_BCHW[i], batch.latents.deviation_BCHW[i], batch.generators[i]
         x0 = (mean + deviation * torch.randn(mean.shape, generator=generator))[None]
-        level = torch.randint(0, 1000, (1,), generator=generator)
+        timestep = torch.randint(0, 1000, (1,), generator=generator)
         eps = torch.randn(mean.shape, generator=generator)[None]
         ids = tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
-            answer = unet(scheduler.add_noise(x0, eps, level), level, text(ids).last_hidden_state).sample
-        errors.append(float((answer - (scheduler.get_velocity(x0, eps, level) if velocity else eps)).square().mean()))
-        snr = float(compute_snr(scheduler, level))
+            noisy = scheduler.add_noise(x0, eps, timestep)
+            prediction = unet(noisy, timestep, text(ids).last_hidden_state).sample
+        target = scheduler.get_velocity(x0, eps, timestep) if velocity else eps
+        errors.append(float((prediction - target).square().mean()))
+        snr = float(compute_snr(scheduler, timestep))
         weight = 1.0 if limit is None else min(snr, limit) / (snr + 1 if velocity else snr)
         loss += float(batch.weight_B[i]) * weight * errors[-1]
     return loss, errors
@@ -112,7 +115,7 @@ def by_hand(base: Path, batch: Batch, limit: float | None) -> tuple[float, list[
 
 @pytest.mark.parametrize("limit", [None, 0.05, 5.0])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(
+def test_the_loss_is_the_formula_with_class_images_at_their_own_timesteps(
     tiny_base: Path, velocity_base: Path, kind: str, limit: float | None
 ) -> None:
     base = velocity_base if kind == "v_prediction" else tiny_base
@@ -129,7 +132,7 @@ def test_the_loss_is_the_formula_the_priors_examples_at_their_own_levels(
 
 
 def split(batch: Batch) -> list[Batch]:
-    """The same examples, one a micro-batch."""
+    """Split a batch into micro-batches of one example."""
     return [
         Batch(
             latents=Latents(
@@ -147,7 +150,7 @@ def split(batch: Batch) -> list[Batch]:
 
 def test_two_accumulated_are_one_batch_of_two(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0, max_grad_norm=0.5)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     gradients: list[list[Tensor]] = []
     results: list[tuple[float, float, float]] = []
     for cut in (lambda batch: [batch], split):
@@ -171,7 +174,7 @@ def test_a_planned_runs_micro_batches_share_the_weight_of_one() -> None:
 
 
 class PlainLoop:
-    """The loop as anyone would write it with diffusers, peft and torch alone."""
+    """The plain training loop, written with diffusers, peft and torch alone."""
 
     def __init__(self, base: Path, start: Stage, rank: int, alpha: float) -> None:
         self.scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
@@ -183,23 +186,22 @@ class PlainLoop:
         self.states = text(ids).last_hidden_state
         targets = ["to_q", "to_k", "to_v", "to_out.0"]
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=targets), self.unet)
-        mine = dict(start.parts["unet"].named_parameters())
+        ours = dict(start.parts["unet"].named_parameters())
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_("lora_" in name)
             if "lora_" in name:
-                parameter.data.copy_(mine[name].data)
-        self.learning = [p for p in self.unet.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.learning, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
+                parameter.data.copy_(ours[name].data)
+        self.trained = [p for p in self.unet.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
 
     def step(self, mean: Tensor, deviation: Tensor, generator: torch.Generator) -> float:
         x0 = mean + deviation * torch.randn(mean.shape[1:], generator=generator)
-        level = torch.randint(0, 1000, (1,), generator=generator)
+        timestep = torch.randint(0, 1000, (1,), generator=generator)
         eps = torch.randn(mean.shape[1:], generator=generator)[None]
-        loss = torch.nn.functional.mse_loss(
-            self.unet(self.scheduler.add_noise(x0, eps, level), level, self.states).sample, eps
-        )
+        noisy = self.scheduler.add_noise(x0, eps, timestep)
+        loss = torch.nn.functional.mse_loss(self.unet(noisy, timestep, self.states).sample, eps)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()
@@ -207,7 +209,9 @@ class PlainLoop:
 
 def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=20)
-    loop = looped(stage, settings, accelerator, LoraSettings(rank=4, alpha=8, learning_rate=2e-3, text_learning_rate=0))
+    loop = loop_over(
+        stage, settings, accelerator, LoraSettings(rank=4, alpha=8, learning_rate=2e-3, text_learning_rate=0)
+    )
     plain = PlainLoop(tiny_base, stage, rank=4, alpha=8)
     made = dataset(3)
     ours = [step.loss for step in loop.steps(batches_of(made, settings))]
@@ -216,21 +220,21 @@ def test_twenty_steps_are_those_of_a_plain_loop(tiny_base: Path, stage: Stage, a
     assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     untrained = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     with torch.no_grad():
-        still = float(
+        base_loss = float(
             training_loss(untrained, batches_of(made, settings)(19)[0], untrained.condition, Idle().base_only)[0]
         )
-    assert abs(still - ours[-1]) > 1e-3  # twenty steps did move the losses
+    assert abs(base_loss - ours[-1]) > 1e-3  # twenty steps changed the loss
 
 
 def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=60, lr_schedule="cosine")
-    loop = looped(
+    loop = loop_over(
         stage, settings, accelerator, LoraSettings(learning_rate=0.02, text_learning_rate=0.002, layers="all")
     )
     made = dataset(1)
 
     def measured() -> float:
-        """The mean loss over noise that is not trained on."""
+        """Compute the mean loss over noise that is not trained on."""
         with torch.no_grad():
             probes = [batches_of(made, TrainingSettings(steps=40), seed=99)(n)[0] for n in range(40)]
             return (
@@ -242,18 +246,18 @@ def test_the_loss_on_one_photo_falls(stage: Stage, accelerator: Any) -> None:
     assert measured() < 0.7 * before
 
 
-def test_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accelerator: Any) -> None:
+def test_learning_rates_follow_warm_up_and_schedule_each_part_its_own(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=8, warmup_steps=3, lr_schedule="linear")
-    loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=1e-3, text_learning_rate=2e-4))
+    loop = loop_over(stage, settings, accelerator, LoraSettings(learning_rate=1e-3, text_learning_rate=2e-4))
     scales = [0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
     for step, scale in zip(loop.steps(batches_of(dataset(1), settings)), scales, strict=True):
-        assert dict(step.rates) == pytest.approx({"unet": 1e-3 * scale, "text_encoder": 2e-4 * scale})
+        assert dict(step.learning_rates) == pytest.approx({"unet": 1e-3 * scale, "text_encoder": 2e-4 * scale})
         assert [group["lr"] for group in loop.optimizer.param_groups] == pytest.approx([1e-3 * scale, 2e-4 * scale])
 
 
-def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any) -> None:
+def test_a_part_at_learning_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=2)
-    loop = looped(stage, settings, accelerator, LoraSettings(learning_rate=1e-2, text_learning_rate=1e-9))
+    loop = loop_over(stage, settings, accelerator, LoraSettings(learning_rate=1e-2, text_learning_rate=1e-9))
     before = {group.part: [p.detach().clone() for p in group.parameters] for group in loop.attached.groups}
     list(loop.steps(batches_of(dataset(1), settings)))
     moved = {
@@ -268,16 +272,16 @@ def test_a_part_at_rate_nearly_zero_hardly_moves(stage: Stage, accelerator: Any)
 
 def test_gradients_are_clipped_to_the_limit(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=1, max_grad_norm=1e-3)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     _, _, norm = loop.accumulate(batches_of(dataset(1), settings)(0))
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in loop.parameters() if p.grad is not None))
-    assert norm > 1e-2  # what is told is the norm before
+    assert norm > 1e-2  # the reported norm is the one before clipping
     assert clipped == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_the_subjects_loss_leaves_the_class_and_the_weights_out(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=1, batch_size=2, min_snr=5.0)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     with torch.no_grad():
         _, error_B = training_loss(
             stage, batches_of(dataset(2, classes=2), settings)(0)[0], stage.condition, Idle().base_only
@@ -287,7 +291,7 @@ def test_the_subjects_loss_leaves_the_class_and_the_weights_out(stage: Stage, ac
 
 
 class Poisoned:
-    """A stage whose answers are not numbers from some call on."""
+    """A stage whose predictions are NaN after some calls."""
 
     def __init__(self, stage: Stage, healthy: int) -> None:
         self.stage, self.healthy = stage, healthy
@@ -297,13 +301,13 @@ class Poisoned:
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         self.healthy -= 1
-        answer = self.stage.predict(noisy_BCHW, timestep_B, conditioning)
-        return answer if self.healthy >= 0 else answer * float("nan")
+        prediction = self.stage.predict(noisy_BCHW, timestep_B, conditioning)
+        return prediction if self.healthy >= 0 else prediction * float("nan")
 
 
-def test_a_loss_that_is_no_number_names_the_step_and_changes_nothing(stage: Stage, accelerator: Any) -> None:
+def test_a_loss_that_is_not_finite_names_the_step_and_changes_nothing(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=5)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     loop.stage = Poisoned(stage, healthy=2)  # pyright: ignore[reportAttributeAccessIssue]
     seen: list[tuple[Step, list[Tensor]]] = []
     with pytest.raises(UserError, match="step 3 ") as error:
@@ -317,7 +321,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_changes_nothing(stage: Stag
 
 def test_a_poisoned_weight_is_noticed_before_the_next_one_is(stage: Stage, accelerator: Any) -> None:
     settings = TrainingSettings(steps=3)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     _, layer = lora_layers(stage.parts["unet"])[0]
     layer.lora_B["default"].weight.data.fill_(float("nan"))
     before = [value.isnan().any().item() for value in values(loop)]
@@ -327,45 +331,45 @@ def test_a_poisoned_weight_is_noticed_before_the_next_one_is(stage: Stage, accel
 
 
 def fresh_loop(base: Path, settings: TrainingSettings, accelerator: Any) -> Loop:
-    return looped(load_family(str(base), device="cpu", precision="fp32").stages[0], settings, accelerator)
+    return loop_over(load_family(str(base), device="cpu", precision="fp32").stages[0], settings, accelerator)
 
 
 def test_a_loop_goes_on_from_its_checkpoint_to_the_bit(tiny_base: Path, accelerator: Any, tmp_path: Path) -> None:
     settings, made = TrainingSettings(steps=6, lr_schedule="cosine", warmup_steps=2), dataset(2)
     whole, first, second = (fresh_loop(tiny_base, settings, accelerator) for _ in range(3))
-    through = [(step.number, step.loss, step.norm) for step in whole.steps(batches_of(made, settings))]
+    through = [(step.number, step.loss, step.gradient_norm) for step in whole.steps(batches_of(made, settings))]
     steps = first.steps(batches_of(made, settings))
-    before = [(step.number, step.loss, step.norm) for step in islice(steps, 3)]
-    first.save(tmp_path / "checkpoint")
-    second.load(tmp_path / "checkpoint")
+    before = [(step.number, step.loss, step.gradient_norm) for step in islice(steps, 3)]
+    save_checkpoint(first, tmp_path / "checkpoint")
+    load_checkpoint(second, tmp_path / "checkpoint")
     assert second.done == 3
-    after = [(step.number, step.loss, step.norm) for step in second.steps(batches_of(made, settings))]
+    after = [(step.number, step.loss, step.gradient_norm) for step in second.steps(batches_of(made, settings))]
     assert before + after == through
     assert same(values(second), values(whole))
 
 
 def test_a_broken_checkpoint_is_refused_by_name(stage: Stage, accelerator: Any, tmp_path: Path) -> None:
-    loop = looped(stage, TrainingSettings(steps=2), accelerator)
+    loop = loop_over(stage, TrainingSettings(steps=2), accelerator)
     folder = tmp_path / "checkpoint"
-    loop.save(folder)
+    save_checkpoint(loop, folder)
     state = next(folder.iterdir())
     state.write_bytes(state.read_bytes()[:-9])
     for broken in (folder, tmp_path / "missing"):
         with pytest.raises(UserError, match=broken.name):
-            loop.load(broken)
+            load_checkpoint(loop, broken)
 
 
-def test_nothing_is_recorded_of_a_step_until_it_is_whole(
+def test_nothing_is_recorded_of_a_step_until_it_is_complete(
     stage: Stage, accelerator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TrainingSettings(steps=2)
-    loop = looped(stage, settings, accelerator)
+    loop = loop_over(stage, settings, accelerator)
     before = values(loop)
 
-    def interrupted(*_: object) -> Any:
+    def interrupted(*_: object, **__: object) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "loss_of", interrupted)
+    monkeypatch.setattr(module, "training_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         next(loop.steps(batches_of(dataset(1), settings)))
     assert loop.done == 0

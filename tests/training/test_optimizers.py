@@ -1,4 +1,8 @@
-"""Laws of rates and optimizers: a rate is a pure function of the step, AdamW is torch's, no optimizer notices that it was stopped."""
+"""Laws of learning rates and optimizers.
+
+A learning rate is a pure function of the step, AdamW is torch's, and a restored optimizer goes on
+with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,10 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.protocols import ParameterGroup
 from mascot.training.ema import WeightAverage, averaged
-from mascot.training.lr_schedule import SCHEDULES, rate_scale
-from mascot.training.optimizers import OPTIMIZERS, OptimizerName, build, restore_state, state_of
+from mascot.training.lr_schedule import SCHEDULES, learning_rate_scale
+from mascot.training.optimizers import OPTIMIZERS, OptimizerName, build_optimizer, restore_state, state_of
 
-RATES: dict[str, tuple[float, float]] = {
+LEARNING_RATES: dict[str, tuple[float, float]] = {
     "adamw": (1e-2, 1e-3),
     "adamw8bit": (1e-2, 1e-3),
     "prodigy": (1.0, 1.0),
@@ -37,23 +41,25 @@ Parameters = list[torch.nn.Parameter]
 
 @given(steps=st.integers(1, 200), warmup_steps=st.integers(0, 50))
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_rates_rise_in_equal_steps_to_the_peak_then_never_rise_again(
+def test_learning_rates_rise_in_equal_steps_to_the_peak_then_never_rise_again(
     schedule: str, steps: int, warmup_steps: int
 ) -> None:
-    scales = [rate_scale(schedule, step, warmup_steps + steps, warmup_steps) for step in range(warmup_steps + steps)]
+    scales = [
+        learning_rate_scale(schedule, step, warmup_steps + steps, warmup_steps) for step in range(warmup_steps + steps)
+    ]
     rising, falling = scales[:warmup_steps], scales[warmup_steps:]
     assert rising == pytest.approx([(i + 1) / (warmup_steps + 1) for i in range(warmup_steps)])
     assert falling[0] == 1
     assert all(later <= earlier for earlier, later in pairwise(falling))
-    assert min(scales) > 0  # no step is wasted on a rate of 0
+    assert min(scales) > 0  # no step is wasted on a learning rate of 0
 
 
 @pytest.mark.parametrize(
     ("schedule", "halfway", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)]
 )
 def test_each_schedule_is_what_its_name_says(schedule: str, halfway: float, end: float) -> None:
-    assert rate_scale(schedule, 60, 110, 10) == pytest.approx(halfway)
-    assert rate_scale(schedule, 110, 110, 10) == pytest.approx(end)
+    assert learning_rate_scale(schedule, 60, 110, 10) == pytest.approx(halfway)
+    assert learning_rate_scale(schedule, 110, 110, 10) == pytest.approx(end)
 
 
 def test_the_cosine_is_torchs() -> None:
@@ -61,12 +67,12 @@ def test_the_cosine_is_torchs() -> None:
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
     for step in range(40):
-        assert rate_scale("cosine", step, 40, 0) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
+        assert learning_rate_scale("cosine", step, 40, 0) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
         optimizer.step()
         theirs.step()
 
 
-def test_adamw_is_torchs_plain_loop_with_a_rate_for_each_group() -> None:
+def test_adamw_is_torchs_plain_loop_with_a_learning_rate_for_each_group() -> None:
     ours, theirs = (
         [torch.nn.Parameter(gaussian((5, 3), [seeded("weight", i)])[0]) for i in range(2)] for _ in range(2)
     )
@@ -74,7 +80,7 @@ def test_adamw_is_torchs_plain_loop_with_a_rate_for_each_group() -> None:
         ParameterGroup(part=f"part {i}", parameters=(parameter,), learning_rate=0.1 / 10**i)
         for i, parameter in enumerate(ours)
     ]
-    optimizer = build("adamw", groups, weight_decay=0.05)
+    optimizer = build_optimizer("adamw", groups, weight_decay=0.05)
     plain = [
         torch.optim.AdamW([p], lr=0.1 / 10**i, betas=(0.9, 0.99), weight_decay=0.05, fused=False)
         for i, p in enumerate(theirs)
@@ -85,24 +91,27 @@ def test_adamw_is_torchs_plain_loop_with_a_rate_for_each_group() -> None:
             plain[i].step()
         optimizer.step()
     assert [group["initial_lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01])
-    for mine, yours in zip(ours, theirs, strict=True):
-        assert (mine - yours).abs().max() <= 1e-6
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-6
 
 
 def fresh(name: OptimizerName) -> tuple[Parameters, Any]:
-    """A large and two small parameters (only the first has 8-bit moments) in two groups, and an optimizer as the loop has it."""
+    """Make a large and two small parameters in two groups, and an optimizer as the loop has it.
+
+    Only the large one has 8-bit moments.
+    """
     shapes = ((80, 64), (64,), (3, 64))
     parameters = [torch.nn.Parameter(gaussian(shape, [seeded("weight", i)])[0]) for i, shape in enumerate(shapes)]
     parts = (tuple(parameters[:2]), tuple(parameters[2:]))
     groups = [
         ParameterGroup(part=f"{i}", parameters=part, learning_rate=learning_rate)
-        for i, (part, learning_rate) in enumerate(zip(parts, RATES[name], strict=True))
+        for i, (part, learning_rate) in enumerate(zip(parts, LEARNING_RATES[name], strict=True))
     ]
-    return parameters, build(name, groups, weight_decay=0.01)
+    return parameters, build_optimizer(name, groups, weight_decay=0.01)
 
 
 def error_of(parameters: Parameters, number: int) -> torch.Tensor:
-    """How far a small network is from saying the sum of its input; each number has its own inputs."""
+    """Compute a small network's error at the sum of its input; each number has its own inputs."""
     x = gaussian((16, 64), [seeded("input", number)])[0]
     hidden = torch.tanh(x @ parameters[0].T @ parameters[0] / 80 + parameters[1]) @ parameters[2].T
     return (hidden - x.sum(1, keepdim=True) / 8).square().mean()
@@ -111,24 +120,24 @@ def error_of(parameters: Parameters, number: int) -> torch.Tensor:
 def train(parameters: Parameters, optimizer: Any, steps: Sequence[int]) -> None:
     """Take some steps with a warm-up, as the loop does."""
     for step in steps:
-        for place in optimizer.param_groups:
-            place["lr"] = place["initial_lr"] * rate_scale("constant", step, 14, 3)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_scale("constant", step, 14, 3)
         error_of(parameters, step).backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
 def same(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Whether all have the same bits."""
+    """Tell whether all tensors have the same bits."""
     return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_learns(name: OptimizerName) -> None:
+def test_every_optimizer_trains(name: OptimizerName) -> None:
     parameters, optimizer = fresh(name)
     before = error_of(parameters, 99).item()
-    for place in optimizer.param_groups:
-        place["lr"] = place["initial_lr"]
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
     for step in range(60):
         error_of(parameters, step).backward()
         optimizer.step()
@@ -139,7 +148,7 @@ def test_every_optimizer_learns(name: OptimizerName) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_saved_and_restored_is_never_stopped(name: OptimizerName, tmp_path: Path) -> None:
-    """Seven steps, a file, and seven more in another optimizer are fourteen, bit for bit: parameters and state."""
+    """Seven steps, a file, and seven more in another optimizer are fourteen, bit for bit."""
     parameters, optimizer = fresh(name)
     train(parameters, optimizer, range(7))
     tensors, facts = state_of(optimizer)
@@ -162,7 +171,7 @@ def test_saved_and_restored_is_never_stopped(name: OptimizerName, tmp_path: Path
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_fresh_state_is_no_state(name: OptimizerName) -> None:
-    """Before the first step there is nothing to keep but a mode, and restoring it changes nothing."""
+    """Before the first step there is only a mode to keep, and restoring it changes nothing."""
     parameters, optimizer = fresh(name)
     tensors, facts = state_of(optimizer)
     assert not tensors
@@ -193,17 +202,19 @@ def test_the_state_of_other_parameters_is_refused(spoil: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_estimate_of_a_state_is_its_size(name: OptimizerName) -> None:
-    """To a kilobyte a parameter: a step's number, the 8-bit code's two tables."""
+    """They differ by 16 bytes at most, without the two tables of the 8-bit code."""
     parameters, optimizer = fresh(name)
     train(parameters, optimizer, range(1))
     tensors, _ = state_of(optimizer)
-    taken = sum(tensor.nbytes for key, tensor in tensors.items() if "qmap" not in key)
-    assert taken == pytest.approx(sum(OPTIMIZERS[name].moments(parameter.numel()) for parameter in parameters), abs=16)
+    size = sum(tensor.nbytes for key, tensor in tensors.items() if "qmap" not in key)
+    assert size == pytest.approx(
+        sum(OPTIMIZERS[name].state_bytes(parameter.numel()) for parameter in parameters), abs=16
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_needs_no_gradient_rests(name: OptimizerName) -> None:
-    """A part that stops learning early does not go on by its momentum."""
+def test_what_needs_no_gradient_is_not_changed(name: OptimizerName) -> None:
+    """A part that is frozen early is not changed by its momentum."""
     parameters, optimizer = fresh(name)
     train(parameters, optimizer, range(3))
     parameters[2].requires_grad = False
@@ -213,8 +224,8 @@ def test_what_needs_no_gradient_rests(name: OptimizerName) -> None:
     assert not torch.equal(parameters[0], kept[0])
 
 
-def look(optimizer: Any, parameters: Parameters, average: WeightAverage | None) -> bool:
-    """Whether other weights draw than train; the drawing fails."""
+def generate_with(optimizer: Any, parameters: Parameters, average: WeightAverage | None) -> bool:
+    """Tell whether generation uses other weights than training; the generation fails."""
     before, changed = [parameter.detach().clone() for parameter in parameters], False
     with suppress(RuntimeError), averaged(optimizer, parameters, average):
         changed = not same(before, parameters)
@@ -224,24 +235,24 @@ def look(optimizer: Any, parameters: Parameters, average: WeightAverage | None) 
 
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_drawing_between_steps_changes_nothing(name: OptimizerName, average: bool) -> None:  # noqa: FBT001 - a table's column
-    """The weights that draw come and go; what trains has the same bits as if nobody had looked, even where drawing fails."""
-    (looked, optimizer), (blind, other) = fresh(name), fresh(name)
-    shown = WeightAverage(looked, 0.9) if average else None
+def test_generating_between_steps_changes_nothing(name: OptimizerName, average: bool) -> None:  # noqa: FBT001 - a table's column
+    """Trained weights keep their bits when averaged ones replace them, even if generation fails."""
+    (parameters, optimizer), (undisturbed, other) = fresh(name), fresh(name)
+    ema = WeightAverage(parameters, 0.9) if average else None
     for step in range(5):
-        train(looked, optimizer, [step])
-        train(blind, other, [step])
-        if shown is not None:
-            shown.update()
-        changed = look(optimizer, looked, shown)
+        train(parameters, optimizer, [step])
+        train(undisturbed, other, [step])
+        if ema is not None:
+            ema.update()
+        changed = generate_with(optimizer, parameters, ema)
         assert changed == (
             average or (name == "schedule-free" and step > 0)
         )  # after one step there is nothing to average
-        assert same(looked, blind)
+        assert same(parameters, undisturbed)
 
 
-def test_schedule_free_draws_with_the_average_of_its_steps() -> None:
-    """With equal weights at a constant rate: the mean of all z, which no gradient was taken at."""
+def test_schedule_free_generates_with_the_average_of_its_steps() -> None:
+    """At a constant learning rate it is the plain mean of all z, where no gradient was taken."""
     parameters, optimizer = fresh("schedule-free")
     steps: list[torch.Tensor] = []
     for number in range(6):
@@ -255,7 +266,7 @@ def test_schedule_free_draws_with_the_average_of_its_steps() -> None:
 
 @pytest.mark.parametrize("decay", [0.15, 0.4, 0.99])
 def test_the_average_is_diffusers(decay: float) -> None:
-    """Its first update only copies, so that it starts one later."""
+    """The first update of diffusers only copies, so that it starts one step earlier here."""
     parameter = torch.nn.Parameter(torch.zeros(4))
     ours, theirs = WeightAverage([parameter], decay), EMAModel([parameter], decay=decay)
     theirs.step([parameter])
@@ -281,19 +292,19 @@ def test_the_average_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, float("nan")])
-def test_a_decay_that_is_none_is_refused(decay: float) -> None:
-    with pytest.raises(UserError, match=r"training\.ema"):
+def test_a_decay_out_of_range_is_refused(decay: float) -> None:
+    with pytest.raises(UserError, match=r"training\.ema_decay"):
         WeightAverage([], decay)
 
 
-@pytest.mark.parametrize("rates", [(1e-4, 1e-5), (1e-4, 1e-4), (1.0, 0.5)])
-def test_prodigy_refuses_rates_that_are_no_multiplier(rates: tuple[float, float]) -> None:
+@pytest.mark.parametrize("learning_rates", [(1e-4, 1e-5), (1e-4, 1e-4), (1.0, 0.5)])
+def test_prodigy_refuses_learning_rates_that_are_no_multiplier(learning_rates: tuple[float, float]) -> None:
     groups = [
         ParameterGroup(part="a", parameters=(torch.nn.Parameter(torch.ones(2)),), learning_rate=learning_rate)
-        for learning_rate in rates
+        for learning_rate in learning_rates
     ]
-    with pytest.raises(UserError, match=r"method\.rate=1"):
-        build("prodigy", groups, weight_decay=0.0)
+    with pytest.raises(UserError, match=r"method\.learning_rate=1"):
+        build_optimizer("prodigy", groups, weight_decay=0.0)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -313,4 +324,4 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'adamw'"):
-        build("adamW", [], weight_decay=0.0)
+        build_optimizer("adamW", [], weight_decay=0.0)
