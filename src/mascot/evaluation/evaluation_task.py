@@ -1,18 +1,18 @@
-"""What a run is asked to draw before it is scored, and the drawing of it: nothing is drawn twice.
+"""The task of an evaluation: which prompts, seeds, knobs and photos a run is scored on.
 
-The subject is drawn with the adapter. The untouched base draws the same prompts with the class noun alone, at the same seeds: what it
-cannot draw, the subject cannot be blamed for. The base's pictures are kept where all runs on that base find them.
-
-Shape suffixes: B pictures, D width of an embedding.
+The subject's prompts are generated with the adapter. The base model generates the same prompts with
+the class noun alone, at the same seeds. They show what the base cannot generate, for which the
+adapter is not to blame. The base's images are cached where all runs on that base find them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.photos import Photo, read_photos
@@ -27,33 +27,41 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 CLASS_IMAGES = 4
-"""Pictures of the class alone, for PRES, times the pictures of each prompt."""
+"""Images of the class alone, for PRES, as a multiple of the images of each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """What is asked of one run."""
+    """What one run has to generate, and the photos that it is scored against.
+
+    Raises:
+        UserError: there is no prompt or no image, or a prompt has an unknown placeholder or does
+            not name the subject.
+    """
 
     name: str
-    """What the run is called in tables."""
+    """The run's name in tables."""
     base: str
     subject: Subject
     live: bool
+    """Whether the subject is a live one, which can wear things."""
     templates: tuple[str, ...]
     """Prompts with `{subject}`."""
     images: int
+    """Images of each prompt."""
     seed: int
+    """Image k of each prompt has `seed + k`."""
     knobs: Knobs
     photos: tuple[Photo, ...]
-    """What likeness is measured on; none where no photo is known."""
-    trained: tuple[Photo, ...]
-    """What the run learned from; none where that is not known."""
+    """Photos that subject fidelity is measured on; empty where no photo is known."""
+    training_photos: tuple[Photo, ...]
+    """Photos that the run was trained on; empty where they are not known."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Refuse prompts that cannot be scored."""
         if self.images < 1 or not self.templates:
-            raise UserError("there is nothing to draw; give one prompt and one picture of it at least.")
-        _ = [fill(template, self.subject) for template in self.templates]  # which refuses unknown placeholders
+            raise UserError("there is nothing to generate; give one prompt and one image of it at least.")
+        _ = [fill(template, self.subject) for template in self.templates]  # refuses unknown placeholders
         nameless = [template for template in self.templates if insert_token(template, self.subject) != template]
         if nameless:
             raise UserError(
@@ -62,24 +70,24 @@ class EvaluationTask:
 
     @property
     def held_out(self) -> tuple[Photo, ...]:
-        """The photos that the run did not learn from; none where it is not known what it learned from."""
-        known = {photo_digest(photo) for photo in self.trained}
+        """The photos that the run was not trained on; empty if its training photos are unknown."""
+        known = {photo_digest(photo) for photo in self.training_photos}
         return tuple(photo for photo in self.photos if photo_digest(photo) not in known) if known else ()
 
     @cached_property
-    def plain(self) -> tuple[str, ...]:
-        """The prompts with the token removed; none without a class noun."""
+    def prompts_without_token(self) -> tuple[str, ...]:
+        """The prompts with the class noun alone; empty where the class noun is unknown."""
         if self.subject.class_noun is None:
             return ()
         return tuple(fill(without_token(template, self.subject), self.subject) for template in self.templates)
 
     def requests(self, prompts: Sequence[str]) -> list[ImageRequest]:
-        """Each prompt at every seed: picture k has `seed + k`."""
+        """Request each prompt at every seed: image k has `seed + k`."""
         return [ImageRequest(prompt, self.seed + k) for prompt in prompts for k in range(self.images)]
 
     @property
     def class_requests(self) -> list[ImageRequest]:
-        """The class alone; none without a class noun."""
+        """Requests for images of the class alone; empty where the class noun is unknown."""
         noun = self.subject.class_noun
         return (
             []
@@ -89,19 +97,23 @@ class EvaluationTask:
 
 
 def prompts_for(base: str, subject: Subject, *, live: bool | None) -> tuple[tuple[str, ...], bool]:
-    """The report's prompts for a subject, and whether it was taken for a live one; by its class noun where `live` is None.
+    """Return the report's prompts for a subject, and whether the subject counts as live.
 
-    They are the embedded base's own on that base, and elsewhere the paper's.
+    Where `live` is None, the class noun decides. The embedded base has prompts of its own; other
+    bases get the paper's.
     """
     alive = is_live(subject.class_noun) if live is None else live
     return (STARTER if is_embedded(base) else PAPER).for_subject(live=alive), alive
 
 
-def training_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
-    """The photos that a run learned from; none where the folder holds no recipe, or where they are gone and not `needed`.
+def read_training_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
+    """Read the photos that a run was trained on.
+
+    The result is empty where the folder holds no recipe, or where the photos are gone and not
+    `needed`.
 
     Raises:
-        UserError: they are not where they were.
+        UserError: the photos are needed and cannot be read.
     """
     if not run.recipe.exists():
         return ()
@@ -111,38 +123,55 @@ def training_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
     except UserError as error:
         if not needed:
             return ()
-        what = f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}"
-        raise UserError(f"{what}; put them back where they were, or give others with --photos.") from error
+        problem = f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}"
+        raise UserError(f"{problem}; put them back where they were, or give others with --photos.") from error
 
 
 def photo_digest(photo: Photo) -> str:
-    """Hash a photo's pixels, upright, 16 hexadecimal digits."""
+    """Hash the pixels of an upright photo, 16 hexadecimal digits."""
     return hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]
 
 
 def plan_task(
-    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None, images: int, seed: int, live: bool | None,
-    photos: Sequence[str | Path], base: str | None,
-) -> EvaluationTask:  # fmt: skip
-    """Say what an adapter is asked to draw, before any weight is loaded."""
+    adapter: Adapter,
+    path: Path,
+    *,
+    name: str,
+    prompts: Sequence[str] | None,
+    images: int,
+    seed: int,
+    live: bool | None,
+    photos: Sequence[str | Path],
+    base: str | None,
+) -> EvaluationTask:
+    """Plan the evaluation of an adapter, before any weights are loaded.
+
+    Each option replaces what the adapter itself says; None, or no photos, keeps that.
+
+    Raises:
+        UserError: the adapter does not name its subject, or photos or prompts cannot be used.
+    """
     manifest = adapter.manifest
     if manifest is None:
-        raise UserError(
-            f"{path} does not say what its subject is called; evaluate an adapter that `mascot train` wrote."
-        )
+        raise UserError(f"{path} does not name its subject; evaluate an adapter that `mascot train` wrote.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
-    usual, alive = prompts_for(base or manifest.base, subject, live=live)
-    trained = training_photos(Run(path.parent), needed=not photos)
-    background = manifest.recipe.get("dataset", {}).get("background", "white")
+    report_prompts, alive = prompts_for(base or manifest.base, subject, live=live)
+    trained = read_training_photos(Run(path.parent), needed=not photos)
     return EvaluationTask(
         name=name,
         base=base or manifest.base,
         subject=subject,
         live=alive,
-        templates=usual if prompts is None else tuple(prompts),
+        templates=report_prompts if prompts is None else tuple(prompts),
         images=images,
         seed=seed,
         knobs=recommended_knobs(adapter),
-        photos=read_photos([Path(photo) for photo in photos], background=background).photos if photos else trained,
-        trained=trained,
+        photos=_read_given_photos(photos, manifest.recipe) if photos else trained,
+        training_photos=trained,
     )
+
+
+def _read_given_photos(photos: Sequence[str | Path], recipe: Mapping[str, Any]) -> tuple[Photo, ...]:
+    """Read photos that the user gives, on the background that the recipe names."""
+    background = recipe.get("dataset", {}).get("background", "white")
+    return read_photos([Path(photo) for photo in photos], background=background).photos

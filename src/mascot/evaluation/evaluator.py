@@ -1,6 +1,6 @@
-"""How good a run is: ask the judges about each picture, once, and write down every number with what it is of.
+"""Score the images of a run: each metric per image, per prompt and for the run as a whole.
 
-Shape suffixes: B pictures, P photos, D width of an embedding.
+Shape suffixes: B images, P photos, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -34,29 +34,37 @@ from mascot.storage.image_files import open_image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorers:
-    """Everything that judges pictures."""
+    """The models that score images: two encoders, a perceptual distance and a segmenter."""
 
     encoders: EncoderPair
     distance: Distance
     segmenter: Segmenter | NoSegmenter
 
     def describe(self) -> dict[str, str]:
-        """Say what judges, each in one line."""
+        """Describe encoders and distance, each in one line."""
         return {**self.encoders.describe(), "distance": self.distance.name}
 
 
-def measure(task: EvaluationTask, samples: Samples, scorers: Scorers, *, generator: Generator, folder: Path) -> Scores:
-    """Score what was drawn; files are named from `folder`."""
-    seen = EmbeddedSamples(task=task, samples=samples, encoders=scorers.encoders)
-    columns = seen.columns()
-    pairs = [
+def open_scorers(encoders: EncoderPair) -> Scorers:
+    """Load the distance and the segmenter that go with the encoders."""
+    return Scorers(encoders=encoders, distance=open_distance(encoders.identity), segmenter=open_segmenter())
+
+
+def compute_scores(
+    task: EvaluationTask, samples: Samples, scorers: Scorers, *, generator: Generator, folder: Path
+) -> Scores:
+    """Score the generated images; file names in the scores are relative to `folder`."""
+    embedded = EmbeddedSamples(task=task, samples=samples, encoders=scorers.encoders)
+    per_image = embedded.per_image_values()
+    distances = [
         samples.trained.sample_cache.distances(scorers.distance, files)
-        for files in by_prompt(task, samples.trained.files)
+        for files in split_by_prompt(task, samples.trained.files)
     ]
-    values = {name: Score(value=fmean(column)) for name, column in columns.items()}
-    values |= scores_of(seen.whole() | {"diversity": diversity_over(pairs)}, missing(task))
-    values["cutout"] = cut_out_score(task, samples, scorers)
-    reasons = {name: Score(value=None, reason=reason) for name, reason in missing(task).items()}
+    reasons = missing_reasons(task)
+    values = {name: Score(value=None, reason=reason) for name, reason in reasons.items()}
+    values |= {name: Score(value=fmean(column)) for name, column in per_image.items()}
+    values |= scores_of(embedded.per_run_values() | {"diversity": diversity_over(distances)}, reasons)
+    values["cutout"] = cutout_score(task, samples, scorers)
     height, width = generator.size(task.knobs)
     return Scores(
         name=task.name,
@@ -71,102 +79,117 @@ def measure(task: EvaluationTask, samples: Samples, scorers: Scorers, *, generat
         images=task.images,
         seed=task.seed,
         encoders=scorers.describe(),
-        values=reasons | values,
-        prompts=tuple(prompt_rows(task, samples, columns, pairs, folder)),
-        notes=tuple(notes(task, scorers.encoders)),
+        values=values,
+        prompts=tuple(prompt_scores(task, samples, per_image, distances, folder)),
+        notes=tuple(notes_on(task, scorers.encoders)),
     )
 
 
 def scores_of(values: Mapping[str, float | None], reasons: Mapping[str, str]) -> dict[str, Score]:
-    """Give each missing value its reason."""
+    """Turn values into scores; each missing value gets its reason."""
     return {name: Score(value=value, reason=reasons[name] if value is None else "") for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedSamples:
-    """What the judges see, embedded when it is first asked for; the gallery keeps it."""
+    """Embeddings of a run's images, photos and prompts, computed on first use.
+
+    The sample cache keeps the embeddings of images and photos.
+    """
 
     task: EvaluationTask
     samples: Samples
     encoders: EncoderPair
 
-    def photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
-        """Embed photos. Shape P x D, without rows where there are none."""
+    def embed_photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
+        """Embed photos. Shape P x D; without photos there are no rows."""
         sample_cache = self.samples.trained.sample_cache
         return sample_cache.embed_images(encoder, [photo.image for photo in photos]) if photos else torch.empty(0, 0)
 
     @cached_property
-    def real_identity(self) -> Tensor:
-        """The photos, by the encoder of identity. Shape P x D."""
-        return self.photos(self.encoders.identity, self.task.photos)
+    def photo_identity_embeddings(self) -> Tensor:
+        """The photos embedded by the identity encoder. Shape P x D."""
+        return self.embed_photos(self.encoders.identity, self.task.photos)
 
     @cached_property
-    def real_clip(self) -> Tensor:
-        """The photos, by CLIP. Shape P x D."""
-        return self.photos(self.encoders.clip, self.task.photos)
+    def photo_clip_embeddings(self) -> Tensor:
+        """The photos embedded by CLIP. Shape P x D."""
+        return self.embed_photos(self.encoders.clip, self.task.photos)
 
     @cached_property
-    def asked(self) -> Tensor:
-        """The prompt of each picture, without the token, by CLIP. Shape B x D; no rows without a class noun."""
-        if not self.task.plain:
+    def prompt_clip_embeddings(self) -> Tensor:
+        """Each image's prompt without the token, embedded by CLIP.
+
+        Shape B x D; without a class noun there are no rows.
+        """
+        prompts = self.task.prompts_without_token
+        if not prompts:
             return torch.empty(0, 0)
-        return self.encoders.clip.embed_prompts(self.task.plain).repeat_interleave(self.task.images, dim=0)
+        return self.encoders.clip.embed_prompts(prompts).repeat_interleave(self.task.images, dim=0)
 
-    def columns(self) -> dict[str, list[float]]:
-        """A value for each picture, for every metric that is a mean over pictures and can be computed."""
-        columns: dict[str, list[float]] = {}
+    def per_image_values(self) -> dict[str, list[float]]:
+        """Compute the metrics that are means over images: metric to one value for each image.
+
+        Metrics of the base model have the prefix `base_`. Metrics that cannot be computed are left
+        out.
+        """
+        values: dict[str, list[float]] = {}
         for prefix, images in {"": self.samples.trained, "base_": self.samples.base}.items():
             identity_BD, clip_BD = images.embed(self.encoders.identity), images.embed(self.encoders.clip)
             if self.task.photos and images.files:
-                columns[f"{prefix}identity"] = [similarity(row_D[None], self.real_identity) for row_D in identity_BD]
-                columns[f"{prefix}clip_i"] = [similarity(row_D[None], self.real_clip) for row_D in clip_BD]
-            if self.task.plain:
-                rows = zip(clip_BD, self.asked, strict=True)
-                columns[f"{prefix}clip_t"] = [
-                    prompt_fidelity(picture_D[None], prompt_D[None]) for picture_D, prompt_D in rows
+                real_PD = self.photo_identity_embeddings
+                values[f"{prefix}identity"] = [similarity(row_D[None], real_PD) for row_D in identity_BD]
+                values[f"{prefix}clip_i"] = [similarity(row_D[None], self.photo_clip_embeddings) for row_D in clip_BD]
+            if self.task.prompts_without_token:
+                pairs = zip(clip_BD, self.prompt_clip_embeddings, strict=True)
+                values[f"{prefix}clip_t"] = [
+                    prompt_fidelity(image_D[None], prompt_D[None]) for image_D, prompt_D in pairs
                 ]
         generated_BD = self.samples.trained.embed(self.encoders.identity)
-        trained_PD, held_out_PD = (
-            self.photos(self.encoders.identity, some) for some in (self.task.trained, self.task.held_out)
-        )
+        trained_PD = self.embed_photos(self.encoders.identity, self.task.training_photos)
+        held_out_PD = self.embed_photos(self.encoders.identity, self.task.held_out)
         copies = {
             "copying": copy_scores(generated_BD, trained_PD, held_out_PD),
             "nearest": nearest_excesses(generated_BD, trained_PD),
         }
-        return columns | {name: column for name, column in copies.items() if column}
+        return values | {name: column for name, column in copies.items() if column}
 
-    def whole(self) -> dict[str, float | None]:
-        """The metrics that are of a run as a whole, not of a picture."""
-        encoder, photos_PD = self.encoders.identity, self.real_identity
-        now_BD, before_BD = self.samples.class_trained.embed(encoder), self.samples.class_base.embed(encoder)
+    def per_run_values(self) -> dict[str, float | None]:
+        """Compute the metrics of a run as a whole; None where one cannot be computed."""
+        encoder, photos_PD = self.encoders.identity, self.photo_identity_embeddings
+        trained_BD, base_BD = self.samples.class_trained.embed(encoder), self.samples.class_base.embed(encoder)
         return {
-            "preservation": preservation(now_BD, photos_PD),
-            "base_preservation": preservation(before_BD, photos_PD),
-            "drift": drift(now_BD, before_BD, photos_PD),
+            "preservation": preservation(trained_BD, photos_PD),
+            "base_preservation": preservation(base_BD, photos_PD),
+            "drift": drift(trained_BD, base_BD, photos_PD),
             "real_identity": real_similarity(photos_PD),
-            "real_clip_i": real_similarity(self.real_clip),
+            "real_clip_i": real_similarity(self.photo_clip_embeddings),
         }
 
 
-def by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
-    """The pictures prompt by prompt."""
+def split_by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
+    """Split image files into one group for each prompt."""
     return [files[start : start + task.images] for start in range(0, len(files), task.images)]
 
 
-def prompt_rows(
+def prompt_scores(
     task: EvaluationTask,
     samples: Samples,
-    columns: Mapping[str, Sequence[float]],
-    pairs: Sequence[Sequence[float]],
+    per_image: Mapping[str, Sequence[float]],
+    distances: Sequence[Sequence[float]],
     folder: Path,
 ) -> list[PromptScores]:
-    """Split the columns by prompt."""
-    rows: list[PromptScores] = []
+    """Split per-image values by prompt, and average them.
+
+    `distances` holds the distances of all pairs of each prompt's images. File names are relative to
+    `folder`.
+    """
+    prompts: list[PromptScores] = []
     for number, template in enumerate(task.templates):
-        places = range(number * task.images, (number + 1) * task.images)
-        values = {name: fmean(column[place] for place in places) for name, column in columns.items()}
-        spread = diversity(pairs[number])
-        rows.append(
+        indices = range(number * task.images, (number + 1) * task.images)
+        values = {name: fmean(column[index] for index in indices) for name, column in per_image.items()}
+        spread = diversity(distances[number])
+        prompts.append(
             PromptScores(
                 template=template,
                 prompt=fill(template, task.subject),
@@ -174,98 +197,95 @@ def prompt_rows(
                 images=tuple(
                     ImageScores(
                         seed=task.seed + k,
-                        file=samples.trained.files[place].relative_to(folder).as_posix(),
-                        values={
-                            name: column[place] for name, column in columns.items() if not name.startswith("base_")
-                        },
+                        file=samples.trained.files[index].relative_to(folder).as_posix(),
+                        values={n: column[index] for n, column in per_image.items() if not n.startswith("base_")},
                     )
-                    for k, place in enumerate(places)
+                    for k, index in enumerate(indices)
                 ),
             )
         )
-    return rows
+    return prompts
 
 
-def cut_out_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> Score:
-    """Likeness of the subject cut out of its background, where there are masks or something that makes them."""
+def cutout_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> Score:
+    """Score subject fidelity without backgrounds, where there are masks or a segmenter."""
     encoder = scorers.encoders.identity
     images = [open_image(file) for file in samples.trained.files]
-    bare: list[Image.Image | None] = [None] * len(images)
+    no_masks: list[Image.Image | None] = [None] * len(images)
     generated, photos = (
         cut_all(some, masks, segmenter=scorers.segmenter, preprocessing=encoder.preprocessing)
         for some, masks in (
-            (images, bare),
+            (images, no_masks),
             ([photo.image for photo in task.photos], [photo.mask for photo in task.photos]),
         )
     )
-    found = cutout_similarity(generated, photos, lambda some: samples.trained.sample_cache.embed_images(encoder, some))
-    return Score(value=found.value, reason=found.note)
+    result = cutout_similarity(generated, photos, lambda some: samples.trained.sample_cache.embed_images(encoder, some))
+    return Score(value=result.value, reason=result.note)
 
 
-def missing(task: EvaluationTask) -> dict[str, str]:
-    """Why each number that may be missing would be."""
+def missing_reasons(task: EvaluationTask) -> dict[str, str]:
+    """Explain for each metric that may be missing why it would be."""
     no_photo = "no photos of the subject are known; give --photos FOLDER"
     no_noun = "the class noun is not known: train with --class-noun"
-    of_base = no_photo if task.subject.class_noun else no_noun
-    copying = "no photo was held out: give --photos with photos of the subject that it did not learn from as well"
-    unknown = "it is not known what it learned from"
-    alone = "one photo alone cannot be compared with itself" if task.photos else no_photo
+    no_photo_or_noun = no_photo if task.subject.class_noun else no_noun
+    no_held_out = "no photo was held out: give --photos with photos of the subject that it was not trained on as well"
+    unknown = "it is not known which photos it was trained on"
+    one_photo = "one photo alone cannot be compared with itself" if task.photos else no_photo
     return {
         "identity": no_photo,
         "clip_i": no_photo,
         "clip_t": no_noun,
-        "diversity": "there is one picture of each prompt; give --images 2 or more",
-        "preservation": of_base,
-        "drift": of_base,
-        "copying": copying if task.trained else unknown,
-        "nearest": "it learned from one photo alone" if task.trained else unknown,
-        "real_identity": alone,
-        "real_clip_i": alone,
-        "base_identity": of_base,
-        "base_clip_i": of_base,
+        "diversity": "there is one image of each prompt; give --images 2 or more",
+        "preservation": no_photo_or_noun,
+        "drift": no_photo_or_noun,
+        "copying": no_held_out if task.training_photos else unknown,
+        "nearest": "it was trained on one photo alone" if task.training_photos else unknown,
+        "real_identity": one_photo,
+        "real_clip_i": one_photo,
+        "base_identity": no_photo_or_noun,
+        "base_clip_i": no_photo_or_noun,
         "base_clip_t": no_noun,
-        "base_preservation": of_base,
+        "base_preservation": no_photo_or_noun,
     }
 
 
-def notes(task: EvaluationTask, encoders: EncoderPair) -> list[str]:
-    """What has to be known to read the numbers."""
-    said = [
-        f"drawn as a {'live subject' if task.live else 'thing'}: {len(task.templates)} prompts, pictures of each: {task.images}"
-    ]
-    if task.plain:
-        said.append(f"CLIP-T reads the prompts without the token: {task.plain[0]!r}")
-        cut = encoders.clip.truncated(task.plain)
-        if cut:
-            said.append(f"CLIP hears only the beginning of {len(cut)} prompts, such as {cut[0]!r}")
+def notes_on(task: EvaluationTask, encoders: EncoderPair) -> list[str]:
+    """List the conditions that a reader of the scores has to know."""
+    kind = "a live subject" if task.live else "an object"
+    notes = [f"prompts for {kind}: {len(task.templates)}, images of each: {task.images}"]
+    if task.prompts_without_token:
+        notes.append(f"CLIP-T reads the prompts without the token: {task.prompts_without_token[0]!r}")
+        truncated = encoders.clip.truncated(task.prompts_without_token)
+        if truncated:
+            notes.append(f"CLIP reads only the beginning of {len(truncated)} prompts, such as {truncated[0]!r}")
     if task.held_out:
-        said.append(
-            f"likeness is measured on {len(task.photos)} photos, {len(task.held_out)} of which it did not learn from"
+        notes.append(
+            f"subject fidelity is measured on {len(task.photos)} photos; "
+            f"the run was not trained on {len(task.held_out)} of them"
         )
-    return said
+    return notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Real photos of one subject against each other: the ceiling that scores are read against."""
+    """Similarity among the real photos of one subject: the ceiling for its scores."""
 
     name: str
     photos: int
+    """Number of photos."""
     values: Mapping[str, Score]
-    """`identity` and `clip_i`."""
+    """The metrics `identity` and `clip_i`."""
 
 
 def calibrate(name: str, photos: Sequence[Photo], encoders: EncoderPair) -> Calibration:
-    """Average the cosine over all pairs of different photos: the row "Real Images" of the paper's table 1."""
+    """Average the cosine over all pairs of different photos.
+
+    This is the row "Real Images" of table 1 in DreamBooth (Ruiz et al. 2023).
+    """
     images = [photo.image for photo in photos]
-    alone = "one photo alone cannot be compared with itself"
+    one_photo = "one photo alone cannot be compared with itself"
     values: dict[str, Score] = {}
     for key, encoder in (("identity", encoders.identity), ("clip_i", encoders.clip)):
-        found = real_similarity(encoder.embed(images))
-        values[key] = Score(value=found, reason=alone if found is None else "")
+        value = real_similarity(encoder.embed(images))
+        values[key] = Score(value=value, reason=one_photo if value is None else "")
     return Calibration(name=name, photos=len(images), values=values)
-
-
-def open_scorers(encoders: EncoderPair) -> Scorers:
-    """The judges, with all that measures besides."""
-    return Scorers(encoders=encoders, distance=open_distance(encoders.identity), segmenter=open_segmenter())

@@ -1,4 +1,7 @@
-"""TODO evaluation.samples."""
+"""Generate the images that an evaluation scores, with and without the adapter.
+
+Shape suffixes: B images, D width of an embedding.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,40 @@ from mascot.storage.user_cache import cache_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """Kept pictures of one kind, by prompt and then by seed."""
+    """Cached images of one kind, ordered by prompt and then by seed."""
 
     sample_cache: SampleCache
     files: tuple[Path, ...]
 
     def embed(self, encoder: ImageEncoder) -> Tensor:
-        """Embed them; without pictures, without rows. Shape B x D."""
+        """Embed the images. Shape B x D; without images there are no rows."""
         return self.sample_cache.embed(encoder, self.files) if self.files else torch.empty(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Everything that was drawn for one run."""
+    """All images that were generated for one run."""
 
     trained: ImageSet
+    """The prompts with the adapter."""
     base: ImageSet
-    """The same prompts by the base, with the class noun alone."""
+    """The same prompts by the base model, with the class noun alone."""
     class_trained: ImageSet
+    """The class alone with the adapter."""
     class_base: ImageSet
+    """The class alone by the base model."""
     weights: str
-    """The name of what drew it (see `weights_name`)."""
+    """Hash of the base and the adapter (see `weights_name`)."""
 
 
 def generate_samples(
     task: EvaluationTask, generator: Generator, *, adapter: Path, folder: Path, on_event: OnEvent, more: int = 0
 ) -> Samples:
-    """Draw all that is not kept yet, in `folder` and, what the base draws, in the cache that all runs share.
+    """Generate the images that are not cached yet.
 
-    `more` images, which the caller generates afterwards, are counted in the event `GenerationStarted`.
+    Images with the adapter are kept in `folder`, those of the base in the cache that all runs
+    share. `more` images, which the caller generates afterwards, are counted in the event
+    `GenerationStarted`. Events: `GenerationStarted`, `ImageGenerated`.
 
     Raises:
         UserError: the images cannot be generated or written.
@@ -54,13 +62,13 @@ def generate_samples(
     family = generator.family
     own, shared = SampleCache(folder), SampleCache(cache_folder() / "gallery" / family.identity)
     trained, base = weights_name(family, adapter), weights_name(family)
-    bare = task.knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})  # exactly the base
-    asked = task.requests([fill(template, task.subject) for template in task.templates])
+    base_knobs = task.knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})  # exactly the base
+    prompts = task.requests([fill(template, task.subject) for template in task.templates])
     orders = (
-        (own, asked, task.knobs, trained),
-        (shared, task.requests(task.plain), bare, base),
+        (own, prompts, task.knobs, trained),
+        (shared, task.requests(task.prompts_without_token), base_knobs, base),
         (own, task.class_requests, task.knobs, trained),
-        (shared, task.class_requests, bare, base),
+        (shared, task.class_requests, base_knobs, base),
     )
     on_event(GenerationStarted(images=more + sum(len(requests) for _, requests, _, _ in orders)))
     kinds: list[ImageSet] = []

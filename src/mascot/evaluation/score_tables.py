@@ -1,4 +1,7 @@
-"""Scores in words: the tables that the terminal prints and the pages show. What cannot be computed is a dash, with its reason below."""
+"""Tables of scores, for the terminal and for pages.
+
+A number that cannot be computed is a dash, and a note below the table gives the reason.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ from mascot.reports.table import NO_VALUE, Table, digits
 
 
 def runs_table(scores: Sequence[Scores]) -> Table:
-    """A row for each run, below them the mean, the real photos and the untouched base; reasons, encoders and remarks as notes."""
+    """Tabulate runs, a row each, then their mean, the real photos and the base model.
+
+    Notes give the reasons for missing numbers, the encoders and the conditions of each run.
+    """
     rows = [(one.name, *(digits(one.values[name].value) for name in METRICS)) for one in scores]
     if len(scores) > 1:
         rows.append(("mean", *(digits(_mean(scores, name)) for name in METRICS)))
@@ -33,43 +39,40 @@ def runs_table(scores: Sequence[Scores]) -> Table:
         title=f"{len(scores)} runs" if len(scores) > 1 else scores[0].subject,
         head=("run", *titles(scores).values()),
         rows=tuple(rows),
-        notes=(*reasons(scores), *judged(scores), *remarks(scores)),
+        notes=(*missing_notes(scores), *encoder_notes(scores), *run_notes(scores)),
     )
 
 
 def means_table(scores: Sequence[Scores]) -> Table:
-    """The mean of each metric with its 95 % bootstrap interval: over the runs, or over the prompts of the one run that there is."""
-    alone = len(scores) == 1
+    """Tabulate the mean of each metric with its 95 % bootstrap interval.
+
+    Intervals are over the runs, or over the prompts where there is one run.
+    """
+    single = len(scores) == 1
     rows: list[tuple[str, ...]] = []
     for name, metric in METRICS.items():
-        if alone and name not in PER_PROMPT:
+        if single and name not in PER_PROMPT:
             continue
-        interval = over_prompts(scores[0], name) if alone else over_subjects(scores, name)
-        better, means = f"{metric.good} is good" if metric.good else "", metric.means
-        if alone and name == "copying" and scores[0].folds:
-            interval, means = (
-                over_folds(scores[0], name),
-                f"{means}; interval over the {len(scores[0].folds)} photos held out",
-            )
-        rows.append((titles(scores)[name], described(interval), better, means))
-    over = (
-        f"{len(scores[0].prompts)} prompts of one subject: says nothing of others"
-        if alone
-        else f"{len(scores)} subjects"
-    )
+        interval, description = _mean_interval(scores, name), metric.description
+        if single and name == "copying" and scores[0].folds:
+            interval = over_folds(scores[0], name)
+            description += f"; interval over the {len(scores[0].folds)} held-out photos"
+        better = f"{metric.better}er is better" if metric.better else ""
+        rows.append((titles(scores)[name], format_interval(interval), better, description))
+    over = _one_subject(scores[0]) if single else f"{len(scores)} subjects"
     return Table(
-        title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "what it is"), rows=tuple(rows)
+        title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "definition"), rows=tuple(rows)
     )
 
 
 def prompts_table(scores: Scores) -> Table:
-    """A row for each prompt of a run, and the untouched base's own CLIP-T beside it."""
+    """Tabulate the prompts of a run, a row each, with the base model's own CLIP-T beside them."""
     names = [name for name in PER_PROMPT if any(name in prompt.values for prompt in scores.prompts)]
-    named = titles([scores])
+    title = titles([scores])
     with_base = any("base_clip_t" in prompt.values for prompt in scores.prompts)
     return Table(
         title="prompt by prompt",
-        head=("prompt", *(named[name] for name in names), *(["CLIP-T of the base"] if with_base else [])),
+        head=("prompt", *(title[name] for name in names), *(["CLIP-T of the base"] if with_base else [])),
         rows=tuple(
             (
                 prompt.prompt,
@@ -82,70 +85,75 @@ def prompts_table(scores: Scores) -> Table:
 
 
 def folds_table(scores: Scores) -> Table:
-    """A row for each photo that was held out of a run, and their means with 95 % intervals over the photos."""
+    """Tabulate the held-out photos of a run, a row each, then their means with 95 % intervals."""
     columns = {
-        "likeness": "likeness to the others",
-        "generalisation": "to the photo held out",
-        "base_copying": "by the base",
+        "training_similarity": "to the training photos",
+        "held_out_similarity": "to the held-out photo",
+        "base_copying": "copy of the base",
+        "copying": "copy",
+        "held_out_share": "nearest to the held-out photo",
     }
-    columns |= {"copying": "copy", "nearest": "which is the nearest"}
     if any(fold.base_copying is None for fold in scores.folds):
         del columns["base_copying"]
     rows = [(fold.photo, *(digits(getattr(fold, name)) for name in columns)) for fold in scores.folds]
-    rows.append(("mean", *(described(over_folds(scores, name)) for name in columns)))
-    less = ", less the same of the untouched base's pictures (by the base)" if "base_copying" in columns else ""
+    rows.append(("mean", *(format_interval(over_folds(scores, name)) for name in columns)))
+    minus_base = ", minus the same of the base model's images" if "base_copying" in columns else ""
     return Table(
         title=f"{scores.name}: photos held out in turn",
         head=("without", *columns.values()),
         rows=tuple(rows),
         notes=(
-            f"{titles([scores])['identity']} of one picture of each prompt, by a run that learned from the others",
-            f"copy: likeness to the others less likeness to the photo held out{less}",
-            "which is the nearest: share of the pictures that are nearer to the photo held out than to any other; low is copying",
+            f"{titles([scores])['identity']} of one image of each prompt, by a run trained on the other photos",
+            f"copy: similarity to the training photos minus similarity to the held-out photo{minus_base}",
+            "nearest to the held-out photo: share of the images whose nearest photo it is; low values mean copying",
         ),
     )
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A row for each metric: both means, their difference with its interval, and whether the two may be called different."""
+    """Tabulate metrics, a row each: both means, their difference, its interval and a verdict."""
     names = tuple(" + ".join(one.name for one in side) for side in (comparison.ones, comparison.others))
-    named = titles([*comparison.ones, *comparison.others])
-    over = f"{len(comparison.ones)} subjects"
-    if comparison.rows == "prompts":
-        over = f"{len(comparison.ones[0].prompts)} prompts of one subject: says nothing of others"
+    scores = (*comparison.ones, *comparison.others)
+    title = titles(scores)
+    by_prompt = comparison.rows == "prompts"
+    over = _one_subject(comparison.ones[0]) if by_prompt else f"{len(comparison.ones)} subjects"
+    rows = tuple(
+        (title[name], digits(found.one), digits(found.other), format_interval(found.interval), verdict(name, found))
+        for name, found in comparison.differences.items()
+    )
     return Table(
         title=f"{names[0]} minus {names[1]}, with 95 % intervals over {over}",
         head=("metric", *names, "difference", ""),
-        rows=tuple(
-            (named[name], digits(found.one), digits(found.other), described(found.interval), verdict(name, found))
-            for name, found in comparison.differences.items()
-        ),
+        rows=rows,
         notes=(
-            *(f"{named[name]}: {found.reason}" for name, found in comparison.differences.items() if found.reason),
-            *judged(comparison.ones),
-            *(f"{one.name}: {turned(one)}, {seeded(one)}" for one in (*comparison.ones, *comparison.others)),
+            *(f"{title[name]}: {found.reason}" for name, found in comparison.differences.items() if found.reason),
+            *encoder_notes(comparison.ones),
+            *(f"{one.name}: {describe_knobs(one)}, {describe_seeds(one)}" for one in scores),
         ),
     )
 
 
-def verdict(name: str, found: Difference) -> str:
-    """Say which is better where the interval of the difference leaves out 0, and that none is where it does not."""
-    if found.interval is None or found.interval.low is None:
+def verdict(name: str, difference: Difference) -> str:
+    """Say which side is better, if the interval of the difference excludes 0.
+
+    The verdict is empty where there is no interval.
+    """
+    if difference.interval is None or difference.interval.low is None:
         return ""
-    if not found.interval.nonzero:
-        return "no difference that could be told"
-    good = METRICS[name].good
-    first = (found.interval.mean > 0) == (good == "high")
-    return "differs" if not good else f"the {'first' if first else 'second'} is better"
+    if not difference.interval.nonzero:
+        return "no significant difference"
+    better = METRICS[name].better
+    first = (difference.interval.mean > 0) == (better == "high")
+    return "differs" if not better else f"the {'first' if first else 'second'} is better"
 
 
 def calibration_table(rows: Sequence[Calibration], encoders: EncoderPair) -> Table:
-    """Real photos against each other, a row for each folder, and their mean with its interval over the folders."""
+    """Tabulate the similarity among real photos, a row for each folder, then the mean."""
     names = ("identity", "clip_i")
     lines = [(row.name, f"{row.photos}", *(digits(row.values[name].value) for name in names)) for row in rows]
     if len(rows) > 1:
         known = {name: [value for row in rows if (value := row.values[name].value) is not None] for name in names}
-        lines.append(("mean", "", *(described(bootstrap(known[name], seed=0)) for name in names)))
+        lines.append(("mean", "", *(format_interval(bootstrap(known[name], seed=0)) for name in names)))
     dino = "dino" in encoders.identity.name.lower()
     return Table(
         title="real photos against each other",
@@ -163,17 +171,17 @@ def calibration_table(rows: Sequence[Calibration], encoders: EncoderPair) -> Tab
     )
 
 
-def described(interval: Interval | None) -> str:
-    """Write a mean and its interval."""
+def format_interval(interval: Interval | None) -> str:
+    """Format a mean and its interval."""
     return NO_VALUE if interval is None else interval.describe()
 
 
-def reasons(scores: Sequence[Scores]) -> list[str]:
-    """Why numbers are missing, or what is to be said of them."""
-    named = titles(scores)
-    return _once(
+def missing_notes(scores: Sequence[Scores]) -> list[str]:
+    """List the reasons for missing numbers, and remarks on numbers."""
+    title = titles(scores)
+    return _deduplicate(
         [
-            (f"{named[name]}: {one.values[name].reason}", one)
+            (f"{title[name]}: {one.values[name].reason}", one)
             for one in scores
             for name in METRICS
             if one.values[name].reason
@@ -182,43 +190,55 @@ def reasons(scores: Sequence[Scores]) -> list[str]:
     )
 
 
-def judged(scores: Sequence[Scores]) -> list[str]:
-    """The encoders, each with its weights and preprocessing in a line."""
-    return _once([(f"{name}: {line}", one) for one in scores for name, line in one.encoders.items()], scores)
+def encoder_notes(scores: Sequence[Scores]) -> list[str]:
+    """List the encoders, each with its weights and preprocessing in one line."""
+    return _deduplicate([(f"{name}: {line}", one) for one in scores for name, line in one.encoders.items()], scores)
 
 
-def remarks(scores: Sequence[Scores]) -> list[str]:
-    """What else has to be known, and the knobs and seeds."""
-    return _once([(line, one) for one in scores for line in (*one.notes, f"{turned(one)}, {seeded(one)}")], scores)
+def run_notes(scores: Sequence[Scores]) -> list[str]:
+    """List the conditions of the runs, with their knobs and seeds."""
+    return _deduplicate(
+        [(line, one) for one in scores for line in (*one.notes, f"{describe_knobs(one)}, {describe_seeds(one)}")],
+        scores,
+    )
 
 
-def seeded(scores: Scores) -> str:
-    """The seeds of each prompt's pictures."""
+def describe_seeds(scores: Scores) -> str:
+    """Describe the seeds of each prompt's images."""
     last = scores.seed + scores.images - 1
     return f"seeds {scores.seed} to {last}" if last > scores.seed else f"seed {scores.seed}"
 
 
-def turned(scores: Scores) -> str:
-    """Where the knobs stood."""
+def describe_knobs(scores: Scores) -> str:
+    """Describe the knobs of a run in one line."""
     knobs = scores.knobs
-    negative = f", without {knobs.negative!r}" if knobs.negative else ""
+    negative = f", negative prompt {knobs.negative!r}" if knobs.negative else ""
     return (
-        f"guidance {knobs.guidance:g}, unet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}, {knobs.steps} steps of "
-        f"{knobs.solver}, {knobs.width}x{knobs.height} px{negative}"
+        f"guidance scale {knobs.guidance:g}, unet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}, "
+        f"{knobs.steps} steps of {knobs.solver}, {knobs.width}x{knobs.height} px{negative}"
     )
 
 
-def _once(said: Sequence[tuple[str, Scores]], scores: Sequence[Scores]) -> list[str]:
-    """Each sentence once, with the runs that it is of where it is not of all."""
+def _one_subject(scores: Scores) -> str:
+    """Say what an interval covers where there is one subject."""
+    return f"{len(scores.prompts)} prompts of one subject: they do not cover other subjects"
+
+
+def _mean_interval(scores: Sequence[Scores], name: str) -> Interval | None:
+    """Average a metric over the prompts of one run, or over several runs."""
+    return over_prompts(scores[0], name) if len(scores) == 1 else over_subjects(scores, name)
+
+
+def _deduplicate(notes: Sequence[tuple[str, Scores]], scores: Sequence[Scores]) -> list[str]:
+    """Return each note once, with the names of its runs where it does not hold for all of them."""
     runs: dict[str, dict[str, None]] = {}
-    for sentence, one in said:
-        runs.setdefault(sentence, {})[one.name] = None
+    for note, one in notes:
+        runs.setdefault(note, {})[one.name] = None
     everyone = len({one.name for one in scores})
-    return [
-        sentence if len(names) == everyone else f"{sentence} ({', '.join(names)})" for sentence, names in runs.items()
-    ]
+    return [note if len(names) == everyone else f"{note} ({', '.join(names)})" for note, names in runs.items()]
 
 
 def _mean(scores: Sequence[Scores], name: str) -> float | None:
+    """Average one number over the runs that have it; None where no run has it."""
     values = [value for one in scores if (value := one.values[name].value) is not None]
     return fmean(values) if values else None

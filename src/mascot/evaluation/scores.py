@@ -1,6 +1,7 @@
-"""What was measured of one run: every number with the pictures, prompts, seeds and encoders that it is of, or the reason why it is missing.
+"""The scores of one run, as kept in `scores.json`, and the table of all metrics.
 
-It is kept as `scores.json` in the run's folder; two runs are compared from those files alone.
+Every number stands with the images, prompts, seeds and encoders behind it, or with the reason why
+it is missing. Two runs are compared from these files alone.
 """
 
 from __future__ import annotations
@@ -19,156 +20,196 @@ from mascot.storage.json_record import JsonRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A question that is answered with a number."""
+    """A metric as tables show it."""
 
     title: str
-    """Over its column."""
-    good: Literal["high", "low", ""]
-    """Which way is better; neither, where it is read beside another."""
-    means: str
-    """What the number is, in a line."""
+    """Title of its column."""
+    better: Literal["high", "low", ""]
+    """Which values are better; empty where the metric is only read beside another."""
+    description: str
+    """What the number is, in one line."""
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType({
-    "identity": Metric(title="identity", good="high", means="mean cosine of drawings and photos, by the encoder of identity"),
-    "clip_i": Metric(title="CLIP-I", good="high", means="the same by CLIP's picture encoder"),
-    "clip_t": Metric(title="CLIP-T", good="high", means="mean cosine of drawings and their prompts, from which the token is removed"),
-    "diversity": Metric(title="DIV", good="high", means="mean distance of drawings of one prompt"),
-    "preservation": Metric(title="PRES", good="low", means="mean cosine of drawings of the class and photos of the subject"),
-    "drift": Metric(title="PRES - base", good="low", means="PRES less that of the untouched base; 0: the class was left alone"),
-    "copying": Metric(title="copy", good="low", means="nearest photo that it learned from, less the nearest held out, of as many"),
-    "nearest": Metric(title="nearest", good="", means="nearest photo that it learned from, less how near those are to each other"),
-    "cutout": Metric(title="cut out", good="high", means="identity of the subject cut out of its background"),
-})  # fmt: skip
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "identity": Metric(
+            title="identity",
+            better="high",
+            description="mean cosine of generated images and photos, by the identity encoder",
+        ),
+        "clip_i": Metric(title="CLIP-I", better="high", description="the same by CLIP's image encoder"),
+        "clip_t": Metric(
+            title="CLIP-T",
+            better="high",
+            description="mean cosine of images and their prompts without the token, by CLIP",
+        ),
+        "diversity": Metric(title="DIV", better="high", description="mean distance between the images of one prompt"),
+        "preservation": Metric(
+            title="PRES", better="low", description="mean cosine of images of the class and photos of the subject"
+        ),
+        "drift": Metric(
+            title="PRES - base",
+            better="low",
+            description="PRES minus that of the base model; 0: the class did not change",
+        ),
+        "copying": Metric(
+            title="copy",
+            better="low",
+            description="cosine to the nearest training photo, minus to the nearest held-out photo of as many",
+        ),
+        "nearest": Metric(
+            title="nearest",
+            better="",
+            description="cosine to the nearest training photo, minus the photos' own nearest-neighbor cosine",
+        ),
+        "cutout": Metric(title="cut out", better="high", description="identity of the subject without its background"),
+    }
+)
 """What is measured of every run, in the order of the columns."""
 
+REFERENCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "real photos": {"identity": "real_identity", "clip_i": "real_clip_i"},
+        "base model": {
+            "identity": "base_identity",
+            "clip_i": "base_clip_i",
+            "clip_t": "base_clip_t",
+            "preservation": "base_preservation",
+        },
+    }
+)
+"""Reference rows of a table: row title to metric to the number's name in `Scores.values`.
 
-REFERENCES: Mapping[str, Mapping[str, str]] = MappingProxyType({
-    "real photos": {"identity": "real_identity", "clip_i": "real_clip_i"},
-    "untouched base": {
-        "identity": "base_identity", "clip_i": "base_clip_i", "clip_t": "base_clip_t", "preservation": "base_preservation",
-    },
-})  # fmt: skip
-"""Rows that scores are read against: the photos among themselves, and what the base draws of the class before it learned."""
-
+They are the photos among themselves, and the base model's images of the class.
+"""
 
 PER_PROMPT = ("identity", "clip_i", "clip_t", "diversity", "copying", "nearest")
 """The metrics that each prompt has by itself."""
 
-
 _NAMES = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
 
-
 SEED = 0
-"""Of the bootstraps: the same scores always have the same interval."""
+"""Seed of the bootstraps: the same scores always have the same interval."""
 
 
 class Score(BaseModel):
-    """A number, or the reason why there is none; never both, never neither."""
+    """A number, or the reason why it is missing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: FiniteFloat | None
     reason: str = ""
-    """Why there is no value, or what is to be said of it."""
+    """Why there is no value, or a remark on the value."""
 
     @model_validator(mode="after")
     def check_reason(self) -> Self:
-        """Refuse silence."""
+        """Refuse a missing value without a reason."""
         if self.value is None and not self.reason:
             raise ValueError("a score without a value needs a reason")
         return self
 
 
 class ImageScores(BaseModel):
-    """One picture."""
+    """Scores of one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int
     file: str
-    """From the folder of the scores."""
+    """Path relative to the folder of the scores."""
     values: dict[str, FiniteFloat]
-    """By metric; those that cannot be computed are left out."""
+    """Metric to value; metrics that cannot be computed are left out."""
 
 
 class PromptScores(BaseModel):
-    """One prompt: means over its pictures."""
+    """Scores of one prompt: means over its images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     template: str
-    """With `{subject}`: the same for every subject."""
+    """The prompt with `{subject}`, the same for every subject."""
     prompt: str
-    """As it was drawn."""
+    """The prompt as it was generated."""
     values: dict[str, FiniteFloat]
-    """By metric of `PER_PROMPT`, and of the untouched base where it drew the prompt too; those that cannot be computed are left out."""
+    """Metric of `PER_PROMPT` to mean; those of the base model have the prefix `base_`.
+
+    Metrics that cannot be computed are left out.
+    """
     images: tuple[ImageScores, ...]
 
 
 class FoldScores(BaseModel):
-    """One photo held out: what a run that learned from the others, and nothing else, draws of it.
+    """Scores of one fold: a run that was trained on all photos but one.
 
-    All cosines are by the encoder of identity, means over the fold's pictures.
+    All cosines are by the identity encoder, averaged over the fold's images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     photo: str
-    """The name of the photo that was held out."""
-    shown: str
-    """A small copy of it, from the folder of the scores."""
+    """File name of the held-out photo."""
+    thumbnail: str
+    """A small copy of that photo; path relative to the folder of the scores."""
     step: int
-    """The step that the run trained to."""
-    likeness: FiniteFloat
-    """Cosine to the photos that it learned from."""
-    generalisation: FiniteFloat
-    """Cosine to the photo that was held out."""
-    nearest: FiniteFloat
-    """Share of the pictures that are nearer to the photo held out than to any other, 0..1; by chance 1 of all photos."""
+    """The step that the fold was trained to."""
+    training_similarity: FiniteFloat
+    """Cosine to the photos that the fold was trained on."""
+    held_out_similarity: FiniteFloat
+    """Cosine to the held-out photo."""
+    held_out_share: FiniteFloat
+    """Share of the images, 0..1, whose nearest photo is the held-out one.
+
+    With P photos, chance gives 1 / P.
+    """
     base_copying: FiniteFloat | None
-    """Likeness less generalisation of what the untouched base draws at the same prompts and seeds; None without a class noun."""
+    """Training similarity minus held-out similarity of the base model's images.
+
+    They have the same prompts and seeds. None without a class noun.
+    """
     images: tuple[str, ...]
-    """What it drew, prompt by prompt, from the folder of the scores."""
+    """The fold's images, prompt by prompt; paths relative to the folder of the scores."""
 
     @property
     def copying(self) -> float:
-        """Likeness less generalisation, less the untouched base's: what of it came by learning."""
-        return self.likeness - self.generalisation - (self.base_copying or 0.0)
+        """Training similarity minus held-out similarity, minus the same of the base model.
+
+        The base model's value is what comes from the photos themselves, and not from training.
+        """
+        return self.training_similarity - self.held_out_similarity - (self.base_copying or 0.0)
 
 
 class Scores(JsonRecord):
-    """How good one run is."""
+    """The scores of one run."""
 
     damaged = "{path} is damaged or was written by another version of mascot; run `mascot evaluate` again."
     absent = "{folder} was not evaluated yet; run `mascot evaluate {folder}` first."
 
     version: Literal[1] = 1
     name: str
-    """What the run is called in tables."""
+    """The run's name in tables."""
     subject: str
     """Token and class noun."""
     class_noun: str | None
     live: bool
-    """Whether it was asked to wear things."""
+    """Whether the prompts were those for live subjects."""
     base: str
     base_fingerprint: str
     weights: str
-    """The adapter and the base, hashed."""
+    """Hash of the base and the adapter."""
     photos: tuple[str, ...]
-    """The photos that likeness is measured on, hashed."""
+    """Hashes of the photos that subject fidelity is measured on."""
     knobs: Knobs
     images: int
-    """Pictures of each prompt."""
+    """Images of each prompt."""
     seed: int
-    """Picture k of a prompt has seed + k."""
+    """Image k of a prompt has `seed + k`."""
     encoders: dict[str, str]
-    """What judged: `identity`, `clip` and `distance`, each with weights and preprocessing in one line."""
+    """`identity`, `clip` and `distance`, each with weights and preprocessing in one line."""
     values: dict[str, Score]
-    """By metric, and the numbers of `REFERENCES`."""
+    """Every metric, and every number of `REFERENCES`."""
     prompts: tuple[PromptScores, ...]
     notes: tuple[str, ...] = ()
-    """What else has to be known to read the numbers."""
+    """Conditions that a reader of the numbers has to know."""
     folds: tuple[FoldScores, ...] = ()
     """Photos held out in turn, where copying was cross-validated."""
 
@@ -181,33 +222,36 @@ class Scores(JsonRecord):
 
 
 def titles(scores: Sequence[Scores]) -> dict[str, str]:
-    """Name the columns by metric: `DINO` where a DINO judged identity, and else `identity`."""
+    """Name the columns: metric to title; `identity` becomes `DINO` where a DINO is the encoder."""
     names = {one.encoders["identity"].partition(" (weights")[0].lower() for one in scores}
     dino = bool(names) and all("dino" in name for name in names)
     return {name: "DINO" if name == "identity" and dino else metric.title for name, metric in METRICS.items()}
 
 
-def title_of(name: str) -> str:
-    """What a metric is called over its column; one that is not ours keeps its name."""
+def metric_title(name: str) -> str:
+    """Return a metric's column title; an unknown metric keeps its name."""
     return METRICS[name].title if name in METRICS else name
 
 
 def over_subjects(scores: Sequence[Scores], name: str) -> Interval | None:
-    """Average one number over the runs that have it, a row each, with its bootstrap interval; None where none has it."""
+    """Average one number over the runs that have it, with its bootstrap interval over runs.
+
+    None where no run has it.
+    """
     values = [one.values[name].value for one in scores]
     return bootstrap([value for value in values if value is not None], seed=SEED)
 
 
 def over_prompts(scores: Scores, name: str) -> Interval | None:
-    """Average one number over a run's prompts that have it, with its bootstrap interval: how far other prompts would move it."""
+    """Average one number over a run's prompts that have it, with its interval over prompts."""
     return bootstrap(prompt_values(scores, name), seed=SEED)
 
 
 def prompt_values(scores: Scores, name: str) -> list[float]:
-    """One number of each of a run's prompts that have it, in order."""
+    """Return one number of each prompt that has it, in order."""
     return [prompt.values[name] for prompt in scores.prompts if name in prompt.values]
 
 
 def over_folds(scores: Scores, name: str) -> Interval | None:
-    """Average one number of `FoldScores` over the photos held out, with its bootstrap interval; None without folds."""
+    """Average one attribute of `FoldScores` over folds, with its interval; None without folds."""
     return bootstrap([getattr(fold, name) for fold in scores.folds], seed=SEED)

@@ -1,6 +1,7 @@
-"""The pages that tell scores: one HTML file each with everything inside, which opens offline.
+"""HTML pages of scores: one run, or two runs side by side.
 
-This file decides what is said; `scores.html.jinja` beside it decides how it looks.
+Each page is one file with all its images inside, so it opens offline. This file decides what a page
+holds; `page.html.jinja` of the room `reports` decides how it looks.
 """
 
 from __future__ import annotations
@@ -15,31 +16,32 @@ from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSectio
 from mascot.reports.table import digits
 
 EXTREMES = 6
-"""Pictures in each strip of the best and of the worst."""
+"""Number of images in the strips of the best and of the worst, and of a held-out photo."""
 
 
 def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page:
-    """Show one run: tables, the best and the worst pictures, every prompt.
+    """Build the page of one run: tables, the best and the worst images, and every prompt.
 
-    `folder` is where the scores' files lie; `base` are the base's pictures, by prompt and then by seed, or none.
+    `folder` is the folder of the scores. `base` holds the base model's images, ordered by prompt
+    and then by seed; it may be empty.
     """
     return Page(
         title=f"{scores.subject} on {scores.base}: scores",
-        about="What the adapter draws where no photo shows the subject, scored by the encoders named below.",
+        about="Images that the adapter generates of contexts that no photo shows, scored by the encoders named below.",
         sections=(
             PageSection(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
             *([held_out_section(scores, folder)] if scores.folds else []),
             PageSection(
                 id="extremes",
                 title="Best and worst",
-                lead="Of all pictures, by one score each.",
+                lead="Of all images, by one score each.",
                 rows=extremes(scores, folder),
             ),
             PageSection(id="table", title="Prompt by prompt", tables=(prompts_table(scores),)),
             PageSection(
                 id="prompts",
-                title="All pictures",
-                lead="The untouched base, beside them, was asked the same with the class noun alone." if base else "",
+                title="All images",
+                lead="Beside them: the base model with the same prompts, with the class noun alone." if base else "",
                 rows=tuple(prompt_row(scores, number, folder, base) for number in range(len(scores.prompts))),
             ),
         ),
@@ -47,7 +49,7 @@ def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page
 
 
 def held_out_section(scores: Scores, folder: Path) -> PageSection:
-    """What runs draw that never saw one of the photos."""
+    """Build the section on runs that were trained without one of the photos."""
     return PageSection(
         id="held-out",
         title="Photos held out",
@@ -57,27 +59,32 @@ def held_out_section(scores: Scores, folder: Path) -> PageSection:
 
 
 def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
-    """A photo that was held out, beside what a run draws that never saw it."""
+    """Show a held-out photo beside images of the run that was trained without it."""
     each = len(fold.images) // len(scores.prompts)
     generated = [
         ImageTile(image=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
         for file, prompt in zip(fold.images[::each], scores.prompts, strict=True)
     ]
+    photo = ImageTile(image=shown(folder / fold.thumbnail), words=fold.photo, below="")
     return PageRow(
         title=f"without {fold.photo}",
-        about=f"likeness to the others {digits(fold.likeness)}, to the photo held out {digits(fold.generalisation)}",
+        about=(
+            f"similarity to the training photos {digits(fold.training_similarity)}, "
+            f"to the held-out photo {digits(fold.held_out_similarity)}"
+        ),
         strips=(
-            ImageStrip(
-                name="held out", tiles=(ImageTile(image=shown(folder / fold.shown), words=fold.photo, below=""),)
-            ),
-            ImageStrip(name="drawn without it", tiles=tuple(generated[:EXTREMES])),
+            ImageStrip(name="held out", tiles=(photo,)),
+            ImageStrip(name="generated without it", tiles=tuple(generated[:EXTREMES])),
         ),
     )
 
 
 def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
-    """The best and the worst pictures by likeness, and by how they follow the prompt; a score that there is not has no row."""
-    named = titles([scores])
+    """Show the best and the worst images by subject fidelity and by prompt fidelity.
+
+    A missing score has no row.
+    """
+    title = titles([scores])
     rows: list[PageRow] = []
     for name in ("identity", "clip_t"):
         images = [
@@ -86,86 +93,91 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
             for image in prompt.images
             if name in image.values
         ]
-        ranked = sorted(images, key=lambda found: found[0], reverse=True)
+        ranked = sorted(images, key=lambda scored: scored[0], reverse=True)
         count = min(EXTREMES, len(ranked) // 2 or 1)
         if ranked:
             strips = tuple(
                 ImageStrip(
-                    name=place,
+                    name=end,
                     tiles=tuple(
-                        tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}")
+                        image_tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}")
                         for value, prompt, image in some
                     ),
                 )
-                for place, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
+                for end, some in (("best", ranked[:count]), ("worst", ranked[::-1][:count]))
             )
-            rows.append(PageRow(title=f"by {named[name]}", about="", strips=strips))
+            rows.append(PageRow(title=f"by {title[name]}", about="", strips=strips))
     return tuple(rows)
 
 
 def prompt_row(scores: Scores, number: int, folder: Path, base: Sequence[Path]) -> PageRow:
-    """All pictures of one prompt, and the base's."""
-    prompt, named = scores.prompts[number], titles([scores])
-    strips = [
-        ImageStrip(name="", tiles=tuple(tile(prompt, image, folder, _values(image, named)) for image in prompt.images))
-    ]
+    """Show all images of one prompt, and the base model's where `base` has them."""
+    prompt, title = scores.prompts[number], titles([scores])
+    tiles = tuple(image_tile(prompt, image, folder, _caption(image, title)) for image in prompt.images)
+    strips = [ImageStrip(name="", tiles=tiles)]
     base = base[number * scores.images : (number + 1) * scores.images]
     if base:
-        words = f"{prompt.prompt}, by the untouched base"
-        strips.append(
-            ImageStrip(
-                name="untouched base", tiles=tuple(ImageTile(image=shown(file), words=words, below="") for file in base)
-            )
-        )
-    about = [f"{named[name]} {digits(value)}" for name, value in prompt.values.items() if name in named]
+        words = f"{prompt.prompt}, by the base model"
+        tiles = tuple(ImageTile(image=shown(file), words=words, below="") for file in base)
+        strips.append(ImageStrip(name="base model", tiles=tiles))
+    about = [f"{title[name]} {digits(value)}" for name, value in prompt.values.items() if name in title]
     if "base_clip_t" in prompt.values:
-        about.append(f"{named['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
+        about.append(f"{title['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
     return PageRow(title=prompt.prompt, about=", ".join(about), strips=tuple(strips))
 
 
 def comparison_page(comparison: Comparison, find: Callable[[Scores], Path]) -> Page:
-    """Show two runs, or two groups of runs, with their pictures side by side; `find` tells where a run's files lie."""
+    """Build the page of two runs, or of two groups of runs, with their images side by side.
+
+    `find` maps a run's scores to the folder of its files.
+    """
     table = comparison_table(comparison)
-    rows: list[PageRow] = []
-    for one, other in zip(comparison.ones, comparison.others, strict=True):
-        named = titles([one, other])
-        for first, second in zip(one.prompts, other.prompts, strict=True):
-            strips = tuple(
-                ImageStrip(
-                    name=side.name,
-                    tiles=tuple(tile(prompt, image, find(side), _values(image, named)) for image in prompt.images),
-                )
-                for side, prompt in ((one, first), (other, second))
-            )
-            differences = [
-                f"{named[name]} {digits(first.values[name] - second.values[name])}"
-                for name in first.values
-                if name in named and name in second.values
-            ]
-            title = first.prompt if first.prompt == second.prompt else f"{first.prompt} | {second.prompt}"
-            rows.append(
-                PageRow(
-                    title=title,
-                    about=f"first minus second: {', '.join(differences)}" if differences else "",
-                    strips=strips,
-                )
-            )
+    rows = [
+        comparison_row((one, other), prompts, find)
+        for one, other in zip(comparison.ones, comparison.others, strict=True)
+        for prompts in zip(one.prompts, other.prompts, strict=True)
+    ]
     return Page(
         title=f"{table.head[1]} and {table.head[2]}",
-        about="Pictures of one prompt and one seed are pairs: what makes a prompt hard, or a seed lucky, cancels.",
+        about="Images of one prompt and one seed form pairs, so that a hard prompt or a lucky seed cancels.",
         sections=(
             PageSection(id="differences", title="Differences", tables=(table,)),
-            PageSection(id="pictures", title="Side by side", rows=tuple(rows)),
+            PageSection(id="images", title="Side by side", rows=tuple(rows)),
         ),
     )
 
 
-def tile(prompt: PromptScores, image: ImageScores, folder: Path, below: str) -> ImageTile:
-    """One picture of a run."""
+def comparison_row(
+    sides: tuple[Scores, Scores], prompts: tuple[PromptScores, PromptScores], find: Callable[[Scores], Path]
+) -> PageRow:
+    """Show one prompt's images of two runs, with the differences of their scores."""
+    title, (first, second) = titles(sides), prompts
+    strips = tuple(
+        ImageStrip(
+            name=side.name,
+            tiles=tuple(image_tile(prompt, image, find(side), _caption(image, title)) for image in prompt.images),
+        )
+        for side, prompt in zip(sides, prompts, strict=True)
+    )
+    differences = [
+        f"{title[name]} {digits(first.values[name] - second.values[name])}"
+        for name in first.values
+        if name in title and name in second.values
+    ]
+    return PageRow(
+        title=first.prompt if first.prompt == second.prompt else f"{first.prompt} | {second.prompt}",
+        about=f"first minus second: {', '.join(differences)}" if differences else "",
+        strips=strips,
+    )
+
+
+def image_tile(prompt: PromptScores, image: ImageScores, folder: Path, below: str) -> ImageTile:
+    """Build the tile of one image of a run."""
     return ImageTile(image=shown(folder / image.file), words=f"{prompt.prompt}, seed {image.seed}", below=below)
 
 
-def _values(image: ImageScores, named: dict[str, str]) -> str:
+def _caption(image: ImageScores, title: dict[str, str]) -> str:
+    """List an image's subject and prompt fidelity."""
     return ", ".join(
-        f"{named[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values
+        f"{title[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values
     )

@@ -1,1 +1,12 @@
-"""generation."""
+"""Image generation: base + adapter + prompts + seeds + knobs -> images.
+
+`generator` is the only code that generates images, for previews, class images, scores and commands.
+`loading` opens an adapter with its base model, and `knobs` defines the inference settings.
+`sample_cache` keeps images and their embeddings, so that nothing is generated or embedded twice.
+`image_grid` and `knob_grid` compose labeled grids, and `prompt_sets` lists the prompts of previews,
+validation and reports.
+
+The denoising loop and guidance are in `diffusion`, text and image encoders of a base in `models`,
+the scores of images in `evaluation`. The rooms `recipe`, `runs`, `evaluation`, `experiments`, `api`
+and `cli` may import this one.
+"""

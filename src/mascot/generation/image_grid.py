@@ -1,45 +1,44 @@
-"""Picture grids with labelled axes: what a knob or a setting does, seen at one glance. Columns, rows, and blocks of both."""
+"""Image grids with labeled axes: columns, rows, and blocks of both.
+
+A grid shows what a knob or a setting does.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 MOST_AXES = 3
 
-
 SMALLEST_CELL = 128
-"""Pixels of a cell's shorter side: smaller pictures are enlarged by a whole factor, so that labels fit and every pixel stays one."""
+"""Smallest shorter side of a cell, in pixels.
 
+Smaller images are enlarged by a whole factor, so that labels fit and every pixel stays a square.
+"""
 
 MOST_PIXELS = 64_000_000
-"""Of a whole grid; its pictures are reduced where they would make more."""
-
+"""Limit for a whole grid; its images are reduced where they would exceed it."""
 
 GAP = 6
-
+"""Pixels between cells."""
 
 LINES = 4
-"""Of one label at most; the rest is cut."""
-
+"""Limit for the lines of one label; the rest is cut off."""
 
 INK, PAPER, PALE = "#1a1a1a", "#ffffff", "#e8e8e8"
 
-
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-
-Place = tuple[int, ...]
-"""A cell's position along each axis, from 0."""
+GridPosition = tuple[int, ...]
+"""Position of a cell along each axis, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """What changes along one direction of a grid: a name, and a label for each position."""
+    """One axis of a grid: the name of what changes, and a label for each position."""
 
     name: str
     labels: tuple[str, ...]
@@ -47,59 +46,58 @@ class GridAxis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridLayout:
-    """Where everything lies on a grid, in pixels."""
+    """Sizes of a grid's parts, in pixels."""
 
     font: Font
     line: int
     """Height of a line of text."""
     cell: tuple[int, int]
-    """Width and height of a picture."""
+    """Width and height of an image."""
     left: int
     """Width of the rows' labels."""
     heading: int
     """Height of the columns' labels."""
 
     def block(self, columns: int, rows: int) -> tuple[int, int]:
-        """Width and height of one block with its labels."""
+        """Return the width and height of one block with its labels."""
         return self.left + columns * (self.cell[0] + GAP), self.heading + rows * (self.cell[1] + GAP)
 
 
-def compose(axes: Sequence[GridAxis], cells: Mapping[Place, Image.Image | str], *, title: str = "") -> Image.Image:
-    """Lay pictures out in columns (first axis), rows (second axis) and blocks one below the other (third axis), all labelled. RGB.
+def compose(
+    axes: Sequence[GridAxis], cells: Mapping[GridPosition, Image.Image | str], *, title: str = ""
+) -> Image.Image:
+    """Compose an RGB grid of images: columns (first axis), rows (second) and blocks (third).
 
-    A cell holds a picture, or a sentence that says why there is none; all pictures get one size, that of the largest.
+    A cell holds an image, or a sentence that says why there is none. All images get the size of the
+    largest.
 
     Raises:
-        ValueError: there is no axis, or more than three.
+        ValueError: there is no axis, or there are more than three.
     """
     if not 1 <= len(axes) <= MOST_AXES:
         raise ValueError(f"a grid has 1 to {MOST_AXES} axes, not {len(axes)}")
     columns, rows, blocks = [*axes, *[GridAxis("", ("",))] * (MOST_AXES - len(axes))]
-    sheet = plan_sheet(
-        columns, rows, len(blocks.labels), [cell for cell in cells.values() if isinstance(cell, Image.Image)]
-    )
-    width, height = sheet.block(len(columns.labels), len(rows.labels))
+    images = [cell for cell in cells.values() if isinstance(cell, Image.Image)]
+    layout = plan_layout(columns, rows, len(blocks.labels), images)
+    width, height = layout.block(len(columns.labels), len(rows.labels))
     width += 2 * GAP
-    above = len(wrap(title, sheet.font, width - 2 * GAP)) * sheet.line + GAP if title else GAP
-    between = 2 * sheet.line if blocks.name else 0
-    image = Image.new("RGB", (width, above + len(blocks.labels) * (height + between)), PAPER)
-    pen = ImageDraw.Draw(image)
-    write(pen, sheet, title, (GAP, GAP), width - 2 * GAP)
+    above = len(wrap(title, layout.font, width - 2 * GAP)) * layout.line + GAP if title else GAP
+    between = 2 * layout.line if blocks.name else 0
+    grid = Image.new("RGB", (width, above + len(blocks.labels) * (height + between)), PAPER)
+    pen = ImageDraw.Draw(grid)
+    write(pen, layout, title, (GAP, GAP), width - 2 * GAP)
+    padded = {(*position, 0, 0)[:MOST_AXES]: cell for position, cell in cells.items()}
     for number, label in enumerate(blocks.labels):
         top = above + number * (height + between)
         if blocks.name:
-            write(pen, sheet, f"{blocks.name} = {label}", (GAP, top + sheet.line // 2), width - 2 * GAP)
-        own = {
-            place[:2]: cell
-            for place, cell in (((*key, 0, 0)[:3], cell) for key, cell in cells.items())
-            if place[2] == number
-        }
-        draw_block(image, sheet, (columns, rows), own, (GAP, top + between))
-    return image
+            write(pen, layout, f"{blocks.name} = {label}", (GAP, top + layout.line // 2), width - 2 * GAP)
+        own = {(column, row): cell for (column, row, block), cell in padded.items() if block == number}
+        draw_block(grid, layout, (columns, rows), own, (GAP, top + between))
+    return grid
 
 
-def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, images: Sequence[Image.Image]) -> GridLayout:
-    """Choose sizes: of the cells after the pictures, of the text after the cells."""
+def plan_layout(columns: GridAxis, rows: GridAxis, blocks: int, images: Sequence[Image.Image]) -> GridLayout:
+    """Choose the size of the cells by the images, and the size of the text by the cells."""
     width = max((image.width for image in images), default=SMALLEST_CELL)
     height = max((image.height for image in images), default=SMALLEST_CELL)
     factor = float(max(1, math.ceil(SMALLEST_CELL / min(width, height))))
@@ -116,35 +114,38 @@ def plan_sheet(columns: GridAxis, rows: GridAxis, blocks: int, images: Sequence[
 
 
 def draw_block(
-    image: Image.Image,
-    sheet: GridLayout,
+    grid: Image.Image,
+    layout: GridLayout,
     axes: tuple[GridAxis, GridAxis],
-    cells: Mapping[Place, Image.Image | str],
+    cells: Mapping[GridPosition, Image.Image | str],
     corner: tuple[int, int],
 ) -> None:
     """Draw one block of columns and rows with its labels."""
-    pen, (columns, rows), (x0, y0) = ImageDraw.Draw(image), axes, corner
-    wide, high = sheet.cell
-    write(pen, sheet, columns.name, (x0 + sheet.left, y0), image.width - x0 - sheet.left)
-    write(pen, sheet, rows.name, (x0, y0 + sheet.heading - sheet.line - GAP), sheet.left - GAP)
+    pen, (columns, rows), (x0, y0) = ImageDraw.Draw(grid), axes, corner
+    wide, high = layout.cell
+    write(pen, layout, columns.name, (x0 + layout.left, y0), grid.width - x0 - layout.left)
+    write(pen, layout, rows.name, (x0, y0 + layout.heading - layout.line - GAP), layout.left - GAP)
     for column, label in enumerate(columns.labels):
-        write(pen, sheet, label, (x0 + sheet.left + column * (wide + GAP), y0 + sheet.line), wide)
+        write(pen, layout, label, (x0 + layout.left + column * (wide + GAP), y0 + layout.line), wide)
     for row, label in enumerate(rows.labels):
-        top = y0 + sheet.heading + row * (high + GAP)
-        write(pen, sheet, label, (x0, top + GAP), sheet.left - GAP)
+        top = y0 + layout.heading + row * (high + GAP)
+        write(pen, layout, label, (x0, top + GAP), layout.left - GAP)
         for column in range(len(columns.labels)):
-            left = x0 + sheet.left + column * (wide + GAP)
-            cell = cells.get((column, row), "no picture")
+            left = x0 + layout.left + column * (wide + GAP)
+            cell = cells.get((column, row), "no image")
             if isinstance(cell, str):
                 pen.rectangle((left, top, left + wide - 1, top + high - 1), fill=PALE)
-                write(pen, sheet, cell, (left + GAP, top + GAP), wide - 2 * GAP)
+                write(pen, layout, cell, (left + GAP, top + GAP), wide - 2 * GAP)
             else:
-                shown = fitted(cell, sheet.cell)
-                image.paste(shown, (left + (wide - shown.width) // 2, top + (high - shown.height) // 2))
+                fitted = fit_to_cell(cell, layout.cell)
+                grid.paste(fitted, (left + (wide - fitted.width) // 2, top + (high - fitted.height) // 2))
 
 
-def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """A picture as large as its cell allows: enlarged by a whole factor without smoothing, or reduced with it."""
+def fit_to_cell(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """Resize an image to its cell, and keep its proportions.
+
+    It is enlarged by a whole factor without smoothing, or reduced with smoothing.
+    """
     factor = min(cell[0] / image.width, cell[1] / image.height)
     if factor >= 1:
         return image.convert("RGB").resize(
@@ -154,14 +155,17 @@ def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def write(pen: ImageDraw.ImageDraw, sheet: GridLayout, text: str, corner: tuple[int, int], width: int) -> None:
+def write(pen: ImageDraw.ImageDraw, layout: GridLayout, text: str, corner: tuple[int, int], width: int) -> None:
     """Write text within a width, from its upper left corner."""
-    for number, line in enumerate(wrap(text, sheet.font, width)):
-        pen.text((corner[0], corner[1] + number * sheet.line), line, fill=INK, font=sheet.font)
+    for number, line in enumerate(wrap(text, layout.font, width)):
+        pen.text((corner[0], corner[1] + number * layout.line), line, fill=INK, font=layout.font)
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
-    """Break text into lines of at most `width` pixels, words that are too long within; what is too much ends in dots."""
+    """Break text into lines of at most `width` pixels.
+
+    Words that are too long are broken too. Text beyond `LINES` lines is cut off and ends in dots.
+    """
     lines: list[str] = []
     for word in text.split():
         if len(lines) > LINES:
@@ -184,7 +188,7 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
 
 
 def axes_text(axes: Sequence[GridAxis]) -> str:
-    """The axes in the form in which A1111's web UI writes its x/y/z plots into a picture."""
+    """Format the axes as A1111's web UI writes its x/y/z plots into an image."""
     facts = ["Script: X/Y/Z plot"]
     for letter, axis in zip("XYZ", axes, strict=False):
         values = ", ".join(label.replace('"', "'") for label in axis.labels)
@@ -192,18 +196,19 @@ def axes_text(axes: Sequence[GridAxis]) -> str:
     return ", ".join(facts)
 
 
-def places(sizes: Sequence[int]) -> Iterator[Place]:
-    """All positions in a grid of such sizes, the first coordinate changing fastest."""
+def grid_positions(sizes: Sequence[int]) -> Iterator[GridPosition]:
+    """Yield all positions of a grid with such sizes; the first coordinate changes fastest."""
     for number in range(math.prod(sizes)):
-        place: list[int] = []
+        position: list[int] = []
+        rest = number
         for size in sizes:
-            number, along = divmod(number, size)  # noqa: PLW2901 - what is left of it
-            place.append(along)
-        yield tuple(place)
+            rest, coordinate = divmod(rest, size)
+            position.append(coordinate)
+        yield tuple(position)
 
 
-def written(value: Any) -> str:
-    """A setting's value as a recipe has it."""
+def format_value(value: object) -> str:
+    """Format a setting's value as a recipe has it."""
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

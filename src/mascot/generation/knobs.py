@@ -1,26 +1,28 @@
-"""TODO generation.knobs."""
+"""Inference settings (knobs), image requests, and the settings text of a PNG file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Knobs(BaseModel):
-    """What can be turned when drawing."""
+    """Inference settings: guidance scale, adapter strength, negative prompt, solver and size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     guidance: float = Field(
-        default=7.5, ge=0, le=100, description="classifier-free guidance scale (Ho & Salimans 2022); 1 draws without"
+        default=7.5,
+        ge=0,
+        le=100,
+        description="classifier-free guidance scale (Ho & Salimans 2022); 1 generates without guidance",
     )
     unet_scale: float = Field(
         default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base"
     )
     text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
-    negative: str = Field(default="", description="what not to draw")
+    negative: str = Field(default="", description="negative prompt: what not to generate")
     steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
     solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
     height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
@@ -29,15 +31,23 @@ class Knobs(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One picture to draw."""
+    """One image to generate: a prompt and a seed."""
 
     prompt: str
     seed: int
 
 
 def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
-    """Everything that made a picture, in the form that A1111's web UI writes and many tools read."""
-    facts: dict[str, Any] = {
+    """Format all settings of an image as A1111's web UI writes them, which many tools read.
+
+    Arguments:
+        request: prompt and seed.
+        knobs: the knobs, with their solver.
+        size: height and width in pixels.
+        base: name of the base model.
+        adapter: name of the adapter; None where there is none.
+    """
+    facts: dict[str, object] = {
         "Steps": knobs.steps,
         "Sampler": knobs.solver,
         "CFG scale": knobs.guidance,

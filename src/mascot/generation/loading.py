@@ -1,4 +1,4 @@
-"""An adapter on its base, ready to draw: found, read, loaded, and told what it draws with."""
+"""Load an adapter with its base model, and plan what it generates: prompts, seeds and knobs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from mascot.protocols import Family, Subject
 from mascot.storage.run_folder import Run, open_run
 
 DEVICE_REMEDY = "give --device cpu"
-"""What to do where a device is not there that a command was told by an option of its own."""
+"""Remedy for a missing device, where a command has an option of its own for it."""
 
 
-def resolve_adapter(where: str | Path | Run) -> tuple[Adapter, Path]:
-    """Read the adapter of a run or of a file."""
-    path = where.adapter if isinstance(where, Run) else Path(where)
+def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
+    """Read the adapter of a run, a run's folder or an adapter file; returns it with its path.
+
+    Raises:
+        UserError: the run is not finished, or the file cannot be read.
+    """
+    path = source.adapter if isinstance(source, Run) else Path(source)
     if path.is_dir():
         run = open_run(path)
         if not run.adapter.exists():
@@ -33,13 +37,20 @@ def resolve_adapter(where: str | Path | Run) -> tuple[Adapter, Path]:
 
 
 def open_generator(
-    where: str | Path | Run, *, base: str | None = None, device: str = "auto", family: Family | None = None
+    source: str | Path | Run, *, base: str | None = None, device: str = "auto", family: Family | None = None
 ) -> tuple[Generator, Adapter, str]:
-    """Load an adapter and the base that it names, or the one given; returns the generator, the adapter and the base's name.
+    """Load an adapter and its base; returns the generator, the adapter and the base's name.
 
-    `family` is that base where it is loaded already.
+    Arguments:
+        source: a run, its folder, or an adapter file.
+        base: the base, in place of the one that the adapter names.
+        device: `auto`, `cpu`, or another device's name.
+        family: the base, where it is loaded already.
+
+    Raises:
+        UserError: the adapter names no base, or the adapter, the base or the device cannot be used.
     """
-    adapter, path = resolve_adapter(where)
+    adapter, path = resolve_adapter(source)
     if base is None and adapter.manifest is None:
         raise UserError(f"{path} does not say which base it is for; give --base.")
     name = base or (adapter.manifest.base if adapter.manifest else "")
@@ -50,7 +61,11 @@ def open_generator(
 
 
 def recommended_knobs(adapter: Adapter) -> Knobs:
-    """The knobs that were measured to be best, else those of the run's recipe."""
+    """Return the knobs that the knob search chose, else those of the run's recipe.
+
+    Raises:
+        UserError: another version of mascot wrote the knobs.
+    """
     manifest = adapter.manifest
     try:
         return Knobs.model_validate(manifest.knobs or manifest.recipe.get("knobs", {})) if manifest else Knobs()
@@ -61,12 +76,16 @@ def recommended_knobs(adapter: Adapter) -> Knobs:
 
 
 def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
-    """Fill the prompts and give picture k of every prompt the seed `seed + k`."""
+    """Fill the prompts with the adapter's subject, and request `count` images of each.
+
+    Image k of every prompt has the seed `seed + k`.
+
+    Raises:
+        UserError: a prompt has a placeholder that cannot be filled.
+    """
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):
-        raise UserError(
-            "this adapter does not say what its subject is called; write the token into the prompt instead of {subject}."
-        )
+        raise UserError("this adapter does not name its subject; write the token into the prompt instead of {subject}.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
     filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
     return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]

@@ -1,8 +1,10 @@
-"""A gallery: pictures kept by what made them, and what was measured of them by what they show. Nothing is drawn or embedded twice.
+"""A cache of generated images, and of their embeddings and distances.
 
-Several processes may use one gallery: they wait for each other while drawing, and everything appears whole or not at all.
+An image is stored under what made it: weights, prompt, seed and knobs. An embedding is stored under
+the image's content. So nothing is generated or embedded twice. Several processes may share one
+cache: they wait for each other while generating, and every file appears whole or not at all.
 
-Shape suffixes: B pictures, D width of an embedding.
+Shape suffixes: B images, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -28,59 +30,76 @@ from mascot.protocols import Family
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.image_files import image_stem, open_image, write_image
 
-KEY = 20
-"""Hexadecimal digits of the names by which things are kept."""
+KEY_DIGITS = 20
+"""Hexadecimal digits of a cache key."""
 
 
 class ImageEncoder(Protocol):
-    """What turns pictures into vectors, and can say what it is."""
+    """Turns images into vectors, and describes itself."""
 
     def describe(self) -> str:
-        """Say in one line all that decides an embedding."""
+        """Describe in one line everything that decides an embedding; it is part of cache keys."""
         ...
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embed pictures. Shape B x D."""
+        """Embed images. Shape B x D."""
+        ...
+
+
+class Distance(Protocol):
+    """Measures how different two images look."""
+
+    @property
+    def name(self) -> str:
+        """Name of the distance in one line; it stands beside its values and in cache keys."""
+        ...
+
+    def between(self, images: Sequence[Image.Image]) -> list[float]:
+        """Measure all pairs, in the order of `itertools.combinations`; 0 for equal images."""
         ...
 
 
 class SampleCache:
-    """A folder of pictures (PNG, each with its settings) and of numbers about pictures."""
+    """A folder of images (PNG files with their settings) and of numbers about images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._drawing = FileLock(folder / "lock")
-        self._measuring = FileLock(folder / "measured.lock")
+        self._generation_lock = FileLock(folder / "lock")
+        self._measurement_lock = FileLock(folder / "measured.lock")
 
     def generate(
-        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str
+        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, weights: str
     ) -> list[Path]:
-        """Draw what is not there yet, and return all pictures' files in the order of the shots.
+        """Generate the images that are not cached; returns all files in the order of the requests.
 
-        `made_by` names the weights that draw (see `weights_name`).
+        `weights` names the weights of base and adapter (see `weights_name`).
 
         Raises:
-            UserError: the pictures cannot be drawn (see `Generator.generate`) or written.
+            UserError: the images cannot be generated (see `Generator.generate`) or written.
         """
-        return list(self.images(generator, requests, knobs, made_by))
+        return list(self.images(generator, requests, knobs, weights))
 
     def images(
-        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, made_by: str
+        self, generator: Generator, requests: Sequence[ImageRequest], knobs: Knobs, weights: str
     ) -> Iterator[Path]:
-        """Draw like `generate`, and yield each picture's file as soon as it is there.
+        """Do as `generate`, and yield each file as soon as it exists.
 
-        A batch of which a picture is missing is drawn as a whole, so that drawing that was cut off goes on to the same bytes.
+        A batch that lacks an image is generated as a whole, so that an interrupted call continues
+        to the same bytes.
+
+        Raises:
+            UserError: see `generate`.
         """
         knobs = generator.with_defaults(knobs)
         height, width = generator.size(knobs)
         knobs = knobs.model_copy(update={"height": height, "width": width})
         base = f"{generator.family.name} {generator.family.identity}"
-        paths = [self._place(request, knobs, made_by) for request in requests]
+        paths = [self._path_of(request, knobs, weights) for request in requests]
         if all(path.exists() for path in paths):
             yield from paths
             return
-        _make(self.folder)
-        with self._drawing:
+        _make_folder(self.folder)
+        with self._generation_lock:
             again = _unfinished(paths, generator.batch_size)
             generated = generator.generate([requests[index] for index in again], knobs)
             waiting = set(again)
@@ -88,33 +107,39 @@ class SampleCache:
                 if index in waiting:
                     image = next(generated)
                     if not path.exists():
-                        write_image(image, path, settings_text(requests[index], knobs, (height, width), base, made_by))
+                        write_image(image, path, settings_text(requests[index], knobs, (height, width), base, weights))
                 yield path
 
     def embed(self, encoder: ImageEncoder, paths: Sequence[Path]) -> Tensor:
-        """Embed pictures by their files; each content goes through each encoder once. Shape B x D, float32, on the CPU.
+        """Embed image files. Shape B x D, float32, on the CPU.
+
+        Each content goes through each encoder once.
 
         Raises:
-            UserError: a picture cannot be read.
-            ValueError: there are no pictures.
+            UserError: an image cannot be read.
+            ValueError: there are no images.
         """
         return self._embed(encoder, [_digest_of(path) for path in paths], lambda index: open_image(paths[index]))
 
     def embed_images(self, encoder: ImageEncoder, images: Sequence[Image.Image]) -> Tensor:
-        """Embed pictures that have no file of their own, such as photos that were turned upright. Shape B x D, float32, on the CPU.
+        """Embed images that have no file of their own. Shape B x D, float32, on the CPU.
+
+        Photos that were turned upright are an example.
 
         Raises:
-            ValueError: there are no pictures.
+            ValueError: there are no images.
         """
         return self._embed(
             encoder, [_key(image.mode, image.size, image.tobytes()) for image in images], images.__getitem__
         )
 
     def distances(self, distance: Distance, paths: Sequence[Path]) -> list[float]:
-        """Measure all pairs of pictures, in the order of `itertools.combinations`; the same pictures are measured once.
+        """Measure all pairs of images, in the order of `itertools.combinations`.
+
+        The same images are measured once.
 
         Raises:
-            UserError: a picture cannot be read.
+            UserError: an image cannot be read.
         """
         if len(paths) < 2:
             return []
@@ -136,59 +161,70 @@ class SampleCache:
 
         return torch.stack(self._recall(f"embeddings: {encoder.describe()}", keys, measure))
 
-    def _place(self, request: ImageRequest, knobs: Knobs, made_by: str) -> Path:
-        key = _key(made_by, request.prompt, request.seed, json.dumps(knobs.model_dump(), sort_keys=True))
+    def _path_of(self, request: ImageRequest, knobs: Knobs, weights: str) -> Path:
+        key = _key(weights, request.prompt, request.seed, json.dumps(knobs.model_dump(), sort_keys=True))
         return self.folder / f"{image_stem(request.prompt, request.seed)}_{key[:12]}.png"
 
     def _recall(
         self, kind: str, keys: Sequence[str], measure: Callable[[Sequence[int]], Sequence[Tensor]]
     ) -> list[Tensor]:
-        """What is kept under the keys; what is missing is measured in one go, told by its places among the keys, and kept."""
+        """Return the tensors stored under the keys.
+
+        Missing ones are measured in one call and stored. `measure` gets the indices of the missing
+        keys.
+        """
         file = self.folder / "measured" / f"{_key(kind)}.safetensors"
-        known = _read(file)
-        missing = [index for key, index in _first_places(keys).items() if key not in known]
+        known = _read_tensors(file)
+        missing = [index for key, index in _first_indices(keys).items() if key not in known]
         if missing:
-            found = {keys[index]: values for index, values in zip(missing, measure(missing), strict=True)}
-            _make(self.folder)
-            with self._measuring:  # another process may have kept others in the meantime
-                known = {**_read(file), **{key: values.contiguous().clone() for key, values in found.items()}}
+            measured = {keys[index]: values for index, values in zip(missing, measure(missing), strict=True)}
+            _make_folder(self.folder)
+            with self._measurement_lock:  # another process may have stored others in the meantime
+                known = {**_read_tensors(file), **{key: row.contiguous().clone() for key, row in measured.items()}}
                 with atomic_write(file) as temporary:
                     save_file(dict(sorted(known.items())), temporary, metadata={"of": kind})
         return [known[key] for key in keys]
 
 
 def weights_name(family: Family, adapter: Path | None = None) -> str:
-    """Name the weights that draw, in 20 hexadecimal digits: the base's identity, its precision, and the adapter file's bytes."""
+    """Name the weights that generate, in 20 hexadecimal digits.
+
+    The name is a hash of the base's identity, its precision, and the adapter file's bytes.
+
+    Raises:
+        UserError: the adapter file cannot be read.
+    """
     kinds = [str(next(stage.parts[stage.denoiser].parameters()).dtype) for stage in family.stages]
     return _key(family.identity, *kinds, *([] if adapter is None else [_digest_of(adapter)]))
 
 
 def _unfinished(paths: Sequence[Path], batch_size: int) -> list[int]:
-    """The places of all pictures in batches of which some picture is missing."""
+    """Return the indices of all images in batches that lack an image."""
     batches = [range(start, min(start + batch_size, len(paths))) for start in range(0, len(paths), batch_size)]
     return [index for batch in batches if not all(paths[index].exists() for index in batch) for index in batch]
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be made ({error.strerror}); free its name, or choose another place."
+            f"{folder} cannot be made ({error.strerror}); free its name, or choose another folder."
         ) from error
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def _read_tensors(file: Path) -> Mapping[str, Tensor]:
     if not file.exists():
         return {}
     try:
-        with safe_open(file, framework="pt") as kept:
-            return {key: kept.get_tensor(key) for key in kept.keys()}  # noqa: SIM118 - not a mapping
+        with safe_open(file, framework="pt") as stored:
+            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged; delete it, and what it held is measured again.") from error
 
 
-def _first_places(keys: Sequence[str]) -> dict[str, int]:
+def _first_indices(keys: Sequence[str]) -> dict[str, int]:
+    """Return each key's first index, the last key first."""
     return {key: index for index, key in reversed(list(enumerate(keys)))}
 
 
@@ -207,17 +243,4 @@ def _key(*facts: object) -> str:
     for fact in facts:
         part = fact if isinstance(fact, bytes) else str(fact).encode(errors="surrogateescape")
         digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()[:KEY]
-
-
-class Distance(Protocol):
-    """A way to tell how different two pictures look."""
-
-    @property
-    def name(self) -> str:
-        """Say in one line what measures: it belongs beside every table of its values."""
-        ...
-
-    def between(self, images: Sequence[Image.Image]) -> list[float]:
-        """Measure all pairs, in the order of `itertools.combinations`; 0 for equal pictures."""
-        ...
+    return digest.hexdigest()[:KEY_DIGITS]

@@ -1,6 +1,9 @@
-"""Do the subject's colours move with the scene? What the middle of a picture takes over when its background changes.
+"""Color leakage: how far the subject's colors follow the background's.
 
-Shape suffixes: N scenes, H height, W width, 3 coordinates of CIELAB.
+The metric is mascot's own. It compares the middle of an image with its outer ring, in CIELAB, over
+images of one subject on several backgrounds.
+
+Shape suffixes: N images, H height, W width, 3 coordinates of CIELAB.
 """
 
 from __future__ import annotations
@@ -13,20 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 24
-"""Pixels a side that pictures are reduced to: colours, not drawing, are compared."""
-
+"""Side in pixels that images are reduced to, so that colors are compared and not shapes."""
 
 RING = 3
-"""Width of the outer ring that is taken for the background."""
+"""Width of the outer ring, in reduced pixels; the ring stands for the background."""
 
+SMALLEST_SPREAD = 10.0
+"""Spread of the backgrounds, in CIELAB, below which they count as equal.
 
-STILL = 10.0
-"""Spread of the backgrounds, in CIELAB, below which the scene did not change, so that nothing can follow it. A just noticeable difference
-is 2.3 (Mahy et al. 1994); plain backgrounds of four colours spread by 75."""
-
+Nothing can follow a background that does not change. A just noticeable difference is 2.3 (Mahy et
+al. 1994); plain backgrounds of four colors have a spread of 75.
+"""
 
 _WHITE = np.array([0.95047, 1.0, 1.08883])  # D65
-
 
 _XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -35,34 +37,41 @@ _XYZ = np.array(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneColors:
-    """How colours moved over some scenes, all in CIELAB."""
+    """Movement of colors over several backgrounds, in CIELAB."""
 
-    subject: float
-    """Spread of the middle's mean colour: root mean square distance from its mean."""
-    scene: float
-    """Spread of the background's median colour, likewise."""
-    followed: float | None
-    """How much of the background's movement the middle made too: the slope of the middle's colour on the background's. 0: the subject keeps
-    its colours; 1: the middle is the background. None where the background did not move."""
+    subject_spread: float
+    """Root mean square distance of the middle's mean color from its average over the images."""
+    background_spread: float
+    """The same of the background's median color."""
+    leakage: float | None
+    """Slope of the middle's color on the background's color.
 
-
-def scene_colors(scenes: Sequence[Image.Image]) -> SceneColors | None:
-    """Compare pictures of one subject in several scenes, the same seed each: what does its middle take over from its surroundings?
-
-    The middle third of the sides stands for the subject, the outer ring (an eighth of the sides wide) for the scene: what stands off the
-    middle, or lets the scene through, counts as following it, so read the number beside the untouched base's, drawn at the same seeds.
-    None with fewer than two pictures.
+    0: the subject keeps its colors. 1: the middle takes the background's color. None where the
+    backgrounds are equal.
     """
-    if len(scenes) < 2:
+
+
+def scene_colors(images: Sequence[Image.Image]) -> SceneColors | None:
+    """Measure how far the subject's colors follow the background, over images of one seed.
+
+    The middle third of the sides stands for the subject, and the outer ring, an eighth of the sides
+    wide, for the background. A subject that is off the middle, or lets the background through,
+    counts as following it. So compare the leakage with that of the base model at the same seeds.
+    None with fewer than two images.
+    """
+    if len(images) < 2:
         return None
-    middle_N3, ring_N3 = (_centred(rows) for rows in zip(*(_middle_and_ring(scene) for scene in scenes), strict=True))
-    scene = _spread(ring_N3)
-    followed = float((middle_N3 * ring_N3).sum() / (ring_N3**2).sum()) if scene >= STILL else None
-    return SceneColors(subject=_spread(middle_N3), scene=scene, followed=followed)
+    middle_N3, ring_N3 = (_centered(rows) for rows in zip(*(_middle_and_ring(image) for image in images), strict=True))
+    spread = _spread(ring_N3)
+    leakage = float((middle_N3 * ring_N3).sum() / (ring_N3**2).sum()) if spread >= SMALLEST_SPREAD else None
+    return SceneColors(subject_spread=_spread(middle_N3), background_spread=spread, leakage=leakage)
 
 
 def lab(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Convert sRGB of 0..255 to CIELAB under D65 (CIE 15): L of 0..100, a and b around 0. Shape H x W x 3."""
+    """Convert sRGB of 0..255 to CIELAB under D65 (CIE 15). Shape H x W x 3.
+
+    L lies in 0..100, a and b around 0.
+    """
     values = pixels_HW3 / 255.0
     linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
     ratio = linear @ _XYZ.T / _WHITE
@@ -72,18 +81,18 @@ def lab(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _middle_and_ring(image: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean colour of the middle and median colour of the ring."""
-    colours = lab(np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
+    """Return the mean color of the middle and the median color of the ring."""
+    colors = lab(np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
     outside = np.ones((SIDE, SIDE), dtype=bool)
     outside[RING:-RING, RING:-RING] = False
     third = SIDE // 3
-    return colours[third:-third, third:-third].reshape(-1, 3).mean(axis=0), np.median(colours[outside], axis=0)
+    return colors[third:-third, third:-third].reshape(-1, 3).mean(axis=0), np.median(colors[outside], axis=0)
 
 
-def _centred(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _centered(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     stacked = np.stack(rows)
     return stacked - stacked.mean(axis=0)
 
 
-def _spread(centred: NDArray[np.float64]) -> float:
-    return float(np.sqrt((centred**2).sum(axis=-1).mean()))
+def _spread(centered: NDArray[np.float64]) -> float:
+    return float(np.sqrt((centered**2).sum(axis=-1).mean()))

@@ -1,4 +1,7 @@
-"""TODO evaluation.metrics.image_preprocessing."""
+"""Image preprocessing of an encoder: resize, center crop and normalization, as its folder says.
+
+Shape suffixes: B batch, C channel, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,37 @@ from torch import Tensor
 
 from mascot.errors import UserError
 
-CONVENTION = 256 / 224
-"""The shorter side over the crop, where an identity encoder's configuration names no crop: how DINO was evaluated (Caron et al. 2021)."""
+DINO_RATIO = 256 / 224
+"""Shorter side over crop, for identity encoders whose configuration names no crop.
 
+DINO was evaluated this way (Caron et al. 2021, arXiv 2104.14294).
+"""
 
 _FILTERS: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How a picture becomes an encoder's input: RGB, shorter side, centre crop, normalization. Sides are in pixels."""
+    """Converts an image to an encoder's input: RGB, resize, center crop, normalization."""
 
     resize: int
-    """The shorter side before the crop; pictures keep their proportions, whatever shape the configuration's size comes in."""
+    """The shorter side in pixels before the crop; images keep their proportions.
+
+    It holds whatever shape the configuration's size has.
+    """
     crop: int
+    """Side of the crop in pixels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: Literal["bilinear", "bicubic"] = "bicubic"
     conventional: bool = False
-    """Whether resize and filter are DINO's convention, because the configuration names no crop."""
+    """Whether resize and filter are DINO's convention, as the configuration names no crop."""
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Turn a picture of any size into normalized pixels; transparency shows white. Shape C x crop x crop, float32."""
+        """Convert an image of any size to normalized pixels. Shape C x crop x crop, float32.
+
+        Transparency becomes white.
+        """
         image = opaque(image)
         short = min(image.size)
         width, height = (int(self.resize * side / short) for side in image.size)
@@ -47,25 +59,33 @@ class Preprocessing:
         return (pixels_CHW - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
     def describe(self) -> str:
-        """Say all of it in one line: `resize 256 bicubic, centre crop 224, mean 0.5 0.5 0.5, std 0.5 0.5 0.5`."""
+        """Describe all settings in one line, which is part of cache keys.
+
+        An example: `resize 256 bicubic, centre crop 224, mean 0.5 0.5 0.5, std 0.5 0.5 0.5`.
+        """
         convention = " (the convention: its configuration names no crop)" if self.conventional else ""
         mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
         return f"resize {self.resize} {self.resample}, centre crop {self.crop}{convention}, mean {mean}, std {std}"
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Turn a picture of 8 bits a channel into RGB; what is transparent shows white."""
+    """Convert an image of 8 bits a channel to RGB; transparency becomes white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
+    """Prepare a batch of images. Shape B x C x H x W, float32."""
     return torch.stack([preprocessing.prepare(image) for image in images])
 
 
-def read_settings(source: str, name: str) -> dict[str, Any]:
-    """One of an encoder's JSON files, from its folder or the hub."""
+def read_json(source: str, name: str) -> dict[str, Any]:
+    """Read one of an encoder's JSON files, from its folder or the hub.
+
+    Raises:
+        UserError: the file does not exist, cannot be downloaded, or is not valid.
+    """
     file = Path(source) / name if Path(source).is_dir() else _download(source, name)
     if not file.is_file():
         raise UserError(
@@ -92,13 +112,17 @@ def _download(source: str, name: str) -> Path:
 
 
 def read_preprocessing(source: str, *, identity: bool) -> Preprocessing:
-    """What preprocessor_config.json asks for; anything that cannot be done exactly is refused."""
-    settings = read_settings(source, "preprocessor_config.json")
+    """Read preprocessor_config.json of an encoder; `identity` applies DINO's convention.
+
+    Raises:
+        UserError: the file asks for something that cannot be done exactly.
+    """
+    settings = read_json(source, "preprocessor_config.json")
     cropped = settings.get("do_center_crop", True) and settings.get("crop_size") is not None
     size, crop = _side(source, settings, "size"), _side(source, settings, "crop_size" if cropped else "size")
     conventional = identity and not cropped
     _check_steps(source, settings)
-    resize = round(size * CONVENTION) if conventional else size
+    resize = round(size * DINO_RATIO) if conventional else size
     if crop > resize:
         raise _refused(source, f"a crop of {crop} px from {resize} px")
     return Preprocessing(
@@ -111,9 +135,22 @@ def read_preprocessing(source: str, *, identity: bool) -> Preprocessing:
     )
 
 
+def check_side(source: str, side: int, preprocessing: Preprocessing) -> None:
+    """Refuse a crop that differs from `side`, the one that the model has position embeddings for.
+
+    Raises:
+        UserError: it names both sides.
+    """
+    if side != preprocessing.crop:
+        raise UserError(
+            f"{source} is a model for images of {side} px, but its preprocessor_config.json crops "
+            f"{preprocessing.crop} px; correct that file."
+        )
+
+
 def _check_steps(source: str, settings: Mapping[str, Any]) -> None:
     if not settings.get("do_resize", True) or not settings.get("do_rescale", True):
-        raise _refused(source, "pictures that are not resized, or not scaled to 0..1")
+        raise _refused(source, "images that are not resized, or not scaled to 0..1")
     if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise _refused(source, f"the rescale_factor {settings['rescale_factor']}")
     if settings.get("resample", 3) not in _FILTERS:
@@ -121,6 +158,7 @@ def _check_steps(source: str, settings: Mapping[str, Any]) -> None:
 
 
 def _channels(source: str, settings: Mapping[str, Any], name: str, neutral: float) -> tuple[float, ...]:
+    """Read a value for each of three channels; `neutral` where there is no normalization."""
     if not settings.get("do_normalize", True):
         return (neutral,) * 3
     match settings.get(name):
@@ -131,7 +169,7 @@ def _channels(source: str, settings: Mapping[str, Any], name: str, neutral: floa
 
 
 def _side(source: str, settings: Mapping[str, Any], name: str) -> int:
-    """The side that a size names in any of the shapes it comes in."""
+    """Read the side of a size, in any of the shapes that configurations use."""
     match settings.get(name):
         case {"shortest_edge": int(side), **others} if not others:
             return side
@@ -143,16 +181,8 @@ def _side(source: str, settings: Mapping[str, Any], name: str) -> int:
             raise _refused(source, f"the {name} {other}")
 
 
-def _refused(source: str, what: str) -> UserError:
+def _refused(source: str, request: str) -> UserError:
     return UserError(
-        f"{source}: preprocessor_config.json asks for {what}; correct it to a size, a square crop, and mean and std of three channels."
+        f"{source}: preprocessor_config.json asks for {request}; "
+        "correct it to a size, a square crop, and mean and std of three channels."
     )
-
-
-def check_side(source: str, config: Any, preprocessing: Preprocessing) -> None:
-    """Refuse a crop that the model has no positions for."""
-    if config.image_size != preprocessing.crop:
-        raise UserError(
-            f"{source} is a model for pictures of {config.image_size} px, but its preprocessor_config.json crops {preprocessing.crop} px; "
-            "correct that file."
-        )

@@ -1,8 +1,11 @@
-"""Are the pictures copies of the photos they were learned from? Two copy scores, with and without a photo that was held out.
+"""Memorization: copy scores, with and without a held-out photo.
 
-Likeness rewards copying (a photo that is handed back scores best), so neither DINO nor CLIP-I means much without one of these beside it.
+Subject fidelity rewards copying: a returned training photo scores best. So neither DINO nor CLIP-I
+means much without a copy score beside it. The scores are mascot's own; each compares an image's
+nearest training photo with another nearest photo.
 
-Shape suffixes: B generated pictures, T training photos, P photos of either kind, D width of an embedding.
+Shape suffixes: B generated images, T training photos, P photos of either kind, D width of an
+embedding.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ from torch.nn import functional as F
 
 
 def copy_score(generated_BD: Tensor, training_TD: Tensor, held_out_PD: Tensor | None) -> float | None:
-    """Average how much nearer each picture is to its nearest training photo than to its nearest held-out photo, in -2..2.
+    """Average the cosine to the nearest training photo minus that to the nearest held-out photo.
 
-    Both are cosines of one identity encoder, and both are of equal numbers of photos: with T training and P held-out photos and k the
-    smaller number, it is the nearest of k photos of each kind, averaged over all choices of k. (The nearest of many is nearer than the
-    nearest of few, which is no copying.) With one held-out photo it is the mean cosine to the training photos less the cosine to that
-    one; with as many of both it is the plain difference.
+    It lies in -2..2, and low values are better. The cosines are an identity encoder's. Both nearest
+    photos are of equal numbers, because the nearest of many photos is nearer than the nearest of
+    few without any copying. With T training and P held-out photos and k the smaller number, each is
+    the nearest of k photos, averaged over all choices of k. With one held-out photo this is the
+    mean cosine to the training photos minus the cosine to that photo. With equal numbers it is the
+    plain difference.
 
-    Positive means nearer to what was trained on: photos of the same subject that were not trained on are as good a likeness, so what is
-    left of the difference is copying. It is 0 for whatever was drawn without knowing which photos were held out: averaged over every
-    split of one set of photos into T and P, the score of any fixed picture is exactly 0. One split may lie beside 0, where a held-out
-    photo is unlike the rest; compare it with the untouched base's. None where one of the three has no pictures.
+    A positive score means copying: held-out photos of the same subject are as good a likeness.
+    Images that were generated without knowledge of the split score 0: averaged over every split of
+    one set of photos into T and P, the score of a fixed image is exactly 0. A single split may
+    differ from 0 where a held-out photo is unlike the others; compare it with the base model's
+    score. None where one of the three has no images.
 
     Raises:
         ValueError: the widths differ, or an embedding is not finite.
@@ -35,7 +41,9 @@ def copy_score(generated_BD: Tensor, training_TD: Tensor, held_out_PD: Tensor | 
 
 
 def copy_scores(generated_BD: Tensor, training_TD: Tensor, held_out_PD: Tensor | None) -> list[float] | None:
-    """Score each picture on its own, in order: the values that `copy_score` averages, and None where it is.
+    """Compute the copy score of each image, in order; `copy_score` is their mean.
+
+    None where `copy_score` is None.
 
     Raises:
         ValueError: the widths differ, or an embedding is not finite.
@@ -47,24 +55,28 @@ def copy_scores(generated_BD: Tensor, training_TD: Tensor, held_out_PD: Tensor |
 
 
 def held_out_share(generated_BD: Tensor, training_TD: Tensor, held_out_PD: Tensor) -> float:
-    """Count how many of the pictures are nearest to a held-out photo, of all T + P photos, as a share in 0..1; low is copying.
+    """Compute the share of images, in 0..1, whose nearest of all T + P photos is a held-out one.
 
-    By chance it is P / (T + P): averaged over every split of one set of photos into T and P, exactly that for any fixed pictures. It
-    notices copies that `copy_score` dilutes, such as a different photo handed back each time; a tie counts for the held-out photo.
+    Low values mean copying. Chance gives P / (T + P): averaged over every split of one set of
+    photos into T and P, fixed images score exactly that. The share detects copies that `copy_score`
+    dilutes, such as a different training photo returned each time. A tie counts for the held-out
+    photo.
 
     Raises:
-        ValueError: one of the three has no pictures, the widths differ, or an embedding is not finite.
+        ValueError: one of the three has no images, the widths differ, or an embedding is not
+            finite.
     """
     if not (len(generated_BD) and len(training_TD) and len(held_out_PD)):
-        raise ValueError("the share needs pictures, training photos and held-out photos")
+        raise ValueError("the share needs images, training photos and held-out photos")
     return float((_nearest(generated_BD, held_out_PD) >= _nearest(generated_BD, training_TD)).double().mean())
 
 
 def nearest_excess(generated_BD: Tensor, training_TD: Tensor) -> float | None:
-    """Average how much nearer each picture is to its nearest training photo than the photos are to each other, in -2..2.
+    """Average each image's cosine to its nearest training photo, minus `real_nearest`.
 
-    The weaker sign of copying, for subjects without a held-out photo: it is positive where pictures lie nearer to one photo than the next
-    photo does (`real_nearest`), which photos that are much alike make harder to reach. None with fewer than two photos or no picture.
+    It lies in -2..2. This is the weaker sign of copying, for subjects without a held-out photo. It
+    is positive where images are nearer to a photo than the next photo is; photos that are much
+    alike make this harder to reach. None with fewer than two photos, or without images.
 
     Raises:
         ValueError: the widths differ, or an embedding is not finite.
@@ -74,21 +86,23 @@ def nearest_excess(generated_BD: Tensor, training_TD: Tensor) -> float | None:
 
 
 def nearest_excesses(generated_BD: Tensor, training_TD: Tensor) -> list[float] | None:
-    """Score each picture on its own, in order: the values that `nearest_excess` averages, and None where it is.
+    """Compute the excess of each image, in order; `nearest_excess` is their mean.
+
+    None where `nearest_excess` is None.
 
     Raises:
         ValueError: the widths differ, or an embedding is not finite.
     """
-    own = real_nearest(training_TD)
-    if own is None or not len(generated_BD):
+    among_photos = real_nearest(training_TD)
+    if among_photos is None or not len(generated_BD):
         return None
-    return (_nearest(generated_BD, training_TD) - own).tolist()
+    return (_nearest(generated_BD, training_TD) - among_photos).tolist()
 
 
 def real_nearest(photos_PD: Tensor) -> float | None:
-    """Average the cosine of each photo and the nearest of the others, in -1..1: how near two honest photos come.
+    """Average each photo's cosine to its nearest other photo, in -1..1.
 
-    None with fewer than two photos.
+    It says how near two different photos are. None with fewer than two photos.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -97,30 +111,32 @@ def real_nearest(photos_PD: Tensor) -> float | None:
     if count < 2:
         return None
     cosines_PP = _cosines(photos_PD, photos_PD)
-    return float(cosines_PP.fill_diagonal_(-2).amax(dim=1).mean())  # below every cosine: no photo is its own neighbour
+    # -2 lies below every cosine, so that no photo is its own neighbor.
+    return float(cosines_PP.fill_diagonal_(-2).amax(dim=1).mean())
 
 
-def _nearest_of(count: int, pictures_BD: Tensor, photos_PD: Tensor) -> Tensor:
-    """The cosine of each picture and the nearest of so many photos, averaged over all choices of them. Shape B, float64."""
+def _nearest_of(count: int, images_BD: Tensor, photos_PD: Tensor) -> Tensor:
+    """Compute each image's cosine to the nearest of `count` photos, averaged over all choices.
+
+    Shape B, float64.
+    """
     total = len(photos_PD)
-    choices = [
-        comb(place, count - 1) / comb(total, count) for place in range(total)
-    ]  # in which the photo at that place is the nearest
-    return _cosines(pictures_BD, photos_PD).sort(dim=1).values @ torch.tensor(
-        choices, dtype=torch.float64, device=pictures_BD.device
-    )
+    # The share of the choices in which the photo of this rank, in ascending order, is the nearest.
+    shares = [comb(rank, count - 1) / comb(total, count) for rank in range(total)]
+    ascending_BP = _cosines(images_BD, photos_PD).sort(dim=1).values
+    return ascending_BP @ torch.tensor(shares, dtype=torch.float64, device=images_BD.device)
 
 
-def _nearest(pictures_BD: Tensor, photos_PD: Tensor) -> Tensor:
-    """The cosine of each picture and its nearest photo. Shape B, float64."""
-    return _cosines(pictures_BD, photos_PD).amax(dim=1)
+def _nearest(images_BD: Tensor, photos_PD: Tensor) -> Tensor:
+    """Compute each image's cosine to its nearest photo. Shape B, float64."""
+    return _cosines(images_BD, photos_PD).amax(dim=1)
 
 
-def _cosines(pictures_BD: Tensor, photos_PD: Tensor) -> Tensor:
-    """Every picture's cosine to every photo. Shape B x P, float64."""
-    if pictures_BD.shape[1:] != photos_PD.shape[1:]:
-        raise ValueError(f"embeddings {pictures_BD.shape[1]} and {photos_PD.shape[1]} wide are not of one encoder")
-    cosines_BP = F.normalize(pictures_BD.double(), dim=-1) @ F.normalize(photos_PD.double(), dim=-1).T
+def _cosines(images_BD: Tensor, photos_PD: Tensor) -> Tensor:
+    """Compute every image's cosine to every photo. Shape B x P, float64."""
+    if images_BD.shape[1:] != photos_PD.shape[1:]:
+        raise ValueError(f"embeddings {images_BD.shape[1]} and {photos_PD.shape[1]} wide are not of one encoder")
+    cosines_BP = F.normalize(images_BD.double(), dim=-1) @ F.normalize(photos_PD.double(), dim=-1).T
     if not cosines_BP.isfinite().all():
-        raise ValueError("an embedding holds what is no number")
+        raise ValueError("an embedding is not finite")
     return cosines_BP

@@ -1,6 +1,9 @@
-"""Is it the subject? DINO and CLIP-I of the paper: the same arithmetic on embeddings of two encoders.
+"""Subject fidelity: DINO and CLIP-I of DreamBooth, the mean pairwise cosine of embeddings.
 
-Shape suffixes: B pictures, D width of an embedding.
+The definition is that of Ruiz et al. 2023, arXiv 2208.12242, section 4.1. Both metrics are the same
+function, on embeddings of two encoders.
+
+Shape suffixes: B images, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -10,25 +13,27 @@ from torch.nn import functional as F
 
 
 def similarity(generated_BD: Tensor, real_BD: Tensor) -> float:
-    """Average the cosine over all pairs of a generated and a real picture, in -1..1 (Ruiz et al. 2023, section 4.1).
+    """Compute the mean cosine over all pairs of a generated and a real image, in -1..1.
 
-    With embeddings of ViT-S/16 DINO this is the paper's DINO, with CLIP's its CLIP-I. High is good, but copies of the photos are higher
-    still: read it beside the prompt's score. The numbers of pictures may differ.
+    With embeddings of ViT-S/16 DINO this is DINO, with CLIP's it is CLIP-I (Ruiz et al. 2023,
+    section 4.1). High values are better, but copies of the photos score higher still; read it
+    beside prompt fidelity. The numbers of images may differ.
 
     Raises:
-        ValueError: a side has no pictures, or the widths differ.
+        ValueError: a side has no images, or the widths differ.
     """
     if not len(generated_BD) or not len(real_BD):
-        raise ValueError("similarity needs pictures on both sides")
+        raise ValueError("similarity needs images on both sides")
     if generated_BD.shape[1:] != real_BD.shape[1:]:
         raise ValueError(f"embeddings {generated_BD.shape[1]} and {real_BD.shape[1]} wide are not of one encoder")
     return float((_unit(generated_BD) @ _unit(real_BD).T).mean())
 
 
 def real_similarity(real_BD: Tensor) -> float | None:
-    """Average the cosine over all pairs of two different real pictures, in -1..1: the row "Real Images" of the paper's table 1.
+    """Compute the mean cosine over all pairs of two different real images, in -1..1.
 
-    It is the ceiling that `similarity` is read against. None with fewer than two pictures: then there is no pair.
+    This is the row "Real Images" of table 1 in Ruiz et al. 2023, the ceiling of `similarity`. None
+    with fewer than two images, as there is no pair.
     """
     count = len(real_BD)
     if count < 2:
@@ -38,5 +43,5 @@ def real_similarity(real_BD: Tensor) -> float | None:
 
 
 def _unit(embeddings_BD: Tensor) -> Tensor:
-    """In float64, so that the order of the pictures does not show."""
+    """Normalize in float64, so that the order of the images does not change a score."""
     return F.normalize(embeddings_BD.double(), dim=-1)
