@@ -1,4 +1,4 @@
-"""Laws of a run's folder: files are whole or not there, one process at a time, and a log that outlives a power cut."""
+"""Laws of a run's folder: files are whole or absent, one process a run, logs outlive power cuts."""
 
 from __future__ import annotations
 
@@ -17,33 +17,42 @@ from safetensors import SafetensorError
 
 from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write, fresh_path, is_writable
-from mascot.storage.run_folder import KEPT_CHECKPOINTS, Run, open_run
+from mascot.storage.run_folder import (
+    KEPT_CHECKPOINTS,
+    Run,
+    delete_all_but_adapter,
+    delete_old_checkpoints,
+    delete_other_bests,
+    open_run,
+    step_of,
+)
+from mascot.storage.step_log import rewind_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"step": 1, "loss": 0.5, "subject_loss": 0.25, "norm": 1.0}
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder."""
+    """List the names in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def write_half(path: Path, fault: BaseException) -> None:
-    """Begin to write a file and fail."""
+    """Write half a file, then fail."""
     with atomic_write(path) as temporary:
         temporary.write_text("half", encoding="utf-8")
         raise fault
 
 
 def write_half_a_folder(path: Path, fault: BaseException) -> None:
-    """Begin to write a folder and fail."""
+    """Write half a folder, then fail."""
     with atomic_write(path) as temporary:
         temporary.mkdir()
         (temporary / "half").touch()
         raise fault
 
 
-def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old", encoding="utf-8")
     with atomic_write(path) as temporary:
@@ -73,20 +82,21 @@ def test_a_fault_leaves_the_old_file_and_no_other(tmp_path: Path, fault: BaseExc
     ],
     ids=repr,
 )
-def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, fault: Exception, reason: str) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, fault: Exception, reason: str) -> None:
     path = tmp_path / "file"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as raised:
         write_half(path, fault)
-    assert str(said.value) == f"{path} cannot be written ({reason}); free some space or choose another folder."
+    assert str(raised.value) == f"{path} cannot be written ({reason}); free some space or choose another folder."
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["file"]
 
 
-def test_a_really_full_file_system_is_said(tmp_path: Path) -> None:
+def test_a_really_full_file_system_is_reported(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     code = (
-        "import resource, signal; from pathlib import Path; from mascot.run import Run; from mascot.errors import UserError\n"
+        "import resource, signal; from pathlib import Path\n"
+        "from mascot.storage.run_folder import Run; from mascot.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "run = Run(Path('.'))\n"
         "try: run.write_text(run.report, 'x' * 5000)\n"
@@ -110,7 +120,7 @@ def test_a_folder_is_replaced_like_a_file(tmp_path: Path) -> None:
     assert names(tmp_path / "folder") == ["whole"]
 
 
-def test_a_path_through_a_file_is_said(tmp_path: Path) -> None:
+def test_a_path_through_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "inside"):
         pass
@@ -118,7 +128,7 @@ def test_a_path_through_a_file_is_said(tmp_path: Path) -> None:
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, standing in a folder."""
+    """Run code in a new process, with a folder as its working directory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, check=True
@@ -126,7 +136,10 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_second_process_is_kept_out_and_a_killed_one_lets_go(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from mascot.run import Run\nwith Run(Path('run')).locked(): print('held', flush=True); input()"
+    code = (
+        "from pathlib import Path; from mascot.storage.run_folder import Run\n"
+        "with Run(Path('run')).locked(): print('held', flush=True); input()"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     run = Run(tmp_path / "run")
     with subprocess.Popen(
@@ -154,7 +167,7 @@ def test_a_run_in_which_nothing_was_written_leaves_no_folder(tmp_path: Path) -> 
     assert names(tmp_path) == []
 
 
-def test_a_lock_takes_away_only_what_it_made(tmp_path: Path) -> None:
+def test_a_lock_removes_only_the_folders_it_created(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a").mkdir(parents=True)
     with Run(tmp_path / "runs" / "a").locked():
         pass
@@ -166,7 +179,7 @@ def test_a_lock_takes_away_only_what_it_made(tmp_path: Path) -> None:
 
 
 def log_of(run: Run, count: int) -> str:
-    """A step log of so many lines, written."""
+    """Write a step log of `count` lines and return its text."""
     text = "".join(json.dumps(ROW | {"step": step}) + "\n" for step in range(1, count + 1))
     run.steps.write_text(text, encoding="utf-8")
     return text
@@ -198,7 +211,7 @@ def test_rewinding_drops_what_will_be_trained_again(
     run = Run(tmp_path_factory.mktemp("run"))
     text = log_of(run, count)
     run.steps.write_text(text + '{"step": 9', encoding="utf-8")
-    run.rewind_steps(step)
+    rewind_steps(run.steps, step)
     assert run.steps.read_text(encoding="utf-8") == "".join(text.splitlines(keepends=True)[:step])
     assert [row["step"] for row in run.read_steps(until=1)] == [1] * min(1, count, step)
 
@@ -206,7 +219,7 @@ def test_rewinding_drops_what_will_be_trained_again(
 def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert run.read_steps() == []
-    run.rewind_steps(0)
+    rewind_steps(run.steps, 0)
     assert run.read_steps() == []
 
 
@@ -217,10 +230,32 @@ def test_the_newest_checkpoints_are_kept(tmp_path_factory: pytest.TempPathFactor
         run.checkpoint(step).mkdir(parents=True)
         (run.checkpoint(step) / "state").touch()
     (run.folder / "checkpoints" / ".step999999.tmp").mkdir()
-    run.forget_old_checkpoints()
+    delete_old_checkpoints(run)
     newest = sorted(steps)[-KEPT_CHECKPOINTS:]
     assert sorted((run.folder / "checkpoints").glob("step*")) == [run.checkpoint(step) for step in newest]
     assert run.last_checkpoint() == run.checkpoint(newest[-1])
+
+
+def test_a_checkpoint_knows_its_step(tmp_path: Path) -> None:
+    assert step_of(Run(tmp_path).checkpoint(123)) == 123
+
+
+@pytest.mark.parametrize("kept", [None, 7])
+def test_only_the_best_parameters_are_kept(tmp_path: Path, kept: int | None) -> None:
+    run = Run(tmp_path)
+    for step in (5, 7, 9):
+        run.best(step).mkdir(parents=True)
+    delete_other_bests(run, kept)
+    assert names(tmp_path / "best") == ([] if kept is None else [run.best(kept).name])
+
+
+def test_the_adapter_outlives_what_training_needed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.adapter.touch()
+    for folder in (run.checkpoint(5), run.model(), run.model("_2")):
+        folder.mkdir(parents=True)
+    delete_all_but_adapter(run)
+    assert names(tmp_path) == ["adapter.safetensors"]
 
 
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:

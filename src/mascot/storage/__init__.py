@@ -1,1 +1,11 @@
-"""storage."""
+"""Files on disk: where a run keeps what, and how a file is written so that it is never half there.
+
+`run_folder` names every file of a run, `run_lock` lets one process at a time work on it, and
+`step_log` reads its step log. `atomic_write` replaces a file or folder in one move, `json_record`
+gives a value a JSON file of its own, `image_files` writes PNGs with their settings, and
+`user_cache` says where caches lie.
+
+Not here: the adapter file (`adapters.adapter_file`), the recipe file (`recipe`), HTML pages
+(`reports`) and what a cache is keyed by (`data.encoding_cache`, `generation.sample_cache`).
+This room knows no torch and no diffusion; every room above `protocols` may import it.
+"""

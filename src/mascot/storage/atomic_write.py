@@ -1,4 +1,4 @@
-"""TODO storage.atomic_write."""
+"""Atomic writes: a file or folder is replaced whole or not at all, and failures become user errors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ REMEDIES: Mapping[int, str] = {
     errno.EROFS: "choose a disk that can be written to",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-"""What to do about some of the system's refusals."""
+"""Error number of the operating system -> what the user can do about it."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends well, and is deleted when it does not."""
+    """Yield a temporary path beside `path` that replaces it when the block succeeds.
+
+    The caller writes a file or a folder at the temporary path. If the block raises, `path` is
+    unchanged. The temporary path is gone afterwards in either case. Missing parents are created.
+
+    Raises:
+        UserError: the system refused to write (full disk, no permission, a file as a parent, ...).
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +45,7 @@ def atomic_write(path: Path) -> Generator[Path]:
         remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "free some space or choose another folder")
         raise UserError(f"{path} cannot be written ({reason}); {remedy}.") from error
     finally:
-        with suppress(OSError):  # what went wrong with the path has been said
+        with suppress(OSError):  # a fault of the path has been raised above
             if temporary.is_dir():
                 shutil.rmtree(temporary)
             else:
@@ -46,7 +53,7 @@ def atomic_write(path: Path) -> Generator[Path]:
 
 
 def fresh_path(parent: Path, stem: str, suffix: str = "") -> Path:
-    """Choose the first of stem, stem-2, stem-3, ... that does not exist; nothing is ever overwritten."""
+    """Return the first of stem, stem-2, stem-3, ... that does not exist; nothing is overwritten."""
     number, path = 1, parent / f"{stem}{suffix}"
     while path.exists():
         number += 1
@@ -55,17 +62,17 @@ def fresh_path(parent: Path, stem: str, suffix: str = "") -> Path:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether a folder, or the nearest parent that exists, may be written."""
+    """Return whether a folder, or its nearest existing parent, can be written to."""
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that nothing could be kept in, before hours of work.
+    """Refuse an output folder that cannot be written to, before hours of work.
 
     Raises:
-        UserError: neither it nor its nearest parent that exists may be written.
+        UserError: neither the folder nor its nearest existing parent can be written to.
     """
     if not is_writable(folder):
         raise UserError(f"{folder} cannot be written; give another --out.")

@@ -1,4 +1,4 @@
-"""What is kept as one JSON file: written whole or not at all, and read back by the version that wrote it alone."""
+"""JSON records: frozen values with a file of their own, read by the version that wrote them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,37 @@ from mascot.storage.atomic_write import atomic_write
 
 
 class JsonRecord(BaseModel):
-    """A frozen value with a file of its own; the sentences say what to do about the file, with `{path}` and `{folder}` filled in."""
+    """A frozen value that is stored as one JSON file.
+
+    A subclass gives the error messages `damaged` and `absent`. In them, `{path}` stands for the
+    file and `{folder}` for its folder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     damaged: ClassVar[str]
-    """Where the file cannot be read, or is not of this version."""
+    """Message where the file cannot be read, or was written by another version."""
     absent: ClassVar[str] = ""
-    """Where there is none; nothing takes the same sentence as for a damaged one."""
+    """Message where there is no file; empty takes `damaged`."""
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the record as JSON, atomically.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         with atomic_write(path) as temporary:
             temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read a record that `write` wrote.
 
         Raises:
-            UserError: it is not there, damaged, or another version wrote it.
+            UserError: the file is missing, damaged, or another version wrote it.
         """
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
-            said = cls.absent if cls.absent and isinstance(error, FileNotFoundError) else cls.damaged
-            raise UserError(said.format(path=path, folder=path.parent)) from error
+            message = cls.absent if cls.absent and isinstance(error, FileNotFoundError) else cls.damaged
+            raise UserError(message.format(path=path, folder=path.parent)) from error

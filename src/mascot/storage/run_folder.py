@@ -1,219 +1,168 @@
-"""A run's folder: the only place that names its files."""
+"""A run's folder: the only file of the package that names what a run writes."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mascot.errors import UserError
+from mascot.storage import step_log
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.run_lock import LOCK, hold_lock, holds_only_a_lock
 
 KEPT_CHECKPOINTS = 2
+"""Number of training checkpoints that a run keeps, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A folder with everything needed to repeat one training, and what came of it."""
+    """The folder of one training run: its recipe, adapter, log, checkpoints, scores and pages."""
 
     folder: Path
 
     @property
     def recipe(self) -> Path:
-        """The complete recipe."""
+        """The complete recipe, TOML."""
         return self.folder / "recipe.toml"
 
     @property
     def effective(self) -> Path:
-        """What was really done."""
+        """The effective settings, the photos' hashes and the base's identity, JSON."""
         return self.folder / "effective.json"
 
     @property
     def steps(self) -> Path:
-        """One JSON line a step."""
+        """The step log: one JSON line for each optimizer step."""
         return self.folder / "steps.jsonl"
 
     @property
-    def adapter(self) -> Path:
-        """The one file to share."""
-        return self.folder / "adapter.safetensors"
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.folder / "tensorboard"
 
     @property
-    def selection(self) -> Path:
-        """What was looked at while choosing a checkpoint."""
-        return self.folder / "selection.json"
-
-    def best(self, step: int) -> Path:
-        """What had been learned at the best step so far."""
-        return self.folder / "best" / f"step{step:06d}"
-
-    def forget_other_bests(self, step: int | None) -> None:
-        """Keep the best step's alone."""
-        for folder in sorted((self.folder / "best").glob("step*")):
-            if step is None or folder != self.best(step):
-                shutil.rmtree(folder)
+    def adapter(self) -> Path:
+        """The adapter, the one file to share."""
+        return self.folder / "adapter.safetensors"
 
     def companion(self, name: str) -> Path:
-        """The adapter in another form."""
+        """Return the file of a companion, which is the adapter in another form."""
         return self.folder / f"{name}.safetensors"
 
-    def model(self, place: str = "") -> Path:
-        """A base in the diffusers layout that has learned as a whole; later stages have a place such as _2."""
-        return self.folder / f"model{place}"
+    def model(self, suffix: str = "") -> Path:
+        """Return the folder of a fully trained base in the diffusers layout.
+
+        Stages after the first have a suffix such as `_2`.
+        """
+        return self.folder / f"model{suffix}"
 
     @property
     def report(self) -> Path:
-        """The report."""
+        """The training report."""
         return self.folder / "report.html"
 
     @property
+    def selection(self) -> Path:
+        """The validation results by which the checkpoint is selected, JSON."""
+        return self.folder / "selection.json"
+
+    @property
     def scores(self) -> Path:
-        """How good it is, in numbers."""
+        """The scores of an evaluation, JSON."""
         return self.folder / "scores.json"
 
     @property
     def scores_page(self) -> Path:
-        """How good it is, in numbers and pictures."""
+        """The scores with the images that were scored, HTML."""
         return self.folder / "scores.html"
 
     @property
     def evaluation(self) -> Path:
-        """The pictures that were scored, and what encoders said of them."""
+        """The folder of the images that were scored, and of their embeddings."""
         return self.folder / "evaluation"
 
     @property
     def diagnosis(self) -> Path:
-        """What ails it, or that nothing does."""
+        """The diagnosis, JSON."""
         return self.folder / "diagnosis.json"
 
     @property
     def diagnosis_page(self) -> Path:
-        """What ails it, with the pictures that show it."""
+        """The diagnosis with example images, HTML."""
         return self.folder / "diagnosis.html"
 
     @property
     def folds(self) -> Path:
-        """Runs of the same recipe, each without one of the photos, and what they drew."""
+        """The folder of cross-validation: runs that each hold out one photo, and their images."""
         return self.folder / "folds"
 
     def fold(self, name: str) -> Run:
-        """One of them."""
+        """Return the run of one cross-validation fold."""
         return Run(self.folds / name)
 
     def comparison(self, other: str) -> Path:
-        """This run beside another one."""
+        """Return the page that compares this run with another one."""
         return self.folder / f"compared_with_{other}.html"
 
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
-        return self.folder / "tensorboard"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a process works on the run."""
-        return self.folder / "lock"
-
-    def is_empty(self) -> bool:
-        """Whether nothing but a lock is there: a process that was killed may have left one."""
-        return all(path == self.lock for path in self.folder.iterdir())
-
     def preview(self, step: int, number: int) -> Path:
-        """One preview picture; step 0 is the untouched base."""
+        """Return the file of one preview image; step 0 is the base model."""
         return self.folder / "previews" / f"step{step:06d}_{number}.png"
 
-    def checkpoint(self, step: int) -> Path:
-        """A folder from which training goes on exactly."""
-        return self.folder / "checkpoints" / f"step{step:06d}"
-
     def previews(self) -> dict[int, list[Path]]:
-        """All previews there are, by step."""
+        """List the preview images that exist, by step."""
         found: dict[int, list[Path]] = {}
         for path in sorted((self.folder / "previews").glob("step*_*.png")):
             found.setdefault(int(path.stem[4:10]), []).append(path)
         return found
 
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a training checkpoint, from which training resumes exactly."""
+        return self.folder / "checkpoints" / f"step{step:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """List the complete checkpoints, the oldest first; half-written ones have other names."""
+        return sorted((self.folder / "checkpoints").glob("step*"))
+
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; half-written ones have other names."""
-        found = sorted((self.folder / "checkpoints").glob("step*"))
-        return found[-1] if found else None
+        """Return the newest complete checkpoint, or None."""
+        return next(reversed(self.checkpoints()), None)
 
-    @staticmethod
-    def step_of(checkpoint: Path) -> int:
-        """The step that a checkpoint was kept at."""
-        return int(checkpoint.name.removeprefix("step"))
+    def best(self, step: int) -> Path:
+        """Return the folder of the trained parameters at the best validated step so far."""
+        return self.folder / "best" / f"step{step:06d}"
 
-    def forget_old_checkpoints(self) -> None:
-        """Keep only the newest few."""
-        for folder in sorted((self.folder / "checkpoints").glob("step*"))[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(folder)
+    @property
+    def lock(self) -> Path:
+        """The file that a process locks while it works on the run."""
+        return self.folder / LOCK
 
-    def forget_all_but_the_adapter(self) -> None:
-        """Drop what training would go on from, and whole models that other tools read."""
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        for folder in self.folder.glob("model*"):
-            shutil.rmtree(folder)
-
-    @contextmanager
-    def locked(self) -> Generator[None]:
-        """Hold the run's lock, which the system lets go when the process ends, however it ends.
-
-        A run in which nothing was written leaves no folder behind.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run's lock while the context lasts; see `hold_lock`.
 
         Raises:
             UserError: another process is using the run.
         """
-        from filelock import FileLock, Timeout
+        return hold_lock(self.folder)
 
-        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"{self.folder} is in use by another mascot process; wait for it or give another --out."
-            ) from error
-        try:
-            yield
-        finally:
-            if self.is_empty():
-                self.lock.unlink(missing_ok=True)
-                for folder in made:
-                    with suppress(OSError):  # another run has moved in
-                        folder.rmdir()
-            lock.release()
+    def is_empty(self) -> bool:
+        """Return whether the folder holds nothing but a lock."""
+        return holds_only_a_lock(self.folder)
 
     def write_text(self, path: Path, text: str) -> None:
-        """Write a text file, whole or not at all."""
+        """Write a text file atomically."""
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def read_steps(self, until: int | None = None) -> list[dict[str, Any]]:
-        """Read the step log up to a step, ignoring a last line that was cut off."""
-        rows: list[dict[str, Any]] = []
-        if self.steps.exists():
-            for line in self.steps.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break
-                if until is None or row["step"] <= until:
-                    rows.append(row)
-        return rows
-
-    def rewind_steps(self, step: int) -> None:
-        """Drop the log's lines after a step: they will be trained again."""
-        rows = self.read_steps(step)
-        self.write_text(self.steps, "".join(json.dumps(row) + "\n" for row in rows))
+        """Read the step log up to and including a step; see `step_log`."""
+        return step_log.read_steps(self.steps, until)
 
 
 def open_run(folder: Path) -> Run:
-    """Find an existing run.
+    """Open an existing run.
 
     Raises:
         UserError: the folder holds no run.
@@ -227,6 +176,34 @@ def open_run(folder: Path) -> Run:
 
 
 def scores_folder(path: Path) -> Run:
-    """Where the scores of an adapter file lie: in its run's folder, or, for other files, in a folder beside them."""
+    """Return the run in whose folder the scores of an adapter file are written.
+
+    That is the adapter's own run; other files get a folder beside them, `NAME_scores`.
+    """
     run = Run(path.parent)
     return run if path == run.adapter and run.recipe.exists() else Run(path.with_name(f"{path.stem}_scores"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a training checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step"))
+
+
+def delete_old_checkpoints(run: Run) -> None:
+    """Delete all training checkpoints but the newest `KEPT_CHECKPOINTS`."""
+    for folder in run.checkpoints()[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(folder)
+
+
+def delete_other_bests(run: Run, step: int | None) -> None:
+    """Delete the parameters of formerly best steps; `step` is kept, None keeps none."""
+    for folder in sorted((run.folder / "best").glob("step*")):
+        if step is None or folder != run.best(step):
+            shutil.rmtree(folder)
+
+
+def delete_all_but_adapter(run: Run) -> None:
+    """Delete the training checkpoints and the fully trained bases; the adapter stays."""
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    for folder in run.folder.glob("model*"):
+        shutil.rmtree(folder)
