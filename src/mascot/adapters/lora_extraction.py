@@ -134,8 +134,8 @@ def factor(change: Tensor, rank: int) -> tuple[Tensor, Tensor, Energy]:
     """Factor a weight change into down and up projection (Eckart and Young 1936), by its SVD.
 
     Their product is the closest matrix of that rank. Each projection carries the square root of
-    the singular values. Where a layer has fewer than `rank` of them, both are padded with zeros,
-    so that one rank and one alpha hold for the whole file.
+    the singular values. Where a layer has fewer than `rank` of them, both are padded with zeros.
+    So one rank and one alpha hold for the whole file.
 
     Args:
         change: Weight difference: M x N of a linear layer, M x in x height x width of a
@@ -143,8 +143,8 @@ def factor(change: Tensor, rank: int) -> tuple[Tensor, Tensor, Energy]:
         rank: Rank of the factors.
 
     Returns:
-        Down (rank x N, or rank x in x height x width), up (M x rank, or M x rank x 1 x 1), and the
-        energy they keep.
+        The down projection (rank x N, or rank x in x height x width), the up projection (M x rank,
+        or M x rank x 1 x 1), and their energy.
     """
     left_MK, singular_K, right_KN = torch.linalg.svd(change.flatten(1), full_matrices=False)
     root_K = singular_K[:rank].sqrt()
