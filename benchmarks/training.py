@@ -149,7 +149,7 @@ def large_steps(steps: int, cells: int = 64) -> Iterator[float]:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     stage = StableDiffusionStage(
         source="random", device=torch.device("cpu"), dtype=torch.bfloat16, unet=unet, tokenizers={}, scheduler=scheduler,
-        images=PixelSpace(), load_text=nn.Identity, encoders=(),
+        image_codec=PixelSpace(), load_text_encoder=nn.Identity, encoders=(),
     )  # fmt: skip  # pyright: ignore[reportArgumentType]
     print(
         f"SD-1.5-sized UNet: {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {cells}x{cells} latents, batch 1, bf16"

@@ -19,7 +19,7 @@ from mascot.data.crops import Size, crop
 from mascot.data.dataset import Dataset, DatasetSettings, TrainingExample, make_dataset, to_pixels, weighted_by_mask
 from mascot.data.encoding_cache import CachedConditioning, CachedEncoders
 from mascot.data.photos import Photo
-from mascot.diffusion.noise import gaussian, sample, seeded
+from mascot.diffusion.noise import gaussian, sample_latents, seeded
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
@@ -93,7 +93,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
 
     def drawn(*, seed: int, number: int) -> tuple[tuple[str, ...], bytes]:
         batch = made.batch(planned, seed=seed, number=number, share=1.0)
-        return batch.prompts, sample(batch.latents, batch.generators).numpy().tobytes()
+        return batch.prompts, sample_latents(batch.latents, batch.generators).numpy().tobytes()
 
     first = drawn(seed=0, number=5)
     _ = drawn(seed=0, number=4)  # what was asked before does not matter
@@ -104,7 +104,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
 
 def test_latents_of_a_photo_are_drawn_anew_at_each_step_and_alike_at_the_same() -> None:
     made = dataset(1)
-    first, second = ([sample(batch.latents, batch.generators) for batch in batches(made, count=3)] for _ in range(2))
+    first, second = ([sample_latents(batch.latents, batch.generators) for batch in batches(made, count=3)] for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[1], first[2])
@@ -155,7 +155,7 @@ def test_each_of_a_photos_captions_is_as_likely_and_none_changes_the_noise() -> 
     assert max(told.values()) - min(told.values()) < 60  # over four deviations
     assert [batch.prompts for batch in first] == [batch.prompts for batch in again]
     for batch, other in zip(first[:5], single[:5], strict=True):
-        assert torch.equal(sample(batch.latents, batch.generators), sample(other.latents, other.generators))
+        assert torch.equal(sample_latents(batch.latents, batch.generators), sample_latents(other.latents, other.generators))
     assert captioned.prompts == ("a", "b", "c")
 
 
@@ -335,7 +335,7 @@ def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
     ):
         assert batch.prompts[:2] == other.prompts
         assert torch.equal(batch.weight_B[:2], other.weight_B)
-        first, second = sample(batch.latents, batch.generators), sample(other.latents, other.generators)
+        first, second = sample_latents(batch.latents, batch.generators), sample_latents(other.latents, other.generators)
         assert torch.equal(first[:2], second)
         assert not torch.equal(first[:2], first[2:])
 

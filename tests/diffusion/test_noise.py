@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mascot.diffusion.noise import gaussian, join, offset, sample, seeded
+from mascot.diffusion.noise import add_offset_noise, gaussian, join_latents, sample_latents, seeded
 from mascot.protocols import Latents
 
 SHAPE = (4, 8, 8)
@@ -61,18 +61,18 @@ def test_noise_is_standard() -> None:
 
 def test_a_sample_is_its_mean_and_its_deviation_times_its_own_noise() -> None:
     mean, deviation = (gaussian(SHAPE, [seeded(name, i) for i in range(3)]) for name in ("mean", "deviation"))
-    drawn = sample(Latents(mean_BCHW=mean, deviation_BCHW=deviation), [seeded(i) for i in range(3)])
+    drawn = sample_latents(Latents(mean_BCHW=mean, deviation_BCHW=deviation), [seeded(i) for i in range(3)])
     noise = gaussian(SHAPE, [seeded(i) for i in range(3)])
     assert torch.equal(drawn, mean + deviation * noise)
     assert torch.equal(
-        sample(Latents(mean_BCHW=mean, deviation_BCHW=0 * deviation), [seeded(i) for i in range(3)]), mean
+        sample_latents(Latents(mean_BCHW=mean, deviation_BCHW=0 * deviation), [seeded(i) for i in range(3)]), mean
     )
 
 
 def test_drawing_again_from_a_generator_gives_other_latents() -> None:
     latents = Latents(mean_BCHW=torch.zeros(1, *SHAPE), deviation_BCHW=torch.ones(1, *SHAPE))
     generator = seeded(0)
-    assert not torch.equal(sample(latents, [generator]), sample(latents, [generator]))
+    assert not torch.equal(sample_latents(latents, [generator]), sample_latents(latents, [generator]))
 
 
 def test_joined_latents_keep_their_order() -> None:
@@ -80,22 +80,22 @@ def test_joined_latents_keep_their_order() -> None:
         Latents(mean_BCHW=torch.full((1, *SHAPE), i), deviation_BCHW=torch.full((1, *SHAPE), i / 10))
         for i in (2.0, 1.0, 3.0)
     ]
-    joined = join(parts)
+    joined = join_latents(parts)
     assert joined.mean_BCHW[:, 0, 0, 0].tolist() == [2, 1, 3]
     assert joined.deviation_BCHW[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.1, 0.3])
 
 
 def test_offset_noise_shifts_whole_channels_by_each_examples_own_number() -> None:
     noise = gaussian(SHAPE, [seeded(i) for i in range(3)])
-    shift = offset(noise, 0.1, [seeded("offset", i) for i in range(3)]) - noise
+    shift = add_offset_noise(noise, 0.1, [seeded("offset", i) for i in range(3)]) - noise
     numbers = torch.stack([torch.randn(4, generator=seeded("offset", i)) for i in range(3)])
     torch.testing.assert_close(shift, (0.1 * numbers)[:, :, None, None].expand_as(noise), atol=1e-6, rtol=0)
-    alone = offset(noise[1:2], 0.1, [seeded("offset", 1)])
-    assert torch.equal(alone[0], offset(noise, 0.1, [seeded("offset", i) for i in range(3)])[1])
+    alone = add_offset_noise(noise[1:2], 0.1, [seeded("offset", 1)])
+    assert torch.equal(alone[0], add_offset_noise(noise, 0.1, [seeded("offset", i) for i in range(3)])[1])
 
 
 def test_no_offset_draws_nothing_and_is_the_same_tensor() -> None:
     noise, generator = gaussian(SHAPE, [seeded(0)]), seeded("offset")
     before = generator.get_state()
-    assert offset(noise, 0.0, [generator]) is noise
+    assert add_offset_noise(noise, 0.0, [generator]) is noise
     assert torch.equal(generator.get_state(), before)

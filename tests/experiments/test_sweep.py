@@ -476,7 +476,7 @@ def test_a_base_that_did_not_come_back_as_it_was_is_not_lent_again(home: Path, t
             use(family)
         return family
 
-    kept = lent(lambda family: family.stages[0].text_part("text_encoder").requires_grad_())
+    kept = lent(lambda family: family.stages[0].text_encoder("text_encoder").requires_grad_())
     assert kept.stages[0].loaded == {}  # text encoders leave, with all that was done to them
     assert lent() is kept
     uses: tuple[Callable[[Any], object], ...] = (

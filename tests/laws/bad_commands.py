@@ -300,7 +300,7 @@ def _bases() -> Iterator[Command]:
     for name in ("index_truncated", "index_text", "index_list", "index_folder", "index_empty"):
         yield _train("not valid JSON", base=f"bases/{name}")
     yield _train("mascot cannot personalize", base="bases/other_kind")
-    yield _train("answers 'sample'", base="bases/other_answer")
+    yield _train("predicts 'sample'", base="bases/other_answer")
 
 
 def _resumed() -> Iterator[Command]:

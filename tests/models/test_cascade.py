@@ -23,7 +23,7 @@ from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.methods.lora import LoraSettings
-from mascot.models.families.base_source import joined
+from mascot.models.families.base_source import split_cascade
 from mascot.models.families.deepfloyd_if import AUGMENTATION
 from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import AttachedMethod, Batch, Conditioning, Family, Framing, Latents
@@ -161,16 +161,16 @@ def test_a_picture_is_seen_small_enlarged_and_lightly_noised(family: Family) -> 
     small = gaussian((3, 8, 12), [seeded("small", i) for i in range(2)]).clamp(-1, 1)
     blocks = functional.interpolate(small, (16, 24), mode="nearest")
     told = seen(family, blocks)
-    assert told["small_level"].tolist() == [AUGMENTATION] * 2
+    assert told["low_resolution_timestep"].tolist() == [AUGMENTATION] * 2
     clean = functional.interpolate(small, (16, 24), mode="bilinear", align_corners=True)
     noise = gaussian((3, 16, 24), [seeded(0, i) for i in range(2)])
     kept = 1 - 4.13e-5  # of the variance, at the noising scheduler's first level
-    assert (told["small"] - (clean * kept**0.5 + noise * (1 - kept) ** 0.5)).abs().max() < 1e-5
+    assert (told["low_resolution"] - (clean * kept**0.5 + noise * (1 - kept) ** 0.5)).abs().max() < 1e-5
     detail = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(8, 12)
-    assert (seen(family, blocks + detail)["small"] - told["small"]).abs().max() < 1e-5, (
+    assert (seen(family, blocks + detail)["low_resolution"] - told["low_resolution"]).abs().max() < 1e-5, (
         "what a pixel of the small picture averages"
     )
-    assert (seen(family, blocks, seed=1)["small"] - told["small"]).abs().max() > 1e-3
+    assert (seen(family, blocks, seed=1)["low_resolution"] - told["low_resolution"]).abs().max() > 1e-3
     assert family.stages[0].image_conditioning(small, [seeded(0), seeded(1)]) == {}
 
 
@@ -181,8 +181,8 @@ def test_the_second_stage_heeds_the_small_picture_and_how_noisy_it_is(family: Fa
     states = words["encoder_hidden_states"]
     changes = (
         {},
-        {"small": -told["small"]},
-        {"small_level": told["small_level"] + 250},
+        {"low_resolution": -told["low_resolution"]},
+        {"low_resolution_timestep": told["low_resolution_timestep"] + 250},
         {"encoder_hidden_states": states * 2},
     )
     answers = [stage.predict(x, level, {**told, **change}) for change in changes]
@@ -276,7 +276,7 @@ def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> N
     adapter = adapter_of(trained(family, 0), trained(family, 1))
     first = load_family(str(folders(base)[0]), device="cpu", precision="fp32")
     with pytest.raises(
-        UserError, match=r"teaches a stage 2, and this base has 1; give the base .*--base FIRST\+SECOND"
+        UserError, match=r"was trained for a stage 2, and this base has 1; give the base .*--base FIRST\+SECOND"
     ):
         Generator(first, adapter)
 
@@ -357,11 +357,14 @@ def test_names_are_split_only_where_every_part_may_be_a_base(tmp_path: Path) -> 
     one, two, whole = (tmp_path / name for name in ("a+b", "c", "d+e"))
     for folder in (one, two, whole):
         folder.mkdir()
-    assert joined(f"{one}+{two}") == (str(one), str(two))
-    assert joined(f"{two}+{one}") == (str(two), str(one))
-    assert joined(str(whole)) == (str(whole),)
-    assert joined("DeepFloyd/IF-I-M-v1.0+DeepFloyd/IF-II-M-v1.0") == ("DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0")
-    assert joined(f"{two}+owner/b+starter") == (str(two), "owner/b", "starter")
+    assert split_cascade(f"{one}+{two}") == (str(one), str(two))
+    assert split_cascade(f"{two}+{one}") == (str(two), str(one))
+    assert split_cascade(str(whole)) == (str(whole),)
+    assert split_cascade("DeepFloyd/IF-I-M-v1.0+DeepFloyd/IF-II-M-v1.0") == (
+        "DeepFloyd/IF-I-M-v1.0",
+        "DeepFloyd/IF-II-M-v1.0",
+    )
+    assert split_cascade(f"{two}+owner/b+starter") == (str(two), "owner/b", "starter")
     for base in (
         f"{tmp_path / 'missing'}+{two}",
         f"{two}+{tmp_path / 'missing'}",
@@ -371,7 +374,7 @@ def test_names_are_split_only_where_every_part_may_be_a_base(tmp_path: Path) -> 
         "",
         "owner/a+b",
     ):
-        assert joined(base) == (base,)
+        assert split_cascade(base) == (base,)
 
 
 @pytest.mark.parametrize("name", ["DeepFloyd/IF-I-M-v1.0", "owner/xl-base-1.0", "owner/model.1-dev"])
@@ -401,9 +404,9 @@ def test_what_does_not_belong_together_is_refused_before_a_weight_is_read(base: 
     latent = tiny_stable_diffusion(tmp_path / "latent")
     assert f"give both, as --base FIRST+{second}" in refusal(str(second))
     assert f"give both, as --base FIRST+{second}" in refusal(f"{second}+{first}")
-    assert "is a IFPipeline, which does not enlarge what a IFPipeline draws" in refusal(f"{first}+{first}")
-    assert "which does not enlarge what a StableDiffusionPipeline draws" in refusal(f"{latent}+{second}")
-    assert "joined of 3 stages" in refusal(f"{first}+{second}+{second}")
+    assert "is a IFPipeline, which does not enlarge the images of a IFPipeline" in refusal(f"{first}+{first}")
+    assert "which does not enlarge the images of a StableDiffusionPipeline" in refusal(f"{latent}+{second}")
+    assert "joins 3 stages" in refusal(f"{first}+{second}+{second}")
     assert "does not exist" in refusal(f"{first}+{tmp_path / 'nowhere'}")
     assert "model_index.json" in refusal(f"{first}+{tmp_path}")
 
@@ -411,10 +414,10 @@ def test_what_does_not_belong_together_is_refused_before_a_weight_is_read(base: 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"sample_size": 96}, "it draws 96 px, not a multiple of 64"),
-        ({"sample_size": 64}, "it draws 64 px, not a multiple of 64"),
+        ({"sample_size": 96}, "it generates 96 px, not a multiple of 64"),
+        ({"sample_size": 64}, "it generates 64 px, not a multiple of 64"),
         ({"in_channels": 7}, "it reads 7 channels, not twice 3"),
-        ({"encoder_hid_dim": 40}, "it hears 40 numbers a word, not 32"),
+        ({"encoder_hid_dim": 40}, "it reads 40 numbers a token, not 32"),
     ],
 )
 def test_stages_of_different_cascades_are_refused(
@@ -434,4 +437,4 @@ def test_a_first_stage_without_its_text_encoder_is_refused(base: Path, tmp_path:
     index = json.loads((first / "model_index.json").read_text(encoding="utf-8"))
     (first / "model_index.json").write_text(json.dumps(index | {"text_encoder": [None, None]}), encoding="utf-8")
     shutil.rmtree(first / "text_encoder")
-    assert "text_encoder is not whole" in refusal(f"{first}+{folders(base)[1]}", load=True)
+    assert "text_encoder is incomplete" in refusal(f"{first}+{folders(base)[1]}", load=True)

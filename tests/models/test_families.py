@@ -176,8 +176,8 @@ def test_released_encoders_leave_memory_and_come_back_equal(tiny_base: Path) -> 
     stage: Any = loaded(tiny_base).stages[0]
     before = answers(stage)
     image, text, unet = (
-        weakref.ref(stage.images.module),
-        weakref.ref(stage.text_part("text_encoder")),
+        weakref.ref(stage.image_codec.module),
+        weakref.ref(stage.text_encoder("text_encoder")),
         weakref.ref(stage.unet),
     )
     stage.release_encoders(text=False)

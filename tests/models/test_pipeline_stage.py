@@ -217,13 +217,13 @@ def test_a_learned_word_is_heard_and_counted_by_its_encoder_alone(base: Path) ->
     name, words = next(iter(stage.vocabularies.items()))
     before = {each: stage.token_ids(each, [PROMPT]) for each in stage.tokenizers}
     told, counted = stage.condition([PROMPT], [FRAMING]), stage.count_tokens(name, PROMPT)
-    words.learn("sks", nn.Parameter(torch.ones(3, words.meaning("dog").shape[1])))
+    words.add("sks", nn.Parameter(torch.ones(3, words.embeddings("dog").shape[1])))
     changed = [each for each in stage.tokenizers if not torch.equal(stage.token_ids(each, [PROMPT]), before[each])]
     assert changed == [name]
     assert stage.count_tokens(name, PROMPT) == (counted[0] + 2, counted[1]), "three vectors where one token was"
     heard = stage.condition([PROMPT], [FRAMING])
     assert any(not torch.equal(heard[key], told[key]) for key in told)
-    words.forget()
+    words.remove()
     assert all(torch.equal(stage.condition([PROMPT], [FRAMING])[key], told[key]) for key in told)
 
 
@@ -231,7 +231,7 @@ def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
     """An encoder that is read again has words of its own; counting a prompt's tokens loads none."""
     stage = stage_of(loaded(tiny_base))
     first = stage.vocabularies["text_encoder"]
-    encoder = weakref.ref(stage.text_part("text_encoder"))
+    encoder = weakref.ref(stage.text_encoder("text_encoder"))
     stage.release_encoders(text=False)
     assert stage.vocabularies["text_encoder"] is first
     stage.release_encoders(text=True)
@@ -240,7 +240,7 @@ def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
     assert encoder() is None
     assert stage.count_tokens("text_encoder", PROMPT) == (8, 77)
     assert stage.loaded == {}
-    assert stage.vocabularies["text_encoder"].meaning("dog").shape == (1, 32)
+    assert stage.vocabularies["text_encoder"].embeddings("dog").shape == (1, 32)
 
 
 def test_most_stages_are_told_of_no_picture(base: Path) -> None:
@@ -253,5 +253,5 @@ def test_a_base_that_lacks_a_text_encoder_is_refused(tmp_path: Path, part: str) 
     folder = tiny_base("sdxl", tmp_path / "base")
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None]}), encoding="utf-8")
-    with pytest.raises(UserError, match=f"{part} is not whole"):
+    with pytest.raises(UserError, match=f"{part} is incomplete"):
         loaded(folder)

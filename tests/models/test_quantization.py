@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.models.quantization import FLAGS, LEAST, QuantizationName, quantize, repeated_layers
+from mascot.models.quantization import PEFT_FLAGS, MIN_WEIGHTS, QuantizationName, quantize, repeated_layers
 from mascot.models.weights import size_of
-from mascot.training.memory_estimate import activations_of
+from mascot.training.memory_estimate import activation_bytes
 from tiny.families import MAKERS
 from tiny.stable_diffusion import tiny_stable_diffusion
 
@@ -91,7 +91,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_answers_hardly_change_and_keep_their_type(kind: QuantizationName, dtype: torch.dtype) -> None:
     module, x = network(dtype), inputs(dtype)
     before = module(x)
@@ -103,7 +103,7 @@ def test_answers_hardly_change_and_keep_their_type(kind: QuantizationName, dtype
     assert torch.equal(other(x), module(x)), "the same weights, the same bits"
 
 
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_the_saving_is_what_is_saved(kind: QuantizationName) -> None:
     """Large layers shrink to their share; projections at both ends and small layers stay."""
     module = network()
@@ -125,7 +125,7 @@ def adapted(kind: QuantizationName) -> Network:
     return module
 
 
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_something_small_learns_on_top(kind: QuantizationName) -> None:
     """Drawing comes before and between: it must not lay weights out anew. Nothing else moves."""
     module, x = adapted(kind), inputs()
@@ -151,7 +151,7 @@ def test_something_small_learns_on_top(kind: QuantizationName) -> None:
     assert moved == {name for name in kept if ".lora_" in name}
 
 
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_gradients_flow_through(kind: QuantizationName) -> None:
     """To what learns before the layers, nearly as if nothing were quantised."""
     flows: list[Tensor] = []
@@ -165,12 +165,12 @@ def test_gradients_flow_through(kind: QuantizationName) -> None:
     assert 0 < distance(flows[1], flows[0]) < 2 * ERROR[kind]
 
 
-@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_a_quantised_base_can_be_estimated(kind: QuantizationName) -> None:
     """Without a trace: the real pass that follows gives the same."""
     module, x = adapted(kind), inputs()
     before = module(x)
-    assert activations_of(module, lambda: module(torch.zeros(7, WIDTH))) > 3 * 7 * WIDTH * 4
+    assert activation_bytes(module, lambda: module(torch.zeros(7, WIDTH))) > 3 * 7 * WIDTH * 4
     assert torch.equal(module(x), before)
 
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="did you mean 'nf4'"):
         quantize(network(), "nf", "cpu")
     with pytest.raises(UserError, match="base_weights=none"):
-        quantize(nn.Sequential(nn.Linear(LEAST, LEAST)).requires_grad_(requires_grad=False), "int8", "cpu")
+        quantize(nn.Sequential(nn.Linear(MIN_WEIGHTS, MIN_WEIGHTS)).requires_grad_(requires_grad=False), "int8", "cpu")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"pip install 'mascot\[optimizers\]'"):
         quantize(network(), "int8", "cpu")

@@ -17,12 +17,14 @@ from PIL import Image
 
 import mascot.models.starter
 from mascot.errors import UserError
-from starter_recipe.drawings import held_out_icons, read_catalogue, read_objects, wanted_icons
-from starter_recipe.mascot_photos import PHOTOS, make_photos
-from starter_recipe.portraits import Pose, contrast, pose_on
-from starter_recipe.steps import WORK
-from starter_recipe.tokenizer import POSITIONS
-from starter_recipe.world import ALIVE, World
+from starter_training.cli import WORK
+from starter_training.drawings.objects import held_out_icons, read_catalogue, read_objects, wanted_icons
+from starter_training.models.tokenizer import POSITIONS
+from starter_training.scenes.caption_words import ALIVE
+from starter_training.scenes.mascot_photos import PHOTOS, make_photos
+from starter_training.scenes.scene_grammar import stream
+from starter_training.scenes.subject_photos import Pose, contrast, pose_on
+from starter_training.scenes.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = read_objects()
@@ -96,7 +98,7 @@ def test_the_catalogue_is_of_things_that_nobody_holds_out(tmp_path: Path) -> Non
 def test_rendered_drawings_are_the_wanted_ones() -> None:
     """The drawings that training reads are the base's and the catalogue's; none is held out."""
     if not DRAWINGS.exists():
-        pytest.skip(f"{DRAWINGS} is not in this checkout: `python -m starter_recipe collect` makes it")
+        pytest.skip(f"{DRAWINGS} is not in this checkout: `python -m starter_training collect` makes it")
     with np.load(DRAWINGS) as archive:
         rendered = {key.split("/")[1] for key in archive.files}
     assert wanted_icons() <= rendered <= wanted_icons() | set(read_catalogue(DRAWINGS.parent / "npm" / "node_modules"))
@@ -109,7 +111,7 @@ def test_captions_fit_the_tokenizer(drawings: Path, part: str) -> None:
 
     asked = {"base": lambda: mascot.models.starter.folder() / "tokenizer", "clip": mascot.models.starter.clip_folder}
     tokenizer = CLIPTokenizer.from_pretrained(packaged(asked[part]))
-    captions = [caption for _, caption in islice(World(drawings, side=8).stream([6]), 1000)]
+    captions = [caption for _, caption in islice(stream(World(drawings, side=8), [6]), 1000)]
     lengths = {caption: len(ids) for caption, ids in zip(captions, tokenizer(captions).input_ids, strict=True)}
     assert tokenizer.model_max_length == POSITIONS
     assert {caption for caption, length in lengths.items() if length > POSITIONS} == set()
@@ -214,7 +216,7 @@ def test_half_of_a_folder_is_said(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(
-        UserError, match=rf"(scheduler_config.json|model.safetensors) is missing .*starter_recipe {step}`"
+        UserError, match=rf"(scheduler_config.json|model.safetensors) is missing .*starter_training {step}`"
     ):
         ask()
 
@@ -226,10 +228,11 @@ def test_the_base_names_what_it_was_shown() -> None:
 
 def test_package_data_is_light() -> None:
     """Each part weighs no more than its export allows, photos of the subjects 5 MB, or the wheel gets too large."""
-    from starter_recipe import export, export_encoders
+    from starter_training.export import export_base, export_encoders
+    from starter_training.export.package_folder import megabytes_of
 
-    megabytes = {folder.name: export.megabytes_of(folder) for folder in STARTER.iterdir() if folder.is_dir()}
-    assert megabytes.get("base", 0) <= export.LIMIT_MB
+    megabytes = {folder.name: megabytes_of(folder) for folder in STARTER.iterdir() if folder.is_dir()}
+    assert megabytes.get("base", 0) <= export_base.LIMIT_MB
     assert megabytes.get("clip", 0) + megabytes.get("identity", 0) <= export_encoders.LIMIT_MB
     assert megabytes["subjects"] <= 5
 
@@ -324,7 +327,7 @@ def test_an_export_is_light_anonymous_and_whole(tiny_base: Path, tmp_path: Path)
     """An export holds half-precision weights, says nowhere where it was made, and anybody may read it."""
     from safetensors.numpy import load_file
 
-    from starter_recipe.export import write_base
+    from starter_training.export.export_base import write_base
 
     export = write_base(read_tiny(tiny_base), tmp_path / "base")
     files = [file for file in export.folder.rglob("*") if file.is_file()]
@@ -346,7 +349,7 @@ def test_an_export_is_light_anonymous_and_whole(tiny_base: Path, tmp_path: Path)
 
 def test_a_heavy_export_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     """Above the limit nothing is written, and what was there stays."""
-    from starter_recipe.export import write_base
+    from starter_training.export.export_base import write_base
 
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "before").touch()
@@ -357,18 +360,18 @@ def test_a_heavy_export_is_refused(tiny_base: Path, tmp_path: Path) -> None:
 
 def test_a_wrong_export_is_noticed(tiny_base: Path) -> None:
     """A folder that draws something else than the pipeline in memory is refused."""
-    from starter_recipe.export import draw, verify
+    from starter_training.export.export_base import generate_samples, verify
 
     pipeline = read_tiny(tiny_base)
-    verify(tiny_base, draw(pipeline))
+    verify(tiny_base, generate_samples(pipeline))
     pipeline.unet.conv_out.weight.data.mul_(1.5)
-    with pytest.raises(RuntimeError, match="other pictures"):
-        verify(tiny_base, draw(pipeline))
+    with pytest.raises(RuntimeError, match="other images"):
+        verify(tiny_base, generate_samples(pipeline))
 
 
 def test_an_untrained_work_folder_is_said(tmp_path: Path) -> None:
     """Exporting before training says which step to run."""
-    from starter_recipe.export import export_base
+    from starter_training.export.export_base import export_base
 
-    with pytest.raises(UserError, match="starter_recipe tokenizer"):
+    with pytest.raises(UserError, match="starter_training tokenizer"):
         export_base(tmp_path, tmp_path / "base")

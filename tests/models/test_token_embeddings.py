@@ -59,7 +59,7 @@ def looked_up(words: LearnedTokens, prompt: str) -> Tensor:
 )  # new, known, a piece, capitals, more
 def test_a_learned_word_is_heard_as_its_rows(words: LearnedTokens, word: str, count: int) -> None:
     rows_ND = rows(count)
-    words.learn(word, rows_ND)
+    words.add(word, rows_ND)
     for prompt in (f"{word} on grass", f"{word.upper()}, on grass", f"{word.lower()}   on grass"):
         assert torch.equal(looked_up(words, prompt)[:count], rows_ND), prompt
         assert not torch.equal(looked_up(words, prompt)[count], rows_ND[-1])
@@ -70,7 +70,7 @@ def test_other_prompts_keep_their_bits(words: LearnedTokens, word: str) -> None:
     """Also those with the word inside another, and those whose words have the learned one as a piece."""
     prompts = [prompt for prompt in PROMPTS if word not in prompt.split()] + [f"x{word}x", f"{word}gy"]
     ids, before = ids_of(words, prompts), answers(words, prompts)
-    words.learn(word, rows(2))
+    words.add(word, rows(2))
     assert torch.equal(ids_of(words, prompts), ids)
     assert all(torch.equal(one, other) for one, other in zip(answers(words, prompts), before, strict=True))
 
@@ -78,11 +78,11 @@ def test_other_prompts_keep_their_bits(words: LearnedTokens, word: str) -> None:
 def test_forgetting_gives_the_same_objects_back(words: LearnedTokens) -> None:
     encoder, tokenizer, table = words._encoder, words.tokenizer, words._encoder.get_input_embeddings()
     size, state = len(tokenizer), {name: value.clone() for name, value in encoder.state_dict().items()}
-    words.learn("sks", rows(3))
+    words.add("sks", rows(3))
     assert encoder.state_dict().keys() == state.keys(), "the rows are no part of the encoder"
     assert "sks sks_1 sks_2" in words.rewrite(["a SKS"])[0]
-    words.forget()
-    words.forget()
+    words.remove()
+    words.remove()
     assert words.tokenizer is tokenizer
     assert len(tokenizer) == size
     assert encoder.get_input_embeddings() is table
@@ -93,7 +93,7 @@ def test_forgetting_gives_the_same_objects_back(words: LearnedTokens) -> None:
 def test_the_rows_learn_through_the_encoder(words: LearnedTokens) -> None:
     """Gradients reach them, under autocast too, and nothing else; what an optimizer does to them is heard at once."""
     rows_ND = rows(2)
-    words.learn("sks", rows_ND)
+    words.add("sks", rows_ND)
     before = answers(words, ["a sks dog"])[0]
     with torch.autocast("cpu", torch.bfloat16):
         answers(words, ["a sks dog", "a cat"])[0].square().sum().backward()
@@ -106,10 +106,10 @@ def test_the_rows_learn_through_the_encoder(words: LearnedTokens) -> None:
 
 def test_rows_answer_in_the_tables_dtype(words: LearnedTokens) -> None:
     words._encoder.to(torch.bfloat16)
-    words.learn("sks", rows(1))
+    words.add("sks", rows(1))
     assert looked_up(words, "sks").dtype == torch.bfloat16
     assert answers(words, ["a sks"])[0].dtype == torch.bfloat16
-    assert words.meaning("dog").dtype == torch.float32
+    assert words.embeddings("dog").dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_a_table_longer_than_the_vocabulary_hides_no_row(kind: Any) -> None:
     """The new ids lie inside the table; the rows are heard all the same."""
     words = LearnedTokens(encoder_of(kind, spare=8), tiny_clip_tokenizer())
     rows_ND = rows(3)
-    words.learn("sks", rows_ND)
+    words.add("sks", rows_ND)
     assert int(ids_of(words, ["sks"]).max()) < len(words._encoder.get_input_embeddings().weight)
     assert torch.equal(looked_up(words, "sks")[:3], rows_ND)
 
@@ -129,9 +129,9 @@ def test_a_word_that_the_base_was_taught_before_is_taught_anew() -> None:
     words = LearnedTokens(encoder_of(CLIPTextModel, spare=1), tokenizer)
     before = looked_up(words, "SKS")
     for word in ("sks", "SKS"):
-        words.learn(word, rows(2))
+        words.add(word, rows(2))
         assert torch.equal(looked_up(words, "SKS")[:2], rows(2)), word
-        words.forget()
+        words.remove()
         assert torch.equal(looked_up(words, "SKS"), before)
 
 
@@ -140,10 +140,10 @@ def test_an_old_clip_pools_at_the_end_all_the_same(kind: Any) -> None:
     """CLIPs whose settings say that the end token is 2 pool at the largest id: not at the learned word, which has a larger one."""
     old, new = (LearnedTokens(encoder_of(kind, end=end), tiny_clip_tokenizer()) for end in (LEGACY_END, None))
     for words in (old, new):
-        words.learn("sks", rows(2))
+        words.add("sks", rows(2))
     prompts = ["a photo of a sks dog", *PROMPTS]
     assert torch.equal(answers(old, prompts)[1], answers(new, prompts)[1])
-    old.forget()
+    old.remove()
     assert old._pooling.eos_token_id == LEGACY_END
 
 
@@ -151,9 +151,9 @@ def test_meaning_is_the_tables_own(words: LearnedTokens) -> None:
     """One row for each token, the base's also while the same word is learned."""
     table = words._encoder.get_input_embeddings().weight
     tokenizer = words.tokenizer
-    words.learn("dog", rows(1))
-    assert torch.equal(words.meaning("snow dog"), table[tokenizer.convert_tokens_to_ids(["snow</w>", "dog</w>"])])
-    assert words.meaning(" ").shape == (0, WIDTH)
+    words.add("dog", rows(1))
+    assert torch.equal(words.embeddings("snow dog"), table[tokenizer.convert_tokens_to_ids(["snow</w>", "dog</w>"])])
+    assert words.embeddings(" ").shape == (0, WIDTH)
 
 
 def test_the_typical_norm_is_the_median(words: LearnedTokens) -> None:
@@ -164,16 +164,16 @@ def test_the_typical_norm_is_the_median(words: LearnedTokens) -> None:
 
 def test_the_same_word_is_taught_once(words: LearnedTokens) -> None:
     """Taking a word off and on again is quick: the tokenizer that knows it is kept; other words and counts get their own."""
-    words.learn("sks", rows(1))
+    words.add("sks", rows(1))
     first = words.tokenizer
     for word, count, same in (("sks", 1, True), ("sks", 2, False), ("cat", 2, False)):
-        words.forget()
-        words.learn(word, rows(count))
+        words.remove()
+        words.add(word, rows(count))
         assert (words.tokenizer is first) is same
         assert torch.equal(looked_up(words, word)[:count], rows(count))
 
 
 def test_a_second_word_is_no_surprise(words: LearnedTokens) -> None:
-    words.learn("sks", rows(1))
-    with pytest.raises(AssertionError, match="forget it first"):
-        words.learn("zwx", rows(1))
+    words.add("sks", rows(1))
+    with pytest.raises(AssertionError, match="remove it first"):
+        words.add("zwx", rows(1))

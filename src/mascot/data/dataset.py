@@ -18,7 +18,7 @@ from mascot.data.crops import Crop, Size, buckets, crop, nearest_bucket
 from mascot.data.encoding_cache import CachedEncoders
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
-from mascot.diffusion.noise import join, seeded
+from mascot.diffusion.noise import join_latents, seeded
 from mascot.errors import UserError, printable
 from mascot.protocols import Batch, Framing, Latents, Subject
 
@@ -136,7 +136,7 @@ class Dataset:
         count, others = len(subject), len(prior_examples)
         masks = [e.mask_11HW for e in subject if e.mask_11HW is not None]
         return Batch(
-            latents=join([example.latents for example in examples]),
+            latents=join_latents([example.latents for example in examples]),
             prompts=(*self.captions(subject, seed=seed, number=number), *(prompt for _, prompt in prior_examples)),
             framings=tuple(example.framing for example in examples),
             weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, eq. 6).
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
 
 Shape suffixes: B batch, C channel, H height, W width.
 """
@@ -13,31 +13,43 @@ from torch import Tensor
 from mascot.protocols import Conditioning, Stage
 
 
-def cfg_conditioning(stage: Stage, positive: Conditioning, negative: Conditioning, guidance: float) -> Conditioning:
-    """Join the conditioning that one guided prediction needs.
+def cfg_conditioning(
+    stage: Stage, positive: Conditioning, negative: Conditioning, guidance_scale: float
+) -> Conditioning:
+    """Join the conditioning that one guided prediction needs (Ho and Salimans 2022, eq. 6).
 
-    That is the positive one alone at a scale of 1, the negative above the positive one at other scales (batch 2 x B), and the
-    positive one with the scale itself, as `guidance`, where the denoiser embeds the scale.
+    At a scale of 1 this is the positive conditioning alone. At other scales the negative rows stand
+    before the positive ones, a batch of 2 x B. A denoiser that embeds the scale gets the positive
+    rows and the scale, as `guidance` (guidance distillation, Meng et al. 2022, arXiv 2210.03142).
     """
     if stage.embeds_guidance:
-        return {**positive, "guidance": torch.full((len(next(iter(positive.values()))),), guidance)}
-    return stack([negative, positive]) if guidance != 1 else positive
+        return {**positive, "guidance": torch.full((len(next(iter(positive.values()))),), guidance_scale)}
+    return stack_conditioning([negative, positive]) if guidance_scale != 1 else positive
 
 
 def guided_prediction(
-    stage: Stage, x_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
+    stage: Stage, x_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning, guidance_scale: float
 ) -> Tensor:
-    """Predict with and without the prompt, and extrapolate: negative + guidance x (positive - negative). On the CPU.
+    """Predict with classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, eq. 6).
 
-    One forward pass does both; a guidance of 1, or a denoiser that embeds its scale, needs the positive prediction alone.
+    The result is negative + scale x (positive - negative), on the CPU. The scale is 1 + w in the
+    paper's notation, so 1 means no guidance. One forward pass predicts both. At a scale of 1, or
+    with a denoiser that embeds the scale, only the positive prediction is made.
+
+    Args:
+        stage: The stage whose denoiser predicts.
+        x_BCHW: The noisy latents.
+        timestep: One timestep for the whole batch.
+        conditioning: What `cfg_conditioning` returned for the same scale.
+        guidance_scale: The guidance scale.
     """
-    if guidance == 1 or stage.embeds_guidance:
+    if guidance_scale == 1 or stage.embeds_guidance:
         return stage.predict(x_BCHW, timestep.expand(len(x_BCHW)), conditioning).cpu()
     prediction = stage.predict(torch.cat([x_BCHW, x_BCHW]), timestep.expand(2 * len(x_BCHW)), conditioning).cpu()
     negative, positive = prediction.chunk(2)
-    return negative + guidance * (positive - negative)
+    return negative + guidance_scale * (positive - negative)
 
 
-def stack(rows: Sequence[Conditioning]) -> Conditioning:
-    """Concatenate conditionings of the same names along the batch."""
+def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
+    """Concatenate conditionings with the same names along the batch dimension."""
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

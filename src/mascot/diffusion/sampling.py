@@ -1,4 +1,4 @@
-"""The denoising loop: from seeded noise to x0, through any diffusers scheduler, with classifier-free guidance.
+"""The denoising loop: from seeded noise to x0, through any diffusers scheduler, with guidance.
 
 Shape suffixes: B batch, C channel, H height, W width.
 """
@@ -12,15 +12,32 @@ from mascot.protocols import Conditioning, Solver, Stage
 
 
 def denoise(
-    stage: Stage, noise_BCHW: Tensor, solver: Solver, *, positive: Conditioning, negative: Conditioning, guidance: float
+    stage: Stage,
+    noise_BCHW: Tensor,
+    solver: Solver,
+    *,
+    positive: Conditioning,
+    negative: Conditioning,
+    guidance_scale: float,
 ) -> Tensor:
-    """Solve the probability flow ODE from standard normal noise to x0 (Song et al. 2021, arXiv 2011.13456, eq. 13).
+    """Solve the probability flow ODE from noise to x0 (Song et al. 2021, arXiv 2011.13456, eq. 13).
 
-    `solver` holds the discretization (see `Stage.solver`); `positive` and `negative` have a row for each of the B images.
+    Args:
+        stage: The stage whose denoiser predicts.
+        noise_BCHW: Standard normal noise.
+        solver: The discretization, set up for this size and number of steps (see `Stage.solver`).
+        positive: Conditioning of the prompts, one row for each of the B images.
+        negative: Conditioning of the negative prompts, one row for each of the B images.
+        guidance_scale: The guidance scale; 1 means no guidance (see `guided_prediction`).
+
+    Returns:
+        The denoised latents x0, on the CPU.
     """
     x = noise_BCHW * float(solver.init_noise_sigma)
-    conditioning = cfg_conditioning(stage, positive, negative, guidance)
+    conditioning = cfg_conditioning(stage, positive, negative, guidance_scale)
     for timestep in solver.timesteps:
-        prediction = guided_prediction(stage, solver.scale_model_input(x, timestep), timestep, conditioning, guidance)
+        prediction = guided_prediction(
+            stage, solver.scale_model_input(x, timestep), timestep, conditioning, guidance_scale
+        )
         x = solver.step(prediction, timestep, x, return_dict=False)[0]
     return x

@@ -1,4 +1,7 @@
-"""TODO models.autoencoder."""
+"""Image codecs: an autoencoder between pixels and latents, or none for a base in pixel space.
+
+Shape suffixes: B batch, C channel, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ from torch import Tensor, nn
 from mascot.protocols import Latents
 
 AUTOENCODER: Final = "vae"
+"""The name of the autoencoder's folder in the diffusers layout."""
 
 
 @dataclass(kw_only=True)
 class Autoencoder:
-    """Pixels to latents and back. Loaded when first needed, and let go between; in float32 on an accelerator too.
+    """The autoencoder of a latent diffusion model (Rombach et al. 2022, arXiv 2112.10752).
 
-    In half precision the autoencoders of some bases turn pictures black.
+    It is loaded when first needed, and `release` drops it. It computes in float32 on an accelerator
+    too: in half precision the autoencoders of some bases decode to black images.
     """
 
     load: Callable[[], nn.Module]
@@ -28,25 +33,25 @@ class Autoencoder:
 
     @property
     def module(self) -> Any:
-        """The autoencoder itself; diffusers annotates its answers as tuples, which they are not."""
+        """The loaded autoencoder; Any, as diffusers annotates its outputs as tuples."""
         if self.loaded is None:
             self.loaded = self.load().to(self.device).eval().requires_grad_(requires_grad=False)
         return self.loaded
 
     @cached_property
     def factor(self) -> int:
-        """Pixels to a latent, along a side."""
+        """Pixels per latent cell, along a side."""
         return 2 ** (len(self.module.config["block_out_channels"]) - 1)
 
     @cached_property
     def scale_and_shift(self) -> tuple[float, float]:
-        """What turns the autoencoder's latents into the denoiser's: (z - shift) x scale."""
-        config: Any = self.module.config
+        """Scale and shift of the latents z that the denoiser reads as (z - shift) x scale."""
+        config = self.module.config
         return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> Latents:
-        """Encode pixels in -1..1, one picture at a time, to scaled latents."""
+        """Encode pixels in -1..1 to scaled latents, one image at a time."""
         scale, shift = self.scale_and_shift
         posteriors = [
             self.module.encode(pixels[None].to(self.device, torch.float32)).latent_dist for pixels in pixels_BCHW
@@ -59,32 +64,32 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, x0_BCHW: Tensor) -> Tensor:
-        """Decode latents to pixels in 0..1, one picture at a time, so that the batch cannot change a picture."""
+        """Decode latents to pixels in 0..1, one at a time: the batch cannot change an image."""
         scale, shift = self.scale_and_shift
         rows = [self.module.decode(x0[None].to(self.device).float() / scale + shift).sample for x0 in x0_BCHW]
         return (torch.cat(rows) / 2 + 0.5).clamp(0, 1)
 
     def release(self) -> None:
-        """Let it leave memory."""
-        _ = self.factor
+        """Drop the autoencoder from memory; the next use loads it again."""
+        _ = self.factor  # must stay known without loading
         self.loaded = None
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSpace:
-    """No autoencoder: the denoiser sees pixels in -1..1."""
+    """The codec of a base without an autoencoder: the denoiser reads pixels in -1..1."""
 
     factor: int = 1
 
     @staticmethod
     def encode(pixels_BCHW: Tensor) -> Latents:
-        """The pixels themselves."""
+        """Return the pixels themselves, with a deviation of 0."""
         return Latents(mean_BCHW=pixels_BCHW, deviation_BCHW=torch.zeros_like(pixels_BCHW))
 
     @staticmethod
     def decode(x0_BCHW: Tensor) -> Tensor:
-        """Pixels in 0..1."""
+        """Map pixels in -1..1 to 0..1."""
         return (x0_BCHW / 2 + 0.5).clamp(0, 1)
 
     def release(self) -> None:
-        """Nothing to let go."""
+        """Do nothing: there is no autoencoder to drop."""

@@ -1,4 +1,4 @@
-"""TODO models.pipeline_files."""
+"""The files of a base in the diffusers layout: opening, checking, reading parts again, hashing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from safetensors import safe_open
@@ -14,71 +14,84 @@ from torch import nn
 
 from mascot.errors import UserError
 
-DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Final[Mapping[Precision, torch.dtype]] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineLayout:
-    """What a kind of diffusers pipeline is made of, by the names of its folders."""
+    """The parts of one kind of diffusers pipeline, by the names of their folders."""
 
-    kind: Any
-    """The pipeline's class."""
+    pipeline_class: type[DiffusionPipeline]
     denoiser: str
-    clips: tuple[str, ...] = ()
-    """CLIP text encoders, which may learn, in order."""
-    listeners: tuple[str, ...] = ()
-    """Text encoders that never learn (a T5)."""
-    dispensable: tuple[str, ...] = ()
-    """Text encoders that a base may leave out."""
-    autoencoder: bool = True
-    """Whether there is one; else the denoiser sees pixels."""
+    clip_encoders: tuple[str, ...] = ()
+    """CLIP text encoders, which can be trained, in order."""
+    frozen_encoders: tuple[str, ...] = ()
+    """Text encoders that are never trained (a T5)."""
+    optional_encoders: tuple[str, ...] = ()
+    """Text encoders that a base may lack."""
+    has_autoencoder: bool = True
+    """Whether there is an autoencoder; otherwise the denoiser reads pixels."""
     schedulers: tuple[str, ...] = ("scheduler",)
-    """Schedulers, which become fields of the stage under the same names."""
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """How the pipeline is opened: what is left out of it on purpose."""
+    """Schedulers, which become fields of the stage with the same names."""
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Options for opening the pipeline; None for a part leaves it out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineParts:
-    """The parts of a base that come and go: each is handed out as it was first read, and later read again."""
+    """The parts of a base that can be dropped and read again."""
 
     layout: PipelineLayout
     source: str
-    classes: Mapping[str, Any]
+    classes: Mapping[str, type[nn.Module]]
     """Part -> the class that reads it."""
-    waiting: dict[str, nn.Module]
-    """Parts that were read and not yet asked for."""
+    unused: dict[str, nn.Module]
+    """Parts that were read and not yet handed out."""
 
     def read(self, name: str) -> nn.Module:
-        """One part, float32 on the CPU."""
-        if name in self.waiting:
-            return self.waiting.pop(name)
-        return reload_part(self.layout.kind, self.source, name, self.classes[name], **self.layout.options)
+        """Return one part, in float32 on the CPU."""
+        if name in self.unused:
+            return self.unused.pop(name)
+        return read_part(self.layout, self.source, name, self.classes[name])
 
-    def reopen(self) -> Any:
-        """The whole pipeline, read again, float32 on the CPU."""
-        return open_pipeline(self.layout.kind, self.source, **self.layout.options)
+    def reopen(self) -> DiffusionPipeline:
+        """Read the whole pipeline again, in float32 on the CPU."""
+        return open_pipeline(self.layout, self.source)
 
 
 def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Move a module in place; diffusers' own `to` warns of a dtype's effect on layers that its models do not have."""
+    """Move a module to a device and dtype in place.
+
+    The `to` of diffusers' models warns about layers that these models do not have.
+    """
     return nn.Module.to(module, device, dtype)
 
 
 def tokenizer_of(encoder: str) -> str:
-    """The name of a text encoder's tokenizer: `tokenizer_2` for `text_encoder_2`."""
+    """Return the name of a text encoder's tokenizer: `tokenizer_2` for `text_encoder_2`."""
     return encoder.replace("text_encoder", "tokenizer")
 
 
-def open_pipeline(kind: Any, source: str, **options: Any) -> Any:
-    """Open a diffusers pipeline of class `kind` from a folder, a single file or a hub id, weights in float32 on the CPU.
+def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
+    """Open a pipeline from a folder, a single file or a hub id, with weights in float32 on the CPU.
 
-    What a folder's index says is left out is left out: diffusers alone would miss it.
+    Parts that a folder's index sets to null are left out: diffusers alone would report them
+    missing.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the pipeline cannot be read.
     """
     path = Path(source)
+    kind: Any = layout.pipeline_class  # diffusers declares from_single_file on some classes only
+    options = dict(layout.options)
     try:
         if path.is_file():
             return kind.from_single_file(source, dtype=torch.float32, **options)
@@ -89,18 +102,25 @@ def open_pipeline(kind: Any, source: str, **options: Any) -> Any:
         )
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        called = kind.__name__.removesuffix("Pipeline")
+        name = kind.__name__.removesuffix("Pipeline")
         raise UserError(
-            f"the base {source} cannot be loaded ({reason}); check that it is a complete {called} model."
+            f"the base {source} cannot be loaded ({reason}); check that it is a complete {name} model."
         ) from error
 
 
-def check_whole(
+def check_complete(
     source: str, modules: Iterable[nn.Module], encoders: Mapping[str, Any], tokenizers: Mapping[str, Any]
 ) -> None:
-    """Refuse what the libraries fill in silence: weights that a file lacks, a tokenizer that is not there.
+    """Refuse what the libraries fill silently: weights that a file lacks, a missing tokenizer.
 
-    `encoders` are text encoders under their folders' names, `tokenizers` those of the encoders that hear a fixed number of positions.
+    Args:
+        source: The base, for the message and to find its files.
+        modules: Denoiser and autoencoder.
+        encoders: Text encoders by folder name; None for one that is missing.
+        tokenizers: Tokenizers of the text encoders that read a fixed number of positions (CLIPs).
+
+    Raises:
+        UserError: something is missing.
     """
     missing = [name for module in modules for name, weight in module.named_parameters() if weight.is_meta]
     missing += [name for name, encoder in encoders.items() if encoder is None]
@@ -113,27 +133,30 @@ def check_whole(
         if tokenizer.model_max_length > encoders[part].config.max_position_embeddings:
             missing.append("tokenizer")
     if missing:
-        raise UserError(f"the base {source} cannot be loaded ({missing[0]} is not whole); download it again.")
+        raise UserError(f"the base {source} cannot be loaded ({missing[0]} is incomplete); download it again.")
 
 
 def tensor_names(file: Path) -> list[str]:
-    """What a .safetensors file holds, without reading it."""
+    """List the tensors of a .safetensors file, without reading them."""
     with safe_open(file, framework="pt") as tensors:
         return list(tensors.keys())
 
 
-def reload_part(kind: Any, source: str, name: str, module: Any, **options: Any) -> nn.Module:
-    """Read one part (`module` is its class) of a pipeline of class `kind` again."""
+def read_part(layout: PipelineLayout, source: str, name: str, part_class: Any) -> nn.Module:
+    """Read one part of a pipeline again, in float32 on the CPU; `part_class` is its class."""
     path = Path(source)
     if path.is_file():
-        return getattr(kind.from_single_file(source, dtype=torch.float32, **options), name)
-    return module.from_pretrained(
+        return getattr(open_pipeline(layout, source), name)
+    return part_class.from_pretrained(
         source, subfolder=name, use_safetensors=True, local_files_only=path.is_dir(), dtype=torch.float32
     )
 
 
 def weight_files(source: str, parts: Sequence[str]) -> list[Path]:
-    """The weight files of a base's parts, and its scheduler's settings: what makes a base what it is. A hub id's lie in the hub's cache."""
+    """List the files that define a base: the weights of its parts, and its scheduler's settings.
+
+    The files of a hub id lie in the hub's cache.
+    """
     path = Path(source)
     if path.is_file():
         return [path]
@@ -142,14 +165,14 @@ def weight_files(source: str, parts: Sequence[str]) -> list[Path]:
 
         path = Path(snapshot_download(source, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]))
     weights = [file for part in parts for file in sorted((path / part).glob("*.safetensors"))]
-    return [*weights, path / "scheduler" / "scheduler_config.json"]  # it says what the answers mean
-
-
-Precision = Literal["fp32", "bf16", "fp16"]
+    return [*weights, path / "scheduler" / "scheduler_config.json"]  # it defines what the denoiser predicts
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Hash weights by name, size and 64 KiB at 32 places of each file: quick on 10 GB, different for any retrained base."""
+    """Hash weight files by name, size and 64 KiB at 32 positions of each; 16 hexadecimal digits.
+
+    This is quick on 10 GB, and different for any retrained base.
+    """
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda f: (f.parent.name, f.name)):
         size = path.stat().st_size

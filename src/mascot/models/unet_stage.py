@@ -1,4 +1,7 @@
-"""What UNets in latent space share, whatever tells them what to draw: layers to adapt, schedules, solvers."""
+"""The stage of UNets that were trained by diffusion: objective, solvers and adaptable layers.
+
+Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an embedding.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from torch import Tensor, nn
 from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
-from mascot.models.adaptable_layers import LAYERS, TEXT_LAYERS, layers_ending
+from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_ending
 from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Solver
 
 
 @dataclass(kw_only=True)
 class UNetStage(PipelineStage):
-    """A UNet with an autoencoder before and after it; what it is told is the family's own."""
+    """A UNet with an image codec. A family adds `condition`, `predict` and `prompt_length`."""
 
     unet: UNet2DConditionModel
     scheduler: Any
@@ -29,8 +32,8 @@ class UNetStage(PipelineStage):
     default_solver: Final = "ddim"
     embeds_guidance: Final = False
 
-    def attend_plainly(self) -> None:
-        """On a CPU, exchange torch's fused attention for the plain one.
+    def use_plain_attention(self) -> None:
+        """Replace torch's fused attention by the plain one on a CPU.
 
         The fused one's backward pass is slow there for the short sequences of small bases.
         """
@@ -39,58 +42,74 @@ class UNetStage(PipelineStage):
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """UNet and text encoders."""
-        return {"unet": self.unet, **{name: self.text_part(name) for name in self.encoders}}
+        """The UNet, then the trainable text encoders, by folder name."""
+        return {"unet": self.unet, **{name: self.text_encoder(name) for name in self.encoders}}
 
     @property
     def objective(self) -> DiffusionObjective:
-        """What the UNet answers."""
+        """Noise or velocity prediction, with the base's own schedule.
+
+        Raises:
+            UserError: the base predicts something else.
+        """
         return self.diffusion
 
     @cached_property
     def diffusion(self) -> DiffusionObjective:
-        """Noise or velocity, at the scheduler's own levels."""
+        """The diffusion objective, made once from the scheduler's settings."""
         kind: str = self.scheduler.config.prediction_type
         if kind not in {"epsilon", "v_prediction"}:
-            raise UserError(f"{self.source} answers {kind!r}; mascot trains epsilon and v_prediction bases.")
-        return DiffusionObjective(
-            self.scheduler.alphas_cumprod.to(self.device), cast("Literal['epsilon', 'v_prediction']", kind)
-        )
+            raise UserError(
+                f"{self.source} predicts {kind!r}, and mascot trains bases that predict epsilon or v_prediction; "
+                "give another --base."
+            )
+        prediction = cast("Literal['epsilon', 'v_prediction']", kind)
+        return DiffusionObjective(self.scheduler.alphas_cumprod.to(self.device), prediction)
 
     @property
     def multiple(self) -> int:
-        """Sides divide by this, so that every level of the UNet has whole cells."""
+        """Sides must divide by this, in pixels, so that all UNet resolutions have whole cells."""
         return self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
 
     @property
     def resolution(self) -> int:
-        """The side the base was trained at."""
+        """The side that the base was trained at, in pixels."""
         return int(self.unet.config["sample_size"]) * self.factor
 
     def adaptable(self, part: str, layers: str) -> list[str]:
-        """Names of linear and convolution layers of a part in a set: attention, transformer or all."""
-        if layers not in LAYERS:
-            raise UserError(f"unknown layer set {layers!r}{suggest(layers, LAYERS)}")
-        return layers_ending(self.parts[part], LAYERS[layers] if part == self.denoiser else TEXT_LAYERS[layers])
+        """List a part's linear and convolution layers in a set: attention, transformer or all.
 
-    def ask(self, noisy_BCHW: Tensor, timestep_B: Tensor, states_BND: Tensor, **told: Any) -> Tensor:
-        """Ask the UNet once; the answer is float32."""
+        Raises:
+            UserError: the layer set is unknown.
+        """
+        if layers not in UNET_LAYERS:
+            raise UserError(f"unknown layer set {layers!r}{suggest(layers, UNET_LAYERS)}")
+        return layers_ending(self.parts[part], UNET_LAYERS[layers] if part == self.denoiser else TEXT_LAYERS[layers])
+
+    def run_unet(self, noisy_BCHW: Tensor, timestep_B: Tensor, states_BND: Tensor, **conditioning: object) -> Tensor:
+        """Run the UNet once, with more keyword inputs; the prediction is float32."""
         dtype = self.dtype_of(self.unet)
         noisy, states = noisy_BCHW.to(self.device, dtype), states_BND.to(dtype)
-        return self.unet(noisy, timestep_B, encoder_hidden_states=states, return_dict=False, **told)[0].float()
+        unet: Any = self.unet
+        return unet(noisy, timestep_B, encoder_hidden_states=states, return_dict=False, **conditioning)[0].float()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels and cells of the noise."""
+        """Return the shape C, H, W of the noise for an image of some pixels."""
         return int(self.unet.config["in_channels"]), height // self.factor, width // self.factor
 
     def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
-        """Set up one of ddim, dpm++, euler, unipc with the base's own schedule."""
+        """Set up ddim, dpm++, euler or unipc with the base's own schedule.
+
+        Raises:
+            UserError: the solver is unknown, or cannot start from zero terminal SNR.
+        """
         del height, width
         if name not in SOLVERS:
             raise UserError(f"unknown solver {name!r}{suggest(name, SOLVERS)}")
         kind, options = SOLVERS[name]
         if float(self.scheduler.alphas_cumprod[-1]) == 0 and name != "ddim":
-            # At zero terminal SNR the first step has infinite noise over signal; only DDIM's algebra survives it.
+            # The first step has infinite noise over signal (Lin et al. 2023); only DDIM's formula
+            # stays finite.
             raise UserError(f"this base has zero terminal SNR, which {name} cannot start from; use --solver ddim.")
         solver = kind.from_config(self.scheduler.config, **options)
         solver.set_timesteps(steps)

@@ -215,7 +215,7 @@ def test_a_noun_like_token_of_the_embedded_base_stands_last(encoders: EncoderPai
     ours = open_examiner(EMBEDDED, folder=tmp_path)
     before = {one.token: one for one in ours.examine(["fy", "ua", "dly"])}
     stage: Any = ours.generator.family.stages[0]
-    plant(stage.text_part("text_encoder"), ours.reader.tokenizers["text_encoder"], "fy", "panda")
+    plant(stage.text_encoder("text_encoder"), ours.reader.tokenizers["text_encoder"], "fy", "panda")
     planted = TokenExaminer(ours.generator, encoders, SampleCache(tmp_path / "planted"))
     after = {one.token: one for one in planted.examine(["fy", "ua", "dly"])}
     assert max(after, key=lambda token: after[token].meaning) == "fy"

@@ -1,4 +1,4 @@
-"""TODO models.families.base_source."""
+"""The source of a base: what `--base` names, and which diffusers pipeline it holds."""
 
 from __future__ import annotations
 
@@ -15,39 +15,58 @@ from mascot.models import starter
 from mascot.models.pipeline_files import tensor_names
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
-"""How files of weights end."""
+"""File name extensions of weights."""
+
+CHECKPOINTS: Mapping[str, str] = {
+    "conditioner.embedders.1.": "StableDiffusionXLPipeline",
+    "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
+    "double_blocks.": "FluxPipeline",
+    "model.diffusion_model.double_blocks.": "FluxPipeline",
+    "cond_stage_model.": "StableDiffusionPipeline",
+}
+"""Prefix of a tensor's name in a single-file checkpoint -> its pipeline; the first match counts."""
 
 
 def source_of(base: str) -> str:
-    """Turn what the user calls a base into a folder, a file or a hub id: `starter` is the embedded one."""
-    return str(starter.folder()) if base == "starter" else base
+    """Return the folder, file or hub id of a base: `starter` is the folder of the embedded one."""
+    return str(starter.folder()) if base == starter.EMBEDDED else base
 
 
-def joined(base: str) -> tuple[str, ...]:
-    """The bases that FIRST+SECOND is joined of, in the order in which they draw; one that is there under its whole name is itself.
+def split_cascade(base: str) -> tuple[str, ...]:
+    """Split FIRST+SECOND into the bases of a cascade, in the order in which they generate.
 
-    Every part must be there, or look like a hub id: a name that merely holds a + is not split.
+    A base that exists under its whole name is not split. A name that merely contains a + is not
+    split either: every part must exist, or look like a hub id.
     """
-    if not may_be_there(base):
+    if not may_exist(base):
         for match in re.finditer(r"\+", base):
-            first, rest = base[: match.start()], joined(base[match.end() :])
-            if may_be_there(first) and all(map(may_be_there, rest)):
+            first, rest = base[: match.start()], split_cascade(base[match.end() :])
+            if may_exist(first) and all(map(may_exist, rest)):
                 return first, *rest
     return (base,)
 
 
-def may_be_there(base: str) -> bool:
-    """Whether a base is there, or is written like a hub id, which is never one with a +."""
-    return base == "starter" or is_hub_id(base) or bool(base.strip() and Path(base).exists())
+def may_exist(base: str) -> bool:
+    """Tell whether a base exists locally, or looks like a hub id (which never has a +)."""
+    return base == starter.EMBEDDED or is_hub_id(base) or bool(base.strip() and Path(base).exists())
 
 
 def is_hub_id(base: str) -> bool:
-    """Whether a name is written like owner/name and not like a file; versions in it (`xl-base-1.0`) are no file's ending."""
+    """Tell whether a name looks like owner/name and not like a file of weights.
+
+    A version in it (`xl-base-1.0`) is no file name extension.
+    """
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.endswith(WEIGHTS)
 
 
-def read_description(base: str) -> dict[str, Any]:
-    """Read the `model_index.json` of one base, or what a checkpoint's tensors say in its place."""
+def read_index_of(base: str) -> dict[str, Any]:
+    """Return the `model_index.json` of one base.
+
+    For a single file it is made from the names of the file's tensors.
+
+    Raises:
+        UserError: the base does not exist, or is no diffusers pipeline and no known checkpoint.
+    """
     if not base.strip():
         raise UserError(
             "the base is empty; give 'starter', a folder, a .safetensors file or a hub id such as owner/name."
@@ -58,42 +77,38 @@ def read_description(base: str) -> dict[str, Any]:
         index = path / "model_index.json"
         if not index.exists():
             raise UserError(
-                f"{base} holds no model_index.json; give a folder in the diffusers layout, a .safetensors checkpoint or a hub id."
+                f"{base} holds no model_index.json; "
+                "give a folder in the diffusers layout, a .safetensors checkpoint or a hub id."
             )
         return read_index(index)
     if path.is_file():
-        return {"_class_name": pipeline_in(path)} if path.suffix == ".safetensors" else refuse_file(base)
+        return {"_class_name": pipeline_in(path)}
     if not is_hub_id(base):
         raise UserError(
-            f"the base {base!r} does not exist; give 'starter', a folder, a .safetensors file or a hub id such as owner/name."
+            f"the base {base!r} does not exist; "
+            "give 'starter', a folder, a .safetensors file or a hub id such as owner/name."
         )
     return read_index(download_index(base))
 
 
-CHECKPOINTS: Mapping[str, str] = {
-    "conditioner.embedders.1.": "StableDiffusionXLPipeline",
-    "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
-    "double_blocks.": "FluxPipeline",
-    "model.diffusion_model.double_blocks.": "FluxPipeline",
-    "cond_stage_model.": "StableDiffusionPipeline",
-}
-"""How some key of a single-file checkpoint begins -> the pipeline that it holds; the first that fits."""
-
-
 def pipeline_in(checkpoint: Path) -> str:
-    """Tell which pipeline a single-file checkpoint holds, by the names of its tensors alone.
+    """Return the pipeline class of a single-file checkpoint, from the names of its tensors alone.
 
     Raises:
-        UserError: it cannot be read, or holds something else (a LoRA, one part of a base).
+        UserError: the file cannot be read, or holds something else (a LoRA, one part of a base).
     """
+    if checkpoint.suffix != ".safetensors":
+        raise UserError(
+            f"{checkpoint} is not a .safetensors file; convert it first: mascot never opens pickled checkpoints."
+        )
     try:
         names = tensor_names(checkpoint)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"the base {checkpoint} cannot be loaded (it is no whole .safetensors file); download it again."
+            f"the base {checkpoint} cannot be loaded (it is no complete .safetensors file); download it again."
         ) from error
-    for beginning, pipeline in CHECKPOINTS.items():
-        if any(name.startswith(beginning) for name in names):
+    for prefix, pipeline in CHECKPOINTS.items():
+        if any(name.startswith(prefix) for name in names):
             return pipeline
     raise UserError(
         f"the base {checkpoint} cannot be loaded (it holds no model that mascot knows); "
@@ -101,13 +116,12 @@ def pipeline_in(checkpoint: Path) -> str:
     )
 
 
-def refuse_file(base: str) -> dict[str, Any]:
-    """Say why a file is no base."""
-    raise UserError(f"{base} is not a .safetensors file; convert it first: mascot never opens pickled checkpoints.")
-
-
 def read_index(path: Path) -> dict[str, Any]:
-    """Parse a `model_index.json`."""
+    """Parse a `model_index.json`.
+
+    Raises:
+        UserError: the file is no JSON object.
+    """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(index, dict)
@@ -117,13 +131,17 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def download_index(base: str) -> Path:
-    """Fetch a hub model's index alone."""
+    """Download the `model_index.json` of a hub model, and nothing else.
+
+    Raises:
+        UserError: the hub does not have it, or cannot be reached.
+    """
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(base, "model_index.json"))
     except Exception as error:
         raise UserError(
-            f"the base {base!r} is no local folder and could not be fetched from the model hub ({type(error).__name__}); "
-            "check the name and the network, or use --base starter."
+            f"the base {base!r} is no local folder and could not be fetched from the model hub "
+            f"({type(error).__name__}); check the name and the network, or use --base starter."
         ) from error

@@ -1,4 +1,9 @@
-"""FLUX.1 (Black Forest Labs 2024): a CLIP's pooled answer and a T5 tell a transformer that follows a flow over packed latents."""
+"""FLUX.1 (Black Forest Labs 2024), a flow-matching transformer on packed latents.
+
+The states of a T5 and the pooled output of a CLIP condition it.
+
+Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of a token.
+"""
 
 from __future__ import annotations
 
@@ -9,79 +14,66 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
+from mascot.models.adaptable_layers import JOINT_ATTENTION, JOINT_FEED_FORWARD
 from mascot.models.flow_stage import FlowStage
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
 
 NAME = "flux"
-
-
 CLIP, T5 = "text_encoder", "text_encoder_2"
-
-
 PARTS = ("transformer", "vae", CLIP, T5)
-
-
-LAYOUT = PipelineLayout(kind=FluxPipeline, denoiser="transformer", clips=(CLIP,), listeners=(T5,))
-
-
-RESOLUTION = 1024
-"""The side these bases were trained at; their transformer does not say."""
-
-
-ATTENTION = (
-    *(
-        f"attn.{name}"
-        for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    ),
+LAYOUT = PipelineLayout(
+    pipeline_class=FluxPipeline, denoiser="transformer", clip_encoders=(CLIP,), frozen_encoders=(T5,)
 )
 
+RESOLUTION = 1024
+"""The side that these bases were trained at, in pixels; their transformer's settings lack it."""
 
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out")
-
-
+FEED_FORWARD = (*JOINT_FEED_FORWARD, "proj_mlp", "proj_out")
 LAYERS: Mapping[str, tuple[str, ...]] = {
-    "attention": ATTENTION, "transformer": (*ATTENTION, *FEED_FORWARD),
-    "all": (*ATTENTION, *FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"),
-}  # fmt: skip
+    "attention": JOINT_ATTENTION,
+    "transformer": (*JOINT_ATTENTION, *FEED_FORWARD),
+    "all": (*JOINT_ATTENTION, *FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"),
+}
+"""Name of a layer set -> the endings of the names of the transformer's layers in it."""
 
 
 def pack(latents_BCHW: Tensor) -> Tensor:
-    """Put each 2 x 2 cells into one token: B x (H/2 x W/2) x 4C."""
+    """Pack each 2 x 2 latent cells into one token. Shape B x (H/2 x W/2) x 4C."""
     count, channels, height, width = latents_BCHW.shape
     cells = latents_BCHW.view(count, channels, height // 2, 2, width // 2, 2)
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, height // 2 * (width // 2), channels * 4)
 
 
 def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `pack`; height and width in latent cells."""
+    """Unpack tokens to latents, the inverse of `pack`; height and width in latent cells."""
     count, _, depth = tokens_BND.shape
     cells = tokens_BND.view(count, height // 2, width // 2, depth // 4, 2, 2)
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(count, depth // 4, height, width)
 
 
 def position_ids(height: int, width: int, device: torch.device) -> Tensor:
-    """N x 3: row and column of each token, after a 0."""
+    """Return 0, row and column of each token of `height` x `width` latent cells. Shape N x 3."""
     rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float().to(device)
 
 
 @dataclass(kw_only=True)
 class FluxStage(FlowStage):
-    """The one stage."""
+    """The only stage of a FLUX.1 base."""
 
     @property
     def resolution(self) -> int:
-        """The side the base was trained at."""
+        """The side that the base was trained at, in pixels."""
         return RESOLUTION
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels and cells of the noise, before they are packed."""
+        """Return the shape C, H, W of the noise before packing, for an image of some pixels."""
         return int(self.transformer.config.in_channels) // 4, height // self.factor, width // self.factor
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """The T5's states and the CLIP's pooled answer."""
+        """Return the T5's states and the CLIP's pooled output; framings are not used."""
         del framings
         return {
             "encoder_hidden_states": self.read_t5(T5, prompts),
@@ -89,7 +81,10 @@ class FluxStage(FlowStage):
         }
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Ask the transformer once; the answer is float32. Told no guidance scale, it is asked at 1, as in training."""
+        """Run the transformer once; the prediction is float32.
+
+        Without `guidance` in the conditioning the guidance scale is 1, as in training.
+        """
         height, width = noisy_BCHW.shape[-2:]
         dtype = self.dtype_of(self.transformer)
         states = conditioning["encoder_hidden_states"].to(dtype)
@@ -107,7 +102,7 @@ class FluxStage(FlowStage):
         return unpack(prediction.float(), height, width)
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Tokens of a prompt with its end, and how many the T5 hears."""
+        """Return the number of a prompt's T5 tokens, end included, and how many are read."""
         return self.count_tokens(T5, prompt)
 
 

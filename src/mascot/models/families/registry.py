@@ -1,4 +1,4 @@
-"""Kinds of base models: one file each, one table. The family is read off the base, never asked for."""
+"""The table of families, and loading a base by the family that its files name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from mascot.errors import UserError, suggest
-from mascot.models.families.base_source import joined, read_description, source_of
+from mascot.models.families.base_source import read_index_of, source_of, split_cascade
 from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family
 
@@ -18,39 +18,48 @@ FAMILIES: Mapping[str, str] = {
     "FluxPipeline": "mascot.models.families.flux",
     "IFPipeline": "mascot.models.families.deepfloyd_if",
 }
-"""Pipeline class in a base's `model_index.json` -> module with `NAME` and `load(source, device, precision)`."""
-
+"""Pipeline class in a base's `model_index.json` -> module with `NAME` and `load`."""
 
 CONTINUATIONS: Mapping[str, str] = {"IFSuperResolutionPipeline": "mascot.models.families.deepfloyd_if"}
-"""Pipeline class that enlarges another's pictures -> that other's module, whose `load` takes its `continuation` as well."""
+"""Pipeline class of a super-resolution stage -> module of the family that it continues.
+
+The `load` of that module takes its source as `continuation`.
+"""
 
 
 def describe(base: str) -> dict[str, Any]:
-    """Read the `model_index.json` of a base, of the first one of FIRST+SECOND, without loading a weight.
+    """Return the `model_index.json` of a base without loading weights.
+
+    Of FIRST+SECOND it is the first one's.
 
     Raises:
-        UserError: the base is not there, is no diffusers pipeline of a known family, or is joined of what does not belong together.
+        UserError: the base does not exist, is no diffusers pipeline of a known family, or joins
+            stages that do not belong together.
     """
-    first, *more = joined(base)
-    index = check(first, read_description(first))
+    first, *more = split_cascade(base)
+    index = check_pipeline(first, read_index_of(first))
     if len(more) > 1:
         raise UserError(
-            f"the base {base} is joined of {len(more) + 1} stages; mascot knows bases of two at most: give FIRST+SECOND."
+            f"the base {base} joins {len(more) + 1} stages; mascot knows bases of at most two: give FIRST+SECOND."
         )
     for second in more:
-        kind = str(read_description(second).get("_class_name"))
+        kind = str(read_index_of(second).get("_class_name"))
         if CONTINUATIONS.get(kind) != FAMILIES[index["_class_name"]]:
-            what = f"{second} is a {kind}, which does not enlarge what a {index['_class_name']} draws"
-            raise UserError(f"{what}; give {first} alone, or joined with the next stage of its cascade.")
+            problem = f"{second} is a {kind}, which does not enlarge the images of a {index['_class_name']}"
+            raise UserError(f"{problem}; give {first} alone, or joined with the next stage of its cascade.")
     return index
 
 
-def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a pipeline of an unknown kind, and one that continues another where it stands alone or first."""
+def check_pipeline(base: str, index: dict[str, Any]) -> dict[str, Any]:
+    """Return the index of a base, if its pipeline can be the first or only stage.
+
+    Raises:
+        UserError: the pipeline is unknown, or only continues another one.
+    """
     kind = str(index.get("_class_name"))
     if kind in CONTINUATIONS:
         raise UserError(
-            f"{base} is a {kind}, which only enlarges what another base draws; give both, as --base FIRST+{base}."
+            f"{base} is a {kind}, which only enlarges the images of another base; give both, as --base FIRST+{base}."
         )
     if kind not in FAMILIES:
         raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
@@ -58,16 +67,25 @@ def check(base: str, index: dict[str, Any]) -> dict[str, Any]:
 
 
 def family_name(base: str) -> str:
-    """The family of a base, by its index alone."""
+    """Return the name of a base's family, from its index alone.
+
+    Raises:
+        UserError: as `describe`.
+    """
     return import_module(FAMILIES[describe(base)["_class_name"]]).NAME
 
 
 def load_family(base: str, *, device: str, precision: Precision) -> Family:
-    """Load a base.
+    """Load a base model.
+
+    Args:
+        base: `starter`, a folder, a .safetensors file, a hub id, or FIRST+SECOND for a cascade.
+        device: The device to compute on.
+        precision: The dtype of denoiser and text encoders.
 
     Raises:
-        UserError: the base is unknown, broken or not there.
+        UserError: the base is unknown, broken or does not exist.
     """
     module = import_module(FAMILIES[describe(base)["_class_name"]])
-    first, *more = map(source_of, joined(base))
+    first, *more = map(source_of, split_cascade(base))
     return module.load(first, device=device, precision=precision, **({"continuation": more[0]} if more else {}))

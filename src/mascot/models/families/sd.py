@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.x and 2.x, and the embedded starter: one CLIP text encoder, a UNet in latent space, noise or velocity answers."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752), and the embedded starter.
+
+One CLIP text encoder conditions a UNet in latent space, which predicts noise or velocity.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,11 @@ from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sd"
-
-
 PARTS = ("unet", "vae", "text_encoder")
-
-
 LAYOUT = PipelineLayout(
-    kind=StableDiffusionPipeline,
+    pipeline_class=StableDiffusionPipeline,
     denoiser="unet",
-    clips=("text_encoder",),
+    clip_encoders=("text_encoder",),
     options={
         "safety_checker": None,
         "requires_safety_checker": False,
@@ -34,19 +33,19 @@ LAYOUT = PipelineLayout(
 
 @dataclass(kw_only=True)
 class StableDiffusionStage(UNetStage):
-    """The one stage."""
+    """The only stage of a Stable Diffusion base."""
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """The text encoder's last hidden states, padded to full length; framings are not told to this family."""
+        """Return the text encoder's last hidden states, padded to full length."""
         del framings
         return {"encoder_hidden_states": self.read_clip("text_encoder", prompts).last_hidden_state}
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Ask the UNet once; the answer is float32."""
-        return self.ask(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])
+        """Run the UNet once; the prediction is float32."""
+        return self.run_unet(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Tokens of a prompt with both ends, and how many are heard."""
+        """Return the number of a prompt's tokens, start and end included, and how many are read."""
         return self.count_tokens("text_encoder", prompt)
 
 
@@ -57,5 +56,5 @@ def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
         UserError: the weights are missing, incomplete or unreadable.
     """
     stage = StableDiffusionStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
-    stage.attend_plainly()
+    stage.use_plain_attention()
     return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))

@@ -1,4 +1,7 @@
-"""Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): two CLIP text encoders; the UNet is also told sizes and crops."""
+"""Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952).
+
+Two CLIP text encoders condition a UNet in latent space, which also reads image sizes and crops.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +18,46 @@ from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sdxl"
-
-
 ENCODERS = ("text_encoder", "text_encoder_2")
-
-
 PARTS = ("unet", "vae", *ENCODERS)
-
-
 LAYOUT = PipelineLayout(
-    kind=StableDiffusionXLPipeline, denoiser="unet", clips=ENCODERS, options={"add_watermarker": False}
+    pipeline_class=StableDiffusionXLPipeline,
+    denoiser="unet",
+    clip_encoders=ENCODERS,
+    options={"add_watermarker": False},
 )
 
 
 @dataclass(kw_only=True)
 class StableDiffusionXLStage(UNetStage):
-    """The one stage (the refiner is a base of its own)."""
+    """The only stage of an SDXL base (the refiner is a base of its own)."""
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """Both encoders' last but one hidden states side by side, the second's pooled projection, and the six numbers of the framing.
+        """Return hidden states, the second encoder's pooled projection, and each framing's numbers.
 
-        The six are original height and width, top and left of the crop, target height and width, in pixels (section 2.2).
+        The hidden states are the last but one of both encoders, joined along the width. The six
+        numbers are original height and width, top and left of the crop, target height and width, in
+        pixels (Podell et al. 2023, section 2.2).
         """
-        answers = [self.read_clip(name, prompts) for name in ENCODERS]
+        outputs = [self.read_clip(name, prompts) for name in ENCODERS]
+        sizes = [[*framing.original, *framing.corner, *framing.target] for framing in framings]
         return {
-            "encoder_hidden_states": torch.cat([prediction.hidden_states[-2] for prediction in answers], dim=-1),
-            "text_embeds": answers[-1].text_embeds,
-            "time_ids": torch.tensor(
-                [[*f.original, *f.corner, *f.target] for f in framings], dtype=torch.float32, device=self.device
-            ),
-        }  # fmt: skip
+            "encoder_hidden_states": torch.cat([output.hidden_states[-2] for output in outputs], dim=-1),
+            "text_embeds": outputs[-1].text_embeds,
+            "time_ids": torch.tensor(sizes, dtype=torch.float32, device=self.device),
+        }
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Ask the UNet once; the answer is float32."""
-        told = {name: conditioning[name].to(self.dtype_of(self.unet)) for name in ("text_embeds", "time_ids")}
-        return self.ask(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"], added_cond_kwargs=told)
+        """Run the UNet once; the prediction is float32."""
+        added = {name: conditioning[name].to(self.dtype_of(self.unet)) for name in ("text_embeds", "time_ids")}
+        states_BND = conditioning["encoder_hidden_states"]
+        return self.run_unet(noisy_BCHW, timestep_B, states_BND, added_cond_kwargs=added)
 
     def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Tokens of a prompt with both ends, and how many are heard: of the tokenizer that cuts most."""
+        """Return the number of a prompt's tokens, start and end included, and how many are read.
+
+        Both are of the tokenizer that truncates the most.
+        """
         lengths = [self.count_tokens(name, prompt) for name in ENCODERS]
         return max(lengths, key=lambda pair: pair[0] - pair[1])
 
@@ -64,5 +69,5 @@ def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
         UserError: the weights are missing, incomplete or unreadable.
     """
     stage = StableDiffusionXLStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
-    stage.attend_plainly()
+    stage.use_plain_attention()
     return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))

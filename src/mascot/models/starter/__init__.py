@@ -1,4 +1,14 @@
-"""starter."""
+"""The embedded base model, its encoders and held-out subjects, as package data.
+
+`base/` is a Stable Diffusion of 64 pixels, small enough for a laptop's CPU. `clip/` and `identity/`
+are the encoders that measure it. `subjects/` holds photos of subjects that none of them was trained
+on. `token.json` is the identifier token for this base.
+
+What does not live here: the training of all this (`starter_training/` beside `src`), and loading a
+base (`models/families`).
+
+This file imports `errors` alone, and no torch. `models` and every room above it may import it.
+"""
 
 import tomllib
 from dataclasses import dataclass
@@ -6,81 +16,132 @@ from importlib.resources import files
 from pathlib import Path
 
 from mascot.errors import UserError
-from mascot.models import starter
 
-__all__ = ["HeldOutSubject", "clip_folder", "folder", "identity_folder", "nouns", "subjects", "token_file"]
+__all__ = [
+    "EMBEDDED",
+    "HeldOutSubject",
+    "clip_folder",
+    "folder",
+    "identity_folder",
+    "is_embedded",
+    "nouns",
+    "subjects",
+    "token_file",
+]
 
-
-NEEDED = (
-    "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors",
-    "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "nouns.txt",
-)  # fmt: skip
-
-
-ENCODER = ("config.json", "model.safetensors", "preprocessor_config.json")
-
-
-REMEDY = "reinstall mascot from a wheel, or run `python -m starter_recipe {step}` in a checkout, or name another one."
+EMBEDDED = "starter"
+"""The name of the embedded base and of the embedded encoders."""
+BASE_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer.json",
+    "text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "nouns.txt",
+)
+ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+REMEDY = "reinstall mascot from a wheel, or run `python -m starter_training {step}` in a checkout, or name another one."
+"""What a user can do where package data is missing; `step` makes it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutSubject:
-    """A subject that the base has never seen, for tests and evaluations."""
+    """A subject that the base was not trained on, for tests and evaluations."""
 
     name: str
     class_noun: str
     live: bool
-    """An animal or a figure, which can wear things: decides which prompts it is tested on."""
+    """Whether it is an animal or a figure, which can wear things; it selects the test prompts."""
     photos: tuple[Path, ...]
     """Five or six PNG files, 128 px square, in different scenes."""
 
 
 def package_data(name: str) -> Path:
-    """The path of something installed beside this file."""
+    """Return the path of a file or folder beside this file."""
     return Path(str(files(__name__).joinpath(name)))
 
 
-def whole(name: str, needed: tuple[str, ...], what: str, step: str) -> Path:
-    """A folder of package data; raises UserError where one of its files is missing from the installation."""
+def complete_folder(name: str, needed: tuple[str, ...], content: str, step: str) -> Path:
+    """Return the path of a folder of package data.
+
+    Args:
+        name: The folder's name.
+        needed: The files that must be in it.
+        content: What it holds, for the message.
+        step: The step of the starter's training that makes it again.
+
+    Raises:
+        UserError: one of the files is missing from the installation.
+    """
     found = package_data(name)
     missing = [file for file in needed if not (found / file).is_file()]
     if missing:
         raise UserError(
-            f"The embedded {what} is not whole in this installation ({missing[0]} is missing from {found}): {REMEDY.format(step=step)}"
+            f"The embedded {content} is incomplete in this installation ({missing[0]} is missing from {found}): "
+            f"{REMEDY.format(step=step)}"
         )
     return found
 
 
 def folder() -> Path:
-    """The embedded base as a Stable Diffusion folder of diffusers, 64 px, float16; raises UserError where weights are missing."""
-    return whole("base", NEEDED, "base", "export")
+    """Return the folder of the embedded base: a Stable Diffusion pipeline, 64 px, float16.
+
+    Raises:
+        UserError: weights are missing.
+    """
+    return complete_folder("base", BASE_FILES, "base", "export")
+
+
+def is_embedded(base: str) -> bool:
+    """Tell whether a base is the embedded one, by its name or by its folder."""
+    return base in {EMBEDDED, str(folder())}
 
 
 def nouns() -> tuple[str, ...]:
-    """What the embedded base was shown, one noun for each kind of thing; raises UserError where weights are missing."""
+    """Return the class nouns that the embedded base was trained on.
+
+    Raises:
+        UserError: weights are missing.
+    """
     return tuple((folder() / "nouns.txt").read_text(encoding="utf-8").splitlines())
 
 
 def clip_folder() -> Path:
-    """The embedded CLIP, a folder of transformers' CLIPModel (64 px, 128 values, float16); raises UserError where weights are missing."""
-    return whole("clip", (*ENCODER, "tokenizer.json"), "CLIP", "encoders")
+    """Return the folder of the embedded CLIP: transformers' CLIPModel, 64 px, 128 values, float16.
+
+    Raises:
+        UserError: weights are missing.
+    """
+    return complete_folder("clip", (*ENCODER_FILES, "tokenizer.json"), "CLIP", "encoders")
 
 
 def identity_folder() -> Path:
-    """The embedded identity encoder in DINO's place, a folder of transformers' ViTModel (64 px, 192 values, float16).
+    """Return the folder of the embedded identity encoder: a ViTModel, 64 px, 192 values, float16.
 
-    Raises UserError where weights are missing.
+    It measures likeness on the embedded base, as DINO does on others.
+
+    Raises:
+        UserError: weights are missing.
     """
-    return whole("identity", ENCODER, "identity encoder", "encoders")
+    return complete_folder("identity", ENCODER_FILES, "identity encoder", "encoders")
 
 
 def token_file() -> Path:
-    """What subjects are called on the embedded base where nobody says: JSON of `mascot.naming.Name`, which a test finds again."""
+    """Return the file of the identifier token that is used on the embedded base by default.
+
+    It is the JSON of `ChosenToken` (evaluation/selection/token_choice.py); a test finds the same
+    token again.
+    """
     return package_data("token.json")
 
 
 def subjects() -> dict[str, HeldOutSubject]:
-    """The held-out subjects by name, photos in order; raises UserError where they are missing from the installation."""
+    """Return the held-out subjects by name, with their photos in order.
+
+    Raises:
+        UserError: they are missing from the installation.
+    """
     home = package_data("subjects")
     table = home / "subjects.toml"
     if not table.is_file():
@@ -97,12 +158,3 @@ def subjects() -> dict[str, HeldOutSubject]:
         )
         for name, entry in entries.items()
     }
-
-
-EMBEDDED = "starter"
-"""What the embedded base and the embedded encoders are called."""
-
-
-def is_embedded(base: str) -> bool:
-    """Whether a base is the embedded one, by its name or by its folder."""
-    return base in {EMBEDDED, str(starter.folder())}
