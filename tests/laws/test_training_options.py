@@ -132,7 +132,7 @@ def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) ->
     seen: dict[str, list[torch.Tensor]] = {group.part: [] for group in attached.groups}
     rates: list[float] = []
     for step in loop.steps(lambda number: [batch(number)]):
-        rates.append(step.rates["text_encoder"])
+        rates.append(step.learning_rates["text_encoder"])
         for group in attached.groups:
             seen[group.part].append(torch.cat([p.detach().flatten() for p in group.parameters]).clone())
     assert rates == [1e-2] * 3 + [0.0] * 3
