@@ -1,18 +1,19 @@
-"""Teach a text-to-image diffusion model one subject from a few photos, draw it anywhere, and know how good the result is.
+"""Personalize a text-to-image diffusion model with a few photos of one subject.
 
     import mascot
 
     recipe = mascot.Recipe.preset(photos=["photos/"], class_noun="dog")
     run = mascot.train(recipe, out="runs/dog")
-    pictures = mascot.generate(run, ["a {subject} in the snow"])
+    images = mascot.generate(run, ["a {subject} in the snow"])
+    scores = mascot.evaluate(run)
 
-Importing costs nothing: everything is loaded when it is first used (PEP 562).
+Public names are imported when they are first used (PEP 562): `import mascot` loads no library.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mascot.api.compare import compare
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mascot.storage.run_folder import Run
 
 __version__ = "0.1.0"
+
 PUBLIC = {
     "Knobs": "mascot.generation.knobs",
     "Recipe": "mascot.recipe.recipe",
@@ -47,19 +49,33 @@ PUBLIC = {
     "sweep": "mascot.api.sweep",
     "train": "mascot.api.train",
 }
+"""Public name -> the module that defines it."""
+
 __all__ = [
-    "Knobs", "Recipe", "Run", "Scores", "UserError", "compare", "cross_validate", "diagnose", "doctor", "evaluate", "evaluate_suite",
-    "generate", "sweep", "train",
-]  # fmt: skip
+    "Knobs",
+    "Recipe",
+    "Run",
+    "Scores",
+    "UserError",
+    "compare",
+    "cross_validate",
+    "diagnose",
+    "doctor",
+    "evaluate",
+    "evaluate_suite",
+    "generate",
+    "sweep",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
     if name not in PUBLIC:
         raise AttributeError(f"module 'mascot' has no attribute {name!r}")
     return getattr(import_module(PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Everything public."""
+    """List the public names."""
     return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend."""
+"""The one error that the user can fix, and the wording that error messages share."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 
 class UserError(Exception):
-    """Something the user can mend; its text is one sentence that says what to do. The command line exits with 2."""
+    """An error that the user can fix; its text is one sentence that ends in what to do.
+
+    The command line prints it and exits with code 2.
+    """
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Say `; did you mean X?` where a known name is close, else list what is known."""
+    """Return `; did you mean 'X'?` where a known name is similar, else list the known names."""
     known = list(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."
 
 
 def list_some(names: Iterable[str]) -> str:
-    """Name up to three, and say how many more there are."""
+    """Join up to three names, and count the others: `a, b, c and 2 more`."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def printable(path: Path) -> str:
-    """The file's name, fit for one line of a terminal: control characters and undecodable bytes show as `?`."""
+    """Return a file's name for one line of a terminal.
+
+    Control characters and undecodable bytes become `?`.
+    """
     return "".join(letter if letter.isprintable() else "?" for letter in path.name)
 
 
-def extra(package: str) -> Any:
-    """Import a package of the extra `optimizers`.
+def import_optional(package: str) -> ModuleType:
+    """Import a package that the extra `mascot[optimizers]` installs.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     logging.getLogger(package).setLevel(logging.ERROR)  # bitsandbytes warns of speed-ups for other processors
     try:

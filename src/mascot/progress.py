@@ -1,7 +1,8 @@
-"""What long jobs report while they run: one frozen dataclass for each event.
+"""Progress events of long jobs: one frozen dataclass for each kind of event.
 
-The terminal, a notebook or a web page subscribes with one callable. Events hold plain values alone (numbers, text, paths),
-so that they can cross a process or become JSON. Who emits an event is said in its docstring.
+The terminal, a notebook or a web page subscribes with one callable. Events hold only plain values
+(numbers, text, paths), so they can cross a process or become JSON. The docstring of an event says
+who emits it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events; it is never emitted itself."""
+    """Base class of all events; it is never emitted itself."""
 
 
 OnEvent = Callable[[Event], None]
-"""A subscriber: it is called with each event, in order, in the process that works."""
+"""A subscriber: called with each event, in order, in the process that does the work."""
 
 
 def ignore(event: Event) -> None:
-    """Subscribe without doing anything."""
+    """Ignore an event: the subscriber where none is given."""
     del event
 
 
@@ -31,19 +32,19 @@ class PhotosRead(Event):
     """Training has read the photos."""
 
     used: tuple[str, ...]
-    """Printable paths of the photos, in order."""
+    """Printable file names of the photos, in order."""
     refused: tuple[str, ...]
-    """For each file that is not used, a sentence that says why."""
+    """One sentence for each file that is not used, with the reason."""
     notes: tuple[str, ...]
-    """What was done to photos, such as turning them upright."""
+    """Changes that were made to photos, such as turning them upright."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSearchStarted(Event):
-    """Training searches an identifier token in a base for the first time."""
+    """Training starts a token search, because no result is cached for this base."""
 
     images: int
-    """Images that the search generates."""
+    """Number of images that the search generates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +52,19 @@ class ClassImagesStarted(Event):
     """Training is about to read or generate class images; not emitted where none are needed."""
 
     images: int
+    """Number of class images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsResolved(Event):
-    """Training knows its effective settings and its length; the next events are steps."""
+    """Training has resolved its settings and its length; the next events are steps."""
 
     rows: tuple[tuple[str, str], ...]
     """Name and value of each effective setting."""
     steps: int
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole run."""
     selection_images: int
-    """Images that checkpoint selection and knob search generate at most; 0 where neither runs."""
+    """Most images that checkpoint selection and knob search generate; 0 where neither runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class StepTrained(Event):
     """Training has finished one optimizer step."""
 
     step: int
-    """Steps done so far, from 1."""
+    """Number of steps done so far, from 1."""
     loss: float
     """Weighted loss of the step."""
     subject_loss: float
@@ -79,28 +81,34 @@ class StepTrained(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointChosen(Event):
-    """Training has kept a checkpoint."""
+    """Training has selected the checkpoint that becomes the adapter."""
 
     reason: str
+    """Why it was selected, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnobsChosen(Event):
-    """Training recommends inference knobs."""
+    """Training has selected the recommended inference knobs."""
 
     reason: str
+    """Why they were selected, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationStarted(Event):
-    """Evaluation, diagnosis or a token search is about to generate images, or to find them in a cache."""
+    """Evaluation, diagnosis, cross-validation or a token search is about to get images.
+
+    Images are generated, or read from a cache.
+    """
 
     images: int
+    """Number of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGenerated(Event):
-    """One image of the last `GenerationStarted` is there."""
+    """One image of the last `GenerationStarted` is on disk."""
 
     path: Path
 
@@ -110,6 +118,7 @@ class ScoringStarted(Event):
     """Evaluation is about to score images."""
 
     images: int
+    """Number of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +127,14 @@ class FindingSummary:
 
     severity: Literal["serious", "warning", "note"]
     failure_mode: str
+    """Name of the failure mode."""
     remedy: str
-    """The remedy that is likeliest to help; empty where none is known."""
+    """The remedy that is most likely to help; empty where none is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnosisFinished(Event):
-    """A diagnosis is written."""
+    """A diagnosis is complete and written to disk."""
 
     verdict: str
     """The diagnosis in one sentence."""
@@ -136,19 +146,21 @@ class FoldStarted(Event):
     """Cross-validation holds out the next photo."""
 
     photo: str
-    """Name of the photo that is held out."""
+    """File name of the photo that is held out."""
     number: int
     """Position of the fold, from 1."""
     folds: int
+    """Number of folds."""
     steps: int
-    """Optimizer steps that training the fold takes; 0 where it is trained already."""
+    """Number of optimizer steps to train; 0 where the fold is trained already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsPlanned(Event):
-    """A sweep or a suite knows how many runs it consists of."""
+    """A sweep or a suite has planned its runs."""
 
     runs: int
+    """Number of runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +168,11 @@ class RunFinished(Event):
     """One run of a sweep or a suite has ended."""
 
     name: str
-    """What the run is called in tables."""
+    """Name of the run in tables."""
     scores: Mapping[str, float]
-    """Metric to mean; empty where the run failed, and in a suite, which averages at the end."""
+    """Metric -> mean; empty where the run failed, and in a suite, which averages at the end."""
     failure: str = ""
-    """Why it failed, in one sentence; empty where it did not."""
+    """Why the run failed, in one sentence; empty where it succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""The architecture on one page: what a family answers, what a method answers, and the values that pass between them.
+"""The seam on one page: the protocols of families and methods, and the values between them.
 
-A **family** knows one kind of base model: how pixels become latents, how prompts become conditioning, what the denoiser was trained
-to answer. A **method** knows what learns: it is a tuple of phases, trained one after the other. The loop (`trainer.py`) and the
-generator (`generator.py`) are the only places where both meet, and they name neither.
+A **family** describes one kind of base model: how pixels become latents, how prompts become
+conditioning, and what its denoiser was trained to predict. A **method** describes what is trained:
+a tuple of phases, which run one after the other. Only the training loop (`training.loop`) and the
+generator (`generation.generator`) use both, and neither of them names a family or a method.
 
 Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an embedding.
 """
@@ -19,356 +20,21 @@ from torch import Generator, Tensor, nn
 
 from mascot.errors import UserError
 
-Conditioning = Mapping[str, Tensor]
-"""What the denoiser is told besides the noisy picture: named tensors, each with the batch first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
-    """How a picture was cut: some families (SDXL) are told. All in pixels, (height, width) and (top, left)."""
-
-    original: tuple[int, int]
-    corner: tuple[int, int] = (0, 0)
-    target: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latents:
-    """Pictures as the denoiser sees them, as a normal distribution: `latents.sample` draws from it at each use.
-
-    A family in pixel space has a deviation of 0.
-    """
-
-    mean_BCHW: Tensor
-    deviation_BCHW: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """One micro-batch of training. Prior preservation is nothing but examples with their own weight."""
-
-    latents: Latents
-    prompts: tuple[str, ...]
-    framings: tuple[Framing, ...]
-    weight_B: Tensor
-    subject_count: int
-    """The first so many examples show the subject; the rest the class."""
-    generators: tuple[Generator, ...]
-    """One generator an example: all that is random about it (latents, level, noise) is drawn from here."""
-    base_target_B: Tensor | None = None
-    """Examples (bool) whose right answer is the untouched base's own: prior preservation without pictures."""
-    mask_B1HW: Tensor | None = None
-    """How much each cell of the latents counts in its example's error, 1 on average over each example; None counts all alike."""
-
-
-class Objective(Protocol):
-    """What a denoiser was trained to answer, at which noise levels."""
-
-    def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
-        """Draw one training level per generator, as the denoiser expects it. Shape B."""
-        ...
-
-    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """Mix pictures with noise."""
-        ...
-
-    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """The right answer."""
-        ...
-
-    def weight(self, timestep_B: Tensor, min_snr: float | None) -> Tensor:
-        """How much each level counts in the loss. Shape B."""
-        ...
-
-
-class Solver(Protocol):
-    """A diffusers scheduler, ready for one drawing."""
-
-    @property
-    def timesteps(self) -> Tensor:
-        """Levels of the steps, from noise to picture."""
-        ...
-
-    @property
-    def init_noise_sigma(self) -> Any:
-        """How strong the noise is that drawing starts from."""
-        ...
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """Scale the input at one step."""
-        ...
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
-        """Take one step."""
-        ...
-
-
-class Vocabulary(Protocol):
-    """The words of one text encoder that may learn: tokenizer and embedding table."""
-
-    def meaning(self, words: str) -> Tensor:
-        """The table's rows of some words, one for each of their tokens. Shape tokens x D, float32."""
-        ...
-
-    @property
-    def typical_norm(self) -> float:
-        """The median length of the table's rows."""
-        ...
-
-    def learn(self, word: str, rows_ND: nn.Parameter) -> None:
-        """Let a word stand for rows that lie beside the table, from now on and in every prompt; the table itself cannot move."""
-        ...
-
-    def forget(self) -> None:
-        """Give the base's own vocabulary back."""
-        ...
-
-
-class Stage(Protocol):
-    """One denoiser with everything that belongs to it. Most families have one; a pixel cascade has several."""
-
-    @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        """The modules that may learn, under their names in the diffusers layout; the denoiser first."""
-        ...
-
-    @property
-    def denoiser(self) -> str:
-        """Which part denoises."""
-        ...
-
-    @property
-    def objective(self) -> Objective:
-        """What the denoiser answers."""
-        ...
-
-    @property
-    def default_solver(self) -> str:
-        """The solver that draws where none is named."""
-        ...
-
-    @property
-    def embeds_guidance(self) -> bool:
-        """Whether the denoiser is told the guidance scale (as `guidance` in its conditioning) instead of being asked twice."""
-        ...
-
-    @property
-    def multiple(self) -> int:
-        """Sides of pictures must divide by this, in pixels."""
-        ...
-
-    @property
-    def resolution(self) -> int:
-        """The side this base was trained at, in pixels."""
-        ...
-
-    @property
-    def vocabularies(self) -> Mapping[str, Vocabulary]:
-        """Text encoder's name -> the words that may learn; one whose table is never trained (a T5) is not there."""
-        ...
-
-    def adaptable(self, part: str, layers: str) -> list[str]:
-        """Names of the layers of a part that a LoRA may change; `layers` is a word of the family's own (`attention`)."""
-        ...
-
-    def encode(self, pixels_BCHW: Tensor) -> Latents:
-        """Pixels in -1..1 to latents."""
-        ...
-
-    def decode(self, x0_BCHW: Tensor) -> Tensor:
-        """Latents to pixels in 0..1."""
-        ...
-
-    def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """Prompts to what the denoiser is told; differentiable with respect to the text encoders."""
-        ...
-
-    def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
-        """What the denoiser is told of a picture: the enlarging stages of a cascade see it small. Nothing for most.
-
-        `x0_BCHW` is the training picture, or the picture of the stage before, of whatever size; both as the denoiser sees pictures.
-        """
-        ...
-
-    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """Ask the denoiser once."""
-        ...
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """C, H, W of the noise for a picture of so many pixels."""
-        ...
-
-    def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
-        """A scheduler set up for one drawing."""
-        ...
-
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Tokens that a prompt takes, and how many are heard."""
-        ...
-
-    def release_encoders(self, *, text: bool) -> None:
-        """Let the picture encoder (and the text encoders) leave memory; the next call that needs one loads it again."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write this stage's whole pipeline as it is now, in the diffusers layout."""
-        ...
-
-
-class Family(Protocol):
-    """One base model, loaded."""
-
-    @property
-    def name(self) -> str:
-        """The kind of base, as presets call it."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """A hash of the weights: caches and adapters are keyed by it."""
-        ...
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The denoisers, in the order in which they draw."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterGroup:
-    """Parameters that learn at one rate."""
-
-    part: str
-    parameters: tuple[nn.Parameter, ...]
-    learning_rate: float
-    until: float = 1.0
-    """The share of its phase after which it stops learning."""
-    detail: str = ""
-    """What of the part it is, where several groups share one."""
-
-    @property
-    def name(self) -> str:
-        """Its name in logs."""
-        return f"{self.part} {self.detail}".strip()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Companion:
-    """What was learned in another form, for tools that cannot read ours, or for less room."""
-
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
-    method: str | None
-    """The method of ours that restores it too; None where only other tools read it."""
-    facts: tuple[tuple[str, str], ...] = ()
-    """What to say about it: pairs of a name and a value."""
-
-
-class AttachedMethod(Protocol):
-    """A method, attached to a stage: what learns now."""
-
-    @property
-    def groups(self) -> tuple[ParameterGroup, ...]:
-        """What learns, by rate."""
-        ...
-
-    @property
-    def changes_base(self) -> bool:
-        """Whether the base itself changes, so that the result is also written as a base."""
-        ...
-
-    def after_step(self) -> None:
-        """Put back what must not have moved."""
-        ...
-
-    def base_only(self) -> AbstractContextManager[None]:
-        """The base as it was, to the bit, for as long as the block lasts."""
-        ...
-
-    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What is kept: tensors under the names other tools know, and the safetensors metadata that they need."""
-        ...
-
-    def companions(self) -> Mapping[str, Companion]:
-        """Other forms of the export, by the name of their file without its ending."""
-        ...
-
-    def detach(self) -> None:
-        """Give the untouched base back."""
-        ...
-
-
-class Phase(Protocol):
-    """One leg of a training run, which can attach itself."""
-
-    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
-        """Make the stage's parts ready to learn; `before` is the learner of the phase before, still attached, which it takes over."""
-        ...
-
-    def trains(self, stage: Stage) -> tuple[str, ...]:
-        """Which parts will learn: the text of parts that will not is computed once.
-
-        Raises:
-            UserError: the stage has nothing that could learn this way; asked before anything is drawn or attached.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledPhase:
-    """A phase, and its share of a run's steps."""
-
-    phase: Phase
-    share: float = 1.0
-
-
-class Method(Protocol):
-    """A method's settings: what it is called, and its phases in order."""
-
-    @property
-    def name(self) -> str:
-        """As recipes call it."""
-        ...
-
-    @property
-    def phases(self) -> tuple[ScheduledPhase, ...]:
-        """The phases, whose shares add up to 1."""
-        ...
-
-
-class AppliedAdapter(Protocol):
-    """An adapter put on a stage."""
-
-    def scale(self, scales: Mapping[str, float]) -> None:
-        """Set each part's strength; 0 is exactly the base, 1 what was trained."""
-        ...
-
-    def remove(self) -> None:
-        """Give the base back, exactly."""
-        ...
-
-
-class Restore(Protocol):
-    """The inverse of `AttachedMethod.export`."""
-
-    def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
-        """Put an adapter on; raises UserError with the keys that do not fit."""
-        ...
-
-
-Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
-
-
-COMMON_TOKEN = "sks"
-"""What most tutorials call their subject, and what ours is called while nobody has named it and no base has been asked."""
+COMMON_TOKEN = "sks"  # noqa: S105 - a word of prompts
+"""The identifier token of most tutorials; stands in until a token is given or chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is taught: its token, and the noun of its class where one is known. Raises UserError where either is blank."""
+    """The subject's identifier token and class noun.
+
+    Raises:
+        UserError: either of them is blank.
+    """
 
     token: str
     class_noun: str | None = None
+    """What kind of thing the subject is (`dog`); None where unknown."""
 
     def __post_init__(self) -> None:
         """Refuse blanks."""
@@ -379,5 +45,368 @@ class Subject:
 
     @property
     def words(self) -> str:
-        """Token and class noun (`sks dog`), or the token alone."""
+        """The subject in a prompt: token and class noun (`sks dog`), or the token alone."""
         return self.token if self.class_noun is None else f"{self.token} {self.class_noun}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How an image was cropped, in pixels; SDXL is conditioned on it (arXiv 2307.01952, 2.2)."""
+
+    original: tuple[int, int]
+    """Height and width before cropping."""
+    corner: tuple[int, int] = (0, 0)
+    """Top and left of the crop."""
+    target: tuple[int, int]
+    """Height and width of the crop."""
+
+
+Conditioning = Mapping[str, Tensor]
+"""The denoiser's inputs besides noisy latents and timestep: named tensors, batch first."""
+
+Condition = Callable[[Sequence[str], Sequence[Framing]], Conditioning]
+"""Turns prompts and framings into conditioning: `Stage.condition`, or a cache in front of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """Encoded images as a normal distribution, which `diffusion.noise.sample_latents` draws from.
+
+    The deviation is 0 for a family in pixel space.
+    """
+
+    mean_BCHW: Tensor
+    deviation_BCHW: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One micro-batch of training: subject examples first, then those of prior preservation."""
+
+    latents: Latents
+    prompts: tuple[str, ...]
+    framings: tuple[Framing, ...]
+    weight_B: Tensor
+    """Weight of each example in the loss; prior preservation is nothing more than this weight."""
+    subject_count: int
+    """Number of examples that show the subject; the others show the class."""
+    generators: tuple[Generator, ...]
+    """One random generator for each example: its latents, timestep and noise are drawn from it."""
+    base_target_B: Tensor | None = None
+    """Examples (bool) whose target is the base model's prediction: output preservation."""
+    mask_B1HW: Tensor | None = None
+    """Weight of each latent cell, of mean 1 over an example; None weights all cells alike."""
+
+
+class Objective(Protocol):
+    """What a denoiser was trained to predict, and at which timesteps."""
+
+    def sample_timesteps(self, generators: Sequence[Generator]) -> Tensor:
+        """Draw one timestep per generator, in the denoiser's own units. Shape B."""
+        ...
+
+    def noise(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """Mix latents x0 and noise eps to x_t, by the noise schedule. Shape B x C x H x W."""
+        ...
+
+    def target(self, x0_BCHW: Tensor, eps_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """Return what the denoiser shall predict: noise or velocity. Shape B x C x H x W."""
+        ...
+
+    def weight(self, timestep_B: Tensor, min_snr: float | None) -> Tensor:
+        """Return the weight of timesteps in the loss, from min-SNR's limit. Shape B."""
+        ...
+
+
+class Solver(Protocol):
+    """A diffusers scheduler, set up for one size and number of steps."""
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps of the steps, from noise to image. Shape: steps."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> float | Tensor:
+        """The standard deviation of the noise that generation starts from."""
+        ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Scale the denoiser's input at a timestep; `sample` has shape B x C x H x W."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
+        """Take a step along the prediction; the first item returned is the new sample."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """The tokens of one text encoder, to which one trainable token can be added."""
+
+    def embeddings(self, words: str) -> Tensor:
+        """Return the embedding table's rows of some words, one a token. Shape N x D, float32."""
+        ...
+
+    @property
+    def typical_norm(self) -> float:
+        """The median L2 norm of the table's rows."""
+        ...
+
+    def add(self, token: str, rows_ND: nn.Parameter) -> None:
+        """Let a token stand for N trainable rows in every prompt; the table itself stays frozen."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the added token, which restores the base's vocabulary."""
+        ...
+
+
+class Stage(Protocol):
+    """One denoiser with its encoders and objective; a pixel cascade has several stages."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules that can be trained, by their names in diffusers; the denoiser is first."""
+        ...
+
+    @property
+    def denoiser(self) -> str:
+        """The name of the part that denoises."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What the denoiser predicts."""
+        ...
+
+    @property
+    def default_solver(self) -> str:
+        """The name of the solver that is used where none is given."""
+        ...
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the denoiser takes the guidance scale as input (`guidance` in its conditioning).
+
+        Other denoisers predict twice a step: classifier-free guidance.
+        """
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """The number that height and width of images must be divisible by, in pixels."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """The side of the square images that the base was trained on, in pixels."""
+        ...
+
+    @property
+    def vocabularies(self) -> Mapping[str, Vocabulary]:
+        """Name of a text encoder -> its vocabulary, for those whose embeddings can be trained."""
+        ...
+
+    def adaptable(self, part: str, layers: str) -> list[str]:
+        """List the layers of a part that a LoRA adapts; `layers` is a set such as `attention`."""
+        ...
+
+    def encode(self, pixels_BCHW: Tensor) -> Latents:
+        """Encode pixels in -1..1 to latents."""
+        ...
+
+    def decode(self, x0_BCHW: Tensor) -> Tensor:
+        """Decode latents to pixels in 0..1. Shape B x 3 x height x width."""
+        ...
+
+    def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        """Encode B prompts and framings; gradients reach the text encoders."""
+        ...
+
+    def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
+        """Condition super-resolution on a low-resolution image; other stages return nothing.
+
+        Args:
+            x0_BCHW: The training images, or the output of the stage before, at any size. Both are
+                as the denoiser sees images.
+            generators: One for each image; noise augmentation draws from it.
+        """
+        ...
+
+    def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the denoiser once; the prediction has the shape of its input, B x C x H x W."""
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return C, H and W of the latents of an image of `height` x `width` pixels."""
+        ...
+
+    def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
+        """Set up a solver by name, for `steps` steps and images of `height` x `width` pixels."""
+        ...
+
+    def prompt_length(self, prompt: str) -> tuple[int, int]:
+        """Count a prompt's tokens, and how many of them are used after truncation."""
+        ...
+
+    def release_encoders(self, *, text: bool) -> None:
+        """Remove the image encoder, and with `text` the text encoders, from memory.
+
+        The next call that needs one loads it again.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the stage's pipeline with its present weights, in the diffusers layout."""
+        ...
+
+
+class Family(Protocol):
+    """A loaded base model."""
+
+    @property
+    def name(self) -> str:
+        """The name of the family, as in the file names of presets."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A hash of the weights, by which caches and adapters recognize the base."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, in the order in which they generate."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained at one learning rate."""
+
+    part: str
+    """The part of the stage that they belong to."""
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+    until: float = 1.0
+    """Share of the phase, 0..1, after which the parameters are frozen."""
+    detail: str = ""
+    """Tells groups of one part apart in logs."""
+
+    @property
+    def name(self) -> str:
+        """The name of the group in logs."""
+        return f"{self.part} {self.detail}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """A second file of an adapter: other tensors or names, for other tools or a smaller file."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    method: str | None
+    """The method whose `restore` loads it; None where only other tools do."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """Pairs of name and value that reports show."""
+
+
+class AttachedMethod(Protocol):
+    """A method attached to a stage: its trainable parameters and their export."""
+
+    @property
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """The trained parameters, by learning rate."""
+        ...
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the base's own weights are trained; the result is then also written as a base."""
+        ...
+
+    def after_step(self) -> None:
+        """Restore values that an optimizer step may have changed but that must stay fixed."""
+        ...
+
+    def base_only(self) -> AbstractContextManager[None]:
+        """Switch the method off while the context lasts: exactly the base model, bit by bit."""
+        ...
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the adapter's tensors, under names that other tools know, and its metadata."""
+        ...
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Return further files to write, by file name without its ending."""
+        ...
+
+    def detach(self) -> None:
+        """Detach the method, which leaves the base model."""
+        ...
+
+
+class Phase(Protocol):
+    """One phase of a method."""
+
+    def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
+        """Attach the phase to a stage and return what is trained.
+
+        `seed` decides initial weights. `before` is the attached method of the phase before, which
+        the new one takes over; None in the first phase.
+        """
+        ...
+
+    def trains(self, stage: Stage) -> tuple[str, ...]:
+        """Name the parts that will be trained; other text encoders run only once a prompt.
+
+        Raises:
+            UserError: the stage has nothing to train; this is asked before anything is attached.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledPhase:
+    """A phase with its share of a run's steps."""
+
+    phase: Phase
+    share: float = 1.0
+    """Between 0 and 1."""
+
+
+class Method(Protocol):
+    """The settings of a method: its name and its phases."""
+
+    @property
+    def name(self) -> str:
+        """The name of the method in recipes."""
+        ...
+
+    @property
+    def phases(self) -> tuple[ScheduledPhase, ...]:
+        """The phases in order; their shares add up to 1."""
+        ...
+
+
+class AppliedAdapter(Protocol):
+    """An adapter that is applied to a stage."""
+
+    def scale(self, scales: Mapping[str, float]) -> None:
+        """Set the strength of each part: 0 is exactly the base model, 1 the trained strength."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the adapter, which restores the base model exactly."""
+        ...
+
+
+class Restore(Protocol):
+    """The function that applies an adapter: the inverse of `AttachedMethod.export`."""
+
+    def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
+        """Apply exported tensors to a stage.
+
+        Raises:
+            UserError: some keys or shapes do not fit the base; the message names them.
+        """
+        ...
