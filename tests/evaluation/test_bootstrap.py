@@ -1,4 +1,4 @@
-"""Laws of the intervals: exact where the answer is known, the same for the same seed, honest about one row."""
+"""Laws of the intervals: exact for known bounds, the same for the same seed, none for one row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mascot.evaluation import bootstrap as module
-from mascot.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, overlap, paired
+from mascot.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, intervals_overlap, paired_bootstrap
 
 numbers = st.floats(-1, 1, allow_nan=False)
 rows = st.lists(numbers, min_size=2, max_size=12)
@@ -43,14 +43,14 @@ def test_bounds_move_and_stretch_with_the_rows(values: list[float], shift: float
 
 def test_two_rows_are_bounded_by_themselves() -> None:
     assert bounds(bootstrap([0.2, 0.6], seed=0)) == (0.2, 0.6)  # a quarter of the resamples is one row twice
-    assert bounds(bootstrap([0.2, 0.6], seed=0, level=0.4)) == pytest.approx((0.4, 0.4))  # half of them is both
+    assert bounds(bootstrap([0.2, 0.6], seed=0, confidence=0.4)) == pytest.approx((0.4, 0.4))  # half of them is both
 
 
 def test_bounds_are_quantiles_of_all_resamples_there_are() -> None:
     values = [0.1, 0.2, 0.4, 0.8, 0.9]
     every = np.array([np.mean(resample) for resample in itertools.product(values, repeat=len(values))])
     assert bounds(bootstrap(values, seed=0)) == pytest.approx(tuple(np.quantile(every, (0.025, 0.975))), abs=0.015)
-    assert bounds(bootstrap(values, seed=0, level=0.5)) == pytest.approx(
+    assert bounds(bootstrap(values, seed=0, confidence=0.5)) == pytest.approx(
         tuple(np.quantile(every, (0.25, 0.75))), abs=0.015
     )
 
@@ -72,7 +72,7 @@ def test_the_seed_decides() -> None:
 def test_blocks_change_nothing_but_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50).tolist()
     whole = bounds(bootstrap(values, seed=0))
-    monkeypatch.setattr(module, "_AT_ONCE", 333 * 50)
+    monkeypatch.setattr(module, "_NUMBERS_IN_MEMORY", 333 * 50)
     sizes: list[int] = []
     quantile = np.quantile
 
@@ -88,8 +88,8 @@ def test_blocks_change_nothing_but_the_memory(monkeypatch: pytest.MonkeyPatch) -
 def test_one_row_has_no_bounds_and_none_has_no_mean() -> None:
     assert bootstrap([0.5], seed=0) == Interval(0.5, None, None)
     assert bootstrap([], seed=0) is None
-    assert paired([0.75], [0.25], seed=0) == Interval(0.5, None, None)
-    assert paired([], [], seed=0) is None
+    assert paired_bootstrap([0.75], [0.25], seed=0) == Interval(0.5, None, None)
+    assert paired_bootstrap([], [], seed=0) is None
     assert Interval(0.5).describe() == "0.500 (one row: no interval)"
     assert Interval(0.5, 0.25, 0.75).describe(2) == "0.50 (0.25 to 0.75)"
 
@@ -97,19 +97,19 @@ def test_one_row_has_no_bounds_and_none_has_no_mean() -> None:
 def test_pairs_cancel_what_both_share() -> None:
     hard = [0.1, 0.9, 0.4, 0.6, 0.2]
     better = [value + 0.05 for value in hard]
-    difference = paired(better, hard, seed=0)
+    difference = paired_bootstrap(better, hard, seed=0)
     assert difference is not None
     assert (difference.mean, *bounds(difference)) == pytest.approx((0.05,) * 3)
     assert difference.nonzero
     one, other = bootstrap(better, seed=0), bootstrap(hard, seed=0)
     assert one is not None
     assert other is not None
-    assert overlap(one, other)
+    assert intervals_overlap(one, other)
 
 
 @given(one=st.lists(numbers, min_size=5, max_size=5), other=st.lists(numbers, min_size=5, max_size=5))
 def test_pairs_have_a_direction(one: list[float], other: list[float]) -> None:
-    forth, back = paired(one, other, seed=0), paired(other, one, seed=0)
+    forth, back = paired_bootstrap(one, other, seed=0), paired_bootstrap(other, one, seed=0)
     assert forth is not None
     assert back is not None
     assert forth.mean == pytest.approx(-back.mean, abs=1e-12)
@@ -127,8 +127,8 @@ def test_pairs_have_a_direction(one: list[float], other: list[float]) -> None:
         (Interval(0.2), Interval(0.9), True),
     ],
 )
-def test_overlap_needs_two_intervals_to_deny(one: Interval, other: Interval, *, shared: bool) -> None:
-    assert overlap(one, other) is overlap(other, one) is shared
+def test_intervals_without_bounds_overlap(one: Interval, other: Interval, *, shared: bool) -> None:
+    assert intervals_overlap(one, other) is intervals_overlap(other, one) is shared
 
 
 @pytest.mark.parametrize(
@@ -141,24 +141,24 @@ def test_overlap_needs_two_intervals_to_deny(one: Interval, other: Interval, *, 
         (Interval(0.2), False),
     ],
 )
-def test_a_difference_is_one_where_the_interval_leaves_zero_out(interval: Interval, *, nonzero: bool) -> None:
+def test_a_difference_is_significant_where_its_interval_excludes_zero(interval: Interval, *, nonzero: bool) -> None:
     assert interval.nonzero is nonzero
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_no_number_is_refused(bad: float) -> None:
+def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="not a finite number"):
         bootstrap([0.1, bad], seed=0)
     with pytest.raises(ValueError, match="not a finite number"):
         bootstrap([bad], seed=0)
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
-def test_a_level_is_a_share(level: float) -> None:
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_a_confidence_is_a_share(confidence: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        bootstrap([0.1, 0.2], seed=0, level=level)
+        bootstrap([0.1, 0.2], seed=0, confidence=confidence)
 
 
 def test_unequal_rows_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="2 and 3 rows"):
-        paired([0.1, 0.2], [0.1, 0.2, 0.3], seed=0)
+        paired_bootstrap([0.1, 0.2], [0.1, 0.2, 0.3], seed=0)

@@ -1,4 +1,8 @@
-"""Laws of comparing and of showing: only like is compared, in pairs; tables and pages say all of it, and show words as words."""
+"""Laws of comparisons, tables and pages.
+
+Only runs that were evaluated alike are compared, in pairs. Tables and pages show everything, and
+escape the user's words.
+"""
 
 from __future__ import annotations
 
@@ -67,22 +71,25 @@ def test_several_subjects_are_rows_themselves(scores: Scores, other: Scores) -> 
     assert identity.interval.mean == pytest.approx(0)
     assert identity.interval.high == pytest.approx(abs(value(scores, "identity") - value(other, "identity")))
     assert "over 2 subjects" in comparison_table(found).title
-    assert comparison_table(found).rows[0][-1] == "no difference that could be told"
+    assert comparison_table(found).rows[0][-1] == "no significant difference"
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"seed": 5}, r"first seeds \(0 and 5\)"),
-        ({"images": 4}, r"pictures of each prompt \(2 and 4\)"),
+        ({"images": 4}, r"images of each prompt \(2 and 4\)"),
         ({"class_noun": "cat"}, r"class nouns \(dog and cat\)"),
         ({"photos": ("0123",)}, r"photos to compare with \(3 and 1, such as "),
-        ({"judges": {"identity": "another", "clip": "", "distance": ""}}, r"encoders of identity \(seer .* and another\) and in "),
+        (
+            {"encoders": {"identity": "another", "clip": "", "distance": ""}},
+            r"encoders of identity \(seer .* and another\) and in ",
+        ),
     ],
     ids=str,
-)  # fmt: skip
-def test_only_like_is_compared(scores: Scores, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+)
+def test_only_runs_that_were_evaluated_alike_are_compared(scores: Scores, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         compare_scores([scores], [scores.model_copy(update=change)])
 
 
@@ -98,7 +105,7 @@ def test_other_prompts_are_named(scores: Scores) -> None:
         compare_scores([scores], [scores, scores])
 
 
-def test_tables_have_a_row_for_each_run_and_name_their_judges(scores: Scores, other: Scores) -> None:
+def test_tables_have_a_row_for_each_run_and_name_their_encoders(scores: Scores, other: Scores) -> None:
     table = runs_table([scores, other])
     assert [row[0] for row in table.rows] == [scores.name, other.name, "mean", *REFERENCES]
     assert {len(row) for row in table.rows} == {len(table.head)} == {len(METRICS) + 1}
@@ -110,7 +117,7 @@ def test_tables_have_a_row_for_each_run_and_name_their_judges(scores: Scores, ot
     assert "2 prompts of one subject" in means_table([scores]).title
 
 
-def test_pages_open_offline_and_hold_every_picture(world: World, scores: Scores, other: Scores) -> None:
+def test_pages_open_offline_and_hold_every_image(world: World, scores: Scores, other: Scores) -> None:
     assert other.prompts
     page = world.run.scores_page.read_text(encoding="utf-8")
     found = compare(world.run, world.folder / "other")
@@ -126,7 +133,7 @@ def test_pages_open_offline_and_hold_every_picture(world: World, scores: Scores,
         assert scores.encoders["identity"] in text
 
 
-def test_pages_show_the_user_s_words_as_words(world: World, scores: Scores, tmp_path: Path) -> None:
+def test_pages_escape_the_user_s_words(world: World, scores: Scores, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     write_page(
         scores_page(scores.model_copy(update={"subject": "<b>sks</b>", "notes": ("R&D",)}), world.run.folder), path
@@ -145,27 +152,27 @@ def test_comparing_needs_an_evaluation(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "interval", "says"),
+    ("name", "interval", "expected"),
     [
         ("identity", Interval(0.2, 0.1, 0.3), "the first is better"),
         ("identity", Interval(-0.2, -0.3, -0.1), "the second is better"),
         ("preservation", Interval(0.2, 0.1, 0.3), "the second is better"),
         ("drift", Interval(-0.2, -0.3, -0.1), "the first is better"),
         ("nearest", Interval(0.2, 0.1, 0.3), "differs"),
-        ("identity", Interval(0.2, -0.1, 0.3), "no difference that could be told"),
+        ("identity", Interval(0.2, -0.1, 0.3), "no significant difference"),
         ("identity", Interval(0.2), ""),
         ("identity", None, ""),
     ],
     ids=str,
 )
-def test_better_is_said_only_where_the_interval_leaves_out_nothing(
-    name: str, interval: Interval | None, says: str
+def test_a_side_is_better_only_where_the_interval_excludes_zero(
+    name: str, interval: Interval | None, expected: str
 ) -> None:
-    assert verdict(name, Difference(one=0.5, other=0.3, interval=interval)) == says
+    assert verdict(name, Difference(one=0.5, other=0.3, interval=interval)) == expected
 
 
 def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Run a command: its exit code, what it printed, what it said on stderr."""
+    """Run a command; returns its exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
@@ -173,36 +180,36 @@ def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *
     with pytest.raises(SystemExit) as stop:
         app.main()
     assert isinstance(stop.value.code, int)
-    printed, said = capfd.readouterr()
-    return stop.value.code, printed, said
+    printed, errors = capfd.readouterr()
+    return stop.value.code, printed, errors
 
 
 def test_the_commands_print_what_was_measured(
     world: World, scores: Scores, other: Scores, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two runs make one table with a mean; the pages are named; comparing and calibrating print theirs."""
+    """Two runs share a table with a mean; each command prints its table and names its page."""
     encoders = ("--identity", world.identity, "--clip", world.clip, "--device", "cpu")
-    asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     runs = world.run.folder, world.folder / "other"
-    code, printed, said = mascot(monkeypatch, capfd, "evaluate", *runs, *asked, "--images", IMAGES, *encoders)
-    assert (code, said) == (0, "")
+    code, printed, errors = mascot(monkeypatch, capfd, "evaluate", *runs, *prompts, "--images", IMAGES, *encoders)
+    assert (code, errors) == (0, "")
     rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
     assert f"{value(scores, 'clip_t'):.3f}" in rows[str(runs[0])]
     assert f"{value(other, 'clip_t'):.3f}" in rows[str(runs[1])]
     assert "mean" in rows
     for line in (*scores.encoders.values(), f"pictures: {world.run.scores_page}"):
         assert line in printed
-    code, printed, said = mascot(monkeypatch, capfd, "compare", *runs, "--out", world.folder / "beside.html")
-    assert (code, said) == (0, "")
+    code, printed, errors = mascot(monkeypatch, capfd, "compare", *runs, "--out", world.folder / "beside.html")
+    assert (code, errors) == (0, "")
     assert f"side by side: {world.folder / 'beside.html'}" in printed
     assert (world.folder / "beside.html").is_file()
-    code, printed, said = mascot(monkeypatch, capfd, "evaluate", "--real", world.folder / "photos", *encoders)
-    assert (code, said) == (0, "")
+    code, printed, errors = mascot(monkeypatch, capfd, "evaluate", "--real", world.folder / "photos", *encoders)
+    assert (code, errors) == (0, "")
     assert f"{value(scores, 'real_identity'):.3f}" in printed
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("evaluate", "--real", "photos", "--prompt", "a {subject}"), "--real draws nothing"),
         (("evaluate", "--real", "nowhere"), "nowhere does not exist"),
@@ -217,11 +224,15 @@ def test_the_commands_print_what_was_measured(
     ],
     ids=str,
 )
-def test_commands_that_cannot_be_carried_out_say_what_to_do(
-    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+def test_commands_that_cannot_run_say_what_to_do(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
 ) -> None:
     monkeypatch.chdir(world.folder)
-    code, _, said = mascot(monkeypatch, capfd, *words)
+    code, _, errors = mascot(monkeypatch, capfd, *words)
     assert code == 2
-    assert said.startswith("mascot: ")
-    assert says.lower() in said.lower()
+    assert errors.startswith("mascot: ")
+    assert message.lower() in errors.lower()

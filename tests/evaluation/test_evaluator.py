@@ -1,4 +1,4 @@
-"""Laws of evaluating: numbers are those of the definitions, nothing is drawn twice, what is missing says why."""
+"""Laws of evaluation: scores equal their definitions, and nothing is generated twice."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from mascot.generation.prompt_sets import LIVE_NOUNS, PAPER, STARTER, is_live
 from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family
+from mascot.progress import Event, ImageGenerated
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
-from starter_recipe.world import ALIVE
+from starter_training.scenes.caption_words import ALIVE
 from tiny.encoders import tiny_identity
 from tiny.world import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
 
@@ -44,17 +45,17 @@ def scores(world: World) -> Scores:
     return world.evaluate(photos=[world.folder / "photos"])
 
 
-def drawn(world: World, scores: Scores) -> list[list[Image.Image]]:
-    """The pictures that the scores name, prompt by prompt."""
+def generated(world: World, scores: Scores) -> list[list[Image.Image]]:
+    """The images that the scores name, prompt by prompt."""
     return [read([world.run.folder / image.file for image in prompt.images]) for prompt in scores.prompts]
 
 
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("everything is drawn already"))
+def refuse_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generator, "generate_batch", lambda *_: pytest.fail("every image is cached"))
 
 
-def test_likeness_is_the_mean_of_all_pairs(world: World, scores: Scores) -> None:
-    images = list(itertools.chain(*drawn(world, scores)))
+def test_subject_fidelity_is_the_mean_of_all_pairs(world: World, scores: Scores) -> None:
+    images = list(itertools.chain(*generated(world, scores)))
     for name, encoder in zip(("identity", "clip_i"), world.encoders, strict=True):
         photos = encoder.embed(world.photos(3))
         assert value(scores, name) == pytest.approx(mean(cosines(encoder.embed(images), photos)), abs=1e-6)
@@ -65,7 +66,7 @@ def test_likeness_is_the_mean_of_all_pairs(world: World, scores: Scores) -> None
 def test_prompts_are_read_without_the_token(world: World, scores: Scores) -> None:
     clip = world.encoders[1]
     expected: list[float] = []
-    for text, images, row in zip(PLAIN, drawn(world, scores), scores.prompts, strict=True):
+    for text, images, row in zip(PLAIN, generated(world, scores), scores.prompts, strict=True):
         each = cosines(clip.embed(images), clip.embed_prompts([text]))
         assert [image.values["clip_t"] for image in row.images] == pytest.approx(each, abs=1e-6)
         assert row.values["clip_t"] == pytest.approx(mean(each), abs=1e-6)
@@ -74,20 +75,20 @@ def test_prompts_are_read_without_the_token(world: World, scores: Scores) -> Non
     assert any("without the token: 'a dog in the snow'" in note for note in scores.notes)
 
 
-def test_diversity_is_between_pictures_of_one_prompt(world: World, scores: Scores) -> None:
+def test_diversity_is_between_images_of_one_prompt(world: World, scores: Scores) -> None:
     identity = world.encoders[0]
     expected: list[float] = []
-    for images, row in zip(drawn(world, scores), scores.prompts, strict=True):
+    for images, row in zip(generated(world, scores), scores.prompts, strict=True):
         one, two = identity.patches(images)
         expected.append(1 - mean([cosines(a[None], b[None])[0] for a, b in zip(one, two, strict=True)]))
         assert row.values["diversity"] == pytest.approx(expected[-1], abs=1e-6)
     assert value(scores, "diversity") == pytest.approx(mean(expected), abs=1e-6)
 
 
-def test_copying_is_nearness_to_what_was_learned_over_as_many_that_were_held_out(world: World, scores: Scores) -> None:
+def test_copying_compares_equal_numbers_of_training_and_held_out_photos(world: World, scores: Scores) -> None:
     identity = world.encoders[0]
     photos = identity.embed(world.photos(3))
-    images = identity.embed(list(itertools.chain(*drawn(world, scores))))
+    images = identity.embed(list(itertools.chain(*generated(world, scores))))
     excess = [mean(cosines(row[None], photos[:LEARNED])) - cosines(row[None], photos[LEARNED:])[0] for row in images]
     assert value(scores, "copying") == pytest.approx(mean(excess), abs=1e-6)
     apart = cosines(photos[:1], photos[1:LEARNED])[0]
@@ -95,8 +96,8 @@ def test_copying_is_nearness_to_what_was_learned_over_as_many_that_were_held_out
     assert value(scores, "nearest") == pytest.approx(mean(nearest), abs=1e-6)
 
 
-def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scores: Scores) -> None:
-    """Drawn by the adapter's generator at no strength, the base's pictures are those of a base that never wore it."""
+def test_the_base_gets_the_same_prompts_with_the_class_noun_alone(world: World, scores: Scores) -> None:
+    """At adapter strength 0 the base's images equal those of a base without an adapter."""
     identity, clip = world.encoders
     base = Generator(load_family(str(world.base), device="cpu", precision="fp32"))
     knobs = Knobs(steps=1, guidance=scores.knobs.guidance)
@@ -121,18 +122,20 @@ def test_the_base_is_asked_the_same_with_the_class_noun_alone(world: World, scor
     )
 
 
-def test_a_second_call_draws_and_embeds_nothing(world: World, scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_drawing(monkeypatch)
-    monkeypatch.setattr(IdentityEncoder, "embed", lambda *_: pytest.fail("everything is embedded already"))
-    monkeypatch.setattr(ClipEncoder, "embed", lambda *_: pytest.fail("everything is embedded already"))
-    monkeypatch.setattr(IdentityEncoder, "patches", lambda *_: pytest.fail("everything is measured already"))
+def test_a_second_call_generates_and_embeds_nothing(
+    world: World, scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_generation(monkeypatch)
+    monkeypatch.setattr(IdentityEncoder, "embed", lambda *_: pytest.fail("every embedding is cached"))
+    monkeypatch.setattr(ClipEncoder, "embed", lambda *_: pytest.fail("every embedding is cached"))
+    monkeypatch.setattr(IdentityEncoder, "patches", lambda *_: pytest.fail("every distance is cached"))
     assert world.evaluate(photos=[world.folder / "photos"]) == scores
 
 
-def test_other_encoders_judge_the_same_pictures(
+def test_other_encoders_score_the_same_images(
     world: World, scores: Scores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    no_drawing(monkeypatch)
+    refuse_generation(monkeypatch)
     shutil.copytree(world.run.folder, tmp_path / "run")
     again = world.evaluate(
         tmp_path / "run", photos=[world.folder / "photos"], identity=str(tiny_identity(tmp_path / "dino-like", seed=1))
@@ -145,29 +148,29 @@ def test_other_encoders_judge_the_same_pictures(
     assert "DINO" not in runs_table([scores]).head
 
 
-def test_another_run_finds_the_base_s_pictures_drawn(
+def test_another_run_finds_the_base_s_images_cached(
     world: World, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The base is drawn once for all runs."""
+    """The base's images are generated once for all runs."""
     run = world.write("neighbour", seed=3)
     strengths: list[float] = []
-    draw = Generator.generate
+    generate_images = Generator.generate
 
     def watched(self: Generator, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         strengths.append(knobs.unet_scale)
-        return draw(self, requests, knobs)
+        return generate_images(self, requests, knobs)
 
-    monkeypatch.setattr(Generator, "draw", watched)
+    monkeypatch.setattr(Generator, "generate", watched)
     again = world.evaluate(run, photos=[world.folder / "photos"])
     assert set(strengths) == {1.0}
     assert again.values["base_clip_t"] == scores.values["base_clip_t"]
 
 
 @pytest.mark.parametrize("kept", [1, 3, 9])
-def test_a_killed_evaluation_goes_on_to_the_same_scores(
+def test_a_killed_evaluation_continues_to_the_same_scores(
     world: World, scores: Scores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: int
 ) -> None:
-    """Killed after so many pictures, wherever that is; nothing that was kept is written again."""
+    """Wherever it is killed, no image is written twice."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     run = Run(tmp_path / "run")
     for name in ("recipe", "adapter"):
@@ -175,14 +178,14 @@ def test_a_killed_evaluation_goes_on_to_the_same_scores(
         getattr(run, name).write_bytes(getattr(world.run, name).read_bytes())
     files: list[Path] = []
 
-    def kill(phase: str, facts: Any) -> None:
-        if phase == "picture":
-            files.append(facts)
+    def kill(event: Event) -> None:
+        if isinstance(event, ImageGenerated):
+            files.append(event.path)
         if len(files) == kept:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.evaluate(run, photos=[world.folder / "photos"], progress=kill)
+        world.evaluate(run, photos=[world.folder / "photos"], on_event=kill)
     assert not run.scores.exists()
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
     again = world.evaluate(run, photos=[world.folder / "photos"])
@@ -190,7 +193,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_scores(
     assert again.model_copy(update={"name": scores.name}) == scores
 
 
-def test_scores_are_kept_as_they_are(world: World, scores: Scores) -> None:
+def test_scores_are_read_as_they_were_written(world: World, scores: Scores) -> None:
     assert Scores.read(world.run.scores) == scores
     text = world.run.scores.read_text(encoding="utf-8")
     assert "NaN" not in text
@@ -201,7 +204,7 @@ def test_scores_are_kept_as_they_are(world: World, scores: Scores) -> None:
     assert all((world.run.folder / image.file).is_file() for prompt in scores.prompts for image in prompt.images)
 
 
-def test_weights_are_told_apart(world: World) -> None:
+def test_weights_have_different_names(world: World) -> None:
     family = load_family(str(world.base), device="cpu", precision="fp32")
     names = {
         weights_name(family),
@@ -226,27 +229,27 @@ def test_scores_of_another_version_are_refused(scores: Scores, tmp_path: Path) -
             Scores.read(path)
 
 
-def test_what_cannot_be_computed_says_why(world: World) -> None:
+def test_a_missing_score_has_a_reason(world: World) -> None:
     run = world.write("alone", class_noun=None, learned=1)
     found = world.evaluate(run, prompts=["a {subject} in the snow"], images=1)
-    whys = {name: score.reason for name, score in found.values.items() if score.value is None}
-    assert set(whys) == set(found.values) - {"identity", "clip_i"}
+    reasons = {name: score.reason for name, score in found.values.items() if score.value is None}
+    assert set(reasons) == set(found.values) - {"identity", "clip_i"}
     assert all(
-        "class noun" in whys[name] for name in ("clip_t", "base_clip_t", "preservation", "drift", "base_identity")
+        "class noun" in reasons[name] for name in ("clip_t", "base_clip_t", "preservation", "drift", "base_identity")
     )
-    assert "--images 2" in whys["diversity"]
-    assert "held out" in whys["copying"]
-    assert "one photo" in whys["nearest"]
-    assert "one photo" in whys["real_identity"]
-    assert "segmenter" in whys["cutout"]
+    assert "--images 2" in reasons["diversity"]
+    assert "held out" in reasons["copying"]
+    assert "one photo" in reasons["nearest"]
+    assert "one photo" in reasons["real_identity"]
+    assert "segmenter" in reasons["cutout"]
     tables = (runs_table([found]), means_table([found]), prompts_table(found))
     words = " ".join(" ".join(cell for row in table.rows for cell in row) for table in tables)
     assert not re.search(r"\b(nan|inf|none)\b", words, re.IGNORECASE)
     assert any("class noun" in note for note in tables[0].notes)
 
 
-def test_an_adapter_without_its_run_says_what_it_misses(world: World, tmp_path: Path) -> None:
-    """A file that was passed on is scored beside itself; likeness waits for photos."""
+def test_an_adapter_without_its_run_names_what_is_missing(world: World, tmp_path: Path) -> None:
+    """An adapter file alone is scored beside itself; subject fidelity needs photos."""
     path = tmp_path / "gift.safetensors"
     path.write_bytes(world.run.adapter.read_bytes())
     found = world.evaluate(path, images=1)
@@ -256,16 +259,16 @@ def test_an_adapter_without_its_run_says_what_it_misses(world: World, tmp_path: 
     assert (tmp_path / "gift_scores" / "scores.html").is_file()
     with_photos = world.evaluate(path, images=1, photos=[world.folder / "photos"])
     assert with_photos.values["identity"].value is not None
-    assert "not known what it learned from" in with_photos.values["copying"].reason
+    assert "not known which photos it was trained on" in with_photos.values["copying"].reason
     assert read_scores(path)[0] == read_scores(tmp_path / "gift_scores")[0].model_copy(update={"name": str(path)})
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"prompts": ["a dog in the snow"]}, "does not name the subject"),
-        ({"prompts": []}, "nothing to draw"),
-        ({"images": 0}, "nothing to draw"),
+        ({"prompts": []}, "nothing to generate"),
+        ({"images": 0}, "nothing to generate"),
         ({"prompts": ["a {subjekt}"]}, "placeholder"),
         ({"photos": ["nowhere"]}, "nowhere does not exist"),
         ({"identity": "nowhere"}, "no folder"),
@@ -274,17 +277,17 @@ def test_an_adapter_without_its_run_says_what_it_misses(world: World, tmp_path: 
     ],
     ids=str,
 )
-def test_what_the_user_can_mend_is_said_before_anything_is_drawn(
-    world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+def test_user_errors_are_raised_before_any_image_is_generated(
+    world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
     if options.get("device") == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one")
-    no_drawing(monkeypatch)
-    with pytest.raises(UserError, match=says):
+        pytest.skip("there is a cuda device")
+    refuse_generation(monkeypatch)
+    with pytest.raises(UserError, match=message):
         world.evaluate(**options)
 
 
-def test_photos_that_are_gone_are_named(world: World, tmp_path: Path) -> None:
+def test_missing_photos_are_named(world: World, tmp_path: Path) -> None:
     recipe = world.run.recipe.read_text(encoding="utf-8").replace(str(world.folder / "photos"), str(tmp_path / "gone"))
     run = Run(tmp_path / "moved")
     run.write_text(run.recipe, recipe)
@@ -294,16 +297,16 @@ def test_photos_that_are_gone_are_named(world: World, tmp_path: Path) -> None:
     ):
         world.evaluate(run)
     found = world.evaluate(run, images=1, photos=[world.folder / "photos"])
-    assert "not known what it learned from" in found.values["copying"].reason
+    assert "not known which photos it was trained on" in found.values["copying"].reason
 
 
 def test_prompts_are_the_base_s_and_the_kind_of_subject_s() -> None:
     dog, can = Subject("sks", "dog"), Subject("sks", "can")
     assert prompts_for("starter", dog, live=None) == (STARTER.live, True)
-    assert prompts_for("starter", can, live=None) == (STARTER.things, False)
+    assert prompts_for("starter", can, live=None) == (STARTER.objects, False)
     assert prompts_for("owner/base", dog, live=None) == (PAPER.live, True)
-    assert prompts_for("owner/base", dog, live=False) == (PAPER.things, False)
-    assert prompts_for("owner/base", Subject("sks"), live=None) == (PAPER.things, False)
+    assert prompts_for("owner/base", dog, live=False) == (PAPER.objects, False)
+    assert prompts_for("owner/base", Subject("sks"), live=None) == (PAPER.objects, False)
     assert prompts_for("owner/base", Subject("sks"), live=True) == (PAPER.live, True)
 
 
@@ -317,8 +320,8 @@ def test_the_live_classes_are_the_paper_s_and_the_embedded_world_s() -> None:
 def test_the_paper_s_prompts_are_the_data_set_s(shared_data: Path) -> None:
     text = (shared_data / "dreambooth" / "prompts_and_classes.txt").read_text(encoding="utf-8")
     found = [prompt.replace("{0} {1}", "{subject}") for prompt in re.findall(r"^'(.+)'\.format", text, re.MULTILINE)]
-    assert found == [*PAPER.things, *PAPER.live]
-    assert len(PAPER.things) == len(PAPER.live) == 25
+    assert found == [*PAPER.objects, *PAPER.live]
+    assert len(PAPER.objects) == len(PAPER.live) == 25
 
 
 def test_real_photos_are_scored_against_each_other(world: World) -> None:
@@ -333,14 +336,14 @@ def test_real_photos_are_scored_against_each_other(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_base_is_scored_as_it_deserves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a short but hard training the subject is nearer to its photos than the base's drawings are, and the base follows prompts."""
+def test_scores_of_a_short_training_are_plausible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a short training the images are nearer to the photos than the base's images."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     held = starter.subjects()["parrot"]
-    learned = tuple(str(photo) for photo in held.photos[:-1])
+    photos = tuple(str(photo) for photo in held.photos[:-1])
     overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "selection.active=false"]
     run = train(
-        Recipe.preset(photos=learned, class_noun=held.class_noun, overrides=overrides),
+        Recipe.preset(photos=photos, class_noun=held.class_noun, overrides=overrides),
         out=tmp_path / "run",
         report=False,
     )

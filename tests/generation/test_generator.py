@@ -1,4 +1,4 @@
-"""Laws of drawing: a picture is its prompt, seed and knobs, whatever is drawn beside it; and it is diffusers' own."""
+"""Laws of generation: prompt, seed and knobs decide an image, in any batch, as in diffusers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 KNOBS = Knobs(steps=4, guidance=3.0)
-SHOTS = tuple(
+REQUESTS = tuple(
     ImageRequest(prompt, seed)
     for seed, prompt in enumerate(("a dog", "a cat in the snow", "a dog", "a red toy", "a photo of water"))
 )
@@ -52,7 +52,7 @@ def velocity_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zero_snr_base(velocity_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base whose last level is noise alone (Lin et al. 2023)."""
+    """A base with zero terminal SNR: its last timestep is pure noise (Lin et al. 2023)."""
     folder = tmp_path_factory.mktemp("zero") / "base"
     shutil.copytree(velocity_base, folder)
     file = folder / "scheduler" / "scheduler_config.json"
@@ -63,7 +63,7 @@ def zero_snr_base(velocity_base: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def adapter(tiny_base: Path) -> Adapter:
-    """Changes large enough to see, of both parts."""
+    """An adapter with visible changes of both parts."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     attached = LoraSettings(rank=4).attach(stage, SUBJECT, 0, None)
     for part in stage.parts:
@@ -74,7 +74,9 @@ def adapter(tiny_base: Path) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=None)
 
 
-def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS, knobs: Knobs = KNOBS) -> list[Image.Image]:
+def images_of(
+    generator: Generator, requests: Sequence[ImageRequest] = REQUESTS, knobs: Knobs = KNOBS
+) -> list[Image.Image]:
     return list(generator.generate(requests, knobs))
 
 
@@ -87,51 +89,54 @@ def difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
 
 
-def turned(**changes: Any) -> Knobs:
+def knobs_with(**changes: Any) -> Knobs:
     return KNOBS.model_copy(update=changes)
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_a_picture_is_the_same_in_any_batch(tiny_base: Path, adapter: Adapter, applied: bool) -> None:  # noqa: FBT001
+def test_an_image_is_the_same_in_any_batch(tiny_base: Path, adapter: Adapter, applied: bool) -> None:  # noqa: FBT001
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     generators = [Generator(family, adapter if applied else None, batch_size=1)]
     generators[0].batch_size = 1
     images: dict[int, list[Image.Image]] = {}
     for size in (1, 2, 5):
         generators[0].batch_size = size
-        images[size] = drawn(generators[0])
-        assert contents(drawn(generators[0])) == contents(images[size])  # the same bytes at an equal batch size
+        images[size] = images_of(generators[0])
+        assert contents(images_of(generators[0])) == contents(images[size])  # the same bytes at an equal batch size
     for size in (2, 5):
         assert max(difference(one, other) for one, other in zip(images[1], images[size], strict=True)) <= 2
-    assert len(set(contents(images[1]))) == len(SHOTS)
+    assert len(set(contents(images[1]))) == len(REQUESTS)
 
 
-def test_pictures_come_in_the_order_of_the_shots(family: Family) -> None:
+def test_images_come_in_the_order_of_the_requests(family: Family) -> None:
     generator = Generator(family, batch_size=1)
-    forward, backward = drawn(generator), drawn(generator, SHOTS[::-1])
+    forward, backward = images_of(generator), images_of(generator, REQUESTS[::-1])
     assert contents(forward) == contents(backward[::-1])
-    assert drawn(generator, ()) == []
+    assert images_of(generator, ()) == []
 
 
 def test_prompt_and_seed_both_matter(family: Family) -> None:
-    one, other_prompt, other_seed = drawn(
+    one, other_prompt, other_seed = images_of(
         Generator(family), [ImageRequest("a dog", 0), ImageRequest("a cat", 0), ImageRequest("a dog", 1)]
     )
     assert difference(one, other_prompt) > 0
     assert difference(one, other_seed) > 10
 
 
-def test_scale_0_draws_the_bytes_of_the_base(family: Family, tiny_base: Path, adapter: Adapter) -> None:
-    plain = contents(drawn(Generator(family)))
+def test_scale_0_generates_the_bytes_of_the_base(family: Family, tiny_base: Path, adapter: Adapter) -> None:
+    plain = contents(images_of(Generator(family)))
     generator = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"), adapter)
-    assert contents(drawn(generator)) != plain
-    assert contents(drawn(generator, knobs=turned(unet_scale=0.0, text_scale=0.0))) == plain
+    assert contents(images_of(generator)) != plain
+    assert contents(images_of(generator, knobs=knobs_with(unet_scale=0.0, text_scale=0.0))) == plain
     for part in ("unet_scale", "text_scale"):
-        assert contents(drawn(generator, knobs=turned(**{part: 0.0}))) not in (plain, contents(drawn(generator)))
+        assert contents(images_of(generator, knobs=knobs_with(**{part: 0.0}))) not in (
+            plain,
+            contents(images_of(generator)),
+        )
 
 
-def theirs(base: Path, solver: str, knobs: Knobs, request: ImageRequest) -> Image.Image:
-    """The picture as diffusers' own pipeline draws it from the same noise."""
+def diffusers_image(base: Path, solver: str, knobs: Knobs, request: ImageRequest) -> Image.Image:
+    """Generate the image with diffusers' own pipeline, from the same noise."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     kind, options = SOLVERS[solver]
@@ -151,73 +156,78 @@ def theirs(base: Path, solver: str, knobs: Knobs, request: ImageRequest) -> Imag
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_every_solver_draws_the_pixels_of_diffusers(
+def test_every_solver_generates_the_pixels_of_diffusers(
     tiny_base: Path, velocity_base: Path, kind: str, solver: str
 ) -> None:
     base = tiny_base if kind == "epsilon" else velocity_base
-    knobs = turned(solver=solver, steps=5, negative="a cat", height=48, width=80)
-    (ours,) = drawn(Generator(load_family(str(base), device="cpu", precision="fp32")), SHOTS[1:2], knobs)
+    knobs = knobs_with(solver=solver, steps=5, negative="a cat", height=48, width=80)
+    (ours,) = images_of(Generator(load_family(str(base), device="cpu", precision="fp32")), REQUESTS[1:2], knobs)
     assert ours.size == (80, 48)
-    assert difference(ours, theirs(base, solver, knobs, SHOTS[1])) <= 1
+    assert difference(ours, diffusers_image(base, solver, knobs, REQUESTS[1])) <= 1
 
 
-def test_zero_terminal_snr_draws_with_ddim_and_refuses_the_rest(zero_snr_base: Path) -> None:
+def test_zero_terminal_snr_generates_with_ddim_alone(zero_snr_base: Path) -> None:
     generator = Generator(load_family(str(zero_snr_base), device="cpu", precision="fp32"))
-    assert difference(drawn(generator, SHOTS[:1])[0], theirs(zero_snr_base, "ddim", KNOBS, SHOTS[0])) <= 1
+    assert (
+        difference(images_of(generator, REQUESTS[:1])[0], diffusers_image(zero_snr_base, "ddim", KNOBS, REQUESTS[0]))
+        <= 1
+    )
     for solver in SOLVERS:
         if solver != "ddim":
             with pytest.raises(UserError, match="use --solver ddim"):
-                drawn(generator, SHOTS[:1], turned(solver=solver))
+                images_of(generator, REQUESTS[:1], knobs_with(solver=solver))
 
 
-def test_guidance_1_is_the_prompts_answer_alone(family: Family) -> None:
+def test_guidance_1_is_the_prompt_s_prediction_alone(family: Family) -> None:
     generator = Generator(family)
     x = gaussian((4, 8, 8), [seeded(0)])
-    (stage,), known = family.stages, generator.scenes(["a dog", ""], 64, 64)[0].known
+    (stage,), known = family.stages, generator.read_prompts(["a dog", ""], 64, 64)[0].conditioning
     both = {
         "encoder_hidden_states": torch.cat(
             [known[""]["encoder_hidden_states"], known["a dog"]["encoder_hidden_states"]]
         )
     }
     with torch.no_grad():
-        given, without = (stage.predict(x, torch.tensor([500]), known[prompt]) for prompt in ("a dog", ""))
-        assert torch.equal(guided_prediction(stage, x, torch.tensor(500), known["a dog"], 1.0), given)
+        with_prompt, without = (stage.predict(x, torch.tensor([500]), known[prompt]) for prompt in ("a dog", ""))
+        assert torch.equal(guided_prediction(stage, x, torch.tensor(500), known["a dog"], 1.0), with_prompt)
         assert (
-            guided_prediction(stage, x, torch.tensor(500), both, 3.0) - (without + 3 * (given - without))
+            guided_prediction(stage, x, torch.tensor(500), both, 3.0) - (without + 3 * (with_prompt - without))
         ).abs().max() <= 1e-4
         assert (guided_prediction(stage, x, torch.tensor(500), both, 0.0) - without).abs().max() <= 1e-5
-    plain = drawn(generator, knobs=turned(guidance=1.0))
-    assert contents(drawn(generator, knobs=turned(guidance=1.0, negative="a cat"))) == contents(plain)
+    plain = images_of(generator, knobs=knobs_with(guidance=1.0))
+    assert contents(images_of(generator, knobs=knobs_with(guidance=1.0, negative="a cat"))) == contents(plain)
     assert (
         max(
             difference(one, two)
-            for one, two in zip(plain, drawn(generator, knobs=turned(guidance=1.0001)), strict=True)
+            for one, two in zip(plain, images_of(generator, knobs=knobs_with(guidance=1.0001)), strict=True)
         )
         <= 2
     )
 
 
-def test_a_negative_prompt_changes_every_picture(family: Family) -> None:
+def test_a_negative_prompt_changes_every_image(family: Family) -> None:
     generator = Generator(family)
-    for one, other in zip(drawn(generator), drawn(generator, knobs=turned(negative="a dog on water")), strict=True):
+    for one, other in zip(
+        images_of(generator), images_of(generator, knobs=knobs_with(negative="a dog on water")), strict=True
+    ):
         assert difference(one, other) > 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 64), (64, 72), (8, 8)])
 def test_sides_that_do_not_divide_are_refused(family: Family, height: int, width: int) -> None:
     with pytest.raises(UserError, match=f"{width}x{height} does not divide by 16"):
-        drawn(Generator(family), SHOTS[:1], turned(height=height, width=width))
+        images_of(Generator(family), REQUESTS[:1], knobs_with(height=height, width=width))
 
 
 def test_an_unknown_solver_is_refused_with_a_suggestion(family: Family) -> None:
     with pytest.raises(UserError, match=r"did you mean 'euler'\?"):
-        drawn(Generator(family), SHOTS[:1], turned(solver="eular"))
+        images_of(Generator(family), REQUESTS[:1], knobs_with(solver="eular"))
 
 
 def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
-    knobs = turned(negative="blurry, dark: ü", solver="euler", steps=3, height=48, width=80, guidance=2.5)
+    knobs = knobs_with(negative="blurry, dark: ü", solver="euler", steps=3, height=48, width=80, guidance=2.5)
     request = ImageRequest("a dog, at night: 5 €", 42)
-    (image,) = drawn(Generator(family), [request], knobs)
+    (image,) = images_of(Generator(family), [request], knobs)
     write_image(
         image, tmp_path / "new" / "a.png", settings_text(request, knobs, (48, 80), "owner/name", "a.safetensors")
     )
@@ -233,26 +243,26 @@ def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
-def test_the_settings_are_enough_to_draw_the_picture_again(family: Family) -> None:
+def test_the_settings_are_enough_to_generate_the_image_again(family: Family) -> None:
     request = ImageRequest("a dog", 5)
     text = settings_text(request, Generator(family).with_defaults(KNOBS), (64, 64), "tiny", None)
     facts = dict(fact.split(": ") for fact in text.split("\n")[-1].split(", "))
     again = Knobs(steps=int(facts["Steps"]), guidance=float(facts["CFG scale"]), solver=facts["Sampler"])
     read = ImageRequest(text.split("\n")[0], int(facts["Seed"]))
-    assert contents(drawn(Generator(family), [read], again)) == contents(drawn(Generator(family), [request]))
+    assert contents(images_of(Generator(family), [read], again)) == contents(images_of(Generator(family), [request]))
 
 
 def short_of_memory(generator: Generator, fits: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Make batches above a size fail as an accelerator does; returns the sizes that will be tried."""
-    tried, draw_batch = list[int](), generator.draw_batch
+    """Make batches above a size run out of memory; returns the list of sizes that are tried."""
+    tried, generate_batch = list[int](), generator.generate_batch
 
     def limited(requests: Sequence[ImageRequest], *rest: Any) -> list[Image.Image]:
         tried.append(len(requests))
         if len(requests) > fits:
             raise torch.OutOfMemoryError
-        return draw_batch(requests, *rest)
+        return generate_batch(requests, *rest)
 
-    monkeypatch.setattr(generator, "draw_batch", limited)
+    monkeypatch.setattr(generator, "generate_batch", limited)
     return tried
 
 
@@ -261,23 +271,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
 ) -> None:
     generator = Generator(family, batch_size=4)
     tried = short_of_memory(generator, 2, monkeypatch)
-    assert contents(drawn(generator)) == contents(drawn(Generator(family, batch_size=2)))
+    assert contents(images_of(generator)) == contents(images_of(Generator(family, batch_size=2)))
     assert tried == [4, 2, 2, 1]
 
 
-def test_one_picture_that_does_not_fit_is_refused_with_a_remedy(
-    family: Family, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_image_that_does_not_fit_is_refused_with_a_remedy(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator(family, batch_size=5)
     tried = short_of_memory(generator, 0, monkeypatch)
-    with pytest.raises(UserError, match="draw smaller"):
-        drawn(generator)
+    with pytest.raises(UserError, match="generate smaller images"):
+        images_of(generator)
     assert tried == [5, 2, 1]
 
 
-def test_pictures_are_given_as_soon_as_their_batch_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_come_as_soon_as_their_batch_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator(family, batch_size=2)
     tried = short_of_memory(generator, 2, monkeypatch)
-    images = generator.generate(SHOTS, KNOBS)
+    images = generator.generate(REQUESTS, KNOBS)
     next(images)
     assert tried == [2]

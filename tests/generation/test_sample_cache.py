@@ -1,4 +1,8 @@
-"""Laws of the gallery: nothing is drawn or measured twice, what was cut off goes on to the same bytes, what is kept says what made it."""
+"""Laws of the sample cache.
+
+Nothing is generated or measured twice, an interrupted call continues to the same bytes, and each
+image names its settings.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,16 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.sample_cache import SampleCache
 from mascot.storage.image_files import image_stem, open_image
 
-SHOTS = [ImageRequest(f"a sks dog {number}", number) for number in range(7)]
+REQUESTS = [ImageRequest(f"a sks dog {number}", number) for number in range(7)]
 KNOBS = Knobs(steps=1)
 
 
 @dataclass
-class Artist:
-    """Draws at once, and like a real base not quite the same in another batch: every picture shows who else was in its batch."""
+class FakeGenerator:
+    """Generates at once; as with a real base, each image depends on the others in its batch."""
 
     batch_size: int = 3
-    drawn: list[ImageRequest] = field(default_factory=list[ImageRequest])
+    requested: list[ImageRequest] = field(default_factory=list[ImageRequest])
     family: Any = field(default_factory=lambda: SimpleNamespace(name="paint", identity="0123"))
 
     def with_defaults(self, knobs: Knobs) -> Knobs:
@@ -36,26 +40,26 @@ class Artist:
         return knobs.model_copy(update={"solver": knobs.solver or "ddim"})
 
     def size(self, knobs: Knobs) -> tuple[int, int]:
-        """Eight pixels where nothing else is said."""
+        """Eight pixels by default."""
         return knobs.height or 8, knobs.width or 8
 
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
-        """Draw in batches."""
+        """Generate in batches."""
         for start in range(0, len(requests), self.batch_size):
             batch = requests[start : start + self.batch_size]
             for request in batch:
-                self.drawn.append(request)
+                self.requested.append(request)
                 yield Image.new(
                     "RGB", self.size(knobs)[::-1], (request.seed, sum(other.seed for other in batch), knobs.steps)
                 )
 
 
 @dataclass
-class Eye:
-    """An encoder, and a distance, that count what they look at."""
+class FakeEncoder:
+    """An encoder and a distance that count the images that they read."""
 
-    name: str = "eye"
-    seen: int = 0
+    name: str = "encoder"
+    count: int = 0
 
     def describe(self) -> str:
         """Its name."""
@@ -63,80 +67,82 @@ class Eye:
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         """The first pixel."""
-        self.seen += len(images)
+        self.count += len(images)
         return torch.tensor([image.getpixel((0, 0)) for image in images], dtype=torch.float32)
 
     def between(self, images: Sequence[Image.Image]) -> list[float]:
         """A distance for each pair."""
-        self.seen += len(images)
+        self.count += len(images)
         count = len(images)
         return [0.5 + number for number in range(count * (count - 1) // 2)]
 
 
-def draw(
+def generate(
     folder: Path,
-    artist: Artist,
-    requests: Sequence[ImageRequest] = SHOTS,
+    generator: FakeGenerator,
+    requests: Sequence[ImageRequest] = REQUESTS,
     knobs: Knobs = KNOBS,
-    made_by: str = "weights",
+    weights: str = "weights",
 ) -> list[Path]:
-    return SampleCache(folder).generate(artist, requests, knobs, made_by)  # pyright: ignore[reportArgumentType]
+    return SampleCache(folder).generate(generator, requests, knobs, weights)  # pyright: ignore[reportArgumentType]
 
 
-def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
-    artist = Artist()
-    first = draw(tmp_path, artist)
+def test_a_cached_image_is_not_generated_again(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    first = generate(tmp_path, generator)
     before = [path.read_bytes() for path in first]
-    assert draw(tmp_path, artist) == first
-    assert (artist.drawn, [path.read_bytes() for path in first]) == (SHOTS, before)
+    assert generate(tmp_path, generator) == first
+    assert (generator.requested, [path.read_bytes() for path in first]) == (REQUESTS, before)
 
 
-def test_pictures_come_in_the_order_of_the_shots(tmp_path: Path) -> None:
-    requests = [*SHOTS[::-1], SHOTS[3]]
-    reds = [open_image(path).getpixel((0, 0))[0] for path in draw(tmp_path, Artist(), requests)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
+def test_images_come_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    requests = [*REQUESTS[::-1], REQUESTS[3]]
+    reds = [open_image(path).getpixel((0, 0))[0] for path in generate(tmp_path, FakeGenerator(), requests)]  # pyright: ignore[reportIndexIssue,reportOptionalSubscript]
     assert reds == [request.seed for request in requests]
 
 
-@pytest.mark.parametrize("kept", range(len(SHOTS)))
-def test_drawing_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, kept: int) -> None:
-    """Only what is missing is written, and only batches with something missing are drawn."""
-    whole = [path.read_bytes() for path in draw(tmp_path / "whole", Artist())]
-    images = SampleCache(tmp_path / "cut").images(Artist(), SHOTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("kept", range(len(REQUESTS)))
+def test_an_interrupted_call_continues_to_the_same_bytes(tmp_path: Path, kept: int) -> None:
+    """Only missing images are written, and only batches with a missing image are generated."""
+    whole = [path.read_bytes() for path in generate(tmp_path / "whole", FakeGenerator())]
+    images = SampleCache(tmp_path / "cut").images(FakeGenerator(), REQUESTS, KNOBS, "weights")  # pyright: ignore[reportArgumentType]
     paths = [next(images) for _ in range(kept)]
     images.close()  # pyright: ignore[reportAttributeAccessIssue]
     times = [path.stat().st_mtime_ns for path in paths]
-    artist = Artist()
-    again = draw(tmp_path / "cut", artist)
+    generator = FakeGenerator()
+    again = generate(tmp_path / "cut", generator)
     assert [path.read_bytes() for path in again] == whole
     assert [path.stat().st_mtime_ns for path in paths] == times
-    assert artist.drawn == SHOTS[kept // artist.batch_size * artist.batch_size :]
+    assert generator.requested == REQUESTS[kept // generator.batch_size * generator.batch_size :]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"shots": [ImageRequest("a sks dog 0", 1)]},
-        {"shots": [ImageRequest("a SKS dog 0", 0)]},
+        {"requests": [ImageRequest("a sks dog 0", 1)]},
+        {"requests": [ImageRequest("a SKS dog 0", 0)]},
         {"knobs": Knobs(steps=2)},
         {"knobs": Knobs(steps=1, width=16)},
         {"knobs": Knobs(steps=1, solver="euler")},
-        {"made_by": "other weights"},
+        {"weights": "other weights"},
     ],
     ids=str,
 )
-def test_all_that_decides_a_picture_tells_pictures_apart(tmp_path: Path, other: dict[str, Any]) -> None:
-    one = {"shots": SHOTS[:1], "knobs": KNOBS, "made_by": "weights"}
-    assert draw(tmp_path, Artist(), **one) != draw(tmp_path, Artist(), **(one | other))
+def test_every_setting_of_an_image_is_part_of_its_key(tmp_path: Path, other: dict[str, Any]) -> None:
+    one = {"requests": REQUESTS[:1], "knobs": KNOBS, "weights": "weights"}
+    assert generate(tmp_path, FakeGenerator(), **one) != generate(tmp_path, FakeGenerator(), **(one | other))
 
 
-def test_what_was_not_said_is_what_it_comes_to(tmp_path: Path) -> None:
-    """A size or a solver that is named, or that comes by itself, gives one picture."""
+def test_a_default_and_its_explicit_value_give_one_image(tmp_path: Path) -> None:
+    """This holds for the size and the solver."""
     named = Knobs(steps=1, solver="ddim", width=8, height=8)
-    assert draw(tmp_path, Artist(), SHOTS[:1], KNOBS) == draw(tmp_path, Artist(), SHOTS[:1], named)
+    assert generate(tmp_path, FakeGenerator(), REQUESTS[:1], KNOBS) == generate(
+        tmp_path, FakeGenerator(), REQUESTS[:1], named
+    )
 
 
-def test_a_picture_says_what_made_it(tmp_path: Path) -> None:
-    (path,) = draw(tmp_path, Artist(), SHOTS[2:3])
+def test_an_image_names_its_settings(tmp_path: Path) -> None:
+    (path,) = generate(tmp_path, FakeGenerator(), REQUESTS[2:3])
     with Image.open(path) as image:
         text = str(image.info["parameters"])
     assert text.startswith("a sks dog 2\n")
@@ -145,100 +151,100 @@ def test_a_picture_says_what_made_it(tmp_path: Path) -> None:
     assert path.name.startswith("a-sks-dog-2_2_")
 
 
-def test_two_at_once_draw_no_picture_twice(tmp_path: Path) -> None:
-    """The second comes while the first is at work, waits, and has nothing left to draw."""
+def test_two_processes_generate_no_image_twice(tmp_path: Path) -> None:
+    """The second comes while the first works, waits, and has nothing left to generate."""
     started, go = Event(), Event()
 
-    class Slow(Artist):
-        def draw(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
+    class Slow(FakeGenerator):
+        def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
             for image in super().generate(requests, knobs):
                 started.set()
                 assert go.wait(30)
                 yield image
 
-    first, second = Slow(), Artist()
-    threads = [Thread(target=draw, args=(tmp_path, artist)) for artist in (first, second)]
+    first, second = Slow(), FakeGenerator()
+    threads = [Thread(target=generate, args=(tmp_path, generator)) for generator in (first, second)]
     threads[0].start()
     assert started.wait(30)
     threads[1].start()
     threads[1].join(0.2)
-    assert second.drawn == []
+    assert second.requested == []
     go.set()
     for thread in threads:
         thread.join()
-    assert (first.drawn, second.drawn) == (SHOTS, [])
+    assert (first.requested, second.requested) == (REQUESTS, [])
 
 
 def test_each_content_goes_through_each_encoder_once(tmp_path: Path) -> None:
-    paths = draw(tmp_path, Artist())
-    eye, other = Eye(), Eye("another eye")
-    rows = SampleCache(tmp_path).embed(eye, [*paths, paths[0]])
-    assert torch.equal(rows, Eye().embed([open_image(path) for path in [*paths, paths[0]]]))
-    assert torch.equal(SampleCache(tmp_path).embed(eye, paths[::-1]), rows[:-1].flip(0))
-    assert eye.seen == len(paths)
+    paths = generate(tmp_path, FakeGenerator())
+    encoder, other = FakeEncoder(), FakeEncoder("another encoder")
+    rows = SampleCache(tmp_path).embed(encoder, [*paths, paths[0]])
+    assert torch.equal(rows, FakeEncoder().embed([open_image(path) for path in [*paths, paths[0]]]))
+    assert torch.equal(SampleCache(tmp_path).embed(encoder, paths[::-1]), rows[:-1].flip(0))
+    assert encoder.count == len(paths)
     SampleCache(tmp_path).embed(other, paths[:2])
-    assert other.seen == 2
+    assert other.count == 2
 
 
-def test_another_content_under_the_same_name_is_looked_at_again(tmp_path: Path) -> None:
-    (path,) = draw(tmp_path, Artist(), SHOTS[:1])
-    eye = Eye()
-    SampleCache(tmp_path).embed(eye, [path])
+def test_another_content_under_the_same_name_is_embedded_again(tmp_path: Path) -> None:
+    (path,) = generate(tmp_path, FakeGenerator(), REQUESTS[:1])
+    encoder = FakeEncoder()
+    SampleCache(tmp_path).embed(encoder, [path])
     Image.new("RGB", (8, 8), (9, 8, 7)).save(path)
-    assert SampleCache(tmp_path).embed(eye, [path]).tolist() == [[9, 8, 7]]
+    assert SampleCache(tmp_path).embed(encoder, [path]).tolist() == [[9, 8, 7]]
 
 
-def test_pictures_without_a_file_are_embedded_once(tmp_path: Path) -> None:
-    eye = Eye()
+def test_images_without_a_file_are_embedded_once(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
     images = [Image.new("RGB", size, "red") for size in ((8, 4), (4, 8), (8, 4))]
     for _ in range(2):
-        assert SampleCache(tmp_path).embed_images(eye, images).tolist() == [[255, 0, 0]] * 3
-    assert eye.seen == 2  # as large and as red, but not of one shape
+        assert SampleCache(tmp_path).embed_images(encoder, images).tolist() == [[255, 0, 0]] * 3
+    assert encoder.count == 2  # as large and as red, but not of one shape
 
 
-def test_distances_are_kept_by_pictures_and_by_what_measured(tmp_path: Path) -> None:
-    paths = draw(tmp_path, Artist())
-    eye = Eye()
+def test_distances_are_cached_by_images_and_by_distance(tmp_path: Path) -> None:
+    paths = generate(tmp_path, FakeGenerator())
+    encoder = FakeEncoder()
     assert (
-        SampleCache(tmp_path).distances(eye, paths[:3])
-        == SampleCache(tmp_path).distances(eye, paths[:3])
+        SampleCache(tmp_path).distances(encoder, paths[:3])
+        == SampleCache(tmp_path).distances(encoder, paths[:3])
         == [0.5, 1.5, 2.5]
     )
-    assert eye.seen == 3
-    SampleCache(tmp_path).distances(eye, paths[1:3])
-    SampleCache(tmp_path).distances(Eye("another"), paths[:3])
-    assert eye.seen == 5
-    assert SampleCache(tmp_path).distances(eye, paths[:1]) == []
+    assert encoder.count == 3
+    SampleCache(tmp_path).distances(encoder, paths[1:3])
+    SampleCache(tmp_path).distances(FakeEncoder("another"), paths[:3])
+    assert encoder.count == 5
+    assert SampleCache(tmp_path).distances(encoder, paths[:1]) == []
 
 
 def test_nothing_cannot_be_embedded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to embed"):
-        SampleCache(tmp_path).embed(Eye(), [])
+        SampleCache(tmp_path).embed(FakeEncoder(), [])
 
 
-def test_what_is_damaged_is_named(tmp_path: Path) -> None:
-    (path,) = draw(tmp_path, Artist(), SHOTS[:1])
-    SampleCache(tmp_path).embed(Eye(), [path])
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (path,) = generate(tmp_path, FakeGenerator(), REQUESTS[:1])
+    SampleCache(tmp_path).embed(FakeEncoder(), [path])
     (kept,) = (tmp_path / "measured").glob("*.safetensors")
     kept.write_bytes(b"no tensors")
     with pytest.raises(UserError, match=f"{kept.name} is damaged; delete it"):
-        SampleCache(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(FakeEncoder(), [path])
     kept.unlink()
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=f"{path.name} cannot be read; delete it"):
-        SampleCache(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(FakeEncoder(), [path])
     path.unlink()
     with pytest.raises(UserError, match=r"cannot be read \(No such file"):
-        SampleCache(tmp_path).embed(Eye(), [path])
+        SampleCache(tmp_path).embed(FakeEncoder(), [path])
 
 
-def test_a_file_in_the_gallery_s_place_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(UserError, match="taken cannot be made"):
-        draw(tmp_path / "taken", Artist())
+        generate(tmp_path / "taken", FakeGenerator())
 
 
-def test_any_prompt_becomes_a_file_s_name() -> None:
+def test_any_prompt_becomes_a_file_name() -> None:
     assert image_stem("A sks/Dog, wearing a HAT!", 3) == "a-sks-dog-wearing-a-hat_3"
     assert image_stem("?!", 0) == "picture_0"
     assert len(image_stem("犬" * 300, 12).encode()) <= 204

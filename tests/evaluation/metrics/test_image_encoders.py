@@ -1,4 +1,4 @@
-"""Laws of the encoders: they answer what transformers answers, in any batch, and say what they are; wrong ones are refused."""
+"""Laws of the encoders: they embed as transformers does, in any batch; wrong ones are refused."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from transformers import (
 
 from mascot.errors import UserError
 from mascot.evaluation.metrics.image_encoders import (
-    BATCH,
-    IDENTITY,
+    BATCH_SIZE,
+    IDENTITY_KINDS,
     ClipEncoder,
     IdentityEncoder,
     read_clip,
@@ -109,7 +109,7 @@ def clip(tmp_path: Path) -> Path:
     return write_clip(tmp_path / "clip")
 
 
-@pytest.mark.parametrize("kind", IDENTITY)
+@pytest.mark.parametrize("kind", IDENTITY_KINDS)
 def test_identity_is_transformers_own_class_token(tmp_path: Path, kind: str) -> None:
     folder = write_identity(tmp_path / kind, kind)
     encoder = read_identity_encoder(folder)
@@ -129,13 +129,13 @@ def test_clip_is_transformers_own(clip: Path) -> None:
     pixels = CLIPImageProcessorPil.from_pretrained(clip)(images(4), return_tensors="pt").pixel_values
     tokens = encoder.tokenizer(PROMPTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        answer = CLIPModel.from_pretrained(clip, dtype=torch.float32)(pixel_values=pixels, **tokens)
-    torch.testing.assert_close(encoder.embed(images(4)), answer.image_embeds, atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoder.embed_prompts(PROMPTS), answer.text_embeds, atol=1e-5, rtol=0)
+        expected = CLIPModel.from_pretrained(clip, dtype=torch.float32)(pixel_values=pixels, **tokens)
+    torch.testing.assert_close(encoder.embed(images(4)), expected.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.embed_prompts(PROMPTS), expected.text_embeds, atol=1e-5, rtol=0)
 
 
 def test_embeddings_are_unit_float32_and_the_same_in_any_batch(vit: Path, clip: Path) -> None:
-    many = images(BATCH + 3)
+    many = images(BATCH_SIZE + 3)
     identity, both = read_identity_encoder(vit), read_clip(clip)
     prompts = PROMPTS * 9
     for embed, items in (
@@ -154,27 +154,27 @@ def test_embeddings_are_unit_float32_and_the_same_in_any_batch(vit: Path, clip: 
             embed([])
 
 
-def test_prompts_whose_end_is_not_heard_are_listed(clip: Path) -> None:
+def test_prompts_whose_end_is_not_read_are_listed(clip: Path) -> None:
     encoder = read_clip(clip)
     fits = " ".join(["dog"] * (POSITIONS - 2))  # and both ends
     assert encoder.truncated([fits, f"{fits} dog"]) == [f"{fits} dog"]
     assert encoder.truncated(PROMPTS) == [PROMPTS[1], PROMPTS[3]]
-    heard = encoder.embed_prompts([PROMPTS[3], PROMPTS[3] + " and a dog"])
-    assert torch.equal(heard[0], heard[1])
+    embedded = encoder.embed_prompts([PROMPTS[3], PROMPTS[3] + " and a dog"])
+    assert torch.equal(embedded[0], embedded[1])
 
 
-def prepared_like(settings: dict[str, Any], folder: Path, kind: str = "vit") -> Preprocessing:
+def preprocessing_of(settings: dict[str, Any], folder: Path, kind: str = "vit") -> Preprocessing:
     return read_identity_encoder(write_identity(folder, kind, settings)).preprocessing
 
 
 @pytest.mark.parametrize("crop", [SIDE, {"height": SIDE, "width": SIDE}])
 @pytest.mark.parametrize("size", [40, {"shortest_edge": 40}, {"height": 40, "width": 40}])
 def test_every_shape_of_a_size_is_read(tmp_path: Path, size: Any, crop: Any) -> None:
-    found = prepared_like(PLAIN | {"size": size, "crop_size": crop}, tmp_path / "vit")
+    found = preprocessing_of(PLAIN | {"size": size, "crop_size": crop}, tmp_path / "vit")
     assert found == Preprocessing(resize=40, crop=SIDE, mean=tuple(MEAN), std=tuple(STD))
 
 
-def test_a_vision_transformer_without_a_crop_is_prepared_by_the_convention(tmp_path: Path) -> None:
+def test_a_vision_transformer_without_a_crop_follows_the_convention(tmp_path: Path) -> None:
     folder = write_identity(tmp_path / "vit", settings=PLAIN | {"size": 28 * 8, "resample": 2}, kind="dinov2")
     encoder = read_identity_encoder(folder)
     assert (encoder.preprocessing.resize, encoder.preprocessing.crop, encoder.preprocessing.resample) == (
@@ -200,13 +200,13 @@ def test_pixels_are_those_of_transformers_own_vit_processor(tmp_path: Path, resa
     )
     processor.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    preprocessing = prepared_like(settings, tmp_path / "vit")
+    preprocessing = preprocessing_of(settings, tmp_path / "vit")
     for image in images():
         expected = processor(image, return_tensors="pt").pixel_values[0]
         torch.testing.assert_close(preprocessing.prepare(image), expected, atol=1e-5, rtol=0)
 
 
-def test_pictures_of_other_modes_become_rgb_on_white() -> None:
+def test_images_of_other_modes_become_rgb_on_white() -> None:
     clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     clear.putpixel((1, 0), (10, 20, 30, 255))
     palette = Image.new("P", (2, 1), 1)
@@ -220,10 +220,11 @@ def test_pictures_of_other_modes_become_rgb_on_white() -> None:
     assert opaque(Image.new("LA", (1, 1), (7, 0))).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_an_encoder_says_what_it_is_in_one_line(tmp_path: Path, vit: Path, clip: Path) -> None:
+def test_an_encoder_describes_itself_in_one_line(tmp_path: Path, vit: Path, clip: Path) -> None:
     identity, both = read_identity_encoder(vit), read_clip(clip)
     assert identity.describe() == (
-        f"vit (weights {identity.fingerprint}): resize 40 bicubic, centre crop 32, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+        f"vit (weights {identity.fingerprint}): resize 40 bicubic, centre crop 32, "
+        "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
     )
     assert both.describe().startswith(
         f"clip (weights {both.fingerprint}): resize 32 bicubic, centre crop 32, mean 0.481455 "
@@ -278,25 +279,25 @@ def without_a_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-PREPARATION = "preprocessor_config.json"
+PREPROCESSING = "preprocessor_config.json"
 FAULTS: dict[str, tuple[Fault, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
     "torn config": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
-    "a list": (lambda folder: (folder / PREPARATION).write_text("[]"), "not valid JSON"),
+    "a list": (lambda folder: (folder / PREPROCESSING).write_text("[]"), "not valid JSON"),
     "other kind": (edited("config.json", model_type="bert"), "the kind 'bert'"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
     "torn weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "cannot be loaded"),
-    "a weight missing": (without_a_weight, "are not whole"),
-    "no preparation": (lambda folder: (folder / PREPARATION).unlink(), "holds no preprocessor_config.json"),
-    "crop of another side": (edited(PREPARATION, size=64, crop_size=64), "pictures of 32 px"),
-    "crop beyond": (edited(PREPARATION, size=24), "a crop of 32 px from 24 px"),
-    "oblong": (edited(PREPARATION, size={"height": 40, "width": 32}), "the size {'height': 40, 'width': 32}"),
-    "longest edge": (edited(PREPARATION, size={"shortest_edge": 40, "longest_edge": 50}), "longest_edge"),
-    "oblong crop": (edited(PREPARATION, crop_size={"height": 32, "width": 16}), "the crop_size"),
-    "grey": (edited(PREPARATION, image_mean=[0.5]), "the image_mean"),
-    "nearest": (edited(PREPARATION, resample=0), "the resample 0"),
-    "unscaled": (edited(PREPARATION, do_rescale=False), "not scaled"),
-    "other scale": (edited(PREPARATION, rescale_factor=1 / 127.5), "the rescale_factor"),
+    "a weight missing": (without_a_weight, "are incomplete"),
+    "no preprocessing": (lambda folder: (folder / PREPROCESSING).unlink(), "holds no preprocessor_config.json"),
+    "crop of another side": (edited(PREPROCESSING, size=64, crop_size=64), "images of 32 px"),
+    "crop beyond": (edited(PREPROCESSING, size=24), "a crop of 32 px from 24 px"),
+    "oblong": (edited(PREPROCESSING, size={"height": 40, "width": 32}), "the size {'height': 40, 'width': 32}"),
+    "longest edge": (edited(PREPROCESSING, size={"shortest_edge": 40, "longest_edge": 50}), "longest_edge"),
+    "oblong crop": (edited(PREPROCESSING, crop_size={"height": 32, "width": 16}), "the crop_size"),
+    "grey": (edited(PREPROCESSING, image_mean=[0.5]), "the image_mean"),
+    "nearest": (edited(PREPROCESSING, resample=0), "the resample 0"),
+    "unscaled": (edited(PREPROCESSING, do_rescale=False), "not scaled"),
+    "other scale": (edited(PREPROCESSING, rescale_factor=1 / 127.5), "the rescale_factor"),
 }
 
 
@@ -304,29 +305,29 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 @pytest.mark.parametrize("kind", ["vit", "clip"])
 def test_a_broken_encoder_is_refused_in_one_sentence(tmp_path: Path, kind: str, fault: str) -> None:
     folder = write_clip(tmp_path / kind) if kind == "clip" else write_identity(tmp_path / kind)
-    break_it, complaint = FAULTS[fault]
-    break_it(folder)
+    break_folder, complaint = FAULTS[fault]
+    break_folder(folder)
     assert complaint in refusal(read_clip if kind == "clip" else read_identity_encoder, folder)
 
 
-def test_old_configurations_mean_the_largest_id_by_end_of_prompt(clip: Path) -> None:
+def test_an_old_configuration_ends_prompts_with_the_largest_id(clip: Path) -> None:
     before = read_clip(clip).embed_prompts(PROMPTS)
-    say_two(clip)
+    write_old_end(clip)
     assert torch.equal(read_clip(clip).embed_prompts(PROMPTS), before)
 
 
 @pytest.mark.parametrize("configuration", ["old", "new"])
-def test_a_tokenizer_that_is_not_there_or_not_the_towers_is_refused(clip: Path, configuration: str) -> None:
+def test_a_tokenizer_that_is_not_there_or_not_the_text_encoders_is_refused(clip: Path, configuration: str) -> None:
     if configuration == "old":
-        say_two(clip)
+        write_old_end(clip)
     tiny_clip_tokenizer(("dog",), positions=POSITIONS).save_pretrained(clip)
-    assert "not its text tower's" in refusal(read_clip, clip)
+    assert "not its text encoder's" in refusal(read_clip, clip)
     for file in clip.glob("tokenizer*"):
         file.unlink()
     assert "the tokenizer of" in refusal(read_clip, clip)
 
 
-def say_two(folder: Path) -> None:
+def write_old_end(folder: Path) -> None:
     """Write the end of prompt as published configurations have it."""
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 2
@@ -338,19 +339,19 @@ def test_one_kind_is_not_taken_for_the_other(vit: Path, clip: Path) -> None:
     assert "where a vision transformer is needed" in refusal(read_identity_encoder, clip)
 
 
-@pytest.mark.parametrize("where", ["", "  ", "nowhere", "./no/where", "/no/where", "a/b/c", "~/x", Path(__file__)])
-def test_what_is_not_there_is_refused(where: str | Path) -> None:
-    assert "give the folder of a CLIP model" in refusal(read_clip, where)
+@pytest.mark.parametrize("source", ["", "  ", "nowhere", "./no/where", "/no/where", "a/b/c", "~/x", Path(__file__)])
+def test_a_missing_encoder_is_refused(source: str | Path) -> None:
+    assert "give the folder of a CLIP model" in refusal(read_clip, source)
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_refused() -> None:
     assert "check the name and the network" in refusal(read_identity_encoder, "mascot-tests/no-such-encoder")
 
 
-def refusal(read: Callable[[str | Path], IdentityEncoder | ClipEncoder], where: str | Path) -> str:
-    """The one sentence that a reader refuses an encoder with."""
+def refusal(read: Callable[[str | Path], IdentityEncoder | ClipEncoder], source: str | Path) -> str:
+    """The one sentence with which an encoder is refused."""
     with pytest.raises(UserError) as caught:
-        read(where)
+        read(source)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith((".", "?"))

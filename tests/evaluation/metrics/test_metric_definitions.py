@@ -1,6 +1,7 @@
-"""Every metric is its definition: equal to slow loops over real embeddings, right on photos, noise and swapped subjects.
+"""Laws of the metrics on real embeddings: equal to slow loops, right on photos and on noise.
 
-The definitions stand below in plain numpy, float64, pair by pair, so that they can be read beside the papers.
+The definitions are written below in plain numpy, float64, pair by pair, to be read beside the
+papers.
 """
 
 from __future__ import annotations
@@ -40,16 +41,17 @@ CAPTIONS = {
     ("t_rex", 4): "a dinosaur on a blue background",
     ("t_rex", 5): "a dinosaur in a cave",
 }
-"""What is on some of the photos, as a person sees it; photos count from 1."""
+"""Captions of some of the photos, as a person sees them; photos count from 1."""
+
 MISTAKEN = {("boar", "mammoth")}
-"""The one pair of 240 in which CLIP, which looks at scenes, finds the second's photos liker the first than its own photos are."""
+"""The one pair of 240 that CLIP confuses: the second is nearer to the first than its own photos."""
 
 Rows = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The bundled subjects as the embedded encoders see them."""
+    """The bundled subjects, embedded by the embedded encoders."""
 
     identity: IdentityEncoder
     clip: ClipEncoder
@@ -78,14 +80,14 @@ def world() -> World:
 
 
 def embedded(encoder: str) -> tuple[dict[str, Tensor], Tensor]:
-    """The photos of each subject, and noise, as one encoder sees them."""
+    """The photos of each subject, and noise, embedded by one encoder."""
     here = world()
     if encoder == "identity":
         return here.identity_rows, here.identity.embed(here.noise)
     return here.clip_rows, here.clip.embed(here.noise)
 
 
-def numbers(value: float | None) -> float:
+def number(value: float | None) -> float:
     """A value that must be there."""
     assert value is not None
     assert math.isfinite(value)
@@ -110,7 +112,7 @@ def mean(values: list[float]) -> float:
 
 
 def all_pairs(generated: Rows, real: Rows) -> float:
-    """DINO and CLIP-I: every generated with every real picture."""
+    """DINO and CLIP-I: every generated with every real image."""
     values: list[float] = []
     for one in generated:
         for other in real:
@@ -157,7 +159,7 @@ def apart(one: Rows, other: Rows) -> float:
 
 
 @pytest.mark.parametrize("encoder", ["identity", "clip"])
-def test_likeness_is_its_definition(encoder: str) -> None:
+def test_subject_fidelity_is_its_definition(encoder: str) -> None:
     rows, noise_BD = embedded(encoder)
     for one, other in itertools.pairwise(NAMES):
         assert similarity(rows[one], rows[other][:4]) == pytest.approx(
@@ -222,7 +224,7 @@ def test_training_photos_give_the_real_row(name: str, encoder: str) -> None:
     count = len(rows_BD)
     others = [list(set(range(count)) - {i}) for i in range(count)]
     left_out = [similarity(rows_BD[i : i + 1], rows_BD[others[i]]) for i in range(count)]
-    real = numbers(real_similarity(rows_BD))
+    real = number(real_similarity(rows_BD))
     assert mean(left_out) == pytest.approx(real, abs=1e-6)
     # With each photo against itself as well, which is 1: why the real row leaves those pairs out.
     assert similarity(rows_BD, rows_BD) == pytest.approx((1 + (count - 1) * real) / count, abs=1e-6)
@@ -230,10 +232,10 @@ def test_training_photos_give_the_real_row(name: str, encoder: str) -> None:
 
 @pytest.mark.parametrize(("encoder", "apart"), [("identity", 0.4), ("clip", 0.25)])
 def test_noise_gives_the_floor(encoder: str, apart: float) -> None:
-    """Far under what every subject's photos have among themselves, and on average no liker a subject than other subjects are."""
+    """Noise is far below the photos among themselves, and on average below other subjects."""
     rows, noise_BD = embedded(encoder)
     floor = {name: similarity(noise_BD, rows[name]) for name in NAMES}
-    assert all(floor[name] < numbers(real_similarity(rows[name])) - apart for name in NAMES)
+    assert all(floor[name] < number(real_similarity(rows[name])) - apart for name in NAMES)
     assert mean(list(floor.values())) < mean(
         [similarity(rows[other], rows[name]) for name, other in itertools.permutations(NAMES, 2)]
     )
@@ -242,11 +244,11 @@ def test_noise_gives_the_floor(encoder: str, apart: float) -> None:
 def test_noise_in_place_of_the_class_is_under_every_subject() -> None:
     rows, noise_BD = embedded("identity")
     for name in NAMES:
-        assert numbers(preservation(noise_BD, rows[name])) < numbers(preservation(rows[name], rows[name]))
-        assert numbers(drift(noise_BD, rows[name], rows[name])) < 0 < numbers(drift(rows[name], noise_BD, rows[name]))
+        assert number(preservation(noise_BD, rows[name])) < number(preservation(rows[name], rows[name]))
+        assert number(drift(noise_BD, rows[name], rows[name])) < 0 < number(drift(rows[name], noise_BD, rows[name]))
 
 
-def test_prompts_of_other_pictures_and_noise_score_lower() -> None:
+def test_prompts_of_other_images_and_noise_score_lower() -> None:
     images_BD, prompts_BD = captioned()
     matched = prompt_fidelity(images_BD, prompts_BD)
     for shift in range(1, len(CAPTIONS)):
@@ -260,7 +262,7 @@ def test_swapped_subjects_score_lower_than_matched_ones_always() -> None:
     assert len(NAMES) == 16
     for name, other in itertools.permutations(NAMES, 2):
         swapped = similarity(rows[other], rows[name])
-        assert swapped < numbers(real_similarity(rows[name]))
+        assert swapped < number(real_similarity(rows[name]))
         assert swapped < similarity(rows[name][:3], rows[name][3:])
 
 
@@ -269,7 +271,7 @@ def test_swapped_subjects_score_lower_by_clip_too_but_for_one_pair() -> None:
     wrong = {
         (name, other)
         for name, other in itertools.permutations(NAMES, 2)
-        if similarity(rows[other], rows[name]) >= numbers(real_similarity(rows[name]))
+        if similarity(rows[other], rows[name]) >= number(real_similarity(rows[name]))
     }
     assert wrong <= MISTAKEN
 
@@ -279,27 +281,27 @@ def test_copies_of_training_photos_are_told_from_photos_held_out(name: str) -> N
     rows_BD = world().identity_rows[name]
     training_TD, held_out_PD = rows_BD[:3], rows_BD[3:]
     assert (
-        numbers(copy_score(held_out_PD, training_TD, held_out_PD))
+        number(copy_score(held_out_PD, training_TD, held_out_PD))
         < 0
-        < numbers(copy_score(training_TD, training_TD, held_out_PD))
+        < number(copy_score(training_TD, training_TD, held_out_PD))
     )
     honest, copied = nearest_excess(held_out_PD, training_TD), nearest_excess(training_TD, training_TD)
-    assert numbers(honest) < numbers(copied) == pytest.approx(1 - numbers(real_nearest(training_TD)), abs=1e-6)
+    assert number(honest) < number(copied) == pytest.approx(1 - number(real_nearest(training_TD)), abs=1e-6)
 
 
-def test_pictures_of_many_things_are_more_diverse_than_of_one() -> None:
+def test_images_of_many_subjects_are_more_diverse_than_of_one() -> None:
     here = world()
     distance = PatchDistance(encoder=here.identity)
     mixed = measure_diversity([[here.images[name][1] for name in NAMES[:6]]], distance)
     for name in NAMES:
         photos = measure_diversity([here.images[name]], distance)
         same = measure_diversity([here.images[name][:1] * 3], distance)
-        assert numbers(same.value) == pytest.approx(0, abs=1e-6)
-        assert 0.01 < numbers(photos.value) < numbers(mixed.value)
+        assert number(same.value) == pytest.approx(0, abs=1e-6)
+        assert 0.01 < number(photos.value) < number(mixed.value)
 
 
-def test_likeness_of_cut_outs_is_its_definition() -> None:
-    """All pairs of what is cut out, as the encoder of identity sees it."""
+def test_similarity_of_cut_outs_is_its_definition() -> None:
+    """All pairs of cut-out images, embedded by the identity encoder."""
     here = world()
     generated, photos = cut_outs(here.images["koala"][1::2]), cut_outs(here.images["poodle"][1::2])
     expected = all_pairs(plain(here.identity.embed(generated.images)), plain(here.identity.embed(photos.images)))
@@ -308,23 +310,23 @@ def test_likeness_of_cut_outs_is_its_definition() -> None:
 
 def test_cut_out_subjects_are_told_apart_more_clearly() -> None:
     here = world()
-    # The second, fourth and sixth photo stand before one plain colour, so a mask is what differs from it.
+    # The second, fourth and sixth photo have a plain background, so a mask is what differs from it.
     plain_ones = {name: photos[1::2] for name, photos in here.images.items()}
     whole = {name: rows_BD[1::2] for name, rows_BD in here.identity_rows.items()}
     cut = {name: here.identity.embed(cut_outs(photos).images) for name, photos in plain_ones.items()}
-    assert mean([numbers(real_similarity(cut[name])) for name in NAMES]) > mean(
-        [numbers(real_similarity(whole[name])) for name in NAMES]
+    assert mean([number(real_similarity(cut[name])) for name in NAMES]) > mean(
+        [number(real_similarity(whole[name])) for name in NAMES]
     )
     assert separation(cut) > separation(whole) + 0.02
 
 
-def test_cut_out_subjects_are_as_like_when_they_are_drawn_small() -> None:
+def test_a_small_subject_is_as_similar_when_it_is_cut_out() -> None:
     here = world()
     for name in NAMES:
         photos = here.images[name][1::2]
         score = cutout_similarity(cut_outs([small(photo) for photo in photos]), cut_outs(photos), here.identity.embed)
         assert score.note == ""
-        assert numbers(score.value) > similarity(
+        assert number(score.value) > similarity(
             here.identity.embed([small(photo) for photo in photos]), here.identity.embed(photos)
         )
 
@@ -339,32 +341,32 @@ def test_perceptual_distances_of_photos_are_distances() -> None:
 
 
 def captioned() -> tuple[Tensor, Tensor]:
-    """The pictures with captions, and these."""
+    """The embeddings of the captioned photos, and of their captions."""
     here = world()
     images = [here.images[name][number - 1] for name, number in CAPTIONS]
     return here.clip.embed(images), here.clip.embed_prompts(list(CAPTIONS.values()))
 
 
 def separation(rows: dict[str, Tensor]) -> float:
-    """How much liker subjects are to themselves than to each other."""
-    own = mean([numbers(real_similarity(rows[name])) for name in NAMES])
+    """How much nearer photos of one subject are to each other than to other subjects."""
+    own = mean([number(real_similarity(rows[name])) for name in NAMES])
     return own - mean([similarity(rows[name], rows[other]) for name, other in itertools.permutations(NAMES, 2)])
 
 
 def cut_outs(photos: list[Image.Image]) -> Cutouts:
-    """Photos before one plain colour without it."""
-    masks = [off_backdrop(photo) for photo in photos]
+    """Cut the subjects out of photos with a plain background."""
+    masks = [plain_background_mask(photo) for photo in photos]
     return cut_all(photos, masks, segmenter=NoSegmenter("none"), preprocessing=world().identity.preprocessing)
 
 
 def small(photo: Image.Image) -> Image.Image:
-    """The same at half the size in a corner of its backdrop."""
+    """The same at half the size, in a corner of its background."""
     canvas = Image.new("RGB", photo.size, photo.getpixel((0, 0)))
     canvas.paste(photo.resize((photo.width // 2, photo.height // 2)), (0, photo.height // 2))
     return canvas
 
 
-def off_backdrop(photo: Image.Image) -> Image.Image:
-    """Mark what differs from the colour of a corner."""
+def plain_background_mask(photo: Image.Image) -> Image.Image:
+    """Mark what differs from the color of a corner."""
     values_HWC = np.asarray(photo, np.int16)
     return Image.fromarray((np.abs(values_HWC - values_HWC[0, 0]).sum(axis=2) > 60).astype(np.uint8) * 255)

@@ -1,4 +1,4 @@
-"""Laws of the metrics that look at pictures: how different they are, and the subject without its background."""
+"""Laws of the metrics that read images: diversity, and the subject without its background."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def new_session(name):
     assert name == "u2net"
     return name
 
-def remove(picture, session, only_mask):
-    assert session == "u2net" and only_mask and picture.mode == "RGB"
-    return picture.convert("L").point(lambda value: 255 * (value < 250))
+def remove(image, session, only_mask):
+    assert session == "u2net" and only_mask and image.mode == "RGB"
+    return image.convert("L").point(lambda value: 255 * (value < 250))
 """
 
 
 class Cells(nn.Module):
-    """A vision transformer's shape: a class token, then the 16 patches' mean colours."""
+    """A vision transformer's shape: a class token, then the 16 patches' mean colors."""
 
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
         cells = nn.functional.avg_pool2d(pixel_values, pixel_values.shape[-1] // 4).flatten(2).transpose(1, 2)
@@ -112,14 +112,14 @@ def blob(
 def on(
     background: Image.Image, subject: Image.Image, mask: Image.Image, corner: tuple[int, int] = (0, 0)
 ) -> tuple[Image.Image, Image.Image]:
-    """The subject on another background, elsewhere, and its mask there."""
-    image, there = background.copy(), Image.new("L", background.size)
+    """The subject moved onto another background, and its mask."""
+    image, moved_mask = background.copy(), Image.new("L", background.size)
     image.paste(subject, corner, mask)
-    there.paste(mask, corner)
-    return image, there
+    moved_mask.paste(mask, corner)
+    return image, moved_mask
 
 
-def test_diversity_compares_pictures_of_one_prompt_only() -> None:
+def test_diversity_compares_images_of_one_prompt_only() -> None:
     distance = PatchDistance(encoder=ENCODER)
     prompts = [[noise(0), noise(1), noise(2)], [noise(3)], [noise(4), noise(4)], []]
     found = measure_diversity(prompts, distance)
@@ -129,7 +129,7 @@ def test_diversity_compares_pictures_of_one_prompt_only() -> None:
     assert found.distance == f"1 - mean cosine of patches of {ENCODER.describe()}"
 
 
-def test_without_two_pictures_of_a_prompt_there_is_no_diversity() -> None:
+def test_without_two_images_of_a_prompt_there_is_no_diversity() -> None:
     found = measure_diversity([[noise(0)], [noise(1)], []], PatchDistance(encoder=ENCODER))
     assert (found.value, found.prompts) == (None, (None, None, None))
 
@@ -153,7 +153,7 @@ def test_lpips_measures_where_it_is_installed(fake_package: FakePackage) -> None
         distance.between([noise(0), noise(1, width=9)])
 
 
-def test_without_lpips_the_stand_in_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lpips_the_stand_in_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diversity, "find_spec", dict[str, object]().get)
     assert open_distance(ENCODER).name.startswith("1 - mean cosine of patches of cells")
     assert open_distance(ENCODER).name.endswith("; in place of LPIPS: the lpips package is not installed")
@@ -175,19 +175,19 @@ def test_an_lpips_that_does_not_load_is_named(fake_package: FakePackage, code: s
     assert open_distance(ENCODER).name.endswith(f"; in place of LPIPS: the lpips package cannot be loaded {reason}")
 
 
-def test_a_cut_out_does_not_depend_on_what_is_around_it() -> None:
+def test_a_cut_out_does_not_depend_on_its_background() -> None:
     subject, mask = blob(mask=False), blob(mask=True)
     first = cut_out(subject, mask, CROPPED)
     assert first is not None
     for seed, corner in ((0, (0, 0)), (1, (17, 9)), (2, (-5, -3))):
-        image, there = on(noise(seed, 90, 60), subject, mask, corner)
-        assert cut_out(image, there, CROPPED) == first
+        image, moved_mask = on(noise(seed, 90, 60), subject, mask, corner)
+        assert cut_out(image, moved_mask, CROPPED) == first
     hidden = subject.copy()
     hidden.putalpha(mask)  # transparency shows white, which is outside the mask
     assert cut_out(hidden, mask, CROPPED) == first
 
 
-def test_a_cut_out_fits_into_what_the_encoder_sees() -> None:
+def test_a_cut_out_fits_into_the_encoder_s_crop() -> None:
     cut = cut_out(blob(mask=False), blob(mask=True), CROPPED)
     assert cut is not None
     assert cut.size == (23, 23)  # the ellipse is 20 wide: 20 * 32 / 28, rounded up
@@ -214,12 +214,12 @@ def test_half_a_pixel_of_subject_is_subject() -> None:
     assert cut_out(image, clear, WHOLE) == image
 
 
-def test_a_mask_of_another_picture_is_refused() -> None:
+def test_a_mask_of_another_image_is_refused() -> None:
     with pytest.raises(ValueError, match="40x30"):
         cut_out(noise(0), blob(mask=True), WHOLE)
 
 
-def test_cut_outs_of_one_subject_are_alike_whatever_stands_behind() -> None:
+def test_cut_outs_of_one_subject_are_alike_on_any_background() -> None:
     subject, mask = blob(mask=False), blob(mask=True)
     pairs = [on(noise(seed, 60, 60), subject, mask, (seed, 2 * seed)) for seed in range(4)]
     cut = cut_all([p for p, _ in pairs], [m for _, m in pairs], segmenter=NOTHING, preprocessing=WHOLE)
@@ -228,7 +228,7 @@ def test_cut_outs_of_one_subject_are_alike_whatever_stands_behind() -> None:
     assert (score.value, score.note) == (pytest.approx(1, abs=1e-6), "")
 
 
-def test_what_has_no_mask_is_left_out_and_said() -> None:
+def test_an_image_without_a_mask_is_left_out_and_noted() -> None:
     images = [blob(mask=False)] * 3
     photos = cut_all(images, [blob(mask=True), None, Image.new("L", (40, 30))], segmenter=NOTHING, preprocessing=WHOLE)
     assert len(photos.images) == 1
@@ -236,16 +236,14 @@ def test_what_has_no_mask_is_left_out_and_said() -> None:
         photos.note
         == "1 of 3 have no mask (no segmenter is installed); 1 of 3 left out, as nothing is marked in their masks"
     )
-    drawn = cut_all(images, [None] * 3, segmenter=NOTHING, preprocessing=WHOLE)
-    assert drawn == Cutouts(images=(), note="3 of 3 have no mask (no segmenter is installed)")
-    score = cutout_similarity(drawn, photos, flat)
-    assert score == CutoutScore(value=None, note=f"pictures: {drawn.note}; photos: {photos.note}")
-    assert (
-        cutout_similarity(photos, Cutouts(images=()), flat).note == f"pictures: {photos.note}; photos: there are none"
-    )
+    generated = cut_all(images, [None] * 3, segmenter=NOTHING, preprocessing=WHOLE)
+    assert generated == Cutouts(images=(), note="3 of 3 have no mask (no segmenter is installed)")
+    score = cutout_similarity(generated, photos, flat)
+    assert score == CutoutScore(value=None, note=f"images: {generated.note}; photos: {photos.note}")
+    assert cutout_similarity(photos, Cutouts(images=()), flat).note == f"images: {photos.note}; photos: there are none"
 
 
-def test_masks_and_pictures_come_in_pairs() -> None:
+def test_masks_and_images_come_in_pairs() -> None:
     with pytest.raises(ValueError, match="zip"):
         cut_all([noise(0)], [], segmenter=NOTHING, preprocessing=WHOLE)
 
@@ -265,7 +263,7 @@ def test_a_segmenter_makes_the_masks_that_are_missing(fake_package: FakePackage)
     assert cut.images == (cut_out(blob(mask=False), blob(mask=True), WHOLE),) * 2
     assert cut.note == "1 of 3 left out, as nothing is marked in their masks; 2 of 3 masks by rembg (u2net)"
     score = cutout_similarity(cut, cut, flat)
-    assert (score.value, score.note) == (pytest.approx(1, abs=1e-6), f"pictures: {cut.note}; photos: {cut.note}")
+    assert (score.value, score.note) == (pytest.approx(1, abs=1e-6), f"images: {cut.note}; photos: {cut.note}")
 
 
 @pytest.mark.parametrize(
@@ -287,5 +285,5 @@ def test_without_a_segmenter_the_reason_says_how_to_get_one(monkeypatch: pytest.
 
 
 def flat(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures as embeddings, pixel by pixel."""
+    """Embed images by their pixels."""
     return torch.stack([WHOLE.prepare(image).flatten() for image in images])

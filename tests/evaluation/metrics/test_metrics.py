@@ -1,4 +1,4 @@
-"""Laws of the metrics: equal to a plain re-implementation, exact where the answer is known, refused where there is none."""
+"""Laws of the metrics: equal to plain re-implementations, exact for known values, else refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_real_similarity_is_the_mean_over_distinct_pairs(count: int, seed: int) 
     assert real_similarity(a) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
 
 
-def test_one_picture_is_itself_and_has_no_pair() -> None:
+def test_one_image_equals_itself_and_has_no_pair() -> None:
     one = rows(1)
     assert similarity(one, one) == pytest.approx(1, abs=1e-12)
     assert similarity(one, -one) == pytest.approx(-1, abs=1e-12)
@@ -110,7 +110,7 @@ def test_equal_sets_are_no_distance_apart() -> None:
 
 
 @given(seed=seeds)
-def test_a_copy_score_tells_who_was_trained_on(seed: int) -> None:
+def test_a_copy_score_tells_training_photos_from_held_out_ones(seed: int) -> None:
     training, held_out = rows(4, seed=seed), rows(2, seed=seed + 1)
     copied, honest = copy_score(training, training, held_out), copy_score(held_out, training, held_out)
     assert copied is not None
@@ -121,13 +121,13 @@ def test_a_copy_score_tells_who_was_trained_on(seed: int) -> None:
 
 
 @given(generated=counts, seed=seeds)
-def test_copy_scores_are_each_pictures_own(generated: int, seed: int) -> None:
-    drawn, training, held_out = rows(generated, seed=seed), rows(3, seed=seed + 1), rows(2, seed=seed + 2)
-    each, excesses = copy_scores(drawn, training, held_out), nearest_excesses(drawn, training)
-    assert each == pytest.approx([copy_score(one[None], training, held_out) for one in drawn], abs=1e-9)
-    assert excesses == pytest.approx([nearest_excess(one[None], training) for one in drawn], abs=1e-9)
-    assert copy_score(drawn, training, held_out) == pytest.approx(sum(each or ()) / generated, abs=1e-9)
-    assert nearest_excess(drawn, training) == pytest.approx(sum(excesses or ()) / generated, abs=1e-9)
+def test_each_image_has_its_own_copy_score(generated: int, seed: int) -> None:
+    generated_BD, training, held_out = rows(generated, seed=seed), rows(3, seed=seed + 1), rows(2, seed=seed + 2)
+    scores, excesses = copy_scores(generated_BD, training, held_out), nearest_excesses(generated_BD, training)
+    assert scores == pytest.approx([copy_score(one[None], training, held_out) for one in generated_BD], abs=1e-9)
+    assert excesses == pytest.approx([nearest_excess(one[None], training) for one in generated_BD], abs=1e-9)
+    assert copy_score(generated_BD, training, held_out) == pytest.approx(sum(scores or ()) / generated, abs=1e-9)
+    assert nearest_excess(generated_BD, training) == pytest.approx(sum(excesses or ()) / generated, abs=1e-9)
 
 
 def plain_nearest(image: Tensor, photos: Tensor, count: int) -> float:
@@ -138,33 +138,35 @@ def plain_nearest(image: Tensor, photos: Tensor, count: int) -> float:
 
 @given(training=few, held_out=few, seed=seeds)
 def test_a_copy_score_is_of_equal_numbers_of_photos(training: int, held_out: int, seed: int) -> None:
-    drawn, learned, others = rows(2, seed=seed), rows(training, seed=seed + 1), rows(held_out, seed=seed + 2)
+    generated_BD, training_TD, others = rows(2, seed=seed), rows(training, seed=seed + 1), rows(held_out, seed=seed + 2)
     count = min(training, held_out)
-    expected = [plain_nearest(image, learned, count) - plain_nearest(image, others, count) for image in drawn]
-    assert copy_scores(drawn, learned, others) == pytest.approx(expected, abs=1e-9)
+    expected = [
+        plain_nearest(image, training_TD, count) - plain_nearest(image, others, count) for image in generated_BD
+    ]
+    assert copy_scores(generated_BD, training_TD, others) == pytest.approx(expected, abs=1e-9)
     if training == held_out:
         plain = [
-            max(cosine(image, photo) for photo in learned) - max(cosine(image, photo) for photo in others)
-            for image in drawn
+            max(cosine(image, photo) for photo in training_TD) - max(cosine(image, photo) for photo in others)
+            for image in generated_BD
         ]
         assert expected == pytest.approx(plain, abs=1e-9)
 
 
 @given(training=few, held_out=few, seed=seeds)
-def test_who_does_not_know_what_was_held_out_copies_nothing(training: int, held_out: int, seed: int) -> None:
-    """Over all splits of one set of photos the score of fixed pictures is 0, and the share is chance, whatever the numbers."""
-    photos, drawn = rows(training + held_out, seed=seed), rows(3, seed=seed + 1)
+def test_images_made_without_knowing_the_split_copy_nothing(training: int, held_out: int, seed: int) -> None:
+    """Over all splits of the photos, the score of fixed images is 0 and the share is chance."""
+    photos, generated_BD = rows(training + held_out, seed=seed), rows(3, seed=seed + 1)
     scores: list[float] = []
     shares: list[float] = []
     for some in itertools.combinations(range(len(photos)), held_out):
-        others, learned = photos[list(some)], photos[[i for i in range(len(photos)) if i not in some]]
-        scores += copy_scores(drawn, learned, others) or ()
-        shares.append(held_out_share(drawn, learned, others))
+        others, training_TD = photos[list(some)], photos[[i for i in range(len(photos)) if i not in some]]
+        scores += copy_scores(generated_BD, training_TD, others) or ()
+        shares.append(held_out_share(generated_BD, training_TD, others))
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-9)
     assert sum(shares) / len(shares) == pytest.approx(held_out / (training + held_out), abs=1e-9)
 
 
-def test_a_share_tells_copies_of_many_photos() -> None:
+def test_a_share_detects_copies_of_many_photos() -> None:
     photos = rows(4, seed=3)
     assert held_out_share(photos[:3], photos[:3], photos[3:]) == 0
     assert held_out_share(photos[3:], photos[:3], photos[3:]) == 1
@@ -179,7 +181,7 @@ def test_an_excess_is_above_what_the_photos_have_among_themselves() -> None:
     assert nearest_excess(-photos, photos) == pytest.approx(-2 * between, abs=1e-9)
     assert real_nearest(-torch.eye(2) + 0.5) == pytest.approx(
         -1, abs=1e-9
-    )  # no photo is its own neighbour, however far the others
+    )  # no photo is its own neighbor, however far the others
 
 
 @given(seed=seeds)
@@ -196,7 +198,7 @@ def test_a_perceptual_distance_is_one(seed: int) -> None:
     assert perceptual_distance(one, one) == pytest.approx(0, abs=1e-12)
     assert perceptual_distance(one, -one) == pytest.approx(2, abs=1e-12)
     assert perceptual_distance(one, other) == perceptual_distance(other, one) >= 0
-    assert perceptual_distance(one, one.flip(0)) > 0.01  # what stands where matters
+    assert perceptual_distance(one, one.flip(0)) > 0.01  # positions matter
 
 
 def test_diversity_counts_every_prompt_alike() -> None:
@@ -232,28 +234,28 @@ def test_embeddings_of_no_length_give_numbers() -> None:
 @pytest.mark.parametrize(
     ("measure", "complaint"),
     [
-        (lambda: similarity(rows(0), rows(2)), "pictures on both sides"),
-        (lambda: similarity(rows(2), rows(0)), "pictures on both sides"),
+        (lambda: similarity(rows(0), rows(2)), "images on both sides"),
+        (lambda: similarity(rows(2), rows(0)), "images on both sides"),
         (lambda: similarity(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
         (lambda: prompt_fidelity(rows(2), rows(3)), "its own prompt"),
         (lambda: prompt_fidelity(rows(0), rows(0)), "its own prompt"),
         (lambda: prompt_fidelity(rows(2, 4), rows(2, 6)), "its own prompt"),
         (lambda: copy_score(rows(2, 4), rows(2, 6), rows(2, 4)), "4 and 6 wide"),
         (lambda: copy_score(rows(2, 4), rows(2, 4), rows(2, 6)), "4 and 6 wide"),
-        (lambda: held_out_share(rows(0), rows(2), rows(2)), "needs pictures"),
+        (lambda: held_out_share(rows(0), rows(2), rows(2)), "needs images"),
         (lambda: nearest_excess(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
-        (lambda: copy_score(rows(2) * math.nan, rows(2), rows(2)), "no number"),
-        (lambda: real_nearest(rows(2) * math.inf), "no number"),
-        (lambda: perceptual_distance(rows(2) * math.nan, rows(2)), "no number"),
+        (lambda: copy_score(rows(2) * math.nan, rows(2), rows(2)), "not finite"),
+        (lambda: real_nearest(rows(2) * math.inf), "not finite"),
+        (lambda: perceptual_distance(rows(2) * math.nan, rows(2)), "not finite"),
         (lambda: preservation(rows(2, 4), rows(2, 6)), "4 and 6 wide"),
         (lambda: perceptual_distance(rows(2), rows(3)), "its own counterpart"),
         (lambda: perceptual_distance(rows(0), rows(0)), "its own counterpart"),
         (lambda: frechet_distance(rows(9, 4), rows(9, 6)), "4 and 6 wide"),
-        (lambda: frechet_distance(rows(7), rows(6)), "more than 6 pictures on both sides, not 7 and 6"),
-        (lambda: frechet_distance(rows(6), rows(7)), "more than 6 pictures on both sides, not 6 and 7"),
+        (lambda: frechet_distance(rows(7), rows(6)), "more than 6 images on both sides, not 7 and 6"),
+        (lambda: frechet_distance(rows(6), rows(7)), "more than 6 images on both sides, not 6 and 7"),
     ],
 )
-def test_what_cannot_be_computed_is_no_number(measure: object, complaint: str) -> None:
+def test_what_cannot_be_computed_is_refused(measure: object, complaint: str) -> None:
     assert callable(measure)
     with pytest.raises(ValueError, match=complaint):
         measure()
