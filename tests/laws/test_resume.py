@@ -45,9 +45,9 @@ Moment = tuple[str, str, int]
 
 MOMENTS: dict[str, Moment] = {
     "before the first step": ("mascot.training.loop", "Loop.steps", 1),
-    "before the first checkpoint": ("mascot.training.loop", "Loop.save", 1),
-    "when a checkpoint is half written": ("mascot.training.loop", "save_file", 2),
-    "right after a checkpoint appears": ("mascot.storage.run_folder", "Run.forget_old_checkpoints", 2),
+    "before the first checkpoint": ("mascot.runs.training_steps", "save_checkpoint", 1),
+    "when a checkpoint is half written": ("mascot.training.checkpoint", "save_file", 2),
+    "right after a checkpoint appears": ("mascot.runs.training_steps", "delete_old_checkpoints", 2),
     "between two checkpoints": ("mascot.training.loop", "Loop.accumulate", 6),
     "after the last step": ("mascot.adapters.adapter_file", "Adapter.write", 1),
 }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mascot.errors import UserError, extra, suggest
+from mascot.errors import UserError, import_optional, suggest
 from mascot.models.weights import size_of
 
 QuantizationName = Literal["int8", "nf4"]
@@ -73,7 +73,7 @@ def quantize(module: nn.Module, kind: QuantizationName, device: torch.device | s
 
 def quantized_layer(layer: nn.Linear, kind: QuantizationName) -> nn.Module:
     """Make a bitsandbytes layer with the same weights; moving it to a device quantizes it."""
-    modules: Any = extra("bitsandbytes").nn
+    modules: Any = import_optional("bitsandbytes").nn
     weight, bias = layer.weight.detach().cpu(), dict(layer.named_parameters()).get("bias")
     shape = {
         "input_features": layer.in_features,

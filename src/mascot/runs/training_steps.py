@@ -1,4 +1,4 @@
-"""How a run is trained: from its last checkpoint, step by step, with log, previews and checkpoints."""
+"""Training of a run, from its last checkpoint, step by step, with log, previews and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from mascot.runs.previews import write_previews
 from mascot.runs.training_log import TrainingLog, open_log
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.run_folder import delete_old_checkpoints, step_of
 from mascot.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, save_parameters
 from mascot.training.interrupts import uninterrupted
 from mascot.training.loop import Step
 
 
 def begin(run: TrainingRun) -> None:
-    """Attach the method and restore the last checkpoint, if there is one; nothing is trained yet.
+    """Attach the method and restore the last checkpoint, if there is one; no step is trained yet.
 
     Raises:
         UserError: the base, the memory or the checkpoint cannot be used.
@@ -27,7 +28,7 @@ def begin(run: TrainingRun) -> None:
     if checkpoint is None:
         run.enter(0)
         return
-    done = run.files.step_of(checkpoint)
+    done = step_of(checkpoint)
     while run.index < 0 or (run.span.last < done and run.index + 1 < len(run.spans)):
         run.enter(run.index + 1)
     for stage in range(run.span.stage):
@@ -36,7 +37,10 @@ def begin(run: TrainingRun) -> None:
 
 
 def train_steps(run: TrainingRun) -> Generator[Step]:
-    """Train to the end and yield after each step; an interruption, or closing this, writes a checkpoint."""
+    """Train to the end and yield after each step.
+
+    An interruption, or closing this generator, writes a checkpoint.
+    """
     every = run.recipe.previews.every
     if every and run.loop.done == 0:
         write_step_previews(run, 0)
@@ -56,7 +60,10 @@ def train_steps(run: TrainingRun) -> Generator[Step]:
 
 
 def train_one_step(run: TrainingRun, log: TrainingLog) -> Step | None:
-    """Train and log one step, entering the next span where one has ended; Ctrl-C waits until both are done."""
+    """Train and log one step, entering the next span where one has ended; None after the last step.
+
+    Ctrl-C waits until the step is trained and logged.
+    """
     with uninterrupted():
         while run.loop.done == run.span.last and run.index + 1 < len(run.spans):
             run.loop.finish()
@@ -74,11 +81,11 @@ def write_step_previews(run: TrainingRun, step: int) -> None:
 
 
 def write_checkpoint(run: TrainingRun) -> None:
-    """Write a checkpoint of the present step, unless there is one."""
+    """Write a checkpoint of the present step, unless there is one; old ones are deleted."""
     if run.files.checkpoint(run.loop.done).exists():
         return
     with atomic_write(run.files.checkpoint(run.loop.done)) as temporary:
         save_checkpoint(run.loop, temporary)
         for stage in range(run.span.stage):
             save_parameters(run.attached[stage], temporary, f"stage{stage}")
-    run.files.forget_old_checkpoints()
+    delete_old_checkpoints(run.files)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mascot.errors import UserError, extra, suggest
+from mascot.errors import UserError, import_optional, suggest
 from mascot.protocols import ParameterGroup
 
 OptimizerName = Literal["adamw", "adamw8bit", "prodigy", "schedule-free"]
@@ -49,7 +49,7 @@ def make_adamw_8bit(groups: TorchGroups, weight_decay: float) -> torch.optim.Opt
 
     arXiv 2110.02861.
     """
-    return extra("bitsandbytes").optim.AdamW8bit(
+    return import_optional("bitsandbytes").optim.AdamW8bit(
         groups, betas=BETAS, weight_decay=weight_decay, min_8bit_size=MIN_SIZE_8BIT
     )
 
@@ -62,7 +62,7 @@ def make_prodigy(groups: TorchGroups, weight_decay: float) -> torch.optim.Optimi
     Raises:
         UserError: the learning rates differ, or are too small for multipliers.
     """
-    package, rates = extra("prodigyopt"), [group["lr"] for group in groups]
+    package, rates = import_optional("prodigyopt"), [group["lr"] for group in groups]
     if len(set(rates)) > 1 or min(rates) < MIN_MULTIPLIER:
         raise UserError(
             "prodigy finds the step size itself: each learning rate multiplies it, is usually 1 and must be the same "
@@ -81,7 +81,7 @@ def make_schedule_free(groups: TorchGroups, weight_decay: float) -> torch.optim.
     It takes gradients between the last weights and their average. It is meant for a constant
     schedule; warm-up by `learning_rate_scale` replaces its own.
     """
-    optimizer = extra("schedulefree").AdamWScheduleFree(groups, betas=BETAS, weight_decay=weight_decay)
+    optimizer = import_optional("schedulefree").AdamWScheduleFree(groups, betas=BETAS, weight_decay=weight_decay)
     optimizer.train()
     return optimizer
 
