@@ -22,6 +22,7 @@ from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
+from mascot.training.cost import time_one_step
 from mascot.training.loop import Loop
 from mascot.training.settings import TrainingSettings
 from tiny.stable_diffusion import SUBJECT
@@ -192,7 +193,7 @@ def test_too_little_memory_is_refused_before_training(
 ) -> None:
     """With what is needed, what is there, and settings that make it smaller."""
     monkeypatch.setattr("mascot.training.memory_estimate.available_memory", lambda _: 2**20)
-    with pytest.raises(UserError, match=r"1\.0 MiB are there.*gradient_checkpointing"):
+    with pytest.raises(UserError, match=r"1\.0 MiB are available.*gradient_checkpointing"):
         trained(recipe_of(tiny_base, photos), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -206,7 +207,7 @@ def test_a_rehearsal_takes_no_step(stage: Stage) -> None:
             stage, attached, TrainingSettings(steps=3), stage.condition, Accelerator(cpu=True, mixed_precision="no")
         )
         for _ in range(rehearsals):
-            assert loop.time_one_step([batch(0)]) > 0
+            assert time_one_step(loop, [batch(0)]) > 0
             assert all(parameter.grad is None for parameter in loop.parameters())
         losses.append([step.loss for step in loop.steps(lambda number: [batch(number)])])
         attached.detach()
