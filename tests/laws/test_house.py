@@ -121,7 +121,7 @@ def test_a_missing_docstring_is_noticed() -> None:
 
 
 def test_files_are_nouns_of_the_domain() -> None:
-    folders = [ROOT / name for name in ("src", "tests", "starter_recipe", "benchmarks", "examples")]
+    folders = [ROOT / name for name in ("src", "tests", "starter_training", "benchmarks", "examples")]
     files = [path for folder in folders for path in folder.rglob("*.py")]
     assert [relative(path) for path in files if NAMELESS & set(path.relative_to(ROOT).with_suffix("").parts)] == []
 

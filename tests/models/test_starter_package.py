@@ -33,7 +33,7 @@ STARTER = ROOT / "src/mascot/models/starter"
 
 
 def pixels(image: Path) -> np.ndarray:
-    """A picture as H x W x 3."""
+    """A image as H x W x 3."""
     with Image.open(image) as opened:
         return np.asarray(opened.convert("RGB"), np.float64)
 
@@ -267,7 +267,7 @@ def test_the_notice_names_every_subject() -> None:
 
 
 def test_the_packaged_base_draws() -> None:
-    """The packaged folder is a Stable Diffusion pipeline that loads offline and draws finite pictures that obey seeds."""
+    """The packaged folder is a Stable Diffusion pipeline that loads offline and draws finite images that obey seeds."""
     base = packaged(mascot.models.starter.folder)
     import torch
     from diffusers import StableDiffusionPipeline

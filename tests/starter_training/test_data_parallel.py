@@ -1,4 +1,4 @@
-"""Laws of training in replicas: many are as one, a resumed training is the same training, matrices are Muon's and all else Adam's."""
+"""Laws of training in replicas: as one replica, resumable, Muon for matrices, else Adam."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from starter_recipe.replicas import (
+from starter_training.data_parallel import (
     Clock,
     Replica,
-    Shared,
+    SharedBuffers,
+    assign_owners,
+    count_parameters,
     is_matrix,
     launch,
-    learning_scale,
+    learning_rate_scale,
     share,
-    share_out,
-    sizes_of,
 )
 
 CPU = torch.device("cpu")
-RATE = 1e-2
+LEARNING_RATE = 1e-2
 
 
 class Tiny(nn.Module):
@@ -44,35 +44,35 @@ class Tiny(nn.Module):
 
 
 def modules() -> list[nn.Module]:
-    """Two modules of seeded weights, trained together."""
+    """Two modules with seeded weights that are trained together."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return [Tiny(), nn.Linear(8, 12)]
 
 
-def drawn(count: int, *, seed: int = 0, size: float = 1e-4) -> Tensor:
-    """Gradients of `count` replicas, small enough that nothing is clipped."""
-    return size * torch.randn(count, sizes_of(modules()), generator=torch.Generator().manual_seed(seed))
+def random_gradients(count: int, *, seed: int = 0, size: float = 1e-4) -> Tensor:
+    """Gradients of `count` replicas, by default too small to be clipped."""
+    return size * torch.randn(count, count_parameters(modules()), generator=torch.Generator().manual_seed(seed))
 
 
 class Team:
-    """Some replicas over one shared memory, each in a thread of its own."""
+    """Replicas over shared buffers, each in a thread of its own."""
 
     def __init__(self, count: int, optimizer: str = "muon") -> None:
-        self.shared: Shared = share(modules(), count, CPU, threading)
+        self.shared: SharedBuffers = share(modules(), count, CPU, threading)
         self.replicas = [
-            Replica(modules(), self.shared, rank, learning_rate=RATE, betas=(0.9, 0.98), optimizer=optimizer)
+            Replica(modules(), self.shared, rank, learning_rate=LEARNING_RATE, betas=(0.9, 0.98), optimizer=optimizer)
             for rank in range(count)
         ]
 
     def each(self, act: Callable[[Replica], Any]) -> list[Any]:
-        """What each replica's act answers; all act at once, because they wait for each other."""
+        """Call `act` on all replicas at once, as they wait for each other; return the results."""
         with ThreadPoolExecutor(len(self.replicas)) as pool:
             waiting = [pool.submit(act, replica) for replica in self.replicas]
             return [one.result(timeout=60) for one in waiting]
 
     def step(self, gradients: Tensor, scale: float = 1.0, **options: float) -> None:
-        """One step on a row of gradients for each replica."""
+        """Do one step, with a row of gradients for each replica."""
         self.shared.gradients.copy_(gradients)
         self.each(lambda replica: replica.step(scale, **options))
 
@@ -85,24 +85,24 @@ def numbered(shapes: list[tuple[int, ...]]) -> list[tuple[str, nn.Parameter]]:
 
 
 def work_of(parameter: nn.Parameter) -> float:
-    """A matrix's size times its shorter side, a vector's size."""
+    """Cost of an optimizer step: a matrix's size times its shorter side, or a vector's size."""
     rows = len(parameter)
     return parameter.numel() * (min(rows, parameter.numel() // rows) if parameter.ndim > 1 else 1)
 
 
 @given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4).map(tuple), max_size=20), st.integers(1, 5))
 def test_every_parameter_has_one_owner(shapes: list[tuple[int, ...]], count: int) -> None:
-    """Nothing is left out or moved twice, and no owner has more work than another by more than the heaviest parameter."""
+    """Each parameter is assigned once, and loads differ by no more than the heaviest parameter."""
     named = numbered(shapes)
-    owned = share_out(named, count)
+    owned = assign_owners(named, count)
     assert sorted(number for numbers in owned for number in numbers) == list(range(len(named)))
     loads = [sum(work_of(named[number][1]) for number in numbers) for numbers in owned]
     assert len(loads) == count
     assert max(loads) - min(loads) <= max((work_of(parameter) for _, parameter in named), default=0)
 
 
-def test_many_alike_are_dealt_evenly() -> None:
-    """The parameters of a transformer's layers fall in two halves, within a tenth."""
+def test_many_alike_are_divided_evenly() -> None:
+    """The layers of a transformer are divided into two halves, within a tenth."""
     layer: list[tuple[int, ...]] = [
         (48, 48),
         (48, 48),
@@ -116,17 +116,17 @@ def test_many_alike_are_dealt_evenly() -> None:
         (48,),
     ]
     named = numbered(layer * 6)
-    one, other = (sum(work_of(named[number][1]) for number in numbers) for numbers in share_out(named, 2))
+    one, other = (sum(work_of(named[number][1]) for number in numbers) for numbers in assign_owners(named, 2))
     assert abs(one - other) < 0.1 * one
 
 
-def test_matrices_are_told_from_tables() -> None:
+def test_matrices_are_distinguished_from_embeddings() -> None:
     kinds = {name: is_matrix(name, parameter) for name, parameter in Tiny().named_parameters()}
     assert {name for name, matrix in kinds.items() if matrix} == {"linear.weight", "convolution.weight"}
 
 
 def test_parameters_and_gradients_are_views_of_the_shared_memory() -> None:
-    """What one replica moves all see; each one's gradients go into its own row."""
+    """An update by one replica reaches all; each one's gradients go into its own row."""
     team = Team(2)
     own = [replica.modules[1] for replica in team.replicas]
     with torch.no_grad():
@@ -144,64 +144,64 @@ def test_parameters_and_gradients_are_views_of_the_shared_memory() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_replicas_are_as_one(optimizer: str, count: int) -> None:
-    """Parameters and their average end where one replica takes them on the averaged gradient, clipped or not."""
+    """Parameters and their average end where one replica ends with the averaged gradient."""
     many, one = Team(count, optimizer), Team(1, optimizer)
     before = one.shared.parameters.clone()
     for seed in range(3):
-        gradients = drawn(count, seed=seed)
+        gradients = random_gradients(count, seed=seed)
         many.step(gradients, decay=0.9)
         one.step(gradients.mean(0, keepdim=True), decay=0.9)
-    assert (one.shared.parameters - before).abs().mean() > RATE / 10
+    assert (one.shared.parameters - before).abs().mean() > LEARNING_RATE / 10
     assert (many.shared.parameters - one.shared.parameters).abs().max() < 1e-6
     assert (many.shared.average - one.shared.average).abs().max() < 1e-6
 
 
 def test_clipping_is_of_the_global_norm() -> None:
-    """All replicas shrink by one factor: together their gradients have the norm that was asked for, and the old direction."""
-    team, gradients = Team(2), drawn(2, size=1.0)
+    """All replicas scale by one factor: the joint gradient gets the norm `clip`."""
+    team, gradients = Team(2), random_gradients(2, size=1.0)
     team.step(gradients, clip=0.5)
     mean, clipped = gradients.mean(0), torch.zeros(gradients.shape[1])
     for replica in team.replicas:
-        for parameter, where in zip(replica.owned, replica.slices, strict=True):
+        for parameter, owned_slice in zip(replica.owned, replica.slices, strict=True):
             assert parameter.grad is not None
-            clipped[where] = parameter.grad.reshape(-1)
+            clipped[owned_slice] = parameter.grad.reshape(-1)
     assert abs(clipped.norm().item() - 0.5) < 1e-4
     assert torch.allclose(clipped, mean * (0.5 / mean.norm()), atol=1e-6)
 
 
 def test_small_gradients_are_not_clipped() -> None:
-    team, gradients = Team(1), drawn(1)
+    team, gradients = Team(1), random_gradients(1)
     team.step(gradients)
     replica = team.replicas[0]
-    for parameter, where in zip(replica.owned, replica.slices, strict=True):
+    for parameter, owned_slice in zip(replica.owned, replica.slices, strict=True):
         assert parameter.grad is not None
-        assert torch.equal(parameter.grad.reshape(-1), gradients[0, where])
+        assert torch.equal(parameter.grad.reshape(-1), gradients[0, owned_slice])
 
 
 def test_a_step_ends_clean() -> None:
-    """Gradients are back at zero, and the average has gone its share of the way."""
+    """Gradients are zero again, and the average has moved by 1 - decay."""
     team = Team(2)
     before = team.shared.average.clone()
-    team.step(drawn(2), decay=0.75)
+    team.step(random_gradients(2), decay=0.75)
     assert team.shared.gradients.abs().sum() == 0
     assert torch.allclose(team.shared.average, before + 0.25 * (team.shared.parameters - before), atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_the_scale_is_a_share_of_the_rate(optimizer: str) -> None:
-    """Half of the learning rate goes half of the way; none goes nowhere."""
-    ways: list[Tensor] = []
+def test_the_scale_is_a_share_of_the_learning_rate(optimizer: str) -> None:
+    """Half of the learning rate moves parameters half as far; zero does not move them."""
+    moves: list[Tensor] = []
     for scale in (1.0, 0.5, 0.0):
         team = Team(1, optimizer)
         before = team.shared.parameters.clone()
-        team.step(drawn(1), scale)
-        ways.append(team.shared.parameters - before)
-    assert torch.allclose(ways[1], ways[0] / 2, atol=1e-6)
-    assert ways[2].abs().max() == 0
+        team.step(random_gradients(1), scale)
+        moves.append(team.shared.parameters - before)
+    assert torch.allclose(moves[1], moves[0] / 2, atol=1e-6)
+    assert moves[2].abs().max() == 0
 
 
 def first_moves(optimizer: str, gradients: Tensor) -> dict[str, Tensor]:
-    """How far one step moves each parameter of `Tiny`, by name."""
+    """The update of each parameter of `Tiny` in one step, by name."""
     team = Team(1, optimizer)
     tiny = team.replicas[0].modules[0]
     before = {name: parameter.detach().clone() for name, parameter in tiny.named_parameters()}
@@ -210,8 +210,11 @@ def first_moves(optimizer: str, gradients: Tensor) -> dict[str, Tensor]:
 
 
 def test_muon_moves_in_all_directions_alike() -> None:
-    """Whatever the gradient's singular values, those of a matrix's update are nearly equal; a convolution's matrix is out x rest."""
-    gradients = drawn(1)
+    """The singular values of a matrix's update are nearly equal, whatever the gradient's are.
+
+    A convolution's matrix is out x rest.
+    """
+    gradients = random_gradients(1)
     stretched = {"linear.weight": slice(42, 42 + 960), "convolution.weight": slice(42 + 1000, 42 + 1000 + 864)}
     for name, rows in (("linear.weight", 40), ("convolution.weight", 16)):
         matrix = gradients[0, stretched[name]].view(rows, -1)
@@ -221,21 +224,28 @@ def test_muon_moves_in_all_directions_alike() -> None:
     for name in stretched:
         values = torch.linalg.svdvals(moves[name].flatten(1))
         assert values.max() < 2 * values.min()
-        assert 0.1 * RATE < moves[name].square().mean().sqrt() < 0.3 * RATE  # 0.2, the size of Adam's (Liu et al. 2025)
+        assert (
+            0.1 * LEARNING_RATE < moves[name].square().mean().sqrt() < 0.3 * LEARNING_RATE
+        )  # 0.2, the size of Adam's (Liu et al. 2025)
     by_adam = torch.linalg.svdvals(first_moves("adam", gradients)["linear.weight"])
     assert by_adam.max() > 3 * by_adam.min()
 
 
 def test_tables_and_vectors_are_adam_s() -> None:
-    """Adam's first step moves every value by the rate, against its gradient's sign; Muon's matrices do not move so."""
-    gradients = 1e-4 * drawn(1).sign()
+    """Adam's first step moves each value by the learning rate, against its gradient's sign.
+
+    Muon's matrices move otherwise.
+    """
+    gradients = 1e-4 * random_gradients(1).sign()
     moves, by_adam = first_moves("muon", gradients), first_moves("adam", gradients)
     assert {name for name in moves if torch.equal(moves[name], by_adam[name])} == set(moves) - {
         "linear.weight",
         "convolution.weight",
     }
-    assert torch.allclose(moves["word_embedding.weight"].reshape(-1), -RATE * gradients[0, :42].sign(), rtol=1e-3)
-    assert max((move.abs() - RATE).abs().max().item() for move in by_adam.values()) < 1e-3 * RATE
+    assert torch.allclose(
+        moves["word_embedding.weight"].reshape(-1), -LEARNING_RATE * gradients[0, :42].sign(), rtol=1e-3
+    )
+    assert max((move.abs() - LEARNING_RATE).abs().max().item() for move in by_adam.values()) < 1e-3 * LEARNING_RATE
 
 
 # Saving
@@ -243,16 +253,16 @@ def test_tables_and_vectors_are_adam_s() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_resumed_training_is_the_same(optimizer: str, tmp_path: Path) -> None:
-    """The next step after a resume is the next step without one, bit for bit; so is the average, and the clock goes on."""
+    """The step after a resume equals the step without one, bit for bit; so does the average."""
     team, progress = Team(2, optimizer), {"seconds": 12.5, "step": 2.0, "begun": 1.0}
     for seed in range(2):
-        team.step(drawn(2, seed=seed))
+        team.step(random_gradients(2, seed=seed))
     team.each(lambda replica: replica.save(tmp_path, progress))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["optimizer0.pt", "optimizer1.pt", "weights.pt"]
     resumed = Team(2, optimizer)
     assert resumed.each(lambda replica: replica.resume(tmp_path)) == [progress, progress]
     for one in (team, resumed):
-        one.step(drawn(2, seed=2), 0.5)
+        one.step(random_gradients(2, seed=2), 0.5)
     assert torch.equal(team.shared.parameters, resumed.shared.parameters)
     assert torch.equal(team.shared.average, resumed.shared.average)
     for replica in resumed.replicas:
@@ -261,9 +271,9 @@ def test_a_resumed_training_is_the_same(optimizer: str, tmp_path: Path) -> None:
 
 
 def test_weights_alone_are_enough(tmp_path: Path) -> None:
-    """Without the optimizers' files a training goes on with fresh ones, and says at which step they began."""
+    """Without the optimizers' files a training resumes with fresh ones and says when they began."""
     team = Team(2)
-    team.step(drawn(2))
+    team.step(random_gradients(2))
     team.each(lambda replica: replica.save(tmp_path, {"seconds": 3.0, "step": 40.0, "begun": 0.0}))
     for rank in range(2):
         (tmp_path / f"optimizer{rank}.pt").unlink()
@@ -279,12 +289,12 @@ def test_a_training_starts_at_zero(tmp_path: Path) -> None:
 # Time
 
 
-def test_rates_rise_hold_and_fall() -> None:
-    """A hundredth of the warm-up after one step of 100, all of it at the end, a fiftieth when the time is spent, never more than 1."""
-    assert learning_scale(0.0, 0, warmup=100) == 0.01
-    assert learning_scale(0.4, 99, warmup=100) == learning_scale(0.4, 5000, warmup=100) == 1
-    assert abs(learning_scale(1.0, 5000) - 0.02) < 1e-9
-    falling = [learning_scale(fraction / 100, 5000) for fraction in range(40, 101)]
+def test_learning_rates_rise_hold_and_fall() -> None:
+    """A hundredth after one of 100 warm-up steps, 1 after all, a fiftieth at the end."""
+    assert learning_rate_scale(0.0, 0, warmup=100) == 0.01
+    assert learning_rate_scale(0.4, 99, warmup=100) == learning_rate_scale(0.4, 5000, warmup=100) == 1
+    assert abs(learning_rate_scale(1.0, 5000) - 0.02) < 1e-9
+    falling = [learning_rate_scale(fraction / 100, 5000) for fraction in range(40, 101)]
     assert falling == sorted(falling, reverse=True)
 
 
@@ -298,11 +308,11 @@ def test_a_clock_counts_earlier_runs() -> None:
 # Processes
 
 
-def step_once(rank: int, shared: Shared, folder: Path) -> None:
-    """One step of a replica, in its own process where there are several."""
+def step_once(rank: int, shared: SharedBuffers, folder: Path) -> None:
+    """Do one step of a replica; several replicas are processes of their own."""
     own = modules()
-    replica = Replica(own, shared, rank, learning_rate=RATE, betas=(0.9, 0.98))
-    shared.gradients[rank].copy_(drawn(2)[rank])
+    replica = Replica(own, shared, rank, learning_rate=LEARNING_RATE, betas=(0.9, 0.98))
+    shared.gradients[rank].copy_(random_gradients(2)[rank])
     replica.step(1.0)
     if rank == 0:
         torch.save(shared.parameters.cpu(), folder / "parameters.pt")
@@ -311,7 +321,7 @@ def step_once(rank: int, shared: Shared, folder: Path) -> None:
 def test_one_replica_runs_here(tmp_path: Path) -> None:
     launch(step_once, modules(), 1, tmp_path)
     team = Team(1)
-    team.step(drawn(2)[:1])
+    team.step(random_gradients(2)[:1])
     assert torch.equal(torch.load(tmp_path / "parameters.pt", weights_only=True), team.shared.parameters)
 
 
@@ -320,12 +330,12 @@ def test_one_replica_runs_here(tmp_path: Path) -> None:
 def test_two_processes_are_as_two_threads(tmp_path: Path) -> None:
     launch(step_once, modules(), 2, tmp_path)
     team = Team(2)
-    team.step(drawn(2))
+    team.step(random_gradients(2))
     assert (torch.load(tmp_path / "parameters.pt", weights_only=True) - team.shared.parameters).abs().max() < 1e-6
 
 
-def fail(rank: int, shared: Shared, folder: Path) -> None:
-    """The second replica fails while the first waits for it, which writes for how long."""
+def fail(rank: int, shared: SharedBuffers, folder: Path) -> None:
+    """Fail as the second replica; the first waits for it and writes for how long."""
     if rank == 1:
         raise SystemExit(3)
     began = time.monotonic()
@@ -337,7 +347,7 @@ def fail(rank: int, shared: Shared, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on an accelerator there is one replica")
 def test_a_failed_replica_ends_the_training(tmp_path: Path) -> None:
-    """Nobody waits for ever at a barrier that one will not reach."""
+    """No replica waits forever at a barrier that another will not reach."""
     with pytest.raises(SystemExit, match="a replica failed"):
         launch(fail, modules(), 2, tmp_path)
     assert float((tmp_path / "waited").read_text()) < 50

@@ -1,4 +1,4 @@
-"""Laws of the judges' training and export: the losses are the papers', the teacher follows, what is written reads back."""
+"""Laws of the encoders' training and export: the papers' losses, the teacher, reading back."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTMod
 
 from mascot.errors import UserError
 from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
-from starter_recipe import encoders
-from starter_recipe.drawings import read_objects
-from starter_recipe.encoders import (
+from starter_training.drawings.objects import read_objects
+from starter_training.export.export_encoders import LIMIT_MB, export_encoders, write_encoder
+from starter_training.export.export_encoders import embed as embed_images
+from starter_training.export.package_folder import ORIGINS
+from starter_training.models.distillation import Distillation, assign
+from starter_training.models.encoders import (
     SIDE,
     TEMPERATURE,
     WIDTH,
-    Distillation,
     caption_loss,
     contrast_loss,
+    embed,
+    make_clip,
+    make_identity_encoder,
     nearest_right,
     read_average,
     split_families,
     to_inputs,
 )
-from starter_recipe.export import ORIGINS
-from starter_recipe.export_encoders import LIMIT_MB, answer, export_encoders, write_encoder
-from starter_recipe.views import families_of
-from starter_recipe.world import World
+from starter_training.scenes.augmentations import families_of
+from starter_training.scenes.world import World
 from tiny.stable_diffusion import tiny_clip_tokenizer
 
 POSITIONS = 8
@@ -48,7 +51,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def seeded(make: Any) -> Any:
-    """What `make` makes of random weights, the same ones each time."""
+    """Call `make` with seeded random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()
@@ -57,9 +60,14 @@ def seeded(make: Any) -> Any:
 def student() -> ViTModel:
     """A vision transformer as wide as the starter's, of one layer and four patches."""
     config = ViTConfig(
-        hidden_size=WIDTH, num_attention_heads=3, image_size=SIDE, patch_size=SIDE // 2, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, **SIZES,
-    )  # fmt: skip
+        hidden_size=WIDTH,
+        num_attention_heads=3,
+        image_size=SIDE,
+        patch_size=SIDE // 2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **SIZES,
+    )
     return seeded(lambda: ViTModel(config, add_pooling_layer=False))
 
 
@@ -87,7 +95,7 @@ def pixels(count: int = 4) -> np.ndarray:
 
 
 def test_contrast_is_nt_xent() -> None:
-    """Equation 1 of Chen et al. 2020, written out view by view."""
+    """The loss equals equation 1 of Chen et al. 2020, computed view by view."""
     embeddings = noise(10, 7)
     losses: list[float] = []
     for i in range(10):
@@ -99,31 +107,31 @@ def test_contrast_is_nt_xent() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_contrast_is_lowest_where_views_agree(seed: int) -> None:
-    """Agreeing views of subjects at right angles beat the same views disturbed, or dealt to other subjects."""
+    """Equal views of orthogonal subjects have a lower loss than disturbed or mismatched views."""
     agreeing = torch.eye(6).repeat_interleave(2, 0)
     lowest = contrast_loss(agreeing).item()
     assert lowest < contrast_loss(agreeing + 0.3 * noise(12, 6, seed=seed)).item()
     assert lowest < contrast_loss(agreeing.roll(1, 0)).item()
 
 
-def test_length_is_no_matter() -> None:
+def test_the_length_of_embeddings_does_not_matter() -> None:
     embeddings = noise(8, 5)
     stretched = embeddings * torch.linspace(0.1, 10, 8)[:, None]
     assert abs(contrast_loss(embeddings) - contrast_loss(stretched)) < 1e-5
 
 
-def test_captions_are_learned_by_cross_entropy() -> None:
-    """Every caption has to find its picture among all, and every picture its caption."""
+def test_captions_are_trained_by_cross_entropy() -> None:
+    """Each caption has to find its image among all, and each image its caption."""
     logits = 3 * noise(5, 5)
     stub: Any = lambda **_: SimpleNamespace(logits_per_text=logits)  # noqa: E731 - a model of one line
     right = range(5)
     by_text = np.mean([torch.logsumexp(logits[i], 0).item() - logits[i, i].item() for i in right])
-    by_picture = np.mean([torch.logsumexp(logits[:, i], 0).item() - logits[i, i].item() for i in right])
-    assert abs(caption_loss(stub, noise(5, 3, 4, 4), torch.zeros(5, 4)).item() - (by_text + by_picture) / 2) < 1e-6
+    by_image = np.mean([torch.logsumexp(logits[:, i], 0).item() - logits[i, i].item() for i in right])
+    assert abs(caption_loss(stub, noise(5, 3, 4, 4), torch.zeros(5, 4)).item() - (by_text + by_image) / 2) < 1e-6
 
 
-def test_a_clip_learns_from_its_captions() -> None:
-    """A few steps on one batch of scenes lower its loss; every tower takes a gradient."""
+def test_training_lowers_a_clips_loss() -> None:
+    """A few steps on one batch of scenes lower the loss, and every parameter has a gradient."""
     clip = tiny_clip()
     ids = tokenizer()(
         ["a dog", "a cat", "a red hat", "snow"], padding="max_length", max_length=POSITIONS, return_tensors="pt"
@@ -152,9 +160,9 @@ def test_guessing_is_right_by_chance() -> None:
 
 
 def test_inputs_run_from_minus_one_to_one() -> None:
-    colours = np.zeros((1, 2, 3, 3), np.uint8)
-    colours[0, 0, 2] = (0, 255, 51)
-    inputs = to_inputs(colours)
+    colors = np.zeros((1, 2, 3, 3), np.uint8)
+    colors[0, 0, 2] = (0, 255, 51)
+    inputs = to_inputs(colors)
     assert (inputs.shape, inputs.dtype) == ((1, 3, 2, 3), torch.float32)
     assert torch.allclose(inputs[0, :, 0, 2], torch.tensor([-1.0, 1.0, -0.6]), atol=1e-6)
 
@@ -177,19 +185,19 @@ def teacher_of(distillation: Distillation) -> list[Tensor]:
 
 
 def student_weights(distillation: Distillation, encoder: nn.Module) -> list[Tensor]:
-    """What the student brings to compare, in the teacher's order."""
+    """The student's weights in the teacher's order."""
     return [*encoder.parameters(), *distillation.head.parameters(), distillation.prototypes]
 
 
 def test_a_teacher_starts_as_its_student(distilled: tuple[Distillation, ViTModel]) -> None:
-    """It is equal and its own: nothing is shared."""
+    """Their weights are equal, and no memory is shared."""
     for mine, theirs in zip(teacher_of(distilled[0]), student_weights(*distilled), strict=True):
         assert torch.equal(mine, theirs)
         assert mine.data_ptr() != theirs.data_ptr()
 
 
 def test_a_teacher_is_not_trained(distilled: tuple[Distillation, ViTModel]) -> None:
-    """No optimizer is given its weights, and no gradient reaches them; the student's all have one."""
+    """Its weights are no parameters and have no gradient; all of the student's have one."""
     distillation, encoder = distilled
     teacher = {id(weight) for weight in teacher_of(distillation)}
     assert not teacher & {id(parameter) for module in (distillation, encoder) for parameter in module.parameters()}
@@ -201,7 +209,7 @@ def test_a_teacher_is_not_trained(distilled: tuple[Distillation, ViTModel]) -> N
 
 
 def test_a_teacher_follows_by_the_momentum(distilled: tuple[Distillation, ViTModel]) -> None:
-    """Every weight goes a tenth of the way at a momentum of 0.9, and nowhere at 1."""
+    """Each weight moves a tenth of the way at a momentum of 0.9, and not at all at 1."""
     distillation, encoder = distilled
     before = [weight.detach().clone() for weight in teacher_of(distillation)]
     with torch.no_grad():
@@ -214,24 +222,27 @@ def test_a_teacher_follows_by_the_momentum(distilled: tuple[Distillation, ViTMod
     assert max((by - 0.1).abs().max().item() for by in moved) < 1e-5
 
 
-def test_a_student_is_asked_about_the_other_view() -> None:
-    """The loss is the cross-entropy with the teacher's answer for the partner, sharpened by 0.04 and the student's by 0.1."""
+def test_a_student_predicts_the_output_for_the_other_view() -> None:
+    """The loss is the cross-entropy with the teacher's output for the other view.
+
+    The teacher's temperature is 0.04, the student's 0.1.
+    """
     distillation, encoder, inputs = seeded(Distillation), student(), to_inputs(pixels())
     with torch.no_grad():
         loss = distillation.loss(encoder, inputs, 0.0).item()
-        said = encoders.assign(distillation.head, distillation.prototypes, encoders.embed(encoder, inputs))
+        output = assign(distillation.head, distillation.prototypes, embed(encoder, inputs))
     expected = np.mean(
-        [-((said[i ^ 1] / 0.04).softmax(0) * (said[i] / 0.1).log_softmax(0)).sum().item() for i in range(4)]
+        [-((output[i ^ 1] / 0.04).softmax(0) * (output[i] / 0.1).log_softmax(0)).sum().item() for i in range(4)]
     )
     assert abs(loss - expected) < 1e-4
-    assert torch.allclose(distillation.centre, 0.1 * said.mean(0), atol=1e-6)
+    assert torch.allclose(distillation.center, 0.1 * output.mean(0), atol=1e-6)
 
 
 # Families and weights
 
 
 def test_families_are_split_for_good(tmp_path: Path) -> None:
-    """Those that teach and those that compare share no drawing, are all families, and are the same again."""
+    """Training and validation share no drawing, cover all families, and are always the same."""
     icons = [f"thing-{number}" for number in range(30)]
     made = {
         f"{art}/{icon}": np.zeros((2, 2, 4), np.uint8)
@@ -243,16 +254,16 @@ def test_families_are_split_for_good(tmp_path: Path) -> None:
         World(tmp_path / "drawings.npz", 4, nouns={icon: {"bodies": [icon]} for icon in order})
         for order in (icons, icons[::-1])
     ]
-    teaching, unseen = split_families(worlds[0])
-    shown, held = ({key for family in families for key in family.keys} for families in (teaching, unseen))
+    training, unseen = split_families(worlds[0])
+    shown, held = ({key for family in families for key in family.keys} for families in (training, unseen))
     assert not shown & held
     assert shown | held == {key for family in families_of(worlds[0]) for key in family.keys}
-    assert 1 <= len(unseen) <= len(teaching) / 8
-    assert split_families(worlds[1]) == (teaching, unseen)
+    assert 1 <= len(unseen) <= len(training) / 8
+    assert split_families(worlds[1]) == (training, unseen)
 
 
 def test_an_average_is_read_from_the_front(tmp_path: Path) -> None:
-    """An encoder takes exactly its own part of what was trained together, in order, and is ready to answer."""
+    """An encoder reads exactly its own part of what was trained together, in evaluation mode."""
     encoder = student().train()
     own = sum(p.numel() for p in encoder.parameters())
     saved = torch.arange(own + 100, dtype=torch.float32)
@@ -267,7 +278,7 @@ def test_an_average_is_read_from_the_front(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> ViTModel:
-    """An encoder that was read from a folder, and so knows where its maker kept it."""
+    """An encoder that was read from a folder, whose path is in its configuration."""
     student().save_pretrained(tmp_path / "private")
     return ViTModel.from_pretrained(tmp_path / "private", add_pooling_layer=False)
 
@@ -280,7 +291,7 @@ def trained_clip(tmp_path: Path) -> tuple[CLIPModel, CLIPTokenizer]:
 
 
 def check_folder(out: Path, megabytes: float) -> None:
-    """A written folder is light, anonymous, whole and everyone's."""
+    """Check that a written folder is small, anonymous, complete and readable by everyone."""
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values() if tensor.is_floating_point()} == {
         torch.float16
@@ -297,9 +308,9 @@ def check_folder(out: Path, megabytes: float) -> None:
 
 
 def test_an_identity_encoder_reads_back(trained: ViTModel, tmp_path: Path) -> None:
-    """The reader of transformers, and ours with our own preparation of pictures, answer as the model in memory did."""
+    """Read by transformers or by mascot, it gives the embeddings of the model in memory."""
     inputs = to_inputs(pixels())
-    expected = F.normalize(answer(copy.deepcopy(trained).eval(), inputs), dim=-1)
+    expected = F.normalize(embed_images(copy.deepcopy(trained).eval(), inputs), dim=-1)
     check_folder(tmp_path / "identity", write_encoder(trained, tmp_path / "identity", "the card", inputs))
     plain = ViTModel.from_pretrained(tmp_path / "identity", dtype=torch.float32, add_pooling_layer=False).eval()
     ours = read_identity_encoder(tmp_path / "identity")
@@ -307,32 +318,32 @@ def test_an_identity_encoder_reads_back(trained: ViTModel, tmp_path: Path) -> No
     assert torch.equal(
         torch.stack([ours.preprocessing.prepare(image) for image in images]).round(decimals=5), inputs.round(decimals=5)
     )
-    assert (F.normalize(answer(plain, inputs), dim=-1) - expected).abs().max() < 5e-3
+    assert (F.normalize(embed_images(plain, inputs), dim=-1) - expected).abs().max() < 5e-3
     assert (ours.embed(images) - expected).abs().max() < 5e-3
 
 
 def test_a_clip_reads_back(trained_clip: tuple[CLIPModel, CLIPTokenizer], tmp_path: Path) -> None:
-    """Pictures and prompts alike, with the tokenizer that it was trained with."""
+    """It embeds images and prompts as the model in memory did, with the same tokenizer."""
     clip, words = trained_clip
     inputs, prompts = to_inputs(pixels()), ["a dog", "a red hat in the snow"]
-    expected = F.normalize(answer(copy.deepcopy(clip).eval(), inputs), dim=-1)
+    expected = F.normalize(embed_images(copy.deepcopy(clip).eval(), inputs), dim=-1)
     ids = words(prompts, padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
     with torch.no_grad():
-        said = F.normalize(clip.eval().text_projection(clip.text_model(input_ids=ids).pooler_output), dim=-1)
+        text = F.normalize(clip.eval().text_projection(clip.text_model(input_ids=ids).pooler_output), dim=-1)
     check_folder(tmp_path / "clip", write_encoder(clip, tmp_path / "clip", "the card", inputs, words))
     ours = read_clip(tmp_path / "clip")
     assert (ours.embed([Image.fromarray(image) for image in pixels()]) - expected).abs().max() < 5e-3
-    assert (ours.embed_prompts(prompts) - said).abs().max() < 5e-3
+    assert (ours.embed_prompts(prompts) - text).abs().max() < 5e-3
 
 
 def test_an_encoder_that_half_precision_cannot_hold_is_refused(trained: ViTModel, tmp_path: Path) -> None:
-    """What was there stays, whole, and nothing else is left."""
+    """The old folder stays complete, and nothing else is left."""
     out = tmp_path / "starter" / "identity"
     out.mkdir(parents=True)
     (out / "before").touch()
     with torch.no_grad():
         trained.layernorm.weight.fill_(1e6)
-    with pytest.raises(RuntimeError, match="answers differently"):
+    with pytest.raises(RuntimeError, match="gives other embeddings"):
         write_encoder(trained, out, "the card", to_inputs(pixels()))
     assert [
         path.relative_to(tmp_path / "starter").as_posix() for path in sorted((tmp_path / "starter").rglob("*"))
@@ -345,18 +356,18 @@ def test_an_encoder_that_half_precision_cannot_hold_is_refused(trained: ViTModel
 @pytest.mark.parametrize(
     ("objective", "made", "step"), [("contrast", [], "clip"), ("distillation", ["clip"], "identity")]
 )
-def test_an_untrained_encoder_is_said(objective: str, made: list[str], step: str, tmp_path: Path) -> None:
+def test_an_untrained_encoder_is_reported(objective: str, made: list[str], step: str, tmp_path: Path) -> None:
     """Exporting before training says which step to run, and writes nothing."""
     for name in made:
         (tmp_path / "encoders" / name).mkdir(parents=True)
         (tmp_path / "encoders" / name / "weights.pt").touch()
-    with pytest.raises(UserError, match=f"starter_recipe {step} "):
+    with pytest.raises(UserError, match=f"starter_training {step} "):
         export_encoders(tmp_path, tmp_path / "starter", objective)
     assert not (tmp_path / "starter").exists()
 
 
 def test_the_starter_s_own_encoders_fit_the_limit() -> None:
-    """In half precision both together weigh less than what the package has room for, tokenizer aside."""
+    """In half precision both together are smaller than the limit, without the tokenizer."""
     with torch.device("meta"):
-        models = (encoders.make_clip(tiny_clip_tokenizer()), encoders.make_identity_encoder())
+        models = (make_clip(tiny_clip_tokenizer()), make_identity_encoder())
     assert sum(2 * p.numel() for model in models for p in model.parameters()) / 1e6 < LIMIT_MB

@@ -1,4 +1,4 @@
-"""Laws of the composed scenes: what captions say, how often, who looks how, what materials change, what two views share."""
+"""Laws of the composed scenes: captions, shares, individuals, materials and views."""
 
 from __future__ import annotations
 
@@ -11,11 +11,31 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from starter_recipe.drawings import read_objects, wanted_icons
-from starter_recipe.materials import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
-from starter_recipe.places import COLOURS, PLACES
-from starter_recipe.views import HUES, PLAIN, TRAINING, Variation, choose_subjects, draw_views, families_of, finish
-from starter_recipe.world import ALIVE, PATTERNS, PHOTO_STYLES, PLURALS, TINTS, Figure, Look, World, invented_names
+from starter_training.drawings.objects import read_objects, wanted_icons
+from starter_training.scenes.augmentations import (
+    HUES,
+    PLAIN,
+    TRAINING,
+    Variation,
+    choose_subjects,
+    families_of,
+    finish,
+    generate_views,
+)
+from starter_training.scenes.backgrounds import PLACES
+from starter_training.scenes.canvas import COLORS
+from starter_training.scenes.caption_words import ALIVE, PATTERNS, PHOTO_STYLES, PLURALS, TINTS, invented_names
+from starter_training.scenes.scene_grammar import (
+    Figure,
+    choose_figure,
+    compose,
+    paste_resized,
+    paste_turned,
+    paste_with_accessory,
+    stream,
+)
+from starter_training.scenes.textures import FILTERS, MATERIALS, apply_filter, make_of, turn_hues
+from starter_training.scenes.world import Look, World
 
 OBJECTS = read_objects()
 NOUNS = sorted(OBJECTS["nouns"])
@@ -25,7 +45,7 @@ MAGENTA, GREEN = (255, 0, 255, 255), (0, 200, 0, 255)
 
 
 def any_of(words: list[str] | tuple[str, ...]) -> str:
-    """A pattern for one of several words, the longest first."""
+    """Return a pattern for one of several words, the longest first."""
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
@@ -33,23 +53,23 @@ STYLES = [style for style in (*PHOTO_STYLES, *FILTERS) if style] + [
     f"{'an' if art[0] in 'aeiou' else 'a'} {art} of" for art in OBJECTS["arts"].values()
 ]
 THINGS = [facts["words"].split(" ", 1)[1] for facts in OBJECTS["accessories"].values()]
-TINT, COLOUR, NOUN = any_of(TINTS), any_of(list(COLOURS)), any_of(NOUNS)
+TINT, COLOR, NOUN = any_of(TINTS), any_of(list(COLORS)), any_of(NOUNS)
 GRAMMAR = re.compile(
     rf"((?P<style>{any_of(STYLES)}) )?"
     rf"(two (?P<two>{any_of([PLURALS.get(noun, noun + 's') for noun in NOUNS])})|(?P<face>the face of )?an? "
-    rf"((?P<size>small|big) |(?P<colour>{TINT}) |(?P<material>{any_of(list(MATERIALS))}) )?"
+    rf"((?P<size>small|big) |(?P<color>{TINT}) |(?P<material>{any_of(list(MATERIALS))}) )?"
     rf"((?P<name>{any_of(invented_names())}) )?(?P<noun>{NOUN})"
     rf"( (?P<accessory>wearing|holding) an? (({TINT}) )?({any_of(THINGS)})| (?P<view>upside down|lying on its side)"
     rf"| next to an? (?P<other>{NOUN}))?) "
-    rf"((?P<place>{any_of(list(PLACES))})|on an? (?P<rug>{COLOUR}) rug"
-    rf"|on an? ((?P<pattern>{any_of(PATTERNS)}) ({COLOUR}) and )?(?P<background>{COLOUR}) background)"
+    rf"((?P<place>{any_of(list(PLACES))})|on an? (?P<rug>{COLOR}) rug"
+    rf"|on an? ((?P<pattern>{any_of(PATTERNS)}) ({COLOR}) and )?(?P<background>{COLOR}) background)"
 )
-"""The grammar at the top of `starter_recipe/world.py`, as a pattern."""
+"""The grammar of `starter_training.scenes.scene_grammar`, as a pattern."""
 
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for the rendered drawings: opaque noise, so that a pasted one can be found again pixel by pixel."""
+    """Drawings of opaque noise, so that a pasted one can be found again pixel by pixel."""
     rng = np.random.default_rng(0)
     made = {
         f"{art}/{icon}": rng.integers(1, 256, (8, 8, 4), np.uint8)
@@ -64,7 +84,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain(world: World) -> World:
-    """The same world with one black picture a place: words do not depend on pixels, and painting takes time."""
+    """Give each place one black backdrop: captions do not depend on it, and painting takes time."""
     world.backdrops |= {place: [Image.new("RGB", (world.side, world.side))] for place in PLACES}
     return world
 
@@ -76,12 +96,12 @@ def world(drawings: Path) -> World:
 
 @pytest.fixture(scope="module")
 def captions(world: World) -> list[str]:
-    return [caption for _, caption in islice(world.stream([4]), SCENES)]
+    return [caption for _, caption in islice(stream(world, [4]), SCENES)]
 
 
 @pytest.fixture(scope="module")
 def parsed(captions: list[str]) -> list[dict[str, str | None]]:
-    """What each caption says, by the grammar's parts."""
+    """Each caption as the parts of the grammar."""
     matches = [GRAMMAR.fullmatch(caption) for caption in captions]
     assert [caption for caption, match in zip(captions, matches, strict=True) if match is None] == []
     return [match.groupdict() for match in matches if match is not None]
@@ -97,17 +117,17 @@ def share(parsed: list[dict[str, str | None]], part: str) -> float:
 def test_a_seed_decides_scenes(drawings: Path) -> None:
     """The same seed composes the same scenes, another seed others, whatever was composed before."""
     used, fresh = plain(World(drawings, SIDE)), plain(World(drawings, SIDE))
-    list(islice(used.stream([5]), 50))
-    first, again = (list(islice(world.stream([4]), 30)) for world in (fresh, used))
+    list(islice(stream(used, [5]), 50))
+    first, again = (list(islice(stream(world, [4]), 30)) for world in (fresh, used))
     assert [(image.tobytes(), caption) for image, caption in first] == [
         (image.tobytes(), caption) for image, caption in again
     ]
-    assert [caption for _, caption in first] != [caption for _, caption in islice(used.stream([5]), 30)]
+    assert [caption for _, caption in first] != [caption for _, caption in islice(stream(used, [5]), 30)]
 
 
 def test_places_look_the_same_in_any_order(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was painted before changes no place's pictures."""
-    monkeypatch.setattr("starter_recipe.world.BACKDROPS_PER_PLACE", 3)
+    """What was painted before changes no place's backdrops."""
+    monkeypatch.setattr("starter_training.scenes.world.BACKDROPS_PER_PLACE", 3)
     painted: list[dict[str, list[bytes]]] = []
     for seed in (0, 1):
         world, rng = plain(World(drawings, SIDE)), np.random.default_rng(seed)
@@ -122,16 +142,16 @@ def test_places_look_the_same_in_any_order(drawings: Path, monkeypatch: pytest.M
 
 
 def test_captions_are_sentences_of_the_grammar(parsed: list[dict[str, str | None]]) -> None:
-    """Every caption is read in full, and every style, noun and place is said somewhere."""
-    said = {
+    """The grammar matches every caption, and every style, noun and place occurs."""
+    found = {
         part: {caption[part] for caption in parsed} - {None} for part in ("style", "noun", "place", "background", "rug")
     }
-    assert said == {
+    assert found == {
         "style": {*STYLES},
         "noun": {*NOUNS},
         "place": {*PLACES},
-        "background": {*COLOURS},
-        "rug": {*COLOURS},
+        "background": {*COLORS},
+        "rug": {*COLORS},
     }
 
 
@@ -142,7 +162,7 @@ def test_articles_fit_the_word_after_them(captions: list[str]) -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        ("colour", 0.09),
+        ("color", 0.09),
         ("material", 0.05),
         ("size", 0.07),
         ("view", 0.05),
@@ -163,7 +183,7 @@ def test_pairs_have_their_share(parsed: list[dict[str, str | None]]) -> None:
 
 
 def test_only_whole_living_figures_wear(parsed: list[dict[str, str | None]]) -> None:
-    """A tenth of living figures wear or hold something; things and faces never do."""
+    """A tenth of living figures wear or hold an accessory; things and faces never do."""
     living = [caption for caption in parsed if caption["noun"] in ALIVE and caption["face"] is None]
     others = [caption for caption in parsed if caption["noun"] not in ALIVE or caption["face"] is not None]
     assert abs(share(living, "accessory") - 0.1) < 0.04
@@ -172,8 +192,8 @@ def test_only_whole_living_figures_wear(parsed: list[dict[str, str | None]]) -> 
 
 
 def test_easy_scenes_are_single_figures(world: World) -> None:
-    """At difficulty 0 nothing but colours is asked of a figure, and it stands in the middle."""
-    captions = [caption for _, caption in islice(world.stream([7], difficulty=0.0), 300)]
+    """At difficulty 0 captions name colors and nothing else of a figure."""
+    captions = [caption for _, caption in islice(stream(world, [7], difficulty=0.0), 300)]
     matches = [GRAMMAR.fullmatch(caption) for caption in captions]
     for part in ("material", "size", "view", "two", "other", "accessory", "rug", "pattern"):
         assert [match and match[part] for match in matches if match is None or match[part]] == []
@@ -182,18 +202,18 @@ def test_easy_scenes_are_single_figures(world: World) -> None:
 def test_nobody_is_named_in_a_world_without_names(drawings: Path) -> None:
     names = re.compile(rf"\b({any_of(invented_names())})\b")
     nameless = plain(World(drawings, SIDE, named=0.0))
-    assert [caption for _, caption in islice(nameless.stream([4]), 300) if names.search(caption)] == []
+    assert [caption for _, caption in islice(stream(nameless, [4]), 300) if names.search(caption)] == []
 
 
 # Individuals
 
 
 def test_a_named_individual_always_looks_the_same(world: World) -> None:
-    """Whatever the scene, a name and its noun mean one look, and every name of a noun another."""
+    """A name and its noun mean one look in every scene; each name of a noun means another."""
     looks: dict[tuple[str, str], set[Look]] = {}
     rng = np.random.default_rng(0)
     for _ in range(SCENES):
-        figure, _ = world.choose_figure(rng)
+        figure, _ = choose_figure(world, rng)
         words = figure.words.split()
         if words[1] in invented_names():
             looks.setdefault((figure.noun, words[1]), set()).add(figure.look)
@@ -203,14 +223,14 @@ def test_a_named_individual_always_looks_the_same(world: World) -> None:
 
 
 def test_individuals_of_a_noun_differ(world: World) -> None:
-    """No two of a noun are called alike or painted alike."""
+    """No two of a noun have the same name or look."""
     for instances in world.instances.values():
         assert len({one.name for one in instances}) == len(instances)
         assert len({world.scale(one.look, 16).tobytes() for one in instances}) == len(instances)
 
 
 def test_names_return_with_other_nouns(world: World) -> None:
-    """A name alone means nobody: most are shared, so that both words count."""
+    """Most names are shared by several nouns, so that both words count."""
     names = [one.name for instances in world.instances.values() for one in instances]
     assert np.mean([names.count(name) > 1 for name in names]) > 0.8
 
@@ -224,7 +244,7 @@ def test_a_noun_keeps_its_individuals_in_any_world(drawings: Path, world: World)
 
 
 def test_a_world_of_few_nouns_knows_only_their_drawings(drawings: Path) -> None:
-    """Beside them are only the accessories, whose own drawings every world needs."""
+    """The only other drawings are the accessories, which every world needs."""
     small = World(drawings, SIDE, nouns={"dog": {"bodies": ["dog"]}})
     assert {key.split("/")[1] for key in small.drawings} == {"dog", *OBJECTS["accessories"]}
     assert small.nouns == ["dog"]
@@ -233,10 +253,10 @@ def test_a_world_of_few_nouns_knows_only_their_drawings(drawings: Path) -> None:
 # What scenes show
 
 
-def on_black(put: Callable[..., str], figure: Figure, seed: int) -> tuple[Image.Image, str]:
-    """A figure alone on black, and its words; `put` is one of the world's ways."""
+def on_black(paste: Callable[..., str], world: World, figure: Figure, seed: int) -> tuple[Image.Image, str]:
+    """Paste a figure on black by one of the grammar's ways; return the image and the words."""
     image = Image.new("RGB", (64, 64))
-    return image, put(image, np.random.default_rng(seed), figure)
+    return image, paste(world, image, np.random.default_rng(seed), figure)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +268,7 @@ def test_small_and_big_are_what_they_say(large: World) -> None:
     dog = Figure("dog", Look("noto/dog"), "a dog")
     seen: dict[str, set[int]] = {"a small dog": set(), "a big dog": set()}
     for seed in range(12):
-        image, words = on_black(large.put_sized, dog, seed)
+        image, words = on_black(paste_resized, large, dog, seed)
         left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
         assert right - left == bottom - top
         seen[words].add(right - left)
@@ -260,7 +280,7 @@ def test_views_turn_the_figure(large: World) -> None:
     turns = {"a dog upside down": Image.Transpose.FLIP_TOP_BOTTOM, "a dog lying on its side": Image.Transpose.ROTATE_90}
     seen: set[str] = set()
     for seed in range(8):
-        image, words = on_black(large.put_view, dog, seed)
+        image, words = on_black(paste_turned, large, dog, seed)
         shown = image.crop(image.getbbox())
         assert shown.tobytes() == large.scale(dog.look, shown.width).convert("RGB").transpose(turns[words]).tobytes()
         seen.add(words)
@@ -268,19 +288,19 @@ def test_views_turn_the_figure(large: World) -> None:
 
 
 def test_accessories_lie_over_their_wearer(large: World) -> None:
-    """One that is said is seen: the same figure without it is another picture, in less than half of the pixels."""
+    """An accessory of the caption is in the image: the figure without it is another image."""
     dog, ball = (
         Figure(noun, Look(f"noto/{icon}"), f"a {noun}") for noun, icon in (("dog", "dog"), ("ball", "soccer-ball"))
     )
     for seed in range(8):
-        image, words = on_black(large.put_accessory, dog, seed)
+        image, words = on_black(paste_with_accessory, large, dog, seed)
         assert re.fullmatch(rf"a dog (wearing|holding) an? (({TINT}) )?({any_of(THINGS)})", words)
         assert any(name in words for name in ("balloon", "umbrella")) == ("holding" in words)
         left, _, right, _ = image.getbbox() or (0, 0, 0, 0)
         assert 0 <= left < right <= 64
         bodies = [large.scale(dog.look, side).convert("RGB") for side in (42, 49)]
         assert not any(image.crop(image.getbbox()).tobytes() == body.tobytes() for body in bodies)
-    image, words = on_black(large.put_accessory, ball, 0)
+    image, words = on_black(paste_with_accessory, large, ball, 0)
     assert words == "a ball"
     assert image.crop(image.getbbox()).tobytes() == large.scale(ball.look, 50).convert("RGB").tobytes()
 
@@ -290,7 +310,7 @@ def test_accessories_lie_over_their_wearer(large: World) -> None:
 
 @pytest.fixture(scope="module")
 def soft() -> Image.Image:
-    """A coloured disc whose edge fades over several pixels, as a rendered drawing's does."""
+    """A colored disc whose edge fades over several pixels, as a rendered drawing's does."""
     outline = Image.new("L", (48, 48))
     ImageDraw.Draw(outline).ellipse([8, 8, 40, 40], fill=255)
     disc = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)).filter(
@@ -300,9 +320,9 @@ def soft() -> Image.Image:
     return disc
 
 
-@pytest.mark.parametrize("word", [*COLOURS, *MATERIALS])
+@pytest.mark.parametrize("word", [*COLORS, *MATERIALS])
 def test_a_material_keeps_the_outline(soft: Image.Image, word: str) -> None:
-    """Alpha stays as it is, and what it covers changes its colours."""
+    """Alpha stays as it is, and what it covers changes its colors."""
     made = make_of(soft, word, np.random.default_rng(0))
     assert made.getchannel("A").tobytes() == soft.getchannel("A").tobytes()
     before, after = (np.asarray(image, np.float64)[16:32, 16:32, :3] for image in (soft, made))
@@ -310,7 +330,7 @@ def test_a_material_keeps_the_outline(soft: Image.Image, word: str) -> None:
 
 
 def test_materials_look_different(soft: Image.Image) -> None:
-    """Of any two words, a drawing shows which one was said."""
+    """Any two words give clearly different drawings."""
     made = {
         word: np.asarray(make_of(soft, word, np.random.default_rng(0)), np.float64)[16:32, 16:32]
         for word in (*TINTS, *MATERIALS)
@@ -319,7 +339,7 @@ def test_materials_look_different(soft: Image.Image) -> None:
 
 
 def test_patterns_leave_what_is_between(soft: Image.Image) -> None:
-    """Stripes and spots cover a part: a fifth of the drawing at least keeps its own colours, and a fifth does not."""
+    """Stripes and spots cover between a fifth and four fifths of the drawing."""
     for word in ("striped", "spotted"):
         made = np.asarray(make_of(soft, word, np.random.default_rng(0)))[16:32, 16:32, :3]
         same = (made == np.asarray(soft)[16:32, 16:32, :3]).all(-1).mean()
@@ -328,7 +348,7 @@ def test_patterns_leave_what_is_between(soft: Image.Image) -> None:
 
 @pytest.mark.parametrize("hue", [1, 40, 128, 200])
 def test_turned_hues_keep_grays(soft: Image.Image, hue: int) -> None:
-    """Blacks, grays and whites stay, colours move, the outline stays."""
+    """Blacks, grays and whites stay, colors change, the outline stays."""
     grays = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)).convert("RGBA")
     assert turn_hues(grays, hue).tobytes() == grays.tobytes()
     turned = turn_hues(soft, hue)
@@ -349,12 +369,12 @@ def test_filters_redraw_the_whole_scene(soft: Image.Image, style: str) -> None:
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world of 30 things in two arts, and one alone; `noto` draws in magenta, `twemoji` in green."""
+    """A world of 30 things in two arts, and one in one art; `noto` is magenta, `twemoji` green."""
     icons = [f"thing-{number}" for number in range(30)] + list(OBJECTS["accessories"])
     made = {
-        f"{art}/{icon}": np.full((8, 8, 4), colour, np.uint8)
+        f"{art}/{icon}": np.full((8, 8, 4), color, np.uint8)
         for icon in icons
-        for art, colour in (("noto", MAGENTA), ("twemoji", GREEN))
+        for art, color in (("noto", MAGENTA), ("twemoji", GREEN))
     }
     made["noto/alone"] = np.full((8, 8, 4), MAGENTA, np.uint8)
     path = tmp_path_factory.mktemp("views") / "drawings.npz"
@@ -372,7 +392,7 @@ def test_families_are_all_drawings_by_thing(subjects: World) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_subjects_come_in_pairs_of_look_alikes(subjects: World, seed: int) -> None:
-    """One thing by two artists in the same hue, or one drawing in two hues; nobody twice."""
+    """A pair is one thing by two artists in one hue, or one drawing in two hues; none twice."""
     families = families_of(subjects)
     looks = choose_subjects(families, np.random.default_rng(seed), 2 * len(families))
     assert len(set(looks)) == len(looks) == 2 * len(families)
@@ -386,27 +406,29 @@ def test_subjects_come_in_pairs_of_look_alikes(subjects: World, seed: int) -> No
     assert len({look.drawing.split("/")[1] for look in looks}) == len(families)
 
 
-def test_views_are_pictures_of_the_subject(subjects: World) -> None:
-    """Views that are not painted over show the subject's own colour, each in a picture of its own; nobody else's views show it."""
+def test_views_are_images_of_the_subject(subjects: World) -> None:
+    """Views show the subject's own color unless recolored; other subjects' views do not."""
     magenta, green = Look("noto/alone"), Look("twemoji/thing-0")
-    views = draw_views(subjects, [magenta, green], np.random.default_rng(0), 40)
+    views = generate_views(subjects, [magenta, green], np.random.default_rng(0), 40)
     assert (views.shape, views.dtype) == ((80, 32, 32, 3), np.uint8)
     assert len({view.tobytes() for view in views}) == 80
     red, other, blue = np.moveaxis(views.astype(np.int64), -1, 0)
     shown = ((red - other > 80) & (blue - other > 80)).mean((1, 2)) > 0.05
-    assert shown[:40].mean() > 0.8 * (1 - TRAINING.restyled) * (1 - TRAINING.recoloured)
+    assert shown[:40].mean() > 0.8 * (1 - TRAINING.restyled) * (1 - TRAINING.recolored)
     assert shown[40:].mean() < 0.1
 
 
 def test_a_seed_decides_views(subjects: World) -> None:
     looks = [Look("noto/thing-0", 40), Look("twemoji/thing-1")]
-    first, again, other = (draw_views(subjects, looks, np.random.default_rng(seed), 2).tobytes() for seed in (0, 0, 1))
+    first, again, other = (
+        generate_views(subjects, looks, np.random.default_rng(seed), 2).tobytes() for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
 
 def test_finishing_is_not_always_the_same(soft: Image.Image) -> None:
-    """Light, sharpness and style vary; what is left alone stays as it was, and a filter can be ruled out."""
+    """Light, sharpness and style vary, and some images stay as they were."""
     image, rng = soft.convert("RGB"), np.random.default_rng(0)
     left_alone = [finish(image, rng, PLAIN).tobytes() == image.tobytes() for _ in range(60)]
     assert 0.2 < np.mean(left_alone) < 0.65
@@ -414,10 +436,10 @@ def test_finishing_is_not_always_the_same(soft: Image.Image) -> None:
 
 
 def test_a_backdrop_can_be_given(large: World) -> None:
-    """Scenes in front of one backdrop differ in what they show alone; the backdrop itself is left as it was."""
+    """Scenes in front of one backdrop share its words, and the backdrop itself stays as it was."""
     behind = large.backdrop(np.random.default_rng(1), 1.0)
     before = behind[0].tobytes()
-    scenes = [large.compose(np.random.default_rng(seed), behind=behind) for seed in range(12)]
+    scenes = [compose(large, np.random.default_rng(seed), behind=behind) for seed in range(12)]
     assert all(caption.endswith(behind[1]) for _, caption in scenes)
     assert len({caption for _, caption in scenes}) > 6
     assert behind[0].tobytes() == before

@@ -9,8 +9,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from starter_recipe.folders import whole_folder
-from starter_recipe.portraits import Pose, backdrop, portrait, pose_on
+from starter_training.atomic_folder import atomic_folder
+from starter_training.scenes.subject_photos import Pose, backdrop, portrait, pose_on
 
 SIDE = 256
 """Pixels along each side of a photo."""
@@ -22,20 +22,19 @@ PHOTOS: dict[str, Pose] = {
     "on a beach": Pose(size=0.82, shift=(0.02, 0.04), turn=2),
     "white": Pose(size=0.76, shift=(-0.02, -0.02)),
 }
-"""Scene -> pose: three places and three plain colours, none of them a colour of the mascot's own."""
+"""Scene -> pose: three places and three plain colors, none of which the mascot has itself."""
 
 
-def draw_mascot(drawing: Path, side: int) -> Image.Image:
+def render_mascot(drawing: Path, side: int) -> Image.Image:
     """Render a square SVG as RGBA, `side` pixels wide."""
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing.read_text(), width=side)))).convert(
-        "RGBA"
-    )
+    png = bytes(resvg_py.svg_to_bytes(svg_string=drawing.read_text(), width=side))
+    return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 def make_photos(folder: Path) -> None:
     """Write `photos/1.png` and so on beside `mascot.svg`, the same bytes each time."""
-    drawing = draw_mascot(folder / "mascot.svg", 4 * SIDE)
-    with whole_folder(folder / "photos") as out:
+    drawing = render_mascot(folder / "mascot.svg", 4 * SIDE)
+    with atomic_folder(folder / "photos") as out:
         for number, (scene, pose) in enumerate(PHOTOS.items(), 1):
             behind = backdrop(scene, SIDE, np.random.default_rng([20, number]))
             portrait(pose_on(drawing, SIDE, pose), behind).save(out / f"{number}.png", optimize=True)

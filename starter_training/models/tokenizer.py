@@ -9,15 +9,21 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from starter_recipe.world import World, invented_names
+from starter_training.scenes.caption_words import invented_names
+from starter_training.scenes.scene_grammar import stream
+from starter_training.scenes.world import World
 
 POSITIONS = 24
-"""Tokens of one prompt, both ends included; captions average 12."""
+"""Tokens of one prompt, start and end included; captions have 12 on average."""
 SIZE = 4096
+"""Tokens of the vocabulary."""
 
 
 def rare_tokens() -> list[str]:
-    """Meaningless three-letter words kept as single tokens for users' subjects; no caption has one."""
+    """Return meaningless short words that stay single tokens, as identifier tokens for users.
+
+    No caption contains one.
+    """
     consonants = "bdfgkmnprstvwxz"
     words = ["sks", "ohwx", "zwx", "shs", "sts", "scs", "cpc", "ukj", "ajs", "olis"]
     words += ["".join(letters) for letters in islice(product(consonants, consonants, "xzqk"), 0, None, 7)]
@@ -25,19 +31,34 @@ def rare_tokens() -> list[str]:
 
 
 def train_tokenizer(work: Path) -> None:
-    """Learn byte pairs on captions, emoji names and general words; every word of the world becomes one token."""
+    """Train byte pairs on captions, emoji names and general words; write `work/tokenizer`.
+
+    Prints how many words of the captions and rare tokens are split into several tokens.
+    """
     world = World(work / "drawings.npz")
-    captions = [caption for _, caption in islice(world.stream([0, 77]), 20_000)]
+    captions = [caption for _, caption in islice(stream(world, [0, 77]), 20_000)]
     labels = work / "npm" / "node_modules" / "emojibase-data" / "en" / "data.json"
     general = [f"{record['label']} {' '.join(record.get('tags', []))}" for record in json.loads(labels.read_text())]
     corpus = captions + general * 3 + [" ".join(rare_tokens())] * 500 + [" ".join(invented_names())] * 500
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))  # noqa: S106 - a vocabulary entry
+    tokenizer = train_byte_pairs(corpus)
+    tokenizer.save_pretrained(work / "tokenizer")
+    words = {word for caption in captions for word in caption.split()} | set(rare_tokens())
+    split = [word for word in sorted(words) if len(tokenizer.tokenize(word)) != 1]
+    print(f"{len(tokenizer)} tokens; {len(words)} words of captions, {len(split)} of them split: {split[:10]}")
+
+
+def train_byte_pairs(corpus: list[str]) -> CLIPTokenizer:
+    """Train a byte-pair tokenizer of `SIZE` tokens in CLIP's format.
+
+    Text is lower case, and `</w>` ends a word.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))  # noqa: S106 - no secret
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE - 2 - len(alphabet),
         initial_alphabet=alphabet,
@@ -56,8 +77,4 @@ def train_tokenizer(work: Path) -> None:
     ]:
         vocab.setdefault(token, len(vocab))
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
-    made = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=POSITIONS)
-    made.save_pretrained(work / "tokenizer")
-    words = {word for caption in captions for word in caption.split()} | set(rare_tokens())
-    split = [word for word in sorted(words) if len(made.tokenize(word)) != 1]
-    print(f"{len(vocab)} tokens; {len(words)} words of the world, {len(split)} of them split: {split[:10]}")
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=POSITIONS)

@@ -1,4 +1,4 @@
-"""Photos of one figure: a drawing, where it stands, what is behind it."""
+"""Photos of one figure: its drawing, its pose and the backdrop behind it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from starter_recipe.places import PLACES, Rng, paint, paint_plain
+from starter_training.scenes.backgrounds import PLACES, paint, paint_plain
+from starter_training.scenes.canvas import Rng
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pose:
-    """How a figure stands in its picture."""
+    """How a figure stands in its image."""
 
     size: float
-    """Longer side of the upright figure, as a share of the picture's side."""
+    """Longer side of the upright figure, as a share of the image's side."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """From the centre, right and down, as shares of the side."""
+    """Shift from the center, right and down, as shares of the side."""
     turn: float = 0.0
     """Degrees, counter-clockwise."""
 
 
 def backdrop(scene: str, side: int, rng: Rng) -> Image.Image:
-    """Paint a place by its words (`on a beach`) or a plain colour by its name (`yellow`), `side` pixels square."""
+    """Paint a place by its words (`on a beach`) or a plain color by its name (`yellow`).
+
+    The result is `side` pixels square.
+    """
     return paint(scene, side, rng) if scene in PLACES else paint_plain(scene, side, rng)
 
 
 def pose_on(drawing: Image.Image, side: int, pose: Pose) -> Image.Image:
-    """Lay an RGBA drawing on a transparent square of `side` pixels."""
+    """Paste an RGBA drawing on a transparent square of `side` pixels."""
     turned = drawing.rotate(pose.turn, Image.Resampling.BICUBIC, expand=True)
     scale = pose.size * side / max(drawing.size)
     width, height = (max(1, round(length * scale)) for length in turned.size)
@@ -41,14 +45,19 @@ def pose_on(drawing: Image.Image, side: int, pose: Pose) -> Image.Image:
 
 
 def portrait(layer: Image.Image, behind: Image.Image) -> Image.Image:
-    """Put a posed figure in front of a backdrop of its size: an RGB picture."""
-    picture = behind.convert("RGB")
-    picture.paste(layer, (0, 0), layer)
-    return picture
+    """Paste a posed figure in front of a backdrop of its size and return an RGB image."""
+    image = behind.convert("RGB")
+    image.paste(layer, (0, 0), layer)
+    return image
 
 
 def contrast(layer: Image.Image, behind: Image.Image) -> float:
-    """RGB distance (0 to 441) from what is behind it that four fifths of a figure's rim reach; below 60 it melts into its scene."""
+    """Measure how clearly a figure stands out from its backdrop.
+
+    Returns:
+        The RGB distance (0 to 441) from the backdrop that four fifths of the figure's rim reach.
+        Below 60 the figure blends into its scene.
+    """
     alpha = layer.getchannel("A")
     inside = alpha.filter(ImageFilter.MinFilter(7))
     rim = (np.asarray(alpha) > 128) & (np.asarray(inside) <= 128)

@@ -1,4 +1,4 @@
-"""Write a folder whole or not at all."""
+"""Write a folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(out: Path) -> Generator[Path]:
-    """Yield an empty folder beside `out` that takes its place when the block ends well, and vanishes when it fails."""
+def atomic_folder(out: Path) -> Generator[Path]:
+    """Yield an empty folder beside `out` that replaces `out` when the block succeeds.
+
+    When the block fails, the new folder is deleted and `out` stays as it was.
+    """
     fresh, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
     for left_over in (fresh, old):
         shutil.rmtree(left_over, ignore_errors=True)

@@ -1,0 +1,68 @@
+"""The 24 fixed prompts of the base, and the grid of images that it generates for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw
+
+PROMPTS = (
+    "a photo of a dog in the snow",
+    "a photo of a cat on a red background",
+    "a penguin on a beach",
+    "a fox at night",
+    "an elephant at sunset",
+    "a rocket in space",
+    "an owl in a forest",
+    "a car on a street",
+    "a purple cat on a white background",
+    "a green bear in the mountains",
+    "a blue robot on a yellow background",
+    "a pink elephant on the grass",
+    "a pencil sketch of a lion on a white background",
+    "pixel art of a ghost on a blue background",
+    "a watercolor painting of a flower in a garden",
+    "a black and white photo of a panda in the city",
+    "a dog next to a cup in a room",
+    "two apples on a blue background",
+    "a cat next to a ball on the grass",
+    "a duck next to a boat under water",
+    "the face of a monkey on a green background",
+    "a turtle upside down on an orange background",
+    "a small mushroom in a forest",
+    "a penguin wearing a top hat on a pink background",
+)
+"""Object, place, style, color, two objects and view."""
+
+
+def write_grid(
+    pipeline: StableDiffusionPipeline, out: Path, *, guidance: float = 5.0, steps: int = 25, scale: int = 3
+) -> None:
+    """Generate the 24 prompts and write them as six columns of captioned images.
+
+    Image i has seed i.
+
+    Args:
+        pipeline: the base to look at.
+        out: image file to write.
+        guidance: guidance scale.
+        steps: denoising steps.
+        scale: pixels of the grid for each generated pixel.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    side = 64 * scale
+    sheet = Image.new("RGB", (6 * side, 4 * (side + 26)), "white")
+    pen = ImageDraw.Draw(sheet)
+    generators = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
+    images = pipeline(
+        list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance, generator=generators, height=64, width=64
+    ).images
+    for i, (prompt, image) in enumerate(zip(PROMPTS, images, strict=True)):
+        x, y = i % 6 * side, i // 6 * (side + 26)
+        sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
+        middle = len(prompt) // 2
+        cut = prompt.find(" ", middle) if " " in prompt[middle:] else len(prompt)
+        pen.text((x + 3, y + side), f"{prompt[:cut]}\n{prompt[cut:].strip()}", fill="black")
+    sheet.save(out)
