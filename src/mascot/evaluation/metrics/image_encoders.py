@@ -226,7 +226,7 @@ def _name(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
-def _load(kind: type[AutoModel | CLIPModel], source: str, **options: object) -> Any:
+def _load(kind: Any, source: str, **options: Any) -> Any:  # transformers types no loader like another
     """Load a model in float32, frozen; weights that its file lacks are an error."""
     local = Path(source).is_dir()
     try:
