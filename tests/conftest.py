@@ -1,4 +1,4 @@
-"""What every test stands on: one thread a worker, no network, and the tiny base model, made once."""
+"""Shared test setup: one thread a worker, no network, and a tiny base model made once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Stable Diffusion folder (epsilon answers, seed 0), the same for all workers: read it, never write into it."""
+    """A tiny Stable Diffusion folder, epsilon prediction, shared by all workers: read only."""
     from tiny.stable_diffusion import tiny_stable_diffusion
 
     own = tmp_path_factory.getbasetemp()
@@ -62,7 +62,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[World]:
-    """Where a module's tests evaluate: a tiny run, its photos and encoders, and a cache of their own."""
+    """A tiny run, its photos and encoders, and a cache of the module's own."""
     from tiny.world import World
 
     folder = tmp_path_factory.mktemp("world")
@@ -73,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real photos and other tools' adapters that stands beside the repository; tests that need it skip without it."""
+    """The folder of real photos and adapters beside the repository; tests skip without it."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing: it holds photos and adapters that are not part of the repository")
@@ -82,7 +82,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_accelerator() -> None:
-    """Forget the precision that another file's tests trained in: accelerate keeps one a process, and refuses a second."""
+    """Reset accelerate's precision: it keeps one a process, and refuses a second."""
     state = sys.modules.get("accelerate.state")
     if state is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -90,14 +90,14 @@ def _fresh_accelerator() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail a test that connects to another machine; `pytest.fail` is no Exception, so no library can swallow it."""
+    """Fail a test that connects to another machine, by an error that no library can swallow."""
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
 
 
 def _guarded(connect: Any) -> Any:
     def guarded(connection: socket.socket, address: Any) -> Any:
-        # A datagram socket's connect sends nothing: libraries use it to learn this machine's own address.
+        # A datagram socket's connect sends nothing: libraries find this machine's address by it.
         if (
             connection.family in {socket.AF_INET, socket.AF_INET6}
             and connection.type != socket.SOCK_DGRAM

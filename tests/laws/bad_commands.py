@@ -1,4 +1,4 @@
-"""Hundreds of command lines that a user can mend, as they are typed in the folder that `bad_places` lays out."""
+"""Hundreds of command lines with a user error, typed in the folder of `bad_places`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,23 @@ class Command:
 def bad_commands() -> list[Command]:
     """All of them, in a fixed order; no two have the same words and files."""
     return [
-        *_usage(), *_wrong_values(), *_unknown_settings(), *_overrides(), *_recipes(), *_photos(), *_captions(), *_places(), *_bases(),
-        *_resumed(), *_adapters(), *_pictures(), *_checkups(), *_sweeps(), *_knobs(), *_tokens(),
-    ]  # fmt: skip
+        *_usage(),
+        *_wrong_values(),
+        *_unknown_settings(),
+        *_overrides(),
+        *_recipes(),
+        *_photos(),
+        *_captions(),
+        *_places(),
+        *_bases(),
+        *_resumed(),
+        *_adapters(),
+        *_pictures(),
+        *_checkups(),
+        *_sweeps(),
+        *_knobs(),
+        *_tokens(),
+    ]
 
 
 PLAIN = ("--set", "prior.count=0", "--set", "device=cpu")
@@ -144,7 +158,7 @@ WRONG_TOGETHER = {
     "base": (("none", "does not exist"), ("''", "the base is empty")),
     "class_noun": (("''", "class noun is empty"), ("' '", "class noun is empty")),
 }
-"""Values of the right type that do not fit the photos, the base, or each other; with what must be said."""
+"""Values that do not fit the photos, the base, or each other; with what must be said."""
 
 
 def _wrong_values() -> Iterator[Command]:
@@ -158,10 +172,19 @@ def _wrong_values() -> Iterator[Command]:
 
 def _unknown_settings() -> Iterator[Command]:
     near = {
-        "sed": "seed", "tokn": "token", "dataset.resolutoin": "resolution", "dataset.flp": "flip", "method.rnk": "rank",
-        "method.txt_learning_rate": "text_learning_rate", "training.stepz": "steps", "training.lr_shedule": "lr_schedule", "prior.wieght": "weight",
-        "previews.evry": "every", "knobs.guidence": "guidance", "knobs.negativ": "negative",
-    }  # fmt: skip
+        "sed": "seed",
+        "tokn": "token",
+        "dataset.resolutoin": "resolution",
+        "dataset.flp": "flip",
+        "method.rnk": "rank",
+        "method.txt_learning_rate": "text_learning_rate",
+        "training.stepz": "steps",
+        "training.lr_shedule": "lr_schedule",
+        "prior.wieght": "weight",
+        "previews.evry": "every",
+        "knobs.guidence": "guidance",
+        "knobs.negativ": "negative",
+    }
     for key, meant in near.items():
         yield _train(f"{key} is not a setting; did you mean '{meant}'", "--set", f"{key}=1")
     for key in ("zzz", "method.zzz", "training.zzz", "prior.zzz", "knobs.zzz"):
@@ -177,20 +200,44 @@ def _overrides() -> Iterator[Command]:
 
 def _recipes() -> Iterator[Command]:
     broken = (
-        b"steps = ", b"[training\nsteps = 5", b"seed = 1\nseed = 2", b"= 3", b"seed = 01", b'token = "sks', b"\xff\xfe", b"\x00",
-        b"PK\x03\x04", b"{}", b'{"seed": 3}', b"[[training]]\nsteps", b"seed: 3", b"[a]\n[a]",
-    )  # fmt: skip
+        b"steps = ",
+        b"[training\nsteps = 5",
+        b"seed = 1\nseed = 2",
+        b"= 3",
+        b"seed = 01",
+        b'token = "sks',
+        b"\xff\xfe",
+        b"\x00",
+        b"PK\x03\x04",
+        b"{}",
+        b'{"seed": 3}',
+        b"[[training]]\nsteps",
+        b"seed: 3",
+        b"[a]\n[a]",
+    )
     for text in broken:
         yield _train("not valid TOML", "--recipe", "own/recipe.toml", files={"own/recipe.toml": text})
     wrong = {
-        b"seed = -1": "seed", b'seed = "three"': "seed", b"seed = 1979-05-27": "seed", b"[training]\nsteps = 0": "training.steps",
-        b"[training]\nstpes = 5": "did you mean 'steps'", b"[trainig]\nsteps = 5": "did you mean 'training'",
-        b"[[training]]\nsteps = 5": "training", b"[[method]]\nrank = 5": "method", b"[method]\nrank = 0": "method.rank",
-        b'[method]\nname = "x"': "unknown method", b"method = 3": "method", b'[knobs]\nsolver = "ddmi"': "did you mean 'ddim'",
-        b"[previews]\nprompts = []": "previews.prompts", b"[dataset]\nresolution = 64.5": "dataset.resolution",
-        b"seed = -1\n[method]\nrank = 0\n[training]\nstpes = 5": "mistakes: ", b"[lora]\nrank = 4": "lora is not a setting",
-        b'[method]\nname = ["lora"]': "unknown method", b"[method]\nrank = inf": "method.rank", b"[training]\nclip = nan": "training.max_grad_norm",
-    }  # fmt: skip
+        b"seed = -1": "seed",
+        b'seed = "three"': "seed",
+        b"seed = 1979-05-27": "seed",
+        b"[training]\nsteps = 0": "training.steps",
+        b"[training]\nstpes = 5": "did you mean 'steps'",
+        b"[trainig]\nsteps = 5": "did you mean 'training'",
+        b"[[training]]\nsteps = 5": "training",
+        b"[[method]]\nrank = 5": "method",
+        b"[method]\nrank = 0": "method.rank",
+        b'[method]\nname = "x"': "unknown method",
+        b"method = 3": "method",
+        b'[knobs]\nsolver = "ddmi"': "did you mean 'ddim'",
+        b"[previews]\nprompts = []": "previews.prompts",
+        b"[dataset]\nresolution = 64.5": "dataset.resolution",
+        b"seed = -1\n[method]\nrank = 0\n[training]\nstpes = 5": "mistakes: ",
+        b"[lora]\nrank = 4": "lora is not a setting",
+        b'[method]\nname = ["lora"]': "unknown method",
+        b"[method]\nrank = inf": "method.rank",
+        b"[training]\nclip = nan": "training.max_grad_norm",
+    }
     for text, says in wrong.items():
         yield _train(says, "--recipe", "own/recipe.toml", files={"own/recipe.toml": text})
     yield _train("does not exist", "--recipe", "nothing.toml")
@@ -242,14 +289,23 @@ def _photos() -> Iterator[Command]:
 def _captions() -> Iterator[Command]:
     photo = b"GOOD"
     metadata = {
-        b"not json": "line 1: this is not JSON", b"[1]": "write an object", b"{}": "no file_name", b'{"file_name": 3}': "no file_name",
-        b'{"file_name": "2.png", "text": "a"}': "no file '2.png'", b'{"file_name": "1.jpg", "text": "a"}': "did you mean '1.png'",
-        b'{"file_name": "1.png"}': "no caption", b'{"file_name": "1.png", "text": ""}': "empty",
-        b'{"file_name": "1.png", "text": 3}': "not a text", b'{"file_name": "1.png", "text": "a {dog}"}': "unknown placeholder",
-        b'{"file_name": "1.png", "text": "a {"}': "lone {", b"\xff": "not UTF-8", b"null": "write an object",
+        b"not json": "line 1: this is not JSON",
+        b"[1]": "write an object",
+        b"{}": "no file_name",
+        b'{"file_name": 3}': "no file_name",
+        b'{"file_name": "2.png", "text": "a"}': "no file '2.png'",
+        b'{"file_name": "1.jpg", "text": "a"}': "did you mean '1.png'",
+        b'{"file_name": "1.png"}': "no caption",
+        b'{"file_name": "1.png", "text": ""}': "empty",
+        b'{"file_name": "1.png", "text": 3}': "not a text",
+        b'{"file_name": "1.png", "text": "a {dog}"}': "unknown placeholder",
+        b'{"file_name": "1.png", "text": "a {"}': "lone {",
+        b"\xff": "not UTF-8",
+        b"null": "write an object",
         b'{"file_name": "1.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}': "line 2: 1.png has a caption already",
-        b'{"file_name": "1.png", "text": "a"}\n{"file_name"': "line 2: this is not JSON", b"[" * 100_000: "not JSON",
-    }  # fmt: skip
+        b'{"file_name": "1.png", "text": "a"}\n{"file_name"': "line 2: this is not JSON",
+        b"[" * 100_000: "not JSON",
+    }
     for text, says in metadata.items():
         yield _train(says, photos="own", files={"own/1.png": photo, "own/metadata.jsonl": text})
     captions = {
@@ -292,10 +348,26 @@ def _bases() -> Iterator[Command]:
     for name in ("adapter", "text", "empty", "truncated"):
         yield _train("cannot be loaded", base=f"{name}.safetensors")
     for name in (
-        "no_unet", "no_unet_weights", "unet_truncated", "unet_text", "unet_empty", "unet_pickled", "unet_config", "no_vae", "vae_truncated",
-        "no_text_encoder", "text_encoder_truncated", "no_tokenizer", "tokenizer_truncated", "no_scheduler", "scheduler_broken",
-        "other_unet", "few_unet_tensors", "few_vae_tensors", "few_text_tensors",
-    ):  # fmt: skip
+        "no_unet",
+        "no_unet_weights",
+        "unet_truncated",
+        "unet_text",
+        "unet_empty",
+        "unet_pickled",
+        "unet_config",
+        "no_vae",
+        "vae_truncated",
+        "no_text_encoder",
+        "text_encoder_truncated",
+        "no_tokenizer",
+        "tokenizer_truncated",
+        "no_scheduler",
+        "scheduler_broken",
+        "other_unet",
+        "few_unet_tensors",
+        "few_vae_tensors",
+        "few_text_tensors",
+    ):
         yield _train("cannot be loaded", base=f"bases/{name}")
     for name in ("index_truncated", "index_text", "index_list", "index_folder", "index_empty"):
         yield _train("not valid JSON", base=f"bases/{name}")
@@ -370,10 +442,14 @@ def _pictures() -> Iterator[Command]:
         )
 
     wrong = {
-        "--count": ("0", "-1", "10001", "x", "1.5"), "--seed": ("-1", "x"), "--guidance": ("-1", "101", "x", "nan"),
-        "--unet-scale": ("-1", "5", "x"), "--text-scale": ("-1", "5"), "--steps": ("0", "1001", "x", "2.5"),
+        "--count": ("0", "-1", "10001", "x", "1.5"),
+        "--seed": ("-1", "x"),
+        "--guidance": ("-1", "101", "x", "nan"),
+        "--unet-scale": ("-1", "5", "x"),
+        "--text-scale": ("-1", "5"),
+        "--steps": ("0", "1001", "x", "2.5"),
         "--size": ("64", "64x", "x64", "axb", "-64x64", "0x0", "64x64x64", "9000x9000", "", "64 64"),
-    }  # fmt: skip
+    }
     for option, values in wrong.items():
         for value in values:
             says = "--height" if value in {"0x0", "9000x9000"} else option

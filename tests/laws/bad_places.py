@@ -1,4 +1,4 @@
-"""The folder in which bad command lines are typed: photos, bases, runs and adapters, most of them broken in one way each."""
+"""The folder of bad command lines: photos, bases, runs, adapters, most broken in one way."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def lay_out_adapters(folder: Path) -> None:
 
 
 def lay_out_questions(folder: Path) -> None:
-    """Encoders, a collection, and runs that are trained and scored, one without a fault and others with one each."""
+    """Encoders, a collection, and scored runs: one without a fault, others with one each."""
     tiny_identity(folder / "seer")
     tiny_clip(folder / "reader")
     (folder / "collection" / "rex").mkdir(parents=True)
@@ -251,10 +251,21 @@ def empty_scores(*, seed: int) -> Scores:
     """Scores without a number, each for the same reason."""
     known = {*METRICS, *(name for row in REFERENCES.values() for name in row.values())}
     return Scores(
-        name="", subject="sks dog", class_noun="dog", live=True, base="base", base_fingerprint="", weights="", photos=(), knobs=Knobs(),
-        images=1, seed=seed, encoders={"identity": "seer", "clip": "reader"}, prompts=(),
+        name="",
+        subject="sks dog",
+        class_noun="dog",
+        live=True,
+        base="base",
+        base_fingerprint="",
+        weights="",
+        photos=(),
+        knobs=Knobs(),
+        images=1,
+        seed=seed,
+        encoders={"identity": "seer", "clip": "reader"},
+        prompts=(),
         values={name: Score(value=None, reason="nothing was drawn") for name in known},
-    )  # fmt: skip
+    )
 
 
 def fresh_adapter(base: Path) -> Adapter:

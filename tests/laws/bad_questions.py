@@ -1,4 +1,4 @@
-"""Command lines that ask what cannot be answered: bad evaluations and comparisons, in `bad_places`' folder."""
+"""Bad evaluations and comparisons, typed in the folder of `bad_places`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _evaluations() -> Iterator[Command]:
     yield _evaluate("not trained to the end", "unfinished")
     for name in ("note.txt", "pickled.ckpt", "truncated.safetensors", "empty.safetensors", "runs/broken_adapter"):
         yield _evaluate("not a whole .safetensors file", name)
-    yield _evaluate("does not say what its subject is called", "adapters/no_manifest.safetensors")
+    yield _evaluate("does not name its subject", "adapters/no_manifest.safetensors")
     yield _evaluate("another version of mascot", "adapters/manifest_newer.safetensors")
     yield _evaluate("another version of mascot", "adapters/manifest_knobs.safetensors")
     yield _evaluate("does not fit the base", "adapters/other_shapes.safetensors")

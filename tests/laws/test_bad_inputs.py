@@ -1,4 +1,4 @@
-"""The law of the edge: what a user can mend ends in exit code 2 and one sentence that says what to do, and nothing is written."""
+"""The law of the edge: a user error ends in exit code 2, one sentence, and nothing written."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def here(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in that folder, with caches and temporary files inside it, and leave it as it was found."""
+    """Work in that folder, with caches and temporary files inside it, and leave it unchanged."""
     monkeypatch.chdir(places)
     for name in ("TMPDIR", "MASCOT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(places / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", str(places / "temporary"))
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.setattr(Loop, "steps", never)
-    monkeypatch.setattr(class_images, "class_pictures", never)
+    monkeypatch.setattr(class_images, "read_or_generate", never)
     (places / "temporary").mkdir(exist_ok=True)
     before = set(places.iterdir())
     yield places
@@ -59,7 +59,7 @@ def never(*_: object, **__: object) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every entry below a folder, with its kind, size and time of change; a folder's own time is left out."""
+    """Every entry below a folder, with kind, size and time of change (not a folder's own)."""
     found: dict[str, tuple[int, int, int]] = {}
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in folders + files):
@@ -73,7 +73,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
 def refused(
     words: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> str:
-    """Run a command in this process and return its one sentence; every other end, and anything written, is a failure."""
+    """Run a command here and return its one sentence; any other end, or a written file, fails."""
     before = snapshot(folder)
     said = sentence_of(words, monkeypatch, capfd)
     assert changes(before, snapshot(folder)) == {}

@@ -1,4 +1,4 @@
-"""Laws of every method on every family, on tiny random weights: what learns is what is exported, and the file says all of it."""
+"""Laws of every method on every family: what is trained is what is exported and restored."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator
 from mascot.methods.registry import METHODS, settings_of
 from mascot.models.families.registry import load_family
+from mascot.progress import Event, StepTrained
 from mascot.protocols import AttachedMethod, Batch, Family, Latents, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.runs.batch_loader import BatchLoader
@@ -51,10 +52,21 @@ STEPS = 4
 SIDE = 64
 PROMPT = "a photo of a sks dog in the snow"
 COMMON = (
-    f"training.steps={STEPS}", "training.checkpoint_every=1000", "training.warmup_steps=0", "training.lr_schedule=constant", "previews.every=0",
-    "knobs.steps=2", "knobs.guidance=3", "prior.count=2", "prior.steps=1", "precision=fp32", "device=cpu",
-    "training.batch_size=1", "training.gradient_accumulation_steps=1", "training.optimizer=adamw",
-)  # fmt: skip
+    f"training.steps={STEPS}",
+    "training.checkpoint_every=1000",
+    "training.warmup_steps=0",
+    "training.lr_schedule=constant",
+    "previews.every=0",
+    "knobs.steps=2",
+    "knobs.guidance=3",
+    "prior.count=2",
+    "prior.steps=1",
+    "precision=fp32",
+    "device=cpu",
+    "training.batch_size=1",
+    "training.gradient_accumulation_steps=1",
+    "training.optimizer=adamw",
+)
 RATES = {
     "lora": ("method.learning_rate=1e-2", "method.rank=2", "method.text_learning_rate={text}"),
     "dreambooth": ("method.learning_rate=1e-4", "method.text_learning_rate={text}"),
@@ -96,7 +108,7 @@ def recipe_of(bases: dict[str, str], family: str, method: str, home: Path, *more
 
 
 def material_of(recipe: Recipe, base: Family, stage: Stage) -> BatchLoader:
-    """One stage's examples, of one photo, without class pictures; an earlier stage of a cascade learns from smaller ones."""
+    """One stage's examples of one photo, without class images, at the stage's resolution."""
     photos = read_subject(recipe)
     one = replace(photos, photos=photos.photos[:1])
     side = SIDE * stage.resolution // base.stages[-1].resolution
@@ -135,7 +147,7 @@ def drawn(generator: Generator) -> np.ndarray:
 def test_only_what_is_exported_moves_and_the_loss_on_one_photo_falls(
     bases: dict[str, str], family: str, method: str, home: Path
 ) -> None:
-    """Under a weight decay that would show on anything it touched; taken off, the base has its own bits."""
+    """A weight decay would show on anything else; after detaching, the base has its own bits."""
     recipe = recipe_of(bases, family, method, home, "prior.weight=0")
     base = load_base(recipe)
     for stage in base.stages:
@@ -184,14 +196,15 @@ from mascot import verbs
 from mascot.generator import Knobs, ImageRequest
 for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
     generator, _, _ = open_generator(adapter, device="cpu")
-    picture = next(iter(generator.generate([ImageRequest(sys.argv[2], 5)], Knobs(steps=2, guidance=3.0, height=side, width=side))))
+    knobs = Knobs(steps=2, guidance=3.0, height=side, width=side)
+    picture = next(iter(generator.generate([ImageRequest(sys.argv[2], 5)], knobs)))
     np.save(f"{sys.argv[3]}/{place}.npy", np.asarray(picture, np.int16))
 """
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: str, home: Path, tmp_path: Path) -> None:
-    """The whole job, then a fresh process with nothing but the file: 0 difference, and something was learned."""
+    """Train, then generate in a fresh process from the file alone: 0 difference, and a change."""
     methods = [method for name, method in TAUGHT if name == family]
     runs = {
         method: train(recipe_of(bases, family, method, home), out=tmp_path / method, report=False) for method in methods
@@ -208,7 +221,7 @@ def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: s
 
 @pytest.mark.parametrize(("family", "method"), TAUGHT)
 def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, method: str, home: Path) -> None:
-    """With outputs, the base's own answer is the target: nothing to learn yet, then something, and the class pulls back."""
+    """The base's own prediction is the target: no loss at first, then one that pulls back."""
     recipe = recipe_of(bases, family, method, home, "prior.form=outputs", "prior.weight=0.5")
     base = load_base(recipe)
     stage = base.stages[-1]
@@ -302,14 +315,14 @@ def stop_after(recipe: Recipe, run: Run, steps: int, *, resume: bool) -> None:
     """Train some steps and stop as Ctrl-C does."""
     taken = 0
 
-    def stopping(phase: str, _: Any) -> None:
+    def stopping(event: Event) -> None:
         nonlocal taken
-        taken += phase == "step"
+        taken += isinstance(event, StepTrained)
         if taken == steps:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, out=run.folder, resume=resume, progress=stopping, report=False)
+        train(recipe, out=run.folder, resume=resume, on_event=stopping, report=False)
 
 
 @pytest.mark.parametrize(("family", "method"), REFUSED)

@@ -1,4 +1,4 @@
-"""Equality with the field: diffusers' own numbers at every level, and the losses of a plain training loop, step by step."""
+"""Equality with the field: diffusers' numbers, and the losses of a plain training loop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_noised_pictures_and_targets_are_diffusers_own_at_every_level(schedule: 
 def test_min_snr_weights_are_those_of_diffusers_at_every_level(
     schedule: str, prediction: Prediction, limit: float
 ) -> None:
-    """As the training scripts weigh: min(snr, limit) / snr, or / (snr + 1) for velocity; 0 / 0 they leave open, and its limit is 1."""
+    """Min-SNR as in the field: min(snr, limit) / snr, or / (snr + 1) for velocity; 0 / 0 is 1."""
     scheduler = theirs(schedule, prediction)
     snr = compute_snr(scheduler, LEVELS)
     expected = torch.minimum(snr, torch.full_like(snr, limit)) / (snr + 1 if prediction == "v_prediction" else snr)
@@ -126,7 +126,7 @@ def test_the_same_draw_gives_the_same_level_of_a_flow(flow: str) -> None:
 
 
 class Fake:
-    """A stage that answers nothing but zeros, so that an example's error is its target's mean square; nothing in it learns."""
+    """A stage that predicts zeros, so that an example's error is its target's mean square."""
 
     def __init__(self, prediction: Prediction) -> None:
         self.scheduler = theirs("stable diffusion", prediction)
@@ -216,7 +216,7 @@ PROJECTIONS = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q
 
 
 def adapted(base: Path, start: Mapping[str, Tensor]) -> tuple[Any, Any, dict[str, Tensor]]:
-    """UNet and text encoder with a LoRA of peft's that begins at given values, and what learns in them under the same names."""
+    """UNet and text encoder with a peft LoRA of given values, and their trained parameters."""
     models: dict[str, Any] = {
         "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet"),
         "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
@@ -243,7 +243,7 @@ def adapted(base: Path, start: Mapping[str, Tensor]) -> tuple[Any, Any, dict[str
 def plain_loop(
     base: Path, start: Mapping[str, Tensor], shown: Sequence[Batch]
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """DreamBooth with LoRA, written from diffusers, peft and torch alone; returns the losses and what was learned."""
+    """DreamBooth with LoRA from diffusers, peft and torch alone; returns losses and weights."""
     scheduler: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     unet, text, learning = adapted(base, start)
@@ -274,7 +274,7 @@ def plain_loop(
 
 
 def test_our_steps_equal_a_plain_loop(tiny_base: Path) -> None:
-    """Losses of 20 steps agree to 1e-5 and what was learned agrees too; the loop takes from us the batches and their seeds alone."""
+    """Losses of 20 steps and the trained weights agree to 1e-5, from the same batches and seeds."""
     stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
     method = LoraSettings(rank=RANK, alpha=ALPHA, learning_rate=RATES["unet"], text_learning_rate=RATES["text_encoder"])
     attached = method.attach(stage, Subject("sks", "dog"), 0, None)

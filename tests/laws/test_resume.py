@@ -1,4 +1,4 @@
-"""Laws of going on: a run that was stopped, at any moment and in any way, ends in the bytes of one that never stopped."""
+"""Laws of resuming: a run stopped at any moment ends in the bytes of one that never stopped."""
 
 from __future__ import annotations
 
@@ -25,9 +25,19 @@ from mascot.storage.run_folder import Run
 
 STEPS = 8
 OVERRIDES = (
-    f"training.steps={STEPS}", "training.checkpoint_every=2", "training.lr_schedule=cosine", "training.warmup_steps=2", "training.batch_size=2",
-    "previews.every=4", "knobs.steps=1", "prior.count=1", "prior.steps=1", "method.learning_rate=1e-2", "method.text_learning_rate=1e-3", "method.rank=4",
-)  # fmt: skip
+    f"training.steps={STEPS}",
+    "training.checkpoint_every=2",
+    "training.lr_schedule=cosine",
+    "training.warmup_steps=2",
+    "training.batch_size=2",
+    "previews.every=4",
+    "knobs.steps=1",
+    "prior.count=1",
+    "prior.steps=1",
+    "method.learning_rate=1e-2",
+    "method.text_learning_rate=1e-3",
+    "method.rank=4",
+)
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
@@ -38,7 +48,7 @@ PROCESSES.set_forkserver_preload(
         "tensorboard",
     ]
 )
-"""New processes that have the libraries imported already, and nothing else: starting one takes a fraction of a second."""
+"""Processes with the libraries imported already, so that starting one is quick."""
 
 Moment = tuple[str, str, int]
 """Module, function in it, and at which of its calls, from 1, the process ends as by `kill -9`."""
@@ -54,7 +64,7 @@ MOMENTS: dict[str, Moment] = {
 
 
 def plant(moment: Moment) -> None:
-    """Make this process end itself when a function is called for the n-th time; `save_file` leaves half a file before."""
+    """Kill this process at the n-th call of a function; `save_file` leaves half a file before."""
     module, path, at = moment
     owner: Any = import_module(module)
     for part in path.split(".")[:-1]:
@@ -85,12 +95,11 @@ def command(
     sys.argv = ["mascot", *words]
     if not report:
         module: Any = import_module("mascot.api.train")
-        module.write_outcome = lambda *_: None
+        module.write_training_report = lambda *_: None
     if moment is not None:
         plant(moment)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # tests that run in the background inherit that it is ignored
+    # Tests that run in the background inherit that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
 
 

@@ -1,10 +1,9 @@
-"""Laws of what a recipe may ask of training besides its method: none of it is accepted and unused, and all of it resumes to the bit."""
+"""Laws of training options: none is accepted and unused, and all resume to the bit."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
+from mascot.progress import Event, StepTrained
 from mascot.protocols import Batch, Framing, Latents, Stage
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
@@ -28,9 +28,17 @@ from mascot.training.settings import TrainingSettings
 from tiny.stable_diffusion import SUBJECT
 
 COMMON = (
-    "training.steps=4", "training.checkpoint_every=1000", "training.warmup_steps=0", "previews.every=0", "knobs.steps=2", "prior.count=1",
-    "prior.steps=1", "precision=fp32", "device=cpu", "method.rank=2",
-)  # fmt: skip
+    "training.steps=4",
+    "training.checkpoint_every=1000",
+    "training.warmup_steps=0",
+    "previews.every=0",
+    "knobs.steps=2",
+    "prior.count=1",
+    "prior.steps=1",
+    "precision=fp32",
+    "device=cpu",
+    "method.rank=2",
+)
 OPTIONS = {
     "nothing": (),
     "8-bit moments": ("training.optimizer=adamw8bit",),
@@ -72,20 +80,20 @@ def recipe_of(base: Path, photos: Path, *overrides: str) -> Recipe:
 def trained(recipe: Recipe, out: Path, *, stop_after: int | None = None, resume: bool = False) -> Run:
     """A run, to its end or stopped after a step as by Ctrl-C."""
 
-    def watch(phase: str, facts: Any) -> None:
-        if phase == "step" and facts.number == stop_after:
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTrained) and event.step == stop_after:
             raise KeyboardInterrupt
 
     if stop_after is None:
-        return train(recipe, out=out, report=False, progress=watch, resume=resume)
+        return train(recipe, out=out, report=False, on_event=watch, resume=resume)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, out=out, report=False, progress=watch, resume=resume)
+        train(recipe, out=out, report=False, on_event=watch, resume=resume)
     return Run(out)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_is_used_and_resumes_to_the_bit(tiny_base: Path, photos: Path, tmp_path: Path, name: str) -> None:
-    """Other bytes than without it (but where it changes memory alone), and the same bytes when stopped half-way."""
+    """Other bytes than without it (memory options apart), and the same bytes when resumed."""
     plain = trained(recipe_of(tiny_base, photos), tmp_path / "plain")
     recipe = recipe_of(tiny_base, photos, *OPTIONS[name])
     whole = trained(recipe, tmp_path / "whole")
@@ -117,13 +125,17 @@ def batch(number: int) -> Batch:
     mean = gaussian((4, 8, 8), [seeded("x", number)])
     framing = Framing(original=(64, 64), target=(64, 64))
     return Batch(
-        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=("a photo of a sks dog",), framings=(framing,),
-        weight_B=torch.ones(1), subject_count=1, generators=(seeded("batch", number),),
-    )  # fmt: skip
+        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)),
+        prompts=("a photo of a sks dog",),
+        framings=(framing,),
+        weight_B=torch.ones(1),
+        subject_count=1,
+        generators=(seeded("batch", number),),
+    )
 
 
 def test_a_text_encoder_that_stops_early_stays_where_it_stopped(stage: Stage) -> None:
-    """After its share of the steps its bits stay, its rate is told as 0, and the denoiser goes on."""
+    """After its share of the steps it stays, its learning rate is 0, and the denoiser goes on."""
     attached = LoraSettings(rank=2, learning_rate=1e-2, text_learning_rate=1e-2, text_until=0.5).attach(
         stage, SUBJECT, 0, None
     )
@@ -165,7 +177,7 @@ def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None
 def test_settings_that_undo_each_other_are_refused(
     tiny_base: Path, photos: Path, tmp_path: Path, overrides: tuple[str, ...], remedy: str | None
 ) -> None:
-    """One sentence with the remedy, and no folder is left; the last is no contradiction, and runs."""
+    """One sentence with the remedy, and no folder is left; the last is allowed, and runs."""
     recipe = recipe_of(tiny_base, photos, *(text.replace("{photos}", str(photos)) for text in overrides))
     if remedy is None:
         assert trained(recipe, tmp_path / "run").adapter.exists()
