@@ -1,4 +1,4 @@
-"""What every report keeps: it is one safe, well-formed, self-contained file that shows everything it was given."""
+"""Laws of the training report: one safe, self-contained file that shows all it was given."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections import Counter
 from dataclasses import fields, replace
 from html.parser import HTMLParser
+from importlib import import_module
 from io import BytesIO
 from itertools import pairwise, product
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ EVIL = "<script>alert(1)</script>\" onerror='alert(2)' &amp; {{ 7 * 7 }}"
 
 
 class Page(HTMLParser):
-    """A page taken apart; fails where a tag is closed that is not the innermost open one."""
+    """A parsed page; fails where a tag is closed that is not the innermost open one."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -62,14 +63,14 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag; one that holds something stays open."""
+        """Record a tag; one with content stays open."""
         assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag that closes itself."""
+        """Record a tag that closes itself."""
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self.open.pop()
@@ -79,34 +80,34 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note text, and what it stands in."""
+        """Record text, and the tag around it."""
         self.text.append(data)
         if self.open:
             self.inside[self.open[-1]] = self.inside.get(self.open[-1], "") + data
 
     def all(self, tag: str) -> list[dict[str, str]]:
-        """The attributes of every such tag, in order."""
+        """List the attributes of every such tag, in order."""
         return [attributes for name, attributes in self.tags if name == tag]
 
     @property
     def ids(self) -> list[str]:
-        """Every id, in order."""
+        """All ids, in order."""
         return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
 
 
-def colour(hue: int, side: int = 8) -> Image.Image:
-    """A picture that no other hue gives."""
+def plain(hue: int, side: int = 8) -> Image.Image:
+    """Make an image of one color that no other hue gives."""
     return Image.new("RGB", (side, side), (hue, 255 - hue, 128))
 
 
 def full(text: str = "words") -> Report:
-    """A report with something in every part, and `text` in every string."""
+    """Make a report with something in every part, and `text` in every string."""
     cells = tuple(
-        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=colour(100 + k))
+        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=plain(100 + k))
         for k, (t, g, u) in enumerate(product((0.0, 1.0), (3.0, 7.5), (0.5, 0.8, 1.0)))
     )
     rows = tuple(
-        ContextRow(prompt=f"{text} in {k}", images=(colour(60 + 2 * k), colour(61 + 2 * k)), base=(colour(80 + k),))
+        ContextRow(prompt=f"{text} in {k}", images=(plain(60 + 2 * k), plain(61 + 2 * k)), base=(plain(80 + k),))
         for k in range(3)
     )
     return Report(
@@ -115,7 +116,7 @@ def full(text: str = "words") -> Report:
         base=f"base {text}",
         adapter=f"{text}.safetensors",
         photos=tuple(
-            PhotoEntry(image=colour(k, 200), name=f"{k} {text}.jpg", caption=f"caption {text}") for k in range(3)
+            PhotoEntry(image=plain(k, 200), name=f"{k} {text}.jpg", caption=f"caption {text}") for k in range(3)
         ),
         notes=(
             ReportNote(severity="warning", message=f"message {text}", remedy=f"remedy {text}"),
@@ -125,16 +126,16 @@ def full(text: str = "words") -> Report:
         findings=(
             ReportFinding(
                 severity="serious",
-                title=f"ailment {text}",
+                title=f"failure mode {text}",
                 message=f"measured {text}",
                 remedies=((f"--set {text}", f"why {text}"), ("", text)),
-                strips=((f"strip {text}", ((colour(110), f"shown {text}"), (colour(111), text))),),
+                strips=((f"strip {text}", ((plain(110), f"shown {text}"), (plain(111), text))),),
             ),
         ),
         effective=((f"setting {text}", f"value {text}"),),
         losses=tuple((step, 1 / step) for step in range(1, 60)),
         preview_prompts=(f"{text} one", f"{text} two"),
-        previews=tuple(Preview(step=step, images=(colour(30 + step), colour(40 + step))) for step in (0, 4, 8)),
+        previews=tuple(Preview(step=step, images=(plain(30 + step), plain(40 + step))) for step in (0, 4, 8)),
         contexts=(ContextGroup(name=f"group {text}", rows=rows), ContextGroup(name="view", rows=rows[:1])),
         knobs=KnobGrid(prompt=f"knobs {text}", cells=cells),
         adapter_facts=((f"fact {text}", f"value {text}"),),
@@ -146,8 +147,8 @@ def full(text: str = "words") -> Report:
 BARE = Report(title="t", subject="s", base="b", adapter="a.safetensors")
 
 
-def given_pictures(report: Report) -> list[Image.Image]:
-    """Every picture that must be on the page, as often as it must be there."""
+def given_images(report: Report) -> list[Image.Image]:
+    """List every image that must be on the page, as often as it must be there."""
     rows = [row for group in report.contexts for row in group.rows]
     return [
         *(image for _, image in hero(report.contexts)),
@@ -160,12 +161,12 @@ def given_pictures(report: Report) -> list[Image.Image]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What lies in a folder, hidden files too."""
+    """List the names in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def decoded(uri: str) -> Image.Image:
-    """The picture in a data URI."""
+    """Decode the image in a data URI."""
     head, _, body = uri.partition(";base64,")
     image = Image.open(BytesIO(b64decode(body, validate=True)))
     image.load()
@@ -196,36 +197,35 @@ def test_the_policy_forbids_requests_and_allows_only_our_script() -> None:
 
 
 def test_every_string_is_shown_as_it_is_and_none_is_obeyed() -> None:
-    plain, evil = Page(render(full("words"))), Page(render(full(EVIL)))
+    harmless, evil = Page(render(full("words"))), Page(render(full(EVIL)))
 
     def tame(text: str) -> str:
         return text.replace(EVIL, "words").replace(json.dumps(EVIL)[1:-1], "words")
 
-    # With the text put back, the same tags with the same attributes: none of it became markup, all of it is there.
-    assert tame("".join(evil.text)) == "".join(plain.text)
+    # With the text replaced, tags and attributes are the same: none of it became markup.
+    assert tame("".join(evil.text)) == "".join(harmless.text)
     assert [
         (tag, {name: tame(value) for name, value in attributes.items()}) for tag, attributes in evil.tags
-    ] == plain.tags
+    ] == harmless.tags
     assert "".join(evil.text).count("<script>alert(1)</script>") > 20
 
 
 def test_each_string_of_a_report_reaches_the_page() -> None:
     page = Page(render(full()))
     text = "".join(page.text)
-    for shown in (
-        "title", "subject", "base", "caption", "message", "remedy", "setting", "value", "group", "knobs", "fact", "# recipe",
-        "health", "ailment", "measured", "--set", "why", "strip",
-    ):  # fmt: skip
+    parts = "title|subject|base|caption|message|remedy|setting|value|group|knobs|fact|# recipe"
+    more = "health|failure mode|measured|--set|why|strip"
+    for shown in f"{parts}|{more}".split("|"):
         assert f"{shown} words" in text
     assert "0 words.jpg" in text
     assert "words.safetensors" in text
     assert "mascot generate words\nmascot train words" in text
 
 
-def test_every_picture_is_inside_and_decodes_to_what_was_given() -> None:
+def test_every_image_is_inside_and_decodes_to_what_was_given() -> None:
     report = full()
     found = [decoded(attributes["src"]) for attributes in Page(render(report)).all("img")]
-    given = given_pictures(report)
+    given = given_images(report)
     assert len(found) == len(given)
     for shown, original in zip(found, given, strict=True):
         assert shown.size == original.size
@@ -233,21 +233,21 @@ def test_every_picture_is_inside_and_decodes_to_what_was_given() -> None:
             assert shown.tobytes() == original.tobytes()
 
 
-def test_every_picture_has_words_for_those_who_do_not_see_it() -> None:
+def test_every_image_has_words_for_those_who_do_not_see_it() -> None:
     alts = [attributes["alt"] for attributes in Page(render(full())).all("img")]
     assert all("words" in alt for alt in alts)
-    assert "Step 0 (untouched base): words one" in alts
-    assert "knobs words, guidance 7.5, UNet scale 0.8, text-encoder scale 1" in alts
+    assert "Step 0 (base model): words one" in alts
+    assert "knobs words, guidance scale 7.5, UNet scale 0.8, text-encoder scale 1" in alts
 
 
-def test_a_large_picture_is_reduced_and_keeps_its_shape() -> None:
+def test_a_large_image_is_reduced_and_keeps_its_shape() -> None:
     image = decoded(data_uri(Image.new("RGB", (3 * LONGEST_SIDE, 2 * LONGEST_SIDE), "teal")))
     assert image.size == (LONGEST_SIDE, round(LONGEST_SIDE * 2 / 3))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("side", [16, 300])
-def test_every_kind_of_picture_can_be_shown(mode: str, side: int) -> None:
+def test_every_kind_of_image_can_be_shown(mode: str, side: int) -> None:
     assert decoded(data_uri(Image.new(mode, (side, side)))).size == (side, side)
 
 
@@ -267,7 +267,7 @@ def test_the_page_does_not_tell_where_a_photo_was_taken(side: int) -> None:
 
 @pytest.mark.parametrize("side", [64, 400])
 @pytest.mark.parametrize(("mode", "kept"), [("RGB", b"a profile"), ("RGBA", b"a profile"), ("CMYK", None)])
-def test_a_colour_profile_stays_with_the_colours_it_was_made_for(mode: str, kept: bytes | None, side: int) -> None:
+def test_a_color_profile_stays_with_the_colors_it_was_made_for(mode: str, kept: bytes | None, side: int) -> None:
     photo = Image.new(mode, (side, side))
     photo.info["icc_profile"] = b"a profile"
     assert decoded(data_uri(photo)).info.get("icc_profile") == kept
@@ -307,7 +307,7 @@ def test_sections_stand_in_the_promised_order() -> None:
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in promised]
 
 
-def test_groups_rows_and_grids_without_pictures_leave_no_trace() -> None:
+def test_groups_rows_and_grids_without_images_leave_no_trace() -> None:
     nothing = ContextGroup(name="style", rows=(ContextRow(prompt="p", images=()),))
     report = replace(
         BARE, contexts=(nothing, ContextGroup(name="view", rows=())), knobs=KnobGrid(prompt="p", cells=()), previews=()
@@ -315,7 +315,7 @@ def test_groups_rows_and_grids_without_pictures_leave_no_trace() -> None:
     assert Page(render(report)).ids == ["adapter"]
     some = replace(
         BARE,
-        contexts=(nothing, ContextGroup(name="view", rows=(ContextRow(prompt="q", images=(), base=(colour(1),)),))),
+        contexts=(nothing, ContextGroup(name="view", rows=(ContextRow(prompt="q", images=(), base=(plain(1),)),))),
     )
     page = Page(render(some))
     assert page.inside["h3"].startswith("view")
@@ -324,7 +324,7 @@ def test_groups_rows_and_grids_without_pictures_leave_no_trace() -> None:
 
 def test_knobs_are_laid_out_by_value_and_gaps_stay_gaps() -> None:
     cells = tuple(
-        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=colour(int(100 * t + 10 * u + g)))
+        KnobCell(guidance=g, unet_scale=u, text_scale=t, image=plain(int(100 * t + 10 * u + g)))
         for g, u, t in [(9, 1, 1), (3, 1, 1), (3, 0, 1), (9, 1, 0)]
     )
     alts = [image["alt"] for image in Page(render(replace(BARE, knobs=KnobGrid(prompt="p", cells=cells)))).all("img")]
@@ -334,12 +334,22 @@ def test_knobs_are_laid_out_by_value_and_gaps_stay_gaps() -> None:
 def test_the_strip_on_top_takes_the_first_of_each_row_in_turns() -> None:
     def group(name: str, count: int) -> ContextGroup:
         return ContextGroup(
-            name=name, rows=tuple(ContextRow(prompt=f"{name}{k}", images=(colour(k), colour(99))) for k in range(count))
+            name=name, rows=tuple(ContextRow(prompt=f"{name}{k}", images=(plain(k), plain(99))) for k in range(count))
         )
 
     chosen = hero((group("a", 9), ContextGroup(name="empty", rows=()), group("b", 2)))
     assert [prompt for prompt, _ in chosen] == ["a0", "b0", "a1", "b1", "a2", "a3"]
-    assert all(image.getpixel((0, 0)) != colour(99).getpixel((0, 0)) for _, image in chosen)
+    assert all(image.getpixel((0, 0)) != plain(99).getpixel((0, 0)) for _, image in chosen)
+
+
+def test_the_snippet_finds_the_starter_by_its_module() -> None:
+    imports = [
+        node for node in ast.walk(ast.parse(snippet(replace(BARE, base="starter")))) if isinstance(node, ast.ImportFrom)
+    ]
+    [module] = [node for node in imports if node.module is not None and node.module.startswith("mascot")]
+    [name] = [alias.name for alias in module.names]
+    starter = import_module(f"{module.module}.{name}")
+    assert starter.folder().is_dir()
 
 
 @pytest.mark.parametrize("name", ["plain", 'with "quotes" and \\', "two\nlines", "snow ❄ {}", "\udcff.safetensors"])
@@ -358,15 +368,15 @@ loss_values = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True),
 
 
 @given(loss_values, st.integers(0, 10**6), st.integers(1, 1000))
-def test_every_loss_is_on_the_curve_and_inside_it(values: list[float], first: int, pace: int) -> None:
-    curve = draw_curve([(first + pace * k, value) for k, value in enumerate(values)])
+def test_every_loss_is_on_the_curve_and_inside_it(values: list[float], first: int, interval: int) -> None:
+    curve = draw_curve([(first + interval * k, value) for k, value in enumerate(values)])
     assert curve is not None
     left, top, right, bottom = PLOT
     dots = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+?)h0", curve.dots)]
     line = [(float(x), float(y)) for x, y in re.findall(r"[ML](\S+?) ([^ML]+)", curve.line)]
     finite = [value for value in values if math.isfinite(value)]
     assert len(dots) == len(line) == len(finite)
-    assert len(dots) + len(curve.lost) == len(values)
+    assert len(dots) + len(curve.not_finite) == len(values)
     for x, y in [*dots, *line]:
         assert left <= x <= right
         assert top <= y <= bottom
@@ -390,7 +400,7 @@ def test_few_and_broken_losses_are_drawn_and_named(losses: tuple[tuple[int, floa
     broken = sum(not math.isfinite(loss) for _, loss in losses)
     (dots,) = (attributes["d"] for attributes in page.all("path") if attributes["class"].startswith("dots"))
     assert dots.count("M") == len(losses) - broken
-    assert paths["lost"] == broken
+    assert paths["broken"] == broken
     assert (f"{broken} not finite" in "".join(page.text)) == bool(broken)
     assert not re.search(
         r"\b(nan|inf)\b", " ".join(value for _, attributes in page.tags for value in attributes.values())
@@ -436,7 +446,7 @@ def test_a_written_report_is_the_rendered_page_alone_in_its_folder(tmp_path: Pat
 
 
 def test_names_that_are_no_text_are_shown_by_their_bytes(tmp_path: Path) -> None:
-    photo = PhotoEntry(image=colour(1), name=os.fsdecode(b"caf\xe9.jpg"), caption="")
+    photo = PhotoEntry(image=plain(1), name=os.fsdecode(b"caf\xe9.jpg"), caption="")
     write_report(replace(BARE, photos=(photo,)), tmp_path / "report.html")
     assert "caf\\udce9.jpg" in (tmp_path / "report.html").read_text("utf-8")
 
@@ -472,7 +482,7 @@ def test_an_interrupt_leaves_the_older_report_and_nothing_else(tmp_path: Path, m
     assert names_in(tmp_path) == ["report.html"]
 
 
-def test_places_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(UserError, match="move the folder of that name away"):
         write_report(BARE, tmp_path / "report.html")
@@ -486,9 +496,9 @@ def test_places_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
 
 def test_a_preview_that_misses_a_prompt_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="step 4"):
-        render(replace(BARE, preview_prompts=("a", "b"), previews=(Preview(step=4, images=(colour(1),)),)))
+        render(replace(BARE, preview_prompts=("a", "b"), previews=(Preview(step=4, images=(plain(1),)),)))
 
 
 def test_a_full_report_names_every_field() -> None:
-    """The sample in this file must grow with the report, or the laws above would not see a new part."""
+    """The sample in this file must grow with the report, or the laws would miss a new part."""
     assert all(getattr(full(), field.name) for field in fields(Report))

@@ -1,6 +1,6 @@
-"""Pages of one HTML file each with everything inside, which open offline: a template is filled, pictures become part of it, it is written.
+"""Self-contained HTML pages: fill a template, embed the images, write the file.
 
-What a page says is decided elsewhere, and how it looks in the templates beside this file.
+The room's templates decide how a page looks, and the callers what it says.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from PIL.Image import Image
 from mascot.storage.atomic_write import atomic_write
 
 LOSSLESS_SIDE = 128
-"""Pictures up to this many pixels a side are kept exactly (PNG); larger ones are WebP at quality 90."""
-
+"""Images up to this many pixels a side are embedded losslessly (PNG), others as WebP."""
 
 LONGEST_SIDE = 1024
-"""Larger pictures are reduced to this many pixels on the page, so that ten camera photos do not make a page nobody can send."""
+"""Larger images are reduced to this side, in pixels, so that pages stay small enough to send."""
 
 
-def fill_template(name: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: Any) -> str:
-    """Turn a template of the package into HTML: every string of the values is escaped, and a value that is not given is an error.
+def fill_template(name: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object) -> str:
+    """Render a template of this room to HTML.
 
-    Templates write pictures with the filter `data_uri`, and with what else `filters` has.
+    Every string of `values` is escaped, and a missing value is an error. Templates embed images
+    with the filter `data_uri`; `filters` adds more.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -39,26 +39,28 @@ def fill_template(name: str, filters: Mapping[str, Callable[..., str]] | None = 
 
 
 def write_html(html: str, path: Path) -> None:
-    """Write a page; an older one is replaced only at the end.
+    """Write a page atomically.
 
     Raises:
-        UserError: it cannot be written; what stood there still does.
+        UserError: the file cannot be written; an older page is unchanged.
     """
-    # A file name may hold bytes that are no text (lone surrogates here): they are shown as \udcNN, as no encoding can carry them.
+    # A file name may hold undecodable bytes (lone surrogates), which show as \udcNN on the page.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(html.encode(errors="backslashreplace"))
         file.flush()
-        os.fsync(file.fileno())  # some disks say only now that they are full
+        os.fsync(file.fileno())  # some file systems report a full disk only here
 
 
 def data_uri(image: Image) -> str:
-    """Encode a picture as a data URI: exact PNG up to 128 pixels a side, else WebP of quality 90 and at most 1024 pixels.
+    """Encode an image as a data URI.
 
-    Colour profiles stay, all other metadata goes: a page that is passed on must not tell where a photo was taken.
+    Images up to 128 pixels a side become PNG. Larger ones become WebP of quality 90, at most 1024
+    pixels a side. Color profiles are kept. Other metadata is dropped, because a shared page must
+    not reveal where a photo was taken.
     """
     from PIL.Image import Resampling
 
-    # A profile fits the colours that it came with: after a change of mode it would give wrong ones.
+    # A profile belongs to the mode it came with: after a conversion it would give wrong colors.
     profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
     clean = image.convert("RGBA" if image.has_transparency_data else "RGB")
     clean.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Resampling.LANCZOS)

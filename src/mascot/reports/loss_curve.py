@@ -1,4 +1,4 @@
-"""TODO reports.loss_curve."""
+"""The loss curve of the training report: SVG path data and axis ticks."""
 
 from __future__ import annotations
 
@@ -7,52 +7,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-def number(value: float) -> str:
-    """Write a number without needless digits."""
-    return f"{value:.6g}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """A mark on an axis: where, in units of the drawing, and what it says."""
+    """A tick of an axis."""
 
     at: float
+    """Its coordinate along the axis, in units of the SVG drawing."""
     label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A loss curve ready to draw inside `PLOT`: SVG path data and axis ticks.
+    """A loss curve as SVG path data inside `PLOT`, with the ticks of both axes.
 
-    `dots` has one move (`M`) per finite loss, `lost` the x of every loss that is not finite; together they are all the losses.
+    Every loss is in either `dots` or `not_finite`.
     """
 
     dots: str
+    """Path of the finite losses, one dot each (a move `M`)."""
     line: str
-    lost: tuple[float, ...]
+    """Path of the smoothed losses."""
+    not_finite: tuple[float, ...]
+    """The x coordinate of each loss that is NaN or infinite."""
     steps: tuple[Tick, ...]
+    """Ticks of the x axis, at optimizer steps."""
     values: tuple[Tick, ...]
+    """Ticks of the y axis, at loss values."""
     window: int
+    """Number of neighboring losses that the smoothed line averages over."""
     summary: str
-
-
-LONGEST_REACH = 100
-"""Neighbours on either side that one pass of smoothing looks at, at most: the work stays linear in the number of losses."""
+    """The curve in a few words, for those who cannot see it."""
 
 
 PLOT = (52, 12, 462, 232)
-"""Left, top, right and bottom of the plot, in units of the drawing (480 x 276)."""
+"""Left, top, right and bottom of the plot, in units of the SVG drawing (480 x 276)."""
+
+LONGEST_REACH = 100
+"""Most neighbors on either side in one smoothing pass; it keeps smoothing linear in the losses."""
+
+
+def format_number(value: float) -> str:
+    """Write a number with up to six significant digits."""
+    return f"{value:.6g}"
 
 
 def draw_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
-    """Place losses on the drawing: each as a dot, and a smoothed line through the finite ones; None where there are none."""
+    """Draw losses as dots with a smoothed line through the finite ones.
+
+    `losses` holds (step, loss), at least one of them for a curve; without any, None is returned.
+    The line is a moving average applied twice, of up to 4 % of the losses on either side.
+    """
     if not losses:
         return None
     left, top, right, bottom = PLOT
     finite = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     reach = min(len(finite) // 25, LONGEST_REACH)
     smoothed = smooth(smooth([loss for _, loss in finite], reach), reach)
-    first, last = _widened(min(step for step, _ in losses), max(step for step, _ in losses))
+    first, last = _widen(min(step for step, _ in losses), max(step for step, _ in losses))
     low, high, values = _value_axis([loss for _, loss in finite] or [0.0, 1.0])
 
     def x(step: float) -> float:
@@ -67,21 +78,22 @@ def draw_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
             f"{'L' if k else 'M'}{x(step)} {y(loss)}"
             for k, ((step, _), loss) in enumerate(zip(finite, smoothed, strict=True))
         ),
-        lost=tuple(x(step) for step, loss in losses if not math.isfinite(loss)),
-        steps=tuple(Tick(at=x(step), label=number(step)) for step in _step_ticks(losses)),
-        values=tuple(Tick(at=y(value), label=number(value)) for value in values),
+        not_finite=tuple(x(step) for step, loss in losses if not math.isfinite(loss)),
+        steps=tuple(Tick(at=x(step), label=format_number(step)) for step in _step_ticks(losses)),
+        values=tuple(Tick(at=y(value), label=format_number(value)) for value in values),
         window=4 * reach + 1,
         summary=_summary(len(losses), smoothed),
     )
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """The mean of each value and its `reach` neighbours on either side; at the ends, of those there are."""
+    """Average each value with its `reach` neighbors on either side, or with fewer at the ends."""
     spans = (values[max(k - reach, 0) : k + reach + 1] for k in range(len(values)))
     return [math.fsum(span) / len(span) for span in spans]
 
 
 def _summary(count: int, smoothed: Sequence[float]) -> str:
+    """Describe the curve in a few words."""
     if not smoothed:
         return f"No finite loss among {count}"
     if count == 1:
@@ -90,27 +102,27 @@ def _summary(count: int, smoothed: Sequence[float]) -> str:
 
 
 def _value_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Lowest and highest value of the axis and its ticks, round numbers that enclose the values."""
-    low, high = _widened(min(values), max(values))
-    pace = _round_pace(high - low)
-    ticks = [k * pace for k in range(math.floor(low / pace), math.ceil(high / pace) + 1)]
+    """Return lowest and highest value of the y axis, and its ticks: round, enclosing all values."""
+    low, high = _widen(min(values), max(values))
+    interval = _round_interval(high - low)
+    ticks = [k * interval for k in range(math.floor(low / interval), math.ceil(high / interval) + 1)]
     return ticks[0], ticks[-1], ticks
 
 
 def _step_ticks(losses: Sequence[tuple[int, float]]) -> list[int]:
-    """Round steps between the first and the last."""
+    """Return ticks of the x axis: round steps between the first and the last."""
     first, last = min(step for step, _ in losses), max(step for step, _ in losses)
-    pace = max(round(_round_pace(last - first)), 1) if last > first else 1
-    return list(range(-(-first // pace) * pace, last + 1, pace))
+    interval = max(round(_round_interval(last - first)), 1) if last > first else 1
+    return list(range(-(-first // interval) * interval, last + 1, interval))
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """The range, made wide enough to divide by where all values are (nearly) the same."""
+def _widen(low: float, high: float) -> tuple[float, float]:
+    """Widen a range that is (nearly) empty, so that it can be divided by."""
     margin = max(abs(low), abs(high), 1e-6) / 2
     return (low, high) if high - low > margin * 1e-6 else (low - margin, high + margin)
 
 
-def _round_pace(span: float) -> float:
-    """The smallest of 1, 2, 5 x a power of ten that cuts the span into at most 5."""
+def _round_interval(span: float) -> float:
+    """Return the smallest of 1, 2, 5 times a power of ten that cuts the span into 5 or fewer."""
     power = 10.0 ** math.floor(math.log10(span / 5))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor * 5 >= span * (1 - 1e-9))

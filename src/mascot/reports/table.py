@@ -1,24 +1,24 @@
-"""TODO reports.table."""
+"""Tables of text, for pages and for the terminal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 NO_VALUE = "-"
-"""In place of a number that cannot be computed."""
+"""Stands for a score that cannot be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Words in rows; each row is as long as the head."""
+    """Rows of text under column heads; each row is as long as `head`."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    """What has to be read with it."""
+    """Sentences below the table that explain its numbers."""
 
 
-def digits(value: float | None) -> str:
-    """Write a score with three digits."""
+def format_score(value: float | None) -> str:
+    """Write a score with three decimals; None becomes `NO_VALUE`."""
     return NO_VALUE if value is None else f"{value:.3f}".replace("-0.000", "0.000")
