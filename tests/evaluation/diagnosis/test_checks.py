@@ -1,4 +1,7 @@
-"""Laws of diagnosing: each ailment is found by its own number alone, none in a healthy run, and each comes with settings that exist."""
+"""Laws of checks: a failure mode is found by its own statistic alone, and its remedies exist.
+
+A healthy run has no finding.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,24 @@ from hypothesis import strategies as st
 
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.checks import CHECKS, FAILURE_MODES, FailureMode, run_checks
-from mascot.evaluation.diagnosis.findings import ORDER, CheckResult, Diagnosis, checks_of, findings_of, unseen_of
+from mascot.evaluation.diagnosis.findings import (
+    SEVERITIES,
+    CheckResult,
+    Diagnosis,
+    check_results,
+    list_findings,
+    unavailable_checks,
+)
 from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
 from mascot.evaluation.diagnosis.probe_images import diagnosis_prompts
 from mascot.evaluation.diagnosis.remedies import REMEDIES, remedies_for
-from mascot.evaluation.diagnosis.thresholds import COPIED, DRIFTED, FOLLOWED, LEARNED, VARIED
+from mascot.evaluation.diagnosis.thresholds import (
+    MAXIMUM_CLASS_DRIFT,
+    MAXIMUM_PHOTO_NEARNESS,
+    MINIMUM_DIVERSITY_RATIO,
+    MINIMUM_LIKENESS_GAIN,
+    MINIMUM_PROMPT_ADHERENCE,
+)
 from mascot.generation.knobs import Knobs
 from mascot.generation.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import METHODS
@@ -25,153 +41,186 @@ from mascot.recipe.overrides import merge, parse_overrides
 from mascot.recipe.recipe import Recipe
 
 BASE, REAL = 0.4, 0.9
-"""Likeness of the untouched base and of real photos: a scale 0.5 wide."""
+"""Likeness of the base model and of real photos: a scale that is 0.5 wide."""
 
 
 def prompt(number: int = 0, **changes: Any) -> PromptMeasurements:
     """One prompt of a healthy run."""
     facts: dict[str, Any] = {
-        "prompt": f"a sks dog in place {number}", "likeness": BASE + 0.7 * (REAL - BASE), "base_likeness": BASE, "excess": -0.05,
-        "fidelity": 0.7, "unrelated": 0.4, "base_fidelity": 0.8, "base_unrelated": 0.45, "base_rank": 1.0,
-        "diversity": 0.12, "base_diversity": 0.2,
-    }  # fmt: skip
+        "prompt": f"a sks dog in context {number}",
+        "likeness": BASE + 0.7 * (REAL - BASE),
+        "base_likeness": BASE,
+        "nearest_excess": -0.05,
+        "clip_t": 0.7,
+        "clip_t_others": 0.4,
+        "base_clip_t": 0.8,
+        "base_clip_t_others": 0.45,
+        "base_match_rate": 1.0,
+        "diversity": 0.12,
+        "base_diversity": 0.2,
+    }
     return PromptMeasurements(**(facts | changes))
 
 
 def healthy(**changes: Any) -> RunMeasurements:
-    """A run that nothing ails."""
+    """A run without a failure mode."""
     facts: dict[str, Any] = {
-        "class_noun": "dog", "prompts": tuple(prompt(number) for number in range(10)), "photos": 5, "trained": 5, "real_likeness": REAL,
-        "real_nearest": 0.92, "class_now": (0.41, 0.39, 0.42, 0.38), "class_before": (0.4,) * 4, "token_alone": (0.45, 0.4, 0.35, 0.5),
-        "followed": (0.05, 0.03), "base_followed": (0.01, 0.0), "twins": 0, "sameness": 0.4,
-    }  # fmt: skip
+        "class_noun": "dog",
+        "prompts": tuple(prompt(number) for number in range(10)),
+        "photo_count": 5,
+        "training_photo_count": 5,
+        "real_likeness": REAL,
+        "real_nearest": 0.92,
+        "class_likeness": (0.41, 0.39, 0.42, 0.38),
+        "base_class_likeness": (0.4,) * 4,
+        "token_likeness": (0.45, 0.4, 0.35, 0.5),
+        "leakage": (0.05, 0.03),
+        "base_leakage": (0.01, 0.0),
+        "duplicate_count": 0,
+        "background_similarity": 0.4,
+    }
     return RunMeasurements(**(facts | changes))
 
 
 def all_prompts(**changes: Any) -> dict[str, Any]:
-    """The same change to every prompt."""
+    """Make the same change to every prompt."""
     return {"prompts": tuple(prompt(number, **changes) for number in range(10))}
 
 
-ILL: dict[str, dict[str, Any]] = {
-    "undertrained": all_prompts(likeness=BASE + 0.1 * (REAL - BASE)),
-    "memorised": all_prompts(excess=0.05, fidelity=0.62),
-    "class drifted": {"class_now": (0.52, 0.53, 0.55, 0.51)},
-    "diversity collapsed": all_prompts(diversity=0.02),
-    "prompt ignored": all_prompts(fidelity=0.45),
-    "context and looks entangled": {"followed": (0.5, 0.6)},
-    "context not drawn": {
-        "prompts": (prompt(0, base_rank=0.5, base_fidelity=0.46, fidelity=0.4), *(prompt(k) for k in range(1, 10)))
+FAULTY: dict[str, dict[str, Any]] = {
+    "underfitting": all_prompts(likeness=BASE + 0.1 * (REAL - BASE)),
+    "memorization": all_prompts(nearest_excess=0.05, clip_t=0.62),
+    "language drift": {"class_likeness": (0.52, 0.53, 0.55, 0.51)},
+    "reduced diversity": all_prompts(diversity=0.02),
+    "prompt ignored": all_prompts(clip_t=0.45),
+    "context-appearance entanglement": {"leakage": (0.5, 0.6)},
+    "context not generated": {
+        "prompts": (prompt(0, base_match_rate=0.5, base_clip_t=0.46, clip_t=0.4), *(prompt(k) for k in range(1, 10)))
     },
-    "token leaked": {"token_alone": (0.85, 0.9, 0.88, 0.86)},
-    "photos too alike": {"twins": 4},
+    "token leakage": {"token_likeness": (0.85, 0.9, 0.88, 0.86)},
+    "photos too similar": {"duplicate_count": 4},
 }
-"""One change that makes a healthy run ill, for each ailment."""
+"""Failure mode -> the one change that gives it to a healthy run."""
 RECIPE = Recipe.preset(photos=["photos"], class_noun="dog").model_dump(mode="json")
 
 
 def names(measurements: RunMeasurements) -> list[str]:
-    """What is found, in order."""
-    return [finding.failure_mode for finding in findings_of(measurements, RECIPE)]
+    """The failure modes that are found, in order."""
+    return [finding.failure_mode for finding in list_findings(measurements, RECIPE)]
 
 
 def test_a_healthy_run_has_nothing() -> None:
     assert names(healthy()) == []
-    assert unseen_of(healthy()) == {}
-    assert {check.failure_mode for check in checks_of(healthy())} == set(FAILURE_MODES)
+    assert unavailable_checks(healthy()) == {}
+    assert {check.failure_mode for check in check_results(healthy())} == set(FAILURE_MODES)
 
 
-def test_every_ailment_is_tried() -> None:
-    assert set(ILL) == set(FAILURE_MODES) == set(REMEDIES)
+def test_every_failure_mode_is_tried() -> None:
+    assert set(FAULTY) == set(FAILURE_MODES) == set(REMEDIES)
 
 
 @pytest.mark.parametrize("failure_mode", FAILURE_MODES)
-def test_each_ailment_is_found_alone(failure_mode: str) -> None:
-    measurements = healthy(**ILL[failure_mode])
+def test_each_failure_mode_is_found_alone(failure_mode: str) -> None:
+    measurements = healthy(**FAULTY[failure_mode])
     assert names(measurements) == [failure_mode]
-    [finding] = findings_of(measurements, RECIPE)
-    [check] = [check for check in checks_of(measurements) if check.triggered]
+    [finding] = list_findings(measurements, RECIPE)
+    [check] = [check for check in check_results(measurements) if check.triggered]
     assert f"{check.value:.0%}" in finding.message
     assert f"{check.threshold:.0%}" in finding.message
     assert finding.remedies
 
 
-def test_a_class_that_draws_the_subject_has_drifted_too() -> None:
-    assert names(healthy(class_now=(0.85, 0.9, 0.88, 0.86))) == ["token leaked", "class drifted"]
+def test_a_class_noun_that_generates_the_subject_has_drifted_too() -> None:
+    assert names(healthy(class_likeness=(0.85, 0.9, 0.88, 0.86))) == ["token leakage", "language drift"]
 
 
-def test_photos_that_are_one_picture_are_too_alike() -> None:
-    assert names(healthy(real_likeness=0.999, **all_prompts(likeness=0.9))) == ["photos too alike"]
+def test_photos_that_are_one_image_are_too_similar() -> None:
+    assert names(healthy(real_likeness=0.999, **all_prompts(likeness=0.9))) == ["photos too similar"]
 
 
 def test_photos_on_one_background_are_noted() -> None:
-    [finding] = findings_of(healthy(sameness=0.95), RECIPE)
-    assert (finding.failure_mode, finding.severity) == ("photos too alike", "note")
+    [finding] = list_findings(healthy(background_similarity=0.95), RECIPE)
+    assert (finding.failure_mode, finding.severity) == ("photos too similar", "note")
     assert "background" in finding.message
 
 
-def test_what_two_numbers_show_is_told_once_by_the_more_serious() -> None:
-    leaks = healthy(class_now=(0.9,) * 4, token_alone=(0.9,) * 4)
-    assert next((finding.failure_mode, finding.severity) for finding in findings_of(leaks, RECIPE)) == (
-        "token leaked",
+def test_what_two_checks_find_is_listed_once_by_the_more_serious() -> None:
+    leaks = healthy(class_likeness=(0.9,) * 4, token_likeness=(0.9,) * 4)
+    assert next((finding.failure_mode, finding.severity) for finding in list_findings(leaks, RECIPE)) == (
+        "token leakage",
         "serious",
     )
-    assert names(leaks) == ["token leaked", "class drifted"]
-    assert names(healthy(twins=4, real_likeness=0.999, **all_prompts(likeness=0.9))) == ["photos too alike"]
+    assert names(leaks) == ["token leakage", "language drift"]
+    assert names(healthy(duplicate_count=4, real_likeness=0.999, **all_prompts(likeness=0.9))) == ["photos too similar"]
 
 
 def test_copies_are_excused_where_prompts_are_followed() -> None:
-    """Likeness beyond the photos' own is no copy while the prompt is drawn around it."""
-    assert names(healthy(**all_prompts(excess=0.05))) == []
+    """An image that is near to a photo is no copy while it follows its prompt."""
+    assert names(healthy(**all_prompts(nearest_excess=0.05))) == []
 
 
-def test_what_the_base_cannot_draw_is_not_ignored() -> None:
-    undrawn = {"base_rank": 0.5, "base_fidelity": 0.45, "fidelity": 0.4}
-    some = tuple(prompt(k, **(undrawn if k < 6 else {})) for k in range(10))
-    assert names(healthy(prompts=some)) == ["context not drawn"]
-    every = healthy(prompts=tuple(prompt(k, **undrawn) for k in range(10)))
-    assert names(every) == ["context not drawn"]
-    assert any("draws none of the prompts" in reason for reason in unseen_of(every).values())
+def test_what_the_base_cannot_generate_is_not_ignored() -> None:
+    missing = {"base_match_rate": 0.5, "base_clip_t": 0.45, "clip_t": 0.4}
+    some = tuple(prompt(k, **(missing if k < 6 else {})) for k in range(10))
+    assert names(healthy(prompts=some)) == ["context not generated"]
+    every = healthy(prompts=tuple(prompt(k, **missing) for k in range(10)))
+    assert names(every) == ["context not generated"]
+    assert any("generates none of the prompts" in reason for reason in unavailable_checks(every).values())
 
 
 def test_the_most_serious_comes_first() -> None:
     together = healthy(
-        twins=4,
-        followed=(0.6, 0.6),
-        token_alone=(0.9, 0.9, 0.9, 0.9),
-        **all_prompts(fidelity=0.45, likeness=BASE, diversity=0.01),
+        duplicate_count=4,
+        leakage=(0.6, 0.6),
+        token_likeness=(0.9, 0.9, 0.9, 0.9),
+        **all_prompts(clip_t=0.45, likeness=BASE, diversity=0.01),
     )
-    found = findings_of(together, RECIPE)
+    found = list_findings(together, RECIPE)
     assert {finding.failure_mode for finding in found} >= {
-        "undertrained",
+        "underfitting",
         "prompt ignored",
-        "diversity collapsed",
-        "token leaked",
+        "reduced diversity",
+        "token leakage",
     }
-    assert [ORDER.index(finding.severity) for finding in found] == sorted(
-        ORDER.index(finding.severity) for finding in found
+    assert [SEVERITIES.index(finding.severity) for finding in found] == sorted(
+        SEVERITIES.index(finding.severity) for finding in found
     )
 
 
 Change = Callable[[Sequence[float]], RunMeasurements]
-BORDERLINES: dict[str, tuple[float, Change]] = {
-    "undertrained": (LEARNED, lambda rows: healthy(prompts=tuple(prompt(likeness=BASE + row * (REAL - BASE)) for row in rows))),
-    "class drifted": (
-        DRIFTED, lambda rows: healthy(class_now=tuple(BASE + row * (REAL - BASE) for row in rows), class_before=(BASE,) * len(rows))
+BORDERLINE: dict[str, tuple[float, Change]] = {
+    "underfitting": (
+        MINIMUM_LIKENESS_GAIN,
+        lambda rows: healthy(prompts=tuple(prompt(likeness=BASE + row * (REAL - BASE)) for row in rows)),
     ),
-    "diversity collapsed": (VARIED, lambda rows: healthy(prompts=tuple(prompt(diversity=0.2 * row) for row in rows))),
-    "prompt ignored": (FOLLOWED, lambda rows: healthy(prompts=tuple(prompt(fidelity=0.4 + 0.35 * row) for row in rows))),
-    "memorised": (COPIED, lambda rows: healthy(prompts=tuple(prompt(excess=0.08 * row, fidelity=0.62) for row in rows))),
-}  # fmt: skip
-"""Ailment -> its threshold, and evidence with the given numbers for its rows."""
+    "language drift": (
+        MAXIMUM_CLASS_DRIFT,
+        lambda rows: healthy(
+            class_likeness=tuple(BASE + row * (REAL - BASE) for row in rows), base_class_likeness=(BASE,) * len(rows)
+        ),
+    ),
+    "reduced diversity": (
+        MINIMUM_DIVERSITY_RATIO,
+        lambda rows: healthy(prompts=tuple(prompt(diversity=0.2 * row) for row in rows)),
+    ),
+    "prompt ignored": (
+        MINIMUM_PROMPT_ADHERENCE,
+        lambda rows: healthy(prompts=tuple(prompt(clip_t=0.4 + 0.35 * row) for row in rows)),
+    ),
+    "memorization": (
+        MAXIMUM_PHOTO_NEARNESS,
+        lambda rows: healthy(prompts=tuple(prompt(nearest_excess=0.08 * row, clip_t=0.62) for row in rows)),
+    ),
+}
+"""Failure mode -> its threshold, and measurements with the given values of its statistic."""
 
 
-@pytest.mark.parametrize("failure_mode", BORDERLINES)
+@pytest.mark.parametrize("failure_mode", BORDERLINE)
 @settings(max_examples=10)
 @given(offsets=st.lists(st.floats(0.01, 0.25), min_size=5, max_size=5))
 def test_numbers_that_straddle_the_threshold_are_noise(failure_mode: str, offsets: list[float]) -> None:
     """As many as above lie below: no interval of their mean can leave the threshold out."""
-    threshold, made = BORDERLINES[failure_mode]
+    threshold, made = BORDERLINE[failure_mode]
     assert failure_mode not in names(made([threshold + offset * side for offset in offsets for side in (-1, 1)]))
 
 
@@ -180,13 +229,13 @@ def test_numbers_that_straddle_the_threshold_are_noise(failure_mode: str, offset
     shares=st.lists(st.floats(0.5, 0.9), min_size=10, max_size=10),
     classes=st.lists(st.floats(-0.05, 0.05), min_size=8, max_size=8),
 )
-def test_noise_over_prompts_and_seeds_ails_nobody(shares: list[float], classes: list[float]) -> None:
+def test_noise_over_prompts_and_seeds_is_no_finding(shares: list[float], classes: list[float]) -> None:
     measurements = healthy(
         prompts=tuple(
             prompt(k, likeness=BASE + share * (REAL - BASE), diversity=0.2 * share) for k, share in enumerate(shares)
         ),
-        class_now=tuple(BASE + moved for moved in classes),
-        class_before=(BASE,) * 8,
+        class_likeness=tuple(BASE + moved for moved in classes),
+        base_class_likeness=(BASE,) * 8,
     )
     assert names(measurements) == []
 
@@ -211,14 +260,14 @@ def test_every_remedy_is_a_setting_of_the_run_s_own_recipe(
             assert remedy.option.startswith(("--set ", "--steps "))
 
 
-@pytest.mark.parametrize("failure_mode", ["diversity collapsed", "context and looks entangled"])
+@pytest.mark.parametrize("failure_mode", ["reduced diversity", "context-appearance entanglement"])
 @pytest.mark.parametrize("guidance", [1.8, 3.0, 5.0])
-def test_only_high_guidance_is_to_blame(failure_mode: FailureMode, guidance: float) -> None:
+def test_only_a_high_guidance_scale_is_lowered(failure_mode: FailureMode, guidance: float) -> None:
     remedies = remedies_for(failure_mode, {"knobs": {"guidance": guidance}})
     assert any(remedy.setting.startswith("knobs.guidance=") for remedy in remedies) == (guidance > 3)
 
 
-def test_an_adapter_that_records_nothing_has_words_for_remedies() -> None:
+def test_an_adapter_that_records_nothing_has_remedies_without_numbers() -> None:
     for failure_mode in FAILURE_MODES:
         assert all(
             not remedy.setting or "{" in remedy.setting or "masked" in remedy.setting
@@ -226,73 +275,90 @@ def test_an_adapter_that_records_nothing_has_words_for_remedies() -> None:
         )
 
 
-def test_a_run_without_a_class_noun_is_told_why() -> None:
+def test_without_a_class_noun_the_reason_is_given() -> None:
     bare = {
         "base_likeness": None,
-        "fidelity": None,
-        "unrelated": None,
-        "base_fidelity": None,
-        "base_unrelated": None,
-        "base_rank": None,
+        "clip_t": None,
+        "clip_t_others": None,
+        "base_clip_t": None,
+        "base_clip_t_others": None,
+        "base_match_rate": None,
     }
     measurements = healthy(
         class_noun=None,
-        class_now=(),
-        class_before=(),
-        token_alone=(),
-        base_followed=(),
+        class_likeness=(),
+        base_class_likeness=(),
+        token_likeness=(),
+        base_leakage=(),
         **all_prompts(**bare, base_diversity=None),
     )
     assert names(measurements) == []
-    looked = {check.failure_mode for check in checks_of(measurements)}
-    assert looked == {"memorised", "photos too alike"}
-    assert all("class noun" in reason for reason in unseen_of(measurements).values())
+    checked = {check.failure_mode for check in check_results(measurements)}
+    assert checked == {"memorization", "photos too similar"}
+    assert all("class noun" in reason for reason in unavailable_checks(measurements).values())
 
 
-@pytest.mark.parametrize(("photos", "said"), [(0, "no photos"), (1, "one photo")])
-def test_without_photos_to_compare_it_is_told_why(photos: int, said: str) -> None:
-    nothing = {"likeness": None, "base_likeness": None, "excess": None} if not photos else {"excess": None}
+@pytest.mark.parametrize(("photos", "message"), [(0, "no photos"), (1, "one photo")])
+def test_without_photos_to_compare_the_reason_is_given(photos: int, message: str) -> None:
+    nothing = (
+        {"likeness": None, "base_likeness": None, "nearest_excess": None} if not photos else {"nearest_excess": None}
+    )
     measurements = healthy(
-        photos=photos, trained=photos, sameness=None, real_likeness=None, real_nearest=None, class_now=(), class_before=(), token_alone=(),
+        photo_count=photos,
+        training_photo_count=photos,
+        background_similarity=None,
+        real_likeness=None,
+        real_nearest=None,
+        class_likeness=(),
+        base_class_likeness=(),
+        token_likeness=(),
         **all_prompts(**nothing),
-    )  # fmt: skip
+    )
     assert names(measurements) == []
-    reasons = unseen_of(measurements)
+    reasons = unavailable_checks(measurements)
     assert {name.partition(":")[0] for name in reasons} == {
-        "undertrained",
-        "memorised",
-        "class drifted",
-        "token leaked",
-        "photos too alike",
+        "underfitting",
+        "memorization",
+        "language drift",
+        "token leakage",
+        "photos too similar",
     }
-    assert any(said in reason for reason in reasons.values())
+    assert any(message in reason for reason in reasons.values())
 
 
-def test_a_base_that_draws_the_subject_already_leaves_no_scale() -> None:
+def test_a_base_that_generates_the_subject_already_leaves_no_scale() -> None:
     measurements = healthy(real_likeness=BASE + 0.01)
-    assert any("as near to the photos" in reason for reason in unseen_of(measurements).values())
+    assert any("as near to the photos" in reason for reason in unavailable_checks(measurements).values())
     assert names(measurements) == []
 
 
-def test_nothing_is_asked_that_reports_are_measured_by() -> None:
+def test_no_prompt_is_one_that_reports_are_measured_on() -> None:
     for noun in ("dog", "teapot", None):
-        asked = diagnosis_prompts(noun)
-        assert len(set(asked)) == len(asked) == 10
-        assert not set(asked) & {*STARTER.things, *STARTER.live, *PAPER.things, *PAPER.live}
-        assert set(asked) & {*STARTER_VALIDATION.things, *STARTER_VALIDATION.live}
+        prompts = diagnosis_prompts(noun)
+        assert len(set(prompts)) == len(prompts) == 10
+        assert not set(prompts) & {*STARTER.objects, *STARTER.live, *PAPER.objects, *PAPER.live}
+        assert set(prompts) & {*STARTER_VALIDATION.objects, *STARTER_VALIDATION.live}
 
 
-def told(measurements: RunMeasurements) -> Diagnosis:
-    """A diagnosis of some evidence."""
+def make_diagnosis(measurements: RunMeasurements) -> Diagnosis:
+    """A diagnosis of some measurements."""
     return Diagnosis(
-        name="run", subject="sks dog", base="starter", weights="0", knobs=Knobs(), images=60, encoders={},
-        findings=findings_of(measurements, RECIPE), checks=checks_of(measurements), unseen=unseen_of(measurements),
-    )  # fmt: skip
+        name="run",
+        subject="sks dog",
+        base="starter",
+        weights="0",
+        knobs=Knobs(),
+        images=60,
+        encoders={},
+        findings=list_findings(measurements, RECIPE),
+        checks=check_results(measurements),
+        unavailable=unavailable_checks(measurements),
+    )
 
 
 def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
-    for measurements in (healthy(), healthy(**ILL["memorised"]), healthy(real_likeness=None)):
-        diagnosis = told(measurements)
+    for measurements in (healthy(), healthy(**FAULTY["memorization"]), healthy(real_likeness=None)):
+        diagnosis = make_diagnosis(measurements)
         diagnosis.write(tmp_path / "diagnosis.json")
         assert Diagnosis.read(tmp_path / "diagnosis.json") == diagnosis
         assert "nan" not in (tmp_path / "diagnosis.json").read_text().lower()
@@ -301,15 +367,15 @@ def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
         Diagnosis.read(tmp_path / "diagnosis.json")
 
 
-def test_the_verdict_says_what_was_looked_for() -> None:
-    assert told(healthy()).verdict == "Nothing is wrong: 9 ailments were looked for in 60 pictures."
-    assert "undertrained (serious)" in told(healthy(**ILL["undertrained"])).verdict
-    assert "could not be looked for" in told(replace(healthy(), real_likeness=None)).verdict
+def test_the_verdict_says_what_was_checked() -> None:
+    assert make_diagnosis(healthy()).verdict == "Nothing is wrong: 9 failure modes were checked on 60 images."
+    assert "underfitting (serious)" in make_diagnosis(healthy(**FAULTY["underfitting"])).verdict
+    assert "could not be checked" in make_diagnosis(replace(healthy(), real_likeness=None)).verdict
 
 
-def test_a_check_is_ill_where_its_finding_is() -> None:
-    for failure_mode, changes in ILL.items():
-        checks: list[CheckResult] = [check for check in checks_of(healthy(**changes)) if check.triggered]
+def test_a_check_is_triggered_where_its_failure_mode_is_found() -> None:
+    for failure_mode, changes in FAULTY.items():
+        checks: list[CheckResult] = [check for check in check_results(healthy(**changes)) if check.triggered]
         assert [check.failure_mode for check in checks] == [failure_mode]
         assert all((check.low > check.threshold) if check.above else (check.high < check.threshold) for check in checks)
     assert len(run_checks(healthy())) == len(CHECKS)

@@ -1,6 +1,9 @@
-"""The number of each ailment, and the threshold beyond which it is one.
+"""Checks: one statistic and one threshold for each symptom of a failure mode.
 
-All numbers are shares, placed between the untouched base and real photos (see `measurements.py`), so that they mean the same by any encoder.
+All statistics are shares, normalized by the base model and the photos (see `measurements`), so that
+a threshold means the same for any encoder. DreamBooth (Ruiz et al. 2023) describes five of the
+failure modes. Section 3.3 has language drift and reduced diversity. Section 5 has incorrect context
+synthesis, context-appearance entanglement, and overfitting, here called memorization.
 """
 
 from __future__ import annotations
@@ -10,76 +13,61 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, Self, get_args
 
-from mascot.data.photo_audit import ALIKE as ALIKE_BACKGROUNDS
+from mascot.data.photo_audit import ALIKE as MAXIMUM_BACKGROUND_SIMILARITY
 from mascot.evaluation.bootstrap import Interval, bootstrap
-from mascot.evaluation.diagnosis.measurements import Rows, RunMeasurements
-from mascot.evaluation.diagnosis.thresholds import (
-    ALIKE,
-    BLED,
-    COPIED,
-    DRIFTED,
-    FOLLOWED,
-    HEARD,
-    LEAKED,
-    LEARNED,
-    NAMED,
-    TWINS,
-    VARIED,
-)
+from mascot.evaluation.diagnosis import thresholds
+from mascot.evaluation.diagnosis.measurements import RunMeasurements, ValuesOrReason
 
 FailureMode = Literal[
-    "undertrained",
-    "memorised",
-    "class drifted",
-    "diversity collapsed",
+    "underfitting",
+    "memorization",
+    "language drift",
+    "reduced diversity",
     "prompt ignored",
-    "context and looks entangled",
-    "context not drawn",
-    "token leaked",
-    "photos too alike",
+    "context-appearance entanglement",
+    "context not generated",
+    "token leakage",
+    "photos too similar",
 ]
-
 
 Severity = Literal["serious", "warning", "note"]
 
-
 FAILURE_MODES: tuple[FailureMode, ...] = get_args(FailureMode)
 
-
-_SEED = 0  # of the bootstraps: the same evidence always gives the same interval
+_SEED = 0  # of the bootstraps: the same measurements always give the same interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One number that an ailment is looked for by."""
+    """One statistic of a run, compared with the threshold of a failure mode."""
 
     failure_mode: FailureMode
     severity: Severity
-    measured: str
-    """What the number is."""
-    means: str
-    """What it means where it is beyond the threshold."""
+    statistic: str
+    """What the number is, in words."""
+    conclusion: str
+    """Sentence that holds where the number lies beyond the threshold."""
     threshold: float
     above: bool
-    """Ill above the threshold; else below it."""
+    """Whether the failure mode lies above the threshold; else it lies below."""
     interval: Interval | None = None
-    """None where it could not be measured."""
+    """Mean and 95 % bootstrap interval; None where the statistic could not be measured."""
     reason: str = ""
-    """Why it could not."""
-    only_if: bool = True
-    """What else has to be so."""
-    added: str = ""
-    """What else is to be said."""
+    """Why the statistic could not be measured."""
+    condition: bool = True
+    """Further condition: the check is not triggered where it is False."""
+    note: str = ""
+    """Text that follows the numbers in the message."""
 
-    def over(self, rows: Rows) -> Self:
-        """The same with the mean of these rows and its interval, or with the reason why there are none."""
-        return (
-            replace(self, reason=rows) if isinstance(rows, str) else replace(self, interval=bootstrap(rows, seed=_SEED))
-        )
+    def with_values(self, values: ValuesOrReason) -> Self:
+        """Return the check with the values' mean and interval, or with the reason for none."""
+        if isinstance(values, str):
+            return replace(self, reason=values)
+        return replace(self, interval=bootstrap(values, seed=_SEED))
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval's; the value itself where there is one row."""
+        """Bounds of the interval; the value itself where there is one value."""
         assert self.interval is not None
         mean = self.interval.mean
         return (
@@ -90,159 +78,218 @@ class Check:
     @property
     def triggered(self) -> bool:
         """Whether the whole interval lies beyond the threshold."""
-        if self.interval is None or not self.only_if:
+        if self.interval is None or not self.condition:
             return False
         return self.bounds[0] > self.threshold if self.above else self.bounds[1] < self.threshold
 
     @property
     def excess(self) -> float:
-        """How far beyond the threshold its mean lies."""
+        """Distance of the mean from the threshold."""
         assert self.interval is not None
         return abs(self.interval.mean - self.threshold)
 
     @property
     def message(self) -> str:
-        """What it means, the number with its interval, and the threshold."""
+        """The conclusion, the number with its interval, and the threshold."""
         assert self.interval is not None
         low, high = self.bounds
-        spread = f" ({low:.0%} to {high:.0%})" if high > low else ""
+        interval = f" ({low:.0%} to {high:.0%})" if high > low else ""
         side = "above" if self.above else "below"
-        what = f"{self.measured[0].upper()}{self.measured[1:]}"
-        return f"{self.means} {what}: {self.interval.mean:.0%}{spread}; ill {side} {self.threshold:.0%}.{self.added}"
+        statistic = f"{self.statistic[0].upper()}{self.statistic[1:]}"
+        number = f"{statistic}: {self.interval.mean:.0%}{interval}; triggered {side} {self.threshold:.0%}."
+        return f"{self.conclusion} {number}{self.note}"
 
 
 def run_checks(measurements: RunMeasurements) -> tuple[Check, ...]:
-    """Everything that ailments are looked for by, in a fixed order."""
-    return tuple(read(measurements) for read in CHECKS)
+    """Run all checks, in a fixed order."""
+    return tuple(check(measurements) for check in CHECKS)
 
 
-def undertrained(measurements: RunMeasurements) -> Check:
-    """Read how much likeness was gained over the base, prompt by prompt."""
+def check_underfitting(measurements: RunMeasurements) -> Check:
+    """Check the likeness that was gained over the base model, prompt by prompt."""
     return Check(
-        failure_mode="undertrained", severity="serious", measured="likeness gained, from the untouched base (0) to the photos (1)",
-        means="The subject was hardly learned.", threshold=LEARNED, above=False,
-    ).over(measurements.gains)  # fmt: skip
+        failure_mode="underfitting",
+        severity="serious",
+        statistic="likeness gained, from the base model (0) to the photos (1)",
+        conclusion="The subject was hardly learned.",
+        threshold=thresholds.MINIMUM_LIKENESS_GAIN,
+        above=False,
+    ).with_values(measurements.likeness_gains)
 
 
-def memorised(measurements: RunMeasurements) -> Check:
-    """Read how near pictures lie to a single photo; only where prompts are not followed either is that a copy."""
-    heard = None if isinstance(measurements.obeyed, str) else fmean(measurements.obeyed)
-    said = (
+def check_memorization(measurements: RunMeasurements) -> Check:
+    """Check how near images lie to a single photo; it counts where prompts are not followed."""
+    limit = thresholds.MEMORIZATION_PROMPT_ADHERENCE
+    adherence = None if isinstance(measurements.prompt_adherence, str) else fmean(measurements.prompt_adherence)
+    note = (
         ""
-        if heard is None
-        else f" Prompts move its pictures {heard:.0%} as far as the base's (for this {HEARD:.0%} would excuse it)."
+        if adherence is None
+        else f" Prompt adherence is {adherence:.0%} of the base model's; with {limit:.0%} they would be no copies."
     )
     return Check(
-        failure_mode="memorised", severity="serious",
-        measured="nearness to one photo, from as near as the next photo (0) to the photo itself (1)",
-        means="Its pictures are training photos again.", threshold=COPIED, above=True,
-        only_if=heard is None or heard < HEARD, added=said,
-    ).over(measurements.copies)  # fmt: skip
+        failure_mode="memorization",
+        severity="serious",
+        statistic="nearness to one photo, from as near as the next photo (0) to the photo itself (1)",
+        conclusion="Its images are copies of training photos.",
+        threshold=thresholds.MAXIMUM_PHOTO_NEARNESS,
+        above=True,
+        condition=adherence is None or adherence < limit,
+        note=note,
+    ).with_values(measurements.photo_nearness)
 
 
-def class_drifted(measurements: RunMeasurements) -> Check:
-    """Read how far the class moved to the photos: PRES less the untouched base's, seed by seed."""
+def check_language_drift(measurements: RunMeasurements) -> Check:
+    """Check how far class images moved to the photos: PRES less the base model's, seed by seed."""
     return Check(
-        failure_mode="class drifted", severity="warning", measured="movement of the class (PRES - base) to the photos, which lie at 1",
-        means="The class has turned towards the subject.", threshold=DRIFTED, above=True,
-    ).over(measurements.drifts)  # fmt: skip
+        failure_mode="language drift",
+        severity="warning",
+        statistic="movement of class images (PRES - base) towards the photos, which lie at 1",
+        conclusion="The class noun has drifted towards the subject.",
+        threshold=thresholds.MAXIMUM_CLASS_DRIFT,
+        above=True,
+    ).with_values(measurements.class_drifts)
 
 
-def diversity_collapsed(measurements: RunMeasurements) -> Check:
-    """Read how different the pictures of one prompt are, beside the base's."""
+def check_reduced_diversity(measurements: RunMeasurements) -> Check:
+    """Check how different the images of one prompt are, relative to the base model's."""
     return Check(
-        failure_mode="diversity collapsed", severity="warning", measured="variety (DIV) of a prompt's pictures, of which the base has 1",
-        means="Other seeds draw the same picture.", threshold=VARIED, above=False,
-    ).over(measurements.varieties)  # fmt: skip
+        failure_mode="reduced diversity",
+        severity="warning",
+        statistic="diversity (DIV) of a prompt's images, of which the base model has 1",
+        conclusion="Different seeds give the same image.",
+        threshold=thresholds.MINIMUM_DIVERSITY_RATIO,
+        above=False,
+    ).with_values(measurements.diversity_ratios)
 
 
-def prompt_ignored(measurements: RunMeasurements) -> Check:
-    """Read how far prompts move the pictures, beside the base's; of prompts that the base can draw."""
-    rows = [prompt for prompt in measurements.drawable if prompt.fidelity is not None]
-    trained, base = (fmean(values) if values else 0.0 for values in (
-        [float(prompt.fidelity or 0) for prompt in rows], [float(prompt.base_fidelity or 0) for prompt in rows]
-    ))  # fmt: skip
+def check_prompt_ignored(measurements: RunMeasurements) -> Check:
+    """Check how far feasible prompts change the images, relative to the base model."""
+    prompts = [prompt for prompt in measurements.feasible_prompts if prompt.clip_t is not None]
+    trained = fmean(float(prompt.clip_t or 0) for prompt in prompts) if prompts else 0.0
+    base = fmean(float(prompt.base_clip_t or 0) for prompt in prompts) if prompts else 0.0
     return Check(
-        failure_mode="prompt ignored", severity="serious", measured="how far prompts move its pictures, of which they move the base's 1",
-        means="What stands beside the subject in the prompt is not drawn.", threshold=FOLLOWED, above=False,
-        added=f" CLIP-T is {trained:.3f}, the base's {base:.3f}.",
-    ).over(measurements.obeyed)  # fmt: skip
+        failure_mode="prompt ignored",
+        severity="serious",
+        statistic="how far prompts change its images, of which they change the base model's 1",
+        conclusion="What the prompt names beside the subject is not generated.",
+        threshold=thresholds.MINIMUM_PROMPT_ADHERENCE,
+        above=False,
+        note=f" CLIP-T is {trained:.3f}, the base model's {base:.3f}.",
+    ).with_values(measurements.prompt_adherence)
 
 
-def entangled(measurements: RunMeasurements) -> Check:
-    """Read how much of the scene's change of colour the subject takes over, more than the base's class does, seed by seed."""
+def check_entanglement(measurements: RunMeasurements) -> Check:
+    """Check how far the subject's colors follow the background, less the base model's, by seed."""
     return Check(
-        failure_mode="context and looks entangled", severity="warning",
-        measured="share of the scene's change of colour that the subject takes over, less the base's",
-        means="The subject's colours move with the scene.", threshold=BLED, above=True,
-    ).over(measurements.bleeding)  # fmt: skip
+        failure_mode="context-appearance entanglement",
+        severity="warning",
+        statistic="share of the background's color change that the subject follows, less the base model's",
+        conclusion="The subject's colors change with the background.",
+        threshold=thresholds.MAXIMUM_COLOR_LEAKAGE,
+        above=True,
+    ).with_values(measurements.color_leakage)
 
 
-def context_not_drawn(measurements: RunMeasurements) -> Check:
-    """Read how many prompts the untouched base cannot draw either."""
-    known = [prompt for prompt in measurements.prompts if prompt.contrasts is not None]
-    undrawn = [prompt for prompt in known if not prompt.drawn_by_base]
+def check_context_not_generated(measurements: RunMeasurements) -> Check:
+    """Check how many prompts the base model does not generate either."""
+    known = [prompt for prompt in measurements.prompts if prompt.margins is not None]
+    missing = [prompt for prompt in known if not prompt.generated_by_base]
     listed = "; ".join(
-        f"{prompt.prompt!r} (matched better than the base's other pictures {prompt.base_rank or 0:.0%} of the time)"
-        for prompt in undrawn
+        f"{prompt.prompt!r} (matched better than the base model's other images {prompt.base_match_rate or 0:.0%} "
+        "of the time)"
+        for prompt in missing
     )
-    rows = (
-        [len(undrawn) / len(known)]
+    values = (
+        [len(missing) / len(known)]
         if len(known) > 1
-        else "without a class noun and two prompts the base's own pictures say nothing"
+        else "without a class noun and two prompts the base model's own images have nothing to compare with"
     )
     return Check(
-        failure_mode="context not drawn", severity="note", measured="prompts that the untouched base does not draw either",
-        means="Some of what was asked for, the base cannot draw.", threshold=0.0, above=True, added=f" {listed}." if listed else "",
-    ).over(rows)  # fmt: skip
+        failure_mode="context not generated",
+        severity="note",
+        statistic="prompts that the base model does not generate either",
+        conclusion="The base model cannot generate some of the prompts.",
+        threshold=0.0,
+        above=True,
+        note=f" {listed}." if listed else "",
+    ).with_values(values)
 
 
-def leaked_by_class(measurements: RunMeasurements) -> Check:
-    """Read whether the class alone draws the subject."""
+def check_class_leakage(measurements: RunMeasurements) -> Check:
+    """Check whether the class noun alone generates the subject."""
     return Check(
-        failure_mode="token leaked", severity="serious", measured="likeness of the class alone, from the untouched base (0) to the photos (1)",
-        means="The class without the token draws the subject.", threshold=LEAKED, above=True,
-    ).over(measurements.placed(measurements.class_now))  # fmt: skip
+        failure_mode="token leakage",
+        severity="serious",
+        statistic="likeness of the class noun alone, from the base model (0) to the photos (1)",
+        conclusion="The class noun without the token generates the subject.",
+        threshold=thresholds.MAXIMUM_CLASS_LIKENESS,
+        above=True,
+    ).with_values(measurements.normalize(measurements.class_likeness))
 
 
-def leaked_by_token(measurements: RunMeasurements) -> Check:
-    """Read whether the token draws the subject without the class noun."""
+def check_token_leakage(measurements: RunMeasurements) -> Check:
+    """Check whether the token generates the subject without the class noun."""
     return Check(
-        failure_mode="token leaked", severity="note", measured="likeness of the token alone, from the untouched base (0) to the photos (1)",
-        means="The token draws the subject without the class noun, which then says little.", threshold=NAMED, above=True,
-    ).over(measurements.placed(measurements.token_alone))  # fmt: skip
+        failure_mode="token leakage",
+        severity="note",
+        statistic="likeness of the token alone, from the base model (0) to the photos (1)",
+        conclusion="The token generates the subject without the class noun, which then has little effect.",
+        threshold=thresholds.MAXIMUM_TOKEN_LIKENESS,
+        above=True,
+    ).with_values(measurements.normalize(measurements.token_likeness))
 
 
-def photos_alike(measurements: RunMeasurements) -> Check:
-    """Read how alike the photos are, beside how alike the base's class is to them."""
-    scale = measurements.scale
-    rows = scale if isinstance(scale, str) else [(scale[1] - scale[0]) / (1 - scale[0])]
+def check_photo_likeness(measurements: RunMeasurements) -> Check:
+    """Check how similar the photos are to each other, relative to the base model's images."""
+    scale = measurements.likeness_scale
     return Check(
-        failure_mode="photos too alike", severity="warning", measured="likeness of the photos, from the base's to them (0) to one picture (1)",
-        means="The photos show the same thing again and again.", threshold=ALIKE, above=True,
-    ).over(rows)  # fmt: skip
+        failure_mode="photos too similar",
+        severity="warning",
+        statistic="likeness of the photos, from the base model's images to them (0) to identical photos (1)",
+        conclusion="The photos all show the same thing.",
+        threshold=thresholds.MAXIMUM_PHOTO_LIKENESS,
+        above=True,
+    ).with_values(scale if isinstance(scale, str) else [(scale[1] - scale[0]) / (1 - scale[0])])
 
 
-def photos_twice(measurements: RunMeasurements) -> Check:
-    """Read how many photos show what another one shows."""
-    rows = [measurements.twins / measurements.photos] if measurements.photos > 1 else "there are not two photos"
+def check_duplicate_photos(measurements: RunMeasurements) -> Check:
+    """Check how many photos duplicate another one."""
+    count = measurements.photo_count
     return Check(
-        failure_mode="photos too alike", severity="warning", measured="photos that show what another one shows",
-        means="The same photo is there more than once.", threshold=TWINS, above=True,
-    ).over(rows)  # fmt: skip
+        failure_mode="photos too similar",
+        severity="warning",
+        statistic="photos that duplicate another photo",
+        conclusion="The same photo is there more than once.",
+        threshold=thresholds.MAXIMUM_DUPLICATE_SHARE,
+        above=True,
+    ).with_values([measurements.duplicate_count / count] if count > 1 else "there are not two photos")
 
 
-def backgrounds_alike(measurements: RunMeasurements) -> Check:
-    """Read how much the backgrounds of the photos have in common: what is always there is learned with the subject."""
-    rows = "there are not two photos with a background" if measurements.sameness is None else [measurements.sameness]
+def check_photo_backgrounds(measurements: RunMeasurements) -> Check:
+    """Check how similar the photos' backgrounds are: a constant background is learned too."""
+    similarity = measurements.background_similarity
     return Check(
-        failure_mode="photos too alike", severity="note", measured="colours that the photos' backgrounds share",
-        means="The photos have one background, which comes along where the prompt names none.", threshold=ALIKE_BACKGROUNDS, above=True,
-    ).over(rows)  # fmt: skip
+        failure_mode="photos too similar",
+        severity="note",
+        statistic="colors that the photos' backgrounds share",
+        conclusion="The photos have one background, which appears where the prompt names none.",
+        threshold=MAXIMUM_BACKGROUND_SIMILARITY,
+        above=True,
+    ).with_values("there are not two photos with a background" if similarity is None else [similarity])
 
 
 CHECKS: tuple[Callable[[RunMeasurements], Check], ...] = (
-    undertrained, memorised, class_drifted, diversity_collapsed, prompt_ignored, entangled, context_not_drawn, leaked_by_class,
-    leaked_by_token, photos_alike, photos_twice, backgrounds_alike,
-)  # fmt: skip
-"""All readings, in the order of the ailments."""
+    check_underfitting,
+    check_memorization,
+    check_language_drift,
+    check_reduced_diversity,
+    check_prompt_ignored,
+    check_entanglement,
+    check_context_not_generated,
+    check_class_leakage,
+    check_token_leakage,
+    check_photo_likeness,
+    check_duplicate_photos,
+    check_photo_backgrounds,
+)
+"""All checks, in the order of the failure modes."""

@@ -1,4 +1,4 @@
-"""What ails a run, as a page shows it: on a page of its own, and as a part of the pages of training and of scores."""
+"""The diagnosis as HTML: a page of its own, and a section of the training and score pages."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mascot.reports.training_page import ReportFinding
 
 
 def diagnosis_page(diagnosis: Diagnosis, folder: Path) -> Page:
-    """Show a diagnosis whose files lie in `folder`."""
+    """Lay out the page of a diagnosis whose files lie in `folder`."""
     return Page(
         title=f"{diagnosis.subject} on {diagnosis.base}: diagnosis",
-        about="What went wrong, by name: each with its number, the pictures that show it, and what to change.",
+        about="The failure modes of the run: each with its number, the images that show it, and what to change.",
         sections=(diagnosis_section(diagnosis, folder),),
     )
 
 
 def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
-    """The verdict, what to change, all that was looked at, and the pictures of each finding."""
+    """Lay out the verdict, the remedies, all checks, and the images of each finding."""
     return PageSection(
         id="diagnosis",
         title="Diagnosis",
@@ -28,22 +28,22 @@ def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
         tables=(*([remedies_table(diagnosis)] if diagnosis.findings else []), checks_table(diagnosis)),
         rows=tuple(
             PageRow(
-                title=titled(finding),
+                title=finding_title(finding),
                 about=finding.message,
-                strips=tuple(strip(one, folder) for one in finding.example_strips),
+                strips=tuple(image_strip(strip, folder) for strip in finding.example_strips),
             )
             for finding in diagnosis.findings
         ),
     )
 
 
-def titled(finding: Finding) -> str:
-    """Severity and name."""
+def finding_title(finding: Finding) -> str:
+    """Join severity and failure mode: `serious: underfitting`."""
     return f"{finding.severity}: {finding.failure_mode}"
 
 
-def strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
-    """Its pictures in the size of pages."""
+def image_strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
+    """Load a strip's images in the size of pages."""
     return ImageStrip(
         name=example_strip.title,
         tiles=tuple(
@@ -53,9 +53,9 @@ def strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
 
 
 def remedies_table(diagnosis: Diagnosis) -> Table:
-    """A row for each change."""
+    """Lay out one row for each remedy."""
     return Table(
-        title="what to change, one at a time, the likeliest help first",
+        title="what to change, one at a time, the likeliest to help first",
         head=("against", "option of mascot train", "why"),
         rows=tuple(
             (finding.failure_mode, remedy.option, remedy.why)
@@ -66,14 +66,14 @@ def remedies_table(diagnosis: Diagnosis) -> Table:
 
 
 def checks_table(diagnosis: Diagnosis) -> Table:
-    """A row for each number, ill or not; below them what could not be looked at."""
+    """Lay out one row for each check, triggered or not; notes below list the unavailable checks."""
     return Table(
-        title="what was looked at: shares of the way from the untouched base to the photos, or of the base's own",
-        head=("ailment", "measured", "number (95 % interval)", "ill", ""),
+        title="checks: shares of the way from the base model to the photos, or of the base model's own value",
+        head=("failure mode", "statistic", "value (95 % interval)", "triggered", ""),
         rows=tuple(
             (
                 check.failure_mode,
-                check.measured,
+                check.statistic,
                 f"{check.value:.2f}" + (f" ({check.low:.2f} to {check.high:.2f})" if check.high > check.low else ""),
                 f"{'above' if check.above else 'below'} {check.threshold:.2f}",
                 "found" if check.triggered else "",
@@ -81,14 +81,14 @@ def checks_table(diagnosis: Diagnosis) -> Table:
             for check in diagnosis.checks
         ),
         notes=(
-            *(f"not looked at: {what}: {why}" for what, why in diagnosis.unseen.items()),
+            *(f"not checked: {name}: {reason}" for name, reason in diagnosis.unavailable.items()),
             *(f"{name}: {line}" for name, line in diagnosis.encoders.items()),
         ),
     )
 
 
 def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, ...]:
-    """The findings as the report of a training shows them."""
+    """Convert the findings to entries of the training report; files lie in `folder`."""
     return tuple(
         ReportFinding(
             severity=finding.severity,
@@ -97,10 +97,10 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
             remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
             strips=tuple(
                 (
-                    example_strip.title,
-                    tuple((shown(folder / image.file), image.words) for image in example_strip.images),
+                    strip.title,
+                    tuple((shown(folder / image.file), image.words) for image in strip.images),
                 )
-                for example_strip in finding.example_strips
+                for strip in finding.example_strips
             ),
         )
         for finding in diagnosis.findings

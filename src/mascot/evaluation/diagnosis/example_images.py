@@ -1,4 +1,4 @@
-"""The pictures that show each ailment, chosen among those that it was measured by, and the diagnosis that they belong to."""
+"""Example images: the images that show each failure mode, out of those that it was measured on."""
 
 from __future__ import annotations
 
@@ -10,134 +10,140 @@ from mascot.evaluation.diagnosis.checks import FailureMode
 from mascot.evaluation.diagnosis.findings import ExampleImage, ExampleStrip
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.probe_images import ProbeImages
-from mascot.evaluation.evaluator import by_prompt
+from mascot.evaluation.evaluator import split_by_prompt
 from mascot.evaluation.samples import ImageSet
 
-SHOWN = 4
-"""Pictures of one kind, at most."""
+MAXIMUM_IMAGES = 4
+"""Most images in one strip."""
 
 
-def placed(file: Path, folder: Path) -> str:
-    """The file's name from the folder, or whole where it lies elsewhere."""
+def relative_path(file: Path, folder: Path) -> str:
+    """Return a file's path relative to the folder; absolute where it lies outside."""
     return (file.relative_to(folder) if file.is_relative_to(folder) else file.absolute()).as_posix()
 
 
-def example_strip(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
-    """The first few files under a title; `words` say what each shows."""
-    return ExampleStrip(
-        title=title, images=tuple(ExampleImage(file=placed(file, folder), words=words) for file in files[:SHOWN])
-    )
+def make_strip(title: str, files: Sequence[Path], folder: Path, words: str) -> ExampleStrip:
+    """Put the first few files under a title; `words` describe each of them."""
+    images = [ExampleImage(file=relative_path(file, folder), words=words) for file in files[:MAXIMUM_IMAGES]]
+    return ExampleStrip(title=title, images=tuple(images))
 
 
-def photos(probes: ProbeImages, folder: Path) -> ExampleStrip:
-    """What it should look like."""
-    return example_strip("photos", [photo.path for photo in probes.task.photos], folder, "a photo of the subject")
+def photo_strip(probes: ProbeImages, folder: Path) -> ExampleStrip:
+    """Show the photos of the subject."""
+    return make_strip("photos", [photo.path for photo in probes.task.photos], folder, "a photo of the subject")
 
 
-def prompt_sides(probes: ProbeImages, number: int, folder: Path) -> list[ExampleStrip]:
-    """One prompt's pictures, and the untouched base's."""
+def prompt_strips(probes: ProbeImages, number: int, folder: Path) -> list[ExampleStrip]:
+    """Show one prompt's images by the run and by the base model."""
     prompt = probes.task.templates[number].replace("{subject}", probes.task.subject.words)
-    sides: list[ExampleStrip] = []
-    for who, kind in {"this run": probes.samples.trained, "untouched base": probes.samples.base}.items():
-        files = by_prompt(probes.task, kind.files)
+    strips: list[ExampleStrip] = []
+    for model, images in {"this run": probes.samples.trained, "base model": probes.samples.base}.items():
+        files = split_by_prompt(probes.task, images.files)
         if files:
-            sides.append(example_strip(f"{who}: {prompt}", files[number], folder, f"{prompt}, by {who}"))
-    return sides
+            strips.append(make_strip(f"{model}: {prompt}", files[number], folder, f"{prompt}, by {model}"))
+    return strips
 
 
-def of_likeness(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The prompts' first pictures beside the photos."""
-    files = [some[0] for some in by_prompt(probes.task, probes.samples.trained.files)]
+def underfitting_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the first images of the prompts with the lowest likeness, and the photos."""
+    files = [group[0] for group in split_by_prompt(probes.task, probes.samples.trained.files)]
     likeness = [prompt.likeness or 0 for prompt in measurements.prompts]
     worst = sorted(range(len(files)), key=likeness.__getitem__)
-    return example_strip("this run", [files[number] for number in worst], folder, "a picture of the subject"), photos(
-        probes, folder
-    )
+    generated = make_strip("this run", [files[number] for number in worst], folder, "an image of the subject")
+    return generated, photo_strip(probes, folder)
 
 
-def of_copies(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The pictures nearest to a photo, and the photos that they are nearest to."""
+def memorization_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the images that are nearest to a training photo, and those photos."""
     del measurements
-    identity = probes.scorers.encoders.identity
-    cosines_BP = probes.samples.trained.embed(identity) @ probes.seen.photos(identity, probes.task.trained).T
+    identity, photos = probes.scorers.encoders.identity, probes.task.training_photos
+    cosines_BP = probes.samples.trained.embed(identity) @ probes.embedded.embed_photos(identity, photos).T
     nearest_B = cosines_BP.max(dim=1)
-    order = nearest_B.values.argsort(descending=True).tolist()[:SHOWN]
-    images = [probes.samples.trained.files[place] for place in order]
-    originals = [probes.task.trained[int(nearest_B.indices[place])].path for place in order]
+    order = nearest_B.values.argsort(descending=True).tolist()[:MAXIMUM_IMAGES]
+    images = [probes.samples.trained.files[index] for index in order]
+    originals = [photos[int(nearest_B.indices[index])].path for index in order]
     return (
-        example_strip("this run, whatever the prompt was", images, folder, "a picture of the subject"),
-        example_strip("the photo nearest to each", originals, folder, "a photo of the subject"),
+        make_strip("this run, whatever the prompt was", images, folder, "an image of the subject"),
+        make_strip("the photo nearest to each", originals, folder, "a photo of the subject"),
     )
 
 
-def of_class(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The class alone, now and before, beside the photos."""
+def class_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the class noun alone, by the run and by the base model, and the photos."""
     del measurements
     noun = str(probes.task.subject.class_noun)
     kinds = {
         f"{noun}, by this run": probes.samples.class_trained,
-        f"{noun}, by the untouched base": probes.samples.class_base,
+        f"{noun}, by the base model": probes.samples.class_base,
     }
-    return [*(example_strip(title, kind.files, folder, title) for title, kind in kinds.items()), photos(probes, folder)]
+    strips = [make_strip(title, images.files, folder, title) for title, images in kinds.items()]
+    return [*strips, photo_strip(probes, folder)]
 
 
-def of_token(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The class alone, and the token alone, beside the photos."""
+def token_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the token alone and the class noun alone, and the photos."""
     token = f"{probes.task.subject.token!r} alone, by this run"
-    return [example_strip(token, probes.token_alone.files, folder, token), *of_class(probes, measurements, folder)]
+    return [make_strip(token, probes.token_alone.files, folder, token), *class_examples(probes, measurements, folder)]
 
 
-def of_variety(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The prompt whose pictures are the most alike."""
-    numbers = range(len(measurements.prompts))
-    return prompt_sides(probes, min(numbers, key=lambda number: measurements.prompts[number].diversity or 0), folder)
+def diversity_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the prompt whose images are the most alike."""
+    diversity = [prompt.diversity or 0 for prompt in measurements.prompts]
+    return prompt_strips(probes, min(range(len(diversity)), key=diversity.__getitem__), folder)
 
 
-def of_prompts(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The prompt that is followed least, of those that the base draws."""
-    lost = {
-        number: contrasts[0] - contrasts[1]
+def ignored_prompt_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the prompt that is followed least, out of those that the base model generates."""
+    losses = {
+        number: margins[0] - margins[1]
         for number, prompt in enumerate(measurements.prompts)
-        if prompt.drawn_by_base and (contrasts := prompt.contrasts) is not None
+        if prompt.generated_by_base and (margins := prompt.margins) is not None
     }
-    return prompt_sides(probes, min(lost, key=lost.__getitem__), folder)
+    return prompt_strips(probes, min(losses, key=losses.__getitem__), folder)
 
 
-def of_undrawn(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The prompts that the base does not draw."""
-    undrawn = [
+def missing_context_examples(
+    probes: ProbeImages, measurements: RunMeasurements, folder: Path
+) -> Sequence[ExampleStrip]:
+    """Show the prompts that the base model does not generate."""
+    missing = [
         number
         for number, prompt in enumerate(measurements.prompts)
-        if prompt.contrasts is not None and not prompt.drawn_by_base
+        if prompt.margins is not None and not prompt.generated_by_base
     ]
-    return [side for number in undrawn[:SHOWN] for side in prompt_sides(probes, number, folder)]
+    return [strip for number in missing[:MAXIMUM_IMAGES] for strip in prompt_strips(probes, number, folder)]
 
 
-def of_colours(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """One seed on plain backgrounds."""
+def entanglement_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show one seed on plain backgrounds, by the run and by the base model."""
     del measurements
 
-    def row(title: str, kind: ImageSet) -> ExampleStrip:
-        return example_strip(title, probes.plain_files(kind)[0], folder, f"a plain background, by the {title}")
+    def strip(title: str, images: ImageSet) -> ExampleStrip:
+        files = probes.plain_background_files(images)[0]
+        return make_strip(title, files, folder, f"a plain background, by the {title}")
 
-    return row("run", probes.samples.trained), row("untouched base", probes.samples.base)
+    return strip("run", probes.samples.trained), strip("base model", probes.samples.base)
 
 
-def of_photos(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
-    """The photos themselves."""
+def photo_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the photos themselves."""
     del measurements
-    return (photos(probes, folder),)
+    return (photo_strip(probes, folder),)
 
 
-EXAMPLES: Mapping[FailureMode, Callable[[ProbeImages, RunMeasurements, Path], Sequence[ExampleStrip]]] = MappingProxyType({
-    "undertrained": of_likeness,
-    "memorised": of_copies,
-    "class drifted": of_class,
-    "diversity collapsed": of_variety,
-    "prompt ignored": of_prompts,
-    "context and looks entangled": of_colours,
-    "context not drawn": of_undrawn,
-    "token leaked": of_token,
-    "photos too alike": of_photos,
-})  # fmt: skip
-"""Ailment -> the pictures that show it."""
+EXAMPLES: Mapping[FailureMode, Callable[[ProbeImages, RunMeasurements, Path], Sequence[ExampleStrip]]] = (
+    MappingProxyType(
+        {
+            "underfitting": underfitting_examples,
+            "memorization": memorization_examples,
+            "language drift": class_examples,
+            "reduced diversity": diversity_examples,
+            "prompt ignored": ignored_prompt_examples,
+            "context-appearance entanglement": entanglement_examples,
+            "context not generated": missing_context_examples,
+            "token leakage": token_examples,
+            "photos too similar": photo_examples,
+        }
+    )
+)
+"""Failure mode -> the function that picks the images that show it."""

@@ -1,13 +1,14 @@
-"""What ails a run, by name: each ailment with the number that shows it, the threshold, and what to change.
+"""Findings: the failure modes of a run, with numbers, thresholds, remedies and example images.
 
-Pure logic: `probes.py` draws and measures. An ailment is found where the whole 95 % interval of its number lies beyond the threshold, so
-that what other seeds or prompts would take back is not called one.
+This file is pure logic; `probe_images` generates and measures. A failure mode is found where the
+whole 95 % interval of its statistic lies beyond the threshold. A result that other seeds or prompts
+would reverse is therefore no finding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
@@ -18,22 +19,23 @@ from mascot.generation.knobs import Knobs
 from mascot.progress import FindingSummary
 from mascot.storage.json_record import JsonRecord
 
-ORDER: tuple[Severity, ...] = ("serious", "warning", "note")
-"""The most serious first."""
+SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
+"""All severities, the most serious first."""
 
 
 class ExampleImage(BaseModel):
-    """A picture that shows something."""
+    """An image that shows a finding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    """From the folder of the diagnosis, or whole where it lies elsewhere: the untouched base's pictures are shared by runs."""
+    """Path relative to the folder of the diagnosis; absolute for the base model's shared images."""
     words: str
+    """Description of the image."""
 
 
 class ExampleStrip(BaseModel):
-    """Pictures side by side, under what they are."""
+    """Images side by side under a title."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,58 +44,58 @@ class ExampleStrip(BaseModel):
 
 
 class CheckResult(BaseModel):
-    """One thing that was looked at: its number with its interval, and where it would be ill."""
+    """The outcome of one check: its statistic with the interval, and the threshold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     failure_mode: FailureMode
-    measured: str
+    statistic: str
     value: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
     threshold: FiniteFloat
     above: bool
-    """Ill above the threshold; else below it."""
+    """Whether the failure mode lies above the threshold; else it lies below."""
     triggered: bool
 
 
 class Finding(BaseModel):
-    """An ailment that a run has."""
+    """A failure mode that a run has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     failure_mode: FailureMode
     severity: Severity
     message: str
-    """What was measured, with its interval and the threshold."""
+    """What was measured, with the interval and the threshold."""
     remedies: tuple[Remedy, ...]
-    """What to change, the likeliest help first."""
+    """What to change; the likeliest to help comes first."""
     example_strips: tuple[ExampleStrip, ...]
 
 
 class Diagnosis(JsonRecord):
-    """What ails one run, as `diagnosis.json` keeps it."""
+    """The diagnosis of one run, as `diagnosis.json` stores it."""
 
     damaged = "{path} is missing, damaged or of another version of mascot; run `mascot diagnose {folder}`."
 
     version: Literal[1] = 1
     name: str
-    """What the run is called."""
+    """Name of the run."""
     subject: str
     base: str
     weights: str
-    """The adapter and the base, hashed."""
+    """Hash of the adapter and the base model."""
     knobs: Knobs
     images: int
-    """That were drawn for it."""
+    """Number of images that were generated."""
     encoders: dict[str, str]
-    """What judged, each in a line."""
+    """The encoders that measured, each described in one line."""
     findings: tuple[Finding, ...]
-    """The most serious first."""
+    """The findings, the most serious first."""
     checks: tuple[CheckResult, ...]
-    """All that was looked at."""
-    unseen: dict[str, str]
-    """What could not be looked at, and why."""
+    """All checks that could be run."""
+    unavailable: dict[str, str]
+    """Checks that could not be run: name -> reason."""
 
     @property
     def summaries(self) -> tuple[FindingSummary, ...]:
@@ -102,69 +104,84 @@ class Diagnosis(JsonRecord):
             FindingSummary(
                 severity=finding.severity,
                 failure_mode=finding.failure_mode,
-                remedy=finding.remedies[0].words if finding.remedies else "",
+                remedy=finding.remedies[0].sentence if finding.remedies else "",
             )
             for finding in self.findings
         )
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence what was found."""
-        looked = {check.failure_mode for check in self.checks}
-        if not looked:
-            return "Nothing could be looked for."
-        left = len(set(FAILURE_MODES) - looked)
-        unseen = f" {left} of {len(FAILURE_MODES)} ailments could not be looked for." if left else ""
+        """The result of the diagnosis, in one or two sentences."""
+        checked = {check.failure_mode for check in self.checks}
+        if not checked:
+            return "No failure mode could be checked."
+        left = len(set(FAILURE_MODES) - checked)
+        unavailable = f" {left} of {len(FAILURE_MODES)} failure modes could not be checked." if left else ""
+        scope = f"{len(checked)} failure modes were checked on {self.images} images.{unavailable}"
         if not self.findings:
-            return f"Nothing is wrong: {len(looked)} ailments were looked for in {self.images} pictures.{unseen}"
-        said = ", ".join(dict.fromkeys(f"{finding.failure_mode} ({finding.severity})" for finding in self.findings))
-        return f"Found: {said}. {len(looked)} ailments were looked for in {self.images} pictures.{unseen}"
+            return f"Nothing is wrong: {scope}"
+        names = dict.fromkeys(f"{finding.failure_mode} ({finding.severity})" for finding in self.findings)
+        return f"Found: {', '.join(names)}. {scope}"
 
 
-def findings_of(
+def list_findings(
     measurements: RunMeasurements,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, object],
     example_strips: Mapping[FailureMode, Sequence[ExampleStrip]] | None = None,
 ) -> tuple[Finding, ...]:
-    """Name what ails a run with this recipe (nested values), the most serious first; `example_strips` are the pictures that show each ailment.
+    """List the failure modes of a run, the most serious first.
 
-    An ailment that two numbers show is told once, by the more serious of them.
+    A failure mode that two checks find is listed once, by the more serious check.
+
+    Args:
+        measurements: Measurements of the run.
+        recipe: The run's recipe as nested values; remedies start from its settings.
+        example_strips: Images that show each failure mode.
     """
-    triggered = [reading for reading in run_checks(measurements) if reading.triggered]
-    triggered.sort(key=lambda reading: (ORDER.index(reading.severity), -reading.excess))
-    first = {reading.failure_mode: reading for reading in reversed(triggered)}
+    triggered = [check for check in run_checks(measurements) if check.triggered]
+    triggered.sort(key=lambda check: (SEVERITIES.index(check.severity), -check.excess))
+    first = {check.failure_mode: check for check in reversed(triggered)}
     return tuple(
         Finding(
-            failure_mode=reading.failure_mode,
-            severity=reading.severity,
-            message=reading.message,
-            remedies=tuple(remedies_for(reading.failure_mode, recipe)),
-            example_strips=tuple((example_strips or {}).get(reading.failure_mode, ())),
+            failure_mode=check.failure_mode,
+            severity=check.severity,
+            message=check.message,
+            remedies=tuple(remedies_for(check.failure_mode, recipe)),
+            example_strips=tuple((example_strips or {}).get(check.failure_mode, ())),
         )
-        for reading in triggered
-        if reading is first[reading.failure_mode]
+        for check in triggered
+        if check is first[check.failure_mode]
     )
 
 
-def checks_of(measurements: RunMeasurements) -> tuple[CheckResult, ...]:
-    """All numbers that ailments were looked for by."""
-    return tuple(_check(reading) for reading in run_checks(measurements) if reading.interval is not None)
+def check_results(measurements: RunMeasurements) -> tuple[CheckResult, ...]:
+    """List the results of all checks that could be run."""
+    return tuple(_result(check) for check in run_checks(measurements) if check.interval is not None)
 
 
-def unseen_of(measurements: RunMeasurements) -> dict[str, str]:
-    """What could not be looked at, and why; an ailment that another number was looked for by is among them with what is missing."""
+def unavailable_checks(measurements: RunMeasurements) -> dict[str, str]:
+    """List the checks that could not be run, and why.
+
+    A failure mode with two checks is listed even where its other check was run.
+    """
     return {
-        f"{reading.failure_mode}: {reading.measured}": reading.reason
-        for reading in run_checks(measurements)
-        if reading.interval is None
+        f"{check.failure_mode}: {check.statistic}": check.reason
+        for check in run_checks(measurements)
+        if check.interval is None
     }
 
 
-def _check(reading: Check) -> CheckResult:
-    interval = reading.interval
+def _result(check: Check) -> CheckResult:
+    interval = check.interval
     assert interval is not None
-    low, high = reading.bounds
+    low, high = check.bounds
     return CheckResult(
-        failure_mode=reading.failure_mode, measured=reading.measured, value=interval.mean, low=low, high=high, threshold=reading.threshold,
-        above=reading.above, triggered=reading.triggered,
-    )  # fmt: skip
+        failure_mode=check.failure_mode,
+        statistic=check.statistic,
+        value=interval.mean,
+        low=low,
+        high=high,
+        threshold=check.threshold,
+        above=check.above,
+        triggered=check.triggered,
+    )

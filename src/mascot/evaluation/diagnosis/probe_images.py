@@ -1,9 +1,12 @@
-"""The evidence of a run: what it draws for a handful of prompts, for the class alone and for the token alone, beside the untouched base.
+"""Probe images: what a run generates for the diagnosis, and what the encoders measure in it.
 
-None of the prompts is one that reports are measured by. All is drawn through the one generator and kept in galleries, so that nothing is
-drawn twice, an evaluation finds the pictures of the class there, and a diagnosis that was stopped goes on.
+A run generates a handful of prompts, the class noun alone and the token alone; the base model
+generates the same. None of the prompts is one that reports are measured on. The sample caches keep
+all images, so that a second diagnosis generates nothing and an interrupted one goes on. Evaluations
+with the same knobs find the class images there.
 
-Shape suffixes: B pictures, N prompts asked, I pictures of a prompt, Q prompts that pictures are held against, D width of an embedding.
+Shape suffixes: B images, N prompts that were generated, I images of a prompt, J images of the other
+prompts, Q prompts that images are compared with, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch.nn import functional as F
 from mascot.data.photo_audit import background_sameness, duplicates
 from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
 from mascot.evaluation.evaluation_task import EvaluationTask
-from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, by_prompt
+from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, split_by_prompt
 from mascot.evaluation.metrics.color_leakage import scene_colors
 from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
@@ -34,151 +37,158 @@ from mascot.generation.prompt_sets import STARTER_VALIDATION, is_live
 from mascot.progress import ImageGenerated, OnEvent
 from mascot.storage.image_files import open_image
 
-PLACES = 6
-"""Validation prompts that a run is diagnosed by."""
+VALIDATION_PROMPTS = 6
+"""Number of validation prompts that a run is diagnosed on."""
 
+PLAIN_BACKGROUNDS = tuple(f"a {{subject}} on a {color} background" for color in ("red", "yellow", "green", "blue"))
+"""Prompts that differ in the background's color alone."""
 
-PLAIN = tuple(f"a {{subject}} on a {colour} background" for colour in ("red", "yellow", "green", "blue"))
-"""Scenes that differ in their colour alone."""
-
-
-TOKENS = 4
-"""Pictures of the token without the class noun."""
+TOKEN_IMAGES = 4
+"""Number of images of the token without the class noun."""
 
 
 def diagnosis_prompts(class_noun: str | None) -> tuple[str, ...]:
-    """What a run is asked to draw: validation prompts, and plain backgrounds; none is among the report's."""
-    return (*STARTER_VALIDATION.for_subject(live=is_live(class_noun))[:PLACES], *PLAIN)
+    """List the prompts of a diagnosis: validation prompts, then plain backgrounds.
+
+    None of them is a prompt of a report.
+    """
+    validation = STARTER_VALIDATION.for_subject(live=is_live(class_noun))
+    return (*validation[:VALIDATION_PROMPTS], *PLAIN_BACKGROUNDS)
 
 
 def token_requests(task: EvaluationTask) -> list[ImageRequest]:
-    """The token without the class noun; none where the subject has none, and is the token alone anyhow."""
-    return (
-        []
-        if task.subject.class_noun is None
-        else [ImageRequest(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKENS)]
-    )
+    """Request images of the token without the class noun.
+
+    A subject without a class noun has none, because its prompts name the token alone anyhow.
+    """
+    if task.subject.class_noun is None:
+        return []
+    return [ImageRequest(f"a photo of {task.subject.token}", task.seed + k) for k in range(TOKEN_IMAGES)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeImages:
-    """What one run drew, and what the judges see in it."""
+    """The images that one run and its base model generated, and the models that measure them."""
 
     task: EvaluationTask
     samples: Samples
     token_alone: ImageSet
+    """Images of the token without the class noun."""
     scorers: Scorers
 
     @property
-    def images(self) -> int:
-        """How many were drawn."""
-        kinds = (
-            self.samples.trained,
-            self.samples.base,
-            self.samples.class_trained,
-            self.samples.class_base,
-            self.token_alone,
-        )
-        return sum(len(kind.files) for kind in kinds)
+    def count(self) -> int:
+        """Number of images, the base model's included."""
+        samples = self.samples
+        sets = (samples.trained, samples.base, samples.class_trained, samples.class_base, self.token_alone)
+        return sum(len(images.files) for images in sets)
 
     @cached_property
-    def seen(self) -> EmbeddedSamples:
-        """The prompts' pictures, as they are scored."""
+    def embedded(self) -> EmbeddedSamples:
+        """Embeddings of the images of the prompts, and of the photos."""
         return EmbeddedSamples(task=self.task, samples=self.samples, encoders=self.scorers.encoders)
 
     @cached_property
-    def columns(self) -> dict[str, list[float]]:
-        """A value for each picture of the prompts (see `EmbeddedSamples.columns`)."""
-        return self.seen.columns()
+    def per_image_values(self) -> dict[str, list[float]]:
+        """Metric to one value for each image (see `EmbeddedSamples.per_image_values`)."""
+        return self.embedded.per_image_values()
 
     def measurements(self) -> RunMeasurements:
-        """Measure all that ailments are looked for by."""
+        """Measure everything that the checks need."""
         task, identity = self.task, self.scorers.encoders.identity
-        trained = self.seen.photos(identity, task.trained)
+        training_photos_PD = self.embedded.embed_photos(identity, task.training_photos)
         return RunMeasurements(
             class_noun=task.subject.class_noun,
-            prompts=tuple(self.prompt(number) for number in range(len(task.templates))),
-            photos=len(task.photos),
-            trained=len(task.trained),
-            real_likeness=real_similarity(self.seen.real_identity),
-            real_nearest=real_nearest(trained),
-            class_now=self.likenesses(self.samples.class_trained),
-            class_before=self.likenesses(self.samples.class_base),
-            token_alone=self.likenesses(self.token_alone),
-            followed=self.followed(self.samples.trained),
-            base_followed=self.followed(self.samples.base),
-            twins=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
-            sameness=background_sameness(task.photos),
+            prompts=tuple(self.prompt_measurements(number) for number in range(len(task.templates))),
+            photo_count=len(task.photos),
+            training_photo_count=len(task.training_photos),
+            real_likeness=real_similarity(self.embedded.photo_identity_embeddings),
+            real_nearest=real_nearest(training_photos_PD),
+            class_likeness=self.likeness(self.samples.class_trained),
+            base_class_likeness=self.likeness(self.samples.class_base),
+            token_likeness=self.likeness(self.token_alone),
+            leakage=self.leakage(self.samples.trained),
+            base_leakage=self.leakage(self.samples.base),
+            duplicate_count=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
+            background_similarity=background_sameness(task.photos),
         )
 
-    def prompt(self, number: int) -> PromptMeasurements:
-        """Measure one prompt."""
+    def prompt_measurements(self, number: int) -> PromptMeasurements:
+        """Measure the images of one prompt."""
         task = self.task
-        places = range(number * task.images, (number + 1) * task.images)
+        indices = range(number * task.images, (number + 1) * task.images)
 
-        def mean(name: str) -> float | None:
-            return fmean(self.columns[name][place] for place in places) if name in self.columns else None
+        def mean(metric: str) -> float | None:
+            values = self.per_image_values.get(metric)
+            return None if values is None else fmean(values[index] for index in indices)
 
-        fidelity, unrelated, _ = match(self.matches[0], number)
-        base_fidelity, base_unrelated, base_rank = match(self.matches[1], number)
+        trained_cosines, base_cosines = self.prompt_cosines
+        clip_t, clip_t_others, _ = match_prompt(trained_cosines, number)
+        base_clip_t, base_clip_t_others, base_match_rate = match_prompt(base_cosines, number)
+        without_token = task.prompts_without_token
         return PromptMeasurements(
-            prompt=task.requests([task.templates[number]])[0].prompt if not task.plain else task.plain[number],
+            prompt=without_token[number] if without_token else task.requests([task.templates[number]])[0].prompt,
             likeness=mean("identity"),
             base_likeness=mean("base_identity"),
-            excess=mean("nearest"),
-            fidelity=fidelity,
-            unrelated=unrelated,
-            base_fidelity=base_fidelity,
-            base_unrelated=base_unrelated,
-            base_rank=base_rank,
+            nearest_excess=mean("nearest"),
+            clip_t=clip_t,
+            clip_t_others=clip_t_others,
+            base_clip_t=base_clip_t,
+            base_clip_t_others=base_clip_t_others,
+            base_match_rate=base_match_rate,
             diversity=self.diversity(self.samples.trained, number),
             base_diversity=self.diversity(self.samples.base, number),
         )
 
     @cached_property
-    def matches(self) -> tuple[Tensor | None, Tensor | None]:
-        """Cosines of the run's and of the base's pictures to all prompts without the token, each N x I x Q; None without a class noun."""
-        if not self.task.plain:
+    def prompt_cosines(self) -> tuple[Tensor | None, Tensor | None]:
+        """CLIP cosines of the run's, and the base model's, images to all prompts without the token.
+
+        Each has shape N x I x Q; None without a class noun.
+        """
+        prompts, clip = self.task.prompts_without_token, self.scorers.encoders.clip
+        if not prompts:
             return None, None
-        clip = self.scorers.encoders.clip
-        words_QD = F.normalize(clip.embed_prompts(self.task.plain).double(), dim=-1)
+        prompts_QD = F.normalize(clip.embed_prompts(prompts).double(), dim=-1)
         trained, base = (
-            (F.normalize(kind.embed(clip).double(), dim=-1) @ words_QD.T).reshape(
-                len(self.task.plain), self.task.images, -1
+            (F.normalize(images.embed(clip).double(), dim=-1) @ prompts_QD.T).reshape(
+                len(prompts), self.task.images, -1
             )
-            for kind in (self.samples.trained, self.samples.base)
+            for images in (self.samples.trained, self.samples.base)
         )
         return trained, base
 
-    def likenesses(self, images: ImageSet) -> tuple[float, ...]:
-        """The likeness of each picture to the photos; none where there are no photos."""
+    def likeness(self, images: ImageSet) -> tuple[float, ...]:
+        """Measure the likeness of each image to the photos; empty where there are no photos."""
         if not self.task.photos:
             return ()
-        return tuple(
-            similarity(row_D[None], self.seen.real_identity) for row_D in images.embed(self.scorers.encoders.identity)
-        )
+        photos_PD = self.embedded.photo_identity_embeddings
+        return tuple(similarity(row_D[None], photos_PD) for row_D in images.embed(self.scorers.encoders.identity))
 
     def diversity(self, images: ImageSet, number: int) -> float | None:
-        """The mean distance between the pictures of a prompt."""
-        files = by_prompt(self.task, images.files)
+        """Average the distances between the images of a prompt."""
+        files = split_by_prompt(self.task, images.files)
         return diversity(images.sample_cache.distances(self.scorers.distance, files[number])) if files else None
 
-    def plain_files(self, images: ImageSet) -> list[Sequence[Path]]:
-        """For each seed, its pictures on plain backgrounds; none where fewer than two prompts are plain."""
-        files = by_prompt(self.task, images.files)
-        plain = [some for template, some in zip(self.task.templates, files, strict=False) if template in PLAIN]
+    def plain_background_files(self, images: ImageSet) -> list[Sequence[Path]]:
+        """Group the images on plain backgrounds by seed; empty with fewer than two such prompts."""
+        files = split_by_prompt(self.task, images.files)
+        pairs = zip(self.task.templates, files, strict=False)
+        plain = [group for template, group in pairs if template in PLAIN_BACKGROUNDS]
         return list(zip(*plain, strict=True)) if len(plain) > 1 else []
 
-    def followed(self, images: ImageSet) -> tuple[float | None, ...]:
-        """For each seed, how far the middle's colour follows the background's."""
-        scenes = [scene_colors([open_image(file) for file in files]) for files in self.plain_files(images)]
-        return tuple(None if colours is None else colours.followed for colours in scenes)
+    def leakage(self, images: ImageSet) -> tuple[float | None, ...]:
+        """Measure for each seed how far the center's color follows the background's."""
+        colors = [scene_colors([open_image(file) for file in files]) for files in self.plain_background_files(images)]
+        return tuple(None if scene is None else scene.leakage for scene in colors)
 
 
-def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float | None, float | None]:
-    """How well a prompt's own pictures match it, how well those of the others do, and how often one of the former does better.
+def match_prompt(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float | None, float | None]:
+    """Compare how well a prompt is matched by its own images and by those of the other prompts.
 
-    The last is the area under the ROC curve (Mann and Whitney 1947), 0.5 by chance. None for what there is nothing to compare with.
+    Returns the mean cosine of its own images, the mean cosine of the others, and how often an own
+    image has the higher cosine. The last is the area under the ROC curve (Mann and Whitney 1947),
+    which is 0.5 by chance. A value is None where there is nothing to compare with.
     """
     if cosines_NIQ is None:
         return None, None, None
@@ -190,18 +200,18 @@ def match(cosines_NIQ: Tensor | None, number: int) -> tuple[float | None, float 
     return float(own_I.mean()), float(other_J.mean()), fmean(wins)
 
 
-def draw_probes(
+def generate_probes(
     task: EvaluationTask, generator: Generator, scorers: Scorers, *, adapter: Path, folder: Path, on_event: OnEvent
 ) -> ProbeImages:
-    """Draw all that a diagnosis needs and is not kept yet.
+    """Generate all images that a diagnosis needs and that are not cached yet.
 
     Raises:
-        UserError: the pictures cannot be drawn or written.
+        UserError: the images cannot be generated or written.
     """
-    alone = token_requests(task)
-    samples = generate_samples(task, generator, adapter=adapter, folder=folder, on_event=on_event, more=len(alone))
+    requests = token_requests(task)
+    samples = generate_samples(task, generator, adapter=adapter, folder=folder, on_event=on_event, more=len(requests))
     files: list[Path] = []
-    for file in samples.trained.sample_cache.images(generator, alone, task.knobs, samples.weights):
+    for file in samples.trained.sample_cache.images(generator, requests, task.knobs, samples.weights):
         on_event(ImageGenerated(path=file))
         files.append(file)
     token_alone = ImageSet(sample_cache=samples.trained.sample_cache, files=tuple(files))

@@ -1,217 +1,244 @@
-"""What to change about a run that something ails: settings of its own recipe, turned the way that helps."""
+"""Remedies: changes of a run's own recipe that help against a failure mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-TEMPLATES = ("a photo of a {token} {class}", "a {token} {class}", "a picture of a {token} {class}")
-"""Captions that keep the token from growing together with the other words of one."""
+CAPTION_TEMPLATES = ("a photo of a {token} {class}", "a {token} {class}", "a picture of a {token} {class}")
+"""Captions with different words around the token, so that it is not learned together with them."""
 
-
-PRIOR = 1.0
-"""The paper's weight of prior preservation (Ruiz et al. 2023, section 4.4)."""
-
+PRIOR_WEIGHT = 1.0
+"""Weight of prior preservation in the paper (Ruiz et al. 2023, section 4.4)."""
 
 CLASS_IMAGES = 100
-"""Class pictures where the recipe has none."""
+"""Number of class images to propose where the recipe has none."""
 
+OUTSIDE_MASK_WEIGHT = 0.2
+"""Loss weight to propose for what lies outside the masks."""
 
-OUTSIDE = 0.2
-"""How much what lies outside the masks may count, where it must not be learned."""
+HIGH_GUIDANCE = 3.0
+"""Guidance scale up to which lowering it is not proposed.
 
+This was examined on the embedded base model only, where a lower scale just made images softer.
+"""
 
-HIGH = 3.0
-"""Guidance that is not to blame up to here: on the embedded base, the only one it was looked at on, less only makes pictures softer."""
+GREATEST_STEPS = 999_999
+"""Most training steps that a recipe takes."""
+
+GREATEST_KNOB = 100.0
+"""Most that the guidance scale may be; no other knob is ever raised."""
 
 
 class Remedy(BaseModel):
-    """One change, and what it does; without a setting where none can help."""
+    """One change of a recipe and what it does; without a setting where no setting can help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     setting: str = ""
-    """As `--set` takes it: `key=value`."""
+    """The change as `--set` takes it: `key=value`."""
     why: str
+    """What the change does; where there is no setting, a sentence that says what to do."""
 
     @property
     def option(self) -> str:
-        """As it is written on the command line of `mascot train`."""
+        """The change as an option of `mascot train`; empty without a setting."""
         key, _, value = self.setting.partition("=")
         quoted = f"'{self.setting}'" if '"' in self.setting else self.setting
         return f"--steps {value}" if key == "training.steps" else f"--set {quoted}" if self.setting else ""
 
     @property
-    def words(self) -> str:
+    def sentence(self) -> str:
         """Option and reason in one line."""
         return f"{self.option} ({self.why})" if self.setting else self.why
 
 
-class Recorded:
-    """The recipe that an adapter's file records, as nested values; what it does not say is None."""
+class RecordedRecipe:
+    """The recipe that an adapter's file records, as nested values; unknown keys are None."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, object]) -> None:
         self.values = values
 
-    def __getitem__(self, key: str) -> Any:
-        """The value under a dotted key."""
-        found: Any = self.values
+    def __getitem__(self, key: str) -> object:
+        """Look up the value under a dotted key."""
+        found: object = self.values
         for part in key.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
+            found = as_mapping(found).get(part)
         return found
 
-    def rates(self, name: str) -> Iterator[tuple[str, float]]:
-        """Each learning rate of the method that is called so, however deep, by its dotted key; those that are 0 are left out."""
-        waiting: list[tuple[str, Any]] = [("method", self["method"])]
+    def number(self, key: str) -> float | None:
+        """Look up a number under a dotted key; None where there is none."""
+        value = self[key]
+        return value if isinstance(value, int | float) else None
+
+    def learning_rates(self, name: str) -> Iterator[tuple[str, float]]:
+        """Find the method's learning rates of one name, at any depth, by dotted key, but for 0."""
+        waiting: list[tuple[str, object]] = [("method", self["method"])]
         while waiting:
             path, found = waiting.pop(0)
-            for key, value in found.items() if isinstance(found, Mapping) else ():
-                if key == name and value:
+            for key, value in as_mapping(found).items():
+                if key == name and isinstance(value, int | float) and value:
                     yield f"{path}.{key}", float(value)
                 waiting.append((f"{path}.{key}", value))
 
 
-def times_steps(recipe: Recorded, factor: float, why: str) -> Iterator[Remedy]:
-    """Train longer or shorter."""
-    steps = recipe["training.steps"]
+def as_mapping(value: object) -> Mapping[str, object]:
+    """Return a nested table of a recipe as a mapping; empty where the value is no table."""
+    return {str(key): inner for key, inner in value.items()} if isinstance(value, Mapping) else {}
+
+
+def scale_steps(recipe: RecordedRecipe, factor: float, why: str) -> Iterator[Remedy]:
+    """Propose to train longer or shorter."""
+    steps = recipe.number("training.steps")
     if steps is not None:
-        turned = min(999_999, max(1, round(steps * factor)))
-        yield from [Remedy(setting=f"training.steps={turned}", why=why)] * (turned != steps)
+        changed = min(GREATEST_STEPS, max(1, round(steps * factor)))
+        if changed != steps:
+            yield Remedy(setting=f"training.steps={changed}", why=why)
 
 
-def times_rates(recipe: Recorded, name: str, factor: float, why: str) -> Iterator[Remedy]:
-    """Learn faster or slower."""
-    for key, learning_rate in recipe.rates(name):
+def scale_learning_rates(recipe: RecordedRecipe, name: str, factor: float, why: str) -> Iterator[Remedy]:
+    """Propose to multiply each learning rate of one name."""
+    for key, learning_rate in recipe.learning_rates(name):
         yield Remedy(setting=f"{key}={min(1.0, float(f'{learning_rate * factor:.2g}'))!r}", why=why)
 
 
-def times_knob(recipe: Recorded, name: str, factor: float, why: str) -> Iterator[Remedy]:
-    """Turn a knob; `mascot generate` takes it as an option of its own, without training again."""
-    value = recipe[f"knobs.{name}"]
+def scale_knob(recipe: RecordedRecipe, name: str, factor: float, why: str) -> Iterator[Remedy]:
+    """Propose to multiply a knob, which `mascot generate` also takes without training again."""
+    value = recipe.number(f"knobs.{name}")
     if value:
         option = f"--{name.replace('_', '-')}"
-        turned = min(100.0, float(f"{value * factor:.2g}"))  # the most that guidance may be; nothing else is turned up
+        changed = min(GREATEST_KNOB, float(f"{value * factor:.2g}"))
         yield Remedy(
-            setting=f"knobs.{name}={turned:g}",
-            why=f"{why}; `mascot generate {option} {turned:g}` tries it without training",
+            setting=f"knobs.{name}={changed:g}",
+            why=f"{why}; `mascot generate {option} {changed:g}` tries it without training",
         )
 
 
-def less_guidance(recipe: Recorded, why: str) -> Iterator[Remedy]:
-    """Follow the prompt less strictly, where it is followed strictly at all."""
-    if (recipe["knobs.guidance"] or 0) > HIGH:
-        yield from times_knob(recipe, "guidance", 0.6, why)
+def lower_guidance(recipe: RecordedRecipe, why: str) -> Iterator[Remedy]:
+    """Propose a lower guidance scale where it is high."""
+    if (recipe.number("knobs.guidance") or 0) > HIGH_GUIDANCE:
+        yield from scale_knob(recipe, "guidance", 0.6, why)
 
 
-def more_prior(recipe: Recorded) -> Iterator[Remedy]:
-    """Keep more of the class."""
-    weight = recipe["prior.weight"]
+def strengthen_prior(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose more prior preservation, and class images where they are missing."""
+    weight = recipe.number("prior.weight")
     if weight is None or recipe["class_noun"] is None:
         return
-    turned = PRIOR if weight < PRIOR else min(100.0, weight * 2)
+    changed = PRIOR_WEIGHT if weight < PRIOR_WEIGHT else min(100.0, weight * 2)
     yield Remedy(
-        setting=f"prior.weight={turned:g}",
+        setting=f"prior.weight={changed:g}",
         why="the class is trained on beside the subject, so that it stays what it was",
     )
     if recipe["prior.form"] == "images" and not recipe["prior.count"]:
-        yield Remedy(setting=f"prior.count={CLASS_IMAGES}", why="pictures of the class are needed for that")
+        yield Remedy(setting=f"prior.count={CLASS_IMAGES}", why="prior preservation needs images of the class")
 
 
-def more_captions(recipe: Recorded) -> Iterator[Remedy]:
-    """Say the token in more than one sentence."""
-    if len(recipe["dataset.templates"] or TEMPLATES) < len(TEMPLATES):
-        written = ", ".join(f'"{template}"' for template in TEMPLATES)
+def vary_captions(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose several captions where there are fewer."""
+    templates = recipe["dataset.templates"]
+    if isinstance(templates, Sequence) and 0 < len(templates) < len(CAPTION_TEMPLATES):
+        written = ", ".join(f'"{template}"' for template in CAPTION_TEMPLATES)
         yield Remedy(
             setting=f"dataset.templates=[{written}]",
-            why="with one caption alone the token grows together with its other words",
+            why="with one caption alone the token is learned together with the caption's other words",
         )
 
 
-def of_undertrained(recipe: Recorded) -> Iterator[Remedy]:
-    """Learn more."""
-    yield from times_steps(recipe, 2, "more time to learn")
-    yield from times_rates(recipe, "learning_rate", 2, "each step teaches more")
+def against_underfitting(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose more training."""
+    yield from scale_steps(recipe, 2, "more steps to learn the subject")
+    yield from scale_learning_rates(recipe, "learning_rate", 2, "each step changes more")
 
 
-def of_memorised(recipe: Recorded) -> Iterator[Remedy]:
-    """Learn less, from more."""
-    yield from times_steps(recipe, 0.5, "stop before the photos are known by heart")
-    yield from more_captions(recipe)
-    yield from times_knob(recipe, "unet_scale", 0.8, "draws with less of what was learned")
-    yield Remedy(why="Add photos in other places and poses: what they share is learned, what differs is not.")
+def against_memorization(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose less training on more varied data."""
+    yield from scale_steps(recipe, 0.5, "training stops before the photos are memorized")
+    yield from vary_captions(recipe)
+    yield from scale_knob(recipe, "unet_scale", 0.8, "applies the adapter less strongly")
+    yield Remedy(why="Add photos in other surroundings and poses: what they share is learned, what differs is not.")
 
 
-def of_drifted(recipe: Recorded) -> Iterator[Remedy]:
-    """Hold the class."""
-    yield from more_prior(recipe)
-    yield from times_rates(recipe, "learning_rate", 0.5, "slower learning moves less of what is not the subject")
-    yield from times_rates(recipe, "text_learning_rate", 0.5, "the words of the class move less")
+def against_language_drift(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose more prior preservation and lower learning rates."""
+    yield from strengthen_prior(recipe)
+    yield from scale_learning_rates(
+        recipe, "learning_rate", 0.5, "a lower learning rate changes less of what is not the subject"
+    )
+    yield from scale_learning_rates(recipe, "text_learning_rate", 0.5, "the words of the class change less")
 
 
-def of_collapsed(recipe: Recorded) -> Iterator[Remedy]:
-    """Leave more to the seed."""
-    yield from less_guidance(recipe, "high guidance draws the same picture again")
-    yield from times_steps(recipe, 0.5, "variety is lost with time")
-    yield Remedy(why="Add photos in other poses: poses that they do not show are not drawn.")
+def against_reduced_diversity(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose a lower guidance scale, fewer steps and other poses."""
+    yield from lower_guidance(recipe, "a high guidance scale makes images of different seeds alike")
+    yield from scale_steps(recipe, 0.5, "diversity falls with training time")
+    yield Remedy(why="Add photos in other poses: poses that they do not show are not generated.")
 
 
-def of_ignored(recipe: Recorded) -> Iterator[Remedy]:
-    """Give the rest of the prompt room."""
-    yield from times_knob(recipe, "unet_scale", 0.7, "leaves the rest of the prompt more room")
-    yield from more_captions(recipe)
-    yield from times_steps(recipe, 0.5, "prompts are forgotten with time")
-    yield from times_rates(recipe, "text_learning_rate", 0.5, "the words of prompts keep their meaning")
+def against_prompt_ignored(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose a weaker adapter and less training."""
+    yield from scale_knob(recipe, "unet_scale", 0.7, "leaves the rest of the prompt more influence")
+    yield from vary_captions(recipe)
+    yield from scale_steps(recipe, 0.5, "prompts lose influence with training time")
+    yield from scale_learning_rates(recipe, "text_learning_rate", 0.5, "the words of prompts keep their meaning")
 
 
-def of_entangled(recipe: Recorded) -> Iterator[Remedy]:
-    """Part the subject from what stands behind it."""
-    yield from less_guidance(recipe, "high guidance paints the scene onto everything")
-    yield from more_captions(recipe)
+def against_entanglement(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose to separate the subject from its background."""
+    yield from lower_guidance(recipe, "a high guidance scale spreads the background's colors over the image")
+    yield from vary_captions(recipe)
     if recipe["dataset.masked"] is None:
         yield Remedy(
-            setting=f"dataset.masked={OUTSIDE:g}", why="only the subject is learned; the photos need masks for it"
+            setting=f"dataset.masked={OUTSIDE_MASK_WEIGHT:g}",
+            why="only the subject is learned; the photos need masks for it",
         )
+    yield Remedy(why="Add photos in front of other backgrounds: what is in every photo is learned as the subject.")
+
+
+def against_context_not_generated(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose other words or another base model."""
+    yield from scale_knob(recipe, "guidance", 1.6, "follows the prompt more strictly")
     yield Remedy(
-        why="Add photos in front of other backgrounds: what is always there is taken for a part of the subject."
+        why="Use words that the base model knows, or a base model that can generate it: training is not the cause."
     )
 
 
-def of_undrawn(recipe: Recorded) -> Iterator[Remedy]:
-    """Ask otherwise."""
-    yield from times_knob(recipe, "guidance", 1.6, "follows the prompt more strictly")
-    yield Remedy(why="Say it in words that the base knows, or take a base that can draw it: training is not to blame.")
+def against_token_leakage(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose to bind the subject to token and class noun together."""
+    yield from strengthen_prior(recipe)
+    yield from scale_steps(recipe, 0.5, "leakage grows with training time")
+    yield from scale_learning_rates(recipe, "text_learning_rate", 0.5, "single words take over less of the subject")
 
 
-def of_leaked(recipe: Recorded) -> Iterator[Remedy]:
-    """Hold the subject in token and noun together."""
-    yield from more_prior(recipe)
-    yield from times_steps(recipe, 0.5, "it leaks with time")
-    yield from times_rates(recipe, "text_learning_rate", 0.5, "single words take over less")
+def against_similar_photos(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose more varied photos."""
+    yield Remedy(why="Add photos from other sides and in other surroundings, and remove duplicates.")
+    yield from scale_steps(recipe, 0.5, "photos of little variety are soon memorized")
 
 
-def of_alike(recipe: Recorded) -> Iterator[Remedy]:
-    """Bring more to learn from."""
-    yield Remedy(why="Add photos from other sides and in other places, and remove those that show the same again.")
-    yield from times_steps(recipe, 0.5, "little variety is soon known by heart")
+REMEDIES: Mapping[str, Callable[[RecordedRecipe], Iterator[Remedy]]] = MappingProxyType(
+    {
+        "underfitting": against_underfitting,
+        "memorization": against_memorization,
+        "language drift": against_language_drift,
+        "reduced diversity": against_reduced_diversity,
+        "prompt ignored": against_prompt_ignored,
+        "context-appearance entanglement": against_entanglement,
+        "context not generated": against_context_not_generated,
+        "token leakage": against_token_leakage,
+        "photos too similar": against_similar_photos,
+    }
+)
+"""Failure mode -> its remedies, the likeliest to help first."""
 
 
-REMEDIES: Mapping[str, Callable[[Recorded], Iterator[Remedy]]] = MappingProxyType({
-    "undertrained": of_undertrained,
-    "memorised": of_memorised,
-    "class drifted": of_drifted,
-    "diversity collapsed": of_collapsed,
-    "prompt ignored": of_ignored,
-    "context and looks entangled": of_entangled,
-    "context not drawn": of_undrawn,
-    "token leaked": of_leaked,
-    "photos too alike": of_alike,
-})  # fmt: skip
-"""Ailment -> what helps against it, the likeliest first."""
+def remedies_for(failure_mode: str, recipe: Mapping[str, object]) -> Sequence[Remedy]:
+    """List what to change in a recipe against a failure mode, the likeliest to help first.
 
-
-def remedies_for(failure_mode: str, recipe: Mapping[str, Any]) -> Sequence[Remedy]:
-    """What to change about a run with this recipe, as nested values, against an ailment; the likeliest help first."""
-    return tuple(REMEDIES[failure_mode](Recorded(recipe)))
+    Args:
+        failure_mode: One of `checks.FAILURE_MODES`.
+        recipe: The run's recipe as nested values; keys that it lacks are not changed.
+    """
+    return tuple(REMEDIES[failure_mode](RecordedRecipe(recipe)))
