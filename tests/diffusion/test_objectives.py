@@ -1,4 +1,7 @@
-"""Laws of targets and weights at the ends of a schedule, and of the levels that are drawn; test_field_equality.py has the rest."""
+"""Laws of targets and weights at the ends of a schedule, and of the timesteps that are drawn.
+
+tests/laws/test_field_equality.py has the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from diffusers import DDPMScheduler
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.objectives import DiffusionObjective
 
-LEVELS: Any = torch.arange(1000)
-"""Any: diffusers annotates levels as a type of tensor that its own code does not pass."""
+TIMESTEPS: Any = torch.arange(1000)
+"""Any: diffusers annotates timesteps as a type of tensor that its own code does not pass."""
 Prediction = Literal["epsilon", "v_prediction"]
 BOTH: tuple[Prediction, ...] = ("epsilon", "v_prediction")
 
@@ -31,8 +34,8 @@ def ours(scheduler: DDPMScheduler) -> DiffusionObjective:
     return DiffusionObjective(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
 
 
-def pictures_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
-    """One pair a level."""
+def images_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    """One pair per timestep."""
     x0, eps = (gaussian((1000, 4, 2, 3), [seeded(name)])[0] for name in ("x0", "eps"))
     return x0, eps
 
@@ -40,30 +43,34 @@ def pictures_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("prediction", BOTH)
 def test_nothing_is_infinite_at_zero_terminal_snr(prediction: Prediction) -> None:
     objective = ours(reference(prediction, zero_snr=True))
-    x0, eps = pictures_and_noise()
+    x0, eps = images_and_noise()
     assert objective.alphas_cumprod_T[-1] == 0
-    for values in (objective.noise(x0, eps, LEVELS), objective.target(x0, eps, LEVELS), objective.weight(LEVELS, 5.0)):
+    for values in (
+        objective.noise(x0, eps, TIMESTEPS),
+        objective.target(x0, eps, TIMESTEPS),
+        objective.weight(TIMESTEPS, 5.0),
+    ):
         assert values.isfinite().all()
-    assert torch.equal(objective.noise(x0, eps, LEVELS)[-1], eps[-1])
+    assert torch.equal(objective.noise(x0, eps, TIMESTEPS)[-1], eps[-1])
     if prediction == "v_prediction":
-        assert torch.equal(objective.target(x0, eps, LEVELS)[-1], -x0[-1])
-    assert float(objective.weight(LEVELS, 5.0)[-1]) == (prediction == "epsilon")
+        assert torch.equal(objective.target(x0, eps, TIMESTEPS)[-1], -x0[-1])
+    assert float(objective.weight(TIMESTEPS, 5.0)[-1]) == (prediction == "epsilon")
 
 
 def test_noise_with_hardly_any_signal_counts_in_full() -> None:
-    """At and below the limit of min-SNR an epsilon answer's weight is 1, however faint the signal; above it falls."""
+    """The min-SNR weight of an epsilon prediction is 1 up to the limit, and falls above it."""
     alphas_cumprod = torch.tensor([1.0, 0.99, 5 / 6, 0.1, 1e-6, 1e-10, 1e-40, 0.0])
     weights = DiffusionObjective(alphas_cumprod, "epsilon").weight(torch.arange(8), 5.0)
     assert weights.tolist() == pytest.approx([0, 5 / 99, 1, 1, 1, 1, 1, 1], rel=1e-4)
 
 
 @pytest.mark.parametrize("prediction", BOTH)
-def test_without_a_limit_every_level_counts_the_same(prediction: Prediction) -> None:
-    weights = ours(reference(prediction)).weight(LEVELS, None)
+def test_without_a_limit_every_timestep_counts_the_same(prediction: Prediction) -> None:
+    weights = ours(reference(prediction)).weight(TIMESTEPS, None)
     assert torch.equal(weights, torch.ones(1000))
 
 
-def test_levels_are_even_whole_and_each_from_its_own_generator() -> None:
+def test_timesteps_are_uniform_integers_and_each_from_its_own_generator() -> None:
     objective = ours(reference("epsilon"))
     generator = seeded("levels")
     drawn = objective.sample_timesteps([generator] * 20_000)

@@ -1,4 +1,4 @@
-"""Laws of bases of two stages: drawn as diffusers' two pipelines draw one after the other, joined and taught stage by stage."""
+"""Laws of bases of two stages: generated as by diffusers' two pipelines, trained stage by stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tiny.stable_diffusion import SIDE, SUBJECT, tiny_stable_diffusion
 
 PROMPT = "a photo of a sks dog in the snow"
 KNOBS = Knobs(steps=3, guidance=3.0, height=SIDE // 2, width=SIDE // 2)
-SHOTS = tuple(ImageRequest(prompt, seed) for seed, prompt in enumerate((PROMPT, "a cat", PROMPT)))
+REQUESTS = tuple(ImageRequest(prompt, seed) for seed, prompt in enumerate((PROMPT, "a cat", PROMPT)))
 LORA = LoraSettings(rank=2, alpha=3, layers="all", text_learning_rate=0)
 
 
@@ -58,13 +58,15 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, np.float64)
 
 
-def drawn(generator: Generator, requests: Sequence[ImageRequest] = SHOTS[:1], knobs: Knobs = KNOBS) -> list[np.ndarray]:
-    """Pictures by our generator."""
+def generated(
+    generator: Generator, requests: Sequence[ImageRequest] = REQUESTS[:1], knobs: Knobs = KNOBS
+) -> list[np.ndarray]:
+    """Images by our generator, as arrays."""
     return [pixels(image) for image in generator.generate(requests, knobs)]
 
 
 def opened(kind: Any, folder: Path, **options: Any) -> Any:
-    """A pipeline of diffusers that draws without noise between its steps, as ours does."""
+    """A pipeline of diffusers that adds no noise between its steps, as ours does."""
     pipeline = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -73,55 +75,62 @@ def opened(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 def theirs(base: Path, seed: int, knobs: Knobs) -> np.ndarray:
-    """The picture as diffusers' two pipelines draw it one after the other, from the same noise."""
+    """The image by diffusers' two pipelines, one after the other, from the same noise."""
     first, second = folders(base)
     height, width = knobs.height or 2 * SIDE, knobs.width or 2 * SIDE
     options: dict[str, Any] = {"num_inference_steps": knobs.steps, "guidance_scale": knobs.guidance}
     small, large = opened(IFPipeline, first), opened(IFSuperResolutionPipeline, second)
-    told = small.encode_prompt(PROMPT, do_classifier_free_guidance=True, negative_prompt="", clean_caption=False)
-    options |= {"prompt_embeds": told[0], "negative_prompt_embeds": told[1]}
+    embeds = small.encode_prompt(PROMPT, do_classifier_free_guidance=True, negative_prompt="", clean_caption=False)
+    options |= {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
     image = small(
         height=height // 2, width=width // 2, generator=seeded("picture", seed), output_type="pt", **options
     ).images
     result = large(
-        image=image, height=height, width=width, generator=seeded("picture", seed, 1), output_type="np", noise_level=AUGMENTATION,
+        image=image,
+        height=height,
+        width=width,
+        generator=seeded("picture", seed, 1),
+        output_type="np",
+        noise_level=AUGMENTATION,
         **options,
-    )  # fmt: skip
+    )
     return np.asarray(result.images[0], np.float64) * 255
 
 
 @pytest.mark.parametrize(
-    "turned",
+    "changes",
     [{}, {"height": None, "width": None, "steps": 1, "guidance": 1.0}, {"height": 32, "width": 48, "guidance": 7.0}],
     ids=["square", "own size", "wide"],
 )
-def test_two_stages_draw_what_the_two_pipelines_draw(base: Path, family: Family, turned: dict[str, Any]) -> None:
-    knobs = KNOBS.model_copy(update=turned)
-    (ours,) = drawn(Generator(family), [ImageRequest(PROMPT, 5)], knobs)
+def test_two_stages_generate_what_the_two_pipelines_generate(
+    base: Path, family: Family, changes: dict[str, Any]
+) -> None:
+    knobs = KNOBS.model_copy(update=changes)
+    (ours,) = generated(Generator(family), [ImageRequest(PROMPT, 5)], knobs)
     assert ours.shape == (knobs.height or 2 * SIDE, knobs.width or 2 * SIDE, 3)
     assert np.abs(ours - theirs(base, 5, knobs)).max() <= 1.01
 
 
-def test_a_picture_is_the_same_in_any_batch(family: Family) -> None:
+def test_a_image_is_the_same_in_any_batch(family: Family) -> None:
     generator = Generator(family, batch_size=1)
-    alone = drawn(generator, SHOTS)
-    assert all(np.array_equal(one, other) for one, other in zip(alone, drawn(generator, SHOTS), strict=True))
+    alone = generated(generator, REQUESTS)
+    assert all(np.array_equal(one, other) for one, other in zip(alone, generated(generator, REQUESTS), strict=True))
     generator.batch_size = 3
-    together = drawn(generator, SHOTS)
+    together = generated(generator, REQUESTS)
     assert max(np.abs(one - other).max() for one, other in zip(alone, together, strict=True)) <= 2
     assert len({image.tobytes() for image in alone}) == 3
 
 
-def test_each_stage_is_asked_at_its_share_of_the_size(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, ...]] = []
+def test_each_stage_predicts_at_its_share_of_the_size(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
     for stage in family.stages:
-        monkeypatch.setattr(stage, "unet", spied(stage.parts["unet"], asked))
-    _ = drawn(Generator(family), knobs=KNOBS.model_copy(update={"height": 32, "width": 48}))
-    assert asked == [(2, 3, 16, 24)] * KNOBS.steps + [(2, 6, 32, 48)] * KNOBS.steps
+        monkeypatch.setattr(stage, "unet", spied(stage.parts["unet"], shapes))
+    _ = generated(Generator(family), knobs=KNOBS.model_copy(update={"height": 32, "width": 48}))
+    assert shapes == [(2, 3, 16, 24)] * KNOBS.steps + [(2, 6, 32, 48)] * KNOBS.steps
 
 
-def spied(unet: Any, asked: list[tuple[int, ...]]) -> Any:
-    """A denoiser that notes the shape of what it is asked."""
+def spied(unet: Any, shapes: list[tuple[int, ...]]) -> Any:
+    """A denoiser that records the shapes of its inputs."""
 
     class Spy(nn.Module):
         config, dtype = unet.config, unet.dtype
@@ -131,14 +140,14 @@ def spied(unet: Any, asked: list[tuple[int, ...]]) -> Any:
             self.unet = unet
 
         def forward(self, sample: Tensor, *arguments: Any, **options: Any) -> Any:
-            asked.append(tuple(sample.shape))
+            shapes.append(tuple(sample.shape))
             return self.unet(sample, *arguments, **options)
 
     return Spy()
 
 
 def test_sides_suit_every_stage(base: Path, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stage draws half of a side, and its own sides divide by two."""
+    """The first stage generates half of a side, and its own sides divide by two."""
     assert Generator(family).size(Knobs()) == (2 * SIDE, 2 * SIDE)
     assert Generator(load_family(str(folders(base)[0]), device="cpu", precision="fp32")).size(Knobs(height=66)) == (
         66,
@@ -146,69 +155,74 @@ def test_sides_suit_every_stage(base: Path, family: Family, monkeypatch: pytest.
     )
     with pytest.raises(UserError, match="66x64 does not divide by 4"):
         Generator(family).size(Knobs(height=64, width=66))
-    assert family.stages[1].multiple == 4, "who rounds by the last stage alone suits the first as well"
+    assert family.stages[1].multiple == 4, "a multiple of the last stage's suits the first stage as well"
     monkeypatch.setattr(type(family.stages[1]), "multiple", 2)
     with pytest.raises(UserError, match="66x64 does not divide by 4"):
         Generator(family).size(Knobs(height=64, width=66))
 
 
-def seen(family: Family, x0_BCHW: Tensor, seed: int = 0) -> Conditioning:
-    """What the second stage is told of pictures."""
+def low_resolution_of(family: Family, x0_BCHW: Tensor, seed: int = 0) -> Conditioning:
+    """The second stage's conditioning on images."""
     return family.stages[1].image_conditioning(x0_BCHW, [seeded(seed, i) for i in range(len(x0_BCHW))])
 
 
-def test_a_picture_is_seen_small_enlarged_and_lightly_noised(family: Family) -> None:
+def test_an_image_conditions_as_reduced_enlarged_and_lightly_noised(family: Family) -> None:
     small = gaussian((3, 8, 12), [seeded("small", i) for i in range(2)]).clamp(-1, 1)
     blocks = functional.interpolate(small, (16, 24), mode="nearest")
-    told = seen(family, blocks)
-    assert told["low_resolution_timestep"].tolist() == [AUGMENTATION] * 2
+    conditioning = low_resolution_of(family, blocks)
+    assert conditioning["low_resolution_timestep"].tolist() == [AUGMENTATION] * 2
     clean = functional.interpolate(small, (16, 24), mode="bilinear", align_corners=True)
     noise = gaussian((3, 16, 24), [seeded(0, i) for i in range(2)])
-    kept = 1 - 4.13e-5  # of the variance, at the noising scheduler's first level
-    assert (told["low_resolution"] - (clean * kept**0.5 + noise * (1 - kept) ** 0.5)).abs().max() < 1e-5
+    kept = 1 - 4.13e-5  # of the variance, at the noising scheduler's first timestep
+    assert (conditioning["low_resolution"] - (clean * kept**0.5 + noise * (1 - kept) ** 0.5)).abs().max() < 1e-5
     detail = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(8, 12)
-    assert (seen(family, blocks + detail)["low_resolution"] - told["low_resolution"]).abs().max() < 1e-5, (
-        "what a pixel of the small picture averages"
-    )
-    assert (seen(family, blocks, seed=1)["low_resolution"] - told["low_resolution"]).abs().max() > 1e-3
+    assert (
+        low_resolution_of(family, blocks + detail)["low_resolution"] - conditioning["low_resolution"]
+    ).abs().max() < 1e-5, "detail within a pixel of the small image averages out"
+    assert (
+        low_resolution_of(family, blocks, seed=1)["low_resolution"] - conditioning["low_resolution"]
+    ).abs().max() > 1e-3
     assert family.stages[0].image_conditioning(small, [seeded(0), seeded(1)]) == {}
 
 
-def test_the_second_stage_heeds_the_small_picture_and_how_noisy_it_is(family: Family) -> None:
+def test_the_second_stage_uses_the_small_image_and_its_timestep(family: Family) -> None:
     stage, x = family.stages[1], gaussian((3, 16, 16), [seeded("x")])
-    words, level = stage.condition([PROMPT], [Framing(original=(16, 16), target=(16, 16))]), torch.tensor([500])
-    told = {**words, **seen(family, gaussian((3, 16, 16), [seeded("y")]))}
-    states = words["encoder_hidden_states"]
+    text, timestep = stage.condition([PROMPT], [Framing(original=(16, 16), target=(16, 16))]), torch.tensor([500])
+    conditioning = {**text, **low_resolution_of(family, gaussian((3, 16, 16), [seeded("y")]))}
+    states = text["encoder_hidden_states"]
     changes = (
         {},
-        {"low_resolution": -told["low_resolution"]},
-        {"low_resolution_timestep": told["low_resolution_timestep"] + 250},
+        {"low_resolution": -conditioning["low_resolution"]},
+        {"low_resolution_timestep": conditioning["low_resolution_timestep"] + 250},
         {"encoder_hidden_states": states * 2},
     )
-    answers = [stage.predict(x, level, {**told, **change}) for change in changes]
-    assert all(answer.shape == x.shape for answer in answers)
-    assert all((answer - answers[0]).abs().max() > 1e-5 for answer in answers[1:])
+    predictions = [stage.predict(x, timestep, {**conditioning, **change}) for change in changes]
+    assert all(prediction.shape == x.shape for prediction in predictions)
+    assert all((prediction - predictions[0]).abs().max() > 1e-5 for prediction in predictions[1:])
 
 
 def batch_of(family: Family, number: int, count: int) -> Batch:
-    """Random pictures of one stage's own size, each with its own randomness."""
+    """Random images of one stage's own size, each with its own generator."""
     mean = gaussian(family.stages[number].latent_shape(32, 32), [seeded("x", i) for i in range(count)]).clamp(-1, 1)
     return Batch(
-        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a cat", "a dog")[:count],
-        framings=(Framing(original=(32, 32), target=(32, 32)),) * count, weight_B=torch.ones(count) / count, subject_count=count,
+        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)),
+        prompts=(PROMPT, "a cat", "a dog")[:count],
+        framings=(Framing(original=(32, 32), target=(32, 32)),) * count,
+        weight_B=torch.ones(count) / count,
+        subject_count=count,
         generators=tuple(seeded("batch", i) for i in range(count)),
-    )  # fmt: skip
+    )
 
 
 def attach_to(family: Family, number: int) -> AttachedMethod:
-    """A fresh change of one stage."""
-    (leg,) = LORA.phases
-    return leg.phase.attach(family.stages[number], SUBJECT, 0, None)
+    """A fresh LoRA on one stage."""
+    (scheduled,) = LORA.phases
+    return scheduled.phase.attach(family.stages[number], SUBJECT, 0, None)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_every_stage_learns(family: Family, number: int) -> None:
-    """The loss is finite, an example's error is its own in any batch, and gradients reach what learns."""
+def test_every_stage_trains(family: Family, number: int) -> None:
+    """The loss is finite, an example's error is its own in any batch, and gradients arrive."""
     stage, attached = family.stages[number], attach_to(family, number)
     loss, error_B = training_loss(stage, batch_of(family, number, 2), stage.condition, attached.base_only)
     loss.backward()
@@ -221,16 +235,16 @@ def test_every_stage_learns(family: Family, number: int) -> None:
 
 
 def pushed(attached: AttachedMethod, number: int) -> AttachedMethod:
-    """The same, changed so much that it shows."""
+    """The same LoRA, with changes large enough to see."""
     with torch.no_grad():
         for group in attached.groups:
-            for place, parameter in enumerate(group.parameters):
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded("push", number, place)))
+            for index, parameter in enumerate(group.parameters):
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded("push", number, index)))
     return attached
 
 
 def trained(family: Family, number: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The export of a change of one stage that shows; the stage is as it was."""
+    """The export of a visible LoRA of one stage; the stage is restored."""
     attached = pushed(attach_to(family, number), number)
     export = attached.export()
     attached.detach()
@@ -241,7 +255,7 @@ NOTHING: tuple[dict[str, Tensor], dict[str, str]] = {}, {}
 
 
 def adapter_of(*exports: tuple[dict[str, Tensor], dict[str, str]]) -> Adapter:
-    """One file of what each stage learned."""
+    """One file of every stage's export."""
     tensors, metadata = join_stages(exports)
     return Adapter(tensors=tensors, metadata=metadata, manifest=None)
 
@@ -257,19 +271,22 @@ def test_splitting_is_the_inverse_of_joining() -> None:
     assert split_stages(adapter.tensors, adapter.metadata, 3) == exports
 
 
-def test_one_adapter_teaches_every_stage(base: Path, family: Family) -> None:
-    """Each stage wears what it learned, alone or with the other; at scale 0 the base draws its own bytes, and alpha is not lost."""
-    plain = drawn(Generator(family))[0]
+def test_one_adapter_applies_to_every_stage(base: Path, family: Family) -> None:
+    """Each stage's weights apply alone or with the other's, with their alpha.
+
+    At scale 0 the base generates its own bytes.
+    """
+    plain = generated(Generator(family))[0]
     one, two = trained(family, 0), trained(family, 1)
     images = [plain]
     for exports in ((one, NOTHING), (NOTHING, two), (one, two)):
         generator = Generator(load_family(str(base), device="cpu", precision="fp32"), adapter_of(*exports))
         assert [applied is None for applied in generator.applied] == [export is NOTHING for export in exports]
-        images += drawn(generator)
-        assert np.array_equal(drawn(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
+        images += generated(generator)
+        assert np.array_equal(generated(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
     assert len({image.tobytes() for image in images}) == 4
     pushed(attach_to(family, 1), 1)
-    assert np.abs(drawn(Generator(family))[0] - images[2]).max() <= 2
+    assert np.abs(generated(Generator(family))[0] - images[2]).max() <= 2
 
 
 def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> None:
@@ -282,32 +299,39 @@ def test_a_stage_that_the_base_lacks_is_refused(base: Path, family: Family) -> N
 
 
 def test_an_adapter_that_does_not_fit_leaves_every_stage_alone(family: Family) -> None:
-    plain = drawn(Generator(family))[0]
+    plain = generated(Generator(family))[0]
     tensors, metadata = trained(family, 1)
     broken = {key.replace("to_q", "to_nowhere"): tensor for key, tensor in tensors.items()}
     with pytest.raises(UserError, match="does not fit the base"):
         Generator(family, adapter_of(trained(family, 0), (broken, metadata)))
-    assert np.array_equal(drawn(Generator(family))[0], plain)
+    assert np.array_equal(generated(Generator(family))[0], plain)
     with pytest.raises(UserError, match="empty"):
         Generator(family, adapter_of(NOTHING, NOTHING))
 
 
-def test_an_adapters_resolution_is_the_final_pictures(family: Family) -> None:
+def test_an_adapters_resolution_is_the_final_images(family: Family) -> None:
     manifest = Manifest(
-        method="lora", base="b", base_identity=family.identity, token="sks", class_noun=None, resolution=32, step=1, recipe={}  # noqa: S106
-    )  # fmt: skip
+        method="lora",
+        base="b",
+        base_identity=family.identity,
+        token="sks",  # noqa: S106
+        class_noun=None,
+        resolution=32,
+        step=1,
+        recipe={},
+    )
     tensors, metadata = join_stages([trained(family, 0)])
     generator = Generator(family, Adapter(tensors=tensors, metadata=metadata, manifest=manifest))
-    assert drawn(generator, knobs=Knobs(steps=1))[0].shape == (32, 32, 3)
+    assert generated(generator, knobs=Knobs(steps=1))[0].shape == (32, 32, 3)
 
 
-def test_a_cascade_is_of_its_first_stages_family(base: Path, family: Family) -> None:
+def test_a_cascade_has_its_first_stages_family(base: Path, family: Family) -> None:
     assert family_name(str(base)) == family.name == family_name(str(folders(base)[0]))
     assert describe(str(base))["_class_name"] == "IFPipeline"
     assert len(family.stages) == 2
 
 
-def test_both_stages_and_the_small_pictures_noise_make_the_identity(base: Path, family: Family, tmp_path: Path) -> None:
+def test_both_stages_and_the_small_images_noise_make_the_identity(base: Path, family: Family, tmp_path: Path) -> None:
     first, second = folders(base)
     identities = {family.identity, load_family(str(first), device="cpu", precision="fp32").identity}
     other = tiny_base("deepfloyd_if_cascade", tmp_path / "other", seed=1)
@@ -321,8 +345,8 @@ def test_both_stages_and_the_small_pictures_noise_make_the_identity(base: Path, 
     assert len(identities) == 4
 
 
-def test_the_first_stage_tells_the_second_what_prompts_say(base: Path, family: Family, tmp_path: Path) -> None:
-    """A second stage that came with a text encoder draws the same; there is one T5 in memory, and it can be let go."""
+def test_the_second_stage_uses_the_first_stages_text_encoder(base: Path, family: Family, tmp_path: Path) -> None:
+    """A second stage with a text encoder of its own generates the same; one T5 is in memory."""
     first, second = folders(base)
     full = Path(shutil.copytree(second, tmp_path / "full"))
     for part in ("text_encoder", "tokenizer"):
@@ -333,23 +357,23 @@ def test_the_first_stage_tells_the_second_what_prompts_say(base: Path, family: F
         json.dumps(index | {part: kept[part] for part in ("text_encoder", "tokenizer")}), encoding="utf-8"
     )
     other = load_family(f"{first}+{full}", device="cpu", precision="fp32")
-    assert np.array_equal(drawn(Generator(other))[0], drawn(Generator(family))[0])
+    assert np.array_equal(generated(Generator(other))[0], generated(Generator(family))[0])
     stages: Any = other.stages
     assert len(stages[0].loaded) == 1
     assert not stages[1].loaded
     stages[1].release_encoders(text=True)
     assert not stages[0].loaded
     assert stages[1].prompt_length("a dog") == stages[0].prompt_length("a dog")
-    assert not stages[1].vocabularies, "a T5's table never learns"
+    assert not stages[1].vocabularies, "a T5's table is never trained"
 
 
-def test_a_saved_second_stage_draws_what_it_drew(base: Path, family: Family, tmp_path: Path) -> None:
+def test_a_saved_second_stage_generates_what_it_generated(base: Path, family: Family, tmp_path: Path) -> None:
     stage = family.stages[1]
     with torch.no_grad():
         next(stage.parts["unet"].parameters()).add_(0.05)
     stage.save(tmp_path / "saved")
     again = load_family(f"{folders(base)[0]}+{tmp_path / 'saved'}", device="cpu", precision="fp32")
-    assert np.array_equal(drawn(Generator(again))[0], drawn(Generator(family))[0])
+    assert np.array_equal(generated(Generator(again))[0], generated(Generator(family))[0])
     assert again.identity != family.identity
 
 
@@ -381,7 +405,7 @@ def test_names_are_split_only_where_every_part_may_be_a_base(tmp_path: Path) -> 
 def test_a_version_in_a_hub_id_is_no_files_ending(base: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mascot.models.families.base_source.download_index",
-        lambda asked: {name: folders(base)[0]}[asked] / "model_index.json",
+        lambda requested: {name: folders(base)[0]}[requested] / "model_index.json",
     )
     assert describe(name)["_class_name"] == "IFPipeline"
     assert describe(f"{name}+{folders(base)[1]}")["_class_name"] == "IFPipeline"

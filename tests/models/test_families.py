@@ -1,4 +1,4 @@
-"""Laws of bases: what is no base is refused in one sentence, what is one is known by its weights, and parts come and go unchanged."""
+"""Laws of bases: what is refused, identity by weights, dropping parts and reading them again."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_base_that_does_not_exist_is_refused(base: str) -> None:
     assert "does not exist" in refusal(base)
 
 
-def test_an_answer_that_is_neither_noise_nor_velocity_is_refused(copied: Path) -> None:
+def test_a_prediction_that_is_neither_noise_nor_velocity_is_refused(copied: Path) -> None:
     file = copied / "scheduler" / "scheduler_config.json"
     file.write_text(
         json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"prediction_type": "sample"}), encoding="utf-8"
@@ -163,18 +163,18 @@ def test_identity_does_not_depend_on_where_the_base_lies(tiny_base: Path, tmp_pa
     assert loaded(tiny_stable_diffusion(tmp_path / "other", seed=1)).identity != loaded(tiny_base).identity
 
 
-def answers(stage: Stage) -> list[Tensor]:
-    """What each encoder says to one question."""
+def outputs(stage: Stage) -> list[Tensor]:
+    """What each encoder returns for one input."""
     pixels = gaussian((3, 64, 64), [seeded("pixels")]).clamp(-1, 1)
     latents = stage.encode(pixels)
     with torch.no_grad():
-        told = stage.condition(["a dog"], [FRAMING])["encoder_hidden_states"]
-    return [latents.mean_BCHW, latents.deviation_BCHW, stage.decode(latents.mean_BCHW), told]
+        states = stage.condition(["a dog"], [FRAMING])["encoder_hidden_states"]
+    return [latents.mean_BCHW, latents.deviation_BCHW, stage.decode(latents.mean_BCHW), states]
 
 
 def test_released_encoders_leave_memory_and_come_back_equal(tiny_base: Path) -> None:
     stage: Any = loaded(tiny_base).stages[0]
-    before = answers(stage)
+    before = outputs(stage)
     image, text, unet = (
         weakref.ref(stage.image_codec.module),
         weakref.ref(stage.text_encoder("text_encoder")),
@@ -188,11 +188,11 @@ def test_released_encoders_leave_memory_and_come_back_equal(tiny_base: Path) -> 
     gc.collect()
     assert text() is None
     assert unet() is not None
-    assert all(torch.equal(one, other) for one, other in zip(before, answers(stage), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, outputs(stage), strict=True))
     assert not any(parameter.requires_grad for part in stage.parts.values() for parameter in part.parameters())
 
 
-def test_what_the_base_was_trained_at_is_known_without_the_encoders(tiny_base: Path) -> None:
+def test_resolution_and_shapes_are_known_without_the_encoders(tiny_base: Path) -> None:
     stage: Any = loaded(tiny_base).stages[0]
     assert (stage.resolution, stage.multiple, stage.latent_shape(64, 96)) == (64, 16, (4, 8, 12))
     stage.release_encoders(text=True)
@@ -200,7 +200,7 @@ def test_what_the_base_was_trained_at_is_known_without_the_encoders(tiny_base: P
     assert stage.loaded == {}
 
 
-def test_a_batch_is_encoded_decoded_and_heard_row_by_row(tiny_base: Path) -> None:
+def test_a_batch_is_encoded_and_decoded_row_by_row(tiny_base: Path) -> None:
     stage = loaded(tiny_base).stages[0]
     pixels = gaussian((3, 64, 64), [seeded(i) for i in range(3)]).clamp(-1, 1)
     latents = stage.encode(pixels)
@@ -217,8 +217,8 @@ def test_a_prompt_is_as_long_as_its_tokens_with_both_ends(tiny_base: Path) -> No
     assert stage.prompt_length("a photo of sks dog") == (7, 77)
     assert stage.prompt_length("dog " * 100) == (102, 77)
     with torch.no_grad():
-        heard = stage.condition(["dog " * 75, "dog " * 100], [FRAMING] * 2)["encoder_hidden_states"]
-    assert torch.equal(heard[0], heard[1])
+        states = stage.condition(["dog " * 75, "dog " * 100], [FRAMING] * 2)["encoder_hidden_states"]
+    assert torch.equal(states[0], states[1])
 
 
 def test_an_unknown_layer_set_is_refused_with_a_suggestion(tiny_base: Path) -> None:

@@ -1,4 +1,4 @@
-"""Laws of every family: our generator draws what diffusers' own pipeline draws, LoRA learns, its file restores to the same pixels."""
+"""Laws of every family: it generates what diffusers' pipeline generates, and LoRA trains on it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def family(base: tuple[str, Path]) -> Family:
 
 
 def text_learning_rate(name: str) -> float:
-    """A rate for text encoders, where a family has one that can learn."""
+    """The text encoders' learning rate, 0 where a family has none that can be trained."""
     return 0 if name == "deepfloyd_if" else 1e-2
 
 
@@ -56,17 +56,17 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, np.float64)
 
 
-def drawn(family: Family) -> np.ndarray:
-    """One picture by our generator."""
+def generated(family: Family) -> np.ndarray:
+    """One image by our generator."""
     knobs = Knobs(steps=STEPS, guidance=GUIDANCE, height=64, width=64)
     return pixels(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))))
 
 
 def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None) -> np.ndarray:
-    """The same picture by diffusers' own pipeline, from the same noise, with the adapter loaded by diffusers."""
+    """The same image by diffusers' own pipeline, which also loads the adapter."""
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     if name in {"sd", "sdxl", "deepfloyd_if"}:
-        # IF's learned variance is for a solver that draws noise at each step; ours is cut off, and so it is here.
+        # IF's learned variance is for solvers with noise between steps; it is dropped here too.
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
         pipeline.scheduler.register_to_config(variance_type="fixed_small")
     if adapter is not None:
@@ -84,52 +84,52 @@ def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None)
 
         options |= {"latents": pack(noise), "max_sequence_length": 32}
     elif name == "deepfloyd_if":
-        # This pipeline takes no noise of ours; it draws its own from the generator, first thing.
+        # This pipeline accepts no noise; it draws its own from the generator before anything else.
         options |= {"generator": seeded("picture", 5), "negative_prompt": "", "clean_caption": False}
     else:
         options |= {"latents": noise, "negative_prompt": ""}
     return np.asarray(pipeline(PROMPT, **options).images[0], np.float64) * 255
 
 
-def test_the_family_is_read_off_the_base(base: tuple[str, Path]) -> None:
-    """No one has to say what a base is."""
+def test_the_family_is_detected_from_the_base(base: tuple[str, Path]) -> None:
+    """Nobody has to name the family."""
     assert family_name(str(base[1])) == base[0]
 
 
-def test_our_generator_draws_what_diffusers_draws(base: tuple[str, Path], family: Family) -> None:
+def test_our_generator_generates_what_diffusers_generates(base: tuple[str, Path], family: Family) -> None:
     """To one of 255 levels: conditioning, guidance, schedule and autoencoder are the field's."""
-    assert np.abs(drawn(family) - theirs(*base, family)).max() <= 1.01
+    assert np.abs(generated(family) - theirs(*base, family)).max() <= 1.01
 
 
-def test_lora_learns_and_its_file_restores_to_the_same_pixels(base: tuple[str, Path], family: Family) -> None:
-    """What learns is what is exported; put on a fresh base it draws the same; taken off it leaves the base's own bits."""
+def test_lora_trains_and_its_file_restores_to_the_same_pixels(base: tuple[str, Path], family: Family) -> None:
+    """The export generates the same on a fresh base; removing it restores the base's bits."""
     stage = family.stages[0]
-    before = drawn(family)
+    before = generated(family)
     attached = LoraSettings(
         rank=2, alpha=3, layers="all", learning_rate=1e-2, text_learning_rate=text_learning_rate(base[0])
     ).attach(stage, SUBJECT, 0, None)
-    assert np.array_equal(drawn(family), before), "a fresh LoRA changes nothing"
+    assert np.array_equal(generated(family), before), "a fresh LoRA changes nothing"
     with torch.no_grad():
         for group in attached.groups:
             for number, parameter in enumerate(group.parameters):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded("push", group.part, number)))
-    trained = drawn(family)
+    trained = generated(family)
     assert np.abs(trained - before).max() > 1
     tensors, metadata = attached.export()
     restored: list[np.ndarray] = []
     for _ in range(2):
         fresh = load_family(str(base[1]), device="cpu", precision="fp32")
         applied = restore(fresh.stages[0], tensors, metadata)
-        restored.append(drawn(fresh))
+        restored.append(generated(fresh))
         applied.remove()
-        assert np.array_equal(drawn(fresh), before)
+        assert np.array_equal(generated(fresh), before)
     assert np.array_equal(*restored)
-    # torch takes another kernel for weights that can learn: a rounding's difference.
+    # torch uses another kernel for weights that require gradients: a difference of rounding.
     assert np.abs(restored[0] - trained).max() <= 1
 
 
 def test_gradients_reach_every_group(family: Family) -> None:
-    """One step of the real loss gives every learning part a gradient."""
+    """The real loss gives every trained part a gradient."""
     from mascot.diffusion.loss import training_loss
     from mascot.protocols import Batch, Framing, Latents
 
@@ -139,10 +139,13 @@ def test_gradients_reach_every_group(family: Family) -> None:
     )
     mean = gaussian(stage.latent_shape(64, 64), [seeded("x", i) for i in range(2)])
     batch = Batch(
-        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)), prompts=(PROMPT, "a dog"),
-        framings=(Framing(original=(64, 64), target=(64, 64)),) * 2, weight_B=torch.ones(2) / 2, subject_count=2,
+        latents=Latents(mean_BCHW=mean, deviation_BCHW=torch.zeros_like(mean)),
+        prompts=(PROMPT, "a dog"),
+        framings=(Framing(original=(64, 64), target=(64, 64)),) * 2,
+        weight_B=torch.ones(2) / 2,
+        subject_count=2,
         generators=(seeded(1), seeded(2)),
-    )  # fmt: skip
+    )
     loss, error_B = training_loss(stage, batch, stage.condition, Idle().base_only)
     loss.backward()
     assert torch.isfinite(error_B).all()
@@ -153,7 +156,7 @@ def test_gradients_reach_every_group(family: Family) -> None:
 
 
 def test_a_prompt_is_the_same_in_any_batch(family: Family) -> None:
-    """Conditioning is rows: joined or alone, the same numbers to rounding."""
+    """Conditioning is computed by row: joined or alone, the same numbers to rounding."""
     from mascot.protocols import Framing
 
     stage, framing = family.stages[0], Framing(original=(64, 64), target=(64, 64))
@@ -165,15 +168,16 @@ def test_a_prompt_is_the_same_in_any_batch(family: Family) -> None:
 
 
 OVERRIDES = (
-    "training.steps=4", "training.checkpoint_every=2", "training.batch_size=2", "previews.every=4", "knobs.steps=2", "knobs.guidance=3",
-    "knobs.height=64", "knobs.width=64", "prior.count=2", "prior.steps=2", "dataset.resolution=64", "method.learning_rate=1e-2", "method.rank=4",
-    "method.alpha=8", "precision=fp32", "device=cpu",
-)  # fmt: skip
+    *("training.steps=4", "training.checkpoint_every=2", "training.batch_size=2", "dataset.resolution=64"),
+    *("knobs.steps=2", "knobs.guidance=3", "knobs.height=64", "knobs.width=64", "previews.every=4"),
+    *("prior.count=2", "prior.steps=2", "method.learning_rate=1e-2", "method.rank=4", "method.alpha=8"),
+    *("precision=fp32", "device=cpu"),
+)
 
 
 @pytest.fixture(scope="module")
 def trained(base: tuple[str, Path], home: Path) -> Run:
-    """The whole job on a family: class pictures, training, previews, report."""
+    """A whole run on a family: class images, training, previews, report."""
     overrides = (*OVERRIDES, f"method.text_learning_rate={text_learning_rate(base[0])}")
     recipe = Recipe.preset(base=str(base[1]), overrides=overrides, photos=(str(home / "photos"),), class_noun="dog")
     with pytest.MonkeyPatch.context() as patch:
@@ -181,8 +185,8 @@ def trained(base: tuple[str, Path], home: Path) -> Run:
         return train(recipe, out=home / base[0])
 
 
-def test_the_whole_job_runs(base: tuple[str, Path], trained: Run) -> None:
-    """Training on any family leaves an adapter, previews and a report, by that family's own preset."""
+def test_a_whole_run_works(base: tuple[str, Path], trained: Run) -> None:
+    """Training on any family by its own preset leaves an adapter, previews and a report."""
     assert trained.adapter.exists()
     assert trained.report.exists()
     assert trained.preview(4, 0).exists()
@@ -191,7 +195,7 @@ def test_the_whole_job_runs(base: tuple[str, Path], trained: Run) -> None:
 
 
 def test_stopped_and_resumed_is_never_stopped(base: tuple[str, Path], home: Path, trained: Run, tmp_path: Path) -> None:
-    """From the checkpoint at half of the way on: the same bytes."""
+    """Resuming from the checkpoint at half of the steps ends with the same bytes."""
     run = Run(Path(shutil.copytree(trained.folder, tmp_path / "run")))
     shutil.rmtree(run.checkpoint(4))
     run.adapter.unlink()
@@ -203,23 +207,23 @@ def test_stopped_and_resumed_is_never_stopped(base: tuple[str, Path], home: Path
 
 
 def test_diffusers_reads_the_adapter(base: tuple[str, Path], trained: Run, family: Family) -> None:
-    """`load_lora_weights` gives our generator's picture, alpha and all."""
+    """`load_lora_weights` gives our generator's image, alpha and all."""
     adapter = Adapter.read(trained.adapter)
     applied = restore(family.stages[0], adapter.tensors, adapter.metadata)
-    ours = drawn(family)
+    ours = generated(family)
     applied.remove()
-    assert np.abs(ours - drawn(family)).max() > 0, "something was learned"
+    assert np.abs(ours - generated(family)).max() > 0, "something was trained"
     assert np.abs(ours - theirs(*base, family, trained.adapter)).max() <= 1.01
 
 
 def test_a_t5_is_never_trained(base: tuple[str, Path], family: Family) -> None:
-    """A base with nothing but a T5 refuses to train its text encoder, with the remedy; others offer their CLIPs alone."""
+    """A base with only a T5 refuses to train its text encoder; others offer their CLIPs alone."""
     stage = family.stages[0]
     if base[0] == "deepfloyd_if":
-        with pytest.raises(UserError, match=r"method\.text_rate=0"):
+        with pytest.raises(UserError, match=r"method\.text_learning_rate=0"):
             LoraSettings(text_learning_rate=1e-3).attach(stage, SUBJECT, 0, None)
-    learning = [type(module).__name__ for part, module in stage.parts.items() if part != stage.denoiser]
-    assert all(name.startswith("CLIP") for name in learning)
+    trainable = [type(module).__name__ for part, module in stage.parts.items() if part != stage.denoiser]
+    assert all(name.startswith("CLIP") for name in trainable)
 
 
 CHECKPOINT_KEYS = {
@@ -231,8 +235,8 @@ CHECKPOINT_KEYS = {
 
 
 @pytest.mark.parametrize("pipeline", CHECKPOINT_KEYS)
-def test_a_checkpoint_says_what_it_is(pipeline: str, tmp_path: Path) -> None:
-    """A single file's tensors name its family, without a weight being read."""
+def test_a_checkpoint_names_its_family(pipeline: str, tmp_path: Path) -> None:
+    """The names of a single file's tensors name its family; no weight is read."""
     save_file({CHECKPOINT_KEYS[pipeline]: torch.zeros(1)}, tmp_path / "base.safetensors")
     assert describe(str(tmp_path / "base.safetensors"))["_class_name"] == pipeline
 
@@ -244,10 +248,10 @@ def test_another_file_is_no_base(tmp_path: Path) -> None:
         describe(str(tmp_path / "base.safetensors"))
 
 
-def test_min_snr_on_a_flow_is_refused_before_anything_is_drawn(
+def test_min_snr_on_a_flow_is_refused_before_anything_is_generated(
     base: tuple[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is defined for diffusion alone; no class picture is drawn first."""
+    """It is defined for diffusion alone; no class image is generated first."""
     if base[0] not in {"sd3", "flux"}:
         pytest.skip("a diffusion base takes it")
     recipe = Recipe.preset(

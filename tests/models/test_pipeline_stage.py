@@ -1,4 +1,4 @@
-"""Laws of what families share: a saved stage is the stage, prompts become ids in one place, weights that learn in float32 are asked so."""
+"""Laws of what families share: saving a stage, tokenizing prompts, dtypes of inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def without_t5(tmp_path: Path) -> Path:
-    """A base whose third text encoder is left out, as people download it."""
+    """A base without its third text encoder, as people download it."""
     folder = tiny_base("sd3", tmp_path / "without")
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
@@ -62,8 +62,8 @@ def stage_of(family: Family) -> PipelineStage:
     return stage
 
 
-def drawn(family: Family) -> np.ndarray:
-    """One picture."""
+def generated(family: Family) -> np.ndarray:
+    """One image as an array."""
     knobs = Knobs(steps=2, guidance=3.0, height=64, width=64)
     return np.asarray(next(iter(Generator(family).generate([ImageRequest(PROMPT, 5)], knobs))), np.float64)
 
@@ -77,7 +77,7 @@ def push(stage: PipelineStage) -> None:
 
 
 def dtypes(folder: Path) -> dict[str, set[torch.dtype]]:
-    """What each part's weights are saved in."""
+    """The dtypes of each part's saved weights."""
     return {
         file.parent.name: {tensor.dtype for tensor in load_file(file).values()}
         for file in folder.glob("*/*.safetensors")
@@ -85,15 +85,15 @@ def dtypes(folder: Path) -> dict[str, set[torch.dtype]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_saved_stage_draws_what_the_stage_draws(base: Path, tmp_path: Path, precision: Precision) -> None:
+def test_a_saved_stage_generates_what_the_stage_generates(base: Path, tmp_path: Path, precision: Precision) -> None:
     family = loaded(base, precision)
-    stage, before = stage_of(family), drawn(family)
+    stage, before = stage_of(family), generated(family)
     push(stage)
-    trained = drawn(family)
+    trained = generated(family)
     assert np.abs(trained - before).max() > 0
     stage.save(tmp_path / "saved")
-    assert np.array_equal(drawn(loaded(tmp_path / "saved", precision)), trained)
-    assert np.array_equal(drawn(family), trained), "saving changes nothing"
+    assert np.array_equal(generated(loaded(tmp_path / "saved", precision)), trained)
+    assert np.array_equal(generated(family), trained), "saving changes nothing"
     found = dtypes(tmp_path / "saved")
     assert found.pop("vae") == {torch.float32}
     assert set().union(*found.values()) == {stage.dtype}
@@ -117,13 +117,13 @@ def test_a_base_without_its_t5_is_saved_without_it(without_t5: Path, tmp_path: P
     family = loaded(without_t5)
     stage_of(family).save(tmp_path / "saved")
     assert not (tmp_path / "saved" / "text_encoder_3").exists()
-    assert np.array_equal(drawn(loaded(tmp_path / "saved")), drawn(family))
+    assert np.array_equal(generated(loaded(tmp_path / "saved")), generated(family))
 
 
 def test_what_is_left_out_on_purpose_is_left_out_of_what_is_saved(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A single file is opened with the same options when it is read, when a part is read again and when it is saved."""
+    """A single file is opened with the same options at first, for a part and for saving."""
     file, seen = tmp_path / "base.safetensors", list[dict[str, Any]]()
     save_file({"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(1)}, file)
 
@@ -134,11 +134,11 @@ def test_what_is_left_out_on_purpose_is_left_out_of_what_is_saved(
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
     family = loaded(file)
-    before = drawn(family)
+    before = generated(family)
     stage_of(family).release_encoders(text=True)
-    assert np.array_equal(drawn(family), before)
+    assert np.array_equal(generated(family), before)
     stage_of(family).save(tmp_path / "saved")
-    assert np.array_equal(drawn(loaded(tmp_path / "saved")), before)
+    assert np.array_equal(generated(loaded(tmp_path / "saved")), before)
     assert len(seen) == 4, "at first, for each of two parts again, and to be saved"
     assert all(options == seen[0] and options["safety_checker"] is None for options in seen)
 
@@ -152,7 +152,7 @@ def test_a_folder_that_holds_something_is_never_overwritten(tiny_base: Path, tmp
 
 
 def test_a_part_that_is_wrapped_is_not_saved(tiny_base: Path, tmp_path: Path) -> None:
-    """Wrappers are taken off before: what they hold has no place in a pipeline, and nothing half-written stays behind."""
+    """Wrappers must be removed before: a pipeline cannot hold them. A failure leaves nothing."""
     stage = stage_of(loaded(tiny_base))
     LoraSettings(rank=2).attach(stage, Subject("sks"), 0, None)
     with pytest.raises(RuntimeError, match="lora_A"):
@@ -160,25 +160,25 @@ def test_a_part_that_is_wrapped_is_not_saved(tiny_base: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_learn_in_float32_are_asked_in_float32(base: Path, tmp_path: Path) -> None:
-    """A bf16 base keeps float32 masters while all of it learns; it is saved as it will be used."""
+def test_weights_that_train_in_float32_get_float32_inputs(base: Path, tmp_path: Path) -> None:
+    """A bf16 base has float32 weights while all of it is trained; it is saved in bf16."""
     family = loaded(base, "bf16")
     stage: Any = stage_of(family)
-    denoiser, before = stage.parts[stage.denoiser], drawn(family)
+    denoiser, before = stage.parts[stage.denoiser], generated(family)
     denoiser.float()
     assert stage.dtype_of(denoiser) == torch.float32
-    assert 0 < np.abs(drawn(family) - before).max() < 16, "another rounding"
+    assert 0 < np.abs(generated(family) - before).max() < 16, "another rounding"
     with torch.no_grad():
-        told = stage.condition([PROMPT], [FRAMING])
-        answer = stage.predict(torch.zeros(1, *stage.latent_shape(64, 64)), torch.tensor([500.0]), told)
-    assert answer.dtype == torch.float32
+        conditioning = stage.condition([PROMPT], [FRAMING])
+        prediction = stage.predict(torch.zeros(1, *stage.latent_shape(64, 64)), torch.tensor([500.0]), conditioning)
+    assert prediction.dtype == torch.float32
     stage.save(tmp_path / "saved")
     assert dtypes(tmp_path / "saved")[stage.denoiser] == {torch.bfloat16}
-    assert {weight.dtype for weight in denoiser.parameters()} == {torch.float32}, "saving rounds nothing that learns"
-    assert np.array_equal(drawn(loaded(tmp_path / "saved", "bf16")), before)
+    assert {weight.dtype for weight in denoiser.parameters()} == {torch.float32}, "saving rounds no trained weight"
+    assert np.array_equal(generated(loaded(tmp_path / "saved", "bf16")), before)
 
 
-def test_quantised_weights_are_asked_in_the_stages_dtype(tiny_base: Path) -> None:
+def test_quantized_weights_get_inputs_of_the_stages_dtype(tiny_base: Path) -> None:
     stage = stage_of(loaded(tiny_base, "bf16"))
     packed = nn.ParameterList(
         [nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False), nn.Parameter(torch.zeros(2))]
@@ -186,7 +186,7 @@ def test_quantised_weights_are_asked_in_the_stages_dtype(tiny_base: Path) -> Non
     assert stage.dtype_of(packed) == torch.bfloat16
 
 
-def test_a_low_rank_change_does_not_decide_what_a_denoiser_is_asked_in(base: Path) -> None:
+def test_a_lora_does_not_decide_the_dtype_of_a_denoisers_inputs(base: Path) -> None:
     """Its weights are float32 in a bf16 base."""
     stage = stage_of(loaded(base, "bf16"))
     LoraSettings(rank=2, layers="all").attach(stage, Subject("sks"), 0, None)
@@ -206,29 +206,30 @@ def test_ids_are_the_tokenizers_own_padded_and_cut(base: Path, length: int | Non
         assert stage.count_tokens(name, PROMPT, length) == (len(tokenizer(PROMPT).input_ids), size)
 
 
-def test_only_clips_have_words_that_may_learn(base: Path) -> None:
+def test_only_clips_have_vocabularies(base: Path) -> None:
     stage = stage_of(loaded(base))
     assert set(stage.vocabularies) == set(stage.parts) - {stage.denoiser}  # pyright: ignore[reportAttributeAccessIssue]
     assert stage.vocabularies == stage.vocabularies, "made once"
 
 
-def test_a_learned_word_is_heard_and_counted_by_its_encoder_alone(base: Path) -> None:
+def test_an_added_token_is_read_and_counted_by_its_encoder_alone(base: Path) -> None:
     stage: Any = stage_of(loaded(base))
-    name, words = next(iter(stage.vocabularies.items()))
+    name, vocabulary = next(iter(stage.vocabularies.items()))
     before = {each: stage.token_ids(each, [PROMPT]) for each in stage.tokenizers}
-    told, counted = stage.condition([PROMPT], [FRAMING]), stage.count_tokens(name, PROMPT)
-    words.add("sks", nn.Parameter(torch.ones(3, words.embeddings("dog").shape[1])))
+    before_adding, counted = stage.condition([PROMPT], [FRAMING]), stage.count_tokens(name, PROMPT)
+    vocabulary.add("sks", nn.Parameter(torch.ones(3, vocabulary.embeddings("dog").shape[1])))
     changed = [each for each in stage.tokenizers if not torch.equal(stage.token_ids(each, [PROMPT]), before[each])]
     assert changed == [name]
-    assert stage.count_tokens(name, PROMPT) == (counted[0] + 2, counted[1]), "three vectors where one token was"
-    heard = stage.condition([PROMPT], [FRAMING])
-    assert any(not torch.equal(heard[key], told[key]) for key in told)
-    words.remove()
-    assert all(torch.equal(stage.condition([PROMPT], [FRAMING])[key], told[key]) for key in told)
+    assert stage.count_tokens(name, PROMPT) == (counted[0] + 2, counted[1]), "three tokens where one was"
+    added = stage.condition([PROMPT], [FRAMING])
+    assert any(not torch.equal(added[key], before_adding[key]) for key in added)
+    vocabulary.remove()
+    removed = stage.condition([PROMPT], [FRAMING])
+    assert all(torch.equal(removed[key], before_adding[key]) for key in removed)
 
 
-def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
-    """An encoder that is read again has words of its own; counting a prompt's tokens loads none."""
+def test_vocabularies_are_dropped_with_their_encoder(tiny_base: Path) -> None:
+    """An encoder that is read again has a new vocabulary; counting tokens loads no encoder."""
     stage = stage_of(loaded(tiny_base))
     first = stage.vocabularies["text_encoder"]
     encoder = weakref.ref(stage.text_encoder("text_encoder"))
@@ -243,13 +244,13 @@ def test_words_leave_with_their_encoder(tiny_base: Path) -> None:
     assert stage.vocabularies["text_encoder"].embeddings("dog").shape == (1, 32)
 
 
-def test_most_stages_are_told_of_no_picture(base: Path) -> None:
+def test_most_stages_have_no_image_conditioning(base: Path) -> None:
     assert stage_of(loaded(base)).image_conditioning(torch.zeros(1, 4, 8, 8), [seeded(0)]) == {}
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
 def test_a_base_that_lacks_a_text_encoder_is_refused(tmp_path: Path, part: str) -> None:
-    """Only what its family can do without may be missing."""
+    """Only an encoder that its family calls optional may be missing."""
     folder = tiny_base("sdxl", tmp_path / "base")
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None]}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Laws of quantised weights: nearly the same answers, far less memory, gradients for what learns on top, refusals where they cannot be."""
+"""Laws of quantized weights: nearly the same outputs, far less memory, gradients on top."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.models.quantization import PEFT_FLAGS, MIN_WEIGHTS, QuantizationName, quantize, repeated_layers
+from mascot.models.quantization import MIN_WEIGHTS, PEFT_FLAGS, QuantizationName, quantize, repeated_layers
 from mascot.models.weights import size_of
 from mascot.training.memory_estimate import activation_bytes
 from tiny.families import MAKERS
@@ -21,9 +21,12 @@ from tiny.stable_diffusion import tiny_stable_diffusion
 
 WIDTH = 64
 ERROR: Mapping[str, float] = {"int8": 0.02, "nf4": 0.15}
-"""The most that a random network's answers may move, as a share of their length (measured: 0.013 and 0.12)."""
+"""The most that a random network's outputs may move, relative to their norm.
+
+Measured: 0.013 and 0.12.
+"""
 SHARE: Mapping[str, float] = {"int8": 0.27, "nf4": 0.17}
-"""What is left of a float32 layer, scales and tables of small layers included."""
+"""The share of a float32 layer's bytes that is left, scales included."""
 ENDS = (
     "time_embedding",
     "add_embedding",
@@ -62,7 +65,7 @@ class Network(nn.Module):
 
 
 def arguments(layer: nn.Module) -> dict[str, Any]:
-    """What makes another layer like this."""
+    """The arguments that make another layer like this one."""
     if not isinstance(layer, nn.Linear):
         return {}
     return {
@@ -86,13 +89,13 @@ def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """How far two answers are apart, as a share of the second's length."""
+    """The distance of two outputs, relative to the second one's norm."""
     return ((one - other).float().norm() / other.float().norm()).item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", PEFT_FLAGS)
-def test_answers_hardly_change_and_keep_their_type(kind: QuantizationName, dtype: torch.dtype) -> None:
+def test_outputs_hardly_change_and_keep_their_dtype(kind: QuantizationName, dtype: torch.dtype) -> None:
     module, x = network(dtype), inputs(dtype)
     before = module(x)
     quantize(module, kind, "cpu")
@@ -118,7 +121,7 @@ def test_the_saving_is_what_is_saved(kind: QuantizationName) -> None:
 
 
 def adapted(kind: QuantizationName) -> Network:
-    """A quantised network with a LoRA, which peft knew how to wrap."""
+    """A quantized network with a LoRA by peft."""
     module = network()
     quantize(module, kind, "cpu")
     inject_adapter_in_model(LoraConfig(r=4, target_modules=r"blocks\.\d\.[02]"), module)
@@ -126,22 +129,22 @@ def adapted(kind: QuantizationName) -> Network:
 
 
 @pytest.mark.parametrize("kind", PEFT_FLAGS)
-def test_something_small_learns_on_top(kind: QuantizationName) -> None:
-    """Drawing comes before and between: it must not lay weights out anew. Nothing else moves."""
+def test_an_adapter_trains_on_top(kind: QuantizationName) -> None:
+    """Inference before and between must not repack the weights. Nothing else moves."""
     module, x = adapted(kind), inputs()
     wrapped: Any = module.blocks[0]
     assert type(wrapped[0]).__name__ == {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[kind]
     assert type(wrapped[0]).__module__.startswith("peft.")
     right = gaussian((7, WIDTH), [seeded("right")])[0]
     kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer, errors = torch.optim.Adam(learning, lr=1e-2), list[float]()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer, errors = torch.optim.Adam(trained, lr=1e-2), list[float]()
     for _ in range(30):
         with torch.no_grad():
-            drawn = module(x)
-        answer = module(x)
-        assert torch.equal(answer, drawn)
-        error = (answer - right).square().mean()
+            inferred = module(x)
+        output = module(x)
+        assert torch.equal(output, inferred)
+        error = (output - right).square().mean()
         error.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -153,7 +156,7 @@ def test_something_small_learns_on_top(kind: QuantizationName) -> None:
 
 @pytest.mark.parametrize("kind", PEFT_FLAGS)
 def test_gradients_flow_through(kind: QuantizationName) -> None:
-    """To what learns before the layers, nearly as if nothing were quantised."""
+    """They reach what is trained before the layers, nearly as if nothing were quantized."""
     flows: list[Tensor] = []
     for module in (network(), network()):
         if flows:
@@ -166,8 +169,8 @@ def test_gradients_flow_through(kind: QuantizationName) -> None:
 
 
 @pytest.mark.parametrize("kind", PEFT_FLAGS)
-def test_a_quantised_base_can_be_estimated(kind: QuantizationName) -> None:
-    """Without a trace: the real pass that follows gives the same."""
+def test_a_quantized_base_can_be_estimated(kind: QuantizationName) -> None:
+    """The estimate leaves no trace: the real pass that follows gives the same."""
     module, x = adapted(kind), inputs()
     before = module(x)
     assert activation_bytes(module, lambda: module(torch.zeros(7, WIDTH))) > 3 * 7 * WIDTH * 4
@@ -175,7 +178,7 @@ def test_a_quantised_base_can_be_estimated(kind: QuantizationName) -> None:
 
 
 @pytest.mark.parametrize("name", ["sd", *MAKERS])
-def test_every_familys_blocks_are_quantised_and_its_ends_are_not(name: str, tmp_path: Any) -> None:
+def test_every_familys_blocks_are_quantized_and_its_ends_are_not(name: str, tmp_path: Any) -> None:
     if name == "sd":
         from diffusers import UNet2DConditionModel
 
@@ -191,17 +194,17 @@ def test_every_familys_blocks_are_quantised_and_its_ends_are_not(name: str, tmp_
     before = {layer: part for layer, part in module.named_modules() if layer.startswith(ENDS)}
     assert quantize(module.eval().requires_grad_(requires_grad=False), "nf4", "cpu") > 0
     assert {layer: part for layer, part in module.named_modules() if layer.startswith(ENDS)} == before
-    assert not list(repeated_layers(module)), "quantised layers are not linear layers to be quantised again"
+    assert not list(repeated_layers(module)), "quantized layers are not linear layers to be quantized again"
 
 
-def test_weights_that_learn_are_refused() -> None:
+def test_weights_that_are_trained_are_refused() -> None:
     module = network().requires_grad_(requires_grad=True)
     with pytest.raises(UserError, match=r"low-rank --method"):
         quantize(module, "nf4", "cpu")
     assert type(module.first) is nn.Linear
 
 
-def test_what_cannot_be_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_quantization_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="device=cpu"):
         quantize(network(), "nf4", "mps")
     with pytest.raises(UserError, match="did you mean 'nf4'"):

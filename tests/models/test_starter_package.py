@@ -1,4 +1,4 @@
-"""Laws of the embedded base's package data: what it is made of, what it weighs, what it says of its sources, that it draws."""
+"""Laws of the embedded base's package data: parts, size, sources, and that it generates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def packaged(ask: Callable[[], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for the rendered drawings, which are not kept in the repository: captions do not depend on pixels."""
+    """A stand-in for the rendered drawings, which are not in the repository.
+
+    Captions do not depend on pixels.
+    """
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("work") / "drawings.npz"
     made = {
@@ -58,17 +61,17 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# What training may show
+# What training may use
 
 
 def test_no_held_out_drawing_is_in_training() -> None:
-    """A subject of the evaluation is in no scene, in no art."""
+    """A subject of the evaluation is in no scene, in no art style."""
     assert len(held_out_icons()) == len(OBJECTS["held_out"])
     assert not wanted_icons() & held_out_icons()
 
 
-def test_accessories_say_what_and_where() -> None:
-    """Each has words that begin with an article, and a place on its wearer that the world knows."""
+def test_accessories_have_words_and_a_position() -> None:
+    """Each has words that begin with an article, and a known position on its wearer."""
     assert OBJECTS["accessories"]
     for facts in OBJECTS["accessories"].values():
         assert set(facts) == {"words", "on"}
@@ -87,7 +90,10 @@ def write_catalogue(modules: Path, *labels: tuple[str, int]) -> Path:
 
 
 def test_the_catalogue_is_of_things_that_nobody_holds_out(tmp_path: Path) -> None:
-    """Faces and people, dials, symbols and held-out subjects are left out; icons are named as the drawings' packages name them."""
+    """Faces and people, dials, symbols and held-out subjects are left out.
+
+    Icons have the names that the drawings' packages give them.
+    """
     held_out = sorted(held_out_icons())
     labels = [(icon.replace("-", " "), 3) for icon in held_out]
     labels += [("grinning face", 0), ("woman", 1), ("three o\u2019clock", 5), ("ten-thirty", 5), ("red heart", 8)]
@@ -106,7 +112,7 @@ def test_rendered_drawings_are_the_wanted_ones() -> None:
 
 @pytest.mark.parametrize("part", ["base", "clip"])
 def test_captions_fit_the_tokenizer(drawings: Path, part: str) -> None:
-    """No caption of 1,000 scenes is cut: training hears every word."""
+    """No caption of 1,000 scenes is truncated: training reads every word."""
     from transformers import CLIPTokenizer
 
     asked = {"base": lambda: mascot.models.starter.folder() / "tokenizer", "clip": mascot.models.starter.clip_folder}
@@ -129,10 +135,16 @@ def test_subjects_are_those_of_the_recipe() -> None:
     }
     packages = {f"@iconify-json/{art}": OBJECTS["packages"][f"@iconify-json/{art}"] for art in OBJECTS["arts"]}
     assert found == {
-        name: (s["noun"], s["noun"] in ALIVE, package := f"@iconify-json/{s['art']}", s["icon"], packages[package]["licence"],
-               packages[package]["author"])
+        name: (
+            s["noun"],
+            s["noun"] in ALIVE,
+            package := f"@iconify-json/{s['art']}",
+            s["icon"],
+            packages[package]["licence"],
+            packages[package]["author"],
+        )
         for name, s in OBJECTS["held_out"].items()
-    }  # fmt: skip
+    }
     loaded = mascot.models.starter.subjects()
     assert {name: (held.class_noun, held.live) for name, held in loaded.items()} == {
         name: row[:2] for name, row in found.items()
@@ -140,7 +152,7 @@ def test_subjects_are_those_of_the_recipe() -> None:
 
 
 def test_there_are_enough_subjects() -> None:
-    """A comparison over subjects needs a dozen, things and live ones; their classes are nouns that the base knows."""
+    """A comparison over subjects needs a dozen, things and live ones, with nouns of the base."""
     subjects = mascot.models.starter.subjects()
     assert len(subjects) >= 12
     assert 4 <= sum(held.live for held in subjects.values()) <= len(subjects) - 4
@@ -158,7 +170,10 @@ def test_each_subject_has_different_photos(name: str) -> None:
 
 
 def test_mascot_photos_are_of_the_drawing(tmp_path: Path) -> None:
-    """The photos in `examples/mascot` are what the step makes of `mascot.svg`, within what a renderer's version may change."""
+    """The photos in `examples/mascot` are what the step makes of `mascot.svg`.
+
+    Another version of the renderer may change them a little.
+    """
     kept = ROOT / "examples" / "mascot"
     (tmp_path / "mascot.svg").write_bytes((kept / "mascot.svg").read_bytes())
     make_photos(tmp_path)
@@ -197,8 +212,8 @@ def test_the_loader_is_light() -> None:
         mascot.models.starter.identity_folder,
     ],
 )
-def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation without the data says what to do."""
+def test_missing_data_is_reported(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of an installation without the data says what to do."""
     monkeypatch.setattr(mascot.models.starter, "package_data", lambda name: tmp_path / name)
     with pytest.raises(UserError, match="reinstall mascot"):
         ask()
@@ -207,10 +222,10 @@ def test_missing_data_is_said(ask: Any, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("ask", "step"), [(mascot.models.starter.folder, "export"), (mascot.models.starter.clip_folder, "encoders")]
 )
-def test_half_of_a_folder_is_said(
+def test_an_incomplete_folder_is_reported(
     ask: Callable[[], Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkout without the weights says which file is missing and which step writes it."""
+    """The error of a checkout without weights names the missing file and the step to run."""
     monkeypatch.setattr(mascot.models.starter, "package_data", lambda name: tmp_path / name)
     for name in ("base/model_index.json", "clip/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -221,13 +236,13 @@ def test_half_of_a_folder_is_said(
         ask()
 
 
-def test_the_base_names_what_it_was_shown() -> None:
+def test_the_base_lists_the_nouns_it_was_trained_on() -> None:
     packaged(mascot.models.starter.folder)
     assert mascot.models.starter.nouns() == tuple(sorted(OBJECTS["nouns"]))
 
 
 def test_package_data_is_light() -> None:
-    """Each part weighs no more than its export allows, photos of the subjects 5 MB, or the wheel gets too large."""
+    """Each part is within its export's limit, and photos within 5 MB: the wheel must stay small."""
     from starter_training.export import export_base, export_encoders
     from starter_training.export.package_folder import megabytes_of
 
@@ -239,7 +254,10 @@ def test_package_data_is_light() -> None:
 
 @pytest.mark.parametrize("package", OBJECTS["packages"])
 def test_the_notice_names_every_source(package: str) -> None:
-    """NOTICE has a section for each package, with version, title, author and licence; CC-BY asks for attribution and changes."""
+    """NOTICE has a section for each package, with version, title, author and licence.
+
+    CC-BY asks for attribution and changes.
+    """
     facts = OBJECTS["packages"][package]
     sections = [
         section
@@ -256,7 +274,7 @@ def test_the_notice_names_every_source(package: str) -> None:
 
 
 def test_the_notice_names_every_subject() -> None:
-    """Each held-out subject stands in the section of the package that it was drawn from."""
+    """Each held-out subject is named in the section of the package that its drawing comes from."""
     sections = (ROOT / "NOTICE").read_text().split("\n\n\n")
     for name, subject in OBJECTS["held_out"].items():
         assert [name in section for section in sections].count(True) == 1
@@ -266,8 +284,8 @@ def test_the_notice_names_every_subject() -> None:
 # The base
 
 
-def test_the_packaged_base_draws() -> None:
-    """The packaged folder is a Stable Diffusion pipeline that loads offline and draws finite images that obey seeds."""
+def test_the_packaged_base_generates() -> None:
+    """The folder is a Stable Diffusion pipeline that loads offline and obeys seeds."""
     base = packaged(mascot.models.starter.folder)
     import torch
     from diffusers import StableDiffusionPipeline
@@ -275,12 +293,12 @@ def test_the_packaged_base_draws() -> None:
     pipeline: Any = StableDiffusionPipeline.from_pretrained(base, local_files_only=True, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    drawn = pipeline(
+    generated = pipeline(
         ["a photo of an owl in the snow"] * 2, num_inference_steps=4, generator=generators, output_type="np"
     ).images
-    assert drawn.shape == (2, 64, 64, 3)
-    assert np.isfinite(drawn).all()
-    assert np.abs(drawn[0] - drawn[1]).mean() > 0.01
+    assert generated.shape == (2, 64, 64, 3)
+    assert np.isfinite(generated).all()
+    assert np.abs(generated[0] - generated[1]).mean() > 0.01
 
 
 @pytest.fixture
@@ -293,8 +311,8 @@ def photos() -> list[Image.Image]:
     ]
 
 
-def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> None:
-    """It loads offline, embeds photos as 192 values, and finds two photos of one subject more alike than those of others."""
+def test_the_packaged_identity_encoder_tells_subjects_apart(photos: list[Image.Image]) -> None:
+    """It loads offline and embeds photos as 192 values; photos of one subject are more alike."""
     from mascot.evaluation.metrics.image_encoders import read_identity_encoder
 
     embeddings = read_identity_encoder(packaged(mascot.models.starter.identity_folder)).embed(photos)
@@ -304,8 +322,8 @@ def test_the_packaged_identity_encoder_answers(photos: list[Image.Image]) -> Non
     assert same > (likeness.sum() - likeness.trace() - 6 * same) / 24
 
 
-def test_the_packaged_clip_answers(photos: list[Image.Image]) -> None:
-    """It loads offline, embeds photos and prompts as 128 values, and fits each class to its photos better than another."""
+def test_the_packaged_clip_tells_classes_apart(photos: list[Image.Image]) -> None:
+    """It loads offline and embeds in 128 values; a class fits its photos better than others."""
     from mascot.evaluation.metrics.image_encoders import read_clip
 
     clip = read_clip(packaged(mascot.models.starter.clip_folder))
@@ -324,7 +342,7 @@ def read_tiny(base: Path) -> Any:
 
 
 def test_an_export_is_light_anonymous_and_whole(tiny_base: Path, tmp_path: Path) -> None:
-    """An export holds half-precision weights, says nowhere where it was made, and anybody may read it."""
+    """An export has half-precision weights, names no local path, and anybody can read it."""
     from safetensors.numpy import load_file
 
     from starter_training.export.export_base import write_base
@@ -359,7 +377,7 @@ def test_a_heavy_export_is_refused(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_export_is_noticed(tiny_base: Path) -> None:
-    """A folder that draws something else than the pipeline in memory is refused."""
+    """A folder that generates other images than the pipeline in memory is refused."""
     from starter_training.export.export_base import generate_samples, verify
 
     pipeline = read_tiny(tiny_base)
@@ -369,8 +387,8 @@ def test_a_wrong_export_is_noticed(tiny_base: Path) -> None:
         verify(tiny_base, generate_samples(pipeline))
 
 
-def test_an_untrained_work_folder_is_said(tmp_path: Path) -> None:
-    """Exporting before training says which step to run."""
+def test_an_untrained_work_folder_is_refused(tmp_path: Path) -> None:
+    """The error of exporting before training names the step to run."""
     from starter_training.export.export_base import export_base
 
     with pytest.raises(UserError, match="starter_training tokenizer"):

@@ -65,7 +65,7 @@ class LearnedTokens:
         self._end: int = self._pooling.eos_token_id
         self._base_tokenizer = tokenizer
         self._extended: tuple[str, tuple[str, ...], Any] | None = None
-        """The last added token, its tokens and their tokenizer; kept because copying one is slow."""
+        """The last added token, its tokens and their tokenizer; kept, as copying one is slow."""
         self._added = False
 
     @property
