@@ -1,4 +1,4 @@
-"""Laws of recipes: what is written is what is read, later words win, and every mistake is named at once."""
+"""Laws of recipes: what is written is read again, later values win, mistakes are named at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20
 
 
 def models() -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every group of settings, by dotted path; the methods' under their names."""
+    """List every group of settings with its dotted path; the methods' under their names."""
     yield "", Recipe
     for name, field in Recipe.model_fields.items():
         if (
@@ -44,13 +44,13 @@ def models() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def leaves() -> Iterator[tuple[str, str]]:
-    """Every setting that holds a value, as group and name."""
+    """List every setting that holds a value, as group and name."""
     groups = {path.partition(":")[0] for path, _ in models()}
     yield from ((path, name) for path, model in models() for name in model.model_fields if path or name not in groups)
 
 
 def number(kind: type, bounds: dict[str, float]) -> st.SearchStrategy[Any]:
-    """Numbers within a setting's bounds."""
+    """Generate numbers within a setting's bounds."""
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if kind is int:
         return st.integers(int(low or 0) + ("gt" in bounds), int(high or 2**40) - ("lt" in bounds))
@@ -60,7 +60,7 @@ def number(kind: type, bounds: dict[str, float]) -> st.SearchStrategy[Any]:
 
 
 def values_of(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
-    """Anything that a setting allows."""
+    """Generate any value that a setting allows."""
     field = model.model_fields[name]
     bounds = {
         key: getattr(rule, key) for rule in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(rule, key)
@@ -79,13 +79,13 @@ def values_of(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
 
 
 def of(model: type[BaseModel], *leave: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Every setting of a group, at any value that it allows."""
+    """Generate every setting of a group, at any value that it allows."""
     return st.fixed_dictionaries({name: values_of(model, name) for name in model.model_fields if name not in leave})
 
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    """Any recipe."""
+    """Generate any recipe."""
     groups = [name for name, _ in models() if name and ":" not in name]
     top = draw(of(Recipe, "method", *groups))
     method = draw(st.sampled_from(sorted(METHODS)))
@@ -103,7 +103,7 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
 
 @settings(max_examples=15)
 @given(recipe=recipes())
-def test_a_written_recipe_says_every_setting(recipe: Recipe) -> None:
+def test_a_written_recipe_holds_every_setting(recipe: Recipe) -> None:
     written = tomllib.loads(recipe.to_toml())
     method = recipe.model_dump()["method"]["name"]
     for path, name in leaves():
@@ -121,7 +121,7 @@ def test_a_written_recipe_is_repeated_exactly_whatever_the_preset_says(tmp_path:
 
 
 def preset(*overrides: str, file: str = "", folder: Path | None = None, **given: Any) -> Recipe:
-    """A recipe on the embedded base, with a file of this text."""
+    """Build a recipe on the embedded base, with a file of this text."""
     path = None
     if folder is not None:
         path = folder / "recipe.toml"
@@ -168,11 +168,22 @@ def test_an_unknown_pair_has_no_preset() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("16", 16), ("1e-4", 1e-4), ("true", True), ("none", None), ("None", None), ("'none'", "none"), ("word", "word"), ("", ""),
-        ("two words", "two words"), ("['a', 'b']", ["a", "b"]), ('"3"', "3"), ("a # b", "a # b"), ("C:\\x", "C:\\x"),
+        ("16", 16),
+        ("1e-4", 1e-4),
+        ("true", True),
+        ("none", None),
+        ("None", None),
+        ("'none'", "none"),
+        ("word", "word"),
+        ("", ""),
+        ("two words", "two words"),
+        ("['a', 'b']", ["a", "b"]),
+        ('"3"', "3"),
+        ("a # b", "a # b"),
+        ("C:\\x", "C:\\x"),
         ("1\nb = 2", "1\nb = 2"),
     ],
-)  # fmt: skip
+)
 def test_a_value_is_toml_or_else_text(text: str, value: object) -> None:
     assert parse_value(text) == value
 
@@ -197,22 +208,27 @@ def test_none_is_a_word_where_a_setting_is_a_text(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_named_at_once_with_their_paths_and_what_was_meant() -> None:
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as raised:
         preset(
             "seed=-1",
             "method.rank=0",
-            "method.txt_rate=1",
+            "method.txt_learning_rate=1",
             "training.stepz=5",
             "previews.prompts=[]",
-            "colour=red",
+            "color=red",
             "prior.count=x",
         )
-    sentence = str(said.value)
+    sentence = str(raised.value)
     for part in (
-        "the recipe has mistakes: ", "seed = -1: ", "method.rank = 0: ", "method.txt_rate is not a setting; did you mean 'text_learning_rate'?",
-        "training.stepz is not a setting; did you mean 'steps'?", "previews.prompts = []: ",
-        "colour is not a setting; ", 'prior.count = "x": ',
-    ):  # fmt: skip
+        "the recipe has mistakes: ",
+        "seed = -1: ",
+        "method.rank = 0: ",
+        "method.txt_learning_rate is not a setting; did you mean 'text_learning_rate'?",
+        "training.stepz is not a setting; did you mean 'steps'?",
+        "previews.prompts = []: ",
+        "color is not a setting; ",
+        'prior.count = "x": ',
+    ):
         assert part in sentence
     assert "\n" not in sentence
 
@@ -241,18 +257,18 @@ def test_a_method_that_is_no_group_is_refused(method: object) -> None:
         Recipe.parse({"photos": ["p"], "method": method})
 
 
-def test_every_setting_says_what_it_is() -> None:
-    silent = [
+def test_every_setting_is_described() -> None:
+    undescribed = [
         f"{path}.{name}".lstrip(".")
         for path, model in models()
         for name, field in model.model_fields.items()
         if not described(field)
     ]
-    assert silent == []
+    assert undescribed == []
 
 
 def described(field: Any) -> bool:
-    """Whether a setting has a description, or is a group whose class has one."""
+    """Return whether a setting has a description, or is a group whose class has one."""
     kind = field.annotation
     return bool(field.description or (isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__doc__))
 
@@ -262,7 +278,7 @@ def test_the_sections_that_suggestions_know_are_those_there_are() -> None:
 
 
 def used_names() -> set[str]:
-    """Every attribute that the package reads, beyond the settings' own definitions."""
+    """List every attribute that the package reads, beyond the settings' own definitions."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "src" / "mascot").rglob("*.py")]
     return {
         node.attr
@@ -279,7 +295,7 @@ def test_no_setting_is_accepted_that_nothing_reads() -> None:
 
 
 def chosen(dumped: Any, like: Any) -> Any:
-    """What a complete recipe says of the settings that a preset gives."""
+    """Return a complete recipe's values of the settings that a preset gives."""
     return {key: chosen(dumped[key], value) for key, value in like.items()} if isinstance(like, dict) else dumped
 
 

@@ -1,4 +1,4 @@
-"""TODO recipe.overrides."""
+"""Reading recipes from TOML files and from `--set`, and absence, which both write as `none`."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ from mascot.errors import UserError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file."""
+    """Read a recipe file as nested dicts.
+
+    Raises:
+        UserError: the file is missing or no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"the recipe {path} does not exist.") from None
+        raise UserError(f"the recipe {path} does not exist; give the path of a recipe file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"the recipe {path} is not valid TOML ({error}).") from None
+        raise UserError(f"the recipe {path} is not valid TOML ({error}); correct the file.") from None
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested mapping over another."""
-    merged = dict(below)
-    for key, value in above.items():
+def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings, key by key; where both have a value, that of `upper` wins."""
+    merged = dict(lower)
+    for key, value in upper.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-def spell_absences(value: Any) -> Any:
-    """Write absence in nested mappings as `none`: TOML has no null."""
+def write_none(value: Any) -> Any:
+    """Replace None in nested dicts by the string `none`, because TOML has no null."""
     if isinstance(value, dict):
-        return {key: spell_absences(item) for key, item in value.items()}
+        return {key: write_none(item) for key, item in value.items()}
     return "none" if value is None else value
 
 
-def read_absences(model: type[BaseModel], values: Any) -> Any:
-    """Read `none` as absence wherever a setting may be absent; the inverse of `spell_absences`."""
+def read_none(model: type[BaseModel], values: Any) -> Any:
+    """Replace `none` by None for every setting of `model` that may be absent; inverts `write_none`.
+
+    Values that are no mapping are returned unchanged, for pydantic to refuse.
+    """
     if not isinstance(values, Mapping):
         return values
     read = dict(values)
@@ -50,12 +57,12 @@ def read_absences(model: type[BaseModel], values: Any) -> Any:
             read[name] = None
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                read[name] = read_absences(kind, read[name])
+                read[name] = read_none(kind, read[name])
     return read
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Read `method.rank=16` items; values are TOML where they parse as such, else plain text.
+    """Parse items such as `method.rank=16` to nested dicts; of two values for a key the later wins.
 
     Raises:
         UserError: an item has no `=` or no key.
@@ -74,7 +81,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself; `none` is absence."""
+    """Parse a value as TOML, or else take it as a string; `none` becomes None."""
     if text.lower() == "none":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Recipe: everything that decides the outcome of a run, as one frozen value that is written beside the result."""
+"""The recipe of a run: read from presets, files and options, and written beside the result."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ from mascot.models.families.registry import family_name
 from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
-from mascot.recipe.overrides import merge, parse_overrides, read_absences, read_toml, spell_absences
+from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
 from mascot.recipe.settings import DiagnosisSettings, PreviewSettings, SelectionSettings
 from mascot.training.settings import TrainingSettings
 
 
 class Recipe(BaseModel):
-    """Everything that decides the outcome of a run."""
+    """Every setting that decides the outcome of a run, with a section for each part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str = Field(default="starter", min_length=1, description="starter, a folder, a .safetensors file or a hub id")
-    photos: tuple[str, ...] = Field(min_length=1, description="folders and files with photos of the subject")
+    base: str = Field(
+        default="starter", min_length=1, description="base model: starter, folder, .safetensors file or hub id"
+    )
+    photos: tuple[str, ...] = Field(min_length=1, description="folders and files of photos of the subject")
     token: str | None = Field(
         default=None,
         min_length=1,
-        description="the word that will mean the subject, a rare one; the base is asked when not given",
+        description="identifier token of the subject, a rare word; none chooses one for the base",
     )
-    class_noun: str | None = Field(default=None, description="what kind of thing the subject is: dog, toy, ...")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="decides everything random")
+    class_noun: str | None = Field(default=None, description="class noun of the subject: dog, toy, ...")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random draws of training")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="where it runs; auto takes an accelerator if there is one"
+        default="auto", description="device to run on; auto takes an accelerator if there is one"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="numbers that are computed with while training"
+        default="fp32", description="floating-point precision of training"
     )
     base_weights: QuantizationName | None = Field(
         default=None,
-        description="int8 or nf4 keeps the frozen denoiser in 8 or 4 bits while something small learns; none in full",
+        description="int8 or nf4 quantizes the frozen denoiser to 8 or 4 bits; none keeps full precision",
     )
     dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
@@ -60,14 +62,14 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def parse_absences(cls, values: Any) -> Any:
-        """Read `none`, as TOML and `--set` write absence."""
-        return read_absences(cls, values)
+    def parse_none(cls, values: Any) -> Any:
+        """Read the string `none` as None, since TOML and `--set` write absence that way."""
+        return read_none(cls, values)
 
     @field_validator("method", mode="before")
     @classmethod
     def parse_method(cls, value: Any) -> Any:
-        """Read the settings of whichever method is named."""
+        """Validate the section `method` by the settings class of the method that it names."""
         if isinstance(value, BaseModel):
             return value
         if not isinstance(value, Mapping):
@@ -76,29 +78,41 @@ class Recipe(BaseModel):
         name = str(settings.get("name", DEFAULT))
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
-        return settings_of(name).model_validate(read_absences(settings_of(name), settings) | {"name": name})
+        return settings_of(name).model_validate(read_none(settings_of(name), settings) | {"name": name})
 
     @property
     def subject(self) -> Subject:
-        """Token and class noun; `sks` stands in for a token that is still to be found."""
+        """The subject: token and class noun; `sks` stands in for a token that is not chosen yet."""
         return Subject(token=COMMON_TOKEN if self.token is None else self.token, class_noun=self.class_noun)
 
-    def fits(self, made: Recipe) -> bool:
-        """Whether a run that was made by `made` is a run of this recipe: all is the same, but for a token that this one leaves open."""
-        return made == (self if self.token is not None else self.model_copy(update={"token": made.token}))
+    def fits(self, other: Recipe) -> bool:
+        """Return whether a run of `other` is a run of this recipe.
+
+        All settings must be equal, except that a recipe without a token fits any token.
+        """
+        return other == (self if self.token is not None else self.model_copy(update={"token": other.token}))
 
     @classmethod
     def preset(
         cls, *, base: str | None = None, overrides: Sequence[str] = (), file: Path | None = None, **given: Any
     ) -> Self:
-        """Build a recipe: the preset of the base and method, then a file, then what is given by name, then `key.path=value` overrides.
+        """Build a recipe from the preset of its base and method, with changes on top.
+
+        Of several values for one key, the last in this order wins: preset, `file`, `base` and
+        `given`, `overrides`.
+
+        Args:
+            base: The base model; None takes that of the file, else the starter.
+            overrides: Items such as `method.rank=16`.
+            file: A recipe file, complete or partial.
+            given: Values of top-level keys; None counts as not given.
 
         Raises:
-            UserError: all mistakes at once, each with its dotted path.
+            UserError: all mistakes at once, each with its key.
         """
-        written = read_toml(file) if file is not None else {}
+        in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
-        changes = merge(merge(written, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
+        changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
         base = str(changes.get("base", "starter"))
         method = (
             str(changes.get("method", {}).get("name", DEFAULT)) if isinstance(changes.get("method", {}), dict) else ""
@@ -107,7 +121,11 @@ class Recipe(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Validate, and say every mistake in one error."""
+        """Validate nested values.
+
+        Raises:
+            UserError: all mistakes at once, each with its key.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -115,23 +133,33 @@ class Recipe(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a complete recipe, as a run keeps it."""
+        """Read a complete recipe, such as `recipe.toml` in a run's folder.
+
+        Raises:
+            UserError: the file is missing, no TOML, or has mistakes.
+        """
         return cls.parse(read_toml(path))
 
     def to_toml(self) -> str:
-        """Write every value, defaults too; absent ones as `none`, so that no preset fills them when the file is used again."""
-        return tomli_w.dumps(spell_absences(self.model_dump(mode="json")))
+        """Write all values as TOML, defaults too.
+
+        Absent ones are written as `none`, so that no preset fills them when the file is used again.
+        """
+        return tomli_w.dumps(write_none(self.model_dump(mode="json")))
 
 
 def preset_values(base: str, method: str) -> dict[str, Any]:
-    """The packaged values for a base and a method: those of `starter`, else of the base's family; nothing for an unknown pair."""
+    """Read the preset of a base and a method; empty for an unknown pair.
+
+    The starter has presets of its own, other bases have those of their family.
+    """
     name = "starter" if base == "starter" else family_name(base)
     path = files("mascot") / "recipe" / "presets" / f"{name}-{method}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The settings that exist, by dotted path of their section."""
+    """List the keys of each section, by its dotted path, for the method that `values` name."""
     method = values.get("method", {})
     name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else DEFAULT
     sections = dict(sections_of(Recipe))

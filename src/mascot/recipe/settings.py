@@ -1,4 +1,4 @@
-"""TODO recipe.settings."""
+"""Sections of the recipe that belong to no other room: previews, diagnosis and selection."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from mascot.generation.prompt_sets import PREVIEWS
 
 
 class PreviewSettings(BaseModel):
-    """Pictures drawn while training, at fixed seeds."""
+    """The section `previews`: images that are generated during training, at fixed seeds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    every: int = Field(default=200, ge=0, description="steps between two previews; 0 draws none")
+    every: int = Field(default=200, ge=0, description="steps between two previews; 0 generates none")
     prompts: tuple[str, ...] = Field(
-        default=PREVIEWS, min_length=1, description="what they show; preview i has seed + i"
+        default=PREVIEWS, min_length=1, description="prompts of the previews; number i, from 0, has seed + i"
     )
     seed: int = Field(default=0, ge=0, description="seed of the first preview")
 
 
 class DiagnosisSettings(BaseModel):
-    """Whether a run is told what ails it."""
+    """The section `diagnosis`: the search for failure modes after training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     active: bool = Field(
-        default=True, description="draw some pictures more after training, and say in the report what went wrong"
+        default=True, description="generate a few more images after training, and report failure modes"
     )
-    images: int = Field(default=2, ge=2, le=100, description="pictures of each of its prompts")
+    images: int = Field(default=2, ge=2, le=100, description="images of each prompt of the diagnosis")
 
 
 class SelectionSettings(BaseModel):
-    """How checkpoint and knobs are chosen while training."""
+    """The section `selection`: how the checkpoint and the inference knobs are selected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     active: bool = Field(
-        default=True, description="choose checkpoint and knobs by measured likeness and prompt fidelity"
+        default=True, description="select checkpoint and knobs by measured likeness and prompt fidelity"
     )
-    checkpoints: int = Field(
-        default=6, ge=1, le=100, description="checkpoints that are looked at, the last step among them"
-    )
+    checkpoints: int = Field(default=6, ge=1, le=100, description="checkpoints that are validated, with the last step")
     patience: int = Field(
-        default=3, ge=1, le=100, description="looks in a row without a better one after which training stops"
+        default=3, ge=1, le=100, description="validations in a row without improvement after which training stops"
     )
-    knobs: bool = Field(default=True, description="search guidance, UNet scale and text scale afterwards")
+    knobs: bool = Field(
+        default=True, description="search guidance scale, UNet scale and text-encoder scale after training"
+    )
     identity: str | None = Field(
-        default=None, description="encoder of likeness: folder, hub id or starter; none takes the usual"
+        default=None, description="identity encoder: folder, hub id or starter; none takes the default"
     )
-    clip: str | None = Field(default=None, description="encoder of prompts, likewise")
+    clip: str | None = Field(
+        default=None, description="CLIP encoder: folder, hub id or starter; none takes the default"
+    )
     cost: float = Field(
-        default=1.0, gt=0, le=100, description="passes through the denoiser at most, as a share of training's own"
+        default=1.0, gt=0, le=100, description="most forward passes for selection, as a share of those for training"
     )
