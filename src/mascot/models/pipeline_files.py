@@ -16,6 +16,7 @@ from mascot.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: Final[Mapping[Precision, torch.dtype]] = {
@@ -95,7 +96,7 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
     try:
         if path.is_file():
             return kind.from_single_file(source, dtype=torch.float32, **options)
-        index: dict[str, Any] = kind.load_config(source, local_files_only=path.is_dir())
+        index: dict[str, object] = kind.load_config(source, local_files_only=path.is_dir())
         options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
         return kind.from_pretrained(
             source, dtype=torch.float32, local_files_only=path.is_dir(), use_safetensors=True, **options
@@ -109,7 +110,10 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
 
 
 def check_complete(
-    source: str, modules: Iterable[nn.Module], encoders: Mapping[str, Any], tokenizers: Mapping[str, Any]
+    source: str,
+    modules: Iterable[nn.Module],
+    encoders: Mapping[str, Any],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
 ) -> None:
     """Refuse what the libraries fill silently: weights that a file lacks, a missing tokenizer.
 

@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
 from mascot.models.pipeline_files import (
@@ -26,6 +27,9 @@ from mascot.models.pipeline_files import (
 from mascot.models.token_embeddings import LearnedTokens
 from mascot.protocols import Conditioning, Latents, Stage
 from mascot.storage.atomic_write import atomic_write
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,7 @@ class TextEncoders:
     load_text_encoder: Callable[[str], nn.Module]
     encoders: tuple[str, ...]
     """Trainable text encoders by folder name, in order; a T5 is never one of them."""
-    tokenizers: dict[str, Any] = field(default_factory=dict[str, Any])
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict[str, PreTrainedTokenizerBase])
     """Text encoder's name -> the base's own tokenizer."""
     loaded: dict[str, Any] = field(default_factory=dict[str, Any])
     """Text encoder's name -> the loaded module."""
@@ -69,7 +73,7 @@ class TextEncoders:
             )
         return self.loaded[name]
 
-    def prepare_prompts(self, name: str, prompts: Sequence[str]) -> tuple[Any, list[str]]:
+    def prepare_prompts(self, name: str, prompts: Sequence[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
         """Return a text encoder's tokenizer, and the prompts with the added token rewritten.
 
         Without vocabularies no token was added, so the encoder need not be loaded to count tokens.
@@ -117,7 +121,7 @@ class PipelineStage(TextEncoders, ABC):
 
     source: str
     image_codec: Autoencoder | PixelSpace
-    reopen: Callable[[], Any] | None = None
+    reopen: Callable[[], DiffusionPipeline] | None = None
     """Reads the whole pipeline again, in float32 on the CPU.
 
     None for a stage made of single modules, which cannot be saved.

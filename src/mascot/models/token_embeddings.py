@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AddedToken, PreTrainedTokenizerBase
 
 LEGACY_END = 2
 """The id of the end token in the settings of old CLIPs.
@@ -58,18 +58,18 @@ class LearnedTokens:
         tokenizer: The encoder's tokenizer, which is never changed.
     """
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         self._encoder: Any = encoder
         self._pooling: Any = getattr(encoder, "text_model", encoder)
         self._table: Any = self._encoder.get_input_embeddings()
         self._end: int = self._pooling.eos_token_id
         self._base_tokenizer = tokenizer
-        self._extended: tuple[str, tuple[str, ...], Any] | None = None
+        self._extended: tuple[str, tuple[str, ...], PreTrainedTokenizerBase] | None = None
         """The last added token, its tokens and their tokenizer; kept, as copying one is slow."""
         self._added = False
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's own tokenizer, or a copy that knows the added token (see `rewrite`)."""
         return self._extended[2] if self._added and self._extended else self._base_tokenizer
 
@@ -98,7 +98,8 @@ class LearnedTokens:
         if self._extended is None or self._extended[0] != token or len(self._extended[1]) != len(rows_ND):
             self._extended = token, *extend_tokenizer(self._base_tokenizer, token, len(rows_ND))
         _, tokens, tokenizer = self._extended
-        ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
+        ids = tokenizer.convert_tokens_to_ids(list(tokens))
+        assert isinstance(ids, list)
         assert ids == list(range(ids[0], ids[0] + len(ids))), "a tokenizer gives new tokens consecutive ids"
         self._encoder.set_input_embeddings(ExtendedEmbedding(self._table, rows_ND, ids[0]))
         if self._end == LEGACY_END:
@@ -130,7 +131,9 @@ def normalize_token(token: str) -> str:
     return " ".join(unicodedata.normalize("NFC", token).lower().split())
 
 
-def extend_tokenizer(tokenizer: Any, token: str, count: int) -> tuple[tuple[str, ...], Any]:
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, token: str, count: int
+) -> tuple[tuple[str, ...], PreTrainedTokenizerBase]:
     """Copy a tokenizer and add `count` tokens for one token of the user's.
 
     They are named `token`, `token_1`, ... as in diffusers. A name that the vocabulary has already,

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -59,7 +58,7 @@ def is_hub_id(base: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.endswith(WEIGHTS)
 
 
-def read_index_of(base: str) -> dict[str, Any]:
+def read_index_of(base: str) -> dict[str, object]:
     """Return the `model_index.json` of one base.
 
     For a single file it is made from the names of the file's tensors.
@@ -116,7 +115,7 @@ def pipeline_in(checkpoint: Path) -> str:
     )
 
 
-def read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, object]:
     """Parse a `model_index.json`.
 
     Raises:

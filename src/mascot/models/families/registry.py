@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 from mascot.errors import UserError, suggest
 from mascot.models.families.base_source import read_index_of, source_of, split_cascade
@@ -27,7 +26,7 @@ The `load` of that module takes its source as `continuation`.
 """
 
 
-def describe(base: str) -> dict[str, Any]:
+def describe(base: str) -> dict[str, object]:
     """Return the `model_index.json` of a base without loading weights.
 
     Of FIRST+SECOND it is the first one's.
@@ -44,13 +43,13 @@ def describe(base: str) -> dict[str, Any]:
         )
     for second in more:
         kind = str(read_index_of(second).get("_class_name"))
-        if CONTINUATIONS.get(kind) != FAMILIES[index["_class_name"]]:
+        if CONTINUATIONS.get(kind) != FAMILIES[str(index["_class_name"])]:
             problem = f"{second} is a {kind}, which does not enlarge the images of a {index['_class_name']}"
             raise UserError(f"{problem}; give {first} alone, or joined with the next stage of its cascade.")
     return index
 
 
-def check_pipeline(base: str, index: dict[str, Any]) -> dict[str, Any]:
+def check_pipeline(base: str, index: dict[str, object]) -> dict[str, object]:
     """Return the index of a base, if its pipeline can be the first or only stage.
 
     Raises:
@@ -72,7 +71,7 @@ def family_name(base: str) -> str:
     Raises:
         UserError: as `describe`.
     """
-    return import_module(FAMILIES[describe(base)["_class_name"]]).NAME
+    return import_module(FAMILIES[str(describe(base)["_class_name"])]).NAME
 
 
 def load_family(base: str, *, device: str, precision: Precision) -> Family:
@@ -86,6 +85,6 @@ def load_family(base: str, *, device: str, precision: Precision) -> Family:
     Raises:
         UserError: the base is unknown, broken or does not exist.
     """
-    module = import_module(FAMILIES[describe(base)["_class_name"]])
+    module = import_module(FAMILIES[str(describe(base)["_class_name"])])
     first, *more = map(source_of, split_cascade(base))
     return module.load(first, device=device, precision=precision, **({"continuation": more[0]} if more else {}))
