@@ -1,4 +1,4 @@
-"""TODO evaluation.selection.checkpoint_selection."""
+"""Checkpoint selection: keep the best of the checkpoints, and stop training early."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointResult:
-    """One checkpoint that was looked at."""
+    """The validation of one checkpoint."""
 
     step: int
-    measured: ValidationResult
+    result: ValidationResult
     score: SelectionScore
 
 
 @dataclass(slots=True, kw_only=True)
 class CheckpointSelector:
-    """Is told of checkpoints as they come, knows the best, and says when training has stopped paying."""
+    """Collects the results of checkpoints in order, and decides which to keep and when to stop."""
 
     references: ReferenceScores
     patience: int
-    """Looks in a row without a better one after which training stops."""
+    """Number of validations in a row without a better one after which training stops."""
     results: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
 
-    def add(self, step: int, measured: ValidationResult) -> bool:
-        """Take one checkpoint in; returns whether it is the best so far. One that was told before is not told again."""
+    def add(self, step: int, result: ValidationResult) -> bool:
+        """Add the result of a later step; returns whether it is the best so far."""
         assert not self.results or step > self.results[-1].step, "steps come in order"
         before = self.best
-        self.results.append(CheckpointResult(step=step, measured=measured, score=score(measured, self.references)))
+        self.results.append(CheckpointResult(step=step, result=result, score=score(result, self.references)))
         return self.best is not before
 
     @property
     def best(self) -> CheckpointResult | None:
-        """The earliest look that no later one beats by more than is worth it."""
+        """The earliest result that no later one exceeds by more than `MINIMUM_GAIN`."""
         best: CheckpointResult | None = None
         for result in self.results:
             if best is None or result.score.total > best.score.total + MINIMUM_GAIN:
@@ -44,7 +44,7 @@ class CheckpointSelector:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last looks, as many as patience, are all after the best one, and something was learned at all."""
+        """Whether the last `patience` results all follow the best one, whose score is above 0."""
         best = self.best
         if best is None or best.score.total == 0:
             return False
@@ -52,41 +52,38 @@ class CheckpointSelector:
 
     @property
     def reason(self) -> str:
-        """Why the best one was chosen, in one sentence."""
+        """Why the best checkpoint was chosen, in one sentence."""
         best = self.best
         if best is None:
-            return "no checkpoint was looked at; the last step is kept."
+            return "no checkpoint was validated; the last step is kept."
         text = (
-            f"step {best.step} is kept: {best.score.gain:.0%} of the way from the untouched base to real photos, "
-            f"{best.score.kept:.0%} of the base's prompt fidelity"
+            f"step {best.step} is kept: {best.score.likeness_gain:.0%} of the way from the base model to real photos, "
+            f"{best.score.prompt_kept:.0%} of the base model's prompt fidelity"
         )
-        text += (
-            f", {best.score.copying:.0%} nearer to a training photo than photos are to each other"
-            if best.score.copying
-            else ""
-        )
+        if best.score.copying:
+            text += f", {best.score.copying:.0%} nearer to a training photo than photos are to each other"
         if self.should_stop:
             later = self.results[self.results.index(best) + 1 :]
-            return f"{text}; the {len(later)} looks after it, up to step {later[-1].step}, were no better."
-        return f"{text}; the best of {len(self.results)} looks."
+            return f"{text}; the {len(later)} validations after it, up to step {later[-1].step}, were no better."
+        return f"{text}; the best of {len(self.results)} validations."
 
-    def forget_after(self, step: int) -> None:
-        """Drop looks at later steps: they will be trained again."""
+    def drop_after(self, step: int) -> None:
+        """Drop the results of later steps, which will be trained again."""
         self.results = [result for result in self.results if result.step <= step]
 
     def to_json(self) -> dict[str, Any]:
-        """All that the next decision depends on."""
+        """Convert everything that the next decision depends on to JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Restore a selector from what `to_json` returned."""
         results = [
             CheckpointResult(
-                step=validate["step"],
-                measured=ValidationResult(**validate["measured"]),
-                score=SelectionScore(**validate["score"]),
+                step=entry["step"],
+                result=ValidationResult(**entry["result"]),
+                score=SelectionScore(**entry["score"]),
             )
-            for validate in values["results"]
+            for entry in values["results"]
         ]
         return cls(references=ReferenceScores(**values["references"]), patience=values["patience"], results=results)

@@ -1,20 +1,25 @@
-"""TODO evaluation.selection.knob_search."""
+"""Knob search: find the inference knobs with the best score, within a budget of images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
 from mascot.generation.knobs import Knobs
 
-Measure = Callable[[Knobs, int], "ValidationResult"]
-"""Draws so many pictures at some knobs (a larger number contains the smaller's) and measures them."""
+Measure = Callable[[Knobs, int], ValidationResult]
+"""Generates a number of images at some knobs and measures them.
 
+A larger number includes the images of a smaller one.
+"""
 
 MINIMUM_KNOB_GAIN = 0.02
-"""The least gain over the recipe's own knobs for which they are left: the best of a dozen settings is a little higher by chance alone."""
+"""Least gain over the recipe's own knobs for which others are recommended.
+
+The best of a dozen settings is a little higher by chance alone.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,97 +27,116 @@ class KnobTrial:
     """One setting of the knobs that was tried."""
 
     knobs: Knobs
-    count: int
-    """Pictures that it was judged by in the end."""
-    measured: ValidationResult
+    images: int
+    """Number of images that its last result was measured on."""
+    result: ValidationResult
     score: SelectionScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnobRecommendation:
-    """The knobs to draw with, and all that were tried, the best first."""
+    """The recommended knobs, and all settings that were tried."""
 
     knobs: Knobs
     trials: tuple[KnobTrial, ...]
-    usual: KnobTrial
-    """The recipe's own knobs, which were judged to the end."""
-    generated: int
-    """Pictures that were drawn for it."""
+    """All trials, the best first."""
+    recipe_trial: KnobTrial
+    """The trial of the recipe's own knobs, which reach the last round."""
+    images: int
+    """Number of images that the search generated."""
 
     @property
     def reason(self) -> str:
-        """What is recommended, and by how much it beats the recipe's own knobs, in one sentence."""
-        best, tried = self.trials[0], f"{len(self.trials)} settings tried with {self.generated} pictures"
-        if len(self.trials) == 1:
-            return f"{describe_searched_knobs(best.knobs)}, as in the recipe: there were pictures to try no other."
-        if best.knobs == self.usual.knobs:
-            return f"{describe_searched_knobs(best.knobs)}, as in the recipe: score {best.score.total:.2f}; none of {tried} has {MINIMUM_KNOB_GAIN:g} more."
-        usual = (
-            f"where the recipe's own ({describe_searched_knobs(self.usual.knobs)}) have {self.usual.score.total:.2f}"
+        """What is recommended, and how it compares with the recipe's own knobs, in one sentence."""
+        best, own = self.trials[0], self.recipe_trial
+        knobs, tried = (
+            describe_searched_knobs(best.knobs),
+            f"{len(self.trials)} settings tried with {self.images} images",
         )
-        return f"{describe_searched_knobs(best.knobs)}: score {best.score.total:.2f}, {usual}; the best of {tried}."
+        if len(self.trials) == 1:
+            return f"{knobs}, as in the recipe: there were not enough images to try another setting."
+        if best.knobs == own.knobs:
+            comparison = f"none of {tried} has {MINIMUM_KNOB_GAIN:g} more"
+            return f"{knobs}, as in the recipe: score {best.score.total:.2f}; {comparison}."
+        comparison = f"where the recipe's own ({describe_searched_knobs(own.knobs)}) have {own.score.total:.2f}"
+        return f"{knobs}: score {best.score.total:.2f}, {comparison}; the best of {tried}."
 
 
 def describe_searched_knobs(knobs: Knobs) -> str:
-    """The three knobs that are searched, in words."""
+    """Format the three knobs that are searched."""
     return f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
 
 
-def knob_grid(usual: Knobs) -> list[Knobs]:
-    """The study's three knobs around the usual ones, which come first: guidance x UNet scale x text-encoder scale."""
+def knob_grid(knobs: Knobs) -> list[Knobs]:
+    """Build a grid around some knobs, which come first: guidance x UNet scale x text scale."""
     grid = [
-        usual.model_copy(update={"guidance": round(usual.guidance * times, 2), "unet_scale": unet, "text_scale": text})
-        for times in (1.0, 0.6, 1.6)
+        knobs.model_copy(update={"guidance": round(knobs.guidance * factor, 2), "unet_scale": unet, "text_scale": text})
+        for factor in (1.0, 0.6, 1.6)
         for unet in (1.0, 0.85, 0.7)
         for text in (1.0, 0.5)
     ]
-    return [usual, *(knobs for knobs in grid if knobs != usual)]
+    return [knobs, *(setting for setting in grid if setting != knobs)]
 
 
 def search_knobs(
     measure: Measure, references: ReferenceScores, grid: Sequence[Knobs], *, budget: int, first: int, last: int
 ) -> KnobRecommendation:
-    """Search a grid by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with at most `budget` pictures.
+    """Search a grid by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943).
 
-    Every setting is judged by `first` pictures, the better third by twice as many, and so on up to `last`; pictures are those of before
-    and some more. The grid's first setting, the usual one, stays to the end: what is recommended instead has beaten it on all pictures.
-    So many settings begin as the whole search has pictures for, from the grid's beginning. The usual setting is left for a gain of
-    LEAVING alone; of others whose scores are not worth telling apart the earlier in the grid is taken.
+    Every setting is measured on `first` images, the better third on twice as many, and so on up to
+    `last`. The grid's first setting, the recipe's own, reaches the last round. Only as many
+    settings start, from the grid's beginning, as the budget allows.
+
+    Args:
+        measure: Generates and measures images.
+        references: Scores by which results are normalized.
+        grid: The settings, the recipe's own first.
+        budget: Most images that the search may generate.
+        first: Images of each setting in the first round.
+        last: Images of each setting in the last round.
 
     Raises:
-        ValueError: there is no setting, or the budget does not hold `first` pictures of one.
+        ValueError: there is no setting, or the budget does not hold `first` images of one.
     """
-    fitting = [count for count in range(1, len(grid) + 1) if cost_of(count, first, last) <= budget]
+    fitting = [count for count in range(1, len(grid) + 1) if most_images(count, first, last) <= budget]
     alive = list(grid)[: max(fitting, default=budget // first)]
     if not alive:
-        raise ValueError("the budget does not hold one setting")
-    tried: dict[int, KnobTrial] = {}
-    generated, count, had = 0, first, 0
+        raise ValueError("the budget does not hold one setting; give a larger one.")
+    trials: dict[int, KnobTrial] = {}
+    generated, count, previous = 0, first, 0
     while True:
         for knobs in alive:
-            measured = measure(knobs, count)
-            tried[grid.index(knobs)] = KnobTrial(
-                knobs=knobs, count=count, measured=measured, score=score(measured, references)
+            result = measure(knobs, count)
+            trials[grid.index(knobs)] = KnobTrial(
+                knobs=knobs, images=count, result=result, score=score(result, references)
             )
-        generated += (count - had) * len(alive)
-        ranked = sorted(alive, key=lambda knobs: order(tried[grid.index(knobs)], grid.index(knobs)))
+        generated += (count - previous) * len(alive)
+        ranked = sorted(alive, key=lambda knobs: rank(trials[grid.index(knobs)], grid.index(knobs)))
         better = ranked[: math.ceil(len(alive) / 3)]
         alive = better if grid[0] in better else [*better, grid[0]]
-        had, count = count, min(last, 2 * count)
-        if had == last or (count - had) * len(alive) > budget - generated:
-            break
-    finalists = [(place, trial) for place, trial in tried.items() if trial.count == had]
-    top = max(trial.score.total for _, trial in finalists)
-    margins = {place: MINIMUM_GAIN if place else MINIMUM_KNOB_GAIN for place, _ in finalists}
-    best = min((place, trial) for place, trial in finalists if trial.score.total >= top - margins[place])[1]
-    others = [
-        trial for _, trial in sorted(tried.items(), key=lambda item: order(item[1], item[0])) if trial is not best
-    ]
-    return KnobRecommendation(knobs=best.knobs, trials=(best, *others), usual=tried[0], generated=generated)
+        previous, count = count, min(last, 2 * count)
+        if previous == last or (count - previous) * len(alive) > budget - generated:
+            return recommend(trials, images=generated)
 
 
-def cost_of(settings: int, first: int, last: int) -> int:
-    """Pictures at most that a search over so many settings draws."""
+def recommend(trials: Mapping[int, KnobTrial], *, images: int) -> KnobRecommendation:
+    """Recommend one of the trials of the last round; keys are indices in the grid.
+
+    The recipe's own knobs (index 0) are left only for a gain of `MINIMUM_KNOB_GAIN`. Among others
+    whose scores differ by less than `MINIMUM_GAIN`, the earliest in the grid is recommended.
+    """
+    most = max(trial.images for trial in trials.values())
+    finalists = {index: trial for index, trial in trials.items() if trial.images == most}
+    top = max(trial.score.total for trial in finalists.values())
+    margins = {index: MINIMUM_GAIN if index else MINIMUM_KNOB_GAIN for index in finalists}
+    best = finalists[min(index for index, trial in finalists.items() if trial.score.total >= top - margins[index])]
+    ranked = sorted(trials.items(), key=lambda item: rank(item[1], item[0]))
+    others = [trial for _, trial in ranked if trial is not best]
+    return KnobRecommendation(knobs=best.knobs, trials=(best, *others), recipe_trial=trials[0], images=images)
+
+
+def most_images(settings: int, first: int, last: int) -> int:
+    """Count the images that a search over so many settings generates at most."""
     total, count = settings * first, first
     while count < last:
         settings = min(settings, math.ceil(settings / 3) + 1)
@@ -121,6 +145,6 @@ def cost_of(settings: int, first: int, last: int) -> int:
     return total
 
 
-def order(trial: KnobTrial, place: int) -> tuple[int, float, int]:
-    """Sort the longest judged first, then the best, then the grid's order."""
-    return -trial.count, -trial.score.total, place
+def rank(trial: KnobTrial, index: int) -> tuple[int, float, int]:
+    """Return a sort key: most images first, then the best score, then the grid's order."""
+    return -trial.images, -trial.score.total, index

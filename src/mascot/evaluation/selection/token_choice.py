@@ -1,7 +1,9 @@
-"""What a subject is called where the user names no token: the word that means least to its base, found once and remembered.
+"""Token choice: the identifier token of subjects for which the user names none.
 
-What is found is kept as JSON by what decided it; for the embedded base it lies in the package (`starter/token.json`). Where pictures cannot
-be judged, or would take hours, the words are only read; where nothing can be found, `sks` has to do. It is always said which.
+It is the rare word that means least to the base model. The result is cached as JSON by everything
+that decided it; for the embedded base it is part of the package (`starter/token.json`). Where
+images cannot be scored, or would take hours, text embeddings alone decide. Where no word is found,
+the token is `sks`. The user is always told which case it was.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ from typing import Literal, Self
 
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import default_encoder_names, load_encoders
-from mascot.evaluation.selection.rare_words import LONGEST
+from mascot.evaluation.selection.rare_words import MAXIMUM_LETTERS
 from mascot.evaluation.selection.token_scoring import (
     CANDIDATES,
-    IMAGES,
-    KNOBS,
-    PHOTO,
-    READ,
-    REFERENCES,
+    IMAGES_PER_WORD,
+    PROMPT,
+    REFERENCE_NOUNS,
+    SAMPLED_PER_CANDIDATE,
+    SEARCH_KNOBS,
+    TextTokenScorer,
     TokenCandidate,
-    TokenExaminer,
-    TokenReader,
+    TokenScorer,
 )
 from mascot.evaluation.selection.word_lists import NOUNS, SHORT_WORDS
 from mascot.generation.generator import Generator
@@ -39,181 +41,208 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import JsonRecord
 from mascot.storage.user_cache import cache_folder
 
-FOLKLORE_NOTE = (
-    "It is folklore, not from the paper; a base that has learned from the web's captions knows a rifle of that name."
+NOTE_ON_SKS = (
+    "It is folklore, not from the paper; a base that was trained on the web's captions knows a rifle of that name."
 )
 
-
 SEED = 0
-"""Of the search that is remembered."""
+"""Seed of the search whose result is cached."""
 
+CPU_WEIGHT_LIMIT = 100_000_000
+"""Most weights of a denoiser that generates a search's images on a CPU, in about a minute.
 
-SMALL = 100_000_000
-"""Weights of a denoiser that draws a search's pictures on a CPU in a minute; a larger one is only read there."""
+With a larger one, text embeddings alone decide on a CPU.
+"""
 
 
 class ChosenToken(JsonRecord):
-    """What subjects are called on one base where nobody says, and why."""
+    """The identifier token of one base model, and why it was chosen."""
 
-    damaged = "{path} is damaged; delete it, and the token is looked for again."
+    damaged = "{path} is damaged; delete it, and the token is searched again."
 
     version: Literal[1] = 1
     token: str
     why: str
-    """How it was come by, to be read after the token and a comma."""
+    """Why it was chosen; it reads on after the token and a comma."""
     decided_by: dict[str, str]
-    """All that the answer depends on: base, judges and the settings of the search."""
+    """Everything that the choice depends on: base model, encoders and settings of the search."""
 
     @classmethod
     def of(cls, best: TokenCandidate, rare: int, decided_by: Mapping[str, str]) -> Self:
-        """Take the best of what was found among so many rare words."""
-        why = f"found in this base: of {rare} rare words it means least ({best.meaning:.2f}, where a noun means 1)"
+        """Choose the best candidate out of a number of rare words."""
+        meaning = f"{best.noun_similarity:.2f}, where a noun means 1"
+        why = f"found in this base: of {rare} rare words it means least ({meaning})"
         return cls(token=best.token, why=why, decided_by=dict(decided_by))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSearch:
-    """What was found in a base."""
+    """The result of a token search in a base model."""
 
     tokens: tuple[TokenCandidate, ...]
-    """The best first."""
-    folklore: TokenCandidate
+    """The best candidates, the best first."""
+    common_token: TokenCandidate
     """`sks`, for comparison."""
-    rare: int
-    """Words that were rare enough to be considered."""
+    rare_word_count: int
+    """Number of words that were rare enough to be considered."""
     nouns: tuple[str, ...]
-    """What was drawn for comparison."""
+    """The nouns whose images were compared."""
     encoders: Mapping[str, str]
-    """Which encoders looked at the pictures."""
+    """The encoders that measured the images, each described in one line."""
 
 
 def choose_token(
     recipe: Recipe, family: Family, *, folder: Path | None = None, on_event: OnEvent = ignore
 ) -> tuple[Recipe, str]:
-    """Give a recipe that names no token the one that its untouched base suggests, and say why; one that names it comes back as it is.
+    """Fill in a token where a recipe names none; returns the recipe and the reason.
 
-    See `find_or_recall_token`. The base must be the recipe's own, and is left as it was.
+    A recipe that names a token is returned as it is, with an empty reason. The family must be the
+    recipe's base model without an adapter. See `find_or_recall_token`.
     """
     if recipe.token is not None:
         return recipe, ""
-    name = find_or_recall_token(
+    chosen = find_or_recall_token(
         family, recipe.base, device=choose_device(recipe.device), folder=folder, on_event=on_event
     )
-    return recipe.model_copy(update={"token": name.token}), name.why
+    return recipe.model_copy(update={"token": chosen.token}), chosen.why
 
 
 def find_or_recall_token(
     family: Family, base: str, *, device: str = "cpu", folder: Path | None = None, on_event: OnEvent = ignore
 ) -> ChosenToken:
-    """Look up what subjects of a loaded, untouched base are called, or find it: the same every time.
+    """Return the cached token of a base model without an adapter, or search it.
 
-    It costs nothing from the second time on, and on the embedded base never; the first search draws 96 pictures of 12 steps. Where they
-    cannot be judged, or a large base would draw them on a CPU, the word that reads least like a noun is taken; where the vocabulary has
-    none, `sks`. Neither is remembered. `TokenSearchStarted` is emitted before any image is generated.
+    The first search generates 96 images of 12 steps; the embedded base needs none.
+    Event: `TokenSearchStarted`, before any image is generated.
+
+    Args:
+        family: The loaded base model.
+        base: Name of the base model.
+        device: Device that the encoders are loaded on.
+        folder: Folder of the cache; by default in the user's cache.
+        on_event: Receives the events.
 
     Raises:
-        UserError: what was remembered is damaged, or pictures cannot be drawn or kept.
+        UserError: the cached result is damaged, or images cannot be generated or written.
     """
-    decided_by = facts_of(family, base)
-    known = recall(decided_by, folder)
-    if known is not None:
-        return known
+    cached = read_cached_token(search_facts(family, base), folder)
+    return cached or search_token(family, base, device=device, folder=folder, on_event=on_event)
+
+
+def search_token(family: Family, base: str, *, device: str, folder: Path | None, on_event: OnEvent) -> ChosenToken:
+    """Search a token, and cache it where generated images decided.
+
+    Where images cannot be scored, or a large base would generate them on a CPU, text embeddings
+    alone decide. Where the vocabulary has no rare word, the token is `sks`. Neither is cached.
+    """
+    decided_by = search_facts(family, base)
     try:
-        reader = TokenReader(family)
-        words = reader.least(count=CANDIDATES, seed=SEED)
+        text_scorer = TextTokenScorer(family)
+        words = text_scorer.least_similar(count=CANDIDATES, seed=SEED)
     except UserError as error:
-        return ChosenToken(token=COMMON_TOKEN, why=f"as most tutorials have it: {error}", decided_by=decided_by)
-    if device == "cpu" and weights_of(family) > SMALL:
-        return read_alone(
-            reader, words[0], f"on a CPU that would take long; `mascot token --base {base}` does it once", decided_by
-        )
+        return ChosenToken(token=COMMON_TOKEN, why=f"the common choice of tutorials: {error}", decided_by=decided_by)
+    if device == "cpu" and count_denoiser_weights(family) > CPU_WEIGHT_LIMIT:
+        why_not = f"on a CPU that would take long; `mascot token --base {base}` does it once"
+        return choose_by_text(text_scorer, words[0], why_not, decided_by)
     try:
         encoders = load_encoders(base, device=device)
     except UserError as error:
-        return read_alone(reader, words[0], str(error), decided_by)
-    examiner = TokenExaminer(Generator(family), encoders, token_samples(folder), seed=SEED)
-    on_event(TokenSearchStarted(images=IMAGES * (len(words) + len(examiner.references))))
-    name = ChosenToken.of(examiner.find(count=1)[0], len(reader.rare), decided_by)
-    name.write(place_of(decided_by, folder))
-    return name
+        return choose_by_text(text_scorer, words[0], str(error), decided_by)
+    scorer = TokenScorer(Generator(family), encoders, token_samples(folder), seed=SEED)
+    on_event(TokenSearchStarted(images=IMAGES_PER_WORD * (len(words) + len(scorer.reference_nouns))))
+    chosen = ChosenToken.of(scorer.find_best(count=1)[0], len(text_scorer.rare_words), decided_by)
+    chosen.write(cached_token_path(decided_by, folder))
+    return chosen
 
 
-def read_alone(reader: TokenReader, word: str, why_not: str, decided_by: Mapping[str, str]) -> ChosenToken:
-    """Name the word that reads least like a noun, and say why it was not drawn."""
-    likeness = max(0.0, reader.read(word).value)
-    why = f"which of {len(reader.rare)} rare words reads least like a noun ({likeness:.0%} of the way); none was drawn: {why_not}"
+def choose_by_text(text_scorer: TextTokenScorer, word: str, why_not: str, decided_by: Mapping[str, str]) -> ChosenToken:
+    """Choose a word by text embedding alone, and explain why no images were generated."""
+    similarity = max(0.0, text_scorer.score(word).value)
+    why = (
+        f"of {len(text_scorer.rare_words)} rare words its text embedding is least like a noun's "
+        f"({similarity:.0%} of the way); no images were generated: {why_not}"
+    )
     return ChosenToken(token=word, why=why, decided_by=dict(decided_by))
 
 
-def facts_of(family: Family, base: str) -> dict[str, str]:
-    """All that decides which token is found: the base's weights, who judges, and the settings of the search."""
+def search_facts(family: Family, base: str) -> dict[str, str]:
+    """Collect all that decides the token: the base model's weights, the encoders and the settings.
+
+    The texts are cache keys; `starter/token.json` holds them too.
+    """
     words = hashlib.sha256(" ".join([*NOUNS, "|", *sorted(SHORT_WORDS)]).encode()).hexdigest()[:16]
-    search = f"{CANDIDATES} of {READ * CANDIDATES} words of {LONGEST} letters, {IMAGES} pictures, {REFERENCES} nouns, seed {SEED}, {PHOTO}"
+    sampled = SAMPLED_PER_CANDIDATE * CANDIDATES
+    search = (
+        f"{CANDIDATES} of {sampled} words of {MAXIMUM_LETTERS} letters, {IMAGES_PER_WORD} pictures, "
+        f"{REFERENCE_NOUNS} nouns, seed {SEED}, {PROMPT}"
+    )
     return {
-        "base": family.identity, **default_encoder_names(base), "search": search, "knobs": json.dumps(KNOBS.model_dump(), sort_keys=True),
+        "base": family.identity,
+        **default_encoder_names(base),
+        "search": search,
+        "knobs": json.dumps(SEARCH_KNOBS.model_dump(), sort_keys=True),
         "words": words,
-    }  # fmt: skip
+    }
 
 
-def recall(decided_by: Mapping[str, str], folder: Path | None = None) -> ChosenToken | None:
-    """What was found before, in the package or in the user's cache; None where nothing was."""
-    packaged = starter.token_file()
-    for path in (packaged, place_of(decided_by, folder)):
+def read_cached_token(decided_by: Mapping[str, str], folder: Path | None = None) -> ChosenToken | None:
+    """Read an earlier result from the package or the user's cache; None where there is none."""
+    for path in (starter.token_file(), cached_token_path(decided_by, folder)):
         if path.exists():
-            name = ChosenToken.read(path)
-            if name.decided_by == decided_by:
-                return name
+            chosen = ChosenToken.read(path)
+            if chosen.decided_by == decided_by:
+                return chosen
     return None
 
 
-def place_of(decided_by: Mapping[str, str], folder: Path | None) -> Path:
-    """Where a name is remembered."""
+def cached_token_path(decided_by: Mapping[str, str], folder: Path | None) -> Path:
+    """Return the path of a result in the cache."""
     key = hashlib.sha256(json.dumps(dict(decided_by), sort_keys=True).encode()).hexdigest()[:20]
     return (folder or token_folder()) / f"{key}.json"
 
 
 def token_folder() -> Path:
-    """Where names and their pictures are kept unless another folder is given."""
+    """Return the default folder of results and their images."""
     return cache_folder() / "tokens"
 
 
 def token_samples(folder: Path | None) -> SampleCache:
-    """The pictures of searches."""
+    """Open the cache of the searches' images."""
     return SampleCache(folder or token_folder())
 
 
-def weights_of(family: Family) -> int:
-    """Weights of a base's denoisers, all stages together."""
+def count_denoiser_weights(family: Family) -> int:
+    """Count the weights of a base model's denoisers, all stages together."""
     return sum(parameter.numel() for stage in family.stages for parameter in stage.parts[stage.denoiser].parameters())
 
 
-def open_examiner(base: str, *, seed: int = SEED, device: str = "cpu", folder: Path | None = None) -> TokenExaminer:
-    """Load a base and the encoders that judge it; pictures are kept in `folder`, by default in the user's cache.
+def open_token_scorer(base: str, *, seed: int = SEED, device: str = "cpu", folder: Path | None = None) -> TokenScorer:
+    """Load a base model and its encoders; images are cached in `folder`, or in the user's cache.
 
     Raises:
-        UserError: the base or a judge cannot be loaded, or the base's vocabulary has no noun to compare with.
+        UserError: the base model or an encoder cannot be loaded, or the vocabulary has no noun to
+            compare with.
     """
     generator = Generator(load_family(base, device=device, precision="fp32" if device == "cpu" else "bf16"))
-    return TokenExaminer(generator, load_encoders(base, device=device), token_samples(folder), seed=seed)
+    return TokenScorer(generator, load_encoders(base, device=device), token_samples(folder), seed=seed)
 
 
-def rows_of(findings: TokenSearch) -> list[tuple[str, str]]:
-    """What a terminal shows: a row for each token and for `sks`, then what was considered and who judged."""
-    rows = [(candidate.token, describe(candidate)) for candidate in findings.tokens]
-    rows.append((COMMON_TOKEN, f"{describe(findings.folklore)} {FOLKLORE_NOTE}"))
-    rows.append(
-        (
-            "considered",
-            f"{findings.rare} words of 1 to {LONGEST} letters that are rare in this base's vocabulary and no known words",
-        )
+def search_rows(search: TokenSearch) -> list[tuple[str, str]]:
+    """Format a search for a terminal: a row for each token and `sks`, then what was considered."""
+    considered = (
+        f"{search.rare_word_count} words of 1 to {MAXIMUM_LETTERS} letters that are rare in this base's vocabulary "
+        "and no known words"
     )
-    rows.append(
-        ("compared with", f"pictures of {', '.join(findings.nouns)}; 0 is nothing in particular, 1 as much as a noun")
-    )
-    return [*rows, *((f"judge of {what}", line) for what, line in findings.encoders.items())]
+    return [
+        *((candidate.token, describe_candidate(candidate)) for candidate in search.tokens),
+        (COMMON_TOKEN, f"{describe_candidate(search.common_token)} {NOTE_ON_SKS}"),
+        ("considered", considered),
+        ("compared with", f"images of {', '.join(search.nouns)}; 0 means nothing in particular, 1 as much as a noun"),
+        *((f"encoder: {name}", line) for name, line in search.encoders.items()),
+    ]
 
 
-def describe(candidate: TokenCandidate) -> str:
-    """All numbers of a candidate in one line."""
-    spelled = "; ".join(spelling.describe() for spelling in candidate.spellings)
-    return f"{candidate.meaning:.2f}: {candidate.why} {spelled}."
+def describe_candidate(candidate: TokenCandidate) -> str:
+    """Format all statistics of a candidate in one line."""
+    tokenizations = "; ".join(tokenization.describe() for tokenization in candidate.tokenizations)
+    return f"{candidate.noun_similarity:.2f}: {candidate.explanation} {tokenizations}."

@@ -1,9 +1,10 @@
-"""What words mean to a base: read by its text encoders, drawn by the base itself, on the scale of what it makes of nouns.
+"""Token scoring: how much candidate words mean to a base model, compared with nouns.
 
-Rare is not yet empty: a word may be an airline, or a rifle. So each candidate is read and drawn beside nouns that the base knows: a good
-token reads like no noun, its pictures are unlike each other, and they match no noun's prompt.
+A rare word may still have a meaning, such as an airline or a rifle. So each candidate is compared
+with nouns that the base model knows, in three ways. For a good token, the text embedding is like no
+noun's, the images are unlike each other, and they match no noun's prompt.
 
-Shape suffixes: B pictures, K nouns, F the numbers of a conditioning in one row, D width of an embedding.
+Shape suffixes: B images, K nouns, F values of a conditioning in one row, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.subject_fidelity import real_similarity
-from mascot.evaluation.selection.rare_words import Spelling, is_one_token, rare_words, spell
+from mascot.evaluation.selection.rare_words import Tokenization, Tokenizer, find_rare_words, is_one_token, tokenize
 from mascot.evaluation.selection.word_lists import NOUNS
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
@@ -34,97 +34,98 @@ from mascot.models.pipeline_stage import PipelineStage
 from mascot.progress import GenerationStarted, ImageGenerated, OnEvent, ignore
 from mascot.protocols import Family, Framing, Subject
 
-REFERENCES = 8
-"""Nouns that are drawn, to see what pictures of something are like."""
+REFERENCE_NOUNS = 8
+"""Number of nouns that images are generated of, as the reference of a meaningful word."""
 
-
-READ = 4
-"""Candidates that are read for each one that is drawn: reading is cheap."""
-
+SAMPLED_PER_CANDIDATE = 4
+"""Words whose text embedding is compared, for each one that images are generated of."""
 
 CANDIDATES = 16
-"""Words that are drawn."""
+"""Number of words that images are generated of."""
 
+IMAGES_PER_WORD = 4
+"""Number of images of each word."""
 
-IMAGES = 4
-"""Pictures of each word."""
+LOW_NOUN_SIMILARITY = 0.5
+"""Noun similarity below which a word is said to mean little; a noun has 1."""
 
+MINIMUM_SCALE_WIDTH = 0.02
+"""Least cosine between both ends of a scale; scales that are narrower are not used."""
 
-LITTLE = 0.5
-"""A token that means less than this, of a noun's 1, is said to mean little."""
+PROMPT = "a photo of a {subject}"
+"""Prompt of every word."""
 
-
-SPREAD = 0.02
-"""Nouns and other things must differ by this cosine at least; between closer ends nothing can be placed."""
-
-
-PHOTO = "a photo of a {subject}"
-
-
-KNOBS = Knobs(guidance=5.0, steps=12)
-"""Few steps: what a word means shows early."""
+SEARCH_KNOBS = Knobs(guidance=5.0, steps=12)
+"""Knobs of the images: few steps, because the meaning of a word shows early."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSignal:
-    """One sign that a word means something."""
+class TokenStatistic:
+    """One statistic of how much a word means."""
 
     value: float
-    """What was measured: a cosine."""
-    meaning: float | None
-    """The same on a scale: 0 as for different things, 1 as for a noun; None where the base's own nouns give no scale."""
+    """The measured cosine."""
+    normalized: float | None
+    """The cosine with 0 as for different things, 1 as for a noun; None without a usable scale."""
     noun: str | None = None
-    """The noun that it is nearest to."""
+    """The noun that is nearest to the word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCandidate:
-    """A word, and what it means to a base. Low numbers are good."""
+    """A word and how much it means to a base model; low values are good."""
 
     token: str
-    spellings: tuple[Spelling, ...]
-    read: TokenSignal
-    """How near its conditioning is to the nearest noun's."""
-    alike: TokenSignal
-    """How alike its pictures are to each other."""
-    matched: TokenSignal
-    """How well its pictures match the best of all nouns' prompts."""
+    tokenizations: tuple[Tokenization, ...]
+    text_similarity: TokenStatistic
+    """Similarity of the word's conditioning to the nearest noun's."""
+    image_similarity: TokenStatistic
+    """Similarity of the word's images to each other."""
+    prompt_match: TokenStatistic
+    """CLIP-T of the word's images with the noun prompt that they match best."""
     images: tuple[Path, ...]
 
     @property
-    def meaning(self) -> float:
-        """The mean of its signs, from 0: nothing in particular; 1 is as much as a noun.
+    def noun_similarity(self) -> float:
+        """The mean of the statistics: 0 for a word without a meaning, 1 for a noun.
 
-        Each sign alone is weak: the best of fifty matches is high by chance, and four pictures are few.
+        Each statistic alone is weak: the best of fifty matches is high by chance, and four images
+        are few.
         """
-        signs = (self.read, self.alike, self.matched)
-        return statistics.mean(max(0.0, sign.meaning) for sign in signs if sign.meaning is not None)
+        found = (self.text_similarity, self.image_similarity, self.prompt_match)
+        return statistics.mean(max(0.0, one.normalized) for one in found if one.normalized is not None)
 
     @property
-    def why(self) -> str:
-        """Why it stands where it does, in one sentence."""
-        alike = f"its {len(self.images)} pictures are {share(self.alike)} as alike as a noun's"
-        matched = f"they match {self.matched.noun} best, {share(self.matched)} as well as a noun's own match it"
-        lead = "means little" if self.meaning < LITTLE else "means something"
-        return f"{lead}: it reads most like {self.read.noun} ({share(self.read)} of the way to it), {alike}, and {matched}."
+    def explanation(self) -> str:
+        """What was measured, in one sentence."""
+        text, match = self.text_similarity, self.prompt_match
+        lead = "means little" if self.noun_similarity < LOW_NOUN_SIMILARITY else "means something"
+        return (
+            f"{lead}: its text embedding is nearest to {text.noun} ({percent(text)} of the way to it), "
+            f"its {len(self.images)} images are {percent(self.image_similarity)} as alike as a noun's, "
+            f"and they match {match.noun} best, {percent(match)} as well as a noun's own images match it."
+        )
 
 
-def share(sign: TokenSignal) -> str:
-    """Write a sign in percent of a noun's."""
-    return "(this base's nouns give no scale)" if sign.meaning is None else f"{max(0.0, sign.meaning):.0%}"
+def percent(statistic: TokenStatistic) -> str:
+    """Format a statistic in percent of a noun's."""
+    if statistic.normalized is None:
+        return "(this base's nouns give no scale)"
+    return f"{max(0.0, statistic.normalized):.0%}"
 
 
-def tokenizers_of(family: Family) -> Mapping[str, Any]:
-    """The tokenizers that hear a base's prompts, by the names of their text encoders."""
-    stage = family.stages[0]  # the later stages of a cascade hear through the first one
+def tokenizers_of(family: Family) -> Mapping[str, Tokenizer]:
+    """Return the tokenizers of a base model's prompts by the names of their text encoders."""
+    stage = family.stages[0]  # the later stages of a cascade use the first one's text encoder
     assert isinstance(stage, PipelineStage)
     return stage.tokenizers
 
 
-class TokenReader:
-    """Asks a base's text encoders how near words are to the nouns that it knows; nothing is drawn.
+class TextTokenScorer:
+    """Compares words with nouns by the base model's text encoders, without generating images.
 
-    Raises UserError where the base's vocabulary has no nouns to compare with.
+    Raises:
+        UserError: the base model's vocabulary has no nouns to compare with.
     """
 
     def __init__(self, family: Family) -> None:
@@ -136,51 +137,64 @@ class TokenReader:
             )
 
     @cached_property
-    def rare(self) -> list[str]:
-        """The base's rare words. Raises UserError where there are none."""
-        words = rare_words(self.tokenizers)
+    def rare_words(self) -> Sequence[str]:
+        """The base model's rare words.
+
+        Raises:
+            UserError: there are none.
+        """
+        words = find_rare_words(self.tokenizers)
         if not words:
             raise UserError(
                 "no short rare word is one token to all text encoders of this base; choose a token yourself (--token)."
             )
         return words
 
-    def least(self, *, count: int, seed: int) -> list[str]:
-        """The `count` rare words that read least like a noun, the least first, of a sample without replacement, as in the paper."""
-        sampled = random.Random(seed).sample(self.rare, min(len(self.rare), READ * count))
-        return sorted(sampled, key=lambda word: (self.read(word).value, word))[:count]
+    def least_similar(self, *, count: int, seed: int) -> list[str]:
+        """List the `count` rare words that are least similar to a noun, the least similar first.
 
-    def read(self, word: str) -> TokenSignal:
-        """The highest cosine of a word's conditioning and a noun's, after what all nouns have in common is taken off."""
+        They are taken from a random sample without replacement, as in the paper.
+        """
+        sampled = random.Random(seed).sample(self.rare_words, min(len(self.rare_words), SAMPLED_PER_CANDIDATE * count))
+        return sorted(sampled, key=lambda word: (self.score(word).value, word))[:count]
+
+    def score(self, word: str) -> TokenStatistic:
+        """Compare a word's conditioning with each noun's, and return the highest cosine.
+
+        The nouns' mean is subtracted first. A noun is not compared with itself.
+        """
         cosines: list[Tensor] = []
-        told = self.condition(word)
-        for name, (centre_F, rows_KF) in self.noun_conditionings.items():
-            cosines.append(rows_KF @ F.normalize(told[name] - centre_F, dim=0))
+        conditioning = self.conditioning(word)
+        for name, (mean_F, directions_KF) in self.noun_directions.items():
+            cosines.append(directions_KF @ F.normalize(conditioning[name] - mean_F, dim=0))
         cosine_K = torch.stack(cosines).mean(dim=0)
         if word in self.nouns:
             cosine_K[self.nouns.index(word)] = -1
         best = int(cosine_K.argmax())
-        return TokenSignal(value=float(cosine_K[best]), meaning=float(cosine_K[best]), noun=self.nouns[best])
+        return TokenStatistic(value=float(cosine_K[best]), normalized=float(cosine_K[best]), noun=self.nouns[best])
 
     @cached_property
-    def noun_conditionings(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """By name of a tensor: the nouns' mean, F, and each noun's direction from it, K x F.
+    def noun_directions(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """For each tensor of the conditioning, the nouns' mean (F) and their directions (K x F).
 
-        Tensors that do not tell nouns apart are left out.
+        Tensors that are the same for all nouns are left out.
         """
-        told = [self.condition(noun) for noun in self.nouns]
+        conditionings = [self.conditioning(noun) for noun in self.nouns]
         found: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in told[0]:
-            rows_KF = torch.stack([conditioning[name] for conditioning in told])
-            centre_F = rows_KF.mean(dim=0)
-            if not torch.allclose(rows_KF, centre_F):
-                found[name] = centre_F, F.normalize(rows_KF - centre_F, dim=1)
-        assert found, "a base hears its prompts"
+        for name in conditionings[0]:
+            rows_KF = torch.stack([conditioning[name] for conditioning in conditionings])
+            mean_F = rows_KF.mean(dim=0)
+            if not torch.allclose(rows_KF, mean_F):
+                found[name] = mean_F, F.normalize(rows_KF - mean_F, dim=1)
+        assert found, "the conditioning depends on the prompt"
         return found
 
     @torch.no_grad()
-    def condition(self, word: str) -> dict[str, Tensor]:
-        """What the base's first denoiser is told of a word alone, each tensor in one row, float32, on the CPU."""
+    def conditioning(self, word: str) -> dict[str, Tensor]:
+        """Return the first denoiser's conditioning for a word alone, each tensor in one row.
+
+        The tensors have shape F, in float32 on the CPU.
+        """
         side = self.stage.resolution
         framing = Framing(original=(side, side), target=(side, side))
         return {
@@ -189,10 +203,13 @@ class TokenReader:
         }
 
 
-class TokenExaminer:
-    """Asks a base what words mean to it, on the scale of what it makes of nouns; pictures are kept in a gallery.
+class TokenScorer:
+    """Compares words with nouns by text embedding and by generated images, which are cached.
 
-    Picture k of every word has the seed `seed + k`. Raises UserError where the base's vocabulary has no nouns to compare with.
+    Image k of every word has the seed `seed + k`.
+
+    Raises:
+        UserError: the base model's vocabulary has no nouns to compare with.
     """
 
     def __init__(
@@ -201,58 +218,67 @@ class TokenExaminer:
         encoders: EncoderPair,
         sample_cache: SampleCache,
         *,
-        knobs: Knobs = KNOBS,
-        images: int = IMAGES,
+        knobs: Knobs = SEARCH_KNOBS,
+        images: int = IMAGES_PER_WORD,
         seed: int = 0,
     ) -> None:
-        assert images > 1, "one picture is unlike nothing"
+        assert images > 1, "one image has no other to be similar to"
         self.generator, self.encoders, self.sample_cache, self.knobs = generator, encoders, sample_cache, knobs
         self.seeds = range(seed, seed + images)
-        self.reader = TokenReader(generator.family)
-        self.nouns = self.reader.nouns
+        self.text_scorer = TextTokenScorer(generator.family)
+        self.nouns = self.text_scorer.nouns
 
-    def examine(self, words: Sequence[str], on_event: OnEvent = ignore) -> list[TokenCandidate]:
-        """Read and draw words, and say what each means to the base, in their order."""
-        generated = self.generate([*words, *self.references], on_event)
-        seen = {word: self.sample_cache.embed(self.encoders.identity, paths) for word, paths in generated.items()}
-        matches = {word: self.match(paths) for word, paths in generated.items()}
-        different, same = ends_of_alike([seen[noun] for noun in self.references])
-        other, own = ends_of_match({noun: matches[noun] for noun in self.references}, self.nouns)
+    def score(self, words: Sequence[str], on_event: OnEvent = ignore) -> list[TokenCandidate]:
+        """Score words, in their order; generates the images that are missing."""
+        generated = self.generate([*words, *self.reference_nouns], on_event)
+        embedded = {word: self.sample_cache.embed(self.encoders.identity, paths) for word, paths in generated.items()}
+        matches = {word: self.match_nouns(paths) for word, paths in generated.items()}
+        similarity_scale = image_similarity_scale([embedded[noun] for noun in self.reference_nouns])
+        match_scale = prompt_match_scale({noun: matches[noun] for noun in self.reference_nouns}, self.nouns)
         candidates: list[TokenCandidate] = []
         for word in words:
-            alike, best = real_similarity(seen[word]), int(matches[word].argmax())
-            assert alike is not None
+            similarity, best = real_similarity(embedded[word]), int(matches[word].argmax())
+            assert similarity is not None
             match = float(matches[word][best])
             candidates.append(
                 TokenCandidate(
                     token=word,
-                    spellings=spell(self.reader.tokenizers, word),
-                    read=self.reader.read(word),
-                    alike=TokenSignal(value=alike, meaning=normalized(alike, different, same)),
-                    matched=TokenSignal(value=match, meaning=normalized(match, other, own), noun=self.nouns[best]),
+                    tokenizations=tokenize(self.text_scorer.tokenizers, word),
+                    text_similarity=self.text_scorer.score(word),
+                    image_similarity=TokenStatistic(
+                        value=similarity, normalized=normalize(similarity, *similarity_scale)
+                    ),
+                    prompt_match=TokenStatistic(
+                        value=match, normalized=normalize(match, *match_scale), noun=self.nouns[best]
+                    ),
                     images=tuple(generated[word]),
                 )
             )
         return candidates
 
-    def find(self, *, count: int = 5, candidates: int = CANDIDATES, on_event: OnEvent = ignore) -> list[TokenCandidate]:
-        """Find the `count` best tokens, best first: of the rare words, the `candidates` that read least like a noun are drawn.
+    def find_best(
+        self, *, count: int = 5, candidates: int = CANDIDATES, on_event: OnEvent = ignore
+    ) -> list[TokenCandidate]:
+        """Find the `count` best tokens, the best first.
+
+        Images are generated of the `candidates` rare words whose text embeddings are least similar
+        to a noun's.
 
         Raises:
-            UserError: no word of the base's vocabulary is rare, short and unknown; or pictures cannot be drawn or kept.
+            UserError: no word of the vocabulary is rare, short and unknown; or images cannot be
+                generated or written.
         """
-        chosen = self.reader.least(count=candidates, seed=self.seeds[0])
-        return sorted(self.examine(chosen, on_event), key=lambda candidate: (candidate.meaning, candidate.token))[
-            :count
-        ]
+        words = self.text_scorer.least_similar(count=candidates, seed=self.seeds[0])
+        scored = self.score(words, on_event)
+        return sorted(scored, key=lambda candidate: (candidate.noun_similarity, candidate.token))[:count]
 
     @property
-    def references(self) -> tuple[str, ...]:
-        """The nouns that are drawn."""
-        return self.nouns[:REFERENCES]
+    def reference_nouns(self) -> tuple[str, ...]:
+        """The nouns that images are generated of."""
+        return self.nouns[:REFERENCE_NOUNS]
 
     def generate(self, words: Sequence[str], on_event: OnEvent = ignore) -> dict[str, list[Path]]:
-        """Draw each word in as many pictures as there are seeds."""
+        """Generate one image of each word for each seed."""
         words = list(dict.fromkeys(words))
         requests = [ImageRequest(prompt_of(word), seed) for word in words for seed in self.seeds]
         on_event(GenerationStarted(images=len(requests)))
@@ -261,26 +287,32 @@ class TokenExaminer:
             on_event(ImageGenerated(path=path))
             paths.append(path)
         count = len(self.seeds)
-        return {word: paths[place * count : (place + 1) * count] for place, word in enumerate(words)}
+        return {word: paths[index * count : (index + 1) * count] for index, word in enumerate(words)}
 
-    def match(self, paths: Sequence[Path]) -> Tensor:
-        """CLIP-T of some pictures with every noun's prompt. Shape K, float64."""
-        pictures_BD, prompts_KD = self.sample_cache.embed(self.encoders.clip, paths), self.noun_prompts
-        return (pictures_BD.double() @ prompts_KD.double().T).mean(dim=0)
+    def match_nouns(self, paths: Sequence[Path]) -> Tensor:
+        """Compute CLIP-T of images with every noun's prompt. Shape K, float64."""
+        images_BD, prompts_KD = self.sample_cache.embed(self.encoders.clip, paths), self.noun_prompts
+        return (images_BD.double() @ prompts_KD.double().T).mean(dim=0)
 
     @cached_property
     def noun_prompts(self) -> Tensor:
-        """The nouns' prompts as CLIP embeds them. Shape K x D."""
+        """The nouns' prompts, embedded by CLIP. Shape K x D."""
         return self.encoders.clip.embed_prompts([prompt_of(noun) for noun in self.nouns])
 
 
 def prompt_of(word: str) -> str:
-    """The prompt by which a word is read and drawn."""
-    return fill(PHOTO, Subject(token=word))
+    """Return the prompt of a word."""
+    return fill(PROMPT, Subject(token=word))
 
 
-def ends_of_alike(groups: Sequence[Tensor]) -> tuple[float, float]:
-    """How alike pictures of different nouns are, and pictures of one noun; only pictures of different seeds are compared."""
+def image_similarity_scale(groups: Sequence[Tensor]) -> tuple[float, float]:
+    """Average the similarity of images of different nouns, and of images of one noun.
+
+    Only images of different seeds are compared, as images of one seed share their noise.
+
+    Args:
+        groups: For each noun, the embeddings of its images. Shape B x D.
+    """
     same = [real_similarity(group_BD) or 0.0 for group_BD in groups]
     different: list[float] = []
     for one_BD, other_BD in itertools.combinations(groups, 2):
@@ -289,15 +321,21 @@ def ends_of_alike(groups: Sequence[Tensor]) -> tuple[float, float]:
     return statistics.mean(different), statistics.mean(same)
 
 
-def ends_of_match(matches: Mapping[str, Tensor], nouns: Sequence[str]) -> tuple[float, float]:
-    """How well nouns' pictures match other nouns' prompts on average, and their own; a match has shape K, one for each of the nouns."""
+def prompt_match_scale(matches: Mapping[str, Tensor], nouns: Sequence[str]) -> tuple[float, float]:
+    """Average how well nouns' images match other nouns' prompts, and how well their own.
+
+    Args:
+        matches: Noun -> CLIP-T of its images with every noun's prompt. Shape K.
+        nouns: The K nouns.
+    """
     own = [float(match_K[nouns.index(noun)]) for noun, match_K in matches.items()]
     other = [
-        (float(match_K.sum()) - mine) / (len(nouns) - 1) for match_K, mine in zip(matches.values(), own, strict=True)
+        (float(match_K.sum()) - own_match) / (len(nouns) - 1)
+        for match_K, own_match in zip(matches.values(), own, strict=True)
     ]
     return statistics.mean(other), statistics.mean(own)
 
 
-def normalized(value: float, nothing: float, noun: float) -> float | None:
-    """Put a value on the scale from nothing (0) to a noun (1); None where the two are too near each other to tell."""
-    return (value - nothing) / (noun - nothing) if noun - nothing >= SPREAD else None
+def normalize(value: float, low: float, high: float) -> float | None:
+    """Map low..high to 0..1; None where they are too near to each other for a scale."""
+    return (value - low) / (high - low) if high - low >= MINIMUM_SCALE_WIDTH else None

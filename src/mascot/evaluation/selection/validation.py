@@ -1,4 +1,4 @@
-"""Validation while training: choose the checkpoint, stop early, then choose the inference knobs."""
+"""Validation while training: select the checkpoint, stop early, then select the inference knobs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.run_folder import delete_other_bests
 from mascot.training.checkpoint import load_parameters, save_parameters
 
 ROUNDS = 2
-"""Images of each validation prompt by which the last knobs are compared."""
+"""Number of images of each validation prompt in the last round of the knob search."""
 
 
 def forward_passes(knobs: Knobs, *, embeds_guidance: bool) -> int:
-    """Count the denoiser's forward passes for one image: guidance takes two a step, an embedded guidance scale one."""
+    """Count the denoiser's forward passes for one image.
+
+    Guidance takes two passes a step, an embedded guidance scale one.
+    """
     return knobs.steps * (1 if embeds_guidance or knobs.guidance == 1 else 2)
 
 
 def image_budget(run: TrainingRun) -> int:
     """Count the images that selection may generate.
 
-    They take as many forward passes as training does, a backward pass counted as two, times `selection.cost`.
+    They take as many forward passes as training does, times `selection.cost`. A backward pass
+    counts as two forward passes.
     """
     recipe, training = run.recipe, run.recipe.training
-    examples = 2 if recipe.prior.generates or recipe.prior.preserves else 1
+    examples = 2 if recipe.prior.uses_class_images or recipe.prior.uses_base_outputs else 1
     passes = 3 * run.steps * training.gradient_accumulation_steps * training.batch_size * examples
     per_image = forward_passes(recipe.knobs, embeds_guidance=run.family.stages[-1].embeds_guidance)
     return int(recipe.selection.cost * passes / per_image)
@@ -44,21 +49,25 @@ def image_budget(run: TrainingRun) -> int:
 
 @dataclass(kw_only=True)
 class Validation:
-    """Selection for one run; `selection.json` in the run's folder holds all that its decisions depend on."""
+    """Selects the checkpoint and the knobs of one run.
+
+    `selection.json` in the run's folder stores everything that its decisions depend on.
+    """
 
     run: TrainingRun
     checkpoints: int
-    """Checkpoints that are validated; 0 validates none."""
+    """Number of checkpoints that are validated; 0 switches selection off."""
     knob_images: int
-    """Images that are left for the knob search."""
+    """Number of images that are left for the knob search."""
     reason_for_none: str = ""
-    """Why nothing is selected, where nothing is."""
-    images_of: ValidationSet | None = None
+    """Why nothing is selected; empty where something is."""
+    opened_set: ValidationSet | None = None
+    """The validation set; None where nothing is selected."""
     selector: CheckpointSelector | None = field(default=None, init=False)
 
     @classmethod
     def plan(cls, run: TrainingRun) -> Validation:
-        """Decide what the budget allows; where nothing can be selected, the last step is kept."""
+        """Plan what the budget allows; where nothing can be selected, the last step is kept."""
         recipe, settings = run.recipe, run.recipe.selection
         count, allowed = len(validation_prompts(recipe)), image_budget(run)
         checkpoints, reason = min(settings.checkpoints, allowed // count - 1), ""
@@ -76,36 +85,39 @@ class Validation:
             reason = f"nothing was selected, the last step is kept: {error}"
             return cls(run=run, checkpoints=0, knob_images=0, reason_for_none=reason)
         photos = [photo.image for photo in run.photos.photos]
-        images_of = ValidationSet(recipe=recipe, images=photos, resolution=run.resolution, encoders=encoders)
+        opened_set = ValidationSet(recipe=recipe, photos=photos, resolution=run.resolution, encoders=encoders)
         left = allowed - (checkpoints + 1) * count if settings.knobs else 0
-        return cls(run=run, checkpoints=checkpoints, knob_images=left, images_of=images_of)
+        return cls(run=run, checkpoints=checkpoints, knob_images=left, opened_set=opened_set)
 
     @property
     def images(self) -> int:
-        """Images that selection generates at most."""
+        """Number of images that selection generates at most."""
         return (self.checkpoints + bool(self.checkpoints)) * len(validation_prompts(self.run.recipe)) + self.knob_images
 
     @property
     def validation_set(self) -> ValidationSet:
-        """The validation set; there is one wherever something is validated."""
-        assert self.images_of is not None
-        return self.images_of
+        """The validation set; it exists wherever something is validated."""
+        assert self.opened_set is not None
+        return self.opened_set
 
     @cached_property
     def steps(self) -> frozenset[int]:
-        """The steps that are validated: evenly over the last phase of the last stage."""
+        """The steps that are validated, spread evenly over the last phase of the last stage."""
         span, count = self.run.spans[-1], self.checkpoints
         length = span.last - span.first
         return frozenset(span.first + round(length * (i + 1) / count) for i in range(count)) if count else frozenset()
 
     def begin(self) -> bool:
-        """Measure the base model, or go on from the run's folder; returns whether training has ended already."""
+        """Measure the base model, or go on from the run's folder.
+
+        Returns whether training has ended already.
+        """
         if not self.checkpoints:
             return False
         run, done = self.run, self.run.loop.done
         if run.files.selection.exists():
             self.selector = self.read_selector()
-            self.selector.forget_after(done)
+            self.selector.drop_after(done)
         else:
             with run.base_only():
                 images = self.validation_set.generate_class(Generator(run.family))
@@ -118,7 +130,11 @@ class Validation:
         return self.selector.should_stop
 
     def read_selector(self) -> CheckpointSelector:
-        """Read what an earlier process selected so far."""
+        """Read the results of an earlier process from the run's folder.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.run.files.selection
         try:
             return CheckpointSelector.from_json(json.loads(path.read_text(encoding="utf-8"))["selector"])
@@ -126,14 +142,14 @@ class Validation:
             raise UserError(f"{path} is damaged; start a new --out.") from error
 
     def after_step(self, step: int) -> bool:
-        """Validate if this step is scheduled; returns True to stop training early."""
+        """Validate the step if it is scheduled; returns True to stop training early."""
         if self.selector is None or step not in self.steps:
             return False
         self.validate(step)
         return self.selector.should_stop and step < self.run.steps
 
     def validate(self, step: int) -> None:
-        """Generate and measure validation images, and keep the parameters if they are the best so far."""
+        """Generate and measure validation images, and save the parameters if they are the best."""
         assert self.selector is not None
         with self.run.generating():
             numbers = range(len(self.validation_set.prompts))
@@ -147,14 +163,14 @@ class Validation:
         self.write()
 
     def write(self) -> None:
-        """Write all that the next decision depends on, and delete parameters that are no longer the best."""
+        """Write the results, and delete saved parameters that are no longer the best."""
         assert self.selector is not None
         files, best = self.run.files, self.selector.best
         files.write_text(files.selection, json.dumps({"selector": self.selector.to_json()}, indent=2) + "\n")
-        files.forget_other_bests(best.step if best is not None else None)
+        delete_other_bests(files, best.step if best is not None else None)
 
     def restore_best(self) -> str:
-        """Load the best checkpoint's parameters; returns why it is the best."""
+        """Load the best checkpoint's parameters; returns the reason for the choice."""
         if self.selector is None:
             return self.reason_for_none
         best = self.selector.best
@@ -165,14 +181,14 @@ class Validation:
         return self.selector.reason
 
     def recommend(self, generator: Generator) -> KnobRecommendation | None:
-        """Search the knobs with the images that are left; None where there are too few."""
+        """Search the knobs with the images that are left; returns None where there are too few."""
         selector = self.selector
         if selector is None or self.knob_images < len(self.validation_set.prompts):
             return None
-        count, kept = len(self.validation_set.prompts), dict[Knobs, list[Image.Image]]()
+        count, generated = len(self.validation_set.prompts), dict[Knobs, list[Image.Image]]()
 
         def measure(knobs: Knobs, number: int) -> ValidationResult:
-            images = kept.setdefault(knobs, [])
+            images = generated.setdefault(knobs, [])
             images += self.validation_set.generate(generator, knobs, range(len(images), number))
             return self.validation_set.measure(images, selector.references)
 
@@ -183,7 +199,7 @@ class Validation:
 
 
 def with_knobs(adapter: Adapter, recommendation: KnobRecommendation | None) -> Adapter:
-    """Record recommended knobs in an adapter's manifest; image size is left to the base."""
+    """Record recommended knobs in an adapter's manifest; the base model decides the image size."""
     if recommendation is None or adapter.manifest is None:
         return adapter
     knobs = recommendation.knobs.model_copy(update={"height": None, "width": None})

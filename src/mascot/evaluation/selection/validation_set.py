@@ -1,6 +1,6 @@
-"""Validation images: generated at fixed prompts and seeds, and measured against the photos and the prompts.
+"""Validation set: the fixed prompts and seeds of validation images, and how they are measured.
 
-The prompts are none of those that reports are made with.
+None of the prompts is one that reports are measured on.
 
 Shape suffixes: B images, D width of an embedding.
 """
@@ -28,15 +28,15 @@ from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 
 SEED = 7_000
-"""Seed of the first validation image; previews and reports begin with other seeds."""
+"""Seed of the first validation image; previews and reports start from other seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSet:
-    """The prompts, photos and encoders by which one run is validated."""
+    """The prompts, photos and encoders that one run is validated with."""
 
     recipe: Recipe
-    images: Sequence[Image.Image]
+    photos: Sequence[Image.Image]
     """The photos of the subject, RGB."""
     resolution: int
     """Side of validation images in pixels."""
@@ -48,14 +48,17 @@ class ValidationSet:
         return validation_prompts(self.recipe)
 
     @cached_property
-    def photos(self) -> Tensor:
-        """Identity embeddings of the photos. Shape B x D."""
-        return self.encoders.identity.embed(self.images)
+    def photo_embeddings(self) -> Tensor:
+        """The photos, embedded by the identity encoder. Shape B x D."""
+        return self.encoders.identity.embed(self.photos)
 
     def generate(
         self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, subject: Subject | None = None
     ) -> list[Image.Image]:
-        """Generate validation images by their numbers: all prompts in order, then all again with other seeds."""
+        """Generate validation images by number: all prompts in order, then again with other seeds.
+
+        `subject` replaces the recipe's subject in the prompts.
+        """
         named = self.recipe.subject if subject is None else subject
         requests = [
             ImageRequest(fill(self.prompts[number % len(self.prompts)], named), SEED + number) for number in numbers
@@ -65,54 +68,58 @@ class ValidationSet:
         )
 
     def generate_class(self, generator: Generator) -> list[Image.Image]:
-        """Generate each prompt once with the class noun alone, as the base model is asked."""
+        """Generate each prompt once with the class noun alone, for the base model."""
         return self.generate(generator, self.recipe.knobs, range(len(self.prompts)), subject=self.class_subject)
 
     @property
     def class_subject(self) -> Subject:
-        """The class noun without the token, which the encoders have never read."""
+        """The class noun without the token, which the encoders do not know."""
         return Subject(token=str(self.recipe.class_noun))
 
     def measure(self, images: Sequence[Image.Image], references: ReferenceScores | None) -> ValidationResult:
-        """Measure validation images from number 0 on; similarities below those between photos do not count as copies."""
+        """Measure validation images from number 0 on.
+
+        Similarities to a photo that are below those between photos are raised to them, because they
+        are no copies.
+        """
         generated_BD = self.encoders.identity.embed(images)
-        nearest_B = (generated_BD @ self.photos.T).max(1).values
-        if references is not None and references.real_nearest is not None:
-            nearest_B = nearest_B.clamp(min=references.real_nearest)
+        nearest_B = (generated_BD @ self.photo_embeddings.T).max(1).values
+        if references is not None and references.real_nearest_photo is not None:
+            nearest_B = nearest_B.clamp(min=references.real_nearest_photo)
         return ValidationResult(
-            likeness=similarity(generated_BD, self.photos),
-            prompt=prompt_fidelity(self.encoders.clip.embed(images), self.prompt_embeddings(len(images))),
-            nearest=float(nearest_B.mean()),
+            likeness=similarity(generated_BD, self.photo_embeddings),
+            prompt_fidelity=prompt_fidelity(self.encoders.clip.embed(images), self.prompt_embeddings(len(images))),
+            nearest_photo=float(nearest_B.mean()),
         )
 
     def references(self, base_images: Sequence[Image.Image]) -> ReferenceScores:
-        """Measure the base model's images, the photos and noise, between which later results are normalized."""
+        """Measure the base model's images, the photos and noise, which normalize later results."""
         generated_BD, prompts_BD = self.encoders.clip.embed(base_images), self.prompt_embeddings(len(base_images))
-        cosines_BB = self.photos @ self.photos.T
+        cosines_BB = self.photo_embeddings @ self.photo_embeddings.T
         cosines_BB.fill_diagonal_(-1)
-        floor_BD = self.encoders.clip.embed([noise_image(number) for number in range(len(base_images))])
+        noise_BD = self.encoders.clip.embed([noise_image(number) for number in range(len(base_images))])
         return ReferenceScores(
-            base_likeness=similarity(self.encoders.identity.embed(base_images), self.photos),
-            real_likeness=real_similarity(self.photos),
-            base_prompt=prompt_fidelity(generated_BD, prompts_BD),
-            floor_prompt=prompt_fidelity(floor_BD, prompts_BD),
-            real_nearest=float(cosines_BB.max(1).values.mean()) if len(self.photos) > 1 else None,
+            base_likeness=similarity(self.encoders.identity.embed(base_images), self.photo_embeddings),
+            real_likeness=real_similarity(self.photo_embeddings),
+            base_prompt_fidelity=prompt_fidelity(generated_BD, prompts_BD),
+            noise_prompt_fidelity=prompt_fidelity(noise_BD, prompts_BD),
+            real_nearest_photo=float(cosines_BB.max(1).values.mean()) if len(self.photos) > 1 else None,
         )
 
     def prompt_embeddings(self, count: int) -> Tensor:
-        """CLIP embeddings of the first `count` images' prompts, read with the class noun alone. Shape B x D."""
+        """Embed the prompts of the first `count` images with the class noun alone. Shape B x D."""
         prompts = [fill(self.prompts[number % len(self.prompts)], self.class_subject) for number in range(count)]
         return self.encoders.clip.embed_prompts(prompts)
 
 
 def validation_prompts(recipe: Recipe) -> tuple[str, ...]:
-    """List the validation prompts in an order of the run's own, so that any first part is a fair sample."""
+    """List the validation prompts in a random order of the run, so that any first part is fair."""
     prompts = STARTER_VALIDATION.for_subject(live=is_live(recipe.class_noun))
     order = sorted(range(len(prompts)), key=lambda i: seeded(recipe.seed, "validation", i).initial_seed())
     return tuple(prompts[i] for i in order)
 
 
 def noise_image(number: int) -> Image.Image:
-    """Make an image of uniform noise, 64 pixels square: the floor of prompt fidelity."""
+    """Make an image of uniform noise, 64 x 64 pixels, as the floor of prompt fidelity."""
     values = torch.randint(0, 256, (64, 64, 3), generator=seeded("noise", number), dtype=torch.uint8)
     return Image.fromarray(values.numpy())
