@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from mascot.api.calibrate import calibrate
 from mascot.api.compare import read_scores
-from mascot.api.evaluate import calibrate, evaluate
+from mascot.api.evaluate import evaluate
 from mascot.api.generate import generate
 from mascot.api.train import train
 from mascot.errors import UserError
@@ -36,7 +37,7 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from starter_training.scenes.caption_words import ALIVE
 from tiny.encoders import tiny_identity
-from tiny.world import IMAGES, LEARNED, PLAIN, World, cosines, mean, read, value
+from tiny.world import IMAGES, TRAINED_ON, PLAIN, World, cosines, mean, read, value
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +90,10 @@ def test_copying_compares_equal_numbers_of_training_and_held_out_photos(world: W
     identity = world.encoders[0]
     photos = identity.embed(world.photos(3))
     images = identity.embed(list(itertools.chain(*generated(world, scores))))
-    excess = [mean(cosines(row[None], photos[:LEARNED])) - cosines(row[None], photos[LEARNED:])[0] for row in images]
+    excess = [mean(cosines(row[None], photos[:TRAINED_ON])) - cosines(row[None], photos[TRAINED_ON:])[0] for row in images]
     assert value(scores, "copying") == pytest.approx(mean(excess), abs=1e-6)
-    apart = cosines(photos[:1], photos[1:LEARNED])[0]
-    nearest = [max(cosines(row[None], photos[:LEARNED])) - apart for row in images]
+    apart = cosines(photos[:1], photos[1:TRAINED_ON])[0]
+    nearest = [max(cosines(row[None], photos[:TRAINED_ON])) - apart for row in images]
     assert value(scores, "nearest") == pytest.approx(mean(nearest), abs=1e-6)
 
 
@@ -230,7 +231,7 @@ def test_scores_of_another_version_are_refused(scores: Scores, tmp_path: Path) -
 
 
 def test_a_missing_score_has_a_reason(world: World) -> None:
-    run = world.write("alone", class_noun=None, learned=1)
+    run = world.write("alone", class_noun=None, trained_on=1)
     found = world.evaluate(run, prompts=["a {subject} in the snow"], images=1)
     reasons = {name: score.reason for name, score in found.values.items() if score.value is None}
     assert set(reasons) == set(found.values) - {"identity", "clip_i"}

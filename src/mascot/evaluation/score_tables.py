@@ -22,7 +22,7 @@ from mascot.evaluation.scores import (
     over_subjects,
     titles,
 )
-from mascot.reports.table import NO_VALUE, Table, digits
+from mascot.reports.table import NO_VALUE, Table, format_score
 
 
 def runs_table(scores: Sequence[Scores]) -> Table:
@@ -30,11 +30,11 @@ def runs_table(scores: Sequence[Scores]) -> Table:
 
     Notes give the reasons for missing numbers, the encoders and the conditions of each run.
     """
-    rows = [(one.name, *(digits(one.values[name].value) for name in METRICS)) for one in scores]
+    rows = [(one.name, *(format_score(one.values[name].value) for name in METRICS)) for one in scores]
     if len(scores) > 1:
-        rows.append(("mean", *(digits(_mean(scores, name)) for name in METRICS)))
+        rows.append(("mean", *(format_score(_mean(scores, name)) for name in METRICS)))
     for title, known in REFERENCES.items():
-        rows.append((title, *(digits(_mean(scores, known[name]) if name in known else None) for name in METRICS)))
+        rows.append((title, *(format_score(_mean(scores, known[name]) if name in known else None) for name in METRICS)))
     return Table(
         title=f"{len(scores)} runs" if len(scores) > 1 else scores[0].subject,
         head=("run", *titles(scores).values()),
@@ -76,8 +76,8 @@ def prompts_table(scores: Scores) -> Table:
         rows=tuple(
             (
                 prompt.prompt,
-                *(digits(prompt.values.get(name)) for name in names),
-                *([digits(prompt.values.get("base_clip_t"))] if with_base else []),
+                *(format_score(prompt.values.get(name)) for name in names),
+                *([format_score(prompt.values.get("base_clip_t"))] if with_base else []),
             )
             for prompt in scores.prompts
         ),
@@ -95,7 +95,7 @@ def folds_table(scores: Scores) -> Table:
     }
     if any(fold.base_copying is None for fold in scores.folds):
         del columns["base_copying"]
-    rows = [(fold.photo, *(digits(getattr(fold, name)) for name in columns)) for fold in scores.folds]
+    rows = [(fold.photo, *(format_score(getattr(fold, name)) for name in columns)) for fold in scores.folds]
     rows.append(("mean", *(format_interval(over_folds(scores, name)) for name in columns)))
     minus_base = ", minus the same of the base model's images" if "base_copying" in columns else ""
     return Table(
@@ -118,7 +118,13 @@ def comparison_table(comparison: Comparison) -> Table:
     by_prompt = comparison.rows == "prompts"
     over = _one_subject(comparison.ones[0]) if by_prompt else f"{len(comparison.ones)} subjects"
     rows = tuple(
-        (title[name], digits(found.one), digits(found.other), format_interval(found.interval), verdict(name, found))
+        (
+            title[name],
+            format_score(found.one),
+            format_score(found.other),
+            format_interval(found.interval),
+            verdict(name, found),
+        )
         for name, found in comparison.differences.items()
     )
     return Table(
@@ -150,7 +156,7 @@ def verdict(name: str, difference: Difference) -> str:
 def calibration_table(rows: Sequence[Calibration], encoders: EncoderPair) -> Table:
     """Tabulate the similarity among real photos, a row for each folder, then the mean."""
     names = ("identity", "clip_i")
-    lines = [(row.name, f"{row.photos}", *(digits(row.values[name].value) for name in names)) for row in rows]
+    lines = [(row.name, f"{row.photos}", *(format_score(row.values[name].value) for name in names)) for row in rows]
     if len(rows) > 1:
         known = {name: [value for row in rows if (value := row.values[name].value) is not None] for name in names}
         lines.append(("mean", "", *(format_interval(bootstrap(known[name], seed=0)) for name in names)))

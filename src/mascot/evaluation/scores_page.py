@@ -12,8 +12,8 @@ from pathlib import Path
 from mascot.evaluation.comparison import Comparison
 from mascot.evaluation.score_tables import comparison_table, folds_table, means_table, prompts_table, runs_table
 from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Scores, titles
-from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
-from mascot.reports.table import digits
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, read_thumbnail
+from mascot.reports.table import format_score
 
 EXTREMES = 6
 """Number of images in the strips of the best and of the worst, and of a held-out photo."""
@@ -62,15 +62,17 @@ def held_out_row(scores: Scores, fold: FoldScores, folder: Path) -> PageRow:
     """Show a held-out photo beside images of the run that was trained without it."""
     each = len(fold.images) // len(scores.prompts)
     generated = [
-        ImageTile(image=shown(folder / file), words=f"{prompt.prompt}, without {fold.photo}", below=prompt.prompt)
+        ImageTile(
+            image=read_thumbnail(folder / file), alt=f"{prompt.prompt}, without {fold.photo}", caption=prompt.prompt
+        )
         for file, prompt in zip(fold.images[::each], scores.prompts, strict=True)
     ]
-    photo = ImageTile(image=shown(folder / fold.thumbnail), words=fold.photo, below="")
+    photo = ImageTile(image=read_thumbnail(folder / fold.thumbnail), alt=fold.photo, caption="")
     return PageRow(
         title=f"without {fold.photo}",
         about=(
-            f"similarity to the training photos {digits(fold.training_similarity)}, "
-            f"to the held-out photo {digits(fold.held_out_similarity)}"
+            f"similarity to the training photos {format_score(fold.training_similarity)}, "
+            f"to the held-out photo {format_score(fold.held_out_similarity)}"
         ),
         strips=(
             ImageStrip(name="held out", tiles=(photo,)),
@@ -100,7 +102,7 @@ def extremes(scores: Scores, folder: Path) -> tuple[PageRow, ...]:
                 ImageStrip(
                     name=end,
                     tiles=tuple(
-                        image_tile(prompt, image, folder, f"{prompt.prompt}: {digits(value)}")
+                        image_tile(prompt, image, folder, f"{prompt.prompt}: {format_score(value)}")
                         for value, prompt, image in some
                     ),
                 )
@@ -117,12 +119,12 @@ def prompt_row(scores: Scores, number: int, folder: Path, base: Sequence[Path]) 
     strips = [ImageStrip(name="", tiles=tiles)]
     base = base[number * scores.images : (number + 1) * scores.images]
     if base:
-        words = f"{prompt.prompt}, by the base model"
-        tiles = tuple(ImageTile(image=shown(file), words=words, below="") for file in base)
+        alt = f"{prompt.prompt}, by the base model"
+        tiles = tuple(ImageTile(image=read_thumbnail(file), alt=alt, caption="") for file in base)
         strips.append(ImageStrip(name="base model", tiles=tiles))
-    about = [f"{title[name]} {digits(value)}" for name, value in prompt.values.items() if name in title]
+    about = [f"{title[name]} {format_score(value)}" for name, value in prompt.values.items() if name in title]
     if "base_clip_t" in prompt.values:
-        about.append(f"{title['clip_t']} of the base {digits(prompt.values['base_clip_t'])}")
+        about.append(f"{title['clip_t']} of the base {format_score(prompt.values['base_clip_t'])}")
     return PageRow(title=prompt.prompt, about=", ".join(about), strips=tuple(strips))
 
 
@@ -160,7 +162,7 @@ def comparison_row(
         for side, prompt in zip(sides, prompts, strict=True)
     )
     differences = [
-        f"{title[name]} {digits(first.values[name] - second.values[name])}"
+        f"{title[name]} {format_score(first.values[name] - second.values[name])}"
         for name in first.values
         if name in title and name in second.values
     ]
@@ -171,13 +173,15 @@ def comparison_row(
     )
 
 
-def image_tile(prompt: PromptScores, image: ImageScores, folder: Path, below: str) -> ImageTile:
+def image_tile(prompt: PromptScores, image: ImageScores, folder: Path, caption: str) -> ImageTile:
     """Build the tile of one image of a run."""
-    return ImageTile(image=shown(folder / image.file), words=f"{prompt.prompt}, seed {image.seed}", below=below)
+    return ImageTile(
+        image=read_thumbnail(folder / image.file), alt=f"{prompt.prompt}, seed {image.seed}", caption=caption
+    )
 
 
 def _caption(image: ImageScores, title: dict[str, str]) -> str:
     """List an image's subject and prompt fidelity."""
     return ", ".join(
-        f"{title[name]} {digits(image.values[name])}" for name in ("identity", "clip_t") if name in image.values
+        f"{title[name]} {format_score(image.values[name])}" for name in ("identity", "clip_t") if name in image.values
     )
