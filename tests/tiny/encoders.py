@@ -1,4 +1,4 @@
-"""Tiny random-weight encoders: folders as transformers saves them, read in milliseconds."""
+"""Tiny random-weight image encoders, in folders as transformers saves them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, ViTConfig
 from tiny.stable_diffusion import tiny_clip_tokenizer
 
 SIDE = 32
-"""The side of what they see, in pixels."""
+"""Side of their input images, in pixels."""
 POSITIONS = 12
-"""The tokens that the tiny CLIP hears, both ends counted."""
+"""Number of tokens that the tiny CLIP reads, start and end token included."""
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = {
 
 
 def tiny_identity(folder: Path, *, seed: int = 0) -> Path:
-    """Write a vision transformer in DINO's place into `folder` and return it."""
+    """Write a vision transformer, which stands in for DINO, into `folder` and return the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ViTModel(ViTConfig(image_size=SIDE, **SIZES)).half().save_pretrained(folder)
@@ -41,7 +41,7 @@ def tiny_identity(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
-    """Write a CLIP and its tokenizer into `folder` and return it."""
+    """Write a CLIP and its tokenizer into `folder` and return the folder."""
     tokenizer = tiny_clip_tokenizer(positions=POSITIONS)
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     text = {key: SIZES[key] for key in SIZES if key != "patch_size"} | ends | {"vocab_size": len(tokenizer)}

@@ -83,14 +83,14 @@ TINY = ((1, 1), (2, 2), (31, 31), (8, 300), (300, 8), (31, 2000))
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """A file that must be refused, and what is wrong with it."""
+    """A file that must be refused, and the reason."""
 
     path: Path
     why: str
 
 
 def bad_photo_files(folder: Path) -> list[BadFile]:
-    """Write all bad files into the folder, which is made where missing; their order and contents are always the same."""
+    """Write all bad files into the folder, always in the same order and with the same contents."""
     folder.mkdir(parents=True, exist_ok=True)
     bad: list[BadFile] = []
     for name, data, why in _contents():
@@ -101,32 +101,32 @@ def bad_photo_files(folder: Path) -> list[BadFile]:
 
 
 def noise(width: int = 64, height: int = 64, mode: str = "RGB") -> Image.Image:
-    """A picture that no encoder can make small, so that a cut falls into its pixels."""
+    """Make an image that no codec can compress, so that a cut falls into its pixels."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     values = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return Image.fromarray(values if channels > 1 else values[:, :, 0])
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
-    """The picture as a file's bytes."""
+    """Encode an image as a file's bytes."""
     file = BytesIO()
     image.save(file, **options)  # pyright: ignore[reportArgumentType]
     return file.getvalue()
 
 
-def png_with_header(width: int, height: int, *, bits: int = 8, colour: int = 2, checksum: int | None = None) -> bytes:
-    """A small PNG whose header claims a size of its own."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+def png_with_header(width: int, height: int, *, bits: int = 8, color: int = 2, checksum: int | None = None) -> bytes:
+    """Make a small PNG whose header claims another size."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     body = zlib.compress(bytes(1000))
     return MAGIC["png"] + _chunk(b"IHDR", header, checksum) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
 def _contents() -> Iterator[tuple[str, bytes, str]]:
-    """Names, bytes and reasons of all plain files."""
+    """List names, bytes and reasons of all plain files."""
     for extension in EXTENSIONS:
         yield f"empty{extension}", b"", "zero bytes"
     for name, data in IMPOSTORS.items():
-        yield f"impostor_{name}", data, "something else under a picture's name"
+        yield f"impostor_{name}", data, "something else under an image's name"
     for name in OTHER_KINDS:
         yield f"kind_{name}", encoded(noise(), format="PNG"), "a kind of file that is not read"
     for number, (name, magic) in enumerate(MAGIC.items()):
@@ -152,10 +152,11 @@ def _contents() -> Iterator[tuple[str, bytes, str]]:
 
 
 def _broken_headers() -> Iterator[tuple[str, bytes, str]]:
+    """List files with headers that contradict themselves."""
     yield "header_zero_width.png", png_with_header(0, 64), "no width"
     yield "header_zero_height.png", png_with_header(64, 0), "no height"
     yield "header_bits.png", png_with_header(64, 64, bits=7), "seven bits a channel"
-    yield "header_colour.png", png_with_header(64, 64, colour=5), "an unknown colour type"
+    yield "header_color.png", png_with_header(64, 64, color=5), "an unknown color type"
     yield "header_checksum.png", png_with_header(64, 64, checksum=1), "a wrong checksum"
     yield "header_taller.png", png_with_header(640, 640), "fewer pixels than it claims"
     jpeg = encoded(noise(), format="JPEG")
@@ -181,7 +182,8 @@ def _broken_headers() -> Iterator[tuple[str, bytes, str]]:
 
 
 def _bombs() -> Iterator[tuple[str, bytes, str]]:
-    why = "a small file that claims a giant picture"
+    """List small files that would decode to giant images."""
+    why = "a small file that claims a giant image"
     for width, height in ((50_000, 50_000), (11_000, 11_000), (2_000_000, 61), (2**31 - 1, 2**31 - 1)):
         yield f"bomb_{width}x{height}.png", png_with_header(width, height), why
     jpeg = encoded(noise(), format="JPEG")
@@ -194,7 +196,7 @@ def _bombs() -> Iterator[tuple[str, bytes, str]]:
 
 
 def _odd_entries(folder: Path) -> list[BadFile]:
-    """What is not a file at all, as far as this system knows such things."""
+    """Make entries that are no plain files, as far as this system has such."""
     (folder / "folder.jpg").mkdir()
     bad = [BadFile(folder / "folder.jpg", "a folder")]
     (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
@@ -207,7 +209,7 @@ def _odd_entries(folder: Path) -> list[BadFile]:
 
 
 def _bad_masks(folder: Path) -> list[BadFile]:
-    """Good photos whose masks cannot be used."""
+    """Write good photos whose masks cannot be used."""
     masks = {
         "size": encoded(Image.new("L", (63, 64), 255), format="PNG"),
         "black": encoded(Image.new("L", (64, 64), 0), format="PNG"),

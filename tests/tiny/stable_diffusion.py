@@ -1,6 +1,6 @@
-"""Tiny random-weight base models: whole pipeline folders that load, train and draw in a fraction of a second."""
+"""A tiny random-weight Stable Diffusion, which loads and trains in a fraction of a second."""
 
-# diffusers and transformers annotate some arguments as what they are by default: a tuple of one, never None.
+# diffusers and transformers annotate some arguments by their defaults: a tuple of one, never None.
 # pyright: reportArgumentType=false
 
 from __future__ import annotations
@@ -20,47 +20,50 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mascot.protocols import Companion, ParameterGroup, Subject
 
 WORDS = tuple(
-    "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle city street grass water "
-    "mountain red blue green wooden floor hat wearing background night".split()
+    "a an the of in on at with and to is photo picture painting dog cat toy person style sks snow beach jungle "
+    "city street grass water mountain red blue green wooden floor hat wearing background night".split()
 )
-"""What the tiny tokenizer knows as single tokens; every other text is spelled in bytes."""
+"""Words that are single tokens of the tiny tokenizer; all other text is split into bytes."""
 SIDE = 64
-"""The side of the tiny models' pictures, in pixels."""
+"""Side of the tiny models' images, in pixels."""
 WIDTH = 32
-"""The width of the tiny text embeddings."""
+"""Width of the tiny text embeddings."""
 SUBJECT = Subject("sks", "dog")
-"""What tests teach."""
+"""The subject that tests train."""
 
 
 class Idle:
-    """A learner in whom nothing learns: for the loss of a base as it is."""
+    """An attached method that trains nothing, for the loss of the base model."""
 
     groups: tuple[ParameterGroup, ...] = ()
     changes_base = False
 
     def after_step(self) -> None:
-        """Nothing moved."""
+        """Change nothing."""
 
     def base_only(self) -> AbstractContextManager[None]:
-        """It always is."""
+        """Change nothing: the base model is always there."""
         return nullcontext()
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Nothing."""
+        """Export nothing."""
         return {}, {}
 
     def companions(self) -> Mapping[str, Companion]:
-        """Nothing."""
+        """Return no companions."""
         return {}
 
     def detach(self) -> None:
-        """Nothing is attached."""
+        """Change nothing, since nothing is attached."""
 
 
 def tiny_stable_diffusion(
     folder: Path, *, prediction_type: Literal["epsilon", "v_prediction"] = "epsilon", seed: int = 0
 ) -> Path:
-    """Write a Stable Diffusion pipeline of random weights (under 3 MB, 64 px) into `folder` and return it; one seed, one set of bytes."""
+    """Write a Stable Diffusion pipeline of random weights into `folder` and return the folder.
+
+    It is smaller than 3 MB and generates 64 px. One seed always gives the same bytes.
+    """
     tokenizer = tiny_clip_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,7 +82,10 @@ def tiny_stable_diffusion(
 
 
 def tiny_clip_tokenizer(words: tuple[str, ...] = WORDS, positions: int = 77) -> CLIPTokenizer:
-    """Build CLIP's byte-pair tokenizer over a few words, each of them one token; `positions` is the prompt's length with both ends."""
+    """Build CLIP's byte-pair tokenizer over a few words, each of them one token.
+
+    `positions` is the length of a prompt in tokens, start and end token included.
+    """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     merges: list[tuple[str, str]] = []
@@ -96,16 +102,16 @@ def tiny_clip_tokenizer(words: tuple[str, ...] = WORDS, positions: int = 77) -> 
 
 
 def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """Join neighbours as byte-pair encoding does: always the pair that was learnt first."""
+    """Join neighbors as byte-pair encoding does: always the pair that was merged first."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     while known := [pair for pair in pairwise(pieces) if pair in ranks]:
-        at = list(pairwise(pieces)).index(min(known, key=ranks.__getitem__))
-        pieces = [*pieces[:at], pieces[at] + pieces[at + 1], *pieces[at + 2 :]]
+        index = list(pairwise(pieces)).index(min(known, key=ranks.__getitem__))
+        pieces = [*pieces[:index], pieces[index] + pieces[index + 1], *pieces[index + 2 :]]
     return pieces
 
 
 def text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
-    """The settings of a CLIP text encoder of two layers."""
+    """Make the settings of a CLIP text encoder of two layers."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -122,7 +128,7 @@ def text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
 
 
 def _autoencoder() -> AutoencoderKL:
-    """Four levels like the real one, so that latents have an eighth of the pixels' side."""
+    """Make an autoencoder of four levels like the real one: latents have an eighth of the side."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -135,6 +141,7 @@ def _autoencoder() -> AutoencoderKL:
 
 
 def _denoiser() -> UNet2DConditionModel:
+    """Make a UNet of two levels."""
     return UNet2DConditionModel(
         sample_size=SIDE // 8,
         block_out_channels=(16, 32),
@@ -148,7 +155,7 @@ def _denoiser() -> UNet2DConditionModel:
 
 
 def _scheduler(prediction_type: str) -> DDIMScheduler:
-    """Stable Diffusion's own noise levels."""
+    """Make a scheduler with Stable Diffusion's noise schedule."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,4 +1,4 @@
-"""Laws of the tiny models that other tests stand on."""
+"""Laws of the tiny models that other tests use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tiny.stable_diffusion import SIDE, WORDS, tiny_clip_tokenizer, tiny_stable_
 
 
 def digest(folder: Path) -> str:
-    """One hash of all the files, names included."""
+    """Hash all files of a folder, names included."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return hashlib.sha256(
         b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
     ).hexdigest()
 
 
-def draw(pipeline: Any, prompt: str) -> torch.Tensor:
-    """Two steps from seed 0, as pixels in 0..1."""
+def generate(pipeline: Any, prompt: str) -> torch.Tensor:
+    """Generate in two steps from seed 0, as pixels in 0..1."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     return pipeline(
@@ -29,9 +29,9 @@ def draw(pipeline: Any, prompt: str) -> torch.Tensor:
     ).images[0]
 
 
-def test_the_folder_loads_draws_and_hears_the_prompt(tiny_base: Path) -> None:
+def test_the_folder_loads_generates_and_follows_the_prompt(tiny_base: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
-    dog, cat = (draw(pipeline, f"a photo of a {noun} in the snow") for noun in ("dog", "cat"))
+    dog, cat = (generate(pipeline, f"a photo of a {noun} in the snow") for noun in ("dog", "cat"))
     assert dog.shape == (3, SIDE, SIDE)
     assert dog.isfinite().all()
     assert (dog - cat).abs().max() > 1 / 255
@@ -51,7 +51,7 @@ def test_every_known_word_is_one_token() -> None:
     assert [tokenizer.tokenize(word) for word in WORDS] == [[f"{word}</w>"] for word in WORDS]
 
 
-def test_the_answer_kind_is_written_down(tmp_path: Path) -> None:
+def test_the_prediction_type_is_written_down(tmp_path: Path) -> None:
     folder = tiny_stable_diffusion(tmp_path, prediction_type="v_prediction")
     assert (
         StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).scheduler.config["prediction_type"]

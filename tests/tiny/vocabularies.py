@@ -1,4 +1,4 @@
-"""Tiny vocabularies that end in rare words, of both kinds of tokenizers, and a base that has one."""
+"""Tiny vocabularies that end in rare words, for both kinds of tokenizers, and a base with one."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from tiny.stable_diffusion import WORDS, text_config, tiny_clip_tokenizer
 
 RARE = ("vrk", "xqz", "zj", "bwx", "qol")
 """Words that stand at the end of the tiny vocabularies."""
-NOT = ("gzkq", "ape", "sks", "k9")
-"""What stands there too and is no candidate: too long, a known word, told apart, no letters."""
+NO_CANDIDATES = ("gzkq", "ape", "sks", "k9")
+"""Words there that are no candidates: too long, a common word, the common token, a digit."""
 
 
-def clip_tokenizer(last: Sequence[str] = (*RARE, *NOT), first: Sequence[str] = ("jwv",)) -> CLIPTokenizer:
-    """The tiny tokenizer with words that it merged first and last."""
+def clip_tokenizer(last: Sequence[str] = (*RARE, *NO_CANDIDATES), first: Sequence[str] = ("jwv",)) -> CLIPTokenizer:
+    """Make the tiny tokenizer, with given words at the beginning and the end of its merges."""
     return tiny_clip_tokenizer((*first, *(word for word in WORDS if word not in last), *last))
 
 
-def t5_tokenizer(last: Sequence[str] = (*RARE, *NOT), sentinels: int = 0) -> T5Tokenizer:
-    """A unigram tokenizer: frequent words, rare words, and letters that begin no word."""
+def t5_tokenizer(last: Sequence[str] = (*RARE, *NO_CANDIDATES), sentinels: int = 0) -> T5Tokenizer:
+    """Make a unigram tokenizer of frequent words, rare words, and letters that begin no word."""
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
-    vocab += [(f"\u2581{word}", -3.0) for word in (*(word for word in WORDS[1:] if word not in last), *last)] + [
-        ("wkx", -5.0)
-    ]
+    words = (*(word for word in WORDS[1:] if word not in last), *last)
+    vocab += [(f"\u2581{word}", -3.0) for word in words] + [("wkx", -5.0)]
     vocab += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
     return T5Tokenizer(vocab=vocab, extra_ids=sentinels, model_max_length=32)
 
 
 def rare_base(tiny_base: Path) -> Family:
-    """The tiny base with a vocabulary that has rare words, of which `vrk` is to it what `dog` is."""
+    """Load the tiny base with a vocabulary of rare words; `vrk` has the embedding of `dog`."""
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
     stage = family.stages[0]
     assert isinstance(stage, PipelineStage)
@@ -49,8 +48,8 @@ def rare_base(tiny_base: Path) -> Family:
     return family
 
 
-def plant(encoder: Any, tokenizer: Any, word: str, meaning: str) -> None:
-    """Let a word mean what another one does."""
+def plant(encoder: Any, tokenizer: Any, word: str, other: str) -> None:
+    """Give a word the embedding of another one."""
     table = encoder.get_input_embeddings().weight
-    to, source = tokenizer.convert_tokens_to_ids([f"{word}</w>", f"{meaning}</w>"])
+    to, source = tokenizer.convert_tokens_to_ids([f"{word}</w>", f"{other}</w>"])
     table.data[to] = table.data[source]
