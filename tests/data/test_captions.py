@@ -1,4 +1,4 @@
-"""Laws of captions: which source wins, what a mistake is told, and that only three placeholders exist."""
+"""Laws of captions: which source wins, what errors say, and that only three placeholders exist."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_nothing_but_the_captions_changes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("content", "message"),
     [
         (b"", "1.txt, line 1: the caption is empty"),
         (b" \n\t", "1.txt, line 1: the caption is empty"),
@@ -84,14 +84,14 @@ def test_nothing_but_the_captions_changes(folder: Path) -> None:
         (b"a photo of {", "1.txt: .*lone {"),
     ],
 )
-def test_a_bad_text_file_is_named_with_its_line(folder: Path, written: bytes, said: str) -> None:
-    (folder / "1.txt").write_bytes(written)
-    with pytest.raises(UserError, match=said):
+def test_a_bad_text_file_is_named_with_its_line(folder: Path, content: bytes, message: str) -> None:
+    (folder / "1.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
         captions(folder)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{not json", "this is not JSON"),
         ("[" * 100_000, "this is not JSON"),
@@ -107,13 +107,13 @@ def test_a_bad_text_file_is_named_with_its_line(folder: Path, written: bytes, sa
         ({"file_name": "2.png", "text": "{clas}"}, "did you mean 'class'"),
     ],
 )
-def test_a_bad_row_is_named_with_its_line(folder: Path, line: object, said: str) -> None:
+def test_a_bad_row_is_named_with_its_line(folder: Path, line: object, message: str) -> None:
     rows(folder, {"file_name": "1.png", "text": "fine"}, "", line)
-    with pytest.raises(UserError, match=f"{METADATA}, line 3: .*{said}"):
+    with pytest.raises(UserError, match=f"{METADATA}, line 3: .*{message}"):
         captions(folder)
 
 
-def test_a_bad_template_is_told_at_once() -> None:
+def test_a_bad_template_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"The template: .*'token'"):
         caption_photos(PhotoSet(photos=()), ["a photo of {tokn}"])
 
@@ -145,7 +145,7 @@ def test_three_placeholders_are_filled(template: str, with_class: str, without: 
 
 
 @given(PLAIN, PLAIN)
-def test_text_without_braces_is_only_tidied(before: str, after: str) -> None:
+def test_text_without_braces_changes_only_in_white_space(before: str, after: str) -> None:
     assert fill(f"{before} {{subject}} {after}", Subject("sks", "dog")) == " ".join(f"{before} sks dog {after}".split())
 
 
@@ -257,7 +257,7 @@ def test_an_article_before_a_placeholder_fits_its_word(template: str, noun: str 
         ("a dog with sksy fur", "dog", "a sks dog with sksy fur"),
     ],
 )
-def test_the_token_is_put_before_the_class_noun_or_in_front(caption: str, noun: str | None, inserted: str) -> None:
+def test_the_token_is_inserted_before_the_class_noun_or_in_front(caption: str, noun: str | None, inserted: str) -> None:
     subject = Subject("sks", noun)
     assert fill(insert_token(caption, subject), subject) == inserted
 
@@ -282,7 +282,7 @@ def test_the_token_is_put_before_the_class_noun_or_in_front(caption: str, noun: 
         ("a {{token}} of {{{token}}}", "dog", "a {token} of {dog}"),
     ],
 )
-def test_without_its_token_a_caption_is_about_any_of_the_class(caption: str, noun: str, without: str) -> None:
+def test_without_its_token_a_caption_describes_the_class(caption: str, noun: str, without: str) -> None:
     subject = Subject("sks", noun)
     assert fill(without_token(caption, subject), subject) == without
 
@@ -294,8 +294,8 @@ def test_without_a_class_noun_there_is_no_caption_of_the_class() -> None:
 
 @pytest.mark.parametrize("token", ["token", "subject", "class", "<sks>", "a.b", "s k s", "dog"])
 @pytest.mark.parametrize("caption", ["{subject} and {{subject}}", "a {token} {class}", "a {class}", "plain"])
-def test_any_token_can_be_put_in_and_left_out(token: str, caption: str) -> None:
-    """Tokens that are placeholders' names, patterns' signs, several words or the noun itself break no caption."""
+def test_any_token_can_be_inserted_and_removed(token: str, caption: str) -> None:
+    """Tokens may be placeholder names, regex characters, several words or the class noun itself."""
     subject = Subject(token, "dog")
     inserted = insert_token(caption, subject)
     assert token in fill(inserted, subject)
@@ -304,7 +304,7 @@ def test_any_token_can_be_put_in_and_left_out(token: str, caption: str) -> None:
 
 
 @given(PLAIN, PLAIN)
-def test_a_token_put_in_is_the_only_change(before: str, after: str) -> None:
+def test_an_inserted_token_is_the_only_change(before: str, after: str) -> None:
     subject = Subject("qzqzq", "zebra")
     assert (
         insert_token(f"{before} zebra {after}", subject).replace("{token} ", "", 1).replace("{subject}, ", "", 1)

@@ -1,4 +1,4 @@
-"""Laws of class pictures: drawn once by the untouched base, kept by everything that decides them, topped up when more are wanted."""
+"""Laws of class images: generated once by the base model, cached by all that decides them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mascot.data.class_images import PriorSettings, class_images
+from mascot.data.class_images import PriorSettings, read_or_generate
 from mascot.data.photos import PhotoSet
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
@@ -28,53 +28,55 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-class Painter:
-    """Draws one grey a seed and remembers for which it was asked."""
+class GreyGenerator:
+    """Generates one grey image a seed, and records its calls."""
 
     def __init__(self, fails_at: int | None = None) -> None:
-        self.drawn = list[tuple[str, int]]()
+        self.generated = list[tuple[str, int]]()
         self.fails_at = fails_at
 
     def __call__(self, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
         for seed in seeds:
             if seed == self.fails_at:
                 raise KeyboardInterrupt
-            self.drawn.append((prompt, seed))
+            self.generated.append((prompt, seed))
             yield Image.new("RGB", (8, 8), (seed, seed, seed))
 
     @property
     def seeds(self) -> list[int]:
-        return [seed for _, seed in self.drawn]
+        return [seed for _, seed in self.generated]
 
 
 def greys(images: Sequence[Image.Image]) -> list[Any]:
     return [image.getpixel((0, 0))[0] for image in images]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
 
-def test_a_second_run_draws_none_and_gets_the_same_pictures_in_order() -> None:
-    first, second = Painter(), Painter()
-    drawn = class_images(PriorSettings(count=3, seed=5), **FACTS, generate=first)
-    assert first.drawn == [("a photo of a dog", 5), ("a photo of a dog", 6), ("a photo of a dog", 7)]
-    assert greys(drawn) == greys(class_images(PriorSettings(count=3, seed=5), **FACTS, generate=second)) == [5, 6, 7]
-    assert second.drawn == []
+def test_a_second_run_generates_none_and_gets_the_same_images_in_order() -> None:
+    first, second = GreyGenerator(), GreyGenerator()
+    images = read_or_generate(PriorSettings(count=3, seed=5), **FACTS, generate=first)
+    assert first.generated == [("a photo of a dog", 5), ("a photo of a dog", 6), ("a photo of a dog", 7)]
+    assert (
+        greys(images) == greys(read_or_generate(PriorSettings(count=3, seed=5), **FACTS, generate=second)) == [5, 6, 7]
+    )
+    assert second.generated == []
 
 
-def test_topping_up_draws_only_what_is_missing_and_asking_for_fewer_nothing() -> None:
-    class_images(PriorSettings(count=2), **FACTS, generate=Painter())
-    more, fewer, shifted = Painter(), Painter(), Painter()
-    assert greys(class_images(PriorSettings(count=5), **FACTS, generate=more)) == [0, 1, 2, 3, 4]
+def test_a_larger_count_generates_only_what_is_missing_and_a_smaller_one_nothing() -> None:
+    read_or_generate(PriorSettings(count=2), **FACTS, generate=GreyGenerator())
+    more, fewer, shifted = GreyGenerator(), GreyGenerator(), GreyGenerator()
+    assert greys(read_or_generate(PriorSettings(count=5), **FACTS, generate=more)) == [0, 1, 2, 3, 4]
     assert more.seeds == [2, 3, 4]
-    assert greys(class_images(PriorSettings(count=1), **FACTS, generate=fewer)) == [0]
+    assert greys(read_or_generate(PriorSettings(count=1), **FACTS, generate=fewer)) == [0]
     assert fewer.seeds == []
-    assert greys(class_images(PriorSettings(count=3, seed=4), **FACTS, generate=shifted)) == [4, 5, 6]
+    assert greys(read_or_generate(PriorSettings(count=3, seed=4), **FACTS, generate=shifted)) == [4, 5, 6]
     assert shifted.seeds == [5, 6]
 
 
-def test_what_was_drawn_before_an_interruption_is_kept() -> None:
+def test_images_generated_before_an_interruption_are_kept() -> None:
     with pytest.raises(KeyboardInterrupt):
-        class_images(PriorSettings(count=4), **FACTS, generate=Painter(fails_at=2))
-    rest = Painter()
-    class_images(PriorSettings(count=4), **FACTS, generate=rest)
+        read_or_generate(PriorSettings(count=4), **FACTS, generate=GreyGenerator(fails_at=2))
+    rest = GreyGenerator()
+    read_or_generate(PriorSettings(count=4), **FACTS, generate=rest)
     assert rest.seeds == [2, 3]
 
 
@@ -90,24 +92,24 @@ def test_what_was_drawn_before_an_interruption_is_kept() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_decides_a_picture_decides_where_it_is_kept(change: dict[str, Any]) -> None:
+def test_whatever_decides_an_image_is_part_of_its_cache_key(change: dict[str, Any]) -> None:
     settings = PriorSettings(count=1)
-    class_images(settings, **FACTS, generate=Painter())
-    again = Painter()
+    read_or_generate(settings, **FACTS, generate=GreyGenerator())
+    again = GreyGenerator()
     other = settings.model_copy(update={key: value for key, value in change.items() if key not in FACTS})
-    class_images(other, **(FACTS | {key: value for key, value in change.items() if key in FACTS}), generate=again)
+    read_or_generate(other, **(FACTS | {key: value for key, value in change.items() if key in FACTS}), generate=again)
     assert again.seeds == [0]
 
 
-def test_the_priors_weight_draws_nothing_anew() -> None:
-    class_images(PriorSettings(count=1), **FACTS, generate=Painter())
-    again = Painter()
-    class_images(PriorSettings(count=1, weight=0.3), **FACTS, generate=again)
+def test_another_prior_weight_generates_nothing_anew() -> None:
+    read_or_generate(PriorSettings(count=1), **FACTS, generate=GreyGenerator())
+    again = GreyGenerator()
+    read_or_generate(PriorSettings(count=1, weight=0.3), **FACTS, generate=again)
     assert again.seeds == []
 
 
-def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class_images(PriorSettings(count=1), **FACTS, generate=Painter())
+def test_the_environment_sets_the_cache_folder(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read_or_generate(PriorSettings(count=1), **FACTS, generate=GreyGenerator())
     assert len(list(cache.rglob("0.png"))) == 1
     assert cache_folder() == cache
     monkeypatch.delenv("MASCOT_CACHE")
@@ -115,7 +117,7 @@ def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytes
     assert cache_folder() == tmp_path / "xdg" / "mascot"
 
 
-def test_a_runs_class_pictures_are_the_bases_own(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_runs_class_images_are_those_of_the_base_model(tiny_base: Path, tmp_path: Path) -> None:
     recipe = Recipe.preset(
         base=str(tiny_base),
         photos=["unused"],
@@ -123,7 +125,7 @@ def test_a_runs_class_pictures_are_the_bases_own(tiny_base: Path, tmp_path: Path
         overrides=["prior.count=3", "prior.steps=2", "prior.guidance=3", "prior.seed=7"],
     )
     family = load_family(str(tiny_base), device="cpu", precision="fp32")
-    job = TrainingRun(recipe=recipe, run=Run(tmp_path), photos=PhotoSet(photos=()), family=family)
+    run = TrainingRun(recipe=recipe, files=Run(tmp_path), photos=PhotoSet(photos=()), family=family)
     base = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"))
     expected = base.generate([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
-    assert [image.tobytes() for image in job.class_images] == [image.tobytes() for image in expected]
+    assert [image.tobytes() for image in run.class_images] == [image.tobytes() for image in expected]

@@ -1,4 +1,4 @@
-"""Laws of cropping: exact sizes, true proportions, and the subject stays inside."""
+"""Laws of cropping: exact sizes, unchanged proportions, and the subject stays inside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mascot.data.crops import Size, buckets, crop, nearest_bucket, subject_box, window
+from mascot.data.crops import Size, buckets, crop, crop_box, nearest_bucket, subject_box
 from mascot.data.photos import Photo
 from mascot.errors import UserError
 
@@ -21,25 +21,25 @@ TARGETS = st.tuples(st.integers(1, 16), st.integers(1, 16)).map(lambda size: (si
 
 @st.composite
 def subjects(draw: st.DrawFn, smallest: int = 1) -> tuple[Size, tuple[int, int, int, int]]:
-    """A picture's size and a box inside it."""
+    """An image size and a box inside it."""
     height, width = draw(st.integers(smallest, 300)), draw(st.integers(smallest, 300))
     left, top = draw(st.integers(0, width - smallest)), draw(st.integers(0, height - smallest))
     right, bottom = draw(st.integers(left + smallest, width)), draw(st.integers(top + smallest, height))
     return (height, width), (left, top, right, bottom)
 
 
-def turned(size: Size) -> Size:
-    """Width and height instead of height and width."""
+def swapped(size: Size) -> Size:
+    """Swap height and width."""
     return size[1], size[0]
 
 
 def photo(size: Size, box: tuple[int, int, int, int] | None = None) -> Photo:
-    """Blue, with a red subject in the box, which the mask marks."""
-    image = Image.new("RGB", turned(size), "blue")
+    """Make a blue photo with a red subject in the box, which the mask marks."""
+    image = Image.new("RGB", swapped(size), "blue")
     mask = None
     if box is not None:
         image.paste("red", box)
-        mask = Image.new("L", turned(size))
+        mask = Image.new("L", swapped(size))
         mask.paste(255, box)
     return Photo(path=Path("photo.png"), image=image, mask=mask)
 
@@ -78,15 +78,15 @@ def test_the_nearest_bucket_loses_least_and_treats_both_directions_alike(size: S
         return abs(math.log(size[0] / size[1] * bucket[1] / bucket[0]))
 
     assert lost(found) == pytest.approx(min(map(lost, among)))
-    assert lost(turned(nearest_bucket(turned(size), among))) == pytest.approx(lost(found))
+    assert lost(swapped(nearest_bucket(swapped(size), among))) == pytest.approx(lost(found))
 
 
 @given(subjects(), TARGETS)
-def test_the_window_holds_the_subject_wherever_it_can(
+def test_the_crop_box_holds_the_subject_wherever_it_can(
     subject: tuple[Size, tuple[int, int, int, int]], target: Size
 ) -> None:
     (height, width), box = subject
-    left, top, right, bottom = window((height, width), target, box)
+    left, top, right, bottom = crop_box((height, width), target, box)
     for start, end, first, last, whole in ((left, right, box[0], box[2], width), (top, bottom, box[1], box[3], height)):
         assert 0 <= start < end <= whole
         if last - first <= end - start:
@@ -99,8 +99,8 @@ def test_the_window_holds_the_subject_wherever_it_can(
 
 
 @given(SIZES, TARGETS)
-def test_the_window_is_the_largest_of_its_shape_and_in_the_middle(size: Size, target: Size) -> None:
-    left, top, right, bottom = window(size, target)
+def test_the_crop_box_is_the_largest_of_its_shape_and_centered(size: Size, target: Size) -> None:
+    left, top, right, bottom = crop_box(size, target)
     assert (right - left) / (bottom - top) == pytest.approx(target[1] / target[0])
     assert right - left == pytest.approx(size[1]) or bottom - top == pytest.approx(size[0])
     assert left + right == pytest.approx(size[1])
@@ -110,10 +110,12 @@ def test_the_window_is_the_largest_of_its_shape_and_in_the_middle(size: Size, ta
 @settings(deadline=None)
 @given(subjects(smallest=8), TARGETS, st.booleans())
 def test_the_cropped_mask_marks_the_whole_subject(
-    subject: tuple[Size, tuple[int, int, int, int]], target: Size, flip: bool
-) -> None:  # noqa: FBT001
+    subject: tuple[Size, tuple[int, int, int, int]],
+    target: Size,
+    flip: bool,  # noqa: FBT001
+) -> None:
     size, box = subject
-    left, top, right, bottom = window(size, target, box)
+    left, top, right, bottom = crop_box(size, target, box)
     across, down = target[1] / (right - left), target[0] / (bottom - top)
     wanted = np.array(
         [(box[0] - left) * across, (box[1] - top) * down, (box[2] - left) * across, (box[3] - top) * down]

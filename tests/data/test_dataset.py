@@ -1,4 +1,4 @@
-"""Laws of what a run is shown: every photo as often as the others, in an order and with noise that the seed alone decides."""
+"""Laws of the dataset: photos are used equally often; the seed alone decides order and noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mascot.data.crops import Size, crop
-from mascot.data.dataset import Dataset, DatasetSettings, TrainingExample, make_dataset, to_pixels, weighted_by_mask
+from mascot.data.dataset import Dataset, DatasetSettings, TrainingExample, image_to_pixels, make_dataset, with_loss_mask
 from mascot.data.encoding_cache import CachedConditioning, CachedEncoders
 from mascot.data.photos import Photo
 from mascot.diffusion.noise import gaussian, sample_latents, seeded
@@ -29,7 +29,7 @@ WIDE: Size = (48, 80)
 
 
 def example(name: str, size: Size = SQUARE) -> TrainingExample:
-    """An example whose latents are told apart by its name."""
+    """Make an example whose latents depend on its name."""
     mean = gaussian((4, size[0] // 8, size[1] // 8), [seeded(name)])
     latents = Latents(mean_BCHW=mean, deviation_BCHW=torch.full_like(mean, 0.1))
     return TrainingExample(
@@ -54,25 +54,25 @@ def batches(made: Dataset, *, count: int, batch_size: int = 1, seed: int = 0) ->
 
 
 @given(photos=st.integers(1, 12), batch_size=st.integers(1, 5), count=st.integers(1, 60), seed=st.integers(0, 5))
-def test_every_photo_is_shown_equally_often_give_or_take_one(
+def test_every_photo_is_used_equally_often_give_or_take_one(
     photos: int, batch_size: int, count: int, seed: int
 ) -> None:
     plan = dataset(photos).schedule(seed=seed, micro_batches=count, batch_size=batch_size)
-    shown = Counter(dict.fromkeys(range(photos), 0))
-    shown.update(i for _, chosen in plan for i in chosen)
+    used = Counter(dict.fromkeys(range(photos), 0))
+    used.update(i for _, chosen in plan for i in chosen)
     assert len(plan) == count
     assert all(len(chosen) == batch_size for _, chosen in plan)
-    assert max(shown.values()) - min(shown.values()) <= 1
-    assert set(shown) == set(range(photos))
+    assert max(used.values()) - min(used.values()) <= 1
+    assert set(used) == set(range(photos))
 
 
 @given(wide=st.integers(1, 5), batch_size=st.integers(1, 3), seed=st.integers(0, 5))
-def test_photos_of_one_size_are_shown_equally_often(wide: int, batch_size: int, seed: int) -> None:
+def test_photos_of_one_size_are_used_equally_often(wide: int, batch_size: int, seed: int) -> None:
     plan = dataset(4, wide=wide).schedule(seed=seed, micro_batches=60, batch_size=batch_size)
     for size, group in ((SQUARE, 4), (WIDE, wide)):
-        shown = Counter(dict.fromkeys(range(group), 0))
-        shown.update(i for planned, chosen in plan if planned == size for i in chosen)
-        assert max(shown.values()) - min(shown.values()) <= 1
+        used = Counter(dict.fromkeys(range(group), 0))
+        used.update(i for planned, chosen in plan if planned == size for i in chosen)
+        assert max(used.values()) - min(used.values()) <= 1
 
 
 def test_sizes_are_mixed_by_how_many_photos_have_them() -> None:
@@ -91,20 +91,22 @@ def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
     made = dataset(3, prior=4, weight=1.0)
     planned = made.schedule(seed=0, micro_batches=1, batch_size=2)[0]
 
-    def drawn(*, seed: int, number: int) -> tuple[tuple[str, ...], bytes]:
+    def sampled(*, seed: int, number: int) -> tuple[tuple[str, ...], bytes]:
         batch = made.batch(planned, seed=seed, number=number, share=1.0)
         return batch.prompts, sample_latents(batch.latents, batch.generators).numpy().tobytes()
 
-    first = drawn(seed=0, number=5)
-    _ = drawn(seed=0, number=4)  # what was asked before does not matter
-    assert drawn(seed=0, number=5) == first
-    assert drawn(seed=0, number=6)[1] != first[1]
-    assert drawn(seed=1, number=5)[1] != first[1]
+    first = sampled(seed=0, number=5)
+    _ = sampled(seed=0, number=4)  # earlier batches do not matter
+    assert sampled(seed=0, number=5) == first
+    assert sampled(seed=0, number=6)[1] != first[1]
+    assert sampled(seed=1, number=5)[1] != first[1]
 
 
-def test_latents_of_a_photo_are_drawn_anew_at_each_step_and_alike_at_the_same() -> None:
+def test_latents_of_a_photo_are_sampled_anew_at_each_step_and_alike_at_the_same() -> None:
     made = dataset(1)
-    first, second = ([sample_latents(batch.latents, batch.generators) for batch in batches(made, count=3)] for _ in range(2))
+    first, second = (
+        [sample_latents(batch.latents, batch.generators) for batch in batches(made, count=3)] for _ in range(2)
+    )
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[1], first[2])
@@ -133,7 +135,7 @@ def test_weights_of_the_subject_add_up_to_the_share_and_those_of_the_class_to_sh
     assert len(batch.framings) == len(batch.generators) == len(batch.weight_B) == len(batch.latents.mean_BCHW)
 
 
-def test_every_class_picture_is_used() -> None:
+def test_every_class_image_is_used() -> None:
     seen = {
         prompt
         for batch in batches(dataset(1, prior=5, weight=1.0), count=100)
@@ -150,17 +152,19 @@ def test_each_of_a_photos_captions_is_as_likely_and_none_changes_the_noise() -> 
         for prompts in (("a",), ("a", "b", "c"))
     )
     first, again, single = (batches(made, count=300) for made in (captioned, captioned, plain))
-    told = Counter(prompt for batch in first for prompt in batch.prompts)
-    assert set(told) == {"a", "b", "c"}
-    assert max(told.values()) - min(told.values()) < 60  # over four deviations
+    counts = Counter(prompt for batch in first for prompt in batch.prompts)
+    assert set(counts) == {"a", "b", "c"}
+    assert max(counts.values()) - min(counts.values()) < 60  # over four standard deviations
     assert [batch.prompts for batch in first] == [batch.prompts for batch in again]
     for batch, other in zip(first[:5], single[:5], strict=True):
-        assert torch.equal(sample_latents(batch.latents, batch.generators), sample_latents(other.latents, other.generators))
+        assert torch.equal(
+            sample_latents(batch.latents, batch.generators), sample_latents(other.latents, other.generators)
+        )
     assert captioned.prompts == ("a", "b", "c")
 
 
 @given(wide=st.integers(1, 4), batch_size=st.integers(1, 4))
-def test_a_batch_has_one_shape_class_pictures_included(wide: int, batch_size: int) -> None:
+def test_a_batch_has_one_shape_class_images_included(wide: int, batch_size: int) -> None:
     for batch in batches(dataset(2, wide=wide, prior=2, weight=1.0), count=20, batch_size=batch_size):
         height, width = batch.framings[0].target
         assert {framing.target for framing in batch.framings} == {(height, width)}
@@ -173,7 +177,7 @@ def stage(tiny_base: Path) -> Stage:
 
 
 def photo(name: str, size: Size = (100, 100), caption: str = "a photo of {subject}") -> Photo:
-    """A photo whose left and right differ."""
+    """Make a photo whose left and right halves differ."""
     values = np.random.default_rng(len(name)).integers(0, 256, (*size, 3), dtype=np.uint8)
     values[:, : size[1] // 2] //= 4
     return Photo(path=Path(name), image=Image.fromarray(values), captions=(caption,))
@@ -191,12 +195,18 @@ def made_from(
     images = [photo("class").image] * classes
     subject = Subject("sks", "dog")
     return make_dataset(
-        photos, images, encoders=CachedEncoders(stage), subject=subject, class_caption="a photo of a dog", settings=settings,
-        prior_weight=weight, preserve=preserve,
-    )  # fmt: skip
+        photos,
+        images,
+        encoders=CachedEncoders(stage),
+        subject=subject,
+        class_caption="a photo of a dog",
+        settings=settings,
+        prior_weight=weight,
+        preserve=preserve,
+    )
 
 
-def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Stage) -> None:
+def test_captions_are_filled_and_class_images_have_the_class_prompt(stage: Stage) -> None:
     trained = [
         photo("a", caption="a sketch of {subject}"),
         photo("b", caption="{token} the {class} at night"),
@@ -214,11 +224,11 @@ def test_captions_are_filled_and_class_pictures_have_the_class_prompt(stage: Sta
     assert made.prior[SQUARE][0].source is None
 
 
-def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
+def test_an_example_is_the_photo_cropped_and_encoded(stage: Stage) -> None:
     one = photo("a", (120, 90))
     example = made_from(stage, [one], DatasetSettings()).subject[SQUARE][0]
     cut = crop(one, SQUARE)
-    expected = stage.encode(to_pixels(cut.image))
+    expected = stage.encode(image_to_pixels(cut.image))
     assert torch.equal(example.latents.mean_BCHW, expected.mean_BCHW)
     assert torch.equal(example.latents.deviation_BCHW, expected.deviation_BCHW)
     assert example.framing == cut.framing
@@ -227,9 +237,9 @@ def test_an_example_is_the_photo_cut_and_encoded(stage: Stage) -> None:
 def test_flipping_adds_each_photo_mirrored(stage: Stage) -> None:
     one = photo("a")
     plain, mirrored = made_from(stage, [one], DatasetSettings(flip=True)).subject[SQUARE]
-    turned = photo("a").image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    expected = made_from(stage, [Photo(path=Path("t"), image=turned)], DatasetSettings()).subject[SQUARE][0]
-    assert made_from(stage, [one], DatasetSettings(flip=True)).size == 2
+    mirror_image = photo("a").image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    expected = made_from(stage, [Photo(path=Path("t"), image=mirror_image)], DatasetSettings()).subject[SQUARE][0]
+    assert made_from(stage, [one], DatasetSettings(flip=True)).subject_count == 2
     assert (
         mirrored.latents.mean_BCHW - expected.latents.mean_BCHW
     ).abs().max() < 1e-2  # resampling is not exactly symmetric
@@ -247,61 +257,61 @@ def test_aspect_buckets_keep_photos_wide_and_tall_at_about_the_same_area(stage: 
 
 
 @pytest.mark.parametrize(("resolution", "side"), [(None, 64), (32, 32), (50, 48), (96, 96)])
-def test_the_resolution_is_the_bases_own_or_the_one_given_rounded_down(
+def test_the_resolution_is_the_base_models_or_the_given_one_rounded_down(
     stage: Stage, resolution: int | None, side: int
 ) -> None:
     assert set(made_from(stage, [photo("a")], DatasetSettings(resolution=resolution)).subject) == {(side, side)}
 
 
-def test_without_a_prior_weight_no_class_picture_is_encoded(stage: Stage) -> None:
+def test_without_a_prior_weight_no_class_image_is_encoded(stage: Stage) -> None:
     assert made_from(stage, [photo("a")], DatasetSettings(), classes=2, weight=0.0).prior == {}
 
 
 def test_pixels_go_from_minus_one_to_one_row_by_row_red_first() -> None:
     image = Image.new("RGB", (3, 2), "black")
     image.putpixel((2, 0), (255, 0, 51))
-    pixels = to_pixels(image)
+    pixels = image_to_pixels(image)
     assert pixels.shape == (1, 3, 2, 3)
     assert pixels[0, :, 0, 2].tolist() == pytest.approx([1, -1, -0.6])
     assert (pixels[0, :, 1] == -1).all()
 
 
-class Counting:
-    """A stage's conditioning that remembers what it was asked."""
+class RecordingStage:
+    """A stage that records the prompts of its conditioning."""
 
     def __init__(self, stage: Stage) -> None:
-        self.stage, self.asked = stage, list[str]()
+        self.stage, self.encoded = stage, list[str]()
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        self.asked += prompts
+        self.encoded += prompts
         return self.stage.condition(prompts, framings)
 
 
-def test_remembered_conditioning_is_the_stages_own_and_computed_once(stage: Stage) -> None:
+def test_cached_conditioning_is_the_stages_own_and_computed_once(stage: Stage) -> None:
     framing = Framing(original=SQUARE, target=SQUARE)
-    counting = Counting(stage)
-    conditions = CachedConditioning(CachedEncoders(counting))  # pyright: ignore[reportArgumentType] - only its conditioning is asked for
+    recording = RecordingStage(stage)
+    conditioning = CachedConditioning(CachedEncoders(recording))  # pyright: ignore[reportArgumentType] - only its conditioning is used
     prompts = ["a dog", "a cat", "a dog"]
     for _ in range(2):
-        rows = conditions(prompts, [framing] * 3)["encoder_hidden_states"]
+        rows = conditioning(prompts, [framing] * 3)["encoder_hidden_states"]
         for row, prompt in zip(rows, prompts, strict=True):
             assert torch.equal(row, stage.condition([prompt], [framing])["encoder_hidden_states"][0])
-    assert counting.asked == ["a dog", "a cat"]
+    assert recording.encoded == ["a dog", "a cat"]
 
 
 @given(dropout=st.sampled_from([0.0, 0.25, 1.0]), batch_size=st.integers(1, 3))
-def test_captions_are_dropped_by_chance_and_only_the_subjects(dropout: float, batch_size: int) -> None:
+def test_captions_are_dropped_at_random_and_only_the_subjects(dropout: float, batch_size: int) -> None:
     plain = dataset(4, prior=2, weight=1.0)
     made = replace(plain, caption_dropout=dropout)
-    told, kept = (batches(which, count=600 // batch_size, batch_size=batch_size) for which in (made, plain))
-    dropped = [prompt == "" for batch in told for prompt in batch.prompts[: batch.subject_count]]
-    assert abs(sum(dropped) / len(dropped) - dropout) < 0.08  # over four deviations
-    for batch, other in zip(told, kept, strict=True):
+    with_dropout, without = (batches(data, count=600 // batch_size, batch_size=batch_size) for data in (made, plain))
+    dropped = [prompt == "" for batch in with_dropout for prompt in batch.prompts[: batch.subject_count]]
+    assert abs(sum(dropped) / len(dropped) - dropout) < 0.08  # over four standard deviations
+    for batch, other in zip(with_dropout, without, strict=True):
         assert all(mine in {"", yours} for mine, yours in zip(batch.prompts, other.prompts, strict=True))
         assert batch.prompts[batch.subject_count :] == other.prompts[batch.subject_count :]
         assert [g.initial_seed() for g in batch.generators] == [g.initial_seed() for g in other.generators]
-    asked = {pair for batch in told for pair in zip(batch.prompts, batch.framings, strict=True)}
-    assert asked <= set(made.pairs)
+    used = {pair for batch in with_dropout for pair in zip(batch.prompts, batch.framings, strict=True)}
+    assert used <= set(made.framed_prompts)
     assert ("" in made.prompts) == (dropout > 0)
 
 
@@ -314,21 +324,25 @@ def preserving(weight: float = 0.5) -> Dataset:
 
 
 @given(batch_size=st.integers(1, 4), dropout=st.sampled_from([0.0, 0.5]))
-def test_the_same_photos_with_the_classs_captions_accompany_the_subject(batch_size: int, dropout: float) -> None:
+def test_the_prior_examples_are_the_same_photos_with_class_captions(batch_size: int, dropout: float) -> None:
     made = preserving()
-    told = batches(replace(made, caption_dropout=dropout), count=20, batch_size=batch_size)
-    for batch, kept in zip(told, batches(made, count=20, batch_size=batch_size), strict=True):
+    made_batches = batches(replace(made, caption_dropout=dropout), count=20, batch_size=batch_size)
+    for batch, without in zip(made_batches, batches(made, count=20, batch_size=batch_size), strict=True):
         assert batch.base_target_B is not None
         assert batch.base_target_B.tolist() == [False] * batch_size + [True] * batch_size
         mean = batch.latents.mean_BCHW
         assert torch.equal(mean[:batch_size], mean[batch_size:])
-        assert batch.prompts[batch_size:] == tuple(prompt.replace("sks", "dog") for prompt in kept.prompts[:batch_size])
+        assert batch.prompts[batch_size:] == tuple(
+            prompt.replace("sks", "dog") for prompt in without.prompts[:batch_size]
+        )
         assert float(batch.weight_B[batch_size:].sum()) == pytest.approx(0.5)
         assert len({generator.initial_seed() for generator in batch.generators}) == 2 * batch_size
-        assert set(zip(batch.prompts, batch.framings, strict=True)) <= set(replace(made, caption_dropout=dropout).pairs)
+        assert set(zip(batch.prompts, batch.framings, strict=True)) <= set(
+            replace(made, caption_dropout=dropout).framed_prompts
+        )
 
 
-def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
+def test_preserving_outputs_changes_nothing_about_the_subject() -> None:
     alone = replace(preserving(0.0), preserve=False)
     for batch, other in zip(
         batches(preserving(), count=10, batch_size=2), batches(alone, count=10, batch_size=2), strict=True
@@ -340,13 +354,13 @@ def test_what_is_preserved_changes_nothing_about_the_subject() -> None:
         assert not torch.equal(first[:2], first[2:])
 
 
-def test_nothing_is_preserved_without_a_weight_or_without_being_asked() -> None:
+def test_no_outputs_are_preserved_without_a_weight_or_the_setting() -> None:
     for made in (preserving(0.0), dataset(2, prior=2, weight=1.0), dataset(2)):
         assert all(batch.base_target_B is None and batch.mask_B1HW is None for batch in batches(made, count=3))
     assert len(batches(preserving(0.0), count=1)[0].prompts) == 1
 
 
-def test_captions_of_the_class_are_made_where_answers_are_preserved(stage: Stage) -> None:
+def test_class_captions_are_made_if_outputs_are_preserved(stage: Stage) -> None:
     trained = [
         photo("a", caption="a sketch of {subject}"),
         photo("b", caption="a sks dog at night"),
@@ -366,7 +380,7 @@ def test_captions_of_the_class_are_made_where_answers_are_preserved(stage: Stage
         made_from(stage, trained, DatasetSettings(), preserve=True, classes=1)
 
 
-def test_the_token_is_put_into_photos_own_captions_and_never_into_templates(stage: Stage) -> None:
+def test_the_token_is_inserted_into_photos_own_captions_and_never_into_templates(stage: Stage) -> None:
     trained = [
         photo("a", caption="a dog at night"),
         photo("b", caption="a  template"),
@@ -380,14 +394,14 @@ def test_the_token_is_put_into_photos_own_captions_and_never_into_templates(stag
 
 
 def masked_photo(name: str, box: tuple[int, int, int, int], size: Size = (64, 64)) -> Photo:
-    """A photo whose subject fills a box (left, top, right, bottom)."""
-    marks = Image.new("L", (size[1], size[0]))
-    marks.paste(255, box)
-    return replace(photo(name, size), mask=marks)
+    """Make a photo whose mask marks a box (left, top, right, bottom)."""
+    mask = Image.new("L", (size[1], size[0]))
+    mask.paste(255, box)
+    return replace(photo(name, size), mask=mask)
 
 
 @pytest.mark.parametrize("outside", [0.0, 0.25, 1.0])
-def test_a_mask_is_averaged_over_each_cell_and_one_on_average(stage: Stage, outside: float) -> None:
+def test_a_mask_is_averaged_over_each_cell_and_is_one_on_average(stage: Stage, outside: float) -> None:
     made = made_from(stage, [masked_photo("a", (0, 0, 12, 16))], DatasetSettings(masked=outside, flip=True), classes=1)
     plain, mirrored = (e.mask_11HW for e in made.subject[SQUARE])
     assert plain is not None
@@ -401,7 +415,7 @@ def test_a_mask_is_averaged_over_each_cell_and_one_on_average(stage: Stage, outs
 
 
 @pytest.mark.parametrize("options", [{"classes": 2}, {"preserve": True}, {"weight": 0.0}])
-def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) -> None:
+def test_masks_weight_the_subject_alone(stage: Stage, options: dict[str, Any]) -> None:
     made = made_from(
         stage,
         [masked_photo("a", (0, 0, 8, 8)), masked_photo("bc", (0, 0, 64, 64))],
@@ -411,7 +425,7 @@ def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) ->
     for batch in batches(made, count=12, batch_size=2):
         assert batch.mask_B1HW is not None
         assert batch.mask_B1HW.shape == (len(batch.prompts), 1, 8, 8)
-        ones = [bool((row == 1).all()) for row in batch.mask_B1HW]  # to the bit: an all-white mask is none
+        ones = [bool((row == 1).all()) for row in batch.mask_B1HW]  # exactly: an all-white mask changes nothing
         assert sorted(ones[:2]) == [False, True]
         assert all(ones[2:])
 
@@ -419,9 +433,9 @@ def test_masks_weigh_the_subject_alone(stage: Stage, options: dict[str, Any]) ->
 @given(outside=st.floats(0, 1))
 def test_an_all_white_mask_is_exactly_one(outside: float) -> None:
     cut = crop(masked_photo("a", (0, 0, 90, 70), (70, 90)), SQUARE)
-    counts = weighted_by_mask(example("a"), cut, outside).mask_11HW
-    assert counts is not None
-    assert torch.equal(counts, torch.ones(1, 1, 8, 8))
+    weights = with_loss_mask(example("a"), cut, outside).mask_11HW
+    assert weights is not None
+    assert torch.equal(weights, torch.ones(1, 1, 8, 8))
 
 
 def test_a_missing_mask_is_named_before_anything_is_encoded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,8 +444,8 @@ def test_a_missing_mask_is_named_before_anything_is_encoded(stage: Stage, monkey
         made_from(stage, [masked_photo("one", (0, 0, 8, 8)), photo("two.png")], DatasetSettings(masked=0.5))
 
 
-def test_a_mask_of_which_nothing_is_left_is_named(stage: Stage) -> None:
+def test_a_photo_whose_mask_vanishes_is_named(stage: Stage) -> None:
     faint = masked_photo("faint", (101, 101, 102, 102), (2048, 2048))
-    with pytest.raises(UserError, match="nothing of the mask of faint is left in a picture of 64x64"):
+    with pytest.raises(UserError, match="nothing of the mask of faint is left in an image of 64x64"):
         made_from(stage, [faint], DatasetSettings(masked=0.0))
     made_from(stage, [faint], DatasetSettings(masked=0.1))

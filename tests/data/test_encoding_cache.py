@@ -1,4 +1,4 @@
-"""Laws of encodings: each picture and prompt is asked once of one base, and a run that shares them ends in the same bytes as one alone."""
+"""Laws of the encoding cache: every input is encoded once, and sharing changes no byte."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def stage(tiny_base: Path) -> Stage:
     return load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
 
 
-class Counting:
-    """Whatever a stage's encoders are asked, from here on."""
+class EncoderCalls:
+    """Records the inputs of a stage's encoders from here on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
         self.images: list[Any] = []
@@ -45,26 +45,26 @@ class Counting:
         monkeypatch.setattr(kind, "condition", counted_condition)
 
 
-def test_answers_are_the_stages_own_and_asked_for_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encodings_are_the_stages_own_and_computed_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    expected, told = stage.encode(pixels), stage.condition(["a dog"], [FRAMING])
-    counting, known = Counting(monkeypatch, type(stage)), EncodingCache()
+    expected, conditioning = stage.encode(pixels), stage.condition(["a dog"], [FRAMING])
+    calls, cache = EncoderCalls(monkeypatch, type(stage)), EncodingCache()
     for _ in range(2):
-        encoders = CachedEncoders(stage, 0, known)
+        encoders = CachedEncoders(stage, 0, cache)
         assert torch.equal(encoders.encode(pixels.clone()).mean_BCHW, expected.mean_BCHW)
         assert torch.equal(encoders.encode(pixels).deviation_BCHW, expected.deviation_BCHW)
-        said = encoders.condition("a dog", FRAMING)
-        assert all(torch.equal(said[name], told[name]) for name in told)
-        assert not any(tensor.requires_grad for tensor in said.values())
-    assert (len(counting.images), counting.prompts) == (1, ["a dog"])
+        cached = encoders.condition("a dog", FRAMING)
+        assert all(torch.equal(cached[name], conditioning[name]) for name in conditioning)
+        assert not any(tensor.requires_grad for tensor in cached.values())
+    assert (len(calls.images), calls.prompts) == (1, ["a dog"])
 
 
-def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another picture, the same numbers in another shape, another prompt, framing or stage are asked anew."""
-    counting, known = Counting(monkeypatch, type(stage)), EncodingCache()
-    here, there = CachedEncoders(stage, 0, known), CachedEncoders(stage, 1, known)
+def test_different_inputs_are_encoded_anew(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are other pixels, the same numbers in another shape, another prompt, framing or stage."""
+    calls, cache = EncoderCalls(monkeypatch, type(stage)), EncodingCache()
+    first, second = CachedEncoders(stage, 0, cache), CachedEncoders(stage, 1, cache)
     pixels = torch.zeros(1, 3, 64, 128)
-    for encoders in (here, there):
+    for encoders in (first, second):
         for image in (pixels, pixels + 0.1, pixels.reshape(1, 3, 128, 64)):
             encoders.encode(image)
         for prompt, framing in (
@@ -73,57 +73,68 @@ def test_nothing_else_passes_for_the_same(stage: Stage, monkeypatch: pytest.Monk
             ("a dog", Framing(original=(96, 64), target=(64, 64))),
         ):
             encoders.condition(prompt, framing)
-    assert (len(counting.images), len(counting.prompts)) == (6, 6)
+    assert (len(calls.images), len(calls.prompts)) == (6, 6)
 
 
-def test_what_has_no_room_is_asked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encodings_beyond_the_limit_are_computed_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.zeros(1, 3, 64, 64)
     size = 2 * stage.encode(pixels).mean_BCHW.nbytes
-    counting, known = Counting(monkeypatch, type(stage)), EncodingCache(most=size)
-    encoders = CachedEncoders(stage, 0, known)
+    calls, cache = EncoderCalls(monkeypatch, type(stage)), EncodingCache(max_bytes=size)
+    encoders = CachedEncoders(stage, 0, cache)
     for image in (pixels, pixels, pixels + 0.1, pixels + 0.1):
         encoders.encode(image)
-    assert len(counting.images) == 3
-    assert known.size == size
+    assert len(calls.images) == 3
+    assert cache.size == size
 
 
-def small(home: Path, base: Path, seed: int) -> Recipe:
-    settings = (
-        "device=cpu", "precision=fp32", "prior.count=2", "prior.steps=1", "previews.every=0", "selection.active=false", "training.steps=2",
-        "training.batch_size=2", "method.rank=2", "method.learning_rate=1e-2", "method.text_learning_rate=0",
-    )  # fmt: skip
-    return Recipe.preset(photos=[str(home / "photos")], class_noun="dog", base=str(base), seed=seed, overrides=settings)
+def small_recipe(home: Path, base: Path, seed: int) -> Recipe:
+    overrides = (
+        "device=cpu",
+        "precision=fp32",
+        "prior.count=2",
+        "prior.steps=1",
+        "previews.every=0",
+        "selection.active=false",
+        "training.steps=2",
+        "training.batch_size=2",
+        "method.rank=2",
+        "method.learning_rate=1e-2",
+        "method.text_learning_rate=0",
+    )
+    return Recipe.preset(
+        photos=[str(home / "photos")], class_noun="dog", base=str(base), seed=seed, overrides=overrides
+    )
 
 
-def test_a_run_that_shares_is_the_same_to_the_byte_and_asks_nothing(
+def test_a_run_with_shared_encodings_has_the_same_bytes_and_encodes_nothing(
     home: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Photos, class pictures and captions of a second run are known, and those of a third, whose base had to be loaded again."""
+    """The second run finds all encodings; so does the third, whose base model is loaded again."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
-    alone = train(small(home, tiny_base, 1), out=tmp_path / "alone", report=False)
-    lent = BasePool()
-    counting = Counting(monkeypatch, type(load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]))
+    alone = train(small_recipe(home, tiny_base, 1), out=tmp_path / "alone", report=False)
+    pool = BasePool()
+    calls = EncoderCalls(monkeypatch, type(load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]))
     before = (0, 0)
     for seed, name in ((0, "first"), (1, "second"), (1, "third")):
-        recipe = small(home, tiny_base, seed)
-        with lent.lend(recipe) as family:
-            train(recipe, out=tmp_path / name, report=False, family=family, encodings=lent.encodings)
-            asked = len(counting.images), len(counting.prompts)
-            assert (asked == before) == (name != "first")
-            before = asked
+        recipe = small_recipe(home, tiny_base, seed)
+        with pool.lend(recipe) as family:
+            train(recipe, out=tmp_path / name, report=False, family=family, encodings=pool.encodings)
+            count = len(calls.images), len(calls.prompts)
+            assert (count == before) == (name != "first")
+            before = count
             if name == "second":
-                next(iter(family.stages[0].parts.values())).requires_grad_()  # so that it cannot be lent again
-    assert before == (3 + 2, 2), "three photos, two class pictures, a caption of each"
+                next(iter(family.stages[0].parts.values())).requires_grad_()  # so that the pool does not lend it again
+    assert before == (3 + 2, 2), "three photos and two class images, one caption for each kind"
     for name in ("second", "third"):
         for file in ("adapter", "steps", "effective", "recipe"):
             assert getattr(Run(tmp_path / name), file).read_bytes() == getattr(alone, file).read_bytes()
 
 
-def test_another_base_has_heard_nothing(home: Path, tiny_base: Path) -> None:
-    lent = BasePool()
-    with lent.lend(small(home, tiny_base, 0)):
-        known = lent.encodings
-    with lent.lend(small(home, tiny_base, 1)):
-        assert lent.encodings is known
-    with lent.lend(small(home, tiny_base, 0).model_copy(update={"precision": "bf16"})):
-        assert lent.encodings is not known
+def test_another_base_model_starts_with_an_empty_cache(home: Path, tiny_base: Path) -> None:
+    pool = BasePool()
+    with pool.lend(small_recipe(home, tiny_base, 0)):
+        encodings = pool.encodings
+    with pool.lend(small_recipe(home, tiny_base, 1)):
+        assert pool.encodings is encodings
+    with pool.lend(small_recipe(home, tiny_base, 0).model_copy(update={"precision": "bf16"})):
+        assert pool.encodings is not encodings

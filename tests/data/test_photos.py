@@ -1,4 +1,4 @@
-"""Laws of reading photos: upright, true to their brightness, in one order, and every bad file refused by name."""
+"""Laws of reading photos: upright, true to brightness, in order; bad files refused by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from mascot.data import photos as module
+from mascot.data import image_decoding
 from mascot.data.image_decoding import LONGEST_SIDE
 from mascot.data.photos import Photo, PhotoSet, read_photos
 from mascot.errors import UserError, printable
@@ -34,7 +34,7 @@ STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
     8: lambda upright: np.rot90(upright, -1),
 }
-"""How a camera stores an upright picture, by the EXIF standard's words for each orientation."""
+"""How a camera stores an upright image, for each orientation of the EXIF standard."""
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
@@ -52,7 +52,7 @@ def pixels(photo: Photo) -> NDArray[np.uint8]:
 
 
 def halves(left: int = 0, right: int = 255, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A grey picture whose halves differ."""
+    """Make a grey image whose halves differ."""
     image = Image.new("L", size, left)
     image.paste(right, (size[0] // 2, 0, *size))
     return image
@@ -71,7 +71,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> list[BadFile]:
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("extension", ["png", "tif", "webp", "jpg"])
-def test_every_orientation_gives_the_same_upright_picture(tmp_path: Path, extension: str, orientation: int) -> None:
+def test_every_orientation_gives_the_same_upright_image(tmp_path: Path, extension: str, orientation: int) -> None:
     upright = np.asarray(noise(3, 4).resize((60, 80), Image.Resampling.NEAREST))
     exif = Image.Exif()
     exif[274] = orientation
@@ -136,7 +136,7 @@ def test_sixteen_bits_keep_their_order(tmp_path: Path) -> None:
     ("ink", "seen"),
     [((0, 0, 0, 0), "white"), ((0, 0, 0, 255), "black"), ((255, 0, 0, 0), "cyan"), ((0, 255, 255, 0), "red")],
 )
-def test_inks_become_the_colours_they_print(tmp_path: Path, extension: str, ink: tuple[int, ...], seen: str) -> None:
+def test_inks_become_the_colors_they_print(tmp_path: Path, extension: str, ink: tuple[int, ...], seen: str) -> None:
     found = pixels(only(saved(tmp_path / f"ink.{extension}", Image.new("CMYK", (40, 40), ink)))).reshape(-1, 3).mean(0)
     assert np.abs(found - np.array(Image.new("RGB", (1, 1), seen).getpixel((0, 0)))).max() < 8
 
@@ -148,7 +148,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert only(saved(tmp_path / f"photo.{extension}", image)).image.mode == "RGB"
 
 
-def test_a_colour_profile_is_obeyed(tmp_path: Path) -> None:
+def test_a_color_profile_is_applied(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
     red = Image.new("RGB", (40, 40), "red")
@@ -158,28 +158,28 @@ def test_a_colour_profile_is_obeyed(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_colour_profile_is_noted(tmp_path: Path) -> None:
+def test_a_damaged_color_profile_is_noted(tmp_path: Path) -> None:
     photos = read_photos([saved(tmp_path / "photo.png", noise(), icc_profile=b"no profile")])
     assert np.array_equal(pixels(photos.photos[0]), np.asarray(noise()))
     assert "profile" in photos.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("background", "colour"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("grey", (128, 128, 128))]
+    ("background", "color"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("grey", (128, 128, 128))]
 )
 def test_transparency_shows_the_background_and_becomes_the_mask(
-    tmp_path: Path, background: str, colour: tuple[int, ...]
+    tmp_path: Path, background: str, color: tuple[int, ...]
 ) -> None:
     image = Image.new("RGBA", (64, 48), (200, 0, 0, 255))
     image.putalpha(halves())
     photo = only(saved(tmp_path / "photo.webp", image, lossless=True), background=background)
-    assert tuple(pixels(photo)[0, 0]) == colour
+    assert tuple(pixels(photo)[0, 0]) == color
     assert tuple(pixels(photo)[0, -1]) == (200, 0, 0)
     assert photo.mask is not None
     assert np.array_equal(np.asarray(photo.mask), np.asarray(halves()))
 
 
-def test_a_transparent_palette_colour_shows_the_background(tmp_path: Path) -> None:
+def test_a_transparent_palette_color_shows_the_background(tmp_path: Path) -> None:
     palette = halves(0, 1).convert("P")
     palette.putpalette([255, 0, 0, 0, 0, 255])
     for extension in ("png", "gif"):
@@ -196,20 +196,20 @@ def test_even_transparency_is_no_mask(tmp_path: Path, alpha: int) -> None:
     assert only(saved(tmp_path / "photo.png", image)).mask is None
 
 
-@pytest.mark.parametrize("colour", ["whit", "", "#12", "rgb(1,2"])
-def test_an_unknown_background_is_a_user_error(tmp_path: Path, colour: str) -> None:
-    with pytest.raises(UserError, match="colour"):
-        read_photos([saved(tmp_path / "photo.png", noise())], background=colour)
+@pytest.mark.parametrize("color", ["whit", "", "#12", "rgb(1,2"])
+def test_an_unknown_background_is_a_user_error(tmp_path: Path, color: str) -> None:
+    with pytest.raises(UserError, match="color"):
+        read_photos([saved(tmp_path / "photo.png", noise())], background=color)
 
 
-@pytest.mark.parametrize("place", ["photo.mask.png", "masks/photo.png"])
+@pytest.mark.parametrize("mask_path", ["photo.mask.png", "masks/photo.png"])
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
-def test_a_mask_file_wins_over_transparency_and_is_no_photo(tmp_path: Path, place: str, mode: str) -> None:
+def test_a_mask_file_wins_over_transparency_and_is_no_photo(tmp_path: Path, mask_path: str, mode: str) -> None:
     image = noise(64, 48).convert("RGBA")
     image.putalpha(halves(255, 0))
     (tmp_path / "masks").mkdir()
     saved(tmp_path / "photo.png", image)
-    saved(tmp_path / place, halves().convert(mode))
+    saved(tmp_path / mask_path, halves().convert(mode))
     photos = read_photos([tmp_path])
     assert [photo.path.name for photo in photos.photos] == ["photo.png"]
     assert photos.photos[0].mask is not None
@@ -236,7 +236,7 @@ def test_a_mask_without_a_photo_is_noted_and_refused_by_name(tmp_path: Path) -> 
     ],
 )
 def test_the_first_frame_is_used_and_noted(tmp_path: Path, name: str, options: dict[str, object]) -> None:
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue", "green")]
     photos = read_photos([saved(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **options)])
     assert np.abs(pixels(photos.photos[0]).astype(int) - [255, 0, 0]).max() < 16
     assert photos.notes[0].startswith(f"{name}: ")
@@ -249,7 +249,7 @@ def test_a_camera_file_with_a_preview_is_one_photo_without_remark(tmp_path: Path
     assert read_photos([path]).notes == ()
 
 
-def test_a_large_picture_and_its_mask_are_reduced_together(tmp_path: Path) -> None:
+def test_a_large_image_and_its_mask_are_reduced_together(tmp_path: Path) -> None:
     saved(tmp_path / "photo.png", Image.new("RGB", (3000, 600), "teal"))
     saved(tmp_path / "photo.mask.png", halves(size=(3000, 600)))
     photo = only(tmp_path / "photo.png")
@@ -259,14 +259,14 @@ def test_a_large_picture_and_its_mask_are_reduced_together(tmp_path: Path) -> No
     assert set(pixels(photo).reshape(-1, 3).tolist()[0]) == {0, 128}
 
 
-def test_the_limit_is_ours_and_pillows_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_pixel_limit_decides_and_pillows_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "photo.png", noise(64, 64))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
         assert read_photos([path]).notes == ()
         assert Image.MAX_IMAGE_PIXELS == 3000
-        monkeypatch.setattr(module, "PIXEL_LIMIT", 4095)
+        monkeypatch.setattr(image_decoding, "PIXEL_LIMIT", 4095)
         with pytest.raises(UserError, match="megapixels"):
             read_photos([path])
 
@@ -338,7 +338,7 @@ def test_the_order_of_the_listing_changes_nothing(tmp_path: Path, monkeypatch: p
     assert [refusal.path.name for refusal in photos.refused] == [f"{name}.xyz" for name in names]
 
 
-def test_clutter_is_passed_over_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
+def test_system_files_are_skipped_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     for name in (
         ".DS_Store",
         "._1.jpg",
@@ -381,7 +381,7 @@ def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
         read_photos([])
 
 
-def test_a_name_that_no_terminal_can_show_is_printable(tmp_path: Path) -> None:
+def test_unprintable_file_names_are_made_printable(tmp_path: Path) -> None:
     saved(tmp_path / "good.png", noise())
     (tmp_path / "two\nlines\udcff.jpg").touch()
     (refusal,) = read_photos([tmp_path]).refused
@@ -389,7 +389,7 @@ def test_a_name_that_no_terminal_can_show_is_printable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["heic", "HEIF", "jpg"])
-def test_heic_is_read_whatever_its_name(tmp_path: Path, extension: str) -> None:
+def test_heic_is_read_with_any_extension(tmp_path: Path, extension: str) -> None:
     heif = pytest.importorskip("pillow_heif")
     file = BytesIO()
     heif.from_pillow(halves(20, 230).convert("RGB")).save(file, quality=95)
@@ -407,23 +407,24 @@ def test_heic_without_its_library_says_what_to_install(tmp_path: Path, monkeypat
         read_photos([tmp_path / "photo.heic"])
 
 
-def test_the_name_says_nothing_about_the_contents(tmp_path: Path) -> None:
+def test_the_contents_decide_the_format(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(encoded(noise(), format="WEBP", lossless=True))
     assert np.array_equal(pixels(only(tmp_path / "photo.png")), np.asarray(noise()))
 
 
 def test_reading_photos_needs_no_torch() -> None:
-    code = "import sys, mascot.audit, mascot.captions, mascot.crops; print({'torch', 'scipy', 'pillow_heif'} & set(sys.modules))"
-    said = subprocess.run(
+    modules = "mascot.data.captions, mascot.data.crops, mascot.data.photo_audit"
+    code = f"import sys, {modules}; print({{'torch', 'scipy', 'pillow_heif'}} & set(sys.modules))"
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
-    assert said.stdout.strip() == "set()"
+    assert result.stdout.strip() == "set()"
 
 
 def test_all_photos_of_the_dreambooth_data_read() -> None:
     data = next((folder for folder in DREAMBOOTH if folder.is_dir()), None)
     if data is None:
-        pytest.skip("the DreamBooth data set does not lie beside the repository (shared/data/dreambooth)")
+        pytest.skip("there is no DreamBooth data set beside the repository (shared/data/dreambooth)")
     sets = {folder.name: read_photos([folder]) for folder in sorted(data.iterdir()) if folder.is_dir()}
     assert len(sets) == 18
     for name, photos in sets.items():

@@ -1,4 +1,4 @@
-"""Each photo's caption, from a text file, `metadata.jsonl` or a template; and the three placeholders that prompts may hold."""
+"""Read each photo's caption from a text file or `metadata.jsonl`, or use the caption templates."""
 
 from __future__ import annotations
 
@@ -13,119 +13,126 @@ from typing import cast
 from mascot.data.photos import Photo, PhotoSet
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, one_line
 from mascot.errors import UserError, printable
-from mascot.protocols import Subject
 
 METADATA = "metadata.jsonl"
-"""The captions of a folder, as the datasets library lays them out."""
-
-
+"""Name of the file with a folder's captions, in the layout of Hugging Face's datasets library."""
 _CAPTION_KEYS = ("text", "caption", "prompt")
 
 
 def caption_photos(photos: PhotoSet, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PhotoSet:
-    """The same photos, each with its caption, or with all the templates; placeholders are not yet filled.
+    """Return the same photos with their captions; placeholders are not filled yet.
 
-    `<stem>.txt` beside the photo wins, then the folder's `metadata.jsonl` (rows with `file_name` and `text`, `caption` or `prompt`),
-    then the templates, which take turns. A caption that names neither `{subject}` nor `{token}` is kept as written.
+    A photo's caption comes from `<stem>.txt` beside it. Without that file it comes from the
+    folder's `metadata.jsonl`, whose rows hold `file_name` and one of `text`, `caption` or `prompt`.
+    A photo with neither gets all the templates, one of which is chosen at each step. A caption that
+    names neither `{subject}` nor `{token}` is kept as written.
 
-    Raises UserError, with file and line, for text that is not UTF-8, an empty caption, a malformed row, a row about a file that does
-    not exist, and a placeholder that `fill` would refuse.
+    Raises:
+        UserError: a text is not UTF-8, a caption is empty, a row is malformed or names a file that
+            does not exist, or `fill` would refuse a placeholder. The message names file and line.
     """
     if not templates:
         raise UserError("There is no caption template; give one such as 'a photo of {token} {class}'.")
     for template in templates:
-        _check("The template", template)
-    usual = tuple(one_line(template) for template in templates)
-    folders = {photo.path.parent for photo in photos.photos}
-    listed = {path: caption for folder in sorted(folders) for path, caption in _metadata(folder / METADATA).items()}
+        _check_placeholders("The template", template)
+    defaults = tuple(one_line(template) for template in templates)
+    folders = sorted({photo.path.parent for photo in photos.photos})
+    from_metadata = {path: caption for folder in folders for path, caption in _read_metadata(folder / METADATA).items()}
     captioned: list[Photo] = []
     for photo in photos.photos:
-        own = _own(photo) or listed.get(_plain(photo.path))
-        captioned.append(replace(photo, captions=(own,) if own else usual))
+        caption = _read_text_file(photo) or from_metadata.get(_normalized(photo.path))
+        captioned.append(replace(photo, captions=(caption,) if caption else defaults))
     return replace(photos, photos=tuple(captioned))
 
 
-def _own(photo: Photo) -> str | None:
-    """The caption in the text file of the photo's name."""
+def _read_text_file(photo: Photo) -> str | None:
+    """Read the caption from the text file with the photo's name, if there is one."""
     file = photo.path.with_suffix(".txt")
     if not os.path.lexists(file):
         return None
-    caption = one_line(_text(file))
+    caption = one_line(_decode_text(file))
     if not caption:
         raise UserError(f"{printable(file)}, line 1: the caption is empty; write one, or delete the file.")
-    _check(printable(file), caption)
+    _check_placeholders(printable(file), caption)
     return caption
 
 
-def _metadata(file: Path) -> dict[Path, str]:
-    """The captions of one folder, by path."""
+def _read_metadata(file: Path) -> dict[Path, str]:
+    """Read the captions of one folder, by path; a missing file holds none."""
     if not os.path.lexists(file):
         return {}
     captions: dict[Path, str] = {}
-    for place, row in _rows(file):
-        path = _plain(file.parent / _file_name(row, place, file.parent))
+    for location, row in _rows(file):
+        path = _normalized(file.parent / _file_name(row, location, file.parent))
         if path in captions:
-            raise UserError(f"{place}: {path.name} has a caption already; keep one row for each photo.")
-        captions[path] = _caption(row, place)
+            raise UserError(f"{location}: {path.name} has a caption already; keep one row for each photo.")
+        captions[path] = _caption(row, location)
     return captions
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """Each row, with the place that errors name."""
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        place = f"{printable(file)}, line {number}"
+    """Yield each row with its location (file and line), which errors name."""
+    for number, line in enumerate(_decode_text(file).splitlines(), start=1):
+        location = f"{printable(file)}, line {number}"
         if not line.strip():
             continue
         try:
             row: object = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: this is not JSON ({one_line(str(error))}); write one object a line.") from error
+            raise UserError(
+                f"{location}: this is not JSON ({one_line(str(error))}); write one object a line."
+            ) from error
         if not isinstance(row, dict):
             raise UserError(
-                f'{place}: write an object such as {{"file_name": "1.jpg", "text": "a photo of {{subject}}"}}.'
+                f'{location}: write an object such as {{"file_name": "1.jpg", "text": "a photo of {{subject}}"}}.'
             )
-        yield place, cast("dict[str, object]", row)
+        yield location, cast("dict[str, object]", row)
 
 
-def _file_name(row: dict[str, object], place: str, folder: Path) -> str:
+def _file_name(row: dict[str, object], location: str, folder: Path) -> str:
+    """Return the name of the photo that a row describes, and refuse one that does not exist."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
-        raise UserError(f"{place}: there is no file_name; name the photo that the caption is for.")
+        raise UserError(f"{location}: there is no file_name; name the photo that the caption is for.")
     if not os.path.lexists(folder / name):
         close = get_close_matches(name, (path.name for path in folder.iterdir()), n=1)
         remedy = f"did you mean {close[0]!r}?" if close else "correct the name or delete the row."
-        raise UserError(f"{place}: there is no file {name!r} in {folder}; {remedy}")
+        raise UserError(f"{location}: there is no file {name!r} in {folder}; {remedy}")
     return name
 
 
-def _caption(row: dict[str, object], place: str) -> str:
+def _caption(row: dict[str, object], location: str) -> str:
+    """Return the caption of a row, in one line."""
     key = next((key for key in _CAPTION_KEYS if key in row), None)
     if key is None:
         raise UserError(
-            f"{place}: there is no caption; give it under {', '.join(_CAPTION_KEYS[:-1])} or {_CAPTION_KEYS[-1]}."
+            f"{location}: there is no caption; give it under {', '.join(_CAPTION_KEYS[:-1])} or {_CAPTION_KEYS[-1]}."
         )
     text = row[key]
     caption = one_line(text) if isinstance(text, str) else ""
     if not caption:
-        raise UserError(f"{place}: {key} is empty or not a text; write a caption, or delete the row.")
-    _check(place, caption)
+        raise UserError(f"{location}: {key} is empty or not a text; write a caption, or delete the row.")
+    _check_placeholders(location, caption)
     return caption
 
 
-def _check(place: str, caption: str) -> None:
-    """Refuse a caption that cannot be filled while its place is still known."""
+def _check_placeholders(location: str, caption: str) -> None:
+    """Raise a UserError that names the location if `fill` would refuse the caption."""
+    from mascot.protocols import Subject  # protocols import torch, which reading photos does not need
+
     try:
         fill(caption, Subject("token", "class"))
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{location}: {error}") from None
 
 
-def _text(file: Path) -> str:
+def _decode_text(file: Path) -> str:
+    """Read a UTF-8 text, with or without a byte order mark."""
     try:
-        written = file.read_bytes()
-        return written.decode("utf-8-sig")
+        encoded = file.read_bytes()
+        return encoded.decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"{printable(file)} cannot be read ({error.strerror}); mend or delete it.") from error
+        raise UserError(f"{printable(file)} cannot be read ({error.strerror}); repair or delete it.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
@@ -133,6 +140,6 @@ def _text(file: Path) -> str:
         ) from error
 
 
-def _plain(path: Path) -> Path:
-    """The path without `.` and `..`, links kept: a row names the file as it lies in the folder."""
+def _normalized(path: Path) -> Path:
+    """Remove `.` and `..` from a path, but keep links: rows name files as the folder lists them."""
     return Path(os.path.normpath(path))

@@ -1,4 +1,9 @@
-"""Photos, class pictures and captions to batches: crops, buckets, latents computed once, an order that depends on the seed alone."""
+"""Encode photos and class images as training examples, and plan the micro-batches of a run.
+
+Crops are encoded once, and the order of the examples depends on the seed alone.
+
+Shape suffixes: B batch, C channel, H height, W width; 11HW is a mask of one example.
+"""
 
 from __future__ import annotations
 
@@ -24,100 +29,108 @@ from mascot.protocols import Batch, Framing, Latents, Subject
 
 
 class DatasetSettings(BaseModel):
-    """How photos become training pictures."""
+    """Settings that decide how photos become training images and captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resolution: int | None = Field(
-        default=None, ge=32, le=4096, description="side of the training pictures; the base's own when not given"
+        default=None,
+        ge=32,
+        le=4096,
+        description="side of the training images in pixels; by default the base model's own",
     )
     aspect_buckets: bool = Field(
         default=False, description="keep wide and tall photos wide and tall, at the same number of pixels"
     )
     flip: bool = Field(default=False, description="also train on mirrored photos; wrong for asymmetric subjects")
-    background: str = Field(default="white", description="colour under transparent parts")
+    background: str = Field(default="white", description="color under transparent parts")
     templates: tuple[str, ...] = Field(
         default=(DEFAULT_TEMPLATE,),
         min_length=1,
-        description="captions, in turn, of photos that bring none; {token}, {class}, {subject}",
+        description="captions, chosen at random, of photos without their own; {token}, {class}, {subject}",
     )
     insert_token: bool = Field(
-        default=False, description="put the token into photos' own captions that name neither {subject} nor {token}"
+        default=False, description="insert the token into photos' own captions that name neither {subject} nor {token}"
     )
     caption_dropout: float = Field(
-        default=0.0, ge=0, le=1, description="chance that a photo is shown without its caption"
+        default=0.0, ge=0, le=1, description="probability that a photo is trained on without its caption"
     )
     masked: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="how much what lies outside the subject's mask counts in the loss; none ignores masks",
+        description="loss weight of what lies outside the subject's mask; none ignores masks",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample:
-    """One picture to train on."""
+    """One training image, encoded, with its captions."""
 
     latents: Latents
-    """Batch of one."""
+    """A batch of one."""
     prompts: tuple[str, ...]
-    """Captions, one of which is chosen each time."""
+    """Captions, one of which is chosen at each use."""
     framing: Framing
     source: Path | None
-    """None for a class picture."""
+    """Path of the photo; None for a class image."""
     class_prompts: tuple[str, ...] = ()
-    """The same captions without the token, one for one, where the base's own answers to them are preserved."""
+    """The same captions without the token, in the same order; empty unless `Dataset.preserve`."""
     mask_11HW: Tensor | None = None
-    """How much each cell of the latents counts, 1 on average; None where masks are ignored."""
+    """Loss weight of each latent cell, 1 on average; None if masks are ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Everything a run trains on, by size: the subject's examples and the class's."""
+    """All training examples of a run, of the subject and of the class, grouped by size."""
 
     subject: dict[Size, tuple[TrainingExample, ...]]
     prior: dict[Size, tuple[TrainingExample, ...]]
+    """Class images in each size of the subject's photos."""
     prior_weight: float
-    """How much what accompanies the subject counts; 0 leaves the subject alone."""
+    """Loss weight of the prior examples; 0 trains on the subject alone."""
     preserve: bool = False
-    """Whether the subject's own photos under the class's captions accompany it, instead of class pictures."""
+    """Whether prior examples are the subject's own photos with class captions, not class images."""
     caption_dropout: float = 0.0
-    """The chance that an example of the subject has no caption."""
+    """Probability that an example of the subject gets an empty caption."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Every distinct caption."""
-        return tuple(dict.fromkeys(prompt for prompt, _ in self.pairs))
+        return tuple(dict.fromkeys(prompt for prompt, _ in self.framed_prompts))
 
     @property
-    def pairs(self) -> list[tuple[str, Framing]]:
-        """Every caption with the framing that it comes with; the empty one too, where captions are dropped."""
+    def framed_prompts(self) -> list[tuple[str, Framing]]:
+        """Every distinct pair of caption and framing; with dropout, the empty caption too."""
         dropped = ("",) if self.caption_dropout else ()
-        subject = [
-            (prompt, e.framing) for group in self.subject.values() for e in group for prompt in (*e.prompts, *dropped)
-        ]
-        preserved = [
-            (prompt, e.framing) for group in self.subject.values() for e in group for prompt in e.class_prompts
-        ]
-        prior = [(prompt, e.framing) for group in self.prior.values() for e in group for prompt in e.prompts]
-        return list(dict.fromkeys(subject + preserved + prior))
+        subject = [example for group in self.subject.values() for example in group]
+        prior = [example for group in self.prior.values() for example in group]
+        return list(
+            dict.fromkeys(
+                [(prompt, example.framing) for example in subject for prompt in (*example.prompts, *dropped)]
+                + [(prompt, example.framing) for example in subject for prompt in example.class_prompts]
+                + [(prompt, example.framing) for example in prior for prompt in example.prompts]
+            )
+        )
 
     @property
-    def size(self) -> int:
-        """Examples of the subject."""
+    def subject_count(self) -> int:
+        """Number of the subject's examples."""
         return sum(len(group) for group in self.subject.values())
 
     def schedule(self, *, seed: int, micro_batches: int, batch_size: int) -> list[tuple[Size, tuple[int, ...]]]:
-        """Plan all micro-batches of a run: sizes mixed by how many photos have them, each photo shown as often as any other of its size."""
+        """Plan all micro-batches of a run: the size of each, and the indices of its examples.
+
+        Each size is as frequent as its photos. Within a size, each photo is used equally often.
+        """
         rng = np.random.default_rng([seed, 1])
         sizes = sorted(self.subject)
         share = np.array([len(self.subject[size]) for size in sizes], float)
         order = rng.choice(len(sizes), micro_batches, p=share / share.sum())
         queues: dict[Size, list[int]] = defaultdict(list)
         plan: list[tuple[Size, tuple[int, ...]]] = []
-        for which in order:
-            size = sizes[which]
+        for size_index in order:
+            size = sizes[size_index]
             while len(queues[size]) < batch_size:
                 queues[size] += rng.permutation(len(self.subject[size])).tolist()
             plan.append((size, tuple(queues[size][:batch_size])))
@@ -125,68 +138,193 @@ class Dataset:
         return plan
 
     def batch(self, plan: tuple[Size, tuple[int, ...]], *, seed: int, number: int, share: float) -> Batch:
-        """Build micro-batch `number` of a plan; each example's randomness depends on (seed, number, place) alone.
+        """Build micro-batch `number` from its entry of the plan.
 
-        Weights add up to `share` over the subject's examples and to `share` x prior weight over what accompanies them.
+        The randomness of each example depends only on the seed, `number` and its index in the
+        batch. The weights of the subject's examples add up to `share`, those of the prior examples
+        to `share` times the prior weight.
         """
         size, chosen = plan
         subject = [self.subject[size][i] for i in chosen]
         prior_examples = self.prior_examples(size, subject, seed=seed, number=number)
         examples = subject + [example for example, _ in prior_examples]
-        count, others = len(subject), len(prior_examples)
+        count, prior_count = len(subject), len(prior_examples)
         masks = [e.mask_11HW for e in subject if e.mask_11HW is not None]
         return Batch(
             latents=join_latents([example.latents for example in examples]),
-            prompts=(*self.captions(subject, seed=seed, number=number), *(prompt for _, prompt in prior_examples)),
+            prompts=(*self.draw_captions(subject, seed=seed, number=number), *(prompt for _, prompt in prior_examples)),
             framings=tuple(example.framing for example in examples),
-            weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * others),
+            weight_B=torch.tensor([share / count] * count + [share * self.prior_weight / count] * prior_count),
             subject_count=count,
-            generators=tuple(seeded(seed, number, place) for place in range(len(examples))),
-            base_target_B=torch.tensor([False] * count + [True] * others) if self.preserve and others else None,
-            mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * others) if masks else None,
+            generators=tuple(seeded(seed, number, index) for index in range(len(examples))),
+            base_target_B=torch.tensor([False] * count + [True] * prior_count)
+            if self.preserve and prior_count
+            else None,
+            mask_B1HW=torch.cat(masks + [torch.ones_like(masks[0])] * prior_count) if masks else None,
         )
 
-    def captions(self, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[str]:
-        """Draw the captions of the subject's examples, and which of them are left empty."""
-        generated = [
-            choose_caption(example.prompts, seeded(seed, number, place, "caption"))
-            for place, example in enumerate(subject)
-        ]
-        dropped = [
-            torch.rand((), generator=seeded(seed, number, place, "dropout")) < self.caption_dropout
-            for place in range(len(subject))
-        ]
-        return ["" if drop else prompt for prompt, drop in zip(generated, dropped, strict=True)]
+    def draw_captions(self, subject: Sequence[TrainingExample], *, seed: int, number: int) -> list[str]:
+        """Draw a caption for each of the subject's examples; dropped captions are empty."""
+        captions: list[str] = []
+        for index, example in enumerate(subject):
+            caption = draw_caption(example.prompts, seeded(seed, number, index, "caption"))
+            dropped = torch.rand((), generator=seeded(seed, number, index, "dropout")) < self.caption_dropout
+            captions.append("" if dropped else caption)
+        return captions
 
     def prior_examples(
         self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int
     ) -> list[tuple[TrainingExample, str]]:
-        """What joins the subject's examples, one each, with its caption: class pictures, or the same photos with the class's caption."""
+        """Draw one prior example, with its caption, for each of the subject's examples.
+
+        These are class images of the given size. If `preserve`, they are the subject's own examples
+        with the class version of their caption.
+        """
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
-            # The key of the subject's own caption, so that the class's version is of the same one.
+            # The key is that of the subject's caption, so both draw the same caption.
             return [
-                (e, choose_caption(e.class_prompts, seeded(seed, number, place, "caption")))
-                for place, e in enumerate(subject)
+                (example, draw_caption(example.class_prompts, seeded(seed, number, index, "caption")))
+                for index, example in enumerate(subject)
             ]
         if not (self.prior_weight and prior):
             return []
-        picked = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
-        shown = [prior[i] for i in picked]
+        chosen = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
         return [
-            (e, choose_caption(e.prompts, seeded(seed, number, place, "caption")))
-            for place, e in enumerate(shown, start=count)
+            (prior[i], draw_caption(prior[i].prompts, seeded(seed, number, index, "caption")))
+            for index, i in enumerate(chosen, start=count)
         ]
 
 
-def to_pixels(image: Image.Image) -> Tensor:
-    """A PIL picture as 1 x 3 x H x W in -1..1."""
+def make_dataset(
+    photos: Sequence[Photo],
+    class_images: Sequence[Image.Image],
+    *,
+    encoders: CachedEncoders,
+    subject: Subject,
+    class_caption: str,
+    settings: DatasetSettings,
+    prior_weight: float,
+    preserve: bool = False,
+) -> Dataset:
+    """Crop, encode and caption all photos and class images once.
+
+    Args:
+        photos: the subject's photos, with captions that are not filled yet.
+        class_images: images for prior preservation; empty if `preserve`.
+        encoders: the encoders of the stage that is trained.
+        subject: the words that fill the captions.
+        class_caption: the caption of every class image.
+        settings: resolution, buckets, captions and masks.
+        prior_weight: loss weight of the prior examples; 0 leaves them out.
+        preserve: use the base model's own predictions for prior preservation, not class images.
+
+    Raises:
+        UserError: masks are used and a photo has none or an empty one, or `preserve` is set and
+            there is no class noun.
+    """
+    assert not (preserve and class_images), "use either class images or the base model's predictions"
+    if settings.masked is not None:
+        check_masks(photos)
+    preserve, stage = preserve and prior_weight > 0, encoders.stage
+    groups: dict[Size, list[TrainingExample]] = defaultdict(list)
+    sizes = training_sizes(photos, settings, settings.resolution or stage.resolution, stage.multiple)
+    for photo, size in zip(photos, sizes, strict=True):
+        groups[size] += subject_examples(photo, size, encoders, subject, settings, with_class_prompts=preserve)
+    return Dataset(
+        subject={size: tuple(group) for size, group in groups.items()},
+        prior={size: class_examples(class_images, size, encoders, class_caption) for size in groups if prior_weight},
+        prior_weight=prior_weight,
+        preserve=preserve,
+        caption_dropout=settings.caption_dropout,
+    )
+
+
+def subject_examples(
+    photo: Photo,
+    size: Size,
+    encoders: CachedEncoders,
+    subject: Subject,
+    settings: DatasetSettings,
+    *,
+    with_class_prompts: bool,
+) -> list[TrainingExample]:
+    """Crop, encode and caption one photo, and its mirror image if `settings.flip`."""
+    captions = training_captions(photo, subject, settings)
+    prompts = tuple(fill(caption, subject) for caption in captions)
+    class_prompts: tuple[str, ...] = ()
+    if with_class_prompts:
+        class_prompts = tuple(fill(without_token(caption, subject), subject) for caption in captions)
+    examples: list[TrainingExample] = []
+    for flip in (False, True) if settings.flip else (False,):
+        cut = crop(photo, size, flip=flip)
+        example = replace(encode_crop(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
+        examples.append(example if settings.masked is None else with_loss_mask(example, cut, settings.masked))
+    return examples
+
+
+def class_examples(
+    images: Sequence[Image.Image], size: Size, encoders: CachedEncoders, caption: str
+) -> tuple[TrainingExample, ...]:
+    """Crop and encode class images, all with the same caption."""
+    crops = [crop(Photo(path=Path(), image=image), size) for image in images]
+    return tuple(encode_crop(cut, encoders, (caption,), None) for cut in crops)
+
+
+def encode_crop(cut: Crop, encoders: CachedEncoders, prompts: tuple[str, ...], source: Path | None) -> TrainingExample:
+    """Encode a crop as a training example with these captions."""
+    latents = encoders.encode(image_to_pixels(cut.image))
+    return TrainingExample(latents=latents, prompts=prompts, framing=cut.framing, source=source)
+
+
+def image_to_pixels(image: Image.Image) -> Tensor:
+    """Convert an image to a tensor of shape 1 x 3 x H x W with values in -1..1."""
     values = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
     return values.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def sizes_for(photos: Sequence[Photo], settings: DatasetSettings, resolution: int, multiple: int) -> list[Size]:
-    """The training size of each photo: the square, or its nearest aspect bucket."""
+def with_loss_mask(example: TrainingExample, cut: Crop, outside: float) -> TrainingExample:
+    """Weight the example's loss by its mask: 1 on the subject and `outside` (0..1) elsewhere.
+
+    The mask is averaged over the area of each latent cell. The weights are then scaled to 1 on
+    average, so the loss of a small subject is not smaller.
+
+    Raises:
+        UserError: all weights are 0, so nothing of the photo would be trained on.
+    """
+    assert cut.mask is not None
+    assert example.source is not None
+    mask_11HW = torch.from_numpy(np.asarray(cut.mask, np.float32) / 255)[None, None]
+    height, width = example.latents.mean_BCHW.shape[2:]
+    inside_11HW = F.adaptive_avg_pool2d(mask_11HW, (height, width))
+    weight_11HW = inside_11HW + outside * (1 - inside_11HW)
+    if not weight_11HW.any():
+        size = f"{cut.mask.width}x{cut.mask.height}"
+        raise UserError(
+            f"nothing of the mask of {printable(example.source)} is left in an image of {size} pixels; mark more of "
+            "the photo, or give --set dataset.masked=0.1."
+        )
+    return replace(example, mask_11HW=weight_11HW / weight_11HW.mean())
+
+
+def draw_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
+    """Draw one of the captions, each with the same probability."""
+    return prompts[int(torch.randint(len(prompts), (), generator=generator))]
+
+
+def training_captions(photo: Photo, subject: Subject, settings: DatasetSettings) -> tuple[str, ...]:
+    """Return a photo's captions, not filled, with the token inserted if `settings.insert_token`.
+
+    The token is inserted only into the photo's own captions, never into the templates.
+    """
+    templates = tuple(one_line(template) for template in settings.templates)
+    if not settings.insert_token or photo.captions == templates:
+        return photo.captions
+    return tuple(insert_token(caption, subject) for caption in photo.captions)
+
+
+def training_sizes(photos: Sequence[Photo], settings: DatasetSettings, resolution: int, multiple: int) -> list[Size]:
+    """Return the training size of each photo: the square, or its nearest aspect bucket."""
     side = max(multiple, resolution // multiple * multiple)
     if not settings.aspect_buckets:
         return [(side, side)] * len(photos)
@@ -194,93 +332,16 @@ def sizes_for(photos: Sequence[Photo], settings: DatasetSettings, resolution: in
     return [nearest_bucket(photo.size, choices) for photo in photos]
 
 
-def make_dataset(
-    photos: Sequence[Photo], class_images: Sequence[Image.Image], *, encoders: CachedEncoders, subject: Subject, class_caption: str,
-    settings: DatasetSettings, prior_weight: float, preserve: bool = False,
-) -> Dataset:  # fmt: skip
-    """Crop, encode and caption everything once; `preserve` keeps the class by the base's own answers, and takes no class pictures.
+def check_masks(photos: Sequence[Photo]) -> None:
+    """Check that every photo has a mask.
 
     Raises:
-        UserError: masks are asked for and a photo has none, or one of which nothing is left; answers are preserved of no class noun.
+        UserError: photos have none; the message names up to three of them.
     """
-    assert not (preserve and class_images), "either class pictures or preserved answers accompany the subject"
-    if settings.masked is not None:
-        check_masks(photos)
-    preserve, stage = preserve and prior_weight > 0, encoders.stage
-    sizes = sizes_for(photos, settings, settings.resolution or stage.resolution, stage.multiple)
-    groups: dict[Size, list[TrainingExample]] = defaultdict(list)
-    for photo, size in zip(photos, sizes, strict=True):
-        captions = captions_of(photo, subject, settings)
-        prompts = tuple(fill(caption, subject) for caption in captions)
-        class_prompts = (
-            tuple(fill(without_token(caption, subject), subject) for caption in captions) if preserve else ()
-        )
-        for flip in (False, True) if settings.flip else (False,):
-            cut = crop(photo, size, flip=flip)
-            example = replace(encode_crop(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
-            groups[size].append(example if settings.masked is None else weighted_by_mask(example, cut, settings.masked))
-    prior: dict[Size, tuple[TrainingExample, ...]] = {}
-    if prior_weight:
-        for size in groups:
-            cuts = [crop(Photo(path=Path(), image=p), size) for p in class_images]
-            prior[size] = tuple(encode_crop(cut, encoders, (class_caption,), None) for cut in cuts)
-    taught = {size: tuple(group) for size, group in groups.items()}
-    return Dataset(
-        subject=taught,
-        prior=prior,
-        prior_weight=prior_weight,
-        preserve=preserve,
-        caption_dropout=settings.caption_dropout,
-    )
-
-
-def captions_of(photo: Photo, subject: Subject, settings: DatasetSettings) -> tuple[str, ...]:
-    """A photo's captions, not yet filled; the token is put into its own ones on request, never into the templates."""
-    usual = tuple(one_line(template) for template in settings.templates)
-    if not settings.insert_token or photo.captions == usual:
-        return photo.captions
-    return tuple(insert_token(caption, subject) for caption in photo.captions)
-
-
-def check_masks(photos: Sequence[Photo]) -> None:
-    """Raise UserError, with their names, where photos have no mask."""
-    bare = [photo.path for photo in photos if photo.mask is None]
-    if bare:
-        names = ", ".join(printable(path) for path in bare[:3]) + (" and others" if len(bare) > 3 else "")
+    unmasked = [photo.path for photo in photos if photo.mask is None]
+    if unmasked:
+        names = ", ".join(printable(path) for path in unmasked[:3]) + (" and others" if len(unmasked) > 3 else "")
         raise UserError(
-            f"the loss cannot be masked without a mask of {names}; put one beside each photo (such as {bare[0].stem}.mask.png, the subject "
-            "white), or give --set dataset.masked=none."
+            f"the loss cannot be masked without a mask of {names}; put one beside each photo (such as "
+            f"{unmasked[0].stem}.mask.png, the subject white), or give --set dataset.masked=none."
         )
-
-
-def weighted_by_mask(example: TrainingExample, cut: Crop, outside: float) -> TrainingExample:
-    """The same example, with what lies outside its subject counting `outside` (0..1) in the loss.
-
-    The mask is averaged over the area of each cell of the latents and made 1 on average, so that a small subject's loss is not smaller.
-    Raises UserError where it would leave nothing to learn from.
-    """
-    assert cut.mask is not None
-    assert example.source is not None
-    inside = torch.from_numpy(np.asarray(cut.mask, np.float32) / 255)[None, None]
-    height, width = example.latents.mean_BCHW.shape[2:]
-    share = F.adaptive_avg_pool2d(inside, (height, width))
-    counts = share + outside * (1 - share)
-    if not counts.any():
-        size = f"{cut.mask.width}x{cut.mask.height}"
-        raise UserError(
-            f"nothing of the mask of {printable(example.source)} is left in a picture of {size} pixels; mark more of the photo, "
-            "or give --set dataset.masked=0.1."
-        )
-    return replace(example, mask_11HW=counts / counts.mean())
-
-
-def choose_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
-    """Draw one of the captions, each as likely."""
-    return prompts[int(torch.randint(len(prompts), (), generator=generator))]
-
-
-def encode_crop(cut: Crop, encoders: CachedEncoders, prompts: tuple[str, ...], source: Path | None) -> TrainingExample:
-    """Encode one crop."""
-    return TrainingExample(
-        latents=encoders.encode(to_pixels(cut.image)), prompts=prompts, framing=cut.framing, source=source
-    )

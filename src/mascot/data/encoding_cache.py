@@ -1,6 +1,7 @@
-"""What a base's encoders say of pictures and prompts, each asked once: by one run, or by all the runs that share a base.
+"""Cache the latents and text embeddings of a base model, for one run or all runs on that base.
 
-Only what untouched encoders say is kept here: the autoencoder never learns, and text that learns is not asked through this file.
+The cache holds outputs of the base model's own encoders. The autoencoder is never trained, and a
+text encoder that is trained is called directly, not through this file.
 """
 
 from __future__ import annotations
@@ -15,78 +16,80 @@ from torch import Tensor
 
 from mascot.protocols import Conditioning, Framing, Latents, Stage
 
-
-class CachedConditioning:
-    """Prompts to conditioning, computed once per prompt and framing while the text encoders stay as they are."""
-
-    def __init__(self, encoders: CachedEncoders) -> None:
-        self.encoders = encoders
-        self.known: dict[tuple[str, Framing], Conditioning] = {}
-
-    def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
-        """Compute what is not known yet, one prompt at a time, so that the batch cannot change it."""
-        for pair in pairs:
-            if pair not in self.known:
-                self.known[pair] = self.encoders.condition(*pair)
-
-    def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """Join the rows of a batch."""
-        pairs = list(zip(prompts, framings, strict=True))
-        self.prepare(pairs)
-        return {name: torch.cat([self.known[pair][name] for pair in pairs]) for name in self.known[pairs[0]]}
-
-
-MOST = 2**30
-"""Bytes that are kept of one base; what comes after is asked again."""
-
+MAX_BYTES = 2**30
+"""Bytes that are cached of one base model; encodings beyond that are computed at each use."""
 
 Encoding = TypeVar("Encoding", Latents, Conditioning)
 
 
 class EncodingCache:
-    """Answers of one loaded base, of all its stages; they are shared, so nobody may write into them."""
+    """Encodings of one loaded base model, of all its stages.
 
-    def __init__(self, most: int = MOST) -> None:
-        self.most, self.size = most, 0
-        self.kept: dict[Hashable, Latents | Conditioning] = {}
+    The tensors are shared between callers, so nobody may write into them.
+    """
 
-    def recall(self, key: Hashable, ask: Callable[[], Encoding]) -> Encoding:
-        """The answer that is kept under a key, or the one that is now asked for; kept where there is room."""
-        if key in self.kept:
-            return self.kept[key]  # pyright: ignore[reportReturnType] # a key is of one kind of answer
-        encoding = ask()
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes, self.size = max_bytes, 0
+        self.encodings: dict[Hashable, Latents | Conditioning] = {}
+
+    def get_or_compute(self, key: Hashable, compute: Callable[[], Encoding]) -> Encoding:
+        """Return the encoding under a key, or compute it, and store it if `max_bytes` allows."""
+        if key in self.encodings:
+            return self.encodings[key]  # pyright: ignore[reportReturnType] # all encodings of a key are of one type
+        encoding = compute()
         size = sum(tensor.nbytes for tensor in tensors_of(encoding))
-        if self.size + size <= self.most:
-            self.kept[key], self.size = encoding, self.size + size
+        if self.size + size <= self.max_bytes:
+            self.encodings[key], self.size = encoding, self.size + size
         return encoding
 
 
 @dataclass(frozen=True, slots=True)
 class CachedEncoders:
-    """One stage's encoders, which are asked what is not known yet."""
+    """The encoders of one stage, which compute only what the cache does not hold."""
 
     stage: Stage
-    number: int = 0
-    """Of the stage in its base."""
-    known: EncodingCache = field(default_factory=EncodingCache)
+    index: int = 0
+    """Index of the stage in its base model."""
+    cache: EncodingCache = field(default_factory=EncodingCache)
 
     def encode(self, pixels_BCHW: Tensor) -> Latents:
-        """Pixels in -1..1 to latents, as `Stage.encode` gives them."""
+        """Encode pixels in -1..1 as latents, see `Stage.encode`."""
         digest = hashlib.sha256(pixels_BCHW.contiguous().numpy().tobytes()).hexdigest()
-        return self.known.recall(
-            (self.number, tuple(pixels_BCHW.shape), digest), lambda: self.stage.encode(pixels_BCHW)
-        )
+        key = (self.index, tuple(pixels_BCHW.shape), digest)
+        return self.cache.get_or_compute(key, lambda: self.stage.encode(pixels_BCHW))
 
     def condition(self, prompt: str, framing: Framing) -> Conditioning:
-        """One prompt to what the denoiser is told, as `Stage.condition` gives it; without gradients."""
+        """Encode one prompt as conditioning, see `Stage.condition`, without gradients."""
+        key = (self.index, prompt, framing)
         with torch.no_grad():
-            return self.known.recall((self.number, prompt, framing), lambda: self.stage.condition([prompt], [framing]))
+            return self.cache.get_or_compute(key, lambda: self.stage.condition([prompt], [framing]))
+
+
+class CachedConditioning:
+    """The conditioning of prompts, computed once per prompt and framing.
+
+    It may be used only while the text encoders do not change.
+    """
+
+    def __init__(self, encoders: CachedEncoders) -> None:
+        self.encoders = encoders
+        self.rows: dict[tuple[str, Framing], Conditioning] = {}
+
+    def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
+        """Compute the missing rows, one prompt at a time, so that the batch cannot change them."""
+        for pair in pairs:
+            if pair not in self.rows:
+                self.rows[pair] = self.encoders.condition(*pair)
+
+    def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
+        """Join the rows of a batch."""
+        pairs = list(zip(prompts, framings, strict=True))
+        self.prepare(pairs)
+        return {name: torch.cat([self.rows[pair][name] for pair in pairs]) for name in self.rows[pairs[0]]}
 
 
 def tensors_of(encoding: Latents | Conditioning) -> list[Tensor]:
-    """The tensors of an answer."""
-    return (
-        [getattr(encoding, part.name) for part in fields(encoding)]
-        if isinstance(encoding, Latents)
-        else list(encoding.values())
-    )
+    """List the tensors of an encoding."""
+    if isinstance(encoding, Latents):
+        return [getattr(encoding, part.name) for part in fields(encoding)]
+    return list(encoding.values())

@@ -1,4 +1,4 @@
-"""TODO data.image_decoding."""
+"""Decode one image file to upright 8-bit RGB in sRGB, with its alpha channel or mask."""
 
 from __future__ import annotations
 
@@ -17,41 +17,26 @@ from mascot.errors import UserError, printable
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif"}
 )
-"""How the name of a photo may end, in small letters."""
-
-
+"""Extensions of photos, in lower case."""
 PIXEL_LIMIT = 120_000_000
-"""More pixels than this are taken for a decompression bomb; the largest cameras for consumers stay below."""
-
-
+"""Images with more pixels are refused as decompression bombs; consumer cameras have fewer."""
 LONGEST_SIDE = 2048
-"""Larger pictures are reduced to this longest side, in pixels: twice what the bases are trained at."""
-
-
+"""Larger images are reduced to this longest side in pixels, twice what base models train at."""
 SHORTEST_SIDE = 32
-"""Smaller pictures hold no subject."""
+"""Images with a shorter side, in pixels, are refused: they are too small to show a subject."""
 
-
-_HALF = 128  # of 255: from here on a pixel is more subject, or more opaque, than not
-
-
+_HALF = 128  # of 255: a pixel from here on is more subject than background, or more opaque than not
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
-
-
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2"})
-
-
-_SEVERAL = {
+_SEVERAL_FRAMES = {
     "GIF": "animated; its first frame is used",
     "PNG": "animated; its first frame is used",
     "WEBP": "animated; its first frame is used",
     "AVIF": "animated; its first frame is used",
     "TIFF": "several pages; its first page is used",
-    "HEIF": "several pictures; its main picture is used",
+    "HEIF": "several images; its main image is used",
 }
-
-
-_UPRIGHT = {
+_TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,63 +46,86 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+Color = tuple[int, ...]
+"""Red, green and blue, 0..255."""
 
-Colour = tuple[int, ...]
 
-
-class UnusableImage(Exception):  # noqa: N818 - never leaves this file, and the name reads as what it says
-    """Why one file cannot be used: a whole sentence."""
+class UnusableImage(Exception):  # noqa: N818 - `photos` turns it into a `RefusedFile`; users never see it as an error
+    """One file cannot be used; the text is one sentence that names the file and says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Decoded:
+class DecodedImage:
+    """A decoded file: an upright RGB image, and its alpha channel (`L`, same size) or None."""
+
     image: Image.Image
     alpha: Image.Image | None
     full_size: tuple[int, int]
+    """Width and height of the upright image before it was reduced, in pixels."""
 
 
-def parse_colour(background: str) -> Colour:
+def parse_color(background: str) -> Color:
+    """Parse a color name or #rrggbb.
+
+    Raises:
+        UserError: it is not a color.
+    """
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
-        raise UserError(f"{background!r} is not a colour; give a name such as white or grey, or #rrggbb.") from None
+        raise UserError(f"{background!r} is not a color; give a name such as white or grey, or #rrggbb.") from None
 
 
 def is_mask(path: Path) -> bool:
+    """Tell whether a file is named as the mask of a photo beside it."""
     return path.name.lower().endswith(".mask.png")
 
 
 def mask_paths(path: Path) -> tuple[Path, Path]:
+    """List the paths where a photo's mask may be, the preferred one first."""
     return path.with_name(f"{path.stem}.mask.png"), path.parent / "masks" / f"{path.stem}.png"
 
 
 def check_file(path: Path) -> None:
-    """Refuse what need not be opened; a named pipe, for one, would block for ever."""
+    """Check the kind and name of a file without opening it, since a named pipe would block forever.
+
+    Raises:
+        UnusableImage: the file does not exist, is not a regular file, is a mask or is not an image.
+    """
     name = printable(path)
     if not os.path.lexists(path):
         raise UnusableImage(f"{path} does not exist.")
     if path.is_symlink() and not path.exists():
         raise UnusableImage(f"{name} is a link to a file that does not exist.")
     if path.is_dir():
-        raise UnusableImage(f"{name} is a folder, though it is named like a picture.")
+        raise UnusableImage(f"{name} is a folder, though it is named like an image.")
     if not path.is_file():
         raise UnusableImage(f"{name} is not a regular file.")
     if is_mask(path):
         raise UnusableImage(f"{name} is a mask; name the photo that it belongs to.")
     if path.suffix.lower() not in EXTENSIONS:
-        raise UnusableImage(f"{name} is no picture of a kind that can be read; save it as jpg or png.")
+        raise UnusableImage(f"{name} is not an image of a known format; save it as jpg or png.")
 
 
-def decode(path: Path, colour: Colour, remarks: list[str]) -> _Decoded:
-    """A file's first picture: upright, RGB, reduced; every way in which a decoder can fail becomes one sentence."""
+def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
+    """Decode the first image of a file: upright, in sRGB, at most `LONGEST_SIDE` pixels a side.
+
+    Args:
+        path: a file that `check_file` accepts.
+        background: the color that replaces transparent parts.
+        remarks: gets one clause for each thing that the user should know about the file.
+
+    Raises:
+        UnusableImage: the file cannot be decoded, whatever error the decoder raises.
+    """
     try:
         with warnings.catch_warnings(record=True) as caught, path.open("rb") as file:
             warnings.filterwarnings("always", category=UserWarning)
-            # Pillow warns at 90 megapixels; our own limit decides.
+            # Pillow warns from 90 megapixels; PIXEL_LIMIT decides here.
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
             with _open(file, path) as image:
-                decoded = _finish(image, path, colour, remarks)
-        remarks += dict.fromkeys(f"read with a warning ({_one_line(warning.message)})" for warning in caught)
+                decoded = _convert(image, path, background, remarks)
+        remarks += dict.fromkeys(f"read with a warning ({_shorten(warning.message)})" for warning in caught)
     except UnusableImage:
         raise
     except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
@@ -125,109 +133,25 @@ def decode(path: Path, colour: Colour, remarks: list[str]) -> _Decoded:
     return decoded
 
 
-def _open(file: BinaryIO, path: Path) -> Image.Image:
-    """The picture, not yet decoded; contents decide, not the extension, since phones and web sites misname files."""
-    head = file.read(64)
-    file.seek(0)
-    if not head:
-        raise UnusableImage(f"{printable(path)} is empty (0 bytes); copy or download it again.")
-    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS or b"avif" in head:
-        return Image.open(file, formats=_FORMATS)
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise UnusableImage(f"{printable(path)} is a HEIC picture, which needs: pip install mascot[heic].") from None
-    return HeifImageFile(file)
+def read_mask(path: Path, decoded: DecodedImage) -> Image.Image | None:
+    """Read the mask of a decoded photo: its mask file, else its alpha channel, else None.
 
+    The mask is `L`, of the decoded image's size, and 255 on the subject. An alpha channel is a mask
+    only if some pixels are more transparent than opaque (below 128) and some are not.
 
-def _finish(image: Image.Image, path: Path, colour: Colour, remarks: list[str]) -> _Decoded:
-    if image.width * image.height > PIXEL_LIMIT:
-        raise UnusableImage(_too_large(path))
-    if image.format in _SEVERAL and getattr(image, "is_animated", False):
-        remarks.append(_SEVERAL[image.format])
-    image.load()
-    turn = _orientation(image, remarks)
-    image, alpha = _flatten(_eight_bits(image, path, remarks), colour, remarks)
-    if alpha is not None and alpha.getextrema() == (0, 0):
-        raise UnusableImage(f"{printable(path)} is transparent all over.")
-    image = image.transpose(turn) if turn is not None else image
-    alpha = alpha.transpose(turn) if alpha is not None and turn is not None else alpha
-    return _Decoded(image=_reduce(image), alpha=alpha and _reduce(alpha), full_size=image.size)
-
-
-def _orientation(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
-    """How to turn a loaded picture upright, by its EXIF data (tag 274)."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - a damaged EXIF block makes Pillow raise anything; the pixels are good all the same
-        remarks.append("its EXIF data is damaged and was ignored; check that the picture is upright")
-        return None
-
-
-def _eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.Image:
-    """Deep grey pictures as `L`, scaled by the white of their format: Pillow's own conversion clips them at 255."""
-    if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image, dtype=np.float32)
-    peak = float(values.max())
-    # Files of floats or long integers do not say what white is: the smallest usual white that holds the values is taken.
-    # Up to 2 counts as 0..1, since resampling and bright lights overshoot, and nobody keeps a black picture.
-    whites = {"I": {255: 255, 65535: 65535}, "F": {2: 1, 255: 255, 65535: 65535}}.get(image.mode, {65535: 65535})
-    white = next((white for most, white in whites.items() if peak <= most), None)
-    if white is None or not np.isfinite(values).all():
-        raise UnusableImage(
-            f"{printable(path)} holds pixel values that are no brightness (up to {peak:g}); save it with 8 bits a channel."
-        )
-    if len(whites) > 1:
-        remarks.append(f"its pixel values are read as 0 to {white}")
-    return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
-
-
-def _flatten(image: Image.Image, colour: Colour, remarks: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """The picture in RGB on the background, and its alpha channel."""
-    if not image.has_transparency_data:
-        return _to_srgb(image, remarks), None
-    whole = image.convert("RGBA")
-    alpha = whole.getchannel("A")
-    canvas = Image.new("RGB", whole.size, colour)
-    opaque = whole.convert("RGB")
-    opaque.info = image.info
-    canvas.paste(_to_srgb(opaque, remarks), mask=alpha)
-    return canvas, alpha
-
-
-def _to_srgb(image: Image.Image, remarks: list[str]) -> Image.Image:
-    """The picture in sRGB: phones save Display P3 and presses CMYK, whose numbers mean other colours."""
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in {"RGB", "L", "CMYK"}:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            remarks.append("its colour profile is damaged and was ignored")
-        else:
-            assert converted is not None
-            return converted
-    return image.convert("RGB")
-
-
-def _reduce(image: Image.Image) -> Image.Image:
-    shrink = LONGEST_SIDE / max(image.size)
-    if shrink >= 1:
-        return image
-    width, height = (max(1, round(side * shrink)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def read_mask(path: Path, decoded: _Decoded, colour: Colour) -> Image.Image | None:
-    """The photo's mask: from its file, else from its alpha channel where that tells a subject from a background."""
-    file = next((name for name in mask_paths(path) if os.path.lexists(name)), None)
+    Raises:
+        UnusableImage: the mask file cannot be decoded, has another size than the photo, or marks
+            no pixel.
+    """
+    file = next((file for file in mask_paths(path) if os.path.lexists(file)), None)
     if file is None:
-        low, high = decoded.alpha.getextrema() if decoded.alpha is not None else (255, 255)
-        # Soft watermarks and the rounding of encoders touch the alpha channel too; a background is more transparent than not.
-        return decoded.alpha if low < _HALF <= high else None  # pyright: ignore[reportOperatorIssue]
+        if decoded.alpha is None:
+            return None
+        # Soft watermarks and the rounding of encoders leave alpha slightly below 255 in places.
+        histogram = decoded.alpha.histogram()
+        return decoded.alpha if any(histogram[:_HALF]) and any(histogram[_HALF:]) else None
     try:
-        mask = decode(file, (0,) * len(colour), [])
+        mask = decode(file, (0, 0, 0), [])
     except UnusableImage as error:
         raise UnusableImage(f"{printable(path)} has an unusable mask: {error}") from error
     if mask.full_size != decoded.full_size:
@@ -241,23 +165,132 @@ def read_mask(path: Path, decoded: _Decoded, colour: Colour) -> Image.Image | No
     return grey
 
 
-def _too_large(path: Path) -> str:
+def _open(file: BinaryIO, path: Path) -> Image.Image:
+    """Open an image without decoding its pixels.
+
+    The contents decide the format, not the extension, since phones and web sites misname files.
+    """
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise UnusableImage(f"{printable(path)} is empty (0 bytes); copy or download it again.")
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS or b"avif" in head:
+        return Image.open(file, formats=_FORMATS)
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise UnusableImage(f"{printable(path)} is a HEIC image, which needs: pip install mascot[heic].") from None
+    return HeifImageFile(file)
+
+
+def _convert(image: Image.Image, path: Path, background: Color, remarks: list[str]) -> DecodedImage:
+    """Decode an opened image, turn it upright, convert it to RGB and reduce it."""
+    if image.width * image.height > PIXEL_LIMIT:
+        raise UnusableImage(_too_many_pixels(path))
+    if image.format in _SEVERAL_FRAMES and getattr(image, "is_animated", False):
+        remarks.append(_SEVERAL_FRAMES[image.format])
+    image.load()
+    transpose = _read_orientation(image, remarks)
+    image, alpha = _flatten(_to_eight_bits(image, path, remarks), background, remarks)
+    if alpha is not None and alpha.getextrema() == (0, 0):
+        raise UnusableImage(f"{printable(path)} is fully transparent.")
+    if transpose is not None:
+        image, alpha = image.transpose(transpose), alpha and alpha.transpose(transpose)
+    return DecodedImage(image=_reduce(image), alpha=alpha and _reduce(alpha), full_size=image.size)
+
+
+def _read_orientation(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
+    """Return what turns a loaded image upright, by its EXIF orientation (tag 274)."""
+    try:
+        return _TRANSPOSE_OF_ORIENTATION.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - a damaged EXIF block makes Pillow raise anything; the pixels can still be used
+        remarks.append("its EXIF data is damaged and was ignored; check that the image is upright")
+        return None
+
+
+def _to_eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.Image:
+    """Convert grey images of more than 8 bits to `L`, scaled by the white of their format.
+
+    Pillow's own conversion would clip their values at 255.
+    """
+    if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    peak = float(values.max())
+    # Files of floats or long integers do not define white: take the smallest usual white that holds
+    # the values. Up to 2 counts as 0..1, since resampling and highlights overshoot, and an image
+    # with no value above 2 of 255 would be black.
+    whites = {"I": {255: 255, 65535: 65535}, "F": {2: 1, 255: 255, 65535: 65535}}.get(image.mode, {65535: 65535})
+    white = next((white for limit, white in whites.items() if peak <= limit), None)
+    if white is None or not np.isfinite(values).all():
+        raise UnusableImage(
+            f"{printable(path)} holds pixel values that are not brightness (up to {peak:g}); "
+            "save it with 8 bits a channel."
+        )
+    if len(whites) > 1:
+        remarks.append(f"its pixel values are read as 0 to {white}")
+    return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
+
+
+def _flatten(image: Image.Image, background: Color, remarks: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Paste an image on the background color; return it in RGB, and its alpha channel if any."""
+    if not image.has_transparency_data:
+        return _to_srgb(image, remarks), None
+    rgba = image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    canvas = Image.new("RGB", rgba.size, background)
+    opaque = rgba.convert("RGB")
+    opaque.info = image.info
+    canvas.paste(_to_srgb(opaque, remarks), mask=alpha)
+    return canvas, alpha
+
+
+def _to_srgb(image: Image.Image, remarks: list[str]) -> Image.Image:
+    """Convert an image to sRGB by its color profile.
+
+    Phones save Display P3 and print shops CMYK, in which the same numbers mean other colors.
+    """
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in {"RGB", "L", "CMYK"}:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            remarks.append("its color profile is damaged and was ignored")
+        else:
+            assert converted is not None
+            return converted
+    return image.convert("RGB")
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    """Reduce an image to `LONGEST_SIDE`; smaller ones stay as they are."""
+    scale = LONGEST_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _too_many_pixels(path: Path) -> str:
+    """Write the sentence that refuses an image over `PIXEL_LIMIT`."""
     return f"{printable(path)} has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
 
 
-def _one_line(text: object) -> str:
+def _shorten(text: object) -> str:
+    """Shorten a library's message to one line of at most 120 characters, without a full stop."""
     return " ".join(str(text).split())[:120].rstrip(". ")
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """One sentence for whatever went wrong inside a decoder or the file system."""
+    """Write one sentence on an error of a decoder or the file system, and what to do."""
     name = printable(path)
     if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not a picture, or too damaged to tell; copy or download it again."
+        return f"{name} is not an image, or too damaged to tell; copy or download it again."
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large(path)
+        return _too_many_pixels(path)
     if isinstance(error, PermissionError):
         return f"{name} may not be read (permission denied)."
     if "truncated" in str(error).lower():
         return f"{name} is cut short; copy or download it again."
-    return f"{name} is damaged ({_one_line(error) or type(error).__name__}); copy or download it again."
+    return f"{name} is damaged ({_shorten(error) or type(error).__name__}); copy or download it again."

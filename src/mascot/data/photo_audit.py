@@ -1,4 +1,4 @@
-"""What a set of photos is like before any training: facts that can be measured, and findings with their remedies."""
+"""Measure a set of photos before any training, and list problems with their remedies."""
 
 from __future__ import annotations
 
@@ -14,48 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mascot.data.crops import nearest_bucket, subject_box, window
+from mascot.data.crops import crop_box, nearest_bucket, subject_box
 from mascot.data.photos import Photo, PhotoSet
 from mascot.errors import printable
 
-FEWEST = 3
-"""Photos below which a subject is not learnt, but one picture of it (Ruiz et al. 2023 use 3 to 5)."""
+MINIMUM_PHOTOS = 3
+"""With fewer photos training memorizes single images (Ruiz et al. 2023 use 3 to 5)."""
+MAXIMUM_PHOTOS = 20
+"""More photos than this help little."""
+MINIMUM_SHARPNESS = 40.0
+"""Photos with a lower sharpness (see `sharpness`) are blurred.
 
-
-MOST = 20
-"""Photos above which more of them help little."""
-
-
-BLURRED = 40.0
-"""Sharpness below this is called blurred.
-
-The 94 photos of the DreamBooth data set measure 147 to 6,500; blurred by a Gaussian of 2 pixels at 256 pixels a side, which the eye
-sees at once, they measure 2 to 17. The threshold lies well between. Plain drawings without outlines may fall below it too.
+The 94 photos of the DreamBooth data set measure 147 to 6,500. Blurred by a Gaussian of 2 pixels at
+256 pixels a side, which is clearly visible, they measure 2 to 17. Plain drawings without outlines
+may also fall below the threshold.
 """
+NEAR_DUPLICATE_BITS = 6
+"""Near-duplicates have perceptual hashes that differ in at most this many of 64 bits."""
+MAXIMUM_BACKGROUND_SIMILARITY = 0.8
+"""With more similar backgrounds, training ties the background to the subject.
 
-
-NEAR = 6
-"""Bits of 64 in which the perceptual hashes of near-duplicates differ at most."""
-
-
-ALIKE = 0.8
-"""Backgrounds more similar than this teach the background with the subject.
-
-In the DreamBooth data set the photos of one subject measure 0.2 to 0.6 where places vary and 0.8 to 1 where they do not.
+In the DreamBooth data set the photos of one subject measure 0.2 to 0.6 if the locations vary, and
+0.8 to 1 if they do not.
 """
-
-
-OFF_CENTRE = 0.25
-"""How far, in parts of the picture's sides, a subject's middle may lie from the picture's."""
-
-
-CUT = 0.05
-"""Share of the subject's box that may be lost to the crop."""
-
-
-CROPPED = 0.4
-"""Share of a photo that may be lost to the crop."""
-
+MAXIMUM_CENTER_DISTANCE = 0.25
+"""A subject whose center is farther from the image's center is off center; a share of the sides."""
+MAXIMUM_SUBJECT_LOSS = 0.05
+"""A subject fits the crop if the crop removes at most this share of its box."""
+MAXIMUM_CROP_LOSS = 0.4
+"""A crop that removes a larger share of the photo is reported."""
 
 Kind = Literal[
     "too-few",
@@ -65,16 +52,19 @@ Kind = Literal[
     "blurred",
     "upscaled",
     "same-background",
-    "off-centre",
+    "off-center",
     "cut",
     "cropped",
     "refused",
 ]
+"""What a finding is about."""
+Severity = Literal["note", "warning"]
+"""How much a finding matters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoFacts:
-    """One photo, measured: (height, width) in pixels, and shares of 0..1."""
+    """The measurements of one photo: sizes are (height, width) in pixels, shares are 0..1."""
 
     path: Path
     size: tuple[int, int]
@@ -83,16 +73,16 @@ class PhotoFacts:
     upscaled: bool
     """Whether the short side is below the resolution."""
     cropped: float
-    """Share of the picture that the crop loses."""
+    """Share of the photo that the crop removes."""
     cut: float | None
-    """Share of the subject's box that the crop loses; None without a mask."""
-    off_centre: float | None
-    """Distance of the middle of the subject's box from the picture's, in parts of the sides; None without a mask."""
+    """Share of the subject's box that the crop removes; None without a mask."""
+    center_distance: float | None
+    """Distance of the subject's center from the photo's, as a share of the sides; None if unmasked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoPair:
-    """Two photos that show the same: the same bytes (`exact`), or perceptual hashes a few bits apart."""
+    """Two photos with the same bytes (`exact`), or with perceptual hashes `distance` bits apart."""
 
     first: Path
     second: Path
@@ -102,77 +92,89 @@ class PhotoPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoFinding:
-    """Something worth knowing: what it is, how bad, a sentence about it, and a sentence on what to do."""
+    """One problem of the photos: one sentence that describes it, and one that says what to do."""
 
     kind: Kind
-    severity: Literal["note", "warning"]
+    severity: Severity
     message: str
     remedy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """All that was measured: photo by photo, pair by pair, how alike the backgrounds are (0..1, None where unknown), what to do."""
+    """The result of an audit: the measurements of photos and pairs, and the findings."""
 
     facts: tuple[PhotoFacts, ...]
     pairs: tuple[PhotoPair, ...]
-    background_sameness: float | None
+    background_similarity: float | None
+    """Mean similarity of the backgrounds, 0..1; None if fewer than two photos show one."""
     findings: tuple[PhotoFinding, ...]
 
 
 def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[int, int]] = ()) -> Audit:
-    """Measure the photos as training at this resolution (pixels a side) would see them; without buckets they are cut square."""
-    shapes = tuple(buckets) or ((resolution, resolution),)
-    facts = tuple(_facts(photo, resolution, shapes) for photo in photos.photos)
+    """Measure the photos as they are cropped for training, and list what is wrong with them.
+
+    Args:
+        photos: the photos, with the files that were refused.
+        resolution: side of the training images, in pixels.
+        buckets: the sizes that photos may be cropped to, (height, width); by default one square.
+    """
+    sizes = tuple(buckets) or ((resolution, resolution),)
+    facts = tuple(_measure(photo, resolution, sizes) for photo in photos.photos)
     pairs = duplicates(photos.photos)
-    sameness = background_sameness(photos.photos)
-    found = [*_about_set(photos, sameness), *_about_pairs(pairs), *_about_facts(facts, resolution)]
-    return Audit(facts=facts, pairs=pairs, background_sameness=sameness, findings=tuple(found))
+    similarity = background_similarity(photos.photos)
+    findings = [*_set_findings(photos, similarity), *_pair_findings(pairs), *_photo_findings(facts, resolution)]
+    return Audit(facts=facts, pairs=pairs, background_similarity=similarity, findings=tuple(findings))
 
 
 def sharpness(image: Image.Image) -> float:
-    """Variance of the Laplacian of the luma (0..255) at 256 pixels on the long side (Pech-Pacheco et al. 2000).
+    """Return the variance of the luma's Laplacian (Pech-Pacheco et al. 2000); luma is 0..255.
 
-    The fixed size makes it comparable between cameras, and blind to blur that training would not see. Nothing is enlarged.
+    The image is first reduced to 256 pixels on the long side, and never enlarged. This makes
+    cameras comparable, and ignores blur that is too fine for training to see.
     """
     luma = image.convert("L")
     luma.thumbnail((256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0)
     grey = np.asarray(luma, dtype=np.float64)
     if min(grey.shape) < 3:
         return 0.0
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float((around - 4 * grey[1:-1, 1:-1]).var())
+    neighbors = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((neighbors - 4 * grey[1:-1, 1:-1]).var())
 
 
 def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
-    """Pairs of photos with the same bytes, or with perceptual hashes (pHash, 64 bits) at most 6 bits apart."""
+    """List the pairs of photos with equal bytes or similar perceptual hashes (pHash, 64 bits)."""
     from imagehash import phash  # it imports scipy, and only this function needs it
 
-    bytes_of = [sha256(photo.path.read_bytes()).digest() for photo in photos]
+    digests = [sha256(photo.path.read_bytes()).digest() for photo in photos]
     hashes = [np.asarray(phash(photo.image).hash).ravel() for photo in photos]
     pairs: list[PhotoPair] = []
     for first, second in combinations(range(len(photos)), 2):
-        exact = bytes_of[first] == bytes_of[second]
+        exact = digests[first] == digests[second]
         distance = int((hashes[first] != hashes[second]).sum())
-        if exact or distance <= NEAR:
-            pairs.append(
-                PhotoPair(first=photos[first].path, second=photos[second].path, exact=exact, distance=distance)
-            )
+        if exact or distance <= NEAR_DUPLICATE_BITS:
+            paths = photos[first].path, photos[second].path
+            pairs.append(PhotoPair(first=paths[0], second=paths[1], exact=exact, distance=distance))
     return tuple(pairs)
 
 
-def background_sameness(photos: Sequence[Photo]) -> float | None:
-    """How alike the backgrounds are, 0..1: the mean over pairs of the intersection of their colour histograms (Swain & Ballard 1991).
+def background_similarity(photos: Sequence[Photo]) -> float | None:
+    """Return how similar the backgrounds are, 0..1, or None if fewer than two photos show one.
 
-    The background is what lies outside the mask, without one the outer ring, a sixth of the sides wide. None below two backgrounds.
+    It is the intersection of two color histograms (Swain & Ballard 1991), averaged over all pairs.
+    The background is what lies outside the mask. Without a mask it is the outer ring of the photo,
+    a sixth of the sides wide.
     """
-    histograms = [histogram for photo in photos if (histogram := _background(photo)) is not None]
-    shared = [float(np.minimum(first, second).sum()) for first, second in combinations(histograms, 2)]
-    return sum(shared) / len(shared) if shared else None
+    histograms = [histogram for photo in photos if (histogram := _background_histogram(photo)) is not None]
+    overlaps = [float(np.minimum(first, second).sum()) for first, second in combinations(histograms, 2)]
+    return sum(overlaps) / len(overlaps) if overlaps else None
 
 
-def _background(photo: Photo) -> NDArray[np.float64] | None:
-    """Histogram of the background's colours, 4 bins a channel, summing to 1: coarse enough to forgive the light."""
+def _background_histogram(photo: Photo) -> NDArray[np.float64] | None:
+    """Return the color histogram of the background, or None if the mask covers the whole photo.
+
+    It has 4 bins a channel, which is coarse enough to tolerate changes of light, and sums to 1.
+    """
     side, ring = 64, 64 // 6
     pixels = np.asarray(photo.image.resize((side, side), Image.Resampling.BOX))
     outside = np.ones((side, side), dtype=bool)
@@ -185,15 +187,16 @@ def _background(photo: Photo) -> NDArray[np.float64] | None:
     return np.bincount(bins, minlength=64) / bins.size
 
 
-def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> PhotoFacts:
+def _measure(photo: Photo, resolution: int, sizes: Sequence[tuple[int, int]]) -> PhotoFacts:
+    """Measure one photo and its crop to the nearest size."""
     height, width = photo.size
     box = subject_box(photo.mask) if photo.mask is not None else None
-    left, top, right, bottom = window(photo.size, nearest_bucket(photo.size, shapes), box)
-    cut = off_centre = None
+    left, top, right, bottom = crop_box(photo.size, nearest_bucket(photo.size, sizes), box)
+    cut = center_distance = None
     if box is not None:
         kept = max(0.0, min(right, box[2]) - max(left, box[0])) * max(0.0, min(bottom, box[3]) - max(top, box[1]))
         cut = 1 - kept / ((box[2] - box[0]) * (box[3] - box[1]))
-        off_centre = math.hypot((box[0] + box[2]) / 2 / width - 0.5, (box[1] + box[3]) / 2 / height - 0.5)
+        center_distance = math.hypot((box[0] + box[2]) / 2 / width - 0.5, (box[1] + box[3]) / 2 / height - 0.5)
     return PhotoFacts(
         path=photo.path,
         size=photo.size,
@@ -201,107 +204,78 @@ def _facts(photo: Photo, resolution: int, shapes: Sequence[tuple[int, int]]) -> 
         upscaled=min(photo.size) < resolution,
         cropped=1 - (right - left) * (bottom - top) / (width * height),
         cut=cut,
-        off_centre=off_centre,
+        center_distance=center_distance,
     )
 
 
-def _about_set(photos: PhotoSet, sameness: float | None) -> list[PhotoFinding]:
-    """Findings about how many photos there are, what was refused, and the backgrounds."""
-    found: list[PhotoFinding] = []
+def _set_findings(photos: PhotoSet, similarity: float | None) -> list[PhotoFinding]:
+    """List the findings on the number of photos, the refused files and the backgrounds."""
+    findings: list[PhotoFinding] = []
+
+    def add(kind: Kind, severity: Severity, message: str, remedy: str) -> None:
+        findings.append(PhotoFinding(kind=kind, severity=severity, message=message, remedy=remedy))
+
     count = len(photos.photos)
-    if count < FEWEST:
-        message = f"There {'is 1 usable photo' if count == 1 else f'are {count} usable photos'}; one subject needs at least {FEWEST}."
-        found.append(
-            PhotoFinding(
-                kind="too-few", severity="warning", message=message, remedy=f"Add photos: 5 to {MOST} work best."
-            )
-        )
-    if count > MOST:
-        message = f"There are {count} photos; more than {MOST} help little."
-        found.append(
-            PhotoFinding(
-                kind="too-many", severity="note", message=message, remedy=f"Keep the {MOST} sharpest and most varied."
-            )
-        )
+    if count < MINIMUM_PHOTOS:
+        number = "is 1 usable photo" if count == 1 else f"are {count} usable photos"
+        message = f"There {number}; one subject needs at least {MINIMUM_PHOTOS}."
+        add("too-few", "warning", message, f"Add photos: 5 to {MAXIMUM_PHOTOS} work best.")
+    if count > MAXIMUM_PHOTOS:
+        message = f"There are {count} photos; more than {MAXIMUM_PHOTOS} help little."
+        add("too-many", "note", message, f"Keep the {MAXIMUM_PHOTOS} sharpest and most varied.")
     if photos.refused:
-        message = f"Refused: {_listed([printable(refusal.path) for refusal in photos.refused])}. The first one: {photos.refused[0].reason}"
-        found.append(
-            PhotoFinding(
-                kind="refused", severity="warning", message=message, remedy="Mend, replace or remove these files."
-            )
-        )
-    if sameness is not None and sameness > ALIKE:
-        message = f"The backgrounds are all alike (similarity {sameness:.2f} of 1)."
-        remedy = "Add photos in other places, or masks; else the background is learnt with the subject."
-        found.append(PhotoFinding(kind="same-background", severity="warning", message=message, remedy=remedy))
-    return found
+        names = _list_names([printable(refusal.path) for refusal in photos.refused])
+        message = f"Refused: {names}. The first one: {photos.refused[0].reason}"
+        add("refused", "warning", message, "Repair, replace or remove these files.")
+    if similarity is not None and similarity > MAXIMUM_BACKGROUND_SIMILARITY:
+        message = f"The backgrounds are all alike (similarity {similarity:.2f} of 1)."
+        remedy = "Add photos with other backgrounds, or masks; otherwise training ties the background to the subject."
+        add("same-background", "warning", message, remedy)
+    return findings
 
 
-def _about_pairs(pairs: Sequence[PhotoPair]) -> list[PhotoFinding]:
+def _pair_findings(pairs: Sequence[PhotoPair]) -> list[PhotoFinding]:
+    """List the findings on duplicates and near-duplicates, each of which names all its pairs."""
     exact = [f"{printable(pair.first)} and {printable(pair.second)}" for pair in pairs if pair.exact]
     near = [f"{printable(pair.first)} and {printable(pair.second)}" for pair in pairs if not pair.exact]
-    found: list[PhotoFinding] = []
+    findings: list[PhotoFinding] = []
     if exact:
-        message = f"The same file twice: {_listed(exact)}."
-        found.append(
-            PhotoFinding(
-                kind="duplicate",
-                severity="warning",
-                message=message,
-                remedy="Remove one of each pair: it counts double.",
-            )
-        )
+        message = f"The same file twice: {_list_names(exact)}."
+        remedy = "Remove one of each pair: it counts double."
+        findings.append(PhotoFinding(kind="duplicate", severity="warning", message=message, remedy=remedy))
     if near:
-        message = f"Almost the same picture: {_listed(near)}."
+        message = f"Almost the same image: {_list_names(near)}."
         remedy = "Keep the better one of each pair, and add a photo from another side."
-        found.append(PhotoFinding(kind="near-duplicate", severity="note", message=message, remedy=remedy))
-    return found
+        findings.append(PhotoFinding(kind="near-duplicate", severity="note", message=message, remedy=remedy))
+    return findings
 
 
-def _about_facts(facts: Sequence[PhotoFacts], resolution: int) -> list[PhotoFinding]:
-    """Findings about single photos, each naming all the photos that it is about."""
-    blurred = [fact.path for fact in facts if fact.sharpness < BLURRED]
+def _photo_findings(facts: Sequence[PhotoFacts], resolution: int) -> list[PhotoFinding]:
+    """List the findings on single photos, each of which names all its photos."""
+    findings: list[PhotoFinding] = []
+
+    def add(kind: Kind, severity: Severity, paths: list[Path], problem: str, remedy: str) -> None:
+        if paths:
+            message = f"{problem}: {_list_names([printable(path) for path in paths])}."
+            findings.append(PhotoFinding(kind=kind, severity=severity, message=message, remedy=remedy))
+
+    blurred = [fact.path for fact in facts if fact.sharpness < MINIMUM_SHARPNESS]
+    add("blurred", "warning", blurred, "Blurred", "Replace them with sharp photos; training also reproduces blur.")
+    problem = f"Smaller than {resolution} pixels, so enlarged"
     upscaled = [fact.path for fact in facts if fact.upscaled]
-    off_centre = [fact.path for fact in facts if fact.off_centre is not None and fact.off_centre > OFF_CENTRE]
-    cut = [fact.path for fact in facts if fact.cut is not None and fact.cut > CUT]
-    cropped = [fact.path for fact in facts if fact.cropped > CROPPED]
-    table: list[tuple[Kind, Literal["note", "warning"], list[Path], str, str]] = [
-        ("blurred", "warning", blurred, "Blurred", "Replace them with sharp photos; blur is learnt too."),
-        (
-            "upscaled",
-            "warning",
-            upscaled,
-            f"Smaller than {resolution} pixels, so enlarged",
-            "Use larger originals, or a lower resolution.",
-        ),
-        (
-            "cut",
-            "warning",
-            cut,
-            "The subject does not fit the crop",
-            "Crop them yourself, or use photos nearer to square.",
-        ),
-        ("off-centre", "note", off_centre, "The subject is far from the middle", "Crop them closer to the subject."),
-        (
-            "cropped",
-            "note",
-            cropped,
-            f"More than {CROPPED:.0%} of the picture is cut off",
-            "Use photos nearer to square.",
-        ),
-    ]
-    return [
-        PhotoFinding(
-            kind=kind,
-            severity=severity,
-            message=f"{what}: {_listed([printable(path) for path in paths])}.",
-            remedy=remedy,
-        )
-        for kind, severity, paths, what, remedy in table
-        if paths
-    ]
+    add("upscaled", "warning", upscaled, problem, "Use larger originals, or a lower resolution.")
+    cut = [fact.path for fact in facts if fact.cut is not None and fact.cut > MAXIMUM_SUBJECT_LOSS]
+    remedy = "Crop them yourself, or use photos nearer to square."
+    add("cut", "warning", cut, "The subject does not fit the crop", remedy)
+    distances = [(fact.path, fact.center_distance) for fact in facts]
+    off_center = [path for path, distance in distances if distance is not None and distance > MAXIMUM_CENTER_DISTANCE]
+    add("off-center", "note", off_center, "The subject is far from the center", "Crop them closer to the subject.")
+    cropped = [fact.path for fact in facts if fact.cropped > MAXIMUM_CROP_LOSS]
+    problem = f"More than {MAXIMUM_CROP_LOSS:.0%} of the image is cut off"
+    add("cropped", "note", cropped, problem, "Use photos nearer to square.")
+    return findings
 
 
-def _listed(names: Sequence[str]) -> str:
-    """At most five names, and how many more there are."""
+def _list_names(names: Sequence[str]) -> str:
+    """List at most five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

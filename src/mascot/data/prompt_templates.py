@@ -1,37 +1,34 @@
-"""TODO data.prompt_templates."""
+"""Fill and edit caption templates, which may hold `{subject}`, `{token}` and `{class}`."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from mascot.errors import UserError, suggest
-from mascot.protocols import Subject
+
+if TYPE_CHECKING:
+    from mascot.protocols import Subject  # protocols import torch, which reading photos does not need
 
 DEFAULT_TEMPLATE = "a photo of {token} {class}"
 """The caption of a photo that has none of its own (Ruiz et al. 2023, section 3.2)."""
-
-
 PLACEHOLDERS = ("subject", "token", "class")
-"""What may stand between braces in a caption or a prompt."""
-
+"""The names that may stand between braces in a caption or a prompt."""
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-
-
-_SPOKEN_AS_CONSONANT = re.compile(r"(uni(?!n|m|d)|us[aeu]|eu|ewe|ewer|one\b|once|u(k|r|t)[aeiou])", re.IGNORECASE)
-
-
 _ARTICLE = re.compile(r"\b([Aa])n? (?=\{(subject|token|class)\})")
-
-
+_SPOKEN_AS_CONSONANT = re.compile(r"(uni(?!n|m|d)|us[aeu]|eu|ewe|ewer|one\b|once|u(k|r|t)[aeiou])", re.IGNORECASE)
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
 
 
 def fill(template: str, subject: Subject) -> str:
-    """The template with `{subject}`, `{token}` and `{class}` replaced, in one line; `{{` and `}}` are literal braces.
+    """Replace `{subject}`, `{token}` and `{class}` in a template, and return it in one line.
 
-    Without a class noun `{class}` vanishes with the blank before it. An article right before a placeholder is made to fit: `a {class}`
-    gives `an owl`. Raises UserError for any other placeholder or a lone brace.
+    `{{` and `}}` are literal braces. Without a class noun `{class}` is dropped with the space
+    before it. An article directly before a placeholder is made to fit: `a {class}` gives `an owl`.
+
+    Raises:
+        UserError: there is another placeholder or a lone brace, or nothing is left of the template.
     """
     words = {"subject": subject.words, "token": subject.token, "class": subject.class_noun}
 
@@ -47,25 +44,27 @@ def fill(template: str, subject: Subject) -> str:
 
     def article(match: re.Match[str]) -> str:
         word = words[match.group(2)]
-        return match.group() if word is None else f"{match.group(1)}{'n' if sounds_open(word) else ''} "
+        return match.group() if word is None else f"{match.group(1)}{'n' if takes_an(word) else ''} "
 
     template = _ARTICLE.sub(article, template)
-    bare = template if subject.class_noun is not None else re.sub(r"\s+\{class\}(?!\})", "{class}", template)
-    filled = one_line(_BRACES.sub(replacement, bare))
+    reduced = template if subject.class_noun is not None else re.sub(r"\s+\{class\}(?!\})", "{class}", template)
+    filled = one_line(_BRACES.sub(replacement, reduced))
     if not filled:
         raise UserError(f"The template {template!r} leaves an empty prompt; use {{subject}} or {{token}} in it.")
     return filled
 
 
 def insert_token(caption: str, subject: Subject) -> str:
-    """The caption with the token put into it, unless it names `{subject}`, `{token}` or the token's own word; nothing is filled yet.
+    """Insert `{token}` into a caption that does not name the subject yet; nothing is filled.
 
-    `{token}` goes before the first class noun that is a whole word, or before `{class}`; a caption without one is led by `{subject}, `.
-    `fill` makes an article before it fit: `an owl` comes to `a sks owl`.
+    A caption with `{subject}`, `{token}` or the token itself is returned unchanged. Otherwise
+    `{token}` goes before the first class noun that is a whole word, or before `{class}`. A caption
+    without either gets `{subject}, ` in front. `fill` makes an article before it fit: `an owl`
+    becomes `a sks owl`.
     """
-    if _placeholders(caption) & {"subject", "token"} or re.search(_word(subject.token), caption):
+    if _placeholders(caption) & {"subject", "token"} or re.search(_word_pattern(subject.token), caption):
         return caption
-    noun = "" if subject.class_noun is None else rf"|\{{class\}}|{_word(one_line(subject.class_noun))}"
+    noun = "" if subject.class_noun is None else rf"|\{{class\}}|{_word_pattern(one_line(subject.class_noun))}"
     found = (match for match in re.finditer(r"\{\{|\}\}" + noun, caption) if match.group() not in {"{{", "}}"})
     first = next(found, None)
     if first is None:
@@ -74,54 +73,67 @@ def insert_token(caption: str, subject: Subject) -> str:
 
 
 def without_token(caption: str, subject: Subject) -> str:
-    """The same caption about any of the class: `{subject}` and `{token} {class}` become `{class}`; nothing is filled yet.
+    """Turn a caption of the subject into one of its class; nothing is filled.
 
-    `{token}`, or the token's own word, is left out where the class is named besides, and else becomes `{class}`; an article before it is
-    made to fit the word after it. A caption that names no token comes back as it is. Raises UserError where no class noun is known.
+    `{subject}` and `{token} {class}` become `{class}`. Elsewhere `{token}`, or the token itself, is
+    dropped if the caption names the class too, and becomes `{class}` if not. An article before it
+    is made to fit the word after it. A caption that names no token is returned unchanged.
+
+    Raises:
+        UserError: the subject has no class noun.
     """
     if subject.class_noun is None:
-        raise UserError("a caption of the class needs to know the class: give --class-noun dog (say).")
-    named = _placeholders(caption) & {"subject", "class"} or re.search(_word(one_line(subject.class_noun)), caption)
+        raise UserError("a caption of the class needs a class noun; give one such as --class-noun dog.")
+    names_class = _placeholders(caption) & {"subject", "class"} or re.search(
+        _word_pattern(one_line(subject.class_noun)), caption
+    )
 
     def replacement(match: re.Match[str]) -> str:
         if match.group() in {"{{", "}}"}:
             return match.group()
         if match.group() == "{subject}":
             return "{class}"
-        if not named:
+        if not names_class:
             return match.group().replace(match.group("token"), "{class}")
         article = match.group("article")
-        return f"{article}{'n' if sounds_open(match.group('next')) else ''} " if article else ""
+        return f"{article}{'n' if takes_an(match.group('next')) else ''} " if article else ""
 
-    token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{_word(subject.token)}),? ?(?=(?P<next>\w*))"
-    bare = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{token}", replacement, caption)
-    return bare if bare == caption else bare.strip(" ,")
-
-
-def _placeholders(caption: str) -> set[str]:
-    """The names between braces, those of doubled braces left out."""
-    return {name for name in _BRACES.findall(caption) if name}
-
-
-def _word(words: str) -> str:
-    """A pattern for words that stand by themselves, and between no braces; text encoders do not tell capitals apart."""
-    return rf"(?i:(?<![\w{{-]){re.escape(words)}(?![\w}}-]))"
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks and repeated blanks made one blank."""
-    return " ".join(text.split())
+    token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{_word_pattern(subject.token)}),? ?(?=(?P<next>\w*))"
+    shortened = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{token}", replacement, caption)
+    return shortened if shortened == caption else shortened.strip(" ,")
 
 
 def class_prompt(class_noun: str) -> str:
-    """`a photo of a dog`, `a photo of an owl`: the prompt for class pictures. Raises UserError for a blank noun."""
+    """Return the prompt of class images: `a photo of a dog`, `a photo of an owl`.
+
+    Raises:
+        UserError: the noun is blank.
+    """
     noun = one_line(class_noun)
     if not noun:
         raise UserError("The class noun is empty; give a noun such as dog.")
-    return f"a photo of {'an' if sounds_open(noun) else 'a'} {noun}"
+    return f"a photo of {'an' if takes_an(noun) else 'a'} {noun}"
 
 
-def sounds_open(word: str) -> bool:
-    """Whether a word takes `an`: it begins with a spoken vowel."""
+def takes_an(word: str) -> bool:
+    """Tell whether the article `an` goes before a word, because it begins with a spoken vowel."""
     vowel = word[:1].lower() in {"a", "e", "i", "o", "u"} and not _SPOKEN_AS_CONSONANT.match(word)
     return vowel or _SILENT_H.match(word) is not None
+
+
+def one_line(text: str) -> str:
+    """Replace line breaks and repeated blanks of a text by one space each."""
+    return " ".join(text.split())
+
+
+def _placeholders(caption: str) -> set[str]:
+    """Return the names between single braces; doubled braces are literal."""
+    return {name for name in _BRACES.findall(caption) if name}
+
+
+def _word_pattern(words: str) -> str:
+    """Return a pattern that finds words standing by themselves, outside braces, in any case.
+
+    Text encoders ignore case, so the pattern does too.
+    """
+    return rf"(?i:(?<![\w{{-]){re.escape(words)}(?![\w}}-]))"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, Self, get_args
 
-from mascot.data.photo_audit import ALIKE as MAXIMUM_BACKGROUND_SIMILARITY
+from mascot.data.photo_audit import MAXIMUM_BACKGROUND_SIMILARITY
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.diagnosis import thresholds
 from mascot.evaluation.diagnosis.measurements import RunMeasurements, ValuesOrReason
