@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mascot.evaluation.diagnosis.findings import Diagnosis, ExampleStrip, Finding
-from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, read_thumbnail
 from mascot.reports.table import Table
 from mascot.reports.training_page import ReportFinding
 
@@ -47,7 +47,8 @@ def image_strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
     return ImageStrip(
         name=example_strip.title,
         tiles=tuple(
-            ImageTile(image=shown(folder / image.file), words=image.words, below="") for image in example_strip.images
+            ImageTile(image=read_thumbnail(folder / image.file), alt=image.words, caption="")
+            for image in example_strip.images
         ),
     )
 
@@ -98,7 +99,7 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
             strips=tuple(
                 (
                     strip.title,
-                    tuple((shown(folder / image.file), image.words) for image in strip.images),
+                    tuple((read_thumbnail(folder / image.file), image.words) for image in strip.images),
                 )
                 for strip in finding.example_strips
             ),
