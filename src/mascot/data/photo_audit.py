@@ -77,7 +77,7 @@ class PhotoFacts:
     cut: float | None
     """Share of the subject's box that the crop removes; None without a mask."""
     center_distance: float | None
-    """Distance of the subject's center from the photo's, as a share of the sides; None if unmasked."""
+    """Distance of the subject box's center from the photo's, in shares of the sides, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
