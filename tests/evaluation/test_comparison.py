@@ -83,7 +83,7 @@ def test_several_subjects_are_rows_themselves(scores: Scores, other: Scores) -> 
         ({"photos": ("0123",)}, r"photos to compare with \(3 and 1, such as "),
         (
             {"encoders": {"identity": "another", "clip": "", "distance": ""}},
-            r"encoders of identity \(seer .* and another\) and in ",
+            r"encoders of identity \(identity .* and another\) and in ",
         ),
     ],
     ids=str,
