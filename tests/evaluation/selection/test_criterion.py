@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import rules
-from benchmarks.rules import Answer, Worth, best_of, dvar, even_marks, kept_from
-from benchmarks.selection import Sitting
+from benchmarks import selection_rules
+from benchmarks.selection_rules import Choice, ScoredChoice, best_of, dvar, even_marks, kept_from
+from benchmarks.selection_runs import SubjectRun
 from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
 from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, ValidationResult, score
 from mascot.evaluation.selection.knob_search import MINIMUM_KNOB_GAIN, knob_grid, search_knobs
@@ -359,23 +359,23 @@ def test_a_rule_gets_the_next_checkpoint_that_is_kept() -> None:
 
 
 def test_the_oracle_takes_the_best_and_of_equal_ones_the_first() -> None:
-    worths = [
-        Worth(answer=Answer(step=step, knobs=USUAL), measured=reaching(total), score=score(reaching(total), FRAME))
+    choices = [
+        ScoredChoice(choice=Choice(step=step, knobs=USUAL), result=reaching(total), score=score(reaching(total), FRAME))
         for step, total in ((1, 0.2), (2, 0.6), (3, 0.6), (4, 0.1))
     ]
-    assert best_of(worths).answer.step == 2
+    assert best_of(choices).choice.step == 2
 
 
 def test_losses_after_the_step_that_training_goes_on_from_are_dropped(tmp_path: Path) -> None:
     held = HeldOutSubject(name="owl", class_noun="owl", live=True, photos=())
-    sitting = Sitting(held=held, recipe=Recipe.preset(photos=("x",)), folder=tmp_path, marks=(10,), every=5)
-    assert sitting.read_losses(10) == {}
-    sitting.write_losses({5: 0.5, 0: 0.7, 10: 0.4})
-    with sitting.losses.open("a", encoding="utf-8") as log:
+    run = SubjectRun(held_out=held, recipe=Recipe.preset(photos=("x",)), folder=tmp_path, marks=(10,), every=5)
+    assert run.read_losses(10) == {}
+    run.write_losses({5: 0.5, 0: 0.7, 10: 0.4})
+    with run.losses.open("a", encoding="utf-8") as log:
         log.write("[15, 0.")  # cut off
-    assert sitting.read_losses(20) == {0: 0.7, 5: 0.5, 10: 0.4}
-    assert list(sitting.read_losses(5)) == [0, 5]
+    assert run.read_losses(20) == {0: 0.7, 5: 0.5, 10: 0.4}
+    assert list(run.read_losses(5)) == [0, 5]
 
 
 def test_the_rules_are_told_apart_by_name() -> None:
-    assert len(set(rules.RULES)) == len(rules.RULES) == 8
+    assert len(set(selection_rules.RULES)) == len(selection_rules.RULES) == 8
