@@ -197,11 +197,11 @@ def test_the_commands_print_what_was_measured(
     assert f"{value(scores, 'clip_t'):.3f}" in rows[str(runs[0])]
     assert f"{value(other, 'clip_t'):.3f}" in rows[str(runs[1])]
     assert "mean" in rows
-    for line in (*scores.encoders.values(), f"pictures: {world.run.scores_page}"):
+    for line in (*scores.encoders.values(), f"report: {world.run.scores_page}"):
         assert line in printed
     code, printed, errors = mascot(monkeypatch, capfd, "compare", *runs, "--out", world.folder / "beside.html")
     assert (code, errors) == (0, "")
-    assert f"side by side: {world.folder / 'beside.html'}" in printed
+    assert f"report: {world.folder / 'beside.html'}" in printed
     assert (world.folder / "beside.html").is_file()
     code, printed, errors = mascot(monkeypatch, capfd, "evaluate", "--real", world.folder / "photos", *encoders)
     assert (code, errors) == (0, "")
@@ -211,7 +211,7 @@ def test_the_commands_print_what_was_measured(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("evaluate", "--real", "photos", "--prompt", "a {subject}"), "--real draws nothing"),
+        (("evaluate", "--real", "photos", "--prompt", "a {subject}"), "--real generates nothing"),
         (("evaluate", "--real", "nowhere"), "nowhere does not exist"),
         (("evaluate", "nowhere"), "nowhere does not exist"),
         (("evaluate", "photos"), "not a mascot run"),

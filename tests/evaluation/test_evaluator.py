@@ -37,7 +37,7 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from starter_training.scenes.caption_words import ALIVE
 from tiny.encoders import tiny_identity
-from tiny.world import IMAGES, TRAINED_ON, PLAIN, World, cosines, mean, read, value
+from tiny.world import IMAGES, PLAIN, TRAINED_ON, World, cosines, mean, read, value
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,11 @@ def test_copying_compares_equal_numbers_of_training_and_held_out_photos(world: W
     identity = world.encoders[0]
     photos = identity.embed(world.photos(3))
     images = identity.embed(list(itertools.chain(*generated(world, scores))))
-    excess = [mean(cosines(row[None], photos[:TRAINED_ON])) - cosines(row[None], photos[TRAINED_ON:])[0] for row in images]
+    trained, held_out = photos[:TRAINED_ON], photos[TRAINED_ON:]
+    excess = [mean(cosines(row[None], trained)) - cosines(row[None], held_out)[0] for row in images]
     assert value(scores, "copying") == pytest.approx(mean(excess), abs=1e-6)
     apart = cosines(photos[:1], photos[1:TRAINED_ON])[0]
-    nearest = [max(cosines(row[None], photos[:TRAINED_ON])) - apart for row in images]
+    nearest = [max(cosines(row[None], trained)) - apart for row in images]
     assert value(scores, "nearest") == pytest.approx(mean(nearest), abs=1e-6)
 
 
