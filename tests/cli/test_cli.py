@@ -1,4 +1,4 @@
-"""Laws of the command line: frozen help, exit codes, what is printed and when, pictures that say what made them."""
+"""Laws of the command line: frozen help, exit codes, what is printed, images with their settings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from laws.bad_places import fresh_adapter
 from mascot import __version__
 from mascot.adapters.adapter_file import Adapter
 from mascot.api import train
-from mascot.cli import app, console, generate
+from mascot.cli import app, generate
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import planned_settings
 from mascot.storage import image_files
+from mascot.storage.atomic_write import fresh_path
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
 from tiny.photos import noise
@@ -30,14 +31,21 @@ ROOT = Path(__file__).resolve().parents[2]
 HELP = Path(__file__).parent / "help"
 COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app.app), "commands", {})
 SMALL = (
-    "precision=fp32", "device=cpu", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.rank=2", "training.steps=4",
+    "precision=fp32",
+    "device=cpu",
+    "prior.count=0",
+    "previews.every=0",
+    "knobs.steps=1",
+    "method.rank=2",
+    "training.steps=4",
     "training.checkpoint_every=3",
-)  # fmt: skip
+)
+INTERRUPTED = "mascot: interrupted; finished work is kept.\n"
 HELP_AND_WHAT_IT_LOADED = """
 import atexit, sys
 heavy = {'accelerate', 'diffusers', 'numpy', 'peft', 'PIL', 'torch', 'transformers'}
 atexit.register(lambda: print(*sorted(heavy & set(sys.modules)), file=sys.stderr))
-from mascot.cli import main
+from mascot.cli.app import main
 main()
 """
 
@@ -46,7 +54,7 @@ Run_ = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run_:
-    """Run a command in this process: its exit code, what it printed, and what it said on stderr."""
+    """Run a command in this process: its exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
 
@@ -55,21 +63,21 @@ def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             app.main()
-        printed, said = capfd.readouterr()
+        printed, errors = capfd.readouterr()
         assert isinstance(stop.value.code, int)
-        return stop.value.code, printed, said
+        return stop.value.code, printed, errors
 
     return run
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two photos, and a file that is none."""
+    """Two photos, and a file that is no image."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(2):
         noise(64 + number, 64).save(folder / f"{number}.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -92,7 +100,7 @@ def settings(*overrides: str) -> list[str]:
 
 
 def shown_help(command: str) -> tuple[str, str]:
-    """A command's help at a width of 100 without colours, and which heavy libraries showing it loaded."""
+    """A command's help at a width of 100 without colors, and which heavy libraries it loaded."""
     environment = {
         key: value for key, value in os.environ.items() if key not in {"FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}
     }
@@ -133,9 +141,8 @@ def test_there_is_one_help_for_each_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_a_dozen_options_at_most_and_each_says_what_it_does(command: str) -> None:
-    """`evaluate` asks of runs, of real photos and of whole collections, and may have as many as two commands."""
     options = [parameter for parameter in COMMANDS[command].params if parameter.name != "help"]
-    assert len(options) <= (20 if command == "evaluate" else 13)
+    assert len(options) <= 13
     assert [parameter.name for parameter in options if not parameter.help] == []
 
 
@@ -144,35 +151,35 @@ def test_the_version_is_printed(mascot: Run_) -> None:
 
 
 def test_without_a_command_there_is_help_and_a_remark(mascot: Run_) -> None:
-    code, printed, said = mascot()
-    assert (code, said) == (2, "mascot: No command is given. See mascot --help.\n")
+    code, printed, errors = mascot()
+    assert (code, errors) == (2, "mascot: No command is given. See mascot --help.\n")
     assert "train" in printed
 
 
 def test_a_remark_names_the_command_whose_help_is_meant(mascot: Run_) -> None:
-    code, _, said = mascot("generate", "--giudance", "3")
+    code, _, errors = mascot("generate", "--giudance", "3")
     assert code == 2
-    assert said.startswith("mascot: No such option: --giudance")
-    assert "--guidance" in said
-    assert said.endswith(" See mascot generate --help.\n")
+    assert errors.startswith("mascot: No such option: --giudance")
+    assert "--guidance" in errors
+    assert errors.endswith(" See mascot generate --help.\n")
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
-def test_an_interruption_is_said_wherever_it_comes_from(
+def test_an_interruption_is_reported_wherever_it_comes_from(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
 ) -> None:
     def interrupt(**_: object) -> None:
         raise interruption
 
     monkeypatch.setattr(app, "app", interrupt)
-    assert mascot() == (130, "", "mascot: interrupted; what was done is kept.\n")
+    assert mascot() == (130, "", INTERRUPTED)
 
 
 @pytest.mark.parametrize(
     ("fault", "remedy"),
     [
         (PermissionError(13, "Permission denied", "/a/file"), "choose a folder that you may write to"),
-        (OSError(28, "No space left on device"), "choose another place"),
+        (OSError(28, "No space left on device"), "choose another folder"),
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(
@@ -181,33 +188,32 @@ def test_what_the_system_refuses_is_a_sentence(
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(console, "generate_visibly", fail)
-    said = f"mascot: {fault.filename or 'a file'} cannot be used ({fault.strerror}); {remedy}.\n"
-    assert mascot("generate", adapter, "a dog") == (2, "", said)
+    monkeypatch.setattr(generate, "write_images", fail)
+    error = f"mascot: {fault.filename or 'a file'} cannot be used ({fault.strerror}); {remedy}.\n"
+    assert mascot("generate", adapter, "a dog") == (2, "", error)
 
 
-def test_a_fault_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path) -> None:
+def test_a_bug_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("a library is at a loss")
 
-    monkeypatch.setattr(console, "generate_visibly", fail)
+    monkeypatch.setattr(generate, "write_images", fail)
     with pytest.raises(OSError, match="at a loss"):
         mascot("generate", adapter, "a dog")
 
 
-def test_training_says_its_photos_and_settings_before_it_begins(
+def test_training_prints_its_photos_and_settings_before_it_begins(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Loop, "accumulate", interrupt)
-    code, printed, said = mascot(
-        "train", photos, "--base", tiny_base, "--token", "sks", "--out", tmp_path / "run", *settings("training.batch_size=3")
-    )  # fmt: skip
-    assert (code, said) == (130, "mascot: interrupted; what was done is kept.\n")
+    words = ["train", photos, "--base", tiny_base, "--token", "sks", "--out", tmp_path / "run"]
+    code, printed, errors = mascot(*words, *settings("training.batch_size=3"))
+    assert (code, errors) == (130, INTERRUPTED)
     assert "2 photos: 0.png, 1.png\n" in printed
-    assert "not used: broken.jpg is not a picture" in printed
+    assert "not used: broken.jpg is not a" in printed
     recipe = Recipe.preset(
         photos=(str(photos),), base=str(tiny_base), overrides=[*SMALL, "training.batch_size=3", "token=sks"]
     )
@@ -231,14 +237,14 @@ def _python_handles_interrupts() -> Iterator[None]:
 def test_an_interruption_in_the_middle_of_a_step_keeps_the_whole_step_and_resuming_ends_in_the_same_bytes(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, at: int
 ) -> None:
-    monkeypatch.setattr(train, "write_outcome", lambda *_: None)
+    monkeypatch.setattr(train, "write_training_report", lambda *_: None)
     words = ["train", photos, "--base", tiny_base, *settings("method.learning_rate=0.01")]
     assert mascot(*words, "--out", tmp_path / "whole")[0] == 0
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "accumulate", interrupting(at))
-        code, _, said = mascot(*words, "--out", run.folder)
-    assert (code, said) == (130, "mascot: interrupted; what was done is kept.\n")
+        code, _, errors = mascot(*words, "--out", run.folder)
+    assert (code, errors) == (130, INTERRUPTED)
     assert run.last_checkpoint() == run.checkpoint(at)
     assert [row["step"] for row in run.read_steps()] == list(range(1, at + 1))
     assert not run.adapter.exists()
@@ -259,56 +265,46 @@ def interrupting(at: int) -> Callable[[Loop, Any], Any]:
     return work
 
 
-def test_pictures_carry_what_made_them_and_are_where_it_is_said(mascot: Run_, adapter: Path, tiny_base: Path) -> None:
-    code, printed, said = mascot(
-        "generate",
-        adapter,
-        "a {subject} in the snow",
-        "a plain cat",
-        "--count",
-        2,
-        "--seed",
-        5,
-        "--negative",
-        "fog",
-        "--unet-scale",
-        0.5,
-    )
-    assert (code, said) == (0, "")
+def test_images_carry_what_made_them_and_are_where_the_command_says(
+    mascot: Run_, adapter: Path, tiny_base: Path
+) -> None:
+    options = ["--count", 2, "--seed", 5, "--negative", "fog", "--unet-scale", 0.5]
+    code, printed, errors = mascot("generate", adapter, "a {subject} in the snow", "a plain cat", *options)
+    assert (code, errors) == (0, "")
     names = ["a-sks-dog-in-the-snow_5.png", "a-sks-dog-in-the-snow_6.png", "a-plain-cat_5.png", "a-plain-cat_6.png"]
-    assert printed.splitlines() == [str(adapter.parent / "pictures" / name) for name in names]
-    with Image.open(adapter.parent / "pictures" / names[1]) as image:
+    assert printed.splitlines() == [str(adapter.parent / "images" / name) for name in names]
+    with Image.open(adapter.parent / "images" / names[1]) as image:
         assert image.size == (64, 64)
         assert image.info["parameters"] == (
-            "a sks dog in the snow\nNegative prompt: fog\nSteps: 2, Sampler: ddim, CFG scale: 3.5, Seed: 6, Size: 64x64, "
-            f"Model: {tiny_base}, Adapter: adapter.safetensors, UNet scale: 0.5, Text encoder scale: 1.0"
+            "a sks dog in the snow\nNegative prompt: fog\nSteps: 2, Sampler: ddim, CFG scale: 3.5, Seed: 6, "
+            f"Size: 64x64, Model: {tiny_base}, Adapter: adapter.safetensors, UNet scale: 0.5, Text encoder scale: 1.0"
         )
 
 
-def test_pictures_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
-    words = ("generate", adapter, "a cat", "--count", 1, "--steps", 1, "--out", tmp_path / "drawn")
+def test_images_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
+    words = ("generate", adapter, "a cat", "--count", 1, "--steps", 1, "--out", tmp_path / "out")
     first, second = (Path(mascot(*words, "--guidance", guidance)[1].strip()) for guidance in (1, 9))
     assert [first.name, second.name] == ["a-cat_0.png", "a-cat_0-2.png"]
     assert first.read_bytes() != second.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a-cat_0-2.png", "a-cat_0.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-cat_0-2.png", "a-cat_0.png"]
 
 
-def test_an_interrupted_drawing_keeps_what_was_drawn(
+def test_an_interrupted_command_keeps_the_images_that_it_has_generated(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path
 ) -> None:
     write = image_files.write_image
 
     def write_one(*arguments: Any) -> None:
-        if (tmp_path / "drawn").exists():
+        if (tmp_path / "out").exists():
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(console, "write_picture", write_one)
-    code, printed, said = mascot("generate", adapter, "a cat", "--steps", 1, "--out", tmp_path / "drawn")
-    assert (code, said) == (130, "mascot: interrupted; what was done is kept.\n")
+    monkeypatch.setattr(image_files, "write_image", write_one)
+    code, printed, errors = mascot("generate", adapter, "a cat", "--steps", 1, "--out", tmp_path / "out")
+    assert (code, errors) == (130, INTERRUPTED)
     assert (
         [Path(line).name for line in printed.splitlines()]
-        == [path.name for path in (tmp_path / "drawn").iterdir()]
+        == [path.name for path in (tmp_path / "out").iterdir()]
         == ["a-cat_0.png"]
     )
 
@@ -317,23 +313,23 @@ def test_an_interrupted_drawing_keeps_what_was_drawn(
     "prompt", ["", "!?", "../../x", "a" * 300, "狗" * 300, "\U00020000" * 300, "a/b\\c:d"], ids=range(7)
 )
 def test_any_prompt_makes_a_name_that_file_systems_take(tmp_path: Path, prompt: str) -> None:
-    path = generate.image_path(tmp_path, prompt, 2**31)
+    path = fresh_path(tmp_path, image_files.image_stem(prompt, 2**31), ".png")
     assert path.parent == tmp_path
     assert len(f".{path.name}.tmp".encode()) <= 255
     path.touch()
-    assert generate.image_path(tmp_path, prompt, 2**31) != path
+    assert fresh_path(tmp_path, image_files.image_stem(prompt, 2**31), ".png") != path
 
 
 @pytest.mark.parametrize("measure", ["--measure", "--no-measure"])
-def test_the_doctor_says_what_would_be_done_and_which_files_are_refused(
+def test_the_doctor_prints_what_would_be_done_and_which_files_are_refused(
     mascot: Run_, tiny_base: Path, photos: Path, tmp_path: Path, measure: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     chosen = settings(
         "training.steps=30", "training.batch_size=3", "training.gradient_accumulation_steps=2", "token='[red]sks[/]'"
     )
-    code, printed, said = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "[/b]", measure, *chosen)
-    assert (code, said) == (0, "")
+    code, printed, errors = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "[/b]", measure, *chosen)
+    assert (code, errors) == (0, "")
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     assert "images per step 6 (3 x 2 accumulated)" in rows
     assert "steps 30" in rows

@@ -1,4 +1,4 @@
-"""Laws of cross-validation: a fold is the run without one photo, it is done once, and who never learned scores nothing."""
+"""Laws of cross-validation: a fold is the run without one photo, and the base model scores 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.api import sweep
+from mascot.api import cross_validate as cross_validate_api
 from mascot.api.cross_validate import cross_validate
 from mascot.api.train import train
 from mascot.data.photos import read_photos
@@ -34,20 +34,21 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.sample_cache import SampleCache
 from mascot.models import starter
 from mascot.models.families.registry import load_family
+from mascot.progress import Event, ImageGenerated, StepTrained
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import render
 from mascot.storage.run_folder import Run
 from tiny.photos import noise
-from tiny.world import HELD_OUT, LEARNED, PLAIN, PROMPTS, World, cosines, mean, read, value
+from tiny.world import HELD_OUT, TRAINED_ON, PLAIN, PROMPTS, World, cosines, mean, read, value
 
-PHOTOS = LEARNED + HELD_OUT
+PHOTOS = TRAINED_ON + HELD_OUT
 STEP = 2
 
 
 def trained(world: World, name: str, **options: Any) -> Run:
     """A run that kept its second step, of which the fourth would have been the last."""
-    run = world.write(name, **({"learned": PHOTOS} | options))
+    run = world.write(name, **({"trained_on": PHOTOS} | options))
     changes = {
         "training": Recipe.read(run.recipe).training.model_copy(update={"steps": 2 * STEP, "checkpoint_every": 1})
     }
@@ -92,7 +93,7 @@ def test_each_photo_is_held_out_once_and_the_rest_is_the_run_s(run: Run, scores:
         assert manifest is not None
         assert manifest.step == scored.step == STEP
         assert [row["step"] for row in fold.run.read_steps()] == [1, STEP]
-        assert (run.folder / scored.shown).is_file()
+        assert (run.folder / scored.thumbnail).is_file()
 
 
 def test_scores_are_their_definitions(world: World, run: Run, scores: Scores) -> None:
@@ -105,24 +106,24 @@ def test_scores_are_their_definitions(world: World, run: Run, scores: Scores) ->
         )
     )
     for fold in scores.folds:
-        drawn = encoder.embed(read([run.folder / file for file in fold.images]))
+        generated = encoder.embed(read([run.folder / file for file in fold.images]))
         others = torch.stack([row for name, row in photos.items() if name != fold.photo])
         held_out = photos[fold.photo][None]
-        assert len(drawn) == len(PROMPTS)
-        assert fold.likeness == pytest.approx(mean(cosines(drawn, others)), abs=1e-6)
-        assert fold.generalisation == pytest.approx(mean(cosines(drawn, held_out)), abs=1e-6)
+        assert len(generated) == len(PROMPTS)
+        assert fold.training_similarity == pytest.approx(mean(cosines(generated, others)), abs=1e-6)
+        assert fold.held_out_similarity == pytest.approx(mean(cosines(generated, held_out)), abs=1e-6)
         assert fold.base_copying == pytest.approx(
             mean(cosines(control, others)) - mean(cosines(control, held_out)), abs=1e-6
         )
-        assert fold.nearest == mean(
-            [cosines(row[None], held_out)[0] >= max(cosines(row[None], others)) for row in drawn]
+        assert fold.held_out_share == mean(
+            [cosines(row[None], held_out)[0] >= max(cosines(row[None], others)) for row in generated]
         )
-    expected = [fold.likeness - fold.generalisation - (fold.base_copying or 0) for fold in scores.folds]
+    expected = [fold.training_similarity - fold.held_out_similarity - (fold.base_copying or 0) for fold in scores.folds]
     assert value(scores, "copying") == pytest.approx(mean(expected), abs=1e-9)
 
 
-def test_the_untouched_base_copies_nothing(world: World, run: Run, scores: Scores, tmp_path: Path) -> None:
-    """Over all photos its own score is 0; and whoever draws what it draws scores 0 with each photo."""
+def test_the_base_model_copies_nothing(world: World, run: Run, scores: Scores, tmp_path: Path) -> None:
+    """Its own copy scores average to 0, and a fold with the base's images scores 0."""
     assert all(abs(fold.base_copying or 0) > 1e-6 for fold in scores.folds)
     assert mean([fold.base_copying or 0 for fold in scores.folds]) == pytest.approx(0, abs=1e-9)
     files = []
@@ -130,34 +131,42 @@ def test_the_untouched_base_copies_nothing(world: World, run: Run, scores: Score
         files.append(run.folds / f"of_base_{number}.png")
         noise(64 + number, 64).save(files[-1])
     same = ImageSet(sample_cache=SampleCache(tmp_path), files=tuple(files))
-    evaluator = bench_of(world, Samples(trained=same, base=same, class_trained=same, class_base=same, weights=""))
+    evaluator = evaluator_of(world, Samples(trained=same, base=same, class_trained=same, class_base=same, weights=""))
     for fold in planned(run).folds:
         assert score_fold(fold, evaluator, same).copying == pytest.approx(0, abs=1e-12)
 
 
-def bench_of(world: World, drawn: Samples) -> FoldEvaluator:
+def evaluator_of(world: World, samples: Samples) -> FoldEvaluator:
     identity, clip = world.encoders
     photos = read_photos([world.folder / "photos"]).photos
     task = EvaluationTask(
-        name="", base="", subject=Subject("sks", "dog"), live=True, templates=PROMPTS, images=1, seed=0, knobs=Knobs(), photos=photos,
-        trained=photos,
-    )  # fmt: skip
+        name="",
+        base="",
+        subject=Subject("sks", "dog"),
+        live=True,
+        templates=PROMPTS,
+        images=1,
+        seed=0,
+        knobs=Knobs(),
+        photos=photos,
+        training_photos=photos,
+    )
     scorers = Scorers(
         encoders=EncoderPair(identity=identity, clip=clip),
         distance=PatchDistance(encoder=identity),
         segmenter=NoSegmenter(reason="none"),
     )
     never: Any = pytest.fail
-    return FoldEvaluator(task=task, samples=drawn, scorers=scorers, train_run=never, lend=never)
+    return FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=never, lend=never)
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "train", lambda *_, **__: pytest.fail("everything is trained already"))
-    monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("everything is drawn already"))
+    monkeypatch.setattr(cross_validate_api, "train", lambda *_, **__: pytest.fail("everything is trained already"))
+    monkeypatch.setattr(Generator, "generate_batch", lambda *_: pytest.fail("everything is generated already"))
     monkeypatch.setattr(IdentityEncoder, "embed", lambda *_: pytest.fail("everything is embedded already"))
 
 
-def test_a_second_call_trains_draws_and_embeds_nothing(
+def test_a_second_call_trains_generates_and_embeds_nothing(
     world: World, run: Run, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_work(monkeypatch)
@@ -175,24 +184,24 @@ def test_fewer_folds_are_the_first_of_all(
     assert validated(world, run, folds=3) == scores
 
 
-@pytest.mark.parametrize(("phase", "nth"), [("step", 4), ("picture", 15)])
+@pytest.mark.parametrize(("kind", "nth"), [(StepTrained, 4), (ImageGenerated, 15)])
 def test_a_killed_cross_validation_goes_on_to_the_same_scores(
-    world: World, run: Run, scores: Scores, tmp_path: Path, phase: str, nth: int
+    world: World, run: Run, scores: Scores, tmp_path: Path, kind: type[Event], nth: int
 ) -> None:
-    """Killed after the last step of a fold, or while one draws; what is finished is not touched again."""
+    """Killed after the last step of a fold, or while one generates; finished folds stay."""
     copied = Run(tmp_path / "run")
     shutil.copytree(run.folder, copied.folder, ignore=shutil.ignore_patterns("folds", "evaluation"))
     seen = 0
 
-    def kill(said: str, _: Any) -> None:
+    def kill(event: Event) -> None:
         nonlocal seen
-        seen += said == phase
+        seen += isinstance(event, kind)
         if seen == nth:
             seen += 1
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        validated(world, copied, progress=kill)
+        validated(world, copied, on_event=kill)
     finished = {path: path.stat().st_mtime_ns for path in copied.folds.glob("*/adapter.safetensors")}
     assert validated(world, copied).model_copy(update={"name": scores.name}) == scores
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -220,7 +229,7 @@ def test_recipe_photos_and_step_decide_which_fold_it_is(world: World, run: Run, 
 
 
 def test_photos_with_the_same_pixels_are_one(world: World, run: Run, tmp_path: Path) -> None:
-    """A photo is not held out as long as a copy of it is learned from."""
+    """A photo is not held out as long as a copy of it is trained on."""
     shutil.copytree(world.folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos" / "0.png", tmp_path / "photos" / "again.png")
     other = Run(tmp_path / "run")
@@ -230,13 +239,13 @@ def test_photos_with_the_same_pixels_are_one(world: World, run: Run, tmp_path: P
     )
     plan = planned(other)
     assert plan.photos == len(plan.folds) == PHOTOS
-    learned = {fold.held_out.path.name: {Path(photo).name for photo in fold.recipe.photos} for fold in plan.folds}
-    assert learned == {
+    others = {fold.held_out.path.name: {Path(photo).name for photo in fold.recipe.photos} for fold in plan.folds}
+    assert others == {
         "0.png": {"1.png", "2.png"},
         "1.png": {"0.png", "2.png", "again.png"},
         "2.png": {"0.png", "1.png", "again.png"},
     }
-    assert {len(fold.learned) for fold in plan.folds} == {PHOTOS - 1}
+    assert {len(fold.training_photos) for fold in plan.folds} == {PHOTOS - 1}
 
 
 def test_a_finished_fold_keeps_its_adapter_and_little_else(run: Run, scores: Scores) -> None:
@@ -246,14 +255,14 @@ def test_a_finished_fold_keeps_its_adapter_and_little_else(run: Run, scores: Sco
         assert not list(folder.glob("checkpoints")) + list(folder.glob("model*"))
 
 
-def test_tables_and_page_tell_the_folds(run: Run, scores: Scores) -> None:
+def test_tables_and_page_show_the_folds(run: Run, scores: Scores) -> None:
     table = folds_table(scores)
     assert [row[0] for row in table.rows] == [*(fold.photo for fold in scores.folds), "mean"]
     assert f"{value(scores, 'copying'):.3f}".replace("-0.000", "0.000") in table.rows[-1][table.head.index("copy")]
     assert "cross-validated: 3 of 3 photos" in " ".join(runs_table([scores]).notes)
     [copying] = [row for row in means_table([scores]).rows if row[0] == "copy"]
     assert copying[1] == table.rows[-1][table.head.index("copy")]
-    assert "3 photos held out" in copying[3]
+    assert "3 held-out photos" in copying[3]
     page = render(scores_page(scores, run.folder))
     assert "Photos held out" in page
     assert all(f"without {fold.photo}" in page for fold in scores.folds)
@@ -261,7 +270,9 @@ def test_tables_and_page_tell_the_folds(run: Run, scores: Scores) -> None:
 
 
 def test_copying_is_compared_photo_by_photo(scores: Scores) -> None:
-    moved = tuple(fold.model_copy(update={"likeness": fold.likeness + 0.1}) for fold in scores.folds)
+    moved = tuple(
+        fold.model_copy(update={"training_similarity": fold.training_similarity + 0.1}) for fold in scores.folds
+    )
     found = compare_scores([scores.model_copy(update={"folds": moved})], [scores]).differences["copying"].interval
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-9)
@@ -279,8 +290,8 @@ def test_scores_without_folds_are_read_as_before(scores: Scores, tmp_path: Path)
     assert Scores.read(tmp_path / "scores.json").folds == ()
 
 
-def test_what_cannot_be_held_out_says_why(world: World, run: Run, tmp_path: Path) -> None:
-    alone = validated(world, trained(world, "one_photo", learned=1))
+def test_a_run_whose_photos_cannot_be_held_out_says_why(world: World, run: Run, tmp_path: Path) -> None:
+    alone = validated(world, trained(world, "one_photo", trained_on=1))
     assert alone.values["copying"].value is None
     assert "one photo alone" in alone.values["copying"].reason
     assert not (world.folder / "one_photo" / "folds").exists()
@@ -289,16 +300,16 @@ def test_what_cannot_be_held_out_says_why(world: World, run: Run, tmp_path: Path
     assert "without its run's folder" in validated(world, gift).values["copying"].reason
 
 
-def test_without_a_class_noun_there_is_no_control(world: World) -> None:
+def test_without_a_class_noun_the_base_is_not_compared(world: World) -> None:
     found = validated(world, trained(world, "nameless", class_noun=None), prompts=["a {subject} in the snow"], folds=1)
     [fold] = found.folds
     assert fold.base_copying is None
-    assert fold.copying == fold.likeness - fold.generalisation
+    assert fold.copying == fold.training_similarity - fold.held_out_similarity
     assert "base" not in found.values["copying"].reason + " ".join(folds_table(found).head)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"folds": 4}, "4 photos cannot be held out of the 3"),
         ({"folds": 0}, "0 photos cannot be held out"),
@@ -306,11 +317,11 @@ def test_without_a_class_noun_there_is_no_control(world: World) -> None:
     ],
     ids=str,
 )
-def test_what_the_user_can_mend_is_said_before_anything_is_drawn(
-    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+def test_user_errors_are_raised_before_anything_is_generated(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(Generator, "draw_batch", lambda *_: pytest.fail("nothing may be drawn"))
-    with pytest.raises(UserError, match=says):
+    monkeypatch.setattr(Generator, "generate_batch", lambda *_: pytest.fail("nothing may be generated"))
+    with pytest.raises(UserError, match=message):
         validated(world, run, **({"seed": 99} | options))
 
 
@@ -325,10 +336,10 @@ def test_photos_that_are_gone_are_named(world: World, run: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_run_is_liker_to_what_it_learned_from_than_to_what_it_never_saw(
+def test_a_run_is_more_similar_to_its_training_photos_than_to_a_held_out_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the embedded base: the subject is found again in a photo that was held out, not as well as in the others."""
+    """The embedded base: a held-out photo is less similar than the others, but similar."""
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     held = starter.subjects()["parrot"]
     overrides = ["training.steps=60", "method.rank=4", "prior.count=8", "previews.every=0", "selection.active=false"]
@@ -340,5 +351,5 @@ def test_a_run_is_liker_to_what_it_learned_from_than_to_what_it_never_saw(
     )
     found = cross_validate(run, prompts=("a {subject} in the snow", "a {subject} on a beach"), images=1)
     assert mean([fold.base_copying or 0 for fold in found.folds]) == pytest.approx(0, abs=1e-9)
-    assert value(found, "base_identity") + 0.1 < mean([fold.generalisation for fold in found.folds])
+    assert value(found, "base_identity") + 0.1 < mean([fold.held_out_similarity for fold in found.folds])
     assert abs(value(found, "copying")) < 0.2

@@ -1,4 +1,4 @@
-"""Laws of what a sweep tries: every combination once, whole recipes, mistakes found before anything runs."""
+"""Laws of the points of a sweep: each combination once, whole recipes, mistakes found early."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mascot.errors import UserError
-from mascot.experiments.search import SweepPoint, grid, make_point, search, values_of
-from mascot.experiments.search_space import ValueRange, full_keys, parse_over, split
+from mascot.experiments.search import SweepPoint, grid_search, make_point, recipe_values, tpe_search
+from mascot.experiments.search_space import ValueRange, expand_keys, parse_over, split_values
 from mascot.recipe.recipe import Recipe
 
 
@@ -23,10 +23,10 @@ def values(home: Path) -> dict[str, Any]:
 
 
 def all_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> list[SweepPoint]:
-    return next(grid(values, full_keys(over)))
+    return next(grid_search(values, expand_keys(over)))
 
 
-def test_values_are_read_as_recipes_have_them() -> None:
+def test_values_are_parsed_as_recipes_have_them() -> None:
     items = [
         "method.rank=4,16",
         "training.min_snr=none,5",
@@ -36,21 +36,25 @@ def test_values_are_read_as_recipes_have_them() -> None:
         "steps=1_000",
     ]
     assert parse_over(items) == {
-        "method.rank": [4, 16], "training.min_snr": [None, 5], "method.name": ["lora", "pivotal"], "token": ["a, b", "sks"],
-        "seed": ValueRange(1, 9), "steps": [1000],
-    }  # fmt: skip
+        "method.rank": [4, 16],
+        "training.min_snr": [None, 5],
+        "method.name": ["lora", "pivotal"],
+        "token": ["a, b", "sks"],
+        "seed": ValueRange(1, 9),
+        "steps": [1000],
+    }
     assert parse_over(['dataset.templates=["a {token}", "b, {token}"],["c {token}"]']) == {
         "dataset.templates": [["a {token}", "b, {token}"], ["c {token}"]]
     }
 
 
 @given(st.lists(st.text(st.characters(exclude_characters=",[]{}\"'"), min_size=1), min_size=1))
-def test_plain_values_are_parted_at_every_comma(pieces: list[str]) -> None:
-    assert split(",".join(pieces)) == pieces
+def test_plain_values_are_split_at_every_comma(pieces: list[str]) -> None:
+    assert split_values(",".join(pieces)) == pieces
 
 
 def test_an_apostrophe_is_a_letter() -> None:
-    assert split("dog's,cat") == ["dog's", "cat"]
+    assert split_values("dog's,cat") == ["dog's", "cat"]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +94,10 @@ def test_mistakes_are_found_before_anything_runs(values: dict[str, Any], over: d
         all_of(values, over)
 
 
-def test_a_grid_has_every_combination_once_and_knows_its_place(values: dict[str, Any]) -> None:
+def test_a_grid_has_every_combination_once_and_knows_its_position(values: dict[str, Any]) -> None:
     points = all_of(values, {"method.rank": [4, 16], "steps": [1, 2, 3]})
     assert {
-        point.place: (point.recipe.method.model_dump()["rank"], point.recipe.training.steps) for point in points
+        point.position: (point.recipe.method.model_dump()["rank"], point.recipe.training.steps) for point in points
     } == {(i, j): (rank, steps) for i, rank in enumerate([4, 16]) for j, steps in enumerate([1, 2, 3])}
     assert len({point.name for point in points}) == 6
     assert dict(points[0].changes) == {"method.rank": 4, "training.steps": 1}
@@ -108,21 +112,21 @@ def test_only_what_is_swept_differs_from_the_recipe(home: Path) -> None:
     recipe = Recipe.preset(
         photos=[str(home / "photos")], class_noun="dog", overrides=["method.rank=3", "training.min_snr=none"]
     )
-    point = make_point(values_of(recipe), {"training.steps": 7})
+    point = make_point(recipe_values(recipe), {"training.steps": 7})
     assert point.recipe == recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 7})})
 
 
 def test_another_method_brings_the_settings_of_its_preset(values: dict[str, Any], home: Path) -> None:
     recipe = Recipe.preset(photos=[str(home / "photos")], class_noun="dog", overrides=["method.rank=3"])
-    made = make_point(values_of(recipe), {"method.name": "pivotal"})
+    made = make_point(recipe_values(recipe), {"method.name": "pivotal"})
     assert made.recipe.method == Recipe.preset(**values, overrides=["method.name=pivotal"]).method
-    assert make_point(values_of(recipe), {"method.name": "lora"}).recipe == recipe
+    assert make_point(recipe_values(recipe), {"method.name": "lora"}).recipe == recipe
     assert make_point(values, {"method.name": "pivotal"}).recipe == Recipe.preset(
         **values, overrides=["method.name=pivotal"]
     )
 
 
-def test_a_name_stands_for_the_recipe_and_for_what_the_photos_hold(home: Path, tmp_path: Path) -> None:
+def test_a_name_stands_for_the_recipe_and_for_the_photos_content(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     photo = folder / "0.png"
@@ -146,11 +150,11 @@ SPACE = {
 
 
 def searched(
-    values: Mapping[str, Any], *, trials: int, together: int = 1, lowest: bool = False, seed: int = 0
+    values: Mapping[str, Any], *, trials: int, round_size: int = 1, lowest: bool = False, seed: int = 0
 ) -> list[SweepPoint]:
     """A search whose metric is the rank."""
     rounds, tried = (
-        search(values, SPACE, trials=trials, together=together, lowest=lowest, seed=seed),
+        tpe_search(values, SPACE, trials=trials, round_size=round_size, lowest=lowest, seed=seed),
         list[SweepPoint](),
     )
     points: Sequence[SweepPoint] = next(rounds)
@@ -162,13 +166,15 @@ def searched(
         return tried
 
 
-@pytest.mark.parametrize("together", [1, 4])
-def test_a_search_stays_in_its_ranges_and_is_the_same_each_time(values: dict[str, Any], together: int) -> None:
-    points = searched(values, trials=9, together=together)
+@pytest.mark.parametrize("round_size", [1, 4])
+def test_a_search_stays_in_its_ranges_and_is_the_same_each_time(values: dict[str, Any], round_size: int) -> None:
+    points = searched(values, trials=9, round_size=round_size)
     assert len(points) == 9
-    assert [point.name for point in points] == [point.name for point in searched(values, trials=9, together=together)]
+    assert [point.name for point in points] == [
+        point.name for point in searched(values, trials=9, round_size=round_size)
+    ]
     assert [point.name for point in points] != [
-        point.name for point in searched(values, trials=9, together=together, seed=1)
+        point.name for point in searched(values, trials=9, round_size=round_size, seed=1)
     ]
     for point in points:
         learning_rate, steps = point.changes["method.learning_rate"], point.changes["training.steps"]
@@ -180,13 +186,13 @@ def test_a_search_stays_in_its_ranges_and_is_the_same_each_time(values: dict[str
 
 
 @pytest.mark.parametrize(("lowest", "good"), [(False, 16), (True, 2)])
-def test_a_search_comes_to_what_is_good(values: dict[str, Any], lowest: bool, good: int) -> None:  # noqa: FBT001 - a case
+def test_a_search_finds_good_values(values: dict[str, Any], lowest: bool, good: int) -> None:  # noqa: FBT001 - a case
     ranks = [point.changes["method.rank"] for point in searched(values, trials=40, lowest=lowest)]
     assert ranks[20:].count(good) > 10
 
 
 def test_a_failed_trial_does_not_stop_a_search(values: dict[str, Any]) -> None:
-    rounds = search(values, {"method.rank": [2, 4]}, trials=2)
+    rounds = tpe_search(values, {"method.rank": [2, 4]}, trials=2)
     (first,) = next(rounds)
     assert len(rounds.send({first.name: None})) == 1
 
@@ -195,9 +201,9 @@ def test_a_search_refuses_mistakes_before_anything_runs(
     values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="16x"):
-        next(search(values, {"method.rank": [*range(1, 40), "16x"]}, trials=2))
+        next(tpe_search(values, {"method.rank": [*range(1, 40), "16x"]}, trials=2))
     with pytest.raises(UserError, match="at least one"):
-        next(search(values, SPACE, trials=0))
+        next(tpe_search(values, SPACE, trials=0))
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"mascot\[search\]"):
-        next(search(values, SPACE, trials=2))
+        next(tpe_search(values, SPACE, trials=2))

@@ -1,4 +1,4 @@
-"""Laws of collections: the published file is understood whole, whatever is wrong is named with its line, a cut keeps the shares."""
+"""Laws of collections: the published file is read whole, mistakes are named, shares are kept."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def written(folder: Path, text: str = FILE, *, home: str = "") -> Path:
     return folder
 
 
-def test_the_published_file_is_understood_whole(shared_data: Path) -> None:
-    """30 subjects, of which some are here; its two lists are the paper's prompts as this package has them; cats and dogs alone live."""
+def test_the_published_file_is_read_whole(shared_data: Path) -> None:
+    """It has 30 subjects, some of them here, the paper's prompts, and only cats and dogs live."""
     found = read_collection(shared_data / "dreambooth")
-    assert len(found.subjects) + len(found.absent) == 30
+    assert len(found.subjects) + len(found.missing) == 30
     assert found.prompts == PAPER
     assert {subject.class_noun for subject in found.subjects if subject.live} == {"cat", "dog"}
     assert {subject.name: subject.class_noun for subject in found.subjects}["pink_sunglasses"] == "glasses"
@@ -65,14 +65,14 @@ def test_subjects_prompts_and_liveness_are_read(tmp_path: Path, home: str) -> No
         ("mug", "cup", False),
         ("robot", "robot", False),
     ]
-    assert found.absent == ("gone",)
-    assert found.prompts.things == ("a {subject} in the snow", "a {subject} on the beach", "a red {subject}")
+    assert found.missing == ("gone",)
+    assert found.prompts.objects == ("a {subject} in the snow", "a {subject} on the beach", "a red {subject}")
     assert found.prompts.live == ("a {subject} wearing a dog's hat", "a wet {subject}")
     assert all(one.photos.is_dir() for one in found.subjects)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("subject_name,class", "name;class", "has no line `subject_name,class`"),
         ("mug,cup", "mug", "line 5: 'mug' is not of the form"),
@@ -83,12 +83,12 @@ def test_subjects_prompts_and_liveness_are_read(tmp_path: Path, home: str) -> No
         ("a red {0} {1}", "a red {1}", "'a red {1}' must have {0} {1} once"),
         ("a red {0} {1}", "a {2} {0} {1}", "must have {0} {1} once"),
     ],
-)  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in FILE
     with pytest.raises(UserError) as caught:
         read_collection(written(tmp_path, FILE.replace(old, new, 1)))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_folder_without_the_file_or_without_subjects_is_refused(tmp_path: Path) -> None:
@@ -99,16 +99,16 @@ def test_a_folder_without_the_file_or_without_subjects_is_refused(tmp_path: Path
         read_collection(tmp_path)
 
 
-def test_a_cut_keeps_what_is_asked_for(tmp_path: Path) -> None:
+def test_a_selection_has_what_is_asked_for(tmp_path: Path) -> None:
     whole = read_collection(written(tmp_path))
-    cut = whole.cut(subjects=["robot", "cat9", "robot"], prompts=1)
-    assert [one.name for one in cut.subjects] == ["robot", "cat9"]
-    assert (len(cut.prompts.things), len(cut.prompts.live)) == (1, 1)
-    assert whole.cut() == whole
+    part = whole.select(subjects=["robot", "cat9", "robot"], prompts=1)
+    assert [one.name for one in part.subjects] == ["robot", "cat9"]
+    assert (len(part.prompts.objects), len(part.prompts.live)) == (1, 1)
+    assert whole.select() == whole
     with pytest.raises(UserError, match="no subject 'robt' in this collection; did you mean 'robot'"):
-        whole.cut(subjects=["robt"])
+        whole.select(subjects=["robt"])
     with pytest.raises(UserError, match="--prompts needs 1"):
-        whole.cut(prompts=0)
+        whole.select(prompts=0)
 
 
 @given(total=st.integers(1, 60), count=st.integers(1, 80))
@@ -119,7 +119,7 @@ def test_a_spread_is_a_part_in_order_without_repeats(total: int, count: int) -> 
     assert list(found) == sorted(set(found), key=int)
 
 
-def test_five_of_the_papers_prompts_hold_one_property() -> None:
+def test_five_of_the_papers_prompts_have_one_property() -> None:
     """A fifth of the paper's prompts change a property: five evenly chosen ones keep that share."""
-    assert sum(prompt in PAPER_PROPERTIES for prompt in spread(PAPER.things, 5)) == 1
-    assert isinstance(Collection(subjects=(), prompts=PAPER).cut(prompts=5), Collection)
+    assert sum(prompt in PAPER_PROPERTIES for prompt in spread(PAPER.objects, 5)) == 1
+    assert isinstance(Collection(subjects=(), prompts=PAPER).select(prompts=5), Collection)

@@ -1,4 +1,4 @@
-"""Laws of suites: every subject in every way, nothing is done twice, a killed one ends as one that never stopped, means are fair."""
+"""Laws of suites: every subject with every variant, nothing is done twice, means are fair."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from experiments.test_subject_collection import FILE
-from mascot.api import sweep
+from mascot.api import evaluate_suite as suite_api
 from mascot.api.evaluate_suite import evaluate_suite
 from mascot.cli import app
 from mascot.errors import UserError
@@ -22,6 +22,7 @@ from mascot.experiments.subject_collection import CollectionSubject, read_collec
 from mascot.experiments.suite import (
     EvaluationRequest,
     SuiteFolder,
+    SuiteJob,
     SuiteRun,
     SuiteScores,
     SuiteSummary,
@@ -38,6 +39,7 @@ from mascot.experiments.suite_page import (
     subjects_table,
     suite_page,
 )
+from mascot.progress import Event, RunFinished, RunsPlanned
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from tiny.encoders import tiny_clip, tiny_identity
@@ -54,26 +56,22 @@ QUICK = (
 
 
 class Killed(BaseException):
-    """What stops a test's suite as a signal would: nothing may catch it."""
+    """What kills a test's suite like a signal: nothing may catch it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """Stands for encoders that are only asked what they are."""
-
-    words: str = "fake"
-
-    def describe(self) -> dict[str, str]:
-        return {"identity": self.words, "clip": self.words}
+def encoders_named(name: str = "fake") -> dict[str, str]:
+    """Descriptions of encoders."""
+    return {"identity": name, "clip": name}
 
 
 @dataclass
 class Fake:
-    """Teaches and judges in no time, counts how often, and gives every cell numbers of its own; `fatal` is the call that kills."""
+    """Trains and scores in no time, counts calls, and gives each run scores of its own."""
 
     scores: Scores
     fatal: int = 0
-    triggered: tuple[str, ...] = ()
+    """Number of the call that kills."""
+    failing: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list[str])
 
     def count(self, what: str, folder: Path) -> None:
@@ -84,14 +82,14 @@ class Fake:
     def train_run(self, recipe: Recipe, folder: Path) -> Run:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
-        self.count("teach", folder)
-        if folder.name in self.triggered:
-            raise UserError("this subject is ill.")
+        self.count("train", folder)
+        if folder.name in self.failing:
+            raise UserError("this subject fails.")
         run.adapter.write_bytes(b"an adapter")
         return run
 
     def score_run(self, run: Run, request: EvaluationRequest) -> Scores:
-        self.count("judge", run.folder)
+        self.count("score", run.folder)
         value = (len(run.folder.name) + 3 * len(run.folder.parent.name)) / 100
         values = {
             **self.scores.values,
@@ -99,7 +97,9 @@ class Fake:
         }
         asked = {"prompts": self.prompts(request), "images": request.images, "seed": request.seed, "live": request.live}
         encoders = {"identity": "fake", "clip": "fake", "distance": "fake"}
-        found = self.scores.model_copy(update={"name": run.folder.name, "values": values, "judges": encoders, **asked})
+        found = self.scores.model_copy(
+            update={"name": run.folder.name, "values": values, "encoders": encoders, **asked}
+        )
         found.write(run.scores)
         return found
 
@@ -123,14 +123,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real(
     world: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[SuiteScores, Path, dict[str, Any]]]:
-    """A suite that was really trained, drawn and scored, on a tiny base."""
+    """A suite that was really trained, generated and scored, on a tiny base."""
     home = tmp_path_factory.mktemp("real")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(home / "cache"))
         options: dict[str, Any] = {
-            "base": str(tiny_base), "subjects": ["cat9", "mug"], "methods": ["lora", "textual-inversion"], "prompts": 2, "images": 2,
-            "identity": str(tiny_identity(home / "seer")), "clip": str(tiny_clip(home / "reader")), "device": "cpu", "overrides": QUICK,
-        }  # fmt: skip
+            "base": str(tiny_base),
+            "subjects": ["cat9", "mug"],
+            "methods": ["lora", "textual-inversion"],
+            "prompts": 2,
+            "images": 2,
+            "identity": str(tiny_identity(home / "identity")),
+            "clip": str(tiny_clip(home / "clip")),
+            "device": "cpu",
+            "overrides": QUICK,
+        }
         yield evaluate_suite(world, out=home / "out", **options), home, options
 
 
@@ -140,7 +147,7 @@ def sample(real_home: Path) -> Scores:
 
 
 def suite_runs(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple[SuiteRun, ...]:
-    """Three subjects in two ways."""
+    """Three subjects with two variants."""
 
     def recipe(subject: CollectionSubject) -> Recipe:
         return Recipe.preset(photos=(str(subject.photos),), class_noun=subject.class_noun)
@@ -152,15 +159,17 @@ def suite_runs(world: Path, names: tuple[str, ...] = ("one", "second")) -> tuple
     )
 
 
-def evaluated(world: Path, out: Path, fake: Fake, **more: Any) -> SuiteScores:
-    encoders: Any = more.pop("judges", Described())
-    return run_suite(
-        suite_runs(world), out=out, train_run=fake.train_run, score_run=fake.score_run, encoders=encoders, **more
-    )
+def job_of(out: Path, fake: Fake, encoders: str = "fake", **changes: Any) -> SuiteJob:
+    calls = {"train_run": fake.train_run, "score_run": fake.score_run, **changes}
+    return SuiteJob(files=SuiteFolder(out), encoders=encoders_named(encoders), **calls)
 
 
-def test_a_suite_teaches_draws_and_scores_everything(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
-    """Every subject in every way, by the collection's own prompts, each subject on its own photos, live ones by the list of live ones."""
+def evaluated(world: Path, out: Path, fake: Fake, *, encoders: str = "fake", **more: Any) -> SuiteScores:
+    return run_suite(suite_runs(world), job_of(out, fake, encoders), **more)
+
+
+def test_a_suite_trains_generates_and_scores_everything(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
+    """Each subject by its own list of the collection's prompts, and on its own photos."""
     suite, home, _ = real
     assert set(suite.scores) == {
         (variant, name) for variant in ("lora", "textual-inversion") for name in ("cat9", "mug")
@@ -181,9 +190,8 @@ def test_a_suite_teaches_draws_and_scores_everything(real: tuple[SuiteScores, Pa
     )
     page = (home / "out" / "suite.html").read_text("utf-8")
     assert "cat9" in page
-    assert page.count("<img") == 2 * (
-        2 + 2 * 2
-    )  # two photos and two pictures by each of two methods, for each of two subjects
+    # For each of two subjects, two photos and two images by each of two methods.
+    assert page.count("<img") == 2 * (2 + 2 * 2)
 
 
 def test_a_second_call_does_nothing_again(
@@ -194,8 +202,8 @@ def test_a_second_call_does_nothing_again(
     def fail(*_: Any, **__: Any) -> None:
         pytest.fail("this was done before")
 
-    monkeypatch.setattr(sweep, "train", fail)
-    monkeypatch.setattr(sweep, "evaluate", fail)
+    monkeypatch.setattr(suite_api, "train_on_pooled_base", fail)
+    monkeypatch.setattr(suite_api, "evaluate", fail)
     assert evaluate_suite(world, out=home / "out", **options).scores == suite.scores
 
 
@@ -204,7 +212,7 @@ def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
 ) -> None:
     _, home, options = real
     before = (home / "out" / "lora" / "mug" / "adapter.safetensors").read_bytes()
-    with pytest.raises(UserError, match=r"nothing could be scored: .* was made with other settings"):
+    with pytest.raises(UserError, match=r"nothing could be scored: .* was trained with other settings"):
         evaluate_suite(
             world, out=home / "out", **{**options, "overrides": [*QUICK, "method.rank=2"], "methods": ["lora"]}
         )
@@ -212,10 +220,10 @@ def test_another_setting_of_a_finished_run_is_refused_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("fatal", range(1, 13))
-def test_a_killed_suite_ends_as_one_that_never_stopped(
+def test_a_killed_suite_ends_as_one_that_was_not_killed(
     real: tuple[SuiteScores, Path, dict[str, Any]], world: Path, tmp_path: Path, fatal: int
 ) -> None:
-    """Killed at any of its twelve calls, and called again: the same scores and the same file, and what was finished is not done again."""
+    """Killed at any of its twelve calls, it ends with the same file, and redoes nothing."""
     scores = sample(real[1])
     whole = evaluated(world, tmp_path / "whole", Fake(scores))
     first, second = Fake(scores, fatal=fatal), Fake(scores)
@@ -227,37 +235,38 @@ def test_a_killed_suite_ends_as_one_that_never_stopped(
     assert len(first.calls) - 1 + len(second.calls) == 12
 
 
-def test_scores_that_answer_another_question_are_taken_again(
+def test_scores_by_other_encoders_are_redone(
     real: tuple[SuiteScores, Path, dict[str, Any]], world: Path, tmp_path: Path
 ) -> None:
-    """Other encoders: nothing is trained again, everything is judged again."""
+    """Nothing is trained again, everything is scored again."""
     fake = Fake(sample(real[1]))
     evaluated(world, tmp_path, fake)
     fake.calls.clear()
-    evaluated(world, tmp_path, fake, encoders=Described("another"))
-    assert {call.split()[0] for call in fake.calls} == {"judge"}
+    evaluated(world, tmp_path, fake, encoders="another")
+    assert {call.split()[0] for call in fake.calls} == {"score"}
     assert len(fake.calls) == 6
 
 
 def test_a_subject_that_fails_is_shown_and_left_out_of_every_mean(
     real: tuple[SuiteScores, Path, dict[str, Any]], world: Path, tmp_path: Path
 ) -> None:
-    said: list[Any] = []
-    fake = Fake(sample(real[1]), triggered=("mug",))
-    suite = evaluated(world, tmp_path, fake, progress=lambda phase, facts: said.append((phase, facts)))
+    events: list[Event] = []
+    fake = Fake(sample(real[1]), failing=("mug",))
+    suite = evaluated(world, tmp_path, fake, on_event=events.append)
     assert suite.subjects == ("cat9", "robot")
-    assert [failure.sentence for failure in suite.failures] == ["this subject is ill."] * 2
-    assert sum(phase == "cell" for phase, _ in said) == 4
-    assert sum(phase == "failure" for phase, _ in said) == 2
+    assert [failure.reason for failure in suite.failures] == ["this subject fails."] * 2
+    assert events[0] == RunsPlanned(runs=6)
+    failures = [event.failure for event in events[1:] if isinstance(event, RunFinished)]
+    assert sorted(failures) == [*[""] * 4, *["this subject fails."] * 2]
     expected = sum(suite.scores["one", name].values["identity"].value or 0 for name in ("cat9", "robot")) / 2
     found = suite.mean("one", "identity")
     assert found is not None
     assert found.mean == pytest.approx(expected)
     notes = "\n".join(other_table(suite).notes)
-    assert "mug: this subject is ill." in notes
+    assert "mug: this subject fails." in notes
     assert "left out of the means, as not every row has them: mug" in notes
     kept = SuiteSummary.read(SuiteFolder(tmp_path).summary)
-    assert kept.failures == {"one/mug": "this subject is ill.", "second/mug": "this subject is ill."}
+    assert kept.failures == {"one/mug": "this subject fails.", "second/mug": "this subject fails."}
     assert kept.variants["one"]["identity"].subjects == 2
 
 
@@ -269,17 +278,17 @@ def test_the_table_has_the_papers_rows_and_says_that_they_are_the_papers(
     rows = {row[0]: row for row in table.rows}
     assert all(len(row) == len(table.head) == 4 for row in table.rows)
     assert rows["paper: DreamBooth, Stable Diffusion"][1] == "0.668"
-    assert set(rows) == {"real photos", "untouched base", *suite.variants, *(f"paper: {name}" for name in PAPER)}
+    assert set(rows) == {"real photos", "base model", *suite.variants, *(f"paper: {name}" for name in PAPER)}
     assert any("encoders" in note and "others" in note for note in table.notes)
     assert "nan" not in markdown(table).lower()
     assert markdown(table).count("\n") == len(table.rows) + 1
     besides = other_table(suite)
     assert set(besides.head[1:]) >= {METRICS[name].title for name in ("diversity", "preservation", "drift")}
-    assert {row[0] for row in besides.rows} == {"untouched base", *suite.variants}
+    assert {row[0] for row in besides.rows} == {"base model", *suite.variants}
     assert any(note.startswith("copy: no photo was held out") for note in besides.notes)
 
 
-def test_arms_are_compared_subject_by_subject(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
+def test_variants_are_compared_subject_by_subject(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
     suite, home, _ = real
     [table] = difference_tables(suite)
     identity = next(row for row in table.rows if row[0] == "identity")
@@ -296,22 +305,16 @@ def test_a_suite_without_any_score_leaves_nothing_behind(
         raise UserError("no photo can be used.")
 
     with pytest.raises(UserError, match=r"nothing could be scored: no photo can be used"):
-        run_suite(
-            suite_runs(world),
-            out=tmp_path / "out",
-            train_run=refuse,
-            score_run=Fake(sample(real[1])).score_run,
-            encoders=cast("Any", Described()),
-        )
+        run_suite(suite_runs(world), job_of(tmp_path / "out", Fake(sample(real[1])), train_run=refuse))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_arms_of_one_name_are_refused(world: Path) -> None:
+def test_two_variants_of_one_name_are_refused(world: Path) -> None:
     with pytest.raises(UserError, match="named twice"):
         suite_runs(world, ("one", "one"))
 
 
-def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
+def test_a_summary_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
     kept = SuiteSummary(images=1, seed=0, prompts=2, encoders={}, subjects=("a",), variants={}, failures={})
     kept.write(tmp_path / "suite.json")
     assert SuiteSummary.read(tmp_path / "suite.json") == kept
@@ -323,41 +326,40 @@ def test_a_standing_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["some_run", "--suite", "{world}"], "goes with none of the options for other runs"),
-        (["--suite", "{world}", "--prompt", "a {subject}"], "goes with none of the options for other runs"),
-        (["--suite", "{world}", "--subjects", "cat"], "no subject 'cat'"),
-        (["--suite", "{world}", "--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
-        (["--suite", "{world}", "--methods", "lora,lora"], "named twice"),
-        (["--suite", "{world}", "--set", "method.rnk=2"], "rnk"),
-        (["--suite", "{world}/mug"], "is no collection"),
-        (["--methods", "lora", "some_run"], "give --suite DIR"),
-        ([], "nothing to evaluate"),
+        (["suite", "{world}", "some_run"], "unexpected extra argument (some_run)"),
+        (["suite", "{world}", "--prompt", "a {subject}"], "No such option: --prompt"),
+        (["suite", "{world}", "--subjects", "cat"], "no subject 'cat'"),
+        (["suite", "{world}", "--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
+        (["suite", "{world}", "--methods", "lora,lora"], "named twice"),
+        (["suite", "{world}", "--set", "method.rnk=2"], "rnk"),
+        (["suite", "{world}/mug"], "is no collection"),
+        (["suite"], "Missing argument 'folder'"),
+        (["evaluate", "--methods", "lora", "some_run"], "No such option: --methods"),
+        (["evaluate"], "Missing argument 'runs...'"),
     ],
-)  # fmt: skip
+)
 def test_the_command_refuses_in_one_sentence(
     world: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["mascot", "evaluate", *(part.replace("{world}", str(world)) for part in arguments)]
-    )
+    monkeypatch.setattr("sys.argv", ["mascot", *(part.replace("{world}", str(world)) for part in arguments)])
     with pytest.raises(SystemExit) as caught:
         app.main()
     error = capsys.readouterr().err
     assert caught.value.code == 2
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_of_a_page_are_small(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
+def test_images_of_a_page_are_small(real: tuple[SuiteScores, Path, dict[str, Any]]) -> None:
     """The page holds every subject; photos of any size are reduced."""
     suite, home, _ = real
     page = suite_page(suite, SuiteFolder(home / "out"))

@@ -1,4 +1,4 @@
-"""Laws of sweeps: finished work stays, a stopped sweep ends as one that never stopped, one failure is one line."""
+"""Laws of sweeps: finished work stays, a killed sweep ends like a whole one, failures are shown."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.errors import UserError
 from mascot.experiments import executors
 from mascot.experiments.base_pool import BasePool, base_pool
-from mascot.experiments.executors import make_executor, on_ray
+from mascot.experiments.executors import make_executor, ray_executor
 from mascot.experiments.leaderboard import Leaderboard, MetricValues
 from mascot.experiments.search_space import ValueRange
-from mascot.experiments.sweep import SweepFolder, sweep_recipes
+from mascot.experiments.sweep import sweep_recipes
+from mascot.experiments.sweep_job import SweepFolder, SweepJob
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
+from mascot.progress import Event, FileWritten, RunFinished, RunsPlanned
 from mascot.recipe.recipe import Recipe
+from mascot.runs.export import export_adapter
 from mascot.runs.inputs import read_subject
 from mascot.runs.training_run import TrainingRun
+from mascot.runs.training_steps import begin, train_steps
 from mascot.storage.run_folder import Run
 
 OVER = {"method.rank": [2, 4], "training.steps": [1, 2]}
-SHOT = ImageRequest("a photo of a {subject}", 3)
+REQUEST = ImageRequest("a photo of a {subject}", 3)
 
 
 class Killed(BaseException):
@@ -42,10 +46,10 @@ class Killed(BaseException):
 
 @dataclass
 class Fake:
-    """Trains, measures and draws in no time, and counts how often; `fatal` is the call at which everything ends."""
+    """Trains, scores and generates in no time, and counts calls; call number `fatal` kills."""
 
     fatal: int = 0
-    triggered: tuple[int, ...] = ()
+    failing: tuple[int, ...] = ()
     """Ranks whose training fails."""
     calls: list[str] = field(default_factory=list[str])
 
@@ -58,21 +62,21 @@ class Fake:
     def train_run(self, recipe: Recipe, folder: Path) -> Run:
         run = Run(folder)
         run.write_text(run.recipe, recipe.to_toml())
-        self.count("teach", recipe)
-        if recipe.method.model_dump()["rank"] in self.triggered:
-            raise UserError("this rank is ill.")
+        self.count("train", recipe)
+        if recipe.method.model_dump()["rank"] in self.failing:
+            raise UserError("this rank fails.")
         run.adapter.write_bytes(b"an adapter")
         return run
 
     def score_run(self, run: Run) -> MetricValues:
         recipe = Recipe.read(run.recipe)
-        self.count("judge", recipe)
+        self.count("score", recipe)
         rank = recipe.method.model_dump()["rank"]
         return {"likeness": [rank + 0.1 * i for i in range(5)], "drift": float(recipe.training.steps), "copying": None}
 
-    def draw(self, run: Run, request: ImageRequest, path: Path) -> None:
+    def generate(self, run: Run, request: ImageRequest, path: Path) -> None:
         recipe = Recipe.read(run.recipe)
-        self.count("draw", recipe)
+        self.count("generate", recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (request.seed, 0, 0)).save(path)
 
@@ -82,19 +86,24 @@ def values(home: Path) -> dict[str, Any]:
     return {"photos": [str(home / "photos")], "class_noun": "dog"}
 
 
+def job_of(out: Path, fake: Fake, **changes: Any) -> SweepJob:
+    usual = {"train_run": fake.train_run, "score_run": fake.score_run, "generate": fake.generate}
+    return SweepJob(files=SweepFolder(out), **{**usual, "scored_by": "fake", "request": REQUEST, **changes})
+
+
 def swept(values: Any, out: Path, fake: Fake, **more: Any) -> Leaderboard:
-    usual = {"over": OVER, "by": "likeness", "scored_by": "fake", "request": SHOT, "generate": fake.draw}
-    return sweep_recipes(values, out=out, run_one=fake.train_run, score=fake.score_run, **{**usual, **more})
+    of_job = {name: more.pop(name) for name in ("scored_by", "request", "generate") if name in more}
+    return sweep_recipes(values, job=job_of(out, fake, **of_job), **{"over": OVER, "by": "likeness", **more})
 
 
 @pytest.fixture
 def whole(values: dict[str, Any], tmp_path: Path) -> tuple[Leaderboard, Path]:
-    """A sweep that never stopped."""
+    """A sweep that was not interrupted."""
     return swept(values, tmp_path / "whole", Fake()), tmp_path / "whole"
 
 
 def assert_equal(one: Path, other: Path) -> None:
-    """The same leaderboard and pictures, and no temporary file is left."""
+    """The same leaderboard and images, and no temporary file is left."""
     for name in ("leaderboard.json", "grid.png"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     assert list(one.rglob(".*.tmp")) == []
@@ -113,29 +122,31 @@ def test_all_is_done_once_and_ranked(whole: tuple[Leaderboard, Path]) -> None:
         )
 
 
-def test_the_page_leads_to_the_runs_that_have_scores(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
-    """It is written anew by each call, even where nothing is left to do; a grid of an earlier sweep is not this one's."""
+def test_the_page_links_to_the_runs_that_have_scores(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
+    """Each call writes it, also if nothing is left to do, and without the grid of an earlier sweep."""
     board, folder = whole
     name = board.entries[0].name
     (folder / "runs" / name / "scores.html").write_text("scores")
-    told: list[tuple[str, Any]] = []
-    swept(values, folder, Fake(), progress=lambda phase, facts: told.append((phase, facts)))
+    events: list[Event] = []
+    swept(values, folder, Fake(), on_event=events.append)
     text = (folder / "leaderboard.html").read_text(encoding="utf-8")
-    assert told[-1] == ("page", folder / "leaderboard.html")
+    assert events[-1] == FileWritten(kind="page", path=folder / "leaderboard.html")
     assert text.count('<a href="runs/') == text.count(f'<a href="runs/{name}/scores.html">') == 1
     assert text.count("<img") == 4 + 1
-    swept(values, folder, Fake(), draw=None)
+    swept(values, folder, Fake(), generate=None)
     assert "<img" not in (folder / "leaderboard.html").read_text(encoding="utf-8")
 
 
-def test_a_second_call_does_nothing_and_says_the_same(values: dict[str, Any], whole: tuple[Leaderboard, Path]) -> None:
+def test_a_second_call_does_nothing_and_returns_the_same(
+    values: dict[str, Any], whole: tuple[Leaderboard, Path]
+) -> None:
     fake = Fake()
     assert swept(values, whole[1], fake) == whole[0]
     assert fake.calls == []
 
 
 @pytest.mark.parametrize("fatal", range(1, 13))
-def test_killed_at_any_moment_and_called_again_it_ends_as_if_it_never_stopped(
+def test_killed_at_any_moment_and_called_again_it_ends_as_if_it_was_never_killed(
     values: dict[str, Any], whole: tuple[Leaderboard, Path], tmp_path: Path, fatal: int
 ) -> None:
     killed, again = Fake(fatal=fatal), Fake()
@@ -151,18 +162,18 @@ def test_more_values_use_what_is_there(values: dict[str, Any], whole: tuple[Lead
     fake = Fake()
     board = swept(values, whole[1], fake, over={"method.rank": [2, 4, 8], "training.steps": [1, 2]})
     assert len(board.entries) == 6
-    assert set(fake.calls) == {f"{what} 8 {steps}" for what in ("teach", "judge", "draw") for steps in (1, 2)}
+    assert set(fake.calls) == {f"{what} 8 {steps}" for what in ("train", "score", "generate") for steps in (1, 2)}
 
 
-def test_other_judges_measure_again_and_another_prompt_is_drawn_again(
+def test_other_encoders_score_again_and_another_prompt_is_generated_again(
     values: dict[str, Any], whole: tuple[Leaderboard, Path]
 ) -> None:
     fake = Fake()
     swept(values, whole[1], fake, scored_by="others")
-    assert {call.split()[0] for call in fake.calls} == {"judge"}
+    assert {call.split()[0] for call in fake.calls} == {"score"}
     fake.calls.clear()
-    swept(values, whole[1], fake, scored_by="others", request=ImageRequest(SHOT.prompt, 4))
-    assert {call.split()[0] for call in fake.calls} == {"draw"}
+    swept(values, whole[1], fake, scored_by="others", request=ImageRequest(REQUEST.prompt, 4))
+    assert {call.split()[0] for call in fake.calls} == {"generate"}
 
 
 def test_a_run_that_is_gone_or_was_exchanged_is_trained_again(
@@ -175,34 +186,34 @@ def test_a_run_that_is_gone_or_was_exchanged_is_trained_again(
     exchanged.write_text(exchanged.recipe, recipe.model_copy(update={"seed": 99}).to_toml())
     fake = Fake()
     assert swept(values, folder, fake) == board
-    assert len([call for call in fake.calls if call.startswith("teach")]) == 2
+    assert len([call for call in fake.calls if call.startswith("train")]) == 2
 
 
 def test_a_failed_run_is_one_line_and_is_tried_again(
     values: dict[str, Any], whole: tuple[Leaderboard, Path], tmp_path: Path
 ) -> None:
-    board = swept(values, tmp_path / "ill", Fake(triggered=(2,)))
+    board = swept(values, tmp_path / "failed", Fake(failing=(2,)))
     assert [(entry.failure, entry.rank) for entry in board.entries] == [
         (None, 1),
         (None, 1),
-        *[("this rank is ill.", None)] * 2,
+        *[("this rank fails.", None)] * 2,
     ]
-    assert swept(values, tmp_path / "ill", Fake()) == whole[0]
-    assert_equal(tmp_path / "ill", whole[1])
+    assert swept(values, tmp_path / "failed", Fake()) == whole[0]
+    assert_equal(tmp_path / "failed", whole[1])
 
 
-def test_a_fault_of_ours_is_one_line_too_and_keeps_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
+def test_a_bug_of_ours_is_one_line_too_and_keeps_its_traceback(values: dict[str, Any], tmp_path: Path) -> None:
     fake = Fake()
 
     def faulty(run: Run) -> MetricValues:
         return {"likeness": 1.0 / (Recipe.read(run.recipe).training.steps - 1)}
 
-    board = sweep_recipes(values, OVER, out=tmp_path, run_one=fake.train_run, score=faulty, by="likeness")
+    board = sweep_recipes(values, OVER, job_of(tmp_path, fake, score_run=faulty, generate=None), by="likeness")
     failed = [entry for entry in board.entries if entry.failure]
     assert len(failed) == 2
     for entry in failed:
         path = tmp_path / "records" / f"{entry.name}.failure.txt"
-        assert entry.failure == f"ZeroDivisionError: float division by zero (all of it: {path})"
+        assert entry.failure == f"ZeroDivisionError: float division by zero (traceback: {path})"
         assert "in faulty" in path.read_text()
     swept(values, tmp_path, fake)
     assert list((tmp_path / "records").glob("*.txt")) == []
@@ -227,13 +238,22 @@ def test_a_misspelt_metric_is_found_after_one_run(values: dict[str, Any], tmp_pa
     fake = Fake()
     with pytest.raises(UserError, match="did you mean 'likeness'"):
         swept(values, tmp_path / "out", fake, by="likenes")
-    assert len([call for call in fake.calls if call.startswith("teach")]) == 1
+    assert len([call for call in fake.calls if call.startswith("train")]) == 1
 
 
-def test_progress_is_told(values: dict[str, Any], tmp_path: Path) -> None:
-    heard: list[str] = []
-    swept(values, tmp_path / "out", Fake(), progress=lambda phase, _: heard.append(phase))
-    assert heard == ["points", *["entry"] * 4, "leaderboard", "grid", "page"]
+def test_events_report_plan_runs_and_files(values: dict[str, Any], tmp_path: Path) -> None:
+    events: list[Event] = []
+    swept(values, tmp_path / "out", Fake(failing=(2,)), on_event=events.append)
+    assert events[0] == RunsPlanned(runs=4)
+    finished = [event for event in events if isinstance(event, RunFinished)]
+    assert [(event.name, event.failure) for event in finished[:2]] == [
+        ("method.rank=2, training.steps=1", "this rank fails."),
+        ("method.rank=2, training.steps=2", "this rank fails."),
+    ]
+    assert [event.scores.get("drift") for event in finished] == [None, None, 1, 2]
+    written = [event.kind for event in events if isinstance(event, FileWritten)]
+    assert written == ["leaderboard", "grid", "page"]
+    assert len(events) == 1 + 4 + 3
 
 
 SEARCH = {"over": {"method.rank": [2, 4, 8], "method.learning_rate": ValueRange(1e-5, 1e-3)}, "trials": 6}
@@ -248,17 +268,20 @@ def test_a_killed_search_goes_on_to_the_same_leaderboard(values: dict[str, Any],
     with pytest.raises(Killed):
         swept(values, tmp_path / "killed", killed, **SEARCH)
     assert swept(values, tmp_path / "killed", again, **SEARCH) == board
-    assert len([call for call in [*killed.calls, *again.calls] if call.startswith("judge")]) in {6, 7}
+    assert len([call for call in [*killed.calls, *again.calls] if call.startswith("score")]) in {6, 7}
 
 
-# Engines.
+# Executors.
 
 
 class FakeRay(ModuleType):
-    """What of Ray's interface engines use: tasks run when they are waited for, the last one first; a lost one loses its worker for good."""
+    """The part of Ray that executors use: tasks run when they are waited for, the last one first.
+
+    A lost task loses its worker for good.
+    """
 
     class RayError(Exception):
-        """Of Ray's."""
+        """Base of Ray's errors."""
 
     def __init__(self, lost: Callable[[Any], bool], gpus: int = 0) -> None:
         super().__init__("ray")
@@ -316,10 +339,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
-def test_every_engine_ends_in_the_same_leaderboard(
+def test_every_executor_ends_in_the_same_leaderboard(
     values: dict[str, Any], whole: tuple[Leaderboard, Path], tmp_path: Path, ray: FakeRay
 ) -> None:
-    assert swept(values, tmp_path / "ray", Fake(), engine=make_executor("ray")) == whole[0]
+    assert swept(values, tmp_path / "ray", Fake(), executor=make_executor("ray")) == whole[0]
     assert_equal(tmp_path / "ray", whole[1])
     assert ray.started == {
         "address": "local",
@@ -333,27 +356,27 @@ def test_every_engine_ends_in_the_same_leaderboard(
 
 def test_a_worker_that_dies_loses_only_its_own_run(values: dict[str, Any], tmp_path: Path, ray: FakeRay) -> None:
     ray.lost = lambda point: point.changes == {"method.rank": 2, "training.steps": 2}
-    board = swept(values, tmp_path, Fake(), engine=on_ray("a.cluster:6379"))
+    board = swept(values, tmp_path, Fake(), executor=ray_executor("a.cluster:6379"))
     assert [entry.failure for entry in board.entries] == [None] * 3 + [
         "its worker was lost: the worker died unexpectedly"
     ]
     assert ray.started["address"] == "a.cluster:6379"
 
 
-def test_an_accelerator_is_asked_for_where_there_is_one(ray: FakeRay) -> None:
+def test_an_accelerator_is_requested_if_there_is_one(ray: FakeRay) -> None:
     ray.gpus = 2
-    assert list(on_ray()(str, [1])) == [(1, "1")]
+    assert list(ray_executor()(str, [1])) == [(1, "1")]
     assert ray.options["num_gpus"] == 1
 
 
-def test_what_is_no_longer_wanted_is_cancelled(ray: FakeRay) -> None:
-    done: Iterator[Any] = on_ray()(str, [1, 2, 3])
+def test_tasks_that_are_no_longer_wanted_are_cancelled(ray: FakeRay) -> None:
+    done: Iterator[Any] = ray_executor()(str, [1, 2, 3])
     assert next(done) == (3, "3")
     done.close()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     assert ray.cancelled == [0, 1]
 
 
-def test_engines_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> None:
+def test_executors_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> None:
     with pytest.raises(UserError, match="did you mean 'local'"):
         make_executor("locl")
     with pytest.raises(UserError, match="--address is for --engine ray"):
@@ -369,10 +392,17 @@ def test_engines_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch
 # Real runs, on the tiny base.
 
 SMALL = (
-    "device=cpu", "precision=fp32", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.learning_rate=1e-2",
-    "method.text_learning_rate=1e-3", "training.checkpoint_every=1", "training.batch_size=1",
-)  # fmt: skip
-REAL = {"over": {"method.rank": [2, 4], "seed": [0, 1]}, "by": "size", "judges": "size"}
+    "device=cpu",
+    "precision=fp32",
+    "prior.count=0",
+    "previews.every=0",
+    "knobs.steps=1",
+    "method.learning_rate=1e-2",
+    "method.text_learning_rate=1e-3",
+    "training.checkpoint_every=1",
+    "training.batch_size=1",
+)
+REAL: dict[str, Any] = {"over": {"method.rank": [2, 4], "seed": [0, 1]}, "by": "size"}
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
@@ -393,34 +423,35 @@ def small(home: Path, base: Path, *more: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains for real, each run on a base that is lent."""
+    """Really trains, each run on a base from a pool."""
 
     bases: BasePool
     fatal: str = ""
-    """Rank and seed of the run after whose first step this process ends as by `kill -9`."""
+    """Rank and seed of the run after whose first step this process ends like by `kill -9`."""
 
     def __call__(self, recipe: Recipe, folder: Path) -> Run:
-        run = Run(folder)
-        with run.locked(), self.bases.lend(recipe) as family:
-            job = TrainingRun(recipe=recipe, run=run, photos=read_subject(recipe), family=family)
-            job.begin()
-            run.write_text(run.recipe, recipe.to_toml())
-            for step in job.train_run():
+        files = Run(folder)
+        with files.locked(), self.bases.lend(recipe) as family:
+            run = TrainingRun(recipe=recipe, files=files, photos=read_subject(recipe), family=family)
+            begin(run)
+            files.write_text(files.recipe, recipe.to_toml())
+            for step in train_steps(run):
                 if step.number == 1 and self.fatal == f"{recipe.method.model_dump().get('rank')} {recipe.seed}":
                     os.kill(os.getpid(), signal.SIGKILL)
-            job.finish()
-            job.adapter().write(run.adapter)
-            job.detach()
-        return run
+            run.finish()
+            export_adapter(run).write(files.adapter)
+            run.detach()
+        return files
 
 
 def size_of(run: Run) -> MetricValues:
-    """How much was learned: something that every bit of an adapter decides."""
+    """The size of the trained weights: a score that depends on every bit of an adapter."""
     return {"size": [float(tensor.square().sum()) for _, tensor in sorted(Adapter.read(run.adapter).tensors.items())]}
 
 
 def real_sweep(recipe: Recipe, out: Path, fatal: str = "") -> Leaderboard:
-    return sweep_recipes(recipe, out=out, run_one=Trainer(BasePool(), fatal), score=size_of, **REAL)
+    job = SweepJob(files=SweepFolder(out), train_run=Trainer(BasePool(), fatal), score_run=size_of, scored_by="size")
+    return sweep_recipes(recipe, job=job, **REAL)
 
 
 def test_killed_in_the_middle_of_a_run_a_sweep_goes_on_to_the_same_leaderboard(
@@ -444,14 +475,16 @@ def test_killed_in_the_middle_of_a_run_a_sweep_goes_on_to_the_same_leaderboard(
 
 
 @pytest.mark.parametrize("method", ["lora", "dreambooth", "textual-inversion", "pivotal"])
-def test_a_base_that_came_back_untouched_is_lent_again_and_teaches_the_same(
+def test_a_base_that_came_back_unchanged_is_lent_again_and_trains_the_same(
     home: Path, tiny_base: Path, tmp_path: Path, method: str
 ) -> None:
     settings = [word for word in SMALL if method == "lora" or not word.startswith("method.")]
     recipe = Recipe.preset(
-        photos=[str(home / "photos")], class_noun="dog", base=str(tiny_base),
+        photos=[str(home / "photos")],
+        class_noun="dog",
+        base=str(tiny_base),
         overrides=[*settings, f"method.name={method}", "training.steps=2"],
-    )  # fmt: skip
+    )
     bases = BasePool()
     trainer = Trainer(bases)
     first = trainer(recipe, tmp_path / "first")
@@ -467,7 +500,7 @@ def test_a_base_that_came_back_untouched_is_lent_again_and_teaches_the_same(
     )
 
 
-def test_a_base_that_did_not_come_back_as_it_was_is_not_lent_again(home: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_a_base_that_came_back_changed_is_not_lent_again(home: Path, tiny_base: Path, tmp_path: Path) -> None:
     recipe, bases = small(home, tiny_base), BasePool()
     run = Trainer(bases)(recipe, tmp_path / "run")
 
@@ -477,7 +510,7 @@ def test_a_base_that_did_not_come_back_as_it_was_is_not_lent_again(home: Path, t
         return family
 
     kept = lent(lambda family: family.stages[0].text_encoder("text_encoder").requires_grad_())
-    assert kept.stages[0].loaded == {}  # text encoders leave, with all that was done to them
+    assert kept.stages[0].loaded == {}  # text encoders are released, with all that was done to them
     assert lent() is kept
     uses: tuple[Callable[[Any], object], ...] = (
         lambda family: Generator(family, Adapter.read(run.adapter)),
@@ -510,21 +543,21 @@ def test_ray_itself_ends_in_the_same_leaderboard_though_a_worker_dies(
     program = f"""
 import json, os, sys
 from pathlib import Path
-from mascot.engines import on_ray
-from mascot.sweep import sweep_recipes
-from experiments.test_sweep import OVER, SHOT, Fake
+from mascot.experiments.executors import ray_executor
+from mascot.experiments.sweep import sweep_recipes
+from experiments.test_sweep import OVER, Fake, job_of
 
 class Dying(Fake):
-    def teach(self, recipe, folder):
+    def train_run(self, recipe, folder):
         mark = Path({str(tmp_path)!r}) / f"died{{recipe.training.steps}}"
         if not mark.exists():
             mark.touch()
             os._exit(9)
-        return super().teach(recipe, folder)
+        return super().train_run(recipe, folder)
 
 fake = Dying()
-sweep_recipes(json.loads(sys.argv[1]), OVER, out=Path({str(tmp_path / "ray")!r}), run_one=fake.teach, score=fake.judge, by="likeness",
-      scored_by="fake", request=SHOT, generate=fake.draw, engine=on_ray())
+job = job_of(Path({str(tmp_path / "ray")!r}), fake)
+sweep_recipes(json.loads(sys.argv[1]), OVER, job, by="likeness", executor=ray_executor())
 """
     import subprocess
 

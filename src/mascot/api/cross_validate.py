@@ -1,9 +1,11 @@
-"""`cross_validate`: evaluate a run with each of its photos held out in turn."""
+"""`cross_validate`: evaluate a run, with each of its photos held out in turn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train
@@ -13,46 +15,67 @@ from mascot.evaluation.evaluator import Scorers
 from mascot.evaluation.samples import Samples
 from mascot.evaluation.scores import Scores
 from mascot.experiments.base_pool import base_pool
-from mascot.experiments.cross_validation import FoldEvaluator, evaluate_folds, plan_folds
+from mascot.experiments.cross_validation import FoldEvaluator, FoldPlan, evaluate_folds, plan_folds
 from mascot.generation.loading import resolve_adapter
 from mascot.progress import Event, OnEvent, StepTrained, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
 
+class EvaluateOptions(TypedDict, total=False):
+    """The options of `evaluate` that `cross_validate` passes on."""
+
+    prompts: Sequence[str] | None
+    images: int
+    seed: int
+    identity: str | None
+    clip: str | None
+    device: str
+    live: bool | None
+    photos: Sequence[str | Path]
+    base: str | None
+    diagnosed: bool
+
+
 def cross_validate(
-    where: str | Path | Run, *, folds: int | None = None, on_event: OnEvent = ignore, **options: Any
+    run: str | Path | Run, *, folds: int | None = None, on_event: OnEvent = ignore, **options: Unpack[EvaluateOptions]
 ) -> Scores:
     """Evaluate a run like `evaluate`, with a copy score that needs no photos besides the run's own.
 
-    Each of its photos, or the first `folds` of them, is held out in turn. A run on the other photos is trained by the run's recipe,
-    inside the run's folder, and generates one image of each prompt. Its copy score against the photo held out counts
-    (see `memorization.copy_score`), less that of the base model's images. Finished work is kept, so a call that was stopped goes on.
-    Where no photo can be held out, the score says why. `options` are those of `evaluate`.
+    Each photo of the run, or the first `folds` of them, is held out in turn. The run's recipe is
+    trained on the other photos, inside the run's folder, and generates one image of each prompt.
+    The fold's copy score compares its images with the held-out photo (see
+    `memorization.copy_score`), minus the same score of the base model. Finished folds are kept, so
+    an interrupted call goes on. Where no photo can be held out, the score says why.
 
     Events: those of `evaluate`, and `FoldStarted` and `StepTrained`.
 
     Raises:
-        UserError: see `evaluate`; or there are fewer photos than `folds`, or photos are given besides the run's own.
+        UserError: see `evaluate`; there are fewer photos than `folds`, or `photos` is given too.
     """
     if options.get("photos"):
         raise UserError("the photos to hold out are the run's own; give --cross-validate without --photos.")
-    pool = base_pool()
-
-    def train_fold(recipe: Recipe, folder: Path, step: int, on_event: OnEvent) -> None:
-        def steps_only(event: Event) -> None:
-            if isinstance(event, StepTrained):
-                on_event(event)
-
-        with pool.lend(recipe) as family:
-            resume = Run(folder).recipe.exists()
-            train(recipe, out=folder, resume=resume, report=False, family=family, until=step, on_event=steps_only)
-
-    adapter, path = resolve_adapter(where)
+    adapter, path = resolve_adapter(run)
     plan = plan_folds(adapter, path, base=options.get("base"), count=folds)
+    return evaluate(run, refine=partial(add_folds, plan, on_event), on_event=on_event, **options)
 
-    def refine(task: EvaluationTask, samples: Samples, scorers: Scorers, scores: Scores) -> Scores:
-        evaluator = FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=train_fold, lend=pool.lend)
-        return evaluate_folds(plan, evaluator, scores, on_event)
 
-    return evaluate(where, refine=refine, on_event=on_event, **options)
+def add_folds(  # noqa: PLR0917 - the first two are bound, the rest is `Refine`
+    plan: FoldPlan, on_event: OnEvent, task: EvaluationTask, samples: Samples, scorers: Scorers, scores: Scores
+) -> Scores:
+    """Train and score the planned folds, and add them to a run's scores."""
+    lend = base_pool().lend
+    evaluator = FoldEvaluator(task=task, samples=samples, scorers=scorers, train_run=train_fold, lend=lend)
+    return evaluate_folds(plan, evaluator, scores, on_event)
+
+
+def train_fold(recipe: Recipe, folder: Path, step: int, on_event: OnEvent) -> None:
+    """Train one fold up to a step, or resume it, without a report; only its steps are reported."""
+
+    def steps_only(event: Event) -> None:
+        if isinstance(event, StepTrained):
+            on_event(event)
+
+    with base_pool().lend(recipe) as family:
+        resume = Run(folder).recipe.exists()
+        train(recipe, out=folder, resume=resume, report=False, family=family, until=step, on_event=steps_only)

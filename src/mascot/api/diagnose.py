@@ -1,17 +1,22 @@
-"""TODO api.diagnose."""
+"""`diagnose`: name the failure modes of a trained run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.evaluation.diagnosis.checks import FailureMode, run_checks
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_page
 from mascot.evaluation.diagnosis.example_images import EXAMPLES
-from mascot.evaluation.diagnosis.findings import Diagnosis, checks_of, findings_of, unseen_of
-from mascot.evaluation.diagnosis.probe_images import ProbeImages, diagnosis_prompts, draw_probes
+from mascot.evaluation.diagnosis.findings import (
+    Diagnosis,
+    ExampleStrip,
+    check_results,
+    list_findings,
+    unavailable_checks,
+)
+from mascot.evaluation.diagnosis.probe_images import ProbeImages, diagnosis_prompts, generate_probes
 from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
 from mascot.evaluation.evaluator import Scorers, open_scorers
 from mascot.evaluation.metrics.default_encoders import load_encoders
@@ -24,88 +29,109 @@ from mascot.reports.page import write_page
 from mascot.storage.run_folder import Run, scores_folder
 
 
-def build_diagnosis(probes: ProbeImages, recipe: Mapping[str, Any], *, generator: Generator, folder: Path) -> Diagnosis:
-    """Name what ails a run with this recipe (nested values), and show it; files are named from `folder`."""
+def diagnose(
+    run: str | Path | Run,
+    *,
+    prompts: Sequence[str] | None = None,
+    images: int | None = None,
+    identity: str | None = None,
+    clip: str | None = None,
+    device: str = "auto",
+    photos: Sequence[str | Path] = (),
+    base: str | None = None,
+    generator: Generator | None = None,
+    on_event: OnEvent = ignore,
+) -> Diagnosis:
+    """Name the failure modes of a run or an adapter file, with their numbers, images and remedies.
+
+    Generates `images` of each of the diagnosis prompts (or of `prompts`), of the class alone and
+    of the token alone, with and without the adapter; cached images are used again. Writes
+    `diagnosis.json` and `diagnosis.html` beside the adapter. `identity` and `clip` name encoders,
+    `photos` replaces the run's photos, `base` the base that the adapter names. A `generator` that
+    is given has the adapter applied already, and keeps it.
+    Events: `GenerationStarted`, `ImageGenerated`, `DiagnosisFinished`, `FileWritten`.
+
+    Raises:
+        UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
+    """
+    adapter, path = resolve_adapter(run)
+    task = plan_diagnosis(adapter, path, name=name_of(run), prompts=prompts, images=images, photos=photos, base=base)
+    scorers = open_scorers(load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY)))
+    applied = generator or open_generator(path, base=base, device=device)[0]
+    diagnosis = diagnose_adapter(task, adapter, path, generator=applied, scorers=scorers, on_event=on_event)
+    if generator is None:
+        applied.remove_adapter()
+    on_event(FileWritten(kind="report", path=scores_folder(path).diagnosis_page))
+    return diagnosis
+
+
+def name_of(run: str | Path | Run) -> str:
+    """Name a run in tables: its folder or file, as the caller wrote it."""
+    return str(run.folder if isinstance(run, Run) else run)
+
+
+def plan_diagnosis(
+    adapter: Adapter,
+    path: Path,
+    *,
+    name: str,
+    prompts: Sequence[str] | None = None,
+    images: int | None = None,
+    photos: Sequence[str | Path] = (),
+    base: str | None = None,
+) -> EvaluationTask:
+    """Plan which images of an adapter are generated for a diagnosis.
+
+    Prompts default to the diagnosis prompts of its class noun, `images` to the run's recipe.
+    """
+    manifest = adapter.manifest
+    recorded = manifest.recipe.get("diagnosis", {}) if manifest else {}
+    count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
+    asked = prompts or diagnosis_prompts(manifest.class_noun if manifest else None)
+    return plan_task(adapter, path, name=name, prompts=asked, images=count, seed=0, live=None, photos=photos, base=base)
+
+
+def diagnose_adapter(
+    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, on_event: OnEvent
+) -> Diagnosis:
+    """Generate the missing images of a diagnosis, run its checks, and write its files.
+
+    The generator has the adapter applied; `path` is the adapter's file.
+    """
+    files, manifest = scores_folder(path), adapter.manifest
+    probes = generate_probes(task, generator, scorers, adapter=path, folder=files.evaluation, on_event=on_event)
+    recipe: dict[str, object] = {}
+    if manifest is not None:
+        recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()}
+    diagnosis = build_diagnosis(probes, recipe, generator=generator, folder=files.folder)
+    diagnosis.write(files.diagnosis)
+    write_page(diagnosis_page(diagnosis, files.folder), files.diagnosis_page)
+    on_event(DiagnosisFinished(verdict=diagnosis.verdict, findings=diagnosis.summaries))
+    return diagnosis
+
+
+def build_diagnosis(
+    probes: ProbeImages, recipe: Mapping[str, object], *, generator: Generator, folder: Path
+) -> Diagnosis:
+    """Run all checks on measured images, and attach example images and remedies to what they find.
+
+    `recipe` holds the run's settings as nested values. File names are relative to `folder`.
+    """
     measurements, task = probes.measurements(), probes.task
-    triggered: set[FailureMode] = {reading.failure_mode for reading in run_checks(measurements) if reading.triggered}
     height, width = generator.size(task.knobs)
+    triggered: set[FailureMode] = {check.failure_mode for check in run_checks(measurements) if check.triggered}
+    examples: dict[FailureMode, Sequence[ExampleStrip]] = {
+        mode: EXAMPLES[mode](probes, measurements, folder) for mode in triggered
+    }
     return Diagnosis(
         name=task.name,
         subject=task.subject.words,
         base=task.base,
         weights=probes.samples.weights,
         knobs=generator.with_defaults(task.knobs).model_copy(update={"height": height, "width": width}),
-        images=probes.images,
+        images=probes.count,
         encoders=probes.scorers.describe(),
-        findings=findings_of(
-            measurements,
-            recipe,
-            {failure_mode: EXAMPLES[failure_mode](probes, measurements, folder) for failure_mode in triggered},
-        ),
-        checks=checks_of(measurements),
-        unseen=unseen_of(measurements),
+        findings=list_findings(measurements, recipe, examples),
+        checks=check_results(measurements),
+        unavailable=unavailable_checks(measurements),
     )
-
-
-def diagnose(
-    where: str | Path | Run, *, prompts: Sequence[str] | None = None, images: int | None = None, identity: str | None = None,
-    clip: str | None = None, device: str = "auto", photos: Sequence[str | Path] = (), base: str | None = None,
-    generator: Generator | None = None, on_event: OnEvent = ignore,
-) -> Diagnosis:  # fmt: skip
-    """Say what ails a trained adapter, by name, with the number and the pictures that show it and what to change.
-
-    It draws `images` of each of a handful of prompts that reports are not made with (or of `prompts`), the class alone and the token alone,
-    by the adapter and by the untouched base; pictures that are kept already are not drawn again. `diagnosis.json` and `diagnosis.html` are
-    written beside the adapter. `identity` and `clip` name encoders, `photos` other photos of the subject than the run's. `generator` wears
-    the adapter already. Events: `GenerationStarted`, `ImageGenerated`, `DiagnosisFinished`, `FileWritten`.
-
-    Raises:
-        UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
-    """
-    adapter, path = resolve_adapter(where)
-    name = str(where.folder if isinstance(where, Run) else where)
-    task = plan_diagnosis(adapter, path, name=name, prompts=prompts, images=images, photos=photos, base=base)
-    encoders = load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY))
-    applied = generator or open_generator(path, base=base, device=device)[0]
-    found = diagnose_adapter(task, adapter, path, generator=applied, scorers=open_scorers(encoders), on_event=on_event)
-    if generator is None:
-        applied.remove_adapter()
-    on_event(FileWritten(kind="report", path=scores_folder(path).diagnosis_page))
-    return found
-
-
-def plan_diagnosis(
-    adapter: Adapter, path: Path, *, name: str, prompts: Sequence[str] | None = None, images: int | None = None,
-    photos: Sequence[str | Path] = (), base: str | None = None,
-) -> EvaluationTask:  # fmt: skip
-    """What an adapter is asked to draw to be diagnosed."""
-    recorded = adapter.manifest.recipe.get("diagnosis", {}) if adapter.manifest else {}
-    noun = adapter.manifest.class_noun if adapter.manifest else None
-    count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
-    return plan_task(
-        adapter,
-        path,
-        name=name,
-        prompts=prompts or diagnosis_prompts(noun),
-        images=count,
-        seed=0,
-        live=None,
-        photos=photos,
-        base=base,
-    )
-
-
-def diagnose_adapter(
-    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, on_event: OnEvent
-) -> Diagnosis:
-    """Draw what is missing, measure, and write down what ails the adapter that the generator wears."""
-    place, manifest = scores_folder(path), adapter.manifest
-    probes = draw_probes(task, generator, scorers, adapter=path, folder=place.evaluation, on_event=on_event)
-    recipe = (
-        {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()} if manifest else {}
-    )
-    found = build_diagnosis(probes, recipe, generator=generator, folder=place.folder)
-    found.write(place.diagnosis)
-    write_page(diagnosis_page(found, place.folder), place.diagnosis_page)
-    on_event(DiagnosisFinished(verdict=found.verdict, findings=found.summaries))
-    return found

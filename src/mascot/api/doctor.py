@@ -1,4 +1,4 @@
-"""TODO api.doctor."""
+"""`doctor`: check photos and settings before training."""
 
 from __future__ import annotations
 
@@ -18,54 +18,59 @@ from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.run_folder import Run
 
-TIMED = 2
-"""Rehearsals of each phase: the machine may be busy with something else in one."""
-
+TIMED_STEPS = 2
+"""Steps of each phase that are timed. The fastest counts, as the machine may be busy during one."""
 
 USUAL_RESOLUTION = 512
-"""What photos are audited for while nobody has asked the base, in pixels."""
+"""Side, in pixels, that photos are audited for while the base is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorReport:
-    """What the doctor found."""
+    """What training would use and cost, and what is wrong with the photos."""
 
     subject: Subject
-    """What captions call the subject; `sks` stands in for a token that is still to be found."""
+    """The subject as captions name it; `sks` stands in for a token that is not chosen yet."""
     photos: PhotoSet
     audit: Audit
     settings: Rows
+    """Name and value of each effective setting; with a measurement, also the cost."""
 
 
-def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> DoctorReport:
-    """Audit photos and settings; `measure` loads the base and times a few steps of the real loop, class pictures included."""
-    if not measure:
-        settings = planned_settings(recipe, len(photos.photos), recipe.dataset.resolution)
-        return DoctorReport(
-            subject=recipe.subject,
-            photos=photos,
-            audit=audit_photos(photos, recipe.dataset.resolution or USUAL_RESOLUTION),
-            settings=settings,
-        )
-    short = recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": min(recipe.prior.count, 1)})})
+def doctor(recipe: Recipe, *, measure: bool = True) -> DoctorReport:
+    """Audit photos and settings without training; `measure` loads the base and times a few steps.
+
+    Raises:
+        UserError: a photo or a setting cannot be used.
+    """
+    photos = read_subject(with_class_images(recipe, 0))
+    if measure:
+        return measured_report(recipe, photos)
+    return DoctorReport(
+        subject=recipe.subject,
+        photos=photos,
+        audit=audit_photos(photos, recipe.dataset.resolution or USUAL_RESOLUTION),
+        settings=planned_settings(recipe, len(photos.photos), recipe.dataset.resolution),
+    )
+
+
+def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
+    """Load the base, time steps with at most one class image, and report all settings."""
+    short = with_class_images(recipe, min(recipe.prior.count, 1))
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
         family = load_base(recipe)
-        short, why = choose_token(short, family)
-        run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=photos, family=family, token_reason=why)
+        short, reason = choose_token(short, family)
+        run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=photos, family=family, token_reason=reason)
         begin(run)
         rows = [row for row in effective_settings(run) if row[0] != TIME]
         seconds, total = measure_steps(run)
         recipe, resolution = recipe.model_copy(update={"token": short.token}), run.resolution
-    rows = [(name, f"{value}") for name, value in rows]
-    rows.append(
-        (
-            "cost",
-            f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured), previews not counted",
-        )
-    )
-    planned = dict(planned_settings(recipe, len(photos.photos), resolution, why))
+    cost = f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured)"
+    rows.append(("cost", f"{cost}, previews not counted"))
+    # The rows of the shortened recipe give way to those of the recipe itself.
+    planned = dict(planned_settings(recipe, len(photos.photos), resolution, reason))
     return DoctorReport(
         subject=recipe.subject,
         photos=photos,
@@ -75,19 +80,21 @@ def inspect_recipe(recipe: Recipe, photos: PhotoSet, *, measure: bool) -> Doctor
 
 
 def measure_steps(run: TrainingRun) -> tuple[float, float]:
-    """Seconds of the quickest step, and of the whole training: a step of each phase is rehearsed, none is taken."""
-    quickest, total = math.inf, 0.0
-    for number, span in enumerate(run.spans):
+    """Time steps of each phase without taking any.
+
+    Returns the seconds of the fastest step, and those of the whole training.
+    """
+    fastest, total = math.inf, 0.0
+    for index, span in enumerate(run.spans):
         if span.last == span.first:
             continue
-        if number:
-            run.enter(number)
-        seconds = min(run.time_one_step() for _ in range(TIMED))
-        quickest, total = min(quickest, seconds), total + seconds * (span.last - span.first)
-    return quickest, total
+        if index:
+            run.enter(index)
+        seconds = min(run.time_one_step() for _ in range(TIMED_STEPS))
+        fastest, total = min(fastest, seconds), total + seconds * (span.last - span.first)
+    return fastest, total
 
 
-def doctor(recipe: Recipe, *, measure: bool = True) -> DoctorReport:
-    """Say what training would use and what it would cost, without training; `measure` loads the base and times a few steps."""
-    photos = read_subject(recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": 0})}))
-    return inspect_recipe(recipe, photos, measure=measure)
+def with_class_images(recipe: Recipe, count: int) -> Recipe:
+    """Change the number of class images of a recipe."""
+    return recipe.model_copy(update={"prior": recipe.prior.model_copy(update={"count": count})})

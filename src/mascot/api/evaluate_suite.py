@@ -1,4 +1,4 @@
-"""TODO api.evaluate_suite."""
+"""`evaluate_suite`: train and score every subject of a collection by several methods."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from mascot.api.evaluate import evaluate
 from mascot.api.train import train_on_pooled_base
 from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.scores import Scores
-from mascot.experiments import suite
 from mascot.experiments.base_pool import base_pool
 from mascot.experiments.executors import make_executor
 from mascot.experiments.subject_collection import CollectionSubject, read_collection
-from mascot.experiments.suite import EvaluationRequest, SuiteFolder, SuiteRun, SuiteScores, Variant, plan_runs
+from mascot.experiments.suite import (
+    EvaluationRequest,
+    SuiteFolder,
+    SuiteJob,
+    SuiteRun,
+    SuiteScores,
+    Variant,
+    plan_runs,
+    run_suite,
+)
 from mascot.experiments.suite_page import suite_page
 from mascot.generation.loading import DEVICE_REMEDY
 from mascot.methods.registry import DEFAULT
@@ -29,72 +37,106 @@ from mascot.storage.run_folder import Run
 
 
 def evaluate_suite(
-    folder: str | Path, *, out: str | Path, methods: Sequence[str] = (DEFAULT,), subjects: Sequence[str] = (), prompts: int | None = None,
-    images: int = 4, seed: int = 0, base: str = EMBEDDED, overrides: Sequence[str] = (), identity: str | None = None,
-    clip: str | None = None, device: str = "auto", engine: str = "local", address: str | None = None, on_event: OnEvent = ignore,
-) -> SuiteScores:  # fmt: skip
-    """Teach a base every subject of a collection by each method, draw and score the collection's prompts; the paper's protocol.
+    folder: str | Path,
+    *,
+    out: str | Path,
+    methods: Sequence[str] = (DEFAULT,),
+    subjects: Sequence[str] = (),
+    prompts: int | None = None,
+    images: int = 4,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    overrides: Sequence[str] = (),
+    identity: str | None = None,
+    clip: str | None = None,
+    device: str = "auto",
+    engine: str = "local",
+    address: str | None = None,
+    on_event: OnEvent = ignore,
+) -> SuiteScores:
+    """Train a base on every subject of a collection by each method, and score each run.
 
-    `folder` is laid out as google/dreambooth is (see `mascot.collection`). `subjects`, `prompts` (so many of each list) and `images` cut it
-    down. Recipes are the base's presets with `overrides` and `seed`; pictures are judged as `evaluate` judges them. Everything lies in
-    `out`, which a later call goes on with: `suite.json`, `suite.html` and each run's folder.
+    This is the protocol of DreamBooth (Ruiz et al. 2023). `folder` has the layout of
+    google/dreambooth (see `subject_collection`). `subjects` and `prompts` (of each list) select a
+    part of it. Recipes are the base's presets with `overrides` and `seed`. See `evaluate_runs` for
+    `out` and the events.
 
     Raises:
-        UserError: the collection, a method, an override, the base or an encoder cannot be used, or nothing could be scored.
+        UserError: the collection, a setting, the base or an encoder cannot be used, or no run is
+            scored.
     """
-    collection = read_collection(Path(folder)).cut(subjects=subjects, prompts=prompts)
-    variants = [
-        Variant(name=method, recipe=partial(recipe_for, method=method, base=base, seed=seed, overrides=overrides))
-        for method in methods
-    ]
+    collection = read_collection(Path(folder)).select(subjects=subjects, prompts=prompts)
+    make_recipe = partial(suite_recipe, base=base, seed=seed, overrides=overrides)
+    variants = [Variant(name=method, recipe=partial(make_recipe, method=method)) for method in methods]
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
-    suite_runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
+    runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
+    encoders = {"identity": identity, "clip": clip}
     return evaluate_runs(
-        suite_runs,
-        out=out,
-        base=base,
-        identity=identity,
-        clip=clip,
-        device=device,
-        engine=engine,
-        address=address,
-        on_event=on_event,
+        runs, out=out, base=base, **encoders, device=device, engine=engine, address=address, on_event=on_event
     )
 
 
-def recipe_for(subject: CollectionSubject, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
-    """What a subject of a collection is taught by; previews, which nobody would look at, are left out unless asked for."""
+def suite_recipe(subject: CollectionSubject, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
+    """Build the recipe of one subject and method; previews are off unless overridden."""
     return Recipe.preset(
-        base=base, photos=(str(subject.photos),), class_noun=subject.class_noun, seed=seed,
+        base=base,
+        photos=(str(subject.photos),),
+        class_noun=subject.class_noun,
+        seed=seed,
         overrides=["previews.every=0", f"method.name={json.dumps(method)}", *overrides],
-    )  # fmt: skip
+    )
 
 
 def evaluate_runs(
-    suite_runs: Sequence[SuiteRun], *, out: str | Path, base: str = EMBEDDED, identity: str | None = None, clip: str | None = None,
-    device: str = "auto", engine: str = "local", address: str | None = None, on_event: OnEvent = ignore,
-) -> SuiteScores:  # fmt: skip
-    """Train, draw and score the cells of a suite, and write its page; see `evaluate_suite`."""
-    place = SuiteFolder(Path(out))
-    check_writable(place.folder)
+    runs: Sequence[SuiteRun],
+    *,
+    out: str | Path,
+    base: str = EMBEDDED,
+    identity: str | None = None,
+    clip: str | None = None,
+    device: str = "auto",
+    engine: str = "local",
+    address: str | None = None,
+    on_event: OnEvent = ignore,
+) -> SuiteScores:
+    """Train and score the planned runs of a suite, and write its page.
+
+    `out` gets `suite.json`, `suite.html` and a folder for each run. Called again, an interrupted
+    suite goes on. `engine` is `local` or `ray`; `address` is that of a Ray cluster.
+    Events: `RunsPlanned`, `RunFinished`, `FileWritten`.
+
+    Raises:
+        UserError: the folder, the base or an encoder cannot be used, or no run could be scored.
+    """
+    files = SuiteFolder(Path(out))
+    check_writable(files.folder)
     encoders = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
-
-    def score_run(run: Run, request: EvaluationRequest) -> Scores:
-        with base_pool().lend(Recipe.read(run.recipe)) as family:
-            return evaluate(
-                run, prompts=request.templates, images=request.images, seed=request.seed, live=request.live, photos=[request.photos],
-                identity=identity, clip=clip, device=device, family=family,
-            )  # fmt: skip
-
-    found = suite.run_suite(
-        suite_runs,
-        out=place.folder,
+    job = SuiteJob(
+        files=files,
         train_run=train_on_pooled_base,
-        score_run=score_run,
-        encoders=encoders,
-        engine=make_executor(engine, address),
-        on_event=on_event,
+        score_run=partial(score_suite_run, identity=identity, clip=clip, device=device),
+        encoders=encoders.describe(),
     )
-    write_page(suite_page(found, place), place.page)
-    on_event(FileWritten(kind="report", path=place.page))
-    return found
+    suite = run_suite(runs, job, executor=make_executor(engine, address), on_event=on_event)
+    write_page(suite_page(suite, files), files.page)
+    on_event(FileWritten(kind="report", path=files.page))
+    return suite
+
+
+def score_suite_run(
+    run: Run, request: EvaluationRequest, *, identity: str | None, clip: str | None, device: str
+) -> Scores:
+    """Evaluate one run of a suite on a base from this process's pool."""
+    with base_pool().lend(Recipe.read(run.recipe)) as family:
+        return evaluate(
+            run,
+            prompts=request.templates,
+            images=request.images,
+            seed=request.seed,
+            live=request.live,
+            photos=[request.photos],
+            identity=identity,
+            clip=clip,
+            device=device,
+            family=family,
+        )

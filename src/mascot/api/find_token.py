@@ -1,36 +1,53 @@
-"""TODO api.find_token."""
+"""`find_token`: search a base model for rare words that can serve as identifier token."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mascot.evaluation.selection.token_choice import SEED, ChosenToken, TokenSearch, facts_of, open_examiner, place_of
+from mascot.evaluation.selection.token_choice import (
+    SEED,
+    ChosenToken,
+    TokenSearch,
+    cached_token_path,
+    open_token_scorer,
+    search_facts,
+)
 from mascot.evaluation.selection.token_scoring import CANDIDATES
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import COMMON_TOKEN
 
 
 def find_token(
-    base: str, *, count: int = 5, candidates: int = CANDIDATES, seed: int = SEED, device: str = "cpu", folder: Path | None = None,
+    base: str,
+    *,
+    count: int = 5,
+    candidates: int = CANDIDATES,
+    seed: int = SEED,
+    device: str = "cpu",
+    folder: Path | None = None,
     on_event: OnEvent = ignore,
-) -> TokenSearch:  # fmt: skip
-    """Load a base and its judges, find tokens, and look at `sks` too; pictures are kept in `folder`, by default in the user's cache.
+) -> TokenSearch:
+    """Rank a base's rare words by how little they mean to it, and measure `sks` too.
 
-    What the usual search finds is remembered for `usual_name`.
+    `candidates` words are compared by images, which are cached in `folder`, by default in the
+    user's cache. With default `candidates` and `seed` the best word is recorded, and
+    `choose_token` uses it.
+    Events: those of the scorer (see `TokenScorer`).
 
     Raises:
-        UserError: the base or a judge cannot be loaded, its vocabulary has no suitable word, or pictures cannot be drawn or kept.
+        UserError: the base or an encoder cannot be loaded, the vocabulary has no suitable word, or
+            images cannot be generated or written.
     """
-    examiner = open_examiner(base, seed=seed, device=device, folder=folder)
-    tokens = examiner.find(count=count, candidates=candidates, on_event=on_event)
-    rare = len(examiner.reader.rare)
+    scorer = open_token_scorer(base, seed=seed, device=device, folder=folder)
+    tokens = scorer.find_best(count=count, candidates=candidates, on_event=on_event)
+    rare = len(scorer.text_scorer.rare_words)
     if (candidates, seed) == (CANDIDATES, SEED):
-        decided_by = facts_of(examiner.generator.family, base)
-        ChosenToken.of(tokens[0], rare, decided_by).write(place_of(decided_by, folder))
+        decided_by = search_facts(scorer.generator.family, base)
+        ChosenToken.of(tokens[0], rare, decided_by).write(cached_token_path(decided_by, folder))
     return TokenSearch(
         tokens=tuple(tokens),
-        folklore=examiner.examine([COMMON_TOKEN], on_event)[0],
-        rare=rare,
-        nouns=examiner.references,
-        encoders=examiner.encoders.describe(),
+        common_token=scorer.score([COMMON_TOKEN], on_event)[0],
+        rare_word_count=rare,
+        nouns=scorer.reference_nouns,
+        encoders=scorer.encoders.describe(),
     )

@@ -1,4 +1,4 @@
-"""TODO api.generate."""
+"""`generate`: generate images with a trained adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mascot.storage.run_folder import Run
 
 
 def generate(
-    where: str | Path | Run,
+    run: str | Path | Run,
     prompts: Sequence[str],
     knobs: Knobs | None = None,
     *,
@@ -21,12 +21,15 @@ def generate(
     seed: int = 0,
     base: str | None = None,
 ) -> list[Image]:
-    """Draw prompts with a trained adapter, `count` pictures each, in order; `{subject}` stands for token and class noun.
+    """Generate `count` images of each prompt, in order, by a run, or by its folder or adapter file.
+
+    In prompts, `{subject}` stands for token and class noun. Image k of each prompt has `seed + k`.
+    Without `knobs`, those that training recommends are used. `base` replaces the path or hub id of
+    the base model that the adapter names.
 
     Raises:
-        UserError: the adapter or its base cannot be read or do not fit together.
+        UserError: the adapter or its base model cannot be read, or they do not fit together.
     """
-    generator, adapter, _ = open_generator(where, base=base)
-    return list(
-        generator.generate(plan_requests(adapter, prompts, count=count, seed=seed), knobs or recommended_knobs(adapter))
-    )
+    generator, adapter, _ = open_generator(run, base=base)
+    requests = plan_requests(adapter, prompts, count=count, seed=seed)
+    return list(generator.generate(requests, knobs or recommended_knobs(adapter)))

@@ -1,4 +1,4 @@
-"""`train`: teach a base model one subject."""
+"""`train`: train a base model on the photos of one subject."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from mascot.experiments.base_pool import base_pool
 from mascot.generation.generator import Generator
 from mascot.progress import (
     CheckpointChosen,
-    DiagnosisFinished,
     Event,
     FileWritten,
-    GenerationStarted,
     KnobsChosen,
     OnEvent,
     SettingsResolved,
@@ -50,23 +48,25 @@ def train(
 ) -> Run:
     """Train a recipe and write the adapter and its report; returns the run's folder.
 
-    `out` is that folder, by default a new one under `runs/`. With `resume` a stopped run goes on: its adapter has the same bytes as
-    if it had never stopped. Where the recipe names no token, one is chosen (see `choose_token`). `family` is the recipe's base where
-    it is loaded already; it comes back unchanged. `encodings` caches latents and text embeddings over several runs on one base.
-    Training ends after step `until`, where one is given, and its result is what was trained by then.
+    `out` is that folder, by default a new one under `runs/`. `resume` goes on with an interrupted
+    run: its adapter has the same bytes as if it had never stopped. Without a token in the recipe,
+    one is chosen (see `choose_token`). `family` is the recipe's base if it is loaded already; it
+    comes back unchanged. `encodings` caches latents and text embeddings over several runs on one
+    base. With `until`, training ends after that step.
 
-    Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`, `StepTrained`,
-    `CheckpointChosen`, `KnobsChosen`, `GenerationStarted`, `DiagnosisFinished`, `FileWritten`.
+    Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`,
+    `StepTrained`, `CheckpointChosen`, `KnobsChosen`, `GenerationStarted` and `ImageGenerated` of
+    the diagnosis, `DiagnosisFinished`, `FileWritten`.
 
     Raises:
-        UserError: anything that the user can mend; nothing that was there is lost.
+        UserError: anything that the user can mend; no file that was there is lost.
     """
     choose = partial(choose_token, on_event=on_event)
     with open_training_run(
         recipe, out, resume=resume, on_event=on_event, choose_token=choose, family=family, encodings=encodings
     ) as run:
         validation = Validation.plan(run)
-        learn(run, validation, until)
+        run_steps(run, validation, until)
         adapter, generator = choose_result(run, validation)
         if report:
             write_training_report(run, adapter, generator, diagnose_run(run, generator))
@@ -75,8 +75,8 @@ def train(
     return run.files
 
 
-def learn(run: TrainingRun, validation: Validation, until: int | None = None) -> None:
-    """Train to the end, until validation stops it, or until a step."""
+def run_steps(run: TrainingRun, validation: Validation, until: int | None = None) -> None:
+    """Train to the end, until validation stops early, or until a step."""
     run.on_event(SettingsResolved(rows=tuple(run.settings), steps=run.steps, selection_images=validation.images))
     if not validation.begin() and (until is None or run.loop.done < until):
         with closing(train_steps(run)) as steps:
@@ -88,7 +88,10 @@ def learn(run: TrainingRun, validation: Validation, until: int | None = None) ->
 
 
 def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Generator]:
-    """Keep the best checkpoint, then the best knobs, and write the adapter; returns it, and a generator that has it applied."""
+    """Keep the best checkpoint, then the best knobs, and write the adapter.
+
+    Returns the adapter, and a generator that has it applied.
+    """
     reason = validation.restore_best()
     run.on_event(CheckpointChosen(reason=reason))
     run.settings += [("checkpoint", reason), *write_companions(run)]
@@ -105,13 +108,17 @@ def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Ge
 
 
 def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:
-    """Diagnose a run whose adapter the generator has applied; returns why not where that fails, as training is of use without."""
+    """Diagnose a run whose adapter the generator has applied.
+
+    Returns a sentence where the diagnosis fails, since the adapter is useful without one, and an
+    empty text where the recipe switches it off.
+    """
     settings, selection = run.recipe.diagnosis, run.recipe.selection
     if not settings.active:
         return ""
 
-    def start_and_result(event: Event) -> None:
-        if isinstance(event, GenerationStarted | DiagnosisFinished):
+    def forward(event: Event) -> None:
+        if not isinstance(event, FileWritten):  # the run has one report, its own
             run.on_event(event)
 
     try:
@@ -121,14 +128,14 @@ def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:
             clip=selection.clip,
             device=run.recipe.device,
             generator=generator,
-            on_event=start_and_result,
+            on_event=forward,
         )
     except UserError as error:
-        return f"Nothing could be looked for: {error}"
+        return f"The run could not be diagnosed: {error}"
 
 
 def train_on_pooled_base(recipe: Recipe, folder: Path) -> Run:
-    """Train a recipe into a folder, or resume it there, on a base from this process's pool, without a report."""
+    """Train a recipe into a folder, or resume it there, on a pooled base and without a report."""
     pool = base_pool()
     with pool.lend(recipe) as family:
         resume = Run(folder).recipe.exists()

@@ -1,8 +1,9 @@
-"""What came of a run: draw the contexts and the knobs, and put everything into the report."""
+"""The end of `train`: generate the report's images, and write the training report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice, product
 
 from PIL import Image
 
@@ -29,58 +30,67 @@ from mascot.reports.training_page import (
 from mascot.runs.training_run import TrainingRun
 
 IMAGES = 3
-"""Pictures of the subject for each context."""
-
+"""Images of the subject for each context prompt."""
 
 GUIDANCES = (0.5, 1.0, 1.8)
-"""Times the recipe's guidance."""
-
+"""Guidance scales of the knob grid, as factors of the recipe's."""
 
 SCALES = (0.5, 1.0)
-"""Of the denoiser's part and of the text encoder's part."""
+"""Adapter scales of the knob grid, for the denoiser and for the text encoder."""
 
 
 def write_training_report(
     run: TrainingRun, adapter: Adapter, generator: Generator, diagnosis: Diagnosis | str = ""
 ) -> None:
-    """Generate the report's images with the generator, which has the adapter applied, and write the report.
+    """Generate the report's images and write the report of a finished run.
 
-    `diagnosis` is the run's, or a sentence that says why there is none.
+    The generator has the adapter applied. `diagnosis` is the run's, or a sentence that says why
+    there is none.
     """
-    recipe, knobs = run.recipe, run.recipe.knobs
-    if adapter.manifest is not None and adapter.manifest.knobs is not None:
-        knobs = Knobs.model_validate(adapter.manifest.knobs)
+    recipe, subject, knobs = run.recipe, run.recipe.subject, report_knobs(run, adapter)
     report = Report(
-        title=f"{recipe.subject.words} on {recipe.base}",
-        subject=recipe.subject.words,
+        title=f"{subject.words} on {recipe.base}",
+        subject=subject.words,
         base=recipe.base,
         adapter=run.files.adapter.name,
         photos=tuple(photo_entries(run)),
-        notes=tuple(notes(run)),
+        notes=tuple(photo_notes(run)),
         health=diagnosis if isinstance(diagnosis, str) else diagnosis.verdict,
         findings=() if isinstance(diagnosis, str) else finding_entries(diagnosis, run.files.folder),
         effective=tuple(run.settings),
         losses=tuple((row["step"], row["subject_loss"]) for row in run.files.read_steps()),
-        preview_prompts=tuple(fill(prompt, recipe.subject) for prompt in recipe.previews.prompts),
-        previews=tuple(previews(run)),
-        contexts=tuple(contexts(generator, recipe.subject, knobs)),
-        knobs=knob_grid(generator, recipe.subject, knobs),
+        preview_prompts=tuple(fill(prompt, subject) for prompt in recipe.previews.prompts),
+        previews=tuple(read_previews(run)),
+        contexts=tuple(generate_contexts(generator, subject, knobs)),
+        knobs=generate_knob_cells(generator, subject, knobs),
         adapter_facts=(
             ("method", run.method.name),
             ("tensors", f"{len(adapter.tensors)}"),
             ("base's fingerprint", run.family.identity),
         ),
         recipe=recipe.to_toml(),
-        commands=(
-            f'mascot generate {run.files.folder} "a {{subject}} in the snow"',
-            f"mascot train --recipe {run.files.recipe} --out ANOTHER_FOLDER",
-        ),
+        commands=next_commands(run),
     )
     write_report(report, run.files.report)
 
 
+def report_knobs(run: TrainingRun, adapter: Adapter) -> Knobs:
+    """Return the knobs that training recommends, else the recipe's."""
+    if adapter.manifest is not None and adapter.manifest.knobs is not None:
+        return Knobs.model_validate(adapter.manifest.knobs)
+    return run.recipe.knobs
+
+
+def next_commands(run: TrainingRun) -> tuple[str, ...]:
+    """List the commands that use the adapter, and that repeat the run."""
+    return (
+        f'mascot generate {run.files.folder} "a {{subject}} in the snow"',
+        f"mascot train --recipe {run.files.recipe} --out ANOTHER_FOLDER",
+    )
+
+
 def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
-    """The photos, small, with their captions."""
+    """List the photos, at most 320 pixels wide and high, with their captions."""
     for photo in run.photos.photos:
         image = photo.image.copy()
         image.thumbnail((320, 320))
@@ -88,14 +98,14 @@ def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
         yield PhotoEntry(image=image, name=photo.path.name, caption=caption)
 
 
-def notes(run: TrainingRun) -> Iterator[ReportNote]:
-    """What the audit found."""
+def photo_notes(run: TrainingRun) -> Iterator[ReportNote]:
+    """List what the audit of the photos found."""
     for finding in audit_photos(run.photos, run.resolution).findings:
         yield ReportNote(severity=finding.severity, message=finding.message, remedy=finding.remedy)
 
 
-def previews(run: TrainingRun) -> Iterator[Preview]:
-    """The previews of the run, as they lie in its folder."""
+def read_previews(run: TrainingRun) -> Iterator[Preview]:
+    """Read the preview images from the run's folder, step by step."""
     for step, paths in sorted(run.files.previews().items()):
         images: list[Image.Image] = []
         for path in paths:
@@ -104,37 +114,36 @@ def previews(run: TrainingRun) -> Iterator[Preview]:
         yield Preview(step=step, images=tuple(images))
 
 
-def contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
-    """Each context with the adapter, and once with the untouched base, the token left out."""
+def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
+    """Generate each context prompt with the adapter, and by the base with the class noun alone."""
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    generated = list(
-        generator.generate(
-            [ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)], knobs
-        )
+    requests = [ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)]
+    images = list(generator.generate(requests, knobs))
+    base_knobs = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
+    without_token = Subject(token=subject.class_noun or subject.token)
+    base_requests = [ImageRequest(fill(prompt, without_token), 0) for prompt in prompts]
+    base_images = list(generator.generate(base_requests, base_knobs))
+    rows = iter(
+        [
+            ContextRow(
+                prompt=fill(prompt, subject),
+                images=tuple(images[index * IMAGES : (index + 1) * IMAGES]),
+                base=(base_images[index],),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
     )
-    base = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
-    nouns = Subject(token=subject.class_noun or subject.token)
-    base = list(generator.generate([ImageRequest(fill(prompt, nouns), 0) for prompt in prompts], base))
-    place = 0
     for name, group in CONTEXTS.items():
-        rows: list[ContextRow] = []
-        for prompt in group:
-            images = tuple(generated[place * IMAGES : (place + 1) * IMAGES])
-            rows.append(ContextRow(prompt=fill(prompt, subject), images=images, base=(base[place],)))
-            place += 1
-        yield ContextGroup(name=name, rows=tuple(rows))
+        yield ContextGroup(name=name, rows=tuple(islice(rows, len(group))))
 
 
-def knob_grid(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
-    """One prompt and seed over guidance x UNet scale x text-encoder scale."""
+def generate_knob_cells(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
+    """Generate one prompt and seed over guidance scale x UNet scale x text-encoder scale."""
     prompt = fill(KNOBS_PROMPT, subject)
     cells: list[KnobCell] = []
-    for text in SCALES:
-        for times in GUIDANCES:
-            for unet in SCALES:
-                turned = knobs.model_copy(
-                    update={"guidance": round(knobs.guidance * times, 1), "unet_scale": unet, "text_scale": text}
-                )
-                image = next(generator.generate([ImageRequest(prompt, 0)], turned))
-                cells.append(KnobCell(guidance=turned.guidance, unet_scale=unet, text_scale=text, image=image))
+    for text_scale, factor, unet_scale in product(SCALES, GUIDANCES, SCALES):
+        guidance = round(knobs.guidance * factor, 1)
+        scales = {"guidance": guidance, "unet_scale": unet_scale, "text_scale": text_scale}
+        image = next(generator.generate([ImageRequest(prompt, 0)], knobs.model_copy(update=scales)))
+        cells.append(KnobCell(**scales, image=image))
     return KnobGrid(prompt=prompt, cells=tuple(cells))

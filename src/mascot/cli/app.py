@@ -1,4 +1,4 @@
-"""The program `mascot`: its commands, its exit codes, and how it refuses."""
+"""The program `mascot`: its commands, its exit codes, and its error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mascot.cli.train import doctor, train
 from mascot.errors import UserError
 
 SUMMARY = (
-    "Teach a text-to-image model one subject from a few photos, generate it in any context, and measure how good it is."
+    "Train a text-to-image model on a few photos of one subject, generate it in any context, and measure the result."
 )
 COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, doctor)
 INTERRUPTED = 130
@@ -39,24 +39,27 @@ def show_version(*, value: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+]
+
+
 @app.callback(help=SUMMARY)
-def main_options(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def main_options(*, version: Version = False) -> None:
     """Accept the options that stand before a command."""
     del version
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 success, 2 user error (one sentence on stderr), 130 interrupted with everything saved."""
-    # transformers reads this when it is imported; its notices say nothing that a user could act on.
+    """Run a command and exit.
+
+    Exit codes: 0 success; 2 user error, one sentence on stderr; 130 interrupted, finished work is
+    kept.
+    """
+    # Both libraries read these when they are imported. A user cannot act on their notices, and
+    # mascot itself reports how a download ended.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault(
-        "HF_HUB_VERBOSITY", "error"
-    )  # as above; it tells every try of a download, and then we say the outcome
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = app(prog_name="mascot", standalone_mode=False)
@@ -65,18 +68,18 @@ def main() -> None:
     except TyperException as error:
         code = refuse(describe_usage(error))
     except OSError as error:
-        if error.strerror is None:  # not the system's own refusal: a fault of ours
+        if error.strerror is None:  # not the operating system's refusal, but a bug
             raise
         code = refuse(describe_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    if code == INTERRUPTED:  # typer turns most interruptions into this code by itself, without a word
+    if code == INTERRUPTED:  # typer turns most interruptions into this code, without a message
         typer.echo("mascot: interrupted; finished work is kept.", err=True)
     sys.exit(code or 0)
 
 
 def describe_usage(error: TyperException) -> str:
-    """Say what is wrong with a command line, and where its options are listed."""
+    """Describe what is wrong with a command line, and where its options are listed."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "mascot"
     message = error.format_message().strip() or "No command is given."
@@ -84,14 +87,14 @@ def describe_usage(error: TyperException) -> str:
 
 
 def describe_system_error(error: OSError) -> str:
-    """Say which file the operating system refused, why, and what helps."""
+    """Describe which file the operating system refused, why, and what helps."""
     from mascot.storage.atomic_write import REMEDIES
 
-    remedy = REMEDIES.get(error.errno or 0, "choose another place")
+    remedy = REMEDIES.get(error.errno or 0, "choose another folder")
     return f"{error.filename or 'a file'} cannot be used ({error.strerror}); {remedy}."
 
 
 def refuse(sentence: str) -> int:
-    """Print what is wrong in one line; returns the exit code."""
+    """Print an error in one line on stderr; returns the exit code."""
     typer.echo(f"mascot: {' '.join(sentence.split())}", err=True)
     return 2

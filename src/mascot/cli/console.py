@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: tables, and one display that renders the events of a job."""
+"""Output in the terminal: a display that renders the events of a job, and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -42,14 +42,18 @@ from mascot.progress import (
 )
 
 if TYPE_CHECKING:
+    from mascot.experiments.leaderboard import Leaderboard
+    from mascot.experiments.suite import SuiteScores
     from mascot.reports.table import Table
 
+Shown = TypeVar("Shown", bound=Event)
+
 SMOOTHING = 0.95
-"""Decay of the averaged loss on the progress bar; the loss of single steps varies with their timestep."""
+"""Decay of the smoothed loss on the progress bar, as single losses vary with their timestep."""
 
 
 def quiet_libraries() -> None:
-    """Keep the notices of libraries off the terminal; a user can do nothing about them."""
+    """Switch off warnings, notices and progress bars of libraries, which a user cannot act on."""
     warnings.filterwarnings("ignore")
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -60,7 +64,7 @@ def quiet_libraries() -> None:
 
 
 class Display:
-    """Renders the events of one job (see `RENDERERS`), and keeps its diagnosis and the files that it wrote."""
+    """Renders the events of one job (see `RENDERERS`); keeps its diagnosis and files."""
 
     def __init__(self, console: Console, bar: Progress, name: str = "") -> None:
         self.console, self.bar, self.name = console, bar, name
@@ -71,23 +75,35 @@ class Display:
         self.files: dict[str, Path] = {}
 
     def __call__(self, event: Event) -> None:
-        """Render one event."""
+        """Render one event; events without a renderer are not shown."""
         render = RENDERERS.get(type(event))
         if render is not None:
             render(self, event)
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print one line above the progress bar."""
+        """Print text above the progress bar."""
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, what: str, total: int | None) -> None:
         """Add a progress bar."""
         self.task = self.bar.add_task(f"{what} {self.name}".strip(), total=total, loss="")
 
-    def update(self, **values: Any) -> None:
+    def update(
+        self, *, advance: int | None = None, completed: int | None = None, description: str | None = None
+    ) -> None:
         """Change the present progress bar, if there is one."""
         if self.task is not None:
-            self.bar.update(self.task, **values)
+            self.bar.update(self.task, advance=advance, completed=completed, description=description)
+
+    def show_loss(self, loss: float) -> None:
+        """Show a loss beside the present progress bar, smoothed over steps."""
+        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        if self.task is not None:
+            self.bar.update(self.task, loss=f"loss {self.loss:.4f}")
+
+
+Renderer = Callable[[Display, Event], None]
+"""Shows one event in the terminal."""
 
 
 def show_photos(display: Display, event: PhotosRead) -> None:
@@ -97,6 +113,16 @@ def show_photos(display: Display, event: PhotosRead) -> None:
         display.say(f"not used: {reason}", style="yellow")
     for note in event.notes:
         display.say(f"note: {note}")
+
+
+def show_token_search(display: Display, event: TokenSearchStarted) -> None:
+    """Print that a token is searched, and how to skip that."""
+    display.say(f"choosing a token, once for this base: {event.images} images; --token WORD skips it")
+
+
+def show_class_images(display: Display, event: ClassImagesStarted) -> None:
+    """Print that class images are generated."""
+    display.say(f"generating {event.images} class images with the base model, unless they are cached")
 
 
 def show_settings(display: Display, event: SettingsResolved) -> None:
@@ -109,16 +135,13 @@ def show_settings(display: Display, event: SettingsResolved) -> None:
 
 
 def show_step(display: Display, event: StepTrained) -> None:
-    """Advance the bar, with the smoothed loss of the subject's examples."""
-    smoothed = (
-        event.subject_loss if display.loss is None else SMOOTHING * display.loss + (1 - SMOOTHING) * event.subject_loss
-    )
-    display.loss = smoothed
-    display.update(completed=event.step, loss=f"loss {smoothed:.4f}")
+    """Advance the bar, with the loss of the subject's examples."""
+    display.update(completed=event.step)
+    display.show_loss(event.subject_loss)
 
 
 def show_checkpoint(display: Display, event: CheckpointChosen) -> None:
-    """Print which checkpoint is kept; what follows is the knob search and the report."""
+    """Print which checkpoint is kept; the knob search and the report follow."""
     display.say(event.reason)
     display.update(completed=display.steps, description="searching the knobs, writing the report")
 
@@ -147,30 +170,33 @@ def keep_file(display: Display, event: FileWritten) -> None:
     display.files[event.kind] = event.path
 
 
-RENDERERS: Mapping[type[Event], Callable[[Display, Any], None]] = MappingProxyType(
-    {
-        PhotosRead: show_photos,
-        TokenSearchStarted: lambda display, event: display.say(
-            f"choosing a token, once for this base: {event.images} images; --token WORD skips it"
-        ),
-        ClassImagesStarted: lambda display, event: display.say(
-            f"generating {event.images} class images with the base model, unless they are cached"
-        ),
-        SettingsResolved: show_settings,
-        StepTrained: show_step,
-        CheckpointChosen: show_checkpoint,
-        KnobsChosen: lambda display, event: display.say(f"knobs: {event.reason}"),
-        GenerationStarted: lambda display, event: display.start("generating", event.images),
-        ImageGenerated: lambda display, _: display.update(advance=1),
-        ScoringStarted: lambda display, _: display.update(description=f"scoring {display.name}".strip()),
-        DiagnosisFinished: keep_diagnosis,
-        FoldStarted: show_fold,
-        RunsPlanned: lambda display, event: display.start("runs", event.runs),
-        RunFinished: show_run,
-        FileWritten: keep_file,
-    }
+def on(event: type[Shown], render: Callable[[Display, Shown], None]) -> tuple[type[Event], Renderer]:
+    """Pair an event with its renderer, which takes events of just this type."""
+    return event, cast("Renderer", render)
+
+
+RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
+    dict(
+        [
+            on(PhotosRead, show_photos),
+            on(TokenSearchStarted, show_token_search),
+            on(ClassImagesStarted, show_class_images),
+            on(SettingsResolved, show_settings),
+            on(StepTrained, show_step),
+            on(CheckpointChosen, show_checkpoint),
+            on(KnobsChosen, lambda display, event: display.say(f"knobs: {event.reason}")),
+            on(GenerationStarted, lambda display, event: display.start("generating", event.images)),
+            on(ImageGenerated, lambda display, _: display.update(advance=1)),
+            on(ScoringStarted, lambda display, _: display.update(description=f"scoring {display.name}".strip())),
+            on(DiagnosisFinished, keep_diagnosis),
+            on(FoldStarted, show_fold),
+            on(RunsPlanned, lambda display, event: display.start("runs", event.runs)),
+            on(RunFinished, show_run),
+            on(FileWritten, keep_file),
+        ]
+    )
 )
-"""Event -> how the terminal shows it."""
+"""Event to the function that shows it in the terminal."""
 
 
 @contextmanager
@@ -199,7 +225,7 @@ def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> 
 
 
 def show_diagnosis(display: Display) -> None:
-    """Print the verdict of the diagnosis that was kept, and a line for each finding with its first remedy."""
+    """Print the kept diagnosis, if there is one: its verdict, and each finding with a remedy."""
     if display.diagnosis is None:
         return
     display.say(display.diagnosis.verdict)
@@ -222,3 +248,21 @@ def show_table(console: Console, table: Table) -> None:
     for note in table.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print()
+
+
+def show_leaderboard(display: Display, board: Leaderboard) -> None:
+    """Print a sweep's files and its leaderboard; other metrics are in the file and on the page."""
+    from mascot.experiments.leaderboard_page import leaderboard_table
+
+    for kind, path in display.files.items():
+        display.say(f"{kind}: {path}")
+    show_table(display.console, leaderboard_table(board, metrics=(board.by,)))
+
+
+def show_suite(display: Display, suite: SuiteScores) -> None:
+    """Print the tables of a suite and the path of its report."""
+    from mascot.experiments.suite_page import difference_tables, other_table, paper_table
+
+    for table in (paper_table(suite), other_table(suite), *difference_tables(suite)):
+        show_table(display.console, table)
+    display.say(f"report: {display.files['report']}")

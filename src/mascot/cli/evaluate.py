@@ -4,82 +4,106 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mascot.cli.options import AdapterBase, Clip, Device, FirstSeed, Identity, Images, RunOrAdapter, parse_folds
 from mascot.errors import UserError
 
+if TYPE_CHECKING:
+    from mascot.api.cross_validate import EvaluateOptions
+
+Runs = Annotated[
+    list[Path],
+    typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.", show_default=False),
+]
+Real = Annotated[
+    bool, typer.Option("--real", help="Score photos against each other: the upper limit of a run's likeness.")
+]
+ReportPrompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", help="Use this prompt instead of the report's; {subject} names the subject.", show_default=False
+    ),
+]
+Live = Annotated[
+    bool | None,
+    typer.Option(
+        "--live/--thing",
+        help="Whether the subject can wear things. By default its class noun decides.",
+        show_default=False,
+    ),
+]
+ReferencePhotos = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Photos to compare with, instead of the run's. Photos that were not trained on count as held out.",
+        show_default=False,
+    ),
+]
+CrossValidate = Annotated[
+    str | None,
+    typer.Option(
+        help="Train again without each photo in turn, all or a number of them, for a copy score.", show_default=False
+    ),
+]
+ProbePrompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", help="Use this prompt instead of mascot's own; {subject} names the subject.", show_default=False
+    ),
+]
+ComparisonPhotos = Annotated[
+    list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)
+]
+One = Annotated[Path, typer.Argument(help="An evaluated run's folder or adapter file.")]
+Other = Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")]
+ComparisonPage = Annotated[
+    Path | None,
+    typer.Option("--out", help="HTML page to write. By default in the first run's folder.", show_default=False),
+]
+
 
 def evaluate(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.", show_default=False),
-    ],
+    runs: Runs,
     *,
-    real: Annotated[
-        bool, typer.Option("--real", help="Score photos against each other: the upper limit of likeness.")
-    ] = False,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompt", help="Use this prompt instead of the report's; {subject} names the subject.", show_default=False
-        ),
-    ] = None,
+    real: Real = False,
+    prompts: ReportPrompts = None,
     images: Images = 4,
     seed: FirstSeed = 0,
-    live: Annotated[
-        bool | None,
-        typer.Option(
-            "--live/--thing",
-            help="Whether the subject can wear things. By default its class noun decides.",
-            show_default=False,
-        ),
-    ] = None,
-    photos: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Photos to compare with, instead of the run's. Photos that were not trained on count as held out.",
-            show_default=False,
-        ),
-    ] = None,
-    cross_validate: Annotated[
-        str | None,
-        typer.Option(
-            help="Train again without each photo in turn, all or a number of them, for a copy score.",
-            show_default=False,
-        ),
-    ] = None,
+    live: Live = None,
+    photos: ReferencePhotos = None,
+    cross_validate: CrossValidate = None,
     identity: Identity = None,
     clip: Clip = None,
     base: AdapterBase = None,
     device: Device = "auto",
 ) -> None:
-    """Score runs by likeness, prompt fidelity, diversity, class drift and copying. Several runs make one table."""
-    encoders = {"identity": identity, "clip": clip, "device": device}
+    """Score runs in one table: likeness, prompt fidelity, diversity, class drift, copying."""
     if real:
         if prompts or photos or live is not None or cross_validate is not None:
             raise UserError(
                 "--real generates nothing; give folders of photos with --identity, --clip, --base and --device alone."
             )
-        show_calibration(runs, **encoders, **({"base": base} if base else {}))
+        show_calibration(runs, identity=identity, clip=clip, base=base, device=device)
         return
-    folds = parse_folds(cross_validate)
-    show_scores(
-        runs,
-        folds=folds,
-        prompts=prompts or None,
-        images=images,
-        seed=seed,
-        live=live,
-        photos=photos or (),
-        base=base,
-        **encoders,
-    )
+    options: EvaluateOptions = {
+        "diagnosed": True,
+        "prompts": prompts or None,
+        "images": images,
+        "seed": seed,
+        "live": live,
+        "photos": photos or (),
+        "identity": identity,
+        "clip": clip,
+        "base": base,
+        "device": device,
+    }
+    show_scores(runs, options, folds=parse_folds(cross_validate))
 
 
-def show_scores(runs: list[Path], *, folds: int | Literal["all"] | None, **options: Any) -> None:
+def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Literal["all"] | None) -> None:
     """Evaluate each run with a progress bar, and print one table of all."""
     from rich.console import Console
 
@@ -95,47 +119,40 @@ def show_scores(runs: list[Path], *, folds: int | Literal["all"] | None, **optio
         raise UserError("--photos are of one subject; evaluate one run at a time with them.")
     for run in runs:
         resolve_adapter(run)  # before hours are spent on the first
-    score = evaluate_run if folds is None else partial(cross_validate, folds=None if folds == "all" else folds)
+    evaluate_one = partial(evaluate_run, **options)
+    if folds is not None:
+        evaluate_one = partial(cross_validate, folds=None if folds == "all" else folds, **options)
     with open_bar(console) as bar:
         displays = [Display(console, bar, str(run)) for run in runs]
-        scores = [
-            score(run, **options, diagnosed=True, on_event=display) for run, display in zip(runs, displays, strict=True)
-        ]
-    show_table(console, runs_table(scores))
-    show_table(console, means_table(scores))
-    for one in scores:
-        if one.folds:
-            show_table(console, folds_table(one))
+        scores = [evaluate_one(run, on_event=display) for run, display in zip(runs, displays, strict=True)]
+    for table in (runs_table(scores), means_table(scores), *(folds_table(one) for one in scores if one.folds)):
+        show_table(console, table)
     for display in displays:
         show_diagnosis(display)
         display.say(f"report: {display.files['report']}")
 
 
-def show_calibration(folders: list[Path], **options: Any) -> None:
+def show_calibration(
+    folders: list[Path], *, identity: str | None, clip: str | None, base: str | None, device: str
+) -> None:
     """Print how real photos score against each other."""
     from rich.console import Console
 
-    from mascot.api.evaluate import calibrate
+    from mascot.api.calibrate import calibrate
     from mascot.cli.console import quiet_libraries, show_table
     from mascot.evaluation.score_tables import calibration_table
+    from mascot.models.starter import EMBEDDED
 
     quiet_libraries()
-    rows, encoders = calibrate(folders, **options)
+    rows, encoders = calibrate(folders, base=base or EMBEDDED, identity=identity, clip=clip, device=device)
     show_table(Console(), calibration_table(rows, encoders))
 
 
 def diagnose(
     run: RunOrAdapter,
     *,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompt", help="Use this prompt instead of mascot's own; {subject} names the subject.", show_default=False
-        ),
-    ] = None,
-    photos: Annotated[
-        list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)
-    ] = None,
+    prompts: ProbePrompts = None,
+    photos: ComparisonPhotos = None,
     identity: Identity = None,
     clip: Clip = None,
     base: AdapterBase = None,
@@ -147,7 +164,7 @@ def diagnose(
     from mascot.evaluation.diagnosis.diagnosis_page import checks_table
 
     with open_display(str(run)) as display:
-        found = diagnose_run(
+        diagnosis = diagnose_run(
             run,
             prompts=prompts or None,
             photos=photos or (),
@@ -158,25 +175,17 @@ def diagnose(
             on_event=display,
         )
     show_diagnosis(display)
-    for finding in found.findings:
+    for finding in diagnosis.findings:
         display.say(f"\n{finding.severity}: {finding.failure_mode}\n{finding.message}")
         for remedy in finding.remedies:
-            display.say(f"- {remedy.words}")
+            display.say(f"- {remedy.sentence}")
     display.say("")
-    show_table(display.console, checks_table(found))
+    show_table(display.console, checks_table(diagnosis))
     display.say(f"report: {display.files['report']}")
 
 
-def compare(
-    one: Annotated[Path, typer.Argument(help="An evaluated run's folder or adapter file.")],
-    other: Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")],
-    *,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="HTML page to write. By default it goes into the first run's folder.", show_default=False),
-    ] = None,
-) -> None:
-    """Compare two evaluated runs by prompt and seed: differences with their intervals, images side by side."""
+def compare(one: One, other: Other, *, out: ComparisonPage = None) -> None:
+    """Compare two evaluated runs by prompt and seed: differences with intervals, and images."""
     from mascot.api.compare import compare as compare_runs
     from mascot.cli.console import open_display, show_table
     from mascot.evaluation.score_tables import comparison_table

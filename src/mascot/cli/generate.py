@@ -3,58 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mascot.cli.options import AdapterBase, FirstSeed, RunOrAdapter, given, parse_size
+from mascot.cli.options import AdapterBase, FirstSeed, RunOrAdapter, parse_size
 from mascot.errors import UserError
+
+Prompts = Annotated[list[str], typer.Argument(help="Prompts; {subject} stands for token and class noun.")]
+Count = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)]
+UnetScale = Annotated[
+    float | None, typer.Option(help="Adapter scale of the denoiser; 0 is the base model.", show_default=False)
+]
+TextScale = Annotated[float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)]
+Negative = Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False)]
+SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)]
+SolverName = Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
+]
 
 
 def generate(
     adapter: RunOrAdapter,
-    prompts: Annotated[list[str], typer.Argument(help="Prompts; {subject} stands for token and class noun.")],
+    prompts: Prompts,
     *,
-    count: Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")] = 4,
+    count: Count = 4,
     seed: FirstSeed = 0,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)] = None,
-    unet_scale: Annotated[
-        float | None, typer.Option(help="Adapter scale of the denoiser; 0 is the base model.", show_default=False)
-    ] = None,
-    text_scale: Annotated[
-        float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)] = None,
-    solver: Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)] = None,
+    guidance: Guidance = None,
+    unet_scale: UnetScale = None,
+    text_scale: TextScale = None,
+    negative: Negative = None,
+    steps: SolverSteps = None,
+    solver: SolverName = None,
+    size: Size = None,
     base: AdapterBase = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False),
-    ] = None,
+    out: Out = None,
 ) -> None:
-    """Generate images with a trained adapter. Knobs that are not given are those that training recommends."""
+    """Generate images with a trained adapter, by default with the knobs that training chose."""
     from mascot.cli.console import quiet_libraries
 
     quiet_libraries()
-    knobs = given(
-        guidance=guidance, unet_scale=unet_scale, text_scale=text_scale, negative=negative, steps=steps, solver=solver
-    )
-    write_images(adapter, prompts, {**knobs, **parse_size(size)}, count=count, seed=seed, base=base, out=out)
+    knobs = {
+        "guidance": guidance,
+        "unet_scale": unet_scale,
+        "text_scale": text_scale,
+        "negative": negative,
+        "steps": steps,
+        "solver": solver,
+    }
+    changes = {name: value for name, value in knobs.items() if value is not None} | parse_size(size)
+    write_images(adapter, prompts, changes, count=count, seed=seed, base=base, out=out)
 
 
 def write_images(
-    where: Path,
+    source: Path,
     prompts: list[str],
-    changes: dict[str, Any],
+    changes: dict[str, float | str],
     *,
     count: int,
     seed: int,
     base: str | None,
     out: Path | None,
 ) -> None:
-    """Generate, write each image with its settings, and print its path."""
+    """Generate, write each image with its settings, and print its path.
+
+    `changes` are knobs that replace the recommended ones.
+    """
     from pydantic import ValidationError
 
     from mascot.generation.knobs import Knobs, settings_text
@@ -62,14 +79,14 @@ def write_images(
     from mascot.storage.atomic_write import fresh_path
     from mascot.storage.image_files import image_stem, write_image
 
-    adapter, path = resolve_adapter(where)
+    adapter, path = resolve_adapter(source)
     try:
         knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    generator, _, name = open_generator(where, base=base)
+    generator, _, name = open_generator(source, base=base)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
         target = fresh_path(out or path.parent / "images", image_stem(request.prompt, request.seed), ".png")

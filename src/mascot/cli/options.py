@@ -1,9 +1,9 @@
-"""Option types that several commands share, and the parsing of their values. Nothing heavy is imported."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -58,14 +58,14 @@ def build_recipe(
     *,
     class_noun: str | None,
     base: str | None,
-    token: str | None,
     file: Path | None,
     overrides: list[str] | None,
-    seed: int | None,
+    token: str | None = None,
+    seed: int | None = None,
     method: str | None = None,
     steps: int | None = None,
 ) -> Recipe:
-    """Build the recipe that a command line describes: preset, then file, then options, then `--set`.
+    """Build the recipe of a command line: preset, then file, then options, then `--set`.
 
     Raises:
         UserError: all mistakes at once, each with its key.
@@ -73,11 +73,10 @@ def build_recipe(
     from mascot.recipe.recipe import Recipe
 
     more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
-    given = tuple(str(path) for path in photos or ())
     return Recipe.preset(
         overrides=[*more, *(overrides or [])],
         file=file,
-        photos=given or None,
+        photos=tuple(str(path) for path in photos or ()) or None,
         class_noun=class_noun,
         token=token,
         seed=seed,
@@ -85,18 +84,13 @@ def build_recipe(
     )
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Keep the options that were given."""
-    return {name: value for name, value in options.items() if value is not None and value != []}
-
-
-def parse_names(listed: str | None) -> list[str] | None:
-    """Read names between commas; None where nothing was given."""
-    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+def parse_names(listed: str | None) -> list[str]:
+    """Parse names separated by commas; empty if nothing was given."""
+    return [name.strip() for name in (listed or "").split(",") if name.strip()]
 
 
 def parse_folds(photos: str | None) -> int | Literal["all"] | None:
-    """Read how many photos are held out: `all`, or a number.
+    """Parse how many photos are held out: `all`, or a number.
 
     Raises:
         UserError: it is neither.
@@ -111,7 +105,7 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
 
 
 def parse_size(size: str | None) -> dict[str, int]:
-    """Read `WIDTHxHEIGHT`, in pixels.
+    """Parse `WIDTHxHEIGHT`, in pixels; empty if nothing was given.
 
     Raises:
         UserError: it is not of that form.

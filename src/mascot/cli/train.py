@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mascot.cli.options import Base, ClassNoun, Overrides, Photos, RecipeFile, Seed, Steps, Token, build_recipe
 from mascot.errors import UserError
+
+if TYPE_CHECKING:
+    from mascot.recipe.recipe import Recipe
+
+MethodName = Annotated[
+    str | None,
+    typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out exactly where it stopped.")]
+Measure = Annotated[bool, typer.Option(help="Load the base model and time a few steps.")]
 
 
 def train(
@@ -16,55 +29,55 @@ def train(
     *,
     class_noun: ClassNoun = None,
     base: Base = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False),
-    ] = None,
+    method: MethodName = None,
     token: Token = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     steps: Steps = None,
     seed: Seed = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out exactly where it stopped.")] = False,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Train a base model on the photos of one subject. Writes an adapter and a report."""
+    if resume:
+        given = (photos, class_noun, base, method, token, recipe, overrides, steps, seed)
+        show_training(stopped_recipe(out, fresh=all(value in (None, []) for value in given)), out, resume=True)
+        return
+    made = build_recipe(
+        photos,
+        class_noun=class_noun,
+        base=base,
+        token=token,
+        file=recipe,
+        overrides=overrides,
+        seed=seed,
+        method=method,
+        steps=steps,
+    )
+    show_training(made, out, resume=False)
+
+
+def stopped_recipe(out: Path | None, *, fresh: bool) -> Recipe:
+    """Read the recipe of a run that is to be resumed; `fresh` says that no other option was given.
+
+    Raises:
+        UserError: the folder is missing or holds no run, or other options were given.
+    """
     from mascot.recipe.recipe import Recipe
     from mascot.storage.run_folder import open_run
 
-    if not resume:
-        made = build_recipe(
-            photos,
-            class_noun=class_noun,
-            base=base,
-            token=token,
-            file=recipe,
-            overrides=overrides,
-            seed=seed,
-            method=method,
-            steps=steps,
-        )
-        show_training(made, out, resume=False)
-        return
     if out is None:
         raise UserError("--resume needs the run's folder: give --out RUN.")
-    if any(
-        value is not None and value != []
-        for value in (photos, class_noun, base, method, token, recipe, overrides, steps, seed)
-    ):
+    if not fresh:
         raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
-    show_training(Recipe.read(open_run(out).recipe), out, resume=True)
+    return Recipe.read(open_run(out).recipe)
 
 
-def show_training(recipe: object, out: Path | None, *, resume: bool) -> None:
-    """Train with a progress bar, and print where everything is."""
+def show_training(recipe: Recipe, out: Path | None, *, resume: bool) -> None:
+    """Train with a progress bar, and print where the adapter and the report are."""
     from mascot.api.train import train as train_recipe
     from mascot.cli.console import open_display, show_diagnosis
-    from mascot.recipe.recipe import Recipe
 
-    assert isinstance(recipe, Recipe)
     with open_display() as display:
         run = train_recipe(recipe, out=out, resume=resume, on_event=display)
     show_diagnosis(display)
@@ -78,25 +91,21 @@ def doctor(
     base: Base = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
-    measure: Annotated[bool, typer.Option(help="Load the base model and time a few steps.")] = True,
+    measure: Measure = True,
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
-    from rich.console import Console
-
     from mascot.api.doctor import doctor as inspect
     from mascot.cli.console import open_display, show_rows
     from mascot.data.prompt_templates import fill
     from mascot.runs.opening import describe_photos
 
-    made = build_recipe(
-        photos, class_noun=class_noun, base=base, token=None, file=recipe, overrides=overrides, seed=None
-    )
+    made = build_recipe(photos, class_noun=class_noun, base=base, file=recipe, overrides=overrides)
     with open_display() as display:
         report = inspect(made, measure=measure)
     display(describe_photos(report.photos))
     for finding in report.audit.findings:
         style = "yellow" if finding.severity == "warning" else None
         display.say(f"{finding.severity}: {finding.message} {finding.remedy}", style=style)
-    show_rows(Console(), "effective settings", report.settings)
+    show_rows(display.console, "effective settings", report.settings)
     captions = " | ".join(fill(template, report.subject) for template in made.dataset.templates)
     display.say(f"caption of photos that have none: {captions}")

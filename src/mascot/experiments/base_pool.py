@@ -1,4 +1,4 @@
-"""Base models that are loaded once and lent to one run after the other."""
+"""A pool that loads a base model once and lends it to one run after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from torch import nn
 
@@ -15,91 +14,93 @@ from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
 
-Loading = tuple[str, str, str, str | None]
-"""What decides how a base is loaded: recipes that agree in it can share one."""
+LoadSettings = tuple[str, str, str, str | None]
+"""What decides how a base is loaded; recipes with equal settings can share one base."""
 
 
-def loading_of(recipe: Recipe) -> Loading:
-    """What of a recipe decides how its base is loaded."""
+def load_settings(recipe: Recipe) -> LoadSettings:
+    """Return base, device, precision and quantization of a recipe."""
     return recipe.base, recipe.device, recipe.precision, recipe.base_weights
 
 
 @dataclass(frozen=True, slots=True)
 class PooledBase:
-    """A loaded base, and what it looked like before anyone used it."""
+    """A loaded base, and a snapshot of its denoisers before anyone used it."""
 
-    loading: Loading
+    settings: LoadSettings
     family: Family
     denoisers: tuple[nn.Module, ...]
-    """Held here: to ask a stage for its parts would load its text encoders again."""
-    look: tuple[Any, ...]
+    """Kept here, as asking a stage for its parts would load its text encoders again."""
+    original: tuple[object, ...]
 
     @classmethod
     def load(cls, recipe: Recipe) -> PooledBase:
         """Load a recipe's base."""
         family = load_base(recipe)
         denoisers = tuple(stage.parts[stage.denoiser] for stage in family.stages)
-        return cls(loading_of(recipe), family, denoisers, snapshot(denoisers))
+        return cls(load_settings(recipe), family, denoisers, snapshot(denoisers))
 
-    def is_untouched(self) -> bool:
-        """Whether nothing is attached to its denoisers, no weight was written to, and no switch was turned."""
-        return snapshot(self.denoisers) == self.look
+    def is_unchanged(self) -> bool:
+        """Tell whether the denoisers have their own layers, weights, switches and hooks again."""
+        return snapshot(self.denoisers) == self.original
 
 
 class BasePool:
-    """Lends a base to one run at a time, and the same one again to the next run that can use it; keeps one in memory.
+    """Lends a base to one run at a time, and the same base again to the next run that can use it.
 
-    A base is lent again only if it came back as it was. So a run that fails, one that leaves what it learned attached, and one that turns
-    a switch for good (gradient checkpointing, compilation) costs the next run a loading, and never changes its result. Text encoders and
-    autoencoder are let go in between, with every word that was learned.
+    At most one base is kept, and only if it came back unchanged; otherwise the next run loads it
+    again. So no run changes the result of the next: neither one that fails, nor one that leaves
+    something attached, nor a permanent switch (gradient checkpointing, compilation). Text encoders
+    and autoencoder are released in between, and trained tokens with them.
     """
 
     def __init__(self) -> None:
         self._kept: PooledBase | None = None
-        self._encoded: tuple[Loading, str] | None = None
+        self._encoded: tuple[LoadSettings, str] | None = None
         self.encodings = EncodingCache()
-        """What the encoders of the base that is lent said so far, in all runs: of no use beside another base."""
+        """Latents and text embeddings of the base that is lent, from all runs so far."""
 
     @contextmanager
     def lend(self, recipe: Recipe) -> Generator[Family]:
-        """Give a recipe's base, untouched, until the block ends.
+        """Lend a recipe's base, unchanged, while the context lasts.
 
         Raises:
             UserError: the base cannot be loaded.
         """
         kept, self._kept = self._kept, None
-        if kept is None or kept.loading != loading_of(recipe):
-            del kept  # out of memory before the next one comes in
+        if kept is None or kept.settings != load_settings(recipe):
+            del kept  # out of memory before the next one is loaded
             kept = PooledBase.load(recipe)
-        if self._encoded != (
-            kept.loading,
-            kept.family.identity,
-        ):  # a base that was only loaded again says the same again
-            self._encoded, self.encodings = (kept.loading, kept.family.identity), EncodingCache()
+        encoded = (kept.settings, kept.family.identity)
+        if self._encoded != encoded:  # a base that was only loaded again has the same encodings
+            self._encoded, self.encodings = encoded, EncodingCache()
         yield kept.family
         for stage in kept.family.stages:
             stage.release_encoders(text=True)
-        if kept.is_untouched():
+        if kept.is_unchanged():
             self._kept = kept
 
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """What is loaded stays with its process; another one has its own."""
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        """Pickle as the receiving process's own pool; loaded models stay in theirs."""
         return base_pool, ()
 
 
 @cache
 def base_pool() -> BasePool:
-    """The one lender of a worker, for all runs that it is given."""
+    """Return the one pool of this process."""
     return BasePool()
 
 
-def snapshot(modules: tuple[nn.Module, ...]) -> tuple[Any, ...]:
-    """All that training or an adapter could leave behind in modules: weights by identity and count of writes, layers, switches, hooks."""
-    return tuple(fact for module in modules for fact in facts_of(module))
+def snapshot(modules: tuple[nn.Module, ...]) -> tuple[object, ...]:
+    """Record all that training or an adapter could leave behind in modules.
+
+    That is: the identity and write count of each weight, layers, switches and hooks.
+    """
+    return tuple(fact for module in modules for fact in module_facts(module))
 
 
-def facts_of(module: nn.Module) -> Iterator[Any]:
-    """What there is to compare of one module and of every layer in it, in order."""
+def module_facts(module: nn.Module) -> Iterator[object]:
+    """List the comparable facts of a module and of each layer in it, in order."""
     for name, weight in module.named_parameters(remove_duplicate=False):
         yield name, id(weight), weight._version, weight.requires_grad  # noqa: SLF001 - torch has no public name for it
     for name, layer in module.named_modules():

@@ -1,6 +1,7 @@
-"""Where the runs of a sweep take place: in this process one after the other, or as tasks of a Ray cluster.
+"""Executors run the work of an experiment in this process or as tasks of a Ray cluster.
 
-An engine maps items to outcomes lazily, in whatever order they are finished. What is mapped is told nothing of where it runs.
+An executor maps items to results lazily, in whatever order they finish. The mapped task does not
+know where it runs.
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ from mascot.errors import UserError, suggest
 from mascot.storage.atomic_write import atomic_write
 
 Item = TypeVar("Item")
-
-
-Outcome = TypeVar("Outcome")
-
+Result = TypeVar("Result")
 
 RETRIES = 3
-"""Times that a task is begun again after its worker died."""
+"""Number of times that a task is started again after its worker died."""
 
 
 class Executor(Protocol):
-    """Maps items to outcomes lazily, and says which is whose.
+    """Maps items to results lazily, and yields each item with its result.
 
-    A task catches its own errors: an exception in an outcome's place says that the worker was lost, and with it this item alone.
+    A task handles its own errors. An exception in place of a result says that the worker was lost,
+    and with it this item alone.
     """
 
     def __call__(
-        self, task: Callable[[Item], Outcome], items: Sequence[Item]
-    ) -> Iterator[tuple[Item, Outcome | Exception]]:
-        """Yield each item with its outcome, as soon as it is there."""
+        self, task: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result | Exception]]:
+        """Yield each item with its result, as soon as it is finished."""
         ...
 
 
-def in_turn(task: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[tuple[Item, Outcome | Exception]]:
-    """Do one item after the other in this process; the next is begun when the last outcome has been taken."""
+def run_serially(task: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+    """Run one item after the other in this process, each once the last result is taken."""
     for item in items:
         yield item, task(item)
 
 
-def on_ray(address: str | None = None, *, retries: int = RETRIES, cpus: float = 1) -> Executor:
-    """Make an engine whose items are tasks of a Ray cluster at `address`, by default one on this machine that ends with this process.
+def ray_executor(address: str | None = None, *, retries: int = RETRIES, cpus: float = 1) -> Executor:
+    """Make an executor whose items are tasks of a Ray cluster.
 
-    Every task takes `cpus` cores, and one accelerator where the cluster has any. A task whose worker dies is begun again, `retries`
-    times. Tasks and outcomes are pickled, and whatever folders they write must be the same for all machines of the cluster.
+    The cluster is at `address`, or is started on this machine and ends with this process. Each
+    task takes `cpus` cores, and one accelerator if the cluster has any. A task whose worker dies
+    is started again, `retries` times. Tasks and results are pickled. The folders that tasks write
+    must be shared by all machines of the cluster.
 
     Raises:
         UserError: Ray is not installed, or the cluster does not answer.
@@ -56,26 +57,25 @@ def on_ray(address: str | None = None, *, retries: int = RETRIES, cpus: float = 
     ray = start_ray(address)
     needs = {"num_cpus": cpus, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
 
-    def engine(task: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[tuple[Item, Outcome | Exception]]:
-        remote = ray.remote(max_retries=retries, **needs)(perform)
+    def execute(task: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+        remote = ray.remote(max_retries=retries, **needs)(run_item)
         shared = ray.put(task)
         waiting: dict[Any, Item] = {remote.remote(shared, item): item for item in items}
         try:
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
-                yield waiting.pop(ready), outcome_of(ray, ready)
+                yield waiting.pop(ready), ray_result(ray, ready)
         finally:
             for reference in waiting:
-                ray.cancel(reference)  # as Ctrl-C does: what is under way keeps a checkpoint
+                ray.cancel(reference)  # like Ctrl-C: a run that is under way writes a checkpoint
 
-    return engine
+    return execute
 
 
 def start_ray(address: str | None) -> Any:
-    """Connect to a Ray cluster, or to the one that this process is connected to already; nothing is reported to anyone."""
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # read when Ray is imported and by every process that it starts
+    """Connect to a Ray cluster, or reuse the connection of this process; usage reports are off."""
+    # Ray reads this when it is imported, and so does every process that it starts.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray: Any = import_module("ray")
     except ImportError:
@@ -91,51 +91,52 @@ def start_ray(address: str | None) -> Any:
     return ray
 
 
-def perform(task: Callable[[Item], Outcome], item: Item) -> Outcome:
-    """Do one item; a function of its own, which Ray can name."""
+def run_item(task: Callable[[Item], Result], item: Item) -> Result:
+    """Run a task on one item; Ray needs a function that it can name."""
     return task(item)
 
 
-def outcome_of(ray: Any, reference: Any) -> Any:
-    """What a finished task gave, or the error that says how its worker was lost."""
+def ray_result(ray: Any, reference: Any) -> Any:
+    """Return a finished task's result, or the error that says how its worker was lost."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         return error
 
 
-def attempt(task: Callable[[], Outcome], kept: Path) -> Outcome | str:
-    """Do something whose failure must not stop the rest: returns what came of it, or in one sentence why nothing did.
+def result_or_failure(task: Callable[[], Result], traceback_file: Path) -> Result | str:
+    """Run a task; returns its result, or a sentence that says why it failed.
 
-    Where a mistake in the code is to blame, `kept` is written: the file with where it happened. It is gone once the task ends well.
+    An error that the user cannot mend also writes its traceback to `traceback_file`. The file is
+    removed once the task succeeds.
     """
     try:
-        outcome = task()
+        result = task()
     except UserError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - the other tasks can still be of use; what is wrong is kept and shown
-        with atomic_write(kept) as temporary:
+    except Exception as error:  # noqa: BLE001 - other tasks can still be of use; the error is kept and shown
+        with atomic_write(traceback_file) as temporary:
             temporary.write_text(traceback.format_exc(), encoding="utf-8")
-        return f"{type(error).__name__}: {first_line(error)} (all of it: {kept})"
-    kept.unlink(missing_ok=True)
-    return outcome
+        return f"{type(error).__name__}: {first_line(error)} (traceback: {traceback_file})"
+    traceback_file.unlink(missing_ok=True)
+    return result
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, or its name where it says nothing."""
+    """Return the first line of an error's message, or the error's class name if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-EXECUTORS: Mapping[str, Callable[[str | None], Executor]] = {"local": lambda _: in_turn, "ray": on_ray}
-"""As the command line calls them -> what makes one, given an address."""
+EXECUTORS: Mapping[str, Callable[[str | None], Executor]] = {"local": lambda _: run_serially, "ray": ray_executor}
+"""Value of `--engine` to the function that makes the executor, given an address."""
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:
-    """Find an engine by its name; `address` is a Ray cluster's.
+    """Make an executor by its name, `local` or `ray`; `address` is that of a Ray cluster.
 
     Raises:
-        UserError: there is none of that name, it cannot be used, or an address was given to one that has none.
+        UserError: the name is unknown, the executor cannot be used, or `local` is given an address.
     """
     if name not in EXECUTORS:
         raise UserError(f"unknown engine {name!r}{suggest(name, EXECUTORS)}")

@@ -1,85 +1,89 @@
-"""A sweep in words and pictures: its leaderboard as a table, and a page with the grid, each run's picture and the way to its scores."""
+"""The table and the page of a leaderboard: ranks, image grid, and each run's image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mascot.evaluation.scores import METRICS, title_of
+from mascot.evaluation.scores import METRICS, metric_title
 from mascot.experiments.leaderboard import Entry, Leaderboard
-from mascot.generation.image_grid import written
-from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, shown
+from mascot.generation.image_grid import format_value
+from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, read_thumbnail
 from mascot.reports.table import Table
 from mascot.storage.image_files import open_image
 
-SHARED = (
-    "runs share a rank where their 95 % intervals overlap, or are tied through others: no number here tells them apart"
-)
+SHARED_RANKS = "runs share a rank if their 95 % intervals overlap, or if other runs tie them"
 
 
 def leaderboard_table(board: Leaderboard, metrics: Sequence[str] | None = None) -> Table:
-    """A row for each run, best first: rank, what was varied, the metrics (all, the ranking one first), the run's folder."""
+    """Build the table of a leaderboard, one row for each run, the best first.
+
+    Columns are rank, varied settings, `metrics` (by default all, the ranking one first) and folder.
+    """
     metrics = board.metrics if metrics is None else metrics
-    good = "low" if board.lowest else "high"
+    better = "low" if board.lowest else "high"
     return Table(
-        title=f"ranked by {title_of(board.by)} ({good} is good)",
-        head=("rank", *board.keys, *map(title_of, metrics), "run"),
+        title=f"ranked by {metric_title(board.by)} ({better} is better)",
+        head=("rank", *board.keys, *map(metric_title, metrics), "run"),
         rows=tuple(
-            (rank_of(entry), *values_of(entry, board.keys), *scores_of(entry, metrics), entry.name)
+            (rank_cell(entry), *setting_cells(entry, board.keys), *score_cells(entry, metrics), entry.name)
             for entry in board.entries
         ),
         notes=(
-            *notes_of(board),
+            *leaderboard_notes(board),
             *(f"{entry.label} failed: {entry.failure}" for entry in board.entries if entry.failure),
         ),
     )
 
 
-def rank_of(entry: Entry) -> str:
-    """A run's rank, or that it has none."""
+def rank_cell(entry: Entry) -> str:
+    """Write a run's rank, `failed`, or `none`."""
     return "failed" if entry.failure else "none" if entry.rank is None else str(entry.rank)
 
 
-def values_of(entry: Entry, keys: Sequence[str]) -> list[str]:
-    """A run's values of what was varied."""
-    return [written(entry.changes[key]) if key in entry.changes else "" for key in keys]
+def setting_cells(entry: Entry, keys: Sequence[str]) -> list[str]:
+    """Write a run's values of the varied settings."""
+    return [format_value(entry.changes[key]) if key in entry.changes else "" for key in keys]
 
 
-def scores_of(entry: Entry, metrics: Sequence[str]) -> list[str]:
-    """A run's scores with their intervals."""
+def score_cells(entry: Entry, metrics: Sequence[str]) -> list[str]:
+    """Write a run's scores with their intervals."""
     return [entry.scores[metric].describe() if metric in entry.scores else "" for metric in metrics]
 
 
-def notes_of(board: Leaderboard) -> list[str]:
-    """What has to be read with a leaderboard."""
+def leaderboard_notes(board: Leaderboard) -> list[str]:
+    """List what a reader of a leaderboard has to know."""
     ranked = [entry for entry in board.entries if entry.rank is not None]
     notes = [board.scored_by] * bool(board.scored_by)
     if board.by in METRICS:
-        notes.append(f"{title_of(board.by)}: {METRICS[board.by].means}")
+        notes.append(f"{metric_title(board.by)}: {METRICS[board.by].description}")
     if len({entry.rank for entry in ranked}) < len(ranked):
-        notes.append(SHARED)
+        notes.append(SHARED_RANKS)
     if any(score.mean is None for entry in ranked for score in entry.scores.values()):
-        notes.append("why a number could not be computed is said in the scores of the run itself")
+        notes.append("the scores of a run say why a number of it could not be computed")
     labels = {entry.name: entry.label for entry in ranked}
     first = {entry.name for entry in board.best}
     for entry in board.best:
-        if tied := [labels[name] for name in entry.behind if name in first]:
-            notes.append(f"{entry.label} is clearly behind {', '.join(tied)} all the same")
+        if better := [labels[name] for name in entry.behind if name in first]:
+            notes.append(f"{entry.label} is clearly worse than {', '.join(better)}, though they share a rank")
     return notes
 
 
 def leaderboard_page(
     board: Leaderboard, *, grid: Path | None, images: Mapping[str, Path], links: Mapping[str, str]
 ) -> Page:
-    """Show a sweep; `images` are what runs drew of one prompt and seed, and `links` lead to their scores, both by the runs' names.
+    """Build the page of a sweep.
+
+    `images` are the runs' images of one prompt and seed, and `links` the paths of their scores,
+    both by the runs' names. `grid` is the file of the image grid.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: an image cannot be read.
     """
     sections = [PageSection(id="leaderboard", title="Leaderboard", tables=(leaderboard_table(board),))]
     if grid is not None:
-        words = f"one picture of each run, by {' and '.join(board.keys)}"
-        whole = ImageStrip(name="", tiles=(ImageTile(image=open_image(grid), words=words, below=""),), whole=True)
+        words = f"one image of each run, by {' and '.join(board.keys)}"
+        whole = ImageStrip(name="", tiles=(ImageTile(image=open_image(grid), alt=words, caption=""),), full_width=True)
         sections.append(
             PageSection(
                 id="grid",
@@ -89,7 +93,7 @@ def leaderboard_page(
         )
     rows = tuple(run_row(board, entry, images.get(entry.name), links.get(entry.name, "")) for entry in board.entries)
     lead = (
-        "A name leads to all pictures and scores of its run, as long as this page lies in the sweep's folder."
+        "Each name links to the run's images and scores, as long as this page is in the sweep's folder."
         if links
         else ""
     )
@@ -101,14 +105,16 @@ def leaderboard_page(
 
 
 def run_row(board: Leaderboard, entry: Entry, image: Path | None, link: str) -> PageRow:
-    """One run: what it drew, its rank and score, or why it came to nothing."""
+    """Build the row of one run: its image, its rank and score, or why it failed."""
     about = f"failed: {entry.failure}" if entry.failure else ""
     if not entry.failure:
         score = (
-            f"{title_of(board.by)} {entry.scores[board.by].describe()}" if board.by in entry.scores else "not scored"
+            f"{metric_title(board.by)} {entry.scores[board.by].describe()}"
+            if board.by in entry.scores
+            else "not scored"
         )
         about = score if entry.rank is None else f"rank {entry.rank}, {score}"
-    tiles = () if image is None else (ImageTile(image=shown(image), words=entry.label, below=""),)
+    tiles = () if image is None else (ImageTile(image=read_thumbnail(image), alt=entry.label, caption=""),)
     return PageRow(
         title=entry.label or entry.name,
         about=about,

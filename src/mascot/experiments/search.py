@@ -1,4 +1,4 @@
-"""TODO experiments.search."""
+"""The points of a sweep: all combinations of some settings, or those that an optimizer proposes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mascot.errors import UserError
-from mascot.experiments.base_pool import loading_of
+from mascot.experiments.base_pool import LoadSettings, load_settings
 from mascot.experiments.search_space import METHOD_KEY, Choices, ValueRange
-from mascot.generation.image_grid import Place, places
+from mascot.generation.image_grid import GridPosition, grid_positions
 from mascot.methods.registry import DEFAULT
-from mascot.recipe.overrides import merge, spell_absences
+from mascot.recipe.overrides import merge, write_none
 from mascot.recipe.recipe import Recipe, preset_values
 
 
@@ -23,49 +23,55 @@ class SweepPoint:
     """One combination of settings, as a whole recipe."""
 
     name: str
-    """A hash of the recipe and of what its photos hold: what its folder is called."""
+    """A hash of the recipe and of its photos' content; the name of the run's folder."""
     changes: Mapping[str, Any]
-    """Dotted key -> value."""
+    """Dotted key to the value that this point has."""
     recipe: Recipe
-    place: Place | None = None
-    """Where it lies in the grid."""
+    position: GridPosition | None = None
+    """Position in the image grid; None for the points of a search."""
 
 
 Rounds = Generator[list[SweepPoint], Mapping[str, float | None], None]
-"""Yields what to try next, and is sent what came of it: name -> value of the metric, None where there is none."""
+"""Yields the points of each round.
+
+It is sent their results: point's name to value of the metric, None where there is none.
+"""
 
 
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as nested values, with nothing left to a preset."""
-    return spell_absences(recipe.model_dump(mode="json"))
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as nested values that leave nothing to a preset."""
+    return write_none(recipe.model_dump(mode="json"))
 
 
-def make_point(values: Mapping[str, Any], changes: Mapping[str, Any], place: Place | None = None) -> SweepPoint:
-    """Lay changes over a recipe's values, and what they leave open over the preset of the point's own base and method.
+def make_point(
+    values: Mapping[str, Any], changes: Mapping[str, Any], position: GridPosition | None = None
+) -> SweepPoint:
+    """Apply changes to a recipe's values, and fill the rest from the preset of its base and method.
 
-    Where the method changes, settings of the one before are not those of the new one: its preset takes their place.
+    Where the method changes, the settings of the old method are dropped for the new one's preset.
 
     Raises:
-        UserError: a key is unknown (with a suggestion), a value is out of range, or the photos are not there.
+        UserError: a key is unknown (with a suggestion), a value is out of range, or photos are
+            missing.
     """
-    below = dict(values)
-    before = below.get("method")
+    merged = dict(values)
+    before = merged.get("method")
     if METHOD_KEY in changes and not (isinstance(before, Mapping) and before.get("name") == changes[METHOD_KEY]):
-        below.pop("method", None)
+        merged.pop("method", None)
     for key, value in changes.items():
-        nested: Any = spell_absences(value)
+        nested: Any = write_none(value)
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        below = merge(below, nested)
-    method = below.get("method", {})
-    name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
-    base = str(below.get("base", "starter"))
-    recipe = Recipe.parse(merge(preset_values(base, name), {**below, "base": base}))
-    return SweepPoint(name=name_of(recipe), changes=dict(changes), recipe=recipe, place=place)
+        merged = merge(merged, nested)
+    method = merged.get("method", {})
+    method_name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
+    base = str(merged.get("base", "starter"))
+    recipe = Recipe.parse(merge(preset_values(base, method_name), {**merged, "base": base}))
+    return SweepPoint(name=hash_recipe(recipe), changes=dict(changes), recipe=recipe, position=position)
 
 
-def name_of(recipe: Recipe) -> str:
-    """Hash a recipe and all that lies in its photos' folders, captions and masks too: 12 hexadecimal digits."""
+def hash_recipe(recipe: Recipe) -> str:
+    """Hash a recipe and all files beside its photos, captions and masks too: 12 hex digits."""
     digest = hashlib.sha256(recipe.to_toml().encode())
     for photos in map(Path, recipe.photos):
         files = sorted(file for file in photos.iterdir() if file.is_file()) if photos.is_dir() else [photos]
@@ -78,11 +84,11 @@ def name_of(recipe: Recipe) -> str:
     return digest.hexdigest()[:12]
 
 
-def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
-    """All combinations, in one round; those that share a loaded base follow each other.
+def grid_search(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
+    """Yield all combinations in one round; those that share a loaded base follow each other.
 
     Raises:
-        UserError: a range has no list of values; or see `make_point`.
+        UserError: a range has no list of values; see also `make_point`.
     """
     axes: dict[str, Sequence[Any]] = {}
     for key, choices in over.items():
@@ -92,42 +98,44 @@ def grid(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
             )
         axes[key] = choices
     points: list[SweepPoint] = []
-    for place in places([len(choices) for choices in axes.values()]):
-        changes = {key: choices[i] for i, (key, choices) in zip(place, axes.items(), strict=True)}
-        points.append(make_point(values, changes, place))
-    first: dict[Any, int] = {}
-    points.sort(key=lambda point: first.setdefault(loading_of(point.recipe), len(first)))
+    for position in grid_positions([len(choices) for choices in axes.values()]):
+        changes = {key: choices[i] for i, (key, choices) in zip(position, axes.items(), strict=True)}
+        points.append(make_point(values, changes, position))
+    order: dict[LoadSettings, int] = {}
+    points.sort(key=lambda point: order.setdefault(load_settings(point.recipe), len(order)))
     yield points
 
 
-def search(
+def tpe_search(
     values: Mapping[str, Any],
     over: Mapping[str, Choices],
     *,
     trials: int,
-    together: int = 1,
+    round_size: int = 1,
     seed: int = 0,
     lowest: bool = False,
 ) -> Rounds:
-    """Up to `trials` combinations, chosen by the tree-structured Parzen estimator (Bergstra et al. 2011) in rounds of `together`.
+    """Propose up to `trials` combinations by the tree-structured Parzen estimator, in rounds.
 
-    The same values sent back give the same combinations, so a search that was cut off is gone through again. One that is chosen twice
-    is one point. Numbers of a range that is not whole are rounded to three digits.
+    Bergstra et al. 2011, as optuna implements it. It looks for the highest value, or the lowest.
+    Equal results lead to equal proposals, so an interrupted search is gone through again. A
+    combination that is proposed twice is one point. Fractions from a range are rounded to three
+    digits.
 
     Raises:
-        UserError: optuna is not installed, `trials` is no count, or see `make_point`: every value is tried in a recipe at first.
+        UserError: optuna is not installed, `trials` is below 1; see also `make_point`, which is
+            called with every value at first.
     """
-    if trials < 1 or together < 1:
+    if trials < 1 or round_size < 1:
         raise UserError("a search needs at least one trial; give --trials 20 (say).")
     check_choices(values, over)
-    optuna = search_library()
-    study = optuna.create_study(
-        direction="minimize" if lowest else "maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-    )
-    spaces = {key: space_of(optuna, choices) for key, choices in over.items()}
-    for start in range(0, trials, together):
-        asked = [study.ask(spaces) for _ in range(min(together, trials - start))]
-        points = [make_point(values, {key: chosen(over[key], trial.params[key]) for key in over}) for trial in asked]
+    optuna = import_optuna()
+    direction = "minimize" if lowest else "maximize"
+    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
+    distributions = {key: make_distribution(optuna, choices) for key, choices in over.items()}
+    for start in range(0, trials, round_size):
+        asked = [study.ask(distributions) for _ in range(min(round_size, trials - start))]
+        points = [make_point(values, {key: decode(over[key], trial.params[key]) for key in over}) for trial in asked]
         results = yield list({point.name: point for point in points}.values())
         for trial, point in zip(asked, points, strict=True):
             value = results[point.name]
@@ -136,19 +144,19 @@ def search(
 
 
 def check_choices(values: Mapping[str, Any], over: Mapping[str, Choices]) -> None:
-    """Make a recipe with each value once, so that a mistake is found before anything runs."""
+    """Make a recipe with each value once, so that mistakes are found before anything runs."""
     listed = {
         key: (choices.low, choices.high) if isinstance(choices, ValueRange) else tuple(choices)
         for key, choices in over.items()
     }
-    usual = {key: choices[0] for key, choices in listed.items()}
+    first = {key: choices[0] for key, choices in listed.items()}
     for key, choices in listed.items():
         for value in choices:
-            make_point(values, {**usual, key: value})
+            make_point(values, {**first, key: value})
 
 
-def search_library() -> Any:
-    """Optuna, without its notices.
+def import_optuna() -> Any:
+    """Import optuna and switch its notices off.
 
     Raises:
         UserError: it is not installed.
@@ -161,8 +169,8 @@ def search_library() -> Any:
     return optuna
 
 
-def space_of(optuna: Any, choices: Choices) -> Any:
-    """What optuna may choose from: a range's numbers, or the places in a list, whose values it need not understand."""
+def make_distribution(optuna: Any, choices: Choices) -> Any:
+    """Make optuna's distribution of a setting: numbers of a range, or indices of a list."""
     distributions = optuna.distributions
     if not isinstance(choices, ValueRange):
         return distributions.CategoricalDistribution(tuple(range(len(choices))))
@@ -171,8 +179,10 @@ def space_of(optuna: Any, choices: Choices) -> Any:
     return distributions.FloatDistribution(float(choices.low), float(choices.high), log=choices.logarithmic)
 
 
-def chosen(choices: Choices, answer: Any) -> Any:
-    """The value that optuna's answer stands for."""
+def decode(choices: Choices, proposed: Any) -> Any:
+    """Turn what optuna proposes into the setting's value: see `make_distribution`."""
     if not isinstance(choices, ValueRange):
-        return choices[answer]
-    return answer if isinstance(answer, int) else min(max(float(f"{answer:.3g}"), choices.low), choices.high)
+        return choices[proposed]
+    if isinstance(proposed, int):
+        return proposed
+    return min(max(float(f"{proposed:.3g}"), choices.low), choices.high)

@@ -1,6 +1,7 @@
-"""A collection of subjects to measure on, in the layout of google/dreambooth: a folder of photos each, and one file of classes and prompts.
+"""Collections of subjects to train and score, in the layout of github.com/google/dreambooth.
 
-The file is `prompts_and_classes.txt`; it lies beside the subjects' folders or, as in that repository, with them in `dataset/`.
+Each subject has a folder of photos. `prompts_and_classes.txt` lists class nouns and prompts. It is
+beside the subjects' folders or, as in that repository, with them in `dataset/`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,12 @@ from mascot.errors import UserError, suggest
 from mascot.generation.prompt_sets import PromptSet, is_live
 
 TABLE = "prompts_and_classes.txt"
-"""The file of classes and prompts."""
-
+"""Name of the file of classes and prompts."""
 
 HEAD = ("subject_name", "class")
-"""Over the classes; a third column, `live`, may say yes or no of each subject."""
-
+"""Head of the table of classes; an optional third column, `live`, says yes or no."""
 
 _PROMPT = re.compile(r"""^\s*(['"])(?P<text>.*)\1\.format\(""")
-
-
 _LIST = re.compile(r"^(?P<kind>object|live subject) prompts$", re.IGNORECASE)
 
 
@@ -34,22 +31,22 @@ class CollectionSubject:
     name: str
     class_noun: str
     live: bool
-    """Decides which of both lists of prompts it is measured on."""
+    """Whether it is scored on the prompts for live subjects; else on those for objects."""
     photos: Path
-    """The folder of its photos."""
+    """Folder of its photos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """Subjects, and the prompts that they are measured on."""
+    """Subjects, and the prompts that they are scored on."""
 
     subjects: tuple[CollectionSubject, ...]
     prompts: PromptSet
-    absent: tuple[str, ...] = ()
-    """Subjects that the file names and that have no folder."""
+    missing: tuple[str, ...] = ()
+    """Names of subjects that the file lists but that have no folder."""
 
-    def cut(self, *, subjects: Sequence[str] = (), prompts: int | None = None) -> Collection:
-        """The same with some subjects alone, and with so many of each list's prompts, evenly over the list.
+    def select(self, *, subjects: Sequence[str] = (), prompts: int | None = None) -> Collection:
+        """Select subjects, by default all, and a number of prompts, spread evenly over each list.
 
         Raises:
             UserError: there is no such subject, or no prompt would be left.
@@ -61,62 +58,67 @@ class Collection:
         if prompts is not None and prompts < 1:
             raise UserError("--prompts needs 1 or more.")
         chosen = tuple(known[name] for name in dict.fromkeys(subjects)) if subjects else self.subjects
-        cut = self.prompts
+        lists = self.prompts
         if prompts is not None:
-            cut = PromptSet(things=spread(cut.things, prompts), live=spread(cut.live, prompts))
-        return replace(self, subjects=chosen, prompts=cut)
+            lists = PromptSet(objects=spread(lists.objects, prompts), live=spread(lists.live, prompts))
+        return replace(self, subjects=chosen, prompts=lists)
 
 
 def read_collection(folder: Path) -> Collection:
-    """Read a folder in the layout of google/dreambooth; folders that the file does not name are none of its subjects.
+    """Read a collection; folders that its file does not list are ignored.
 
     Raises:
-        UserError: the file is missing or cannot be understood, with what is wrong in which line, or no subject has a folder.
+        UserError: the file is missing, a line of it cannot be read, or no subject has a folder.
     """
-    homes = [home for home in (folder, folder / "dataset") if (home / TABLE).is_file()]
-    if not homes:
+    roots = [root for root in (folder, folder / "dataset") if (root / TABLE).is_file()]
+    if not roots:
         raise UserError(
-            f"{folder} is no collection: it has no {TABLE}; give one that has, with a folder of photos for each subject."
+            f"{folder} is no collection: it has no {TABLE}; give one that has it, with a folder for each subject."
         )
-    table = homes[0] / TABLE
+    table = roots[0] / TABLE
     try:
         lines = table.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{table} cannot be read ({error}).") from None
-    named, prompts = read_classes(lines, table), read_prompts(lines, table)
-    found = [subject for subject in named if subject.photos.is_dir()]
+    subjects, prompts = read_classes(lines, table), read_prompts(lines, table)
+    found = [subject for subject in subjects if subject.photos.is_dir()]
     if not found:
-        raise UserError(f"{table} names {len(named)} subjects, and {homes[0]} holds a folder of none of them.")
-    return Collection(
-        subjects=tuple(found), prompts=prompts, absent=tuple(one.name for one in named if not one.photos.is_dir())
-    )
+        raise UserError(
+            f"{table} names {len(subjects)} subjects, and {roots[0]} holds a folder of none of them; add their folders."
+        )
+    missing = tuple(subject.name for subject in subjects if not subject.photos.is_dir())
+    return Collection(subjects=tuple(found), prompts=prompts, missing=missing)
 
 
 def read_classes(lines: Sequence[str], table: Path) -> list[CollectionSubject]:
-    """Read the table of subjects: `name,class` in each line below its head, up to the first empty one."""
-    heads = [number for number, line in enumerate(lines) if tuple(split(line)[:2]) == HEAD]
+    """Read the table of subjects: `name,class` in each line below its head, up to an empty line."""
+    heads = [number for number, line in enumerate(lines) if tuple(split_cells(line)[:2]) == HEAD]
     if not heads:
-        raise UserError(f"{table} has no line `{','.join(HEAD)}` over its classes.")
+        raise UserError(f"{table} has no line `{','.join(HEAD)}` over its classes; add it.")
     subjects: list[CollectionSubject] = []
     for number, line in enumerate(lines[heads[0] + 1 :], heads[0] + 2):
         if not line.strip():
             break
-        name, *more = split(line)
+        name, *more = split_cells(line)
         noun, live = (*more, "")[:2] if more else ("", "")
         if not name or not noun or len(more) > 2 or live.lower() not in {"", "yes", "no"} or Path(name).name != name:
             raise UserError(
-                f"{table}, line {number}: {line.strip()!r} is not of the form name,class or name,class,live (yes or no)."
+                f"{table}, line {number}: {line.strip()!r} is not of the form name,class or name,class,live "
+                "(yes or no)."
             )
         alive = live.lower() == "yes" if live else is_live(noun)
         subjects.append(CollectionSubject(name=name, class_noun=noun, live=alive, photos=table.parent / name))
-    twice = {one.name for one in subjects if sum(one.name == other.name for other in subjects) > 1}
-    if twice:
-        raise UserError(f"{table} names {', '.join(sorted(twice))} more than once.")
+    repeated = {one.name for one in subjects if sum(one.name == other.name for other in subjects) > 1}
+    if repeated:
+        raise UserError(f"{table} names {', '.join(sorted(repeated))} more than once; leave one line of each.")
     return subjects
 
 
 def read_prompts(lines: Sequence[str], table: Path) -> PromptSet:
-    """Read both lists: lines such as `'a {0} {1} in the snow'.format(unique_token, class_token),` below their titles."""
+    """Read both lists of prompts, each below its title.
+
+    A line is such as `'a {0} {1} in the snow'.format(unique_token, class_token),`.
+    """
     lists: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in lines:
@@ -127,8 +129,8 @@ def read_prompts(lines: Sequence[str], table: Path) -> PromptSet:
             current.append(template_of(prompt["text"], table))
     for kind in ("object", "live subject"):
         if not lists.get(kind):
-            raise UserError(f"{table} has no prompts under `{kind.title()} Prompts`.")
-    return PromptSet(things=tuple(lists["object"]), live=tuple(lists["live subject"]))
+            raise UserError(f"{table} has no prompts under `{kind.title()} Prompts`; add some.")
+    return PromptSet(objects=tuple(lists["object"]), live=tuple(lists["live subject"]))
 
 
 def template_of(text: str, table: Path) -> str:
@@ -138,12 +140,12 @@ def template_of(text: str, table: Path) -> str:
     return text.replace("{0} {1}", "{subject}")
 
 
-def split(line: str) -> list[str]:
-    """Cells of a line."""
+def split_cells(line: str) -> list[str]:
+    """Split a line of the table into cells."""
     return [cell.strip() for cell in line.split(",")]
 
 
 def spread(prompts: Sequence[str], count: int) -> tuple[str, ...]:
-    """So many prompts, evenly over the list, so that its kinds keep their shares."""
+    """Pick `count` prompts, evenly over the list, so that its kinds keep their shares."""
     count = min(count, len(prompts))
     return tuple(prompts[(2 * i + 1) * len(prompts) // (2 * count)] for i in range(count))

@@ -1,7 +1,8 @@
-"""The paper's protocol over a collection of subjects: every subject is taught in every way, drawn, scored, and averaged in one table.
+"""Suites: the protocol of DreamBooth (Ruiz et al. 2023) over a collection of subjects.
 
-An arm is one way to teach: a method, or anything else that turns a subject into a recipe. What is finished is never done again, and a
-subject that fails does not stop the rest.
+Every subject is trained with every variant and scored; the scores are averaged over subjects. A
+variant is a method, or anything else that turns a subject into a recipe. Finished work is never
+redone, and a subject that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -16,65 +17,68 @@ from pydantic import BaseModel, ConfigDict
 
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval
-from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.scores import METRICS, REFERENCES, Scores, over_subjects
-from mascot.experiments.executors import Executor, attempt, first_line, in_turn
+from mascot.experiments.executors import Executor, first_line, result_or_failure, run_serially
 from mascot.experiments.subject_collection import CollectionSubject
 from mascot.progress import OnEvent, RunFinished, RunsPlanned, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.json_record import JsonRecord
 from mascot.storage.run_folder import Run
 
-TrainRun = Callable[[Recipe, Path], Run]
-"""Trains a recipe into a folder, or goes on with a run that was begun there."""
+TrainSuiteRun = Callable[[Recipe, Path], Run]
+"""Trains a recipe into a folder, or resumes a run that was started there."""
 
-
-ScoreRun = Callable[[Run, "EvaluationRequest"], Scores]
-"""Draws and scores what a question asks of a run, and writes it into the run's folder."""
+ScoreSuiteRun = Callable[[Run, "EvaluationRequest"], Scores]
+"""Scores a run as a request says, and writes the scores into the run's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """What is asked of one run."""
+    """How one run is scored."""
 
     templates: tuple[str, ...]
     live: bool
     images: int
     seed: int
     photos: Path
-    """The folder of photos that likeness is measured on."""
+    """Folder of the photos that subject fidelity is measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to teach every subject."""
+    """One way to train every subject."""
 
     name: str
-    """What its folder and its row are called."""
+    """Name of its folder and of its row."""
     recipe: Callable[[CollectionSubject], Recipe]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteRun:
-    """One subject taught in one way."""
+    """One subject with one variant: what is trained, and how it is scored."""
 
     variant: str
     subject: str
     recipe: Recipe
     request: EvaluationRequest
 
+    @property
+    def label(self) -> str:
+        """Name of the run in the terminal."""
+        return f"{self.subject}, {self.variant}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRun:
-    """A cell that came to nothing, and why, in one sentence."""
+    """A run of a suite that failed, and why, in one sentence."""
 
     variant: str
     subject: str
-    sentence: str
+    reason: str
 
 
 class SubjectMean(BaseModel):
-    """A metric over subjects, with its bootstrap interval; no bounds with one subject."""
+    """A metric's mean over subjects, with its bootstrap interval; one subject has no interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,11 +86,11 @@ class SubjectMean(BaseModel):
     low: float | None
     high: float | None
     subjects: int
-    """That have the metric."""
+    """Number of subjects that have the metric."""
 
 
 class SuiteSummary(JsonRecord):
-    """What an evaluated suite came to, as `suite.json` keeps it."""
+    """The means of a suite, as `suite.json` keeps them."""
 
     damaged = "{path} is damaged or was written by another version of mascot; run the suite again."
     absent = "{path} does not exist; run the suite first."
@@ -95,50 +99,49 @@ class SuiteSummary(JsonRecord):
     images: int
     seed: int
     prompts: int
-    """Asked of each subject at most."""
+    """Largest number of prompts of a subject."""
     encoders: dict[str, str]
     subjects: tuple[str, ...]
-    """That the means are over: those that every arm has."""
+    """Subjects that the means are over: those that every variant has."""
     variants: dict[str, dict[str, SubjectMean]]
-    """Arm -> metric -> mean over the subjects; the references (real photos, untouched base) are among the metrics."""
+    """Variant to metric to mean; the metrics include the references (real photos, base model)."""
     failures: dict[str, str]
-    """`variant/subject` -> why there is nothing."""
+    """`variant/subject` to the reason of the failure."""
 
 
 @dataclass(kw_only=True)
 class SuiteScores:
-    """Every cell's scores so far."""
+    """The scores of all finished runs of a suite."""
 
     suite_runs: tuple[SuiteRun, ...]
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict[tuple[str, str], Scores])
-    """By arm and subject."""
+    """Variant and subject to scores."""
     failures: list[FailedRun] = field(default_factory=list[FailedRun])
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """In the order that they were given in."""
+        """The names of the variants, in their given order."""
         return tuple(dict.fromkeys(suite_run.variant for suite_run in self.suite_runs))
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Those that every arm has been scored on: means of different subjects would not be of the same thing."""
-        named = dict.fromkeys(suite_run.subject for suite_run in self.suite_runs)
-        return tuple(
-            subject for subject in named if all((variant, subject) in self.scores for variant in self.variants)
-        )
+        """The subjects that every variant is scored on; only their means are comparable."""
+        names = dict.fromkeys(suite_run.subject for suite_run in self.suite_runs)
+        return tuple(name for name in names if all((variant, name) in self.scores for variant in self.variants))
 
     def of(self, variant: str) -> list[Scores]:
-        """An arm's scores, subject by subject."""
+        """Return a variant's scores, subject by subject."""
         return [self.scores[variant, subject] for subject in self.subjects]
 
     def mean(self, variant: str, name: str) -> Interval | None:
-        """Average one number over the subjects, with its interval; None where no subject has it."""
+        """Average a metric over the subjects, with its interval; None if no subject has it."""
         return over_subjects(self.of(variant), name)
 
     def summary(self) -> SuiteSummary:
-        """All means, to be kept."""
+        """Collect all means."""
         request = self.suite_runs[0].request
-        known = [*METRICS, *(name for row in REFERENCES.values() for name in row.values())]
+        names = [*METRICS, *(name for row in REFERENCES.values() for name in row.values())]
+        means = {variant: {name: self._subject_mean(variant, name) for name in names} for variant in self.variants}
         return SuiteSummary(
             images=request.images,
             seed=request.seed,
@@ -146,39 +149,40 @@ class SuiteScores:
             encoders=next((dict(scores.encoders) for scores in self.scores.values()), {}),
             subjects=self.subjects,
             variants={
-                variant: {name: mean for name in known if (mean := self._kept(variant, name)) is not None}
-                for variant in self.variants
+                variant: {name: mean for name, mean in row.items() if mean is not None}
+                for variant, row in means.items()
             },
-            failures={f"{failure.variant}/{failure.subject}": failure.sentence for failure in self.failures},
+            failures={f"{failure.variant}/{failure.subject}": failure.reason for failure in self.failures},
         )
 
-    def _kept(self, variant: str, name: str) -> SubjectMean | None:
-        found, count = self.mean(variant, name), sum(one.values[name].value is not None for one in self.of(variant))
-        return None if found is None else SubjectMean(mean=found.mean, low=found.low, high=found.high, subjects=count)
+    def _subject_mean(self, variant: str, name: str) -> SubjectMean | None:
+        mean = self.mean(variant, name)
+        count = sum(scores.values[name].value is not None for scores in self.of(variant))
+        return None if mean is None else SubjectMean(mean=mean.mean, low=mean.low, high=mean.high, subjects=count)
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteFolder:
-    """Where a suite keeps its files."""
+    """Names the files of a suite."""
 
     folder: Path
 
     def run(self, suite_run: SuiteRun) -> Run:
-        """A cell's run."""
+        """The folder of one run."""
         return Run(self.folder / suite_run.variant / suite_run.subject)
 
     def traceback(self, suite_run: SuiteRun) -> Path:
-        """Where in the code a cell failed."""
+        """The traceback of a run that failed in the code."""
         return self.folder / suite_run.variant / f"{suite_run.subject}.failure.txt"
 
     @property
     def summary(self) -> Path:
-        """All means."""
+        """All means: see `SuiteSummary`."""
         return self.folder / "suite.json"
 
     @property
     def page(self) -> Path:
-        """Tables and pictures."""
+        """The page of tables and images."""
         return self.folder / "suite.html"
 
 
@@ -190,10 +194,13 @@ def plan_runs(
     images: int,
     seed: int,
 ) -> tuple[SuiteRun, ...]:
-    """Every subject in every way, subject by subject, so that a suite that was stopped early has whole rows; `prompts` by liveness.
+    """Plan every subject with every variant.
+
+    The order is subject by subject, so that a suite that is interrupted has whole rows. `prompts`
+    maps liveness to the prompts.
 
     Raises:
-        UserError: a recipe has mistakes, or two arms share a name.
+        UserError: a recipe has mistakes, or two variants share a name.
     """
     if len({variant.name for variant in variants}) < len(variants):
         raise UserError("a method is named twice; name each once.")
@@ -213,31 +220,37 @@ def plan_runs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteJob:
-    """All that is done for a cell, each only where it is not done yet."""
+    """Trains and scores one run of a suite, each only if it is not done yet."""
 
-    place: SuiteFolder
-    train_run: TrainRun
-    score_run: ScoreRun
+    files: SuiteFolder
+    train_run: TrainSuiteRun
+    score_run: ScoreSuiteRun
     encoders: Mapping[str, str]
-    """The encoders that scores must be by, as they describe themselves."""
+    """Descriptions of the encoders; scores by other encoders are redone."""
 
     def __call__(self, suite_run: SuiteRun) -> Scores | str:
-        """Bring a cell to its end, or say why that cannot be."""
-        return attempt(lambda: self.finish(suite_run), self.place.traceback(suite_run))
+        """Complete a run and return its scores, or why that failed."""
+        return result_or_failure(lambda: self.complete(suite_run), self.files.traceback(suite_run))
 
-    def finish(self, suite_run: SuiteRun) -> Scores:
-        """Train and score what is not trained and scored."""
-        run = self.place.run(suite_run)
+    def complete(self, suite_run: SuiteRun) -> Scores:
+        """Train and score a run where that is not done.
+
+        Raises:
+            UserError: the folder holds a run of another recipe.
+        """
+        run = self.files.run(suite_run)
         if run.recipe.exists() and not suite_run.recipe.fits(Recipe.read(run.recipe)):
-            raise UserError(f"{run.folder} was made with other settings; give another --out, or the settings of then.")
+            raise UserError(
+                f"{run.folder} was trained with other settings; give another --out, or the same settings as then."
+            )
         if not (run.adapter.exists() and run.recipe.exists()):
             self.train_run(suite_run.recipe, run.folder)
-        kept = self.recall(suite_run)
+        kept = self.read_scores(suite_run)
         return kept if kept is not None else self.score_run(run, suite_run.request)
 
-    def recall(self, suite_run: SuiteRun) -> Scores | None:
-        """The scores that are kept, None where they do not answer this question."""
-        run, request = self.place.run(suite_run), suite_run.request
+    def read_scores(self, suite_run: SuiteRun) -> Scores | None:
+        """Read the scores of a run; None if there are none for this request and these encoders."""
+        run, request = self.files.run(suite_run), suite_run.request
         if not run.scores.exists():
             return None
         kept = Scores.read(run.scores)
@@ -247,38 +260,29 @@ class SuiteJob:
 
 
 def run_suite(
-    suite_runs: Sequence[SuiteRun],
-    *,
-    out: Path,
-    train_run: TrainRun,
-    score_run: ScoreRun,
-    encoders: EncoderPair,
-    engine: Executor = in_turn,
-    on_event: OnEvent = ignore,
+    suite_runs: Sequence[SuiteRun], job: SuiteJob, *, executor: Executor = run_serially, on_event: OnEvent = ignore
 ) -> SuiteScores:
-    """Bring every cell to its end, and keep the means of what there is after each.
+    """Complete every run of a suite, and write the means of what is finished after each.
 
-    A suite that was stopped in any way goes on when it is called again, and ends in the same scores. Several processes may work on
-    different subjects of one folder. Events: `RunsPlanned`, `RunFinished`.
+    Called again, an interrupted suite goes on and ends with the same scores. Several processes may
+    work on different subjects in one folder. Events: `RunsPlanned`, `RunFinished`.
 
     Raises:
-        UserError: nothing could be scored at all.
+        UserError: no run could be scored.
     """
-    place = SuiteFolder(out)
-    work = SuiteJob(place=place, train_run=train_run, score_run=score_run, encoders=encoders.describe())
-    found = SuiteScores(suite_runs=tuple(suite_runs))
+    suite = SuiteScores(suite_runs=tuple(suite_runs))
     on_event(RunsPlanned(runs=len(suite_runs)))
-    for suite_run, outcome in engine(work, suite_runs):
-        if isinstance(outcome, Scores):
-            found.scores[suite_run.variant, suite_run.subject] = outcome
-            on_event(RunFinished(name=f"{suite_run.subject}, {suite_run.variant}", scores={}))
+    for suite_run, result in executor(job, suite_runs):
+        failure = ""
+        if isinstance(result, Scores):
+            suite.scores[suite_run.variant, suite_run.subject] = result
         else:
-            sentence = outcome if isinstance(outcome, str) else f"its worker was lost: {first_line(outcome)}"
-            found.failures.append(FailedRun(variant=suite_run.variant, subject=suite_run.subject, sentence=sentence))
-            on_event(RunFinished(name=f"{suite_run.subject}, {suite_run.variant}", scores={}, failure=sentence))
-        if found.scores:  # else nothing is left behind
-            with FileLock(place.folder / "lock"):  # several processes may work on one folder
-                found.summary().write(place.summary)
-    if not found.scores:
-        raise UserError(f"nothing could be scored: {found.failures[0].sentence}")
-    return found
+            failure = result if isinstance(result, str) else f"its worker was lost: {first_line(result)}"
+            suite.failures.append(FailedRun(variant=suite_run.variant, subject=suite_run.subject, reason=failure))
+        on_event(RunFinished(name=suite_run.label, scores={}, failure=failure))
+        if suite.scores:  # a suite without any score leaves no file behind
+            with FileLock(job.files.folder / "lock"):  # several processes may work in one folder
+                suite.summary().write(job.files.summary)
+    if not suite.scores:
+        raise UserError(f"nothing could be scored: {suite.failures[0].reason}")
+    return suite

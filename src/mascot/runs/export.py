@@ -1,4 +1,4 @@
-"""What a trained run leaves behind: the adapter, its other forms, and whole models."""
+"""Writing what a trained run results in: the adapter, its other forms, and whole models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def export_adapter(run: TrainingRun) -> Adapter:
 
 
 def make_manifest(run: TrainingRun, method: str) -> Manifest:
-    """Describe a run's adapter for its file; `method` is the one that restores it."""
+    """Describe a run's adapter for its file; `method` names the one that restores it."""
     recipe = run.recipe
     return Manifest(
         method=method,
@@ -28,9 +28,9 @@ def make_manifest(run: TrainingRun, method: str) -> Manifest:
 
 
 def write_companions(run: TrainingRun) -> list[tuple[str, str]]:
-    """Write the other forms of the adapter, and the whole models of methods that change the base.
+    """Write the other forms of the adapter, and whole models if the method changes the base.
 
-    Returns what the report says about them, as pairs of a name and a value.
+    Returns facts about them for the report, as names and values.
     """
     rows: list[tuple[str, str]] = []
     for number, attached in sorted(run.attached.items()):

@@ -1,4 +1,4 @@
-"""What a recipe names, loaded and checked: photos, the base, class images."""
+"""Loading and checking what a recipe names: the base, photos, class images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from mascot.runs.phase_schedule import PhaseSpan
 def load_base(recipe: Recipe) -> Family:
     """Load a recipe's base on its device.
 
-    On a CPU the weights stay in float32 and autocast does the rest: it is as fast, and images are the same in any batch.
+    On a CPU the weights stay in float32 and training uses autocast. It is as fast, and images do
+    not depend on the batch size.
 
     Raises:
         UserError: the base cannot be loaded, or the device or the precision cannot be used.
@@ -47,12 +48,11 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     """Read and caption a recipe's photos before any weight is loaded.
 
     Raises:
-        UserError: a photo, a caption, a mask or a preview prompt cannot be used, or prior preservation lacks a class noun.
+        UserError: a photo, a caption, a mask or a preview prompt cannot be used, or prior
+            preservation lacks a class noun.
     """
-    if (recipe.prior.generates or recipe.prior.preserves) and recipe.class_noun is None:
-        raise UserError(
-            "prior preservation needs to know what the subject is: give --class-noun dog (say), or --set prior.weight=0."
-        )
+    if (recipe.prior.uses_class_images or recipe.prior.uses_base_outputs) and recipe.class_noun is None:
+        raise UserError("prior preservation needs a class noun; give --class-noun dog (say), or --set prior.weight=0.")
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:
@@ -65,23 +65,26 @@ def read_subject(recipe: Recipe) -> PhotoSet:
 
 
 def photo_hashes(photos: PhotoSet) -> list[list[str]]:
-    """List each photo's name and the hash of its pixels, in order; a resumed run must have the same list."""
+    """List each photo's name and a hash of its pixels; a resumed run must have the same list."""
     return [[photo.path.name, hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]] for photo in photos.photos]
 
 
 def image_resolution(recipe: Recipe, family: Family) -> int:
-    """Choose the side of a run's finished images, in pixels: the recipe's, else the base's, as the base can divide it."""
+    """Choose the side of a run's finished images, in pixels.
+
+    It is the recipe's or else the base's, rounded down to a multiple that the base can use.
+    """
     last = family.stages[-1]
     wanted = recipe.dataset.resolution or last.resolution
     return max(last.multiple, wanted // last.multiple * last.multiple)
 
 
 def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> None:
-    """Refuse settings that this base cannot use, before class images are generated or anything is trained.
+    """Check settings against the loaded base, before class images are generated.
 
     Raises:
-        UserError: the method finds nothing to train, or the image size, the solver, the kind of prediction or the loss
-            weighting does not suit the base.
+        UserError: the method finds nothing to train; or the image size, the solver, the kind of
+            prediction or the loss weighting does not suit the base.
     """
     recipe.training.check()
     for span in spans:
@@ -95,12 +98,12 @@ def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> No
 
 
 def make_class_images(recipe: Recipe, family: Family, resolution: int) -> list[Image.Image]:
-    """Read or generate the class images of a recipe, RGB, with the base model; none where the recipe needs none."""
-    if not recipe.prior.generates or recipe.class_noun is None:
+    """Read or generate a recipe's class images with the base model, in RGB; may be none."""
+    if not recipe.prior.uses_class_images or recipe.class_noun is None:
         return []
     generator = Generator(family)
     knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=resolution, width=resolution)
-    return class_images.class_images(
+    return class_images.read_or_generate(
         recipe.prior,
         identity=family.identity,
         prompt=class_prompt(recipe.class_noun),

@@ -1,4 +1,4 @@
-"""Opening a run: folder, lock, photos, base, token and, when it is resumed, that all of these are still the same."""
+"""Opening a run: folder, lock, photos, base and token; a resumed run must find them unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mascot.data.encoding_cache import EncodingCache
 from mascot.data.photos import PhotoSet
@@ -25,7 +24,7 @@ from mascot.storage.atomic_write import check_writable, fresh_path
 from mascot.storage.run_folder import Run, open_run
 
 ChooseToken = Callable[[Recipe, Family], tuple[Recipe, str]]
-"""Fills in a token where a recipe names none, and says why it chose it (see `selection.token_choice`)."""
+"""Fills in a token if a recipe names none, and returns why (see `selection/token_choice.py`)."""
 
 
 @contextmanager
@@ -39,53 +38,54 @@ def open_training_run(
     family: Family | None = None,
     encodings: EncodingCache | None = None,
 ) -> Generator[TrainingRun]:
-    """Prepare a run up to the step that it is to train next, and hold its lock while the context lasts.
+    """Prepare a run up to the step that it trains next; its lock is held while the context lasts.
 
-    Without `out` a new folder under `runs/` is taken. `family` is the recipe's base where it is loaded already, and `encodings`
-    its cache of latents and text embeddings. The recipe and the effective settings are written into the folder.
-
-    Events: `PhotosRead`, `ClassImagesStarted`, those of `choose_token`.
+    Without `out` a new folder under `runs/` is made. `family` is the recipe's base if it is loaded
+    already, and `encodings` its cache of latents and text embeddings. The recipe and the effective
+    settings are written into the folder. Events: `PhotosRead`, `ClassImagesStarted`, and those of
+    `choose_token`.
 
     Raises:
-        UserError: anything that the user can mend; nothing that was in the folder is lost.
+        UserError: anything that the user can mend; no file that was in the folder is lost.
     """
-    folder = (
-        Path(out)
-        if out is not None
-        else fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
-    )
+    folder = Path(out) if out is not None else new_folder(recipe)
     files = check_folder(folder, recipe, resume=resume)
     photos = read_subject(recipe)
     on_event(describe_photos(photos))
     with files.locked():
-        check_folder(folder, recipe, resume=resume)  # again: another process may have used the folder in the meantime
+        check_folder(folder, recipe, resume=resume)  # again: another process may have used it meanwhile
         started = StartFacts.read(files) if resume else None
         check_same(files, "photos", started and started.photos, photo_hashes(photos))
         family = family or load_base(recipe)
         recipe, reason = choose_token(Recipe.read(files.recipe) if resume else recipe, family)
         check_same(files, "base", started and started.base, family.identity)
-        if recipe.prior.generates and recipe.prior.count:
-            on_event(ClassImagesStarted(images=recipe.prior.count))
         run = TrainingRun(
-            recipe=recipe,
-            files=files,
-            photos=photos,
-            family=family,
-            encodings=encodings or EncodingCache(),
-            token_reason=reason,
-            on_event=on_event,
+            recipe=recipe, files=files, photos=photos, family=family, token_reason=reason, on_event=on_event
         )
-        begin(run)
-        run.settings = effective_settings(run)
-        if not resume:
-            files.write_text(files.recipe, recipe.to_toml())
-        if started is None:
-            write_start_facts(run)
+        run.encodings = encodings or run.encodings
+        prepare(run, resumed=resume, started=started)
         yield run
 
 
+def prepare(run: TrainingRun, *, resumed: bool, started: StartFacts | None) -> None:
+    """Bring a run to its last checkpoint, and write down what it is trained with."""
+    if run.recipe.prior.uses_class_images and run.recipe.prior.count:
+        run.on_event(ClassImagesStarted(images=run.recipe.prior.count))
+    begin(run)
+    run.settings = effective_settings(run)
+    if not resumed:
+        run.files.write_text(run.files.recipe, run.recipe.to_toml())
+    if started is None:
+        write_start_facts(run)
+
+
+def new_folder(recipe: Recipe) -> Path:
+    """Choose a folder under `runs/` that does not exist, named after the photos."""
+    return fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
+
+
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """Decide whether a folder may be trained into.
+    """Check that a folder may be trained into; returns it as a run.
 
     Raises:
         UserError: it is not empty, cannot be written, or holds a run of another recipe.
@@ -106,16 +106,16 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class StartFacts:
-    """What a run was started with, as `effective.json` keeps it."""
+    """Photos and base that a run was started with, as `effective.json` keeps them."""
 
-    photos: Any
+    photos: object
     """See `photo_hashes`."""
-    base: Any
+    base: object
     """The base's identity."""
 
     @classmethod
     def read(cls, files: Run) -> StartFacts | None:
-        """Read them; None where the run was stopped before it wrote them.
+        """Read the facts; None if the run was stopped before it wrote them.
 
         Raises:
             UserError: the file is damaged.
@@ -139,8 +139,12 @@ def write_start_facts(run: TrainingRun) -> None:
     run.files.write_text(run.files.effective, json.dumps(facts, indent=2) + "\n")
 
 
-def check_same(files: Run, what: str, before: Any, now: Any) -> None:
-    """Refuse to resume on other photos or another base; `before` is None where nothing is known."""
+def check_same(files: Run, what: str, before: object, now: object) -> None:
+    """Check that a run resumes on the same photos or base; `before` is None if they are not known.
+
+    Raises:
+        UserError: they have changed.
+    """
     if before is not None and before != now:
         raise UserError(
             f"the {what} changed since {files.folder} was started; put back what was there, or start a new --out."
@@ -148,7 +152,7 @@ def check_same(files: Run, what: str, before: Any, now: Any) -> None:
 
 
 def describe_photos(photos: PhotoSet) -> PhotosRead:
-    """Say which photos are used, as an event."""
+    """Build the event that lists which photos are used."""
     return PhotosRead(
         used=tuple(printable(photo.path) for photo in photos.photos),
         refused=tuple(refused.reason for refused in photos.refused),

@@ -1,4 +1,4 @@
-"""The order of a run: every phase of its method on every stage of its base, one after the other."""
+"""The schedule of a run: every phase of its method on every stage of its base, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class PhaseSpan:
 
 
 def plan_spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
-    """Plan all phases of a method for each of a base's stages in turn; each stage is trained for `steps` steps."""
+    """Plan all phases of a method for each of a base's stages in turn.
+
+    Each stage is trained for `steps` steps, which its phases share.
+    """
     spans: list[PhaseSpan] = []
     for stage in range(stages):
         share, first = 0.0, stage * steps

@@ -12,7 +12,7 @@ from mascot.storage.run_folder import Run
 
 
 def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: int, step: int) -> None:
-    """Generate a recipe's previews with the base as it is now, and write them as the previews of a step.
+    """Generate a recipe's previews with the base as it is now, and write them as those of a step.
 
     `resolution` is the side of the square images in pixels.
     """

@@ -1,4 +1,4 @@
-"""One run of training: its inputs, its phases, and the phase that it is in."""
+"""One training run: its inputs, its phases, and the phase that it is in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
@@ -26,12 +26,15 @@ from mascot.training.cost import memory_needs, time_one_step
 from mascot.training.loop import Loop
 from mascot.training.memory_estimate import MemoryEstimate
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 @dataclass(kw_only=True)
 class TrainingRun:
-    """Training of one recipe, phase by phase and stage by stage: what it is trained on, and where it is.
+    """State of one training run: what it is trained on, and which phase and stage it is in.
 
-    See `training_steps` for how it is trained, `export` for what comes out.
+    `training_steps.py` trains it, and `export.py` writes the result.
     """
 
     recipe: Recipe
@@ -42,29 +45,28 @@ class TrainingRun:
     encodings: EncodingCache = field(default_factory=EncodingCache)
     """Latents and text embeddings of the base model, shared with other runs on the same base."""
     token_reason: str = ""
-    """Why the token was chosen, where the user named none."""
+    """Why the token was chosen; empty if the user named one."""
     on_event: OnEvent = ignore
     settings: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """The effective settings, as the report shows them."""
     attached: dict[int, AttachedMethod] = field(default_factory=dict[int, AttachedMethod])
-    """Stage index -> the method that trains it, or has trained it."""
+    """Stage index to the method that trains it, or has trained it."""
     index: int = -1
     """Index of the present span; -1 before the first is entered."""
     loop: Loop = field(init=False)
     kept_step: int | None = None
-    """The step whose parameters are kept, where it is not the last."""
+    """The step whose parameters are kept; None keeps the last."""
     needs: MemoryEstimate | None = None
-    """Memory of the present span, where it could be estimated."""
+    """Memory that the present span needs; None if it cannot be estimated."""
 
     @property
     def method(self) -> Method:
         """The recipe's method."""
-        method: Any = self.recipe.method
-        return method
+        return cast("Method", self.recipe.method)
 
     @property
     def device(self) -> str:
-        """The device that trains."""
+        """The device that the run is trained on."""
         return choose_device(self.recipe.device)
 
     @cached_property
@@ -79,7 +81,7 @@ class TrainingRun:
 
     @property
     def stage(self) -> Stage:
-        """The stage that is trained now."""
+        """The stage of the present span."""
         return self.family.stages[self.span.stage]
 
     @property
@@ -93,13 +95,13 @@ class TrainingRun:
         return image_resolution(self.recipe, self.family)
 
     @cached_property
-    def accelerator(self) -> Any:
-        """Device, precision and tracker."""
+    def accelerator(self) -> Accelerator:
+        """Device placement, mixed precision and tracker."""
         return open_accelerator(self.recipe.precision, device=self.device, folder=self.files.folder)
 
     @cached_property
     def class_images(self) -> list[Image.Image]:
-        """Images of the class by the base model; they must be asked for before a method is attached."""
+        """Images of the class by the base model; first read them before a method is attached."""
         assert not self.attached, "class images must be generated before the method is attached"
         return make_class_images(self.recipe, self.family, self.resolution)
 
@@ -119,36 +121,27 @@ class TrainingRun:
         )
 
     def enter(self, index: int) -> None:
-        """Attach the phase of a span and make its loop; encoders that it does not need leave memory."""
+        """Attach the phase of a span and make its loop; UserError if memory is too small."""
         self.index = index
         span, training = self.span, self.recipe.training
         previous = self.attached.get(span.stage)
         self.attached[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, previous)
         condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage))
         self.release_encoders()
-        self.loop = Loop(
-            self.stage,
-            self.attached[span.stage],
-            training,
-            condition,
-            self.accelerator,
-            first=span.first,
-            last=span.last,
-        )
+        attached = self.attached[span.stage]
+        self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
             memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
 
     def trains_text(self, number: int) -> bool:
-        """Tell whether any text encoder of a stage is trained, or was trained in an earlier span."""
-        stage, begun = (
-            self.family.stages[number],
-            [span.phase for span in self.spans[: self.index + 1] if span.stage == number],
-        )
+        """Tell whether a text encoder of a stage is trained now, or was in an earlier span."""
+        stage = self.family.stages[number]
+        begun = [span.phase for span in self.spans[: self.index + 1] if span.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def release_encoders(self) -> None:
-        """Drop the encoders that training does not need from memory; text encoders that are trained stay."""
+        """Drop encoders that training does not need from memory; trained text encoders stay."""
         for number, stage in enumerate(self.family.stages):
             stage.release_encoders(text=not self.trains_text(number))
 
@@ -157,19 +150,19 @@ class TrainingRun:
         return self.batch_loaders[self.span.stage].batches(step - self.span.stage * self.recipe.training.steps)
 
     def time_one_step(self) -> float:
-        """Measure the seconds of a step of the present span: the second of two that are computed and not taken."""
+        """Measure the seconds of a step of the present span without taking it; second of two."""
         return [time_one_step(self.loop, self.batches(self.span.first)) for _ in range(2)][-1]
 
     @contextmanager
     def generating(self) -> Generator[None]:
-        """Lend the base, as trained so far, to a generator while the context lasts."""
+        """Make the base, as trained so far, ready to generate images while the context lasts."""
         with self.loop.generating():
             yield
         self.release_encoders()
 
     @contextmanager
     def base_only(self) -> Generator[None]:
-        """Switch everything that is trained off while the context lasts."""
+        """Switch off everything that is trained while the context lasts."""
         with ExitStack() as stack:
             for attached in self.attached.values():
                 stack.enter_context(attached.base_only())
