@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is replaced whole or not at all, and failures become user errors."""
+"""Atomic writes: a file or folder is replaced whole or not at all; failures become user errors."""
 
 from __future__ import annotations
 
