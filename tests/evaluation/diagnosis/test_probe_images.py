@@ -174,7 +174,7 @@ def test_without_a_class_noun_or_with_one_photo_the_reason_is_given(world: World
     nameless = diagnose_tiny(world, world.write("nameless", class_noun=None))
     assert {check.failure_mode for check in nameless.checks} <= {"memorization", "photos too similar"}
     assert any("class noun" in reason for reason in nameless.unavailable.values())
-    single = diagnose_tiny(world, world.write("single", learned=1))
+    single = diagnose_tiny(world, world.write("single", trained_on=1))
     assert any("one photo" in reason for reason in single.unavailable.values())
     for run in ("nameless", "single"):
         text = (world.folder / run / "diagnosis.json").read_text() + (world.folder / run / "diagnosis.html").read_text()

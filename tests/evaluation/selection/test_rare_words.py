@@ -16,7 +16,7 @@ from tiny.vocabularies import NO_CANDIDATES, RARE, clip_tokenizer, t5_tokenizer
     ids=["merges", "unigrams", "sentinels"],
 )
 def test_rare_words_are_short_whole_and_unknown(tokenizer: Any) -> None:
-    """Frequent words, pieces of words, long and known words and sentinels are none, wherever they are."""
+    """Frequent words, pieces of words, long words, known words and sentinels are left out."""
     found = find_rare_words({"text_encoder": tokenizer})
     assert set(RARE) <= set(found)
     assert not {*NO_CANDIDATES, "jwv", "gz", "gzk", "wkx"} & set(found)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mascot.data.photo_audit import background_sameness, duplicates
+from mascot.data.photo_audit import background_similarity, duplicates
 from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
 from mascot.evaluation.evaluation_task import EvaluationTask
 from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, split_by_prompt
@@ -110,7 +110,7 @@ class ProbeImages:
             leakage=self.leakage(self.samples.trained),
             base_leakage=self.leakage(self.samples.base),
             duplicate_count=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
-            background_similarity=background_sameness(task.photos),
+            background_similarity=background_similarity(task.photos),
         )
 
     def prompt_measurements(self, number: int) -> PromptMeasurements:
