@@ -166,9 +166,9 @@ def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None
 @pytest.mark.parametrize(
     ("overrides", "remedy"),
     [
-        (("training.optimizer=schedule-free", "training.lr_schedule=cosine"), r"training\.schedule=constant"),
-        (("training.optimizer=schedule-free", "training.ema_decay=0.9"), r"training\.ema=none"),
-        (("training.optimizer=prodigy",), r"method\.rate=1"),
+        (("training.optimizer=schedule-free", "training.lr_schedule=cosine"), r"training\.lr_schedule=constant"),
+        (("training.optimizer=schedule-free", "training.ema_decay=0.9"), r"training\.ema_decay=none"),
+        (("training.optimizer=prodigy",), r"method\.learning_rate=1"),
         (("base_weights=int8", "method.variant=dora"), r"method\.variant=lora"),
         (("base_weights=nf4", "method.variant=lokr"), r"method\.variant=lora"),
         (("dataset.masked=0.5", "dataset.templates=['x {token}']", "photos=['{photos}/0.png']"), None),
