@@ -177,7 +177,7 @@ def main(  # noqa: PLR0917 - the command's options
     if unknown := [name for name in subjects.split(",") if name not in known]:
         raise typer.BadParameter(f"there is no subject {unknown[0]}; choose among {', '.join(known)}.")
     encoders, rows, notes = load_encoders("starter"), list[dict[str, ScoredChoice]](), list[str]()
-    print("\n".join(f"- {line}" for line in encoders.describe().values()))
+    print(*(f"- {line}" for line in encoders.describe().values()), sep="\n")
     print(
         f"- kept steps {', '.join(map(str, kept))}; images of each report prompt: {images}; prompts at most: {prompts}"
     )
@@ -191,14 +191,13 @@ def main(  # noqa: PLR0917 - the command's options
         lists = [spread(one.for_subject(live=known[name].live), prompts) for one in (STARTER_VALIDATION, STARTER)]
         validation = ChoiceScorer(generator=generator, run=run, prompts=lists[0], rounds=ROUNDS, seed=SEED)
         report = ChoiceScorer(generator=generator, run=run, prompts=lists[1], rounds=images, seed=0)
-        choices, reasons = choices_by_rule(
-            validation, fixed=fixed, window=window, threshold=threshold, patience=patience, budget=budget
-        )
+        options = {"fixed": fixed, "window": window, "patience": patience, "budget": budget}
+        choices, reasons = choices_by_rule(validation, **options, threshold=threshold)
         rows.append(score_choices(report, choices))
         notes.append(f"- {name}: {reasons}")
         print_subject(name, rows[-1])
     print_means(rows)
-    print("\n" + "\n".join(notes))
+    print("", *notes, sep="\n")
 
 
 if __name__ == "__main__":
