@@ -28,8 +28,8 @@ def caption_photos(photos: PhotoSet, templates: Sequence[str] = (DEFAULT_TEMPLAT
     names neither `{subject}` nor `{token}` is kept as written.
 
     Raises:
-        UserError: a text is not UTF-8, a caption is empty, a row is malformed or names a file that
-            does not exist, or `fill` would refuse a placeholder. The message names file and line.
+        UserError: a text is not UTF-8, a caption is empty, a row is malformed or names a missing
+            file, or `fill` would refuse a placeholder. The message names file and line.
     """
     if not templates:
         raise UserError("There is no caption template; give one such as 'a photo of {token} {class}'.")

@@ -25,7 +25,7 @@ from mascot.data.photos import Photo
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
 from mascot.diffusion.noise import join_latents, seeded
 from mascot.errors import UserError, printable
-from mascot.protocols import Batch, Framing, Latents, Subject
+from mascot.protocols import Batch, Framing, Latents, Stage, Subject
 
 
 class DatasetSettings(BaseModel):
@@ -214,22 +214,21 @@ def make_dataset(
         class_images: images for prior preservation; empty if `preserve`.
         encoders: the encoders of the stage that is trained.
         subject: the words that fill the captions.
+        subject: token and class noun, which fill the captions.
         class_caption: the caption of every class image.
         settings: resolution, buckets, captions and masks.
         prior_weight: loss weight of the prior examples; 0 leaves them out.
-        preserve: use the base model's own predictions for prior preservation, not class images.
+        preserve: use the base model's predictions for prior preservation, not class images.
 
     Raises:
-        UserError: masks are used and a photo has none or an empty one, or `preserve` is set and
-            there is no class noun.
+        UserError: masks are used and a photo has none, or an empty one; no class noun to preserve.
     """
     assert not (preserve and class_images), "use either class images or the base model's predictions"
     if settings.masked is not None:
         check_masks(photos)
-    preserve, stage = preserve and prior_weight > 0, encoders.stage
+    preserve &= prior_weight > 0
     groups: dict[Size, list[TrainingExample]] = defaultdict(list)
-    sizes = training_sizes(photos, settings, settings.resolution or stage.resolution, stage.multiple)
-    for photo, size in zip(photos, sizes, strict=True):
+    for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
         groups[size] += subject_examples(photo, size, encoders, subject, settings, with_class_prompts=preserve)
     return Dataset(
         subject={size: tuple(group) for size, group in groups.items()},
@@ -323,12 +322,17 @@ def training_captions(photo: Photo, subject: Subject, settings: DatasetSettings)
     return tuple(insert_token(caption, subject) for caption in photo.captions)
 
 
-def training_sizes(photos: Sequence[Photo], settings: DatasetSettings, resolution: int, multiple: int) -> list[Size]:
-    """Return the training size of each photo: the square, or its nearest aspect bucket."""
-    side = max(multiple, resolution // multiple * multiple)
+def training_sizes(photos: Sequence[Photo], settings: DatasetSettings, stage: Stage) -> list[Size]:
+    """Return the training size of each photo: the square, or its nearest aspect bucket.
+
+    The side is that of the settings, by default of the stage, rounded down to what the stage can
+    divide.
+    """
+    resolution = settings.resolution or stage.resolution
+    side = max(stage.multiple, resolution // stage.multiple * stage.multiple)
     if not settings.aspect_buckets:
         return [(side, side)] * len(photos)
-    choices = buckets(side, multiple)
+    choices = buckets(side, stage.multiple)
     return [nearest_bucket(photo.size, choices) for photo in photos]
 
 
