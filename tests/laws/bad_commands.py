@@ -144,7 +144,7 @@ WRONG_VALUES = {
 WRONG_TOGETHER = {
     "method.name": (("lorra", "unknown method"), ("3", "unknown method"), ("''", "unknown method")),
     "precision": (("fp16", "does not train on a CPU"),),
-    "dataset.background": (("whitish", "not a colour"), ("''", "not a colour"), ("'#12'", "not a colour")),
+    "dataset.background": (("whitish", "not a color"), ("''", "not a color"), ("'#12'", "not a color")),
     "dataset.templates": (
         ("['a {subjekt}']", "did you mean 'subject'"),
         ("['a {']", "lone {"),
@@ -278,12 +278,12 @@ def _photos() -> Iterator[Command]:
     yield _train("does not exist", photos="nowhere")
     yield _train("does not exist", photos="photos/nothing.jpg")
     yield _train("no usable photo", photos="")
-    yield _train("no picture", photos="note.txt")
+    yield _train("not an image", photos="note.txt")
     yield _train("does not exist", photos="x" * 300)
     yield _train("now here does not exist", photos="now\nhere")
     yield _train("does not exist", photos="note.txt/x")
     yield _train("not exist", "nowhere")
-    yield _train("magic.png is not a picture", "photos", photos="bad/magic.png")
+    yield _train("magic.png is not an image", "photos", photos="bad/magic.png")
 
 
 def _captions() -> Iterator[Command]:
@@ -302,7 +302,9 @@ def _captions() -> Iterator[Command]:
         b'{"file_name": "1.png", "text": "a {"}': "lone {",
         b"\xff": "not UTF-8",
         b"null": "write an object",
-        b'{"file_name": "1.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}': "line 2: 1.png has a caption already",
+        b'{"file_name": "1.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}': (
+            "line 2: 1.png has a caption already"
+        ),
         b'{"file_name": "1.png", "text": "a"}\n{"file_name"': "line 2: this is not JSON",
         b"[" * 100_000: "not JSON",
     }

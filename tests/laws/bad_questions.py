@@ -67,7 +67,7 @@ def _evaluations() -> Iterator[Command]:
     for place, says in {
         "nowhere": "does not exist",
         "empty": "no photos",
-        "note.txt": "no picture",
+        "note.txt": "not an image",
         "bad": "no usable photo",
     }.items():
         yield _evaluate(says, "run", "--photos", place)
@@ -95,7 +95,7 @@ def _calibrations() -> Iterator[Command]:
     for place, says in {
         "nowhere": "does not exist",
         "empty": "no photos",
-        "note.txt": "no picture",
+        "note.txt": "not an image",
         "bad": "no usable photo",
     }.items():
         yield _command(says, "evaluate", "--real", place, *JUDGES)

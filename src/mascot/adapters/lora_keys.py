@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from torch import nn
 
@@ -37,7 +37,7 @@ def name_in_module(module: nn.Module, part: str, key: str) -> str:
     return key.removeprefix(TEXT_PREFIX) if flat else key
 
 
-def write_metadata(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def write_metadata(configs: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Write peft's settings of each part as safetensors metadata, in one line of JSON.
 
     The settings include ranks and alphas. `configs` maps a part to its peft configuration.
@@ -50,14 +50,14 @@ def write_metadata(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {METADATA_KEY: json.dumps(settings, sort_keys=True, default=str)}
 
 
-def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+def read_metadata(metadata: Mapping[str, str]) -> dict[str, object]:
     """Read what `write_metadata` wrote, under `<part>.<setting>`; empty where the key is missing.
 
     Raises:
         UserError: the value is not a JSON object.
     """
     try:
-        settings: Any = json.loads(metadata.get(METADATA_KEY, "{}"))
+        settings: object = json.loads(metadata.get(METADATA_KEY, "{}"))
         assert isinstance(settings, dict)
     except (ValueError, RecursionError, AssertionError) as error:
         raise UserError("this adapter's metadata is damaged; export it again.") from error

@@ -12,10 +12,11 @@ from mascot.errors import UserError
 
 if TYPE_CHECKING:
     from mascot.recipe.recipe import Recipe
+from mascot.methods.registry import METHODS
 
 MethodName = Annotated[
     str | None,
-    typer.Option(help="Training method: lora, dreambooth, textual-inversion or pivotal.", show_default=False),
+    typer.Option(help=f"Training method: {', '.join(METHODS)}.", show_default=False),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)

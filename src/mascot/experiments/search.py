@@ -14,7 +14,7 @@ from mascot.experiments.base_pool import LoadSettings, load_settings
 from mascot.experiments.search_space import METHOD_KEY, Choices, ValueRange
 from mascot.generation.image_grid import GridPosition, grid_positions
 from mascot.methods.registry import DEFAULT
-from mascot.recipe.overrides import merge, write_none
+from mascot.recipe.overrides import merge, nest, write_none
 from mascot.recipe.recipe import Recipe, preset_values
 
 
@@ -24,7 +24,7 @@ class SweepPoint:
 
     name: str
     """A hash of the recipe and of its photos' content; the name of the run's folder."""
-    changes: Mapping[str, Any]
+    changes: Mapping[str, object]
     """Dotted key to the value that this point has."""
     recipe: Recipe
     position: GridPosition | None = None
@@ -38,13 +38,13 @@ It is sent their results: point's name to value of the metric, None where there 
 """
 
 
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
+def recipe_values(recipe: Recipe) -> dict[str, object]:
     """Return a recipe as nested values that leave nothing to a preset."""
     return write_none(recipe.model_dump(mode="json"))
 
 
 def make_point(
-    values: Mapping[str, Any], changes: Mapping[str, Any], position: GridPosition | None = None
+    values: Mapping[str, object], changes: Mapping[str, object], position: GridPosition | None = None
 ) -> SweepPoint:
     """Apply changes to a recipe's values, and fill the rest from the preset of its base and method.
 
@@ -59,10 +59,7 @@ def make_point(
     if METHOD_KEY in changes and not (isinstance(before, Mapping) and before.get("name") == changes[METHOD_KEY]):
         merged.pop("method", None)
     for key, value in changes.items():
-        nested: Any = write_none(value)
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        merged = merge(merged, nested)
+        merged = merge(merged, write_none(nest(key.split("."), value)))
     method = merged.get("method", {})
     method_name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
     base = str(merged.get("base", "starter"))
@@ -84,13 +81,13 @@ def hash_recipe(recipe: Recipe) -> str:
     return digest.hexdigest()[:12]
 
 
-def grid_search(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Rounds:
+def grid_search(values: Mapping[str, object], over: Mapping[str, Choices]) -> Rounds:
     """Yield all combinations in one round; those that share a loaded base follow each other.
 
     Raises:
         UserError: a range has no list of values; see also `make_point`.
     """
-    axes: dict[str, Sequence[Any]] = {}
+    axes: dict[str, Sequence[object]] = {}
     for key, choices in over.items():
         if isinstance(choices, ValueRange):
             raise UserError(
@@ -107,7 +104,7 @@ def grid_search(values: Mapping[str, Any], over: Mapping[str, Choices]) -> Round
 
 
 def tpe_search(
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     over: Mapping[str, Choices],
     *,
     trials: int,
@@ -143,7 +140,7 @@ def tpe_search(
             study.tell(trial, value, state=failed)
 
 
-def check_choices(values: Mapping[str, Any], over: Mapping[str, Choices]) -> None:
+def check_choices(values: Mapping[str, object], over: Mapping[str, Choices]) -> None:
     """Make a recipe with each value once, so that mistakes are found before anything runs."""
     listed = {
         key: (choices.low, choices.high) if isinstance(choices, ValueRange) else tuple(choices)
@@ -169,7 +166,7 @@ def import_optuna() -> Any:
     return optuna
 
 
-def make_distribution(optuna: Any, choices: Choices) -> Any:
+def make_distribution(optuna: Any, choices: Choices) -> object:
     """Make optuna's distribution of a setting: numbers of a range, or indices of a list."""
     distributions = optuna.distributions
     if not isinstance(choices, ValueRange):

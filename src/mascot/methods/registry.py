@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mascot.errors import UserError, suggest
-from mascot.protocols import Restore
+
+if TYPE_CHECKING:
+    from mascot.protocols import Restore
 
 METHODS: Mapping[str, str] = {
     "lora": "mascot.methods.lora:LoraSettings",

@@ -6,14 +6,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel
 
 from mascot.errors import UserError
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """Read a recipe file as nested dicts.
 
     Raises:
@@ -27,7 +27,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"the recipe {path} is not valid TOML ({error}); correct the file.") from None
 
 
-def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+def merge(lower: Mapping[str, object], upper: Mapping[str, object]) -> dict[str, object]:
     """Merge nested mappings, key by key; where both have a value, that of `upper` wins."""
     merged = dict(lower)
     for key, value in upper.items():
@@ -36,14 +36,15 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def write_none(value: Any) -> Any:
+def write_none(values: Mapping[str, object]) -> dict[str, object]:
     """Replace None in nested dicts by the string `none`, because TOML has no null."""
-    if isinstance(value, dict):
-        return {key: write_none(item) for key, item in value.items()}
-    return "none" if value is None else value
+    return {
+        key: write_none(value) if isinstance(value, dict) else "none" if value is None else value
+        for key, value in values.items()
+    }
 
 
-def read_none(model: type[BaseModel], values: Any) -> Any:
+def read_none(model: type[BaseModel], values: object) -> object:
     """Replace `none` by None for every setting of `model` that may be absent; inverts `write_none`.
 
     Values that are no mapping are returned unchanged, for pydantic to refuse.
@@ -61,26 +62,29 @@ def read_none(model: type[BaseModel], values: Any) -> Any:
     return read
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str]) -> dict[str, object]:
     """Parse items such as `method.rank=16` to nested dicts; of two values for a key the later wins.
 
     Raises:
         UserError: an item has no `=` or no key.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for item in overrides:
         path, equals, text = item.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise UserError(f"--set {item!r} is not of the form key=value, such as method.rank=16.")
-        nested: Any = parse_value(text.strip())
-        for key in reversed(keys):
-            nested = {key: nested}
-        values = merge(values, nested)
+        values = merge(values, nest(keys, parse_value(text.strip())))
     return values
 
 
-def parse_value(text: str) -> Any:
+def nest(keys: Sequence[str], value: object) -> dict[str, object]:
+    """Put a value under a path of keys, the outermost first."""
+    first, *rest = keys
+    return {first: nest(rest, value) if rest else value}
+
+
+def parse_value(text: str) -> object:
     """Parse a value as TOML, or else take it as a string; `none` becomes None."""
     if text.lower() == "none":
         return None

@@ -78,7 +78,7 @@ class Recipe(BaseModel):
         name = str(settings.get("name", DEFAULT))
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
-        return settings_of(name).model_validate(read_none(settings_of(name), settings) | {"name": name})
+        return settings_of(name).model_validate(read_none(settings_of(name), settings | {"name": name}))
 
     @property
     def subject(self) -> Subject:
@@ -114,9 +114,8 @@ class Recipe(BaseModel):
         given = {key: value for key, value in given.items() if value is not None}
         changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
         base = str(changes.get("base", "starter"))
-        method = (
-            str(changes.get("method", {}).get("name", DEFAULT)) if isinstance(changes.get("method", {}), dict) else ""
-        )
+        section = changes.get("method", {})
+        method = str(section.get("name", DEFAULT)) if isinstance(section, dict) else ""
         return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
 
     @classmethod

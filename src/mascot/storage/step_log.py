@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mascot.storage.atomic_write import atomic_write
 
 
-def read_steps(path: Path, until: int | None = None) -> list[dict[str, Any]]:
+def read_steps(path: Path, until: int | None = None) -> list[dict[str, object]]:
     """Read the rows of a step log up to and including step `until`; None reads all.
 
     A last line that was cut off, by a power failure say, is ignored. A missing log has no rows.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,8 @@ def tokenizers_of(family: Family) -> Mapping[str, Tokenizer]:
     """Return the tokenizers of a base model's prompts by the names of their text encoders."""
     stage = family.stages[0]  # the later stages of a cascade use the first one's text encoder
     assert isinstance(stage, PipelineStage)
-    return stage.tokenizers
+    tokenizers: Any = stage.tokenizers  # fast ones, whose attributes transformers types on no common class
+    return tokenizers
 
 
 class TextTokenScorer:
