@@ -226,15 +226,16 @@ def make_dataset(
     assert not (preserve and class_images), "use either class images or the base model's predictions"
     if settings.masked is not None:
         check_masks(photos)
-    preserve &= prior_weight > 0
     groups: dict[Size, list[TrainingExample]] = defaultdict(list)
     for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
-        groups[size] += subject_examples(photo, size, encoders, subject, settings, with_class_prompts=preserve)
+        groups[size] += subject_examples(
+            photo, size, encoders, subject, settings, with_class_prompts=preserve and prior_weight > 0
+        )
     return Dataset(
         subject={size: tuple(group) for size, group in groups.items()},
         prior={size: class_examples(class_images, size, encoders, class_caption) for size in groups if prior_weight},
         prior_weight=prior_weight,
-        preserve=preserve,
+        preserve=preserve and prior_weight > 0,
         caption_dropout=settings.caption_dropout,
     )
 
