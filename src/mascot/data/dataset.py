@@ -213,7 +213,6 @@ def make_dataset(
         photos: the subject's photos, with captions that are not filled yet.
         class_images: images for prior preservation; empty if `preserve`.
         encoders: the encoders of the stage that is trained.
-        subject: the words that fill the captions.
         subject: token and class noun, which fill the captions.
         class_caption: the caption of every class image.
         settings: resolution, buckets, captions and masks.
@@ -226,16 +225,15 @@ def make_dataset(
     assert not (preserve and class_images), "use either class images or the base model's predictions"
     if settings.masked is not None:
         check_masks(photos)
+    preserve = preserve and prior_weight > 0
     groups: dict[Size, list[TrainingExample]] = defaultdict(list)
     for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
-        groups[size] += subject_examples(
-            photo, size, encoders, subject, settings, with_class_prompts=preserve and prior_weight > 0
-        )
+        groups[size] += subject_examples(photo, size, encoders, subject, settings, with_class_prompts=preserve)
     return Dataset(
         subject={size: tuple(group) for size, group in groups.items()},
         prior={size: class_examples(class_images, size, encoders, class_caption) for size in groups if prior_weight},
         prior_weight=prior_weight,
-        preserve=preserve and prior_weight > 0,
+        preserve=preserve,
         caption_dropout=settings.caption_dropout,
     )
 
