@@ -196,6 +196,22 @@ class Dataset:
         ]
 
 
+def group_by_size(
+    photos: Sequence[Photo],
+    encoders: CachedEncoders,
+    subject: Subject,
+    settings: DatasetSettings,
+    *,
+    with_class_prompts: bool,
+) -> dict[Size, tuple[TrainingExample, ...]]:
+    """Make the training examples of all photos, by training size."""
+    groups: dict[Size, list[TrainingExample]] = defaultdict(list)
+    for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
+        examples = subject_examples(photo, size, encoders, subject, settings, with_class_prompts=with_class_prompts)
+        groups[size] += examples
+    return {size: tuple(group) for size, group in groups.items()}
+
+
 def make_dataset(
     photos: Sequence[Photo],
     class_images: Sequence[Image.Image],
@@ -226,11 +242,9 @@ def make_dataset(
     if settings.masked is not None:
         check_masks(photos)
     preserve = preserve and prior_weight > 0
-    groups: dict[Size, list[TrainingExample]] = defaultdict(list)
-    for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
-        groups[size] += subject_examples(photo, size, encoders, subject, settings, with_class_prompts=preserve)
+    groups = group_by_size(photos, encoders, subject, settings, with_class_prompts=preserve)
     return Dataset(
-        subject={size: tuple(group) for size, group in groups.items()},
+        subject=groups,
         prior={size: class_examples(class_images, size, encoders, class_caption) for size in groups if prior_weight},
         prior_weight=prior_weight,
         preserve=preserve,

@@ -157,7 +157,7 @@ def _check_steps(source: str, settings: Mapping[str, Any]) -> None:
         raise _refused(source, f"the resample {settings['resample']}")
 
 
-def _channels(source: str, settings: Mapping[str, Any], name: str, neutral: float) -> tuple[float, ...]:
+def _channels(source: str, settings: Mapping[str, object], name: str, neutral: float) -> tuple[float, ...]:
     """Read a value for each of three channels; `neutral` where there is no normalization."""
     if not settings.get("do_normalize", True):
         return (neutral,) * 3
@@ -168,7 +168,7 @@ def _channels(source: str, settings: Mapping[str, Any], name: str, neutral: floa
             raise _refused(source, f"the {name} {other}")
 
 
-def _side(source: str, settings: Mapping[str, Any], name: str) -> int:
+def _side(source: str, settings: Mapping[str, object], name: str) -> int:
     """Read the side of a size, in any of the shapes that configurations use."""
     match settings.get(name):
         case {"shortest_edge": int(side), **others} if not others:
