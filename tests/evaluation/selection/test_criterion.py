@@ -1,4 +1,4 @@
-"""Laws of the selection criterion: likeness and prompt fidelity both count; copying is penalized."""
+"""Laws of the selection criterion: likeness and prompt fidelity count, copying is penalized."""
 
 from __future__ import annotations
 
