@@ -58,6 +58,29 @@ class Estimate(TypedDict):
     high: float
 
 
+class RankEstimate(Estimate):
+    """The share of right ones within a rank, and the share by chance."""
+
+    chance: float
+
+
+class BlendScores(TypedDict):
+    """The scores along blends, as written to JSON."""
+
+    means: list[Estimate]
+    """The mean score at each of `ALPHAS`."""
+    falling: float
+    """Share of the single steps that fall."""
+    steps: int
+    """Number of single steps."""
+    every_mean_falls: bool
+    """Whether every step of the mean falls."""
+
+
+CaptionScores = dict[str, dict[str, RankEstimate]]
+"""Way (`image to text` or `text to image`) -> rank -> estimate."""
+
+
 def bootstrap(groups: Mapping[str, Sequence[float]], seed: int) -> Estimate:
     """Average the groups' means; the interval resamples whole groups, reproducibly by the seed."""
     means = np.array([np.mean(values) for values in groups.values()])
@@ -123,30 +146,27 @@ def calibrate(photos: Mapping[str, Tensor], floors: Mapping[str, Tensor], seed: 
     return {row: bootstrap(groups, seed) for row, groups in rows.items()}
 
 
-def summarize(curves: Mapping[str, list[list[float]]], seed: int) -> dict[str, Any]:
-    """Summarize the scores along blends.
-
-    Returns:
-        `means` at each of `ALPHAS`, the share of single steps that fall (`falling`) among `steps`,
-        and whether every step of the mean falls (`every_mean_falls`).
-    """
+def summarize(curves: Mapping[str, list[list[float]]], seed: int) -> BlendScores:
+    """Summarize the scores along blends; `curves` maps each subject to its curves."""
     means = [
         bootstrap({name: [curve[i] for curve in own] for name, own in curves.items()}, seed) for i in range(len(ALPHAS))
     ]
     steps = [after < before for own in curves.values() for curve in own for before, after in pairwise(curve)]
     falls = all(after["mean"] < before["mean"] for before, after in pairwise(means))
-    return {"means": means, "falling": float(np.mean(steps)), "steps": len(steps), "every_mean_falls": falls}
+    return BlendScores(means=means, falling=float(np.mean(steps)), steps=len(steps), every_mean_falls=falls)
 
 
-def measure_captions(clip: PromptEncoder, scenes: Sequence[tuple[Image.Image, str]], seed: int) -> dict[str, Any]:
+def measure_captions(clip: PromptEncoder, scenes: Sequence[tuple[Image.Image, str]], seed: int) -> CaptionScores:
     """Search captions by image and images by caption; return the shares found within `RANKS`."""
     images_ND = clip.embed([image for image, _ in scenes]).double()
     scores_NN = images_ND @ clip.embed_prompts([caption for _, caption in scenes]).double().T
-    found: dict[str, Any] = {}
+    found: CaptionScores = {}
     for way, scores in {"image to text": scores_NN, "text to image": scores_NN.T}.items():
         for rank in RANKS:
             groups = {str(number): [hit] for number, hit in enumerate(ranked(scores, rank))}
-            found.setdefault(way, {})[f"rank {rank}"] = bootstrap(groups, seed) | {"chance": rank / len(scenes)}
+            found.setdefault(way, {})[f"rank {rank}"] = RankEstimate(
+                **bootstrap(groups, seed), chance=rank / len(scenes)
+            )
     return found
 
 
@@ -200,7 +220,7 @@ def measure_sensitivity(
     ladders: Mapping[str, list[Ladder]],
     views: int,
     seed: int,
-) -> dict[str, Any]:
+) -> dict[str, BlendScores]:
     """Score images as the subject, the place and the noun are blended away.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks.encoder_scores import Estimate
+from benchmarks.encoder_scores import BlendScores, CaptionScores, Estimate
 from benchmarks.encoder_test_images import ALPHAS, RANKS, SCENES, SIDE, Condition
 
 PAPER = {"identity": 0.774, "clip": 0.885}
@@ -25,7 +25,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join([f"\n### {title}\n", *lines])
 
 
-def caption_table(captions: Mapping[str, Any]) -> str:
+def caption_table(captions: Mapping[str, CaptionScores]) -> str:
     """Format the table of the captions found."""
     columns = [(f"rank {rank}", f"chance {rank / SCENES:g}") for rank in RANKS]
     rows = [
@@ -53,7 +53,7 @@ def retrieval_table(retrieval: Mapping[str, Any]) -> str:
     return table("Nearest gallery image shows the right subject", header, rows)
 
 
-def calibration_table(calibration: Mapping[str, Any]) -> str:
+def calibration_table(calibration: Mapping[str, Mapping[str, Estimate]]) -> str:
     """Format the calibration table, with the paper's row for real photos."""
     rows = [
         [
@@ -75,7 +75,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> str:
     return table("Calibration on the packaged photos", ["row", "identity", "CLIP-I"], rows)
 
 
-def sensitivity_table(sensitivity: Mapping[str, Any]) -> str:
+def sensitivity_table(sensitivity: Mapping[str, BlendScores]) -> str:
     """Format the table of the blends."""
     rows = [
         [name, *(format_estimate(mean) for mean in curve["means"]), f"{curve['falling']:.3f} of {curve['steps']}"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,10 +64,9 @@ def embed(model: CLIPModel | ViTModel, pixels_BCHW: Tensor) -> Tensor:
 
 def read_encoder(folder: Path, like: CLIPModel | ViTModel) -> CLIPModel | ViTModel:
     """Read a written encoder of the same class as `like`, in float32."""
-    options: dict[str, Any] = {"dtype": torch.float32}
     if isinstance(like, CLIPModel):
-        return CLIPModel.from_pretrained(folder, **options)
-    return ViTModel.from_pretrained(folder, add_pooling_layer=False, **options)
+        return CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    return ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
 
 
 def write_encoder(

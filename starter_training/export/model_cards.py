@@ -47,8 +47,9 @@ library_name: transformers
 # {title}
 
 {purpose}
-It was trained from random weights on composed scenes of {icons} animals and things in {arts} art styles (emoji drawings,
-each thing by several artists), at {side} px, by `starter_training/models/`. {parameters:,} parameters, float16.
+It was trained from random weights on composed scenes of {icons} animals and things in {arts} art styles (emoji
+drawings, each thing by several artists), at {side} px, by `starter_training/models/`. It has {parameters:,} parameters
+in float16.
 
 It scores the starter's own images and those of models like it. It was trained on cartoons alone, so its scores of
 photographs mean little, and its numbers cannot be compared with those of {original}.
