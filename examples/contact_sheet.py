@@ -1,4 +1,7 @@
-"""Draw a run's photos and its subject in every context of the report as one picture: `python examples/contact_sheet.py RUN OUT.png`."""
+"""Make one sheet of a run's photos and of its subject in every context of the report.
+
+Usage: `python examples/contact_sheet.py RUN OUT.png`.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import mascot
+from mascot.data.photos import read_photos
 from mascot.generation.prompt_sets import CONTEXTS
 
-CELL, LINE, COLUMNS, SEEDS = 128, 16, 8, 2
+CELL, LINE = 128, 16
+"""Side of an image, and height of a line of text, in pixels."""
+
+COLUMNS, SEEDS = 8, 2
 
 
 def contact_sheet(run: Path) -> Image.Image:
-    """The photos in the first rows, then two pictures of each context with the prompt under the first."""
+    """Arrange the photos in the first rows, then the images of each prompt with a label."""
     recipe = mascot.Recipe.read(run / "recipe.toml")
-    from mascot.data.photos import read_photos
-
     photos = [photo.image for photo in read_photos([Path(path) for path in recipe.photos]).photos][:COLUMNS]
     prompts = [prompt for group in CONTEXTS.values() for prompt in group]
     images = mascot.generate(run, prompts, count=SEEDS)
@@ -29,17 +34,16 @@ def contact_sheet(run: Path) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for i, (image, label) in enumerate(cells):
         x, y = i % COLUMNS * (CELL + 4), i // COLUMNS * (CELL + LINE + 4)
-        square = image.resize((CELL, CELL), Image.Resampling.BICUBIC) if image.width == image.height else fit(image)
-        sheet.paste(square, (x, y))
+        sheet.paste(crop_square(image), (x, y))
         pen.text((x + 2, y + CELL + 1), label, fill="black")
     return sheet
 
 
-def fit(image: Image.Image) -> Image.Image:
-    """The middle square of a picture."""
+def crop_square(image: Image.Image) -> Image.Image:
+    """Resize the center square of an image to one cell."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize((CELL, CELL), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    return image.resize((CELL, CELL), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
 if __name__ == "__main__":

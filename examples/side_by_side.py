@@ -1,4 +1,7 @@
-"""Draw the same prompts and seeds with several runs, a column for each: `python examples/side_by_side.py RUN... OUT.png`."""
+"""Generate the same prompts and seeds with several runs, one column for each.
+
+Usage: `python examples/side_by_side.py RUN... OUT.png`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from PIL import Image, ImageDraw
 import mascot
 from mascot.generation.prompt_sets import CONTEXTS
 
-CELL, LINE, SEEDS = 96, 14, 2
-CLASS = "a photo of a {class}"
-"""The last row: does the class still look like the class?"""
+CELL, LINE = 96, 14
+"""Side of an image, and height of a line of text, in pixels."""
+
+SEEDS = 2
+
+CLASS_PROMPT = "a photo of a {class}"
+"""Prompt of the last row, which shows whether the class has drifted."""
 
 
 def side_by_side(runs: list[Path]) -> Image.Image:
-    """Runs from left to right, prompts from top to bottom, two seeds of each."""
-    prompts = [*(prompt for group in CONTEXTS.values() for prompt in group), CLASS]
+    """Arrange runs from left to right, prompts from top to bottom, two seeds of each."""
+    prompts = [*(prompt for group in CONTEXTS.values() for prompt in group), CLASS_PROMPT]
     width, height = len(runs) * (SEEDS * CELL + 8), LINE + len(prompts) * (CELL + LINE)
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)

@@ -1,4 +1,4 @@
-"""Laws of the command line: frozen help, exit codes, what is printed, images with their settings."""
+"""Laws of the command line: frozen help, exit codes, what is printed, images with settings."""
 
 from __future__ import annotations
 

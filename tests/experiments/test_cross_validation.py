@@ -40,7 +40,7 @@ from mascot.recipe.recipe import Recipe
 from mascot.reports.page import render
 from mascot.storage.run_folder import Run
 from tiny.photos import noise
-from tiny.world import HELD_OUT, TRAINED_ON, PLAIN, PROMPTS, World, cosines, mean, read, value
+from tiny.world import HELD_OUT, PLAIN, PROMPTS, TRAINED_ON, World, cosines, mean, read, value
 
 PHOTOS = TRAINED_ON + HELD_OUT
 STEP = 2

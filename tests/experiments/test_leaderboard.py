@@ -185,7 +185,7 @@ def test_the_page_shows_every_run_and_links_to_its_scores(tmp_path: Path) -> Non
     assert "failed: no memory" in text
     assert "not scored" in text
     assert text.count("<img") == 2
-    assert text.count('class="whole"') == 1
+    assert text.count('class="full"') == 1
     assert 'width="400" height="300"' in text, "the grid is not reduced"
     without = leaderboard_page(board, grid=None, images={}, links={})
     assert [section.id for section in without.sections] == ["leaderboard", "runs"]

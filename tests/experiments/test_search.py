@@ -178,7 +178,7 @@ def test_a_search_stays_in_its_ranges_and_is_the_same_each_time(values: dict[str
     ]
     for point in points:
         learning_rate, steps = point.changes["method.learning_rate"], point.changes["training.steps"]
-        assert 1e-5 <= learning_rate <= 1e-3
+        assert 1e-5 <= float(str(learning_rate)) <= 1e-3
         assert learning_rate == float(f"{learning_rate:.3g}")
         assert isinstance(steps, int)
         assert 10 <= steps <= 20

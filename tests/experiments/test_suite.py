@@ -328,7 +328,7 @@ def test_a_summary_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["suite", "{world}", "some_run"], "unexpected extra argument (some_run)"),
+        (["suite", "{world}", "some_run"], "unexpected extra argument(s) (some_run)"),
         (["suite", "{world}", "--prompt", "a {subject}"], "No such option: --prompt"),
         (["suite", "{world}", "--subjects", "cat"], "no subject 'cat'"),
         (["suite", "{world}", "--methods", "lorra"], "unknown method 'lorra'; did you mean 'lora'"),
@@ -337,7 +337,7 @@ def test_a_summary_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> Non
         (["suite", "{world}/mug"], "is no collection"),
         (["suite"], "Missing argument 'folder'"),
         (["evaluate", "--methods", "lora", "some_run"], "No such option: --methods"),
-        (["evaluate"], "Missing argument 'runs...'"),
+        (["evaluate"], "Missing argument 'runs'"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(

@@ -143,7 +143,7 @@ def show_step(display: Display, event: StepTrained) -> None:
 def show_checkpoint(display: Display, event: CheckpointChosen) -> None:
     """Print which checkpoint is kept; the knob search and the report follow."""
     display.say(event.reason)
-    display.update(completed=display.steps, description="searching the knobs, writing the report")
+    display.update(completed=display.steps, description="writing the report")
 
 
 def show_fold(display: Display, event: FoldStarted) -> None:
@@ -214,6 +214,13 @@ def open_display(name: str = "") -> Generator[Display]:
     console = Console()
     with open_bar(console) as bar:
         yield Display(console, bar, name)
+
+
+def plain_display() -> Display:
+    """Make a display without a progress bar, for jobs that are quick or report no progress."""
+    quiet_libraries()
+    console = Console()
+    return Display(console, Progress(console=console, disable=True))
 
 
 def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -187,10 +187,10 @@ def diagnose(
 def compare(one: One, other: Other, *, out: ComparisonPage = None) -> None:
     """Compare two evaluated runs by prompt and seed: differences with intervals, and images."""
     from mascot.api.compare import compare as compare_runs
-    from mascot.cli.console import open_display, show_table
+    from mascot.cli.console import plain_display, show_table
     from mascot.evaluation.score_tables import comparison_table
 
-    with open_display() as display:
-        comparison = compare_runs(one, other, out=out, on_event=display)
+    display = plain_display()
+    comparison = compare_runs(one, other, out=out, on_event=display)
     show_table(display.console, comparison_table(comparison))
     display.say(f"report: {display.files['report']}")

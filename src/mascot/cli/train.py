@@ -96,13 +96,13 @@ def doctor(
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
     from mascot.api.doctor import doctor as inspect
-    from mascot.cli.console import open_display, show_rows
+    from mascot.cli.console import plain_display, show_rows
     from mascot.data.prompt_templates import fill
     from mascot.runs.opening import describe_photos
 
     made = build_recipe(photos, class_noun=class_noun, base=base, file=recipe, overrides=overrides)
-    with open_display() as display:
-        report = inspect(made, measure=measure)
+    display = plain_display()
+    report = inspect(made, measure=measure)
     display(describe_photos(report.photos))
     for finding in report.audit.findings:
         style = "yellow" if finding.severity == "warning" else None

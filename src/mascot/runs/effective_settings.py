@@ -53,7 +53,7 @@ def training_settings(recipe: Recipe) -> Rows:
     """List method, learning rates, optimizer, loss, device and seed."""
     training, method = recipe.training, recipe.method.model_dump()
     settings = list(flatten(method))
-    listed = ", ".join(f"{key} {value}" for key, value in settings if "rate" not in key)
+    listed = ", ".join(f"{key} {value}" for key, value in settings if value is not None and "rate" not in key)
     rates = [(key, f"{value:g}" + ("" if value else " (not trained)")) for key, value in settings if "rate" in key]
     late = training.warmup_steps >= training.steps
     warmup = f"{training.warmup_steps} steps of warm-up"
