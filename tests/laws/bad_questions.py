@@ -32,7 +32,7 @@ def _evaluate(says: str, where: str, *words: str) -> Command:
 
 
 def _evaluations() -> Iterator[Command]:
-    yield _command("nothing to evaluate", "evaluate")
+    yield _command("missing argument", "evaluate")
     yield _evaluate("does not exist", "nowhere")
     for folder in ("", "empty", "photos"):
         yield _evaluate("not a mascot run", folder)
@@ -88,7 +88,7 @@ def _cross_validations() -> Iterator[Command]:
     yield _evaluate("2 photos cannot be held out of the 1", "run", "--cross-validate", "2")
     yield _evaluate("without --photos", "run", "--cross-validate", "all", "--photos", "photos")
     yield _evaluate("put them back", "runs/gone_photos", "--cross-validate", "all")
-    yield _command("--real draws nothing", "evaluate", "photos", "--real", "--cross-validate", "all")
+    yield _command("--real generates nothing", "evaluate", "photos", "--real", "--cross-validate", "all")
 
 
 def _calibrations() -> Iterator[Command]:
@@ -99,17 +99,17 @@ def _calibrations() -> Iterator[Command]:
         "bad": "no usable photo",
     }.items():
         yield _command(says, "evaluate", "--real", place, *JUDGES)
-    yield _command("nothing to evaluate", "evaluate", "--real")
+    yield _command("missing argument", "evaluate", "--real")
     for words in (("--prompt", "a {subject}"), ("--photos", "photos"), ("--live",)):
-        yield _command("--real draws nothing", "evaluate", "--real", "photos", *words)
+        yield _command("--real generates nothing", "evaluate", "--real", "photos", *words)
     yield _command("no folder", "evaluate", "--real", "photos", "--identity", "nowhere")
 
 
 def _suites() -> Iterator[Command]:
     def suite(says: str, place: str, *words: str) -> Command:
-        return _command(says, "evaluate", "--suite", place, "--out", "suite-out", "--base", "base", *JUDGES, *words)
+        return _command(says, "suite", place, "--out", "suite-out", "--base", "base", *JUDGES, *words)
 
-    yield _command("requires an argument", "evaluate", "--suite")
+    yield _command("missing argument", "suite")
     for place in ("nowhere", "empty", "photos", "note.txt", "clutter"):
         yield suite(place, place)
     yield suite("collection", "collection", "--subjects", "lizard")
@@ -118,16 +118,16 @@ def _suites() -> Iterator[Command]:
     yield suite("--images", "collection", "--images", "0")
     yield suite("is not a setting", "collection", "--set", "trainig.steps=3")
     yield suite("method.rank", "collection", "--set", "method.rank=0")
-    yield suite("--suite", "collection", "--cross-validate", "all")
-    yield suite("--suite", "collection", "--real")
+    yield suite("no such option", "collection", "--cross-validate", "all")
+    yield suite("no such option", "collection", "--real")
     yield suite("no folder", "collection", "--identity", "nowhere")
     yield suite("does not exist", "collection", "--base", "nowhere")
-    yield suite("engine", "collection", "--engine", "spark")
+    yield suite("no such option", "collection", "--engine", "spark")
     for place in ("note.txt", "note.txt/suite", "/dev/null"):
         yield suite(f"{place} cannot be written", "collection", "--out", place)
-    yield _command("--suite", "evaluate", "run", "--suite", "collection")
+    yield _command("no such option", "evaluate", "run", "--suite", "collection")
     for words in (("--methods", "x"), ("--subjects", "x"), ("--prompts", "3"), ("--out", "x")):
-        yield _command("--suite", "evaluate", "run", *words)
+        yield _command("no such option", "evaluate", "run", *words)
 
 
 def _comparisons() -> Iterator[Command]:

@@ -152,7 +152,7 @@ def test_a_bad_photo_is_named_also_without_a_folder_for_the_run(
     [
         ["train", "photos", "--base", "base", "--out", "/proc/run", *PLAIN],
         ["generate", "adapter.safetensors", "a dog", "--steps", "1", "--count", "1", "--out", "/proc/pictures"],
-        ["evaluate", "--suite", "collection", "--base", "base", "--out", "/proc/suite", *JUDGES],
+        ["suite", "collection", "--base", "base", "--out", "/proc/suite", *JUDGES],
         ["compare", "runs/scored", "runs/scored", "--out", "/proc/page.html"],
         ["sweep", "sweep.toml", "--over", "method.rank=2,4", "--out", "/proc/sweep"],
         ["sweep", "run", "--over", "guidance=3", "--out", "/proc/knobs.png"],
@@ -206,7 +206,7 @@ def test_a_fresh_process_says_the_same(
     said = refused(words, here, monkeypatch, capfd)
     before = snapshot(here)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    code = "from mascot.cli import main; main()"
+    code = "from mascot.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=False
     )

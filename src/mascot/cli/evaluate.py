@@ -144,7 +144,9 @@ def show_calibration(
     from mascot.models.starter import EMBEDDED
 
     quiet_libraries()
-    rows, encoders = calibrate(folders, base=base or EMBEDDED, identity=identity, clip=clip, device=device)
+    rows, encoders = calibrate(
+        folders, base=EMBEDDED if base is None else base, identity=identity, clip=clip, device=device
+    )
     show_table(Console(), calibration_table(rows, encoders))
 
 

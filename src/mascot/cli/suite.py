@@ -57,7 +57,7 @@ def suite(
             overrides=overrides or (),
             images=images,
             seed=seed,
-            base=base or EMBEDDED,
+            base=EMBEDDED if base is None else base,
             identity=identity,
             clip=clip,
             device=device,

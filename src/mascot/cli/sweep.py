@@ -66,7 +66,7 @@ def sweep(
             by=by,
             trials=trials,
             images=images,
-            prompt=prompt or KNOBS_PROMPT,
+            prompt=KNOBS_PROMPT if prompt is None else prompt,
             engine=engine,
             address=address,
             on_event=display,
@@ -90,7 +90,7 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
         raise UserError("a grid of knobs needs listed values; write them with commas, such as guidance=3,5,9.")
     _, path = resolve_adapter(source)
     target = out or fresh_path(path.parent, "knobs", ".png")
-    typer.echo(generate_knob_grid(source, listed, out=target, prompt=prompt or KNOBS_PROMPT))
+    typer.echo(generate_knob_grid(source, listed, out=target, prompt=KNOBS_PROMPT if prompt is None else prompt))
 
 
 def token(*, base: Base = None, count: TokenCount = 5, candidates: Candidates = 16, seed: CandidateSeed = 0) -> None:
@@ -101,7 +101,7 @@ def token(*, base: Base = None, count: TokenCount = 5, candidates: Candidates = 
     from mascot.models.devices import choose_device
     from mascot.models.starter import EMBEDDED
 
-    name, device = base or EMBEDDED, choose_device("auto")
+    name, device = EMBEDDED if base is None else base, choose_device("auto")
     with open_display() as display:
         search = find_token(name, count=count, candidates=candidates, seed=seed, device=device, on_event=display)
     show_rows(display.console, f"rare words of {name}, the one that means least first", search_rows(search))
