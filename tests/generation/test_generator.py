@@ -236,10 +236,20 @@ def test_the_settings_are_in_the_file(family: Family, tmp_path: Path) -> None:
         prompt, negative, facts = str(read.info["parameters"]).split("\n")
     assert prompt == "a dog, at night: 5 €"
     assert negative == "Negative prompt: blurry, dark: ü"
-    assert dict(fact.split(": ") for fact in facts.split(", ")).items() >= {
-        "Steps": "3", "Sampler": "euler", "CFG scale": "2.5", "Seed": "42", "Size": "80x48", "Model": "owner/name",
-        "Adapter": "a.safetensors", "UNet scale": "1.0", "Text encoder scale": "1.0",
-    }.items()  # fmt: skip
+    assert (
+        dict(fact.split(": ") for fact in facts.split(", ")).items()
+        >= {
+            "Steps": "3",
+            "Sampler": "euler",
+            "CFG scale": "2.5",
+            "Seed": "42",
+            "Size": "80x48",
+            "Model": "owner/name",
+            "Adapter": "a.safetensors",
+            "UNet scale": "1.0",
+            "Text encoder scale": "1.0",
+        }.items()
+    )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 

@@ -225,9 +225,15 @@ def test_what_cannot_be_computed_is_none() -> None:
 def test_embeddings_of_no_length_give_numbers() -> None:
     zero, some = torch.zeros(2, 6), rows(3)
     values = (
-        similarity(zero, some), real_similarity(zero), prompt_fidelity(zero, zero), copy_score(zero, some, zero),
-        nearest_excess(some, zero), preservation(zero, some), drift(some, zero, some), perceptual_distance(zero, zero),
-    )  # fmt: skip
+        similarity(zero, some),
+        real_similarity(zero),
+        prompt_fidelity(zero, zero),
+        copy_score(zero, some, zero),
+        nearest_excess(some, zero),
+        preservation(zero, some),
+        drift(some, zero, some),
+        perceptual_distance(zero, zero),
+    )
     assert all(value is not None and math.isfinite(value) for value in values)
 
 
