@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
@@ -33,7 +32,7 @@ from mascot.storage.run_folder import Run
 
 
 def sweep_recipes(
-    recipe: Recipe | Mapping[str, Any],
+    recipe: Recipe | Mapping[str, object],
     over: Mapping[str, Choices],
     job: SweepJob,
     *,
