@@ -192,8 +192,8 @@ def anew(batch: Batch) -> Batch:
 REDRAW = """
 import json, sys
 import numpy as np
-from mascot import verbs
-from mascot.generator import Knobs, ImageRequest
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.loading import open_generator
 for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
     generator, _, _ = open_generator(adapter, device="cpu")
     knobs = Knobs(steps=2, guidance=3.0, height=side, width=side)

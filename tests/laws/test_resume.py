@@ -219,7 +219,7 @@ def test_killed_before_anything_was_written_it_can_simply_be_started_again(
     run = Run(tmp_path / "run")
     words = start(tiny_base, home, run.folder)
     assert (
-        Command(words, home, ("mascot.runs.training_run", "Personalization.batches", 1)).ended()[0] == -signal.SIGKILL
+        Command(words, home, ("mascot.runs.training_run", "TrainingRun.batches", 1)).ended()[0] == -signal.SIGKILL
     )
     shutil.rmtree(run.folder)
     run.folder.mkdir()
