@@ -52,10 +52,22 @@ def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def adapter_parameters(layer: Any) -> Iterator[nn.Parameter]:
-    """Yield the trainable parameters of an adapted layer."""
-    for group in (getattr(layer, name) for name in layer.adapter_layer_names):
+    """Yield the trainable parameters of an adapted layer, each once.
+
+    peft lists DoRA's magnitudes twice among a layer's groups.
+    """
+    for group in (getattr(layer, name) for name in dict.fromkeys(layer.adapter_layer_names)):
         if ADAPTER in group:
             yield from (group[ADAPTER],) if isinstance(group, nn.ParameterDict) else group[ADAPTER].parameters()
+
+
+def disable_dropout(module: nn.Module) -> None:
+    """Put the adapted layers into evaluation mode.
+
+    peft's dropout of LoHa and LoKr draws a random number in each forward pass, even at a rate of 0.
+    """
+    for _, layer in lora_layers(module):
+        layer.eval()
 
 
 def peft_config(module: nn.Module) -> dict[str, Any]:

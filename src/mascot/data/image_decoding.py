@@ -20,6 +20,8 @@ EXTENSIONS = frozenset(
 """Extensions of photos, in lower case."""
 PIXEL_LIMIT = 120_000_000
 """Images with more pixels are refused as decompression bombs; consumer cameras have fewer."""
+TOO_MANY_PIXELS = f"has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
+"""The sentence that refuses such an image."""
 LONGEST_SIDE = 2048
 """Larger images are reduced to this longest side in pixels, twice what base models train at."""
 SHORTEST_SIDE = 32
@@ -50,8 +52,11 @@ Color = tuple[int, ...]
 """Red, green and blue, 0..255."""
 
 
-class UnusableImage(Exception):  # noqa: N818 - `photos` turns it into a `RefusedFile`; users never see it as an error
-    """One file cannot be used; the text is one sentence that names the file and says why."""
+class UnusableImage(Exception):  # noqa: N818 - never leaves this room, and the name reads as what it says
+    """Raised for a file that cannot be used; its text is a sentence about the named file."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{printable(path)} {problem}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +97,18 @@ def check_file(path: Path) -> None:
     Raises:
         UnusableImage: the file does not exist, is not a regular file, is a mask or is not an image.
     """
-    name = printable(path)
     if not os.path.lexists(path):
-        raise UnusableImage(f"{path} does not exist.")
+        raise UnusableImage(path, "does not exist.")
     if path.is_symlink() and not path.exists():
-        raise UnusableImage(f"{name} is a link to a file that does not exist.")
+        raise UnusableImage(path, "is a link to a file that does not exist.")
     if path.is_dir():
-        raise UnusableImage(f"{name} is a folder, though it is named like an image.")
+        raise UnusableImage(path, "is a folder, though it is named like an image.")
     if not path.is_file():
-        raise UnusableImage(f"{name} is not a regular file.")
+        raise UnusableImage(path, "is not a regular file.")
     if is_mask(path):
-        raise UnusableImage(f"{name} is a mask; name the photo that it belongs to.")
+        raise UnusableImage(path, "is a mask; name the photo that it belongs to.")
     if path.suffix.lower() not in EXTENSIONS:
-        raise UnusableImage(f"{name} is not an image of a known format; save it as jpg or png.")
+        raise UnusableImage(path, "is not an image of a known format; save it as jpg or png.")
 
 
 def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
@@ -129,7 +133,7 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
     except UnusableImage:
         raise
     except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
-        raise UnusableImage(_explain(path, error)) from error
+        raise UnusableImage(path, _explain(error)) from error
     return decoded
 
 
@@ -153,15 +157,13 @@ def read_mask(path: Path, decoded: DecodedImage) -> Image.Image | None:
     try:
         mask = decode(file, (0, 0, 0), [])
     except UnusableImage as error:
-        raise UnusableImage(f"{printable(path)} has an unusable mask: {error}") from error
+        raise UnusableImage(path, f"has an unusable mask: {error}") from error
     if mask.full_size != decoded.full_size:
         sizes = "{}x{}, upright photo {}x{} pixels".format(*mask.full_size, *decoded.full_size)
-        raise UnusableImage(
-            f"{printable(path)} has a mask of another size; save it at the size of the photo (mask {sizes})."
-        )
+        raise UnusableImage(path, f"has a mask of another size; save it at the size of the photo (mask {sizes}).")
     grey = mask.image.convert("L")
     if np.asarray(grey).max() < _HALF:
-        raise UnusableImage(f"{printable(path)} has a mask that marks nothing; paint the subject white (255) on black.")
+        raise UnusableImage(path, "has a mask that marks nothing; paint the subject white (255) on black.")
     return grey
 
 
@@ -173,27 +175,27 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
     head = file.read(64)
     file.seek(0)
     if not head:
-        raise UnusableImage(f"{printable(path)} is empty (0 bytes); copy or download it again.")
+        raise UnusableImage(path, "is empty (0 bytes); copy or download it again.")
     if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS or b"avif" in head:
         return Image.open(file, formats=_FORMATS)
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        raise UnusableImage(f"{printable(path)} is a HEIC image, which needs: pip install mascot[heic].") from None
+        raise UnusableImage(path, "is a HEIC image, which needs: pip install mascot[heic].") from None
     return HeifImageFile(file)
 
 
 def _convert(image: Image.Image, path: Path, background: Color, remarks: list[str]) -> DecodedImage:
     """Decode an opened image, turn it upright, convert it to RGB and reduce it."""
     if image.width * image.height > PIXEL_LIMIT:
-        raise UnusableImage(_too_many_pixels(path))
+        raise UnusableImage(path, TOO_MANY_PIXELS)
     if image.format in _SEVERAL_FRAMES and getattr(image, "is_animated", False):
         remarks.append(_SEVERAL_FRAMES[image.format])
     image.load()
     transpose = _read_orientation(image, remarks)
     image, alpha = _flatten(_to_eight_bits(image, path, remarks), background, remarks)
     if alpha is not None and alpha.getextrema() == (0, 0):
-        raise UnusableImage(f"{printable(path)} is fully transparent.")
+        raise UnusableImage(path, "is fully transparent.")
     if transpose is not None:
         image, alpha = image.transpose(transpose), alpha and alpha.transpose(transpose)
     return DecodedImage(image=_reduce(image), alpha=alpha and _reduce(alpha), full_size=image.size)
@@ -224,8 +226,7 @@ def _to_eight_bits(image: Image.Image, path: Path, remarks: list[str]) -> Image.
     white = next((white for limit, white in whites.items() if peak <= limit), None)
     if white is None or not np.isfinite(values).all():
         raise UnusableImage(
-            f"{printable(path)} holds pixel values that are not brightness (up to {peak:g}); "
-            "save it with 8 bits a channel."
+            path, f"holds pixel values that are not brightness (up to {peak:g}); save it with 8 bits a channel."
         )
     if len(whites) > 1:
         remarks.append(f"its pixel values are read as 0 to {white}")
@@ -272,25 +273,19 @@ def _reduce(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _too_many_pixels(path: Path) -> str:
-    """Write the sentence that refuses an image over `PIXEL_LIMIT`."""
-    return f"{printable(path)} has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
-
-
 def _shorten(text: object) -> str:
     """Shorten a library's message to one line of at most 120 characters, without a full stop."""
     return " ".join(str(text).split())[:120].rstrip(". ")
 
 
-def _explain(path: Path, error: Exception) -> str:
-    """Write one sentence on an error of a decoder or the file system, and what to do."""
-    name = printable(path)
+def _explain(error: Exception) -> str:
+    """Say what an error of a decoder or the file system means for a file, and what to do."""
     if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not an image, or too damaged to tell; copy or download it again."
+        return "is not an image, or too damaged to tell; copy or download it again."
     if isinstance(error, Image.DecompressionBombError):
-        return _too_many_pixels(path)
+        return TOO_MANY_PIXELS
     if isinstance(error, PermissionError):
-        return f"{name} may not be read (permission denied)."
+        return "may not be read (permission denied)."
     if "truncated" in str(error).lower():
-        return f"{name} is cut short; copy or download it again."
-    return f"{name} is damaged ({_shorten(error) or type(error).__name__}); copy or download it again."
+        return "is cut short; copy or download it again."
+    return f"is damaged ({_shorten(error) or type(error).__name__}); copy or download it again."

@@ -167,9 +167,7 @@ def _read(path: Path, background: Color, notes: list[str]) -> Photo:
     decoded = decode(path, background, remarks)
     if min(decoded.image.size) < SHORTEST_SIDE:
         width, height = decoded.full_size
-        raise UnusableImage(
-            f"{printable(path)} is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side."
-        )
+        raise UnusableImage(path, f"is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
     mask = read_mask(path, decoded)
     notes += [f"{printable(path)}: {remark}." for remark in remarks]
     return Photo(path=path, image=decoded.image, mask=mask)

@@ -24,6 +24,7 @@ from mascot.adapters.peft_layers import (
     cast_to_float32,
     check_fit,
     config_from,
+    disable_dropout,
     does_not_fit,
     lora_layers,
     make_config,
@@ -115,6 +116,7 @@ class LoraSettings(BaseModel):
             torch.manual_seed(seeded(seed, part).initial_seed())
             inject_adapter_in_model(make_config(self.variant, rank, alpha, layers), module)
         cast_to_float32(module)
+        disable_dropout(module)
         for name, layer in lora_layers(module):
             if "lora_A" in layer.adapter_layer_names:
                 down = layer.lora_A[ADAPTER].weight

@@ -132,7 +132,8 @@ class TrainingRun:
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
-            memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
+            if self.needs is not None:
+                memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
 
     def trains_text(self, number: int) -> bool:
         """Tell whether a text encoder of a stage is trained now, or was in an earlier span."""

@@ -33,10 +33,11 @@ def time_one_step(loop: Loop, batches: Sequence[Batch]) -> float:
     return time.perf_counter() - started
 
 
-def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate:
+def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate | None:
     """Estimate a loop's peak memory for micro-batches like this one.
 
-    It runs under fake tensors: nothing is computed.
+    It runs under fake tensors: nothing is computed. None where some layer cannot run under them,
+    such as quantized layers of a library without fake kernels: an estimate must not stop training.
     """
     stage, attached = loop.stage, loop.attached
     x0 = batch.latents.mean_BCHW
@@ -52,7 +53,10 @@ def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate:
     loop.set_learning_rates(loop.first)
     with loop.accelerator.autocast():
         trained = [parameter for parameter in loop.parameters() if parameter.requires_grad]
-        activations = activation_bytes(stage.parts[stage.denoiser], predict, trained)
+        try:
+            activations = activation_bytes(stage.parts[stage.denoiser], predict, trained)
+        except (RuntimeError, NotImplementedError):
+            return None
     parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in attached.groups))}
     with attached.base_only():  # a method that exchanges weights keeps both
         return estimate_memory(

@@ -155,6 +155,7 @@ def activation_bytes(
 
     Raises:
         ValueError: no parameter requires a gradient.
+        RuntimeError: a layer needs real values, or has no fake kernel.
     """
     if trained is None:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -164,9 +165,11 @@ def activation_bytes(
     weights = [mode.from_tensor(tensor) for tensor in {*module.parameters(), *module.buffers(), *trained}]
     for weight in weights:
         ledger.add(weight.untyped_storage(), free=True)
-    with mode, ledger, gradient_hooks(trained, ledger.release):
-        torch.autograd.grad(call().float().sum(), list(trained), allow_unused=True)
-    torch.clear_autocast_cache()  # else the next real pass would use the weights' fake casts
+    try:
+        with mode, ledger, gradient_hooks(trained, ledger.release):
+            torch.autograd.grad(call().float().sum(), list(trained), allow_unused=True)
+    finally:
+        torch.clear_autocast_cache()  # else the next real pass would use the weights' fake casts
     return ledger.peak
 
 
