@@ -218,9 +218,7 @@ def test_killed_before_anything_was_written_it_can_simply_be_started_again(
 ) -> None:
     run = Run(tmp_path / "run")
     words = start(tiny_base, home, run.folder)
-    assert (
-        Command(words, home, ("mascot.runs.training_run", "TrainingRun.batches", 1)).ended()[0] == -signal.SIGKILL
-    )
+    assert Command(words, home, ("mascot.runs.training_run", "TrainingRun.batches", 1)).ended()[0] == -signal.SIGKILL
     shutil.rmtree(run.folder)
     run.folder.mkdir()
     run.lock.touch()

@@ -55,8 +55,8 @@ Color = tuple[int, ...]
 class UnusableImage(Exception):  # noqa: N818 - never leaves this room, and the name reads as what it says
     """Raised for a file that cannot be used; its text is a sentence about the named file."""
 
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{printable(path)} {problem}")
+    def __init__(self, path: Path, problem: str, *, whole_path: bool = False) -> None:
+        super().__init__(f"{path if whole_path else printable(path)} {problem}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def check_file(path: Path) -> None:
         UnusableImage: the file does not exist, is not a regular file, is a mask or is not an image.
     """
     if not os.path.lexists(path):
-        raise UnusableImage(path, "does not exist.")
+        raise UnusableImage(path, "does not exist.", whole_path=True)
     if path.is_symlink() and not path.exists():
         raise UnusableImage(path, "is a link to a file that does not exist.")
     if path.is_dir():
