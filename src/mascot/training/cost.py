@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
 
 from mascot.errors import UserError
 from mascot.protocols import Batch
@@ -55,7 +60,7 @@ def memory_needs(loop: Loop, batch: Batch) -> MemoryEstimate | None:
         trained = [parameter for parameter in loop.parameters() if parameter.requires_grad]
         try:
             activations = activation_bytes(stage.parts[stage.denoiser], predict, trained)
-        except (RuntimeError, NotImplementedError):
+        except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
             return None
     parts = {name: stage.parts[name] for name in (stage.denoiser, *(group.part for group in attached.groups))}
     with attached.base_only():  # a method that exchanges weights keeps both
