@@ -339,3 +339,17 @@ def test_the_doctor_prints_what_would_be_done_and_which_files_are_refused(
     assert any("[red]sks[/] [/b]" in row for row in rows)
     assert any(row.startswith("cost about ") for row in rows) == (measure == "--measure")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_doctor_takes_what_training_takes(mascot: Run_, tiny_base: Path, photos: Path) -> None:
+    options = {
+        command: {parameter.name for parameter in COMMANDS[command].params} - {"help"}
+        for command in ("train", "doctor")
+    }
+    assert options["train"] - {"out", "resume"} <= options["doctor"]
+    words = ["--method", "textual-inversion", "--steps", 7, "--seed", 5, "--token", "zwx", "--no-measure"]
+    code, printed, errors = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "dog", *words)
+    assert (code, errors) == (0, "")
+    rows = [" ".join(line.split()) for line in printed.splitlines()]
+    assert {"token zwx", "steps 7", "seed 5"} <= set(rows)
+    assert any(row.startswith("method textual-inversion ") for row in rows)

@@ -90,8 +90,12 @@ def doctor(
     *,
     class_noun: ClassNoun = None,
     base: Base = None,
+    method: MethodName = None,
+    token: Token = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
+    steps: Steps = None,
+    seed: Seed = None,
     measure: Measure = True,
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
@@ -100,7 +104,17 @@ def doctor(
     from mascot.data.prompt_templates import fill
     from mascot.runs.opening import describe_photos
 
-    made = build_recipe(photos, class_noun=class_noun, base=base, file=recipe, overrides=overrides)
+    made = build_recipe(
+        photos,
+        class_noun=class_noun,
+        base=base,
+        token=token,
+        file=recipe,
+        overrides=overrides,
+        seed=seed,
+        method=method,
+        steps=steps,
+    )
     display = plain_display()
     report = inspect(made, measure=measure)
     display(describe_photos(report.photos))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -120,7 +120,9 @@ def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[i
         buckets: the sizes that photos may be cropped to, (height, width); by default one square.
     """
     sizes = tuple(buckets) or ((resolution, resolution),)
-    facts = tuple(_measure(photo, resolution, sizes) for photo in photos.photos)
+    # Copies of one file share their image, which is measured once.
+    sharp = {id(image): sharpness(image) for image in {id(p.image): p.image for p in photos.photos}.values()}
+    facts = tuple(_measure(photo, resolution, sizes, sharp[id(photo.image)]) for photo in photos.photos)
     pairs = duplicates(photos.photos)
     similarity = background_similarity(photos.photos)
     findings = [*_set_findings(photos, similarity), *_pair_findings(pairs), *_photo_findings(facts, resolution)]
@@ -143,19 +145,39 @@ def sharpness(image: Image.Image) -> float:
 
 
 def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
-    """List the pairs of photos with equal bytes or similar perceptual hashes (pHash, 64 bits)."""
+    """Pair each photo that has a duplicate with the first one: equal bytes, or similar pHashes.
+
+    A set of n copies gives n - 1 pairs, not all n (n - 1) / 2.
+    """
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for index, photo in enumerate(photos):
+        copies[sha256(photo.path.read_bytes()).digest()].append(index)
+    first = [indices[0] for indices in copies.values()]
+    exact = {(indices[0], index): 0 for indices in copies.values() for index in indices[1:]}
+    near = {(first[one], first[two]): bits for (one, two), bits in _near([photos[i].image for i in first]).items()}
+    return tuple(
+        PhotoPair(first=photos[one].path, second=photos[two].path, exact=(one, two) in exact, distance=bits)
+        for (one, two), bits in sorted((exact | near).items())
+    )
+
+
+def _near(images: Sequence[Image.Image]) -> dict[tuple[int, int], int]:
+    """Pair each image with the first that has a similar perceptual hash (pHash, 64 bits)."""
     from imagehash import phash  # it imports scipy, and only this function needs it
 
-    digests = [sha256(photo.path.read_bytes()).digest() for photo in photos]
-    hashes = [np.asarray(phash(photo.image).hash).ravel() for photo in photos]
-    pairs: list[PhotoPair] = []
-    for first, second in combinations(range(len(photos)), 2):
-        exact = digests[first] == digests[second]
-        distance = int((hashes[first] != hashes[second]).sum())
-        if exact or distance <= NEAR_DUPLICATE_BITS:
-            paths = photos[first].path, photos[second].path
-            pairs.append(PhotoPair(first=paths[0], second=paths[1], exact=exact, distance=distance))
-    return tuple(pairs)
+    bits = np.array([np.asarray(phash(image).hash).ravel() for image in images])
+    if len(bits) < 2:
+        return {}
+    hashes = np.packbits(bits, axis=1).view(np.uint64).ravel()
+    pairs: dict[tuple[int, int], int] = {}
+    for start in range(0, len(hashes), 256):  # a block of rows at a time, so that memory stays small
+        distances = np.bitwise_count(hashes[start : start + 256, None] ^ hashes)
+        distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = 64 + 1
+        similar = distances <= NEAR_DUPLICATE_BITS
+        for row in similar.any(axis=1).nonzero()[0].tolist():
+            one, two = start + row, int(similar[row].argmax())
+            pairs[min(one, two), max(one, two)] = int(distances[row, two])
+    return pairs
 
 
 def background_similarity(photos: Sequence[Photo]) -> float | None:
@@ -166,8 +188,12 @@ def background_similarity(photos: Sequence[Photo]) -> float | None:
     a sixth of the sides wide.
     """
     histograms = [histogram for photo in photos if (histogram := _background_histogram(photo)) is not None]
-    overlaps = [float(np.minimum(first, second).sum()) for first, second in combinations(histograms, 2)]
-    return sum(overlaps) / len(overlaps) if overlaps else None
+    count = len(histograms)
+    if count < 2:
+        return None
+    # In each bin the k-th smallest value is the smaller one of its pairs with all larger values.
+    ranked = np.sort(np.array(histograms), axis=0)
+    return float((np.arange(count - 1, -1, -1) @ ranked).sum() / math.comb(count, 2))
 
 
 def _background_histogram(photo: Photo) -> NDArray[np.float64] | None:
@@ -187,7 +213,7 @@ def _background_histogram(photo: Photo) -> NDArray[np.float64] | None:
     return np.bincount(bins, minlength=64) / bins.size
 
 
-def _measure(photo: Photo, resolution: int, sizes: Sequence[tuple[int, int]]) -> PhotoFacts:
+def _measure(photo: Photo, resolution: int, sizes: Sequence[tuple[int, int]], sharp: float) -> PhotoFacts:
     """Measure one photo and its crop to the nearest size."""
     height, width = photo.size
     box = subject_box(photo.mask) if photo.mask is not None else None
@@ -200,7 +226,7 @@ def _measure(photo: Photo, resolution: int, sizes: Sequence[tuple[int, int]]) ->
     return PhotoFacts(
         path=photo.path,
         size=photo.size,
-        sharpness=sharpness(photo.image),
+        sharpness=sharp,
         upscaled=min(photo.size) < resolution,
         cropped=1 - (right - left) * (bottom - top) / (width * height),
         cut=cut,

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +15,7 @@ from mascot.data.image_decoding import (
     EXTENSIONS,
     SHORTEST_SIDE,
     Color,
+    DecodedImage,
     UnusableImage,
     check_file,
     decode,
@@ -81,9 +83,10 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
     photos: list[Photo] = []
     refused: list[RefusedFile] = []
     notes: list[str] = []
+    decoded: dict[bytes, tuple[DecodedImage, list[str]]] = {}
     for path in _without_repeats(_candidates(paths, notes)):
         try:
-            photos.append(_read(path, color, notes))
+            photos.append(_read(path, color, notes, decoded))
         except UnusableImage as error:
             refused.append(RefusedFile(path=path, reason=str(error)))
     _check_usable(paths, photos, refused)
@@ -160,14 +163,30 @@ def _check_usable(paths: Sequence[Path], photos: Sequence[Photo], refused: Seque
     raise UserError(f"{given} holds no usable photo: {'; '.join(reasons)}.")
 
 
-def _read(path: Path, background: Color, notes: list[str]) -> Photo:
-    """Read one photo and its mask; remarks on it become notes only if it is usable."""
+def _read(path: Path, background: Color, notes: list[str], known: dict[bytes, tuple[DecodedImage, list[str]]]) -> Photo:
+    """Read one photo and its mask; remarks on it become notes only if it is usable.
+
+    `known` holds the images that are decoded already, by the digest of their file: copies of one
+    file share one image.
+    """
     check_file(path)
-    remarks: list[str] = []
-    decoded = decode(path, background, remarks)
+    digest = _digest(path)
+    if digest not in known:
+        remarks: list[str] = []
+        known[digest] = decode(path, background, remarks), remarks
+    decoded, remarks = known[digest]
     if min(decoded.image.size) < SHORTEST_SIDE:
         width, height = decoded.full_size
         raise UnusableImage(path, f"is too small ({width}x{height} pixels); use a photo of at least 256 pixels a side.")
     mask = read_mask(path, decoded)
     notes += [f"{printable(path)}: {remark}." for remark in remarks]
     return Photo(path=path, image=decoded.image, mask=mask)
+
+
+def _digest(path: Path) -> bytes:
+    """Hash a file's bytes; a file that cannot be read is refused where it is decoded."""
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").digest()
+    except OSError:
+        return bytes(path)
