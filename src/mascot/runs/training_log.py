@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -14,6 +15,8 @@ from mascot.training.loop import Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
@@ -39,9 +42,12 @@ class TrainingLog:
 def open_log(files: Run, accelerator: Accelerator, *, done: int) -> Generator[TrainingLog]:
     """Open a run's log to continue after step `done`.
 
-    Lines of later steps are dropped, since those steps are trained again.
+    Lines of later steps are dropped, since those steps are trained again. Where lines were lost or
+    damaged, a warning says how many.
     """
-    rewind_steps(files.steps, done)
+    lost = rewind_steps(files.steps, done)
+    if lost:
+        logger.warning("%s lost %d of %d steps; training goes on, the loss curve has gaps.", files.steps, lost, done)
     if tensorboard_is_installed():
         accelerator.init_trackers(files.tensorboard.name)
     with files.steps.open("a", encoding="utf-8") as file:

@@ -5,7 +5,11 @@
 gives a value a JSON file of its own, `image_files` writes PNGs with their settings, and
 `user_cache` says where caches lie.
 
+`untrusted_files` opens every file that is read, whoever wrote it, and reads text, TOML, JSON and
+JSON lines; `strict_parsing` bounds what such a text may hold. `tensor_files` reads safetensors.
+
 Not here: the adapter file (`adapters.adapter_file`), the recipe file (`recipe`), HTML pages
 (`reports`) and what a cache is keyed by (`data.encoding_cache`, `generation.sample_cache`).
-This room knows no torch and no diffusion; every room above `protocols` may import it.
+This room knows no diffusion, and imports torch only to read tensors; every room above `protocols`
+may import it.
 """

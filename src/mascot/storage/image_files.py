@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import struct
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.untrusted_files import UnreadableFile, read_bytes
+
+IMAGE_LIMIT = 2**28
+"""Most bytes of a generated image."""
+PIXEL_LIMIT = 178_000_000
+"""Most pixels of a generated image, or of a grid of them; Pillow's own limit is just above."""
+
+NOT_WHOLE = "it is not a whole PNG image"
+_END = b"IEND\xaeB`\x82"
+"""The last bytes of every PNG."""
 
 
 def write_image(image: Image.Image, path: Path, text: str) -> None:
@@ -37,10 +48,27 @@ def open_image(path: Path) -> Image.Image:
     """Read a generated image as RGB.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UnreadableFile: the file is missing, damaged, or no PNG.
     """
+    return read_png(path)[0]
+
+
+def read_png(path: Path, *, remedy: str = "delete it, and it is generated again") -> tuple[Image.Image, dict[str, str]]:
+    """Read a PNG that mascot wrote: its image as RGB, and the texts in it, such as `parameters`.
+
+    Raises:
+        UnreadableFile: the file is missing, damaged, or no PNG.
+    """
+    content = read_bytes(path, limit=IMAGE_LIMIT, remedy=remedy)
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged PNG
-        raise UserError(f"the image {path} cannot be read; delete it, and it is generated again.") from error
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            if not content.endswith(_END):
+                raise UnreadableFile(path, NOT_WHOLE, remedy)
+            image.verify()  # the checksums of all chunks
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            if image.width * image.height > PIXEL_LIMIT:
+                raise UnreadableFile(path, "it has too many pixels", remedy)
+            rgb = image.convert("RGB")
+            return rgb, {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UnreadableFile(path, NOT_WHOLE, remedy) from error

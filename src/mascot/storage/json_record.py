@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.untrusted_files import JSON_LIMIT, UnreadableFile, read_json_object, read_text
 
 
 class JsonRecord(BaseModel):
@@ -42,7 +43,10 @@ class JsonRecord(BaseModel):
             UserError: the file is missing, damaged, or another version wrote it.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            message = cls.absent if cls.absent and isinstance(error, FileNotFoundError) else cls.damaged
+            # Once as JSON of any kind, for its limits, and once by the types.
+            read_json_object(path)
+            return cls.model_validate_json(read_text(path, limit=JSON_LIMIT))
+        except (UnreadableFile, ValidationError) as error:
+            missing = isinstance(error, UnreadableFile) and error.missing
+            message = cls.absent if cls.absent and missing else cls.damaged
             raise UserError(message.format(path=path, folder=path.parent)) from error
