@@ -19,8 +19,9 @@ from mascot.data.photos import Photo, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, insert_token, without_token
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.live_nouns import is_live
 from mascot.generation.loading import recommended_knobs
-from mascot.generation.prompt_sets import PAPER, STARTER, is_live
+from mascot.generation.prompt_sets import PAPER, STARTER
 from mascot.models.starter import is_embedded
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe

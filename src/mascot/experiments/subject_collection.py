@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mascot.errors import UserError, suggest
-from mascot.generation.prompt_sets import PromptSet, is_live
+from mascot.generation.live_nouns import is_live
+from mascot.generation.prompt_sets import PromptSet
 
 TABLE = "prompts_and_classes.txt"
 """Name of the file of classes and prompts."""

@@ -202,17 +202,3 @@ PAPER = PromptSet(
 
 They are those of `prompts_and_classes.txt` in the data set google/dreambooth.
 """
-
-LIVE_NOUNS = frozenset(
-    "dog cat bear rabbit fox panda lion monkey penguin owl duck bird chick frog turtle elephant pig cow horse "
-    "ghost robot monster snowman".split()
-)
-"""Class nouns of live subjects, which can wear things.
-
-They are the paper's (cat, dog), and those that wear things in the embedded base's training images.
-"""
-
-
-def is_live(class_noun: str | None) -> bool:
-    """Whether a class noun is one of a live subject; an unknown noun counts as an object."""
-    return class_noun is not None and class_noun.strip().lower() in LIVE_NOUNS

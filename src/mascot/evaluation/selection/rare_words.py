@@ -142,7 +142,6 @@ def known_words() -> set[str]:
     return {
         *re.findall(r"[a-z]+", " ".join(texts).lower()),
         *NOUNS,
-        *prompt_sets.LIVE_NOUNS,
         *SHORT_WORDS,
         COMMON_TOKEN,
     }
