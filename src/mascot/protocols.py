@@ -383,6 +383,11 @@ class Method(Protocol):
         ...
 
     @property
+    def trains_token(self) -> bool:
+        """Whether embeddings are trained that stand for the token's word in every prompt."""
+        ...
+
+    @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The phases in order; their shares add up to 1."""
         ...

@@ -353,3 +353,18 @@ def test_the_doctor_takes_what_training_takes(mascot: Run_, tiny_base: Path, pho
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     assert {"token zwx", "steps 7", "seed 5"} <= set(rows)
     assert any(row.startswith("method textual-inversion ") for row in rows)
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "pivotal"])
+def test_a_word_of_the_class_noun_cannot_be_trained_as_the_token(
+    mascot: Run_, tiny_base: Path, photos: Path, method: str
+) -> None:
+    words = ["doctor", photos, "--base", tiny_base, "--class-noun", "great horned owl", "--no-measure"]
+    code, printed, errors = mascot(*words, "--method", method, "--token", "Owl")
+    assert (code, printed) == (2, "")
+    assert errors == (
+        "mascot: the token 'Owl' is a word of the class noun 'great horned owl', and this method trains that word "
+        "itself; give another --token, such as sks.\n"
+    )
+    assert mascot(*words, "--method", method, "--token", "sks")[0] == 0
+    assert mascot(*words, "--token", "Owl")[0] == 0

@@ -12,7 +12,14 @@ from PIL import Image
 
 from mascot.data.captions import METADATA, caption_photos
 from mascot.data.photos import Photo, PhotoSet, read_photos
-from mascot.data.prompt_templates import DEFAULT_TEMPLATE, class_prompt, fill, insert_token, without_token
+from mascot.data.prompt_templates import (
+    DEFAULT_TEMPLATE,
+    class_prompt,
+    fill,
+    insert_token,
+    names_subject,
+    without_token,
+)
 from mascot.errors import UserError
 from mascot.protocols import Subject
 
@@ -310,3 +317,41 @@ def test_an_inserted_token_is_the_only_change(before: str, after: str) -> None:
         insert_token(f"{before} zebra {after}", subject).replace("{token} ", "", 1).replace("{subject}, ", "", 1)
         == f"{before} zebra {after}"
     )
+
+
+OWL = "great horned owl"
+
+
+@pytest.mark.parametrize(
+    ("token", "noun", "caption", "inserted", "of_the_class"),
+    [
+        ("owl", OWL, "a great horned owl at night", "a {token} great horned owl at night", None),
+        ("great", OWL, "A Great Horned Owl", "A {token} Great Horned Owl", None),
+        ("horned", OWL, "two great horned owl, one branch", "two {token} great horned owl, one branch", None),
+        ("owl", OWL, "an owl great horned owl at night", None, "a great horned owl at night"),
+        ("great", OWL, "a great great horned owl", None, "a great horned owl"),
+        ("owl", OWL, "an owl at night", None, "an {class} at night"),
+        ("owl", OWL, "a {subject} at night", None, "a {class} at night"),
+        ("owl", OWL, "a photo of {token} {class}", None, "a photo of {class}"),
+        ("owl", OWL, "an owlet and a great horned owl", "an owlet and a {token} great horned owl", None),
+        ("dog", "dog", "a dog on grass", "a {token} dog on grass", None),
+        ("a", "dog", "a dog", None, "dog"),
+        ("toy", "toy dog", "a toy dog beside a toy", None, "a toy dog beside a"),
+        ("Owl", OWL, "a GREAT HORNED OWL", "a {token} GREAT HORNED OWL", None),
+    ],
+)
+def test_a_word_of_the_class_noun_is_not_the_token(
+    token: str, noun: str, caption: str, inserted: str | None, of_the_class: str | None
+) -> None:
+    subject = Subject(token, noun)
+    assert insert_token(caption, subject) == (inserted or caption)
+    assert without_token(caption, subject) == (of_the_class or caption)
+    assert names_subject(caption, subject) == (inserted is None)
+
+
+@pytest.mark.parametrize("token", ["owl", "great", "horned", "a", "photo", "of"])
+def test_the_class_prompt_is_made_of_placeholders(token: str) -> None:
+    subject = Subject(token, OWL)
+    assert fill(without_token(DEFAULT_TEMPLATE, subject), subject) == f"a photo of {OWL}"
+    assert fill(without_token("a {subject} in the snow", subject), subject) == f"a {OWL} in the snow"
+    assert class_prompt(OWL) == f"a photo of a {OWL}"

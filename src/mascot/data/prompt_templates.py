@@ -57,19 +57,38 @@ def fill(template: str, subject: Subject) -> str:
 def insert_token(caption: str, subject: Subject) -> str:
     """Insert `{token}` into a caption that does not name the subject yet; nothing is filled.
 
-    A caption with `{subject}`, `{token}` or the token itself is returned unchanged. Otherwise
+    A caption with `{subject}`, `{token}` or the token itself is returned unchanged; a word of the
+    class noun is not the token, even if it is spelled alike. Otherwise
     `{token}` goes before the first class noun that is a whole word, or before `{class}`. A caption
     without either gets `{subject}, ` in front. `fill` makes an article before it fit: `an owl`
     becomes `a sks owl`.
     """
-    if _placeholders(caption) & {"subject", "token"} or re.search(_word_pattern(subject.token), caption):
+    if names_subject(caption, subject):
         return caption
-    noun = "" if subject.class_noun is None else rf"|\{{class\}}|{_word_pattern(one_line(subject.class_noun))}"
+    noun = "" if subject.class_noun is None else rf"|\{{class\}}|{_noun_pattern(subject)}"
     found = (match for match in re.finditer(r"\{\{|\}\}" + noun, caption) if match.group() not in {"{{", "}}"})
     first = next(found, None)
     if first is None:
         return f"{{subject}}, {caption}"
     return f"{caption[: first.start()]}{{token}} {caption[first.start() :]}"
+
+
+def names_subject(caption: str, subject: Subject) -> bool:
+    """Whether a caption holds `{subject}`, `{token}`, or the token as a word of its own.
+
+    A word inside the class noun is not the token: the token `owl` is not in `a great horned owl`.
+    """
+    if _placeholders(caption) & {"subject", "token"}:
+        return True
+    found = re.finditer(rf"{_noun_pattern(subject)}|(?P<token>{_word_pattern(subject.token)})", caption)
+    return any(match.group("token") for match in found)
+
+
+def names_class(caption: str, subject: Subject) -> bool:
+    """Whether a caption holds `{subject}`, `{class}`, or the class noun as whole words."""
+    if subject.class_noun is None:
+        return False
+    return bool(_placeholders(caption) & {"subject", "class"} or re.search(_noun_pattern(subject), caption))
 
 
 def without_token(caption: str, subject: Subject) -> str:
@@ -84,22 +103,24 @@ def without_token(caption: str, subject: Subject) -> str:
     """
     if subject.class_noun is None:
         raise UserError("a caption of the class needs a class noun; give one such as --class-noun dog.")
-    names_class = _placeholders(caption) & {"subject", "class"} or re.search(
-        _word_pattern(one_line(subject.class_noun)), caption
-    )
+    noun, has_noun = _noun_pattern(subject), names_class(caption, subject)
 
     def replacement(match: re.Match[str]) -> str:
-        if match.group() in {"{{", "}}"}:
-            return match.group()
         if match.group() == "{subject}":
             return "{class}"
-        if not names_class:
-            return match.group().replace(match.group("token"), "{class}")
+        if match.group("token") is None:  # a literal brace, or the class noun with what is in it
+            return match.group()
         article = match.group("article")
+        if not has_noun:
+            start, end = (place - match.start() for place in match.span("token"))
+            return f"{match.group()[:start]}{{class}}{match.group()[end:]}"
         return f"{article}{'n' if takes_an(match.group('next')) else ''} " if article else ""
 
-    token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{_word_pattern(subject.token)}),? ?(?=(?P<next>\w*))"
-    shortened = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{token}", replacement, caption)
+    word = rf"(?!{noun}){_word_pattern(subject.token)}"
+    if _placeholders(caption) & {"subject", "token"}:  # then a word like the token elsewhere is only a word
+        word += rf"(?= {noun})"
+    token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{word}),? ?(?=(?P<next>\w*))"
+    shortened = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{noun}|{token}", replacement, caption)
     return shortened if shortened == caption else shortened.strip(" ,")
 
 
@@ -129,6 +150,11 @@ def one_line(text: str) -> str:
 def _placeholders(caption: str) -> set[str]:
     """Return the names between single braces; doubled braces are literal."""
     return {name for name in _BRACES.findall(caption) if name}
+
+
+def _noun_pattern(subject: Subject) -> str:
+    """Return a pattern that finds the class noun; without a class noun it finds nothing."""
+    return "(?!)" if subject.class_noun is None else _word_pattern(one_line(subject.class_noun))
 
 
 def _word_pattern(words: str) -> str:

@@ -49,6 +49,11 @@ class DreamBoothSettings(BaseModel):
     )
 
     @property
+    def trains_token(self) -> bool:
+        """The token is a word like others."""
+        return False
+
+    @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)

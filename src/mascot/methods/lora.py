@@ -71,6 +71,11 @@ class LoraSettings(BaseModel):
     )
 
     @property
+    def trains_token(self) -> bool:
+        """The token is a word like others."""
+        return False
+
+    @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)

@@ -42,6 +42,11 @@ class PivotalSettings(BaseModel):
     layers: lora.LoraSettings = lora.LoraSettings()
 
     @property
+    def trains_token(self) -> bool:
+        """The token gets embeddings of its own, which stand for its word in every prompt."""
+        return True
+
+    @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The token's embeddings alone, then both."""
         return (

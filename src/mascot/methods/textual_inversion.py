@@ -64,6 +64,11 @@ class TextualInversionSettings(BaseModel):
     )
 
     @property
+    def trains_token(self) -> bool:
+        """The token gets embeddings of its own, which stand for its word in every prompt."""
+        return True
+
+    @property
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
@@ -12,7 +13,7 @@ from mascot.data import class_images
 from mascot.data.captions import caption_photos
 from mascot.data.dataset import check_masks
 from mascot.data.photos import PhotoSet, read_photos
-from mascot.data.prompt_templates import class_prompt, fill
+from mascot.data.prompt_templates import class_prompt, fill, names_subject
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -20,7 +21,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
-from mascot.protocols import Family
+from mascot.protocols import Family, Method, Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.phase_schedule import PhaseSpan
 
@@ -53,6 +54,7 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     """
     if (recipe.prior.uses_class_images or recipe.prior.uses_base_outputs) and recipe.class_noun is None:
         raise UserError("prior preservation needs a class noun; give --class-noun dog (say), or --set prior.weight=0.")
+    check_token(recipe)
     photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:
@@ -62,6 +64,22 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     for prompt in recipe.previews.prompts:
         fill(prompt, recipe.subject)
     return photos
+
+
+def check_token(recipe: Recipe) -> None:
+    """Check that a token whose embeddings are trained is not a word of the class noun.
+
+    Raises:
+        UserError: it is, so that every prompt of the class would name the subject.
+    """
+    noun, token = recipe.class_noun, recipe.token
+    nameless = Subject(token=recipe.subject.token)  # without a class noun, whose words would not count
+    trains_token = cast("Method", recipe.method).trains_token
+    if token is not None and noun is not None and trains_token and names_subject(noun, nameless):
+        raise UserError(
+            f"the token {token!r} is a word of the class noun {noun!r}, and this method trains that word itself; "
+            "give another --token, such as sks."
+        )
 
 
 def photo_hashes(photos: PhotoSet) -> list[list[str]]:

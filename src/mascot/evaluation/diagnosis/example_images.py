@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from mascot.data.prompt_templates import fill
 from mascot.evaluation.diagnosis.checks import FailureMode
 from mascot.evaluation.diagnosis.findings import ExampleImage, ExampleStrip
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
@@ -35,7 +36,7 @@ def photo_strip(probes: ProbeImages, folder: Path) -> ExampleStrip:
 
 def prompt_strips(probes: ProbeImages, number: int, folder: Path) -> list[ExampleStrip]:
     """Show one prompt's images by the run and by the base model."""
-    prompt = probes.task.templates[number].replace("{subject}", probes.task.subject.words)
+    prompt = fill(probes.task.templates[number], probes.task.subject)
     strips: list[ExampleStrip] = []
     for model, images in {"this run": probes.samples.trained, "base model": probes.samples.base}.items():
         files = split_by_prompt(probes.task, images.files)
