@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
-from mascot.api.evaluate import evaluate
+from mascot.api.evaluate import EvaluateOptions, evaluate
 from mascot.api.train import train
 from mascot.errors import UserError
 from mascot.evaluation.evaluation_task import EvaluationTask
@@ -20,21 +19,6 @@ from mascot.generation.loading import resolve_adapter
 from mascot.progress import Event, OnEvent, StepTrained, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
-
-
-class EvaluateOptions(TypedDict, total=False):
-    """The options of `evaluate` that `cross_validate` passes on."""
-
-    prompts: Sequence[str] | None
-    images: int
-    seed: int
-    identity: str | None
-    clip: str | None
-    device: str
-    live: bool | None
-    photos: Sequence[str | Path]
-    base: str | None
-    diagnosed: bool
 
 
 def cross_validate(

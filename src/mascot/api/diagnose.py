@@ -19,7 +19,7 @@ from mascot.evaluation.diagnosis.findings import (
 from mascot.evaluation.diagnosis.probe_images import ProbeImages, diagnosis_prompts, generate_probes
 from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
 from mascot.evaluation.evaluator import Scorers, open_scorers
-from mascot.evaluation.metrics.default_encoders import load_encoders
+from mascot.evaluation.metrics.default_encoders import load_encoders, named_encoders
 from mascot.generation.generator import Generator
 from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
@@ -47,8 +47,8 @@ def diagnose(
     Generates `images` of each of the diagnosis prompts (or of `prompts`), of the class alone and
     of the token alone, with and without the adapter; cached images are used again. Writes
     `diagnosis.json` and `diagnosis.html` beside the adapter. `identity` and `clip` name encoders,
-    `photos` replaces the run's photos, `base` the base that the adapter names. A `generator` that
-    is given has the adapter applied already, and keeps it.
+    by default those of the run's recipe. `photos` replaces the run's photos, `base` the base that
+    the adapter names. A `generator` that is given has the adapter applied already, and keeps it.
     Events: `GenerationStarted`, `ImageGenerated`, `DiagnosisFinished`, `FileWritten`.
 
     Raises:
@@ -56,7 +56,8 @@ def diagnose(
     """
     adapter, path = resolve_adapter(run)
     task = plan_diagnosis(adapter, path, name=name_of(run), prompts=prompts, images=images, photos=photos, base=base)
-    scorers = open_scorers(load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY)))
+    names = named_encoders(recorded_recipe(adapter), identity, clip)
+    scorers = open_scorers(load_encoders(task.base, **names, device=choose_device(device, DEVICE_REMEDY)))
     applied = generator or open_generator(path, base=base, device=device)[0]
     diagnosis = diagnose_adapter(task, adapter, path, generator=applied, scorers=scorers, on_event=on_event)
     if generator is None:
@@ -68,6 +69,11 @@ def diagnose(
 def name_of(run: str | Path | Run) -> str:
     """Name a run in tables: its folder or file, as the caller wrote it."""
     return str(run.folder if isinstance(run, Run) else run)
+
+
+def recorded_recipe(adapter: Adapter) -> Mapping[str, object]:
+    """Return the values of the recipe that an adapter was trained with; empty if it names none."""
+    return adapter.manifest.recipe if adapter.manifest else {}
 
 
 def plan_diagnosis(

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.api.diagnose import diagnose_adapter, name_of, plan_diagnosis
+from mascot.api.diagnose import diagnose_adapter, name_of, plan_diagnosis, recorded_recipe
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_section
 from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
 from mascot.evaluation.evaluator import Scorers, compute_scores, open_scorers
-from mascot.evaluation.metrics.default_encoders import load_encoders
+from mascot.evaluation.metrics.default_encoders import load_encoders, named_encoders
 from mascot.evaluation.samples import Samples, generate_samples
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
 from mascot.generation.generator import Generator
 from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
 from mascot.models.devices import choose_device
+from mascot.models.families.registry import describe
 from mascot.progress import FileWritten, OnEvent, ScoringStarted, ignore
 from mascot.protocols import Family
 from mascot.reports.page import Page, write_page
@@ -47,7 +49,8 @@ def evaluate(
 ) -> Scores:
     """Generate and score images of a run or an adapter file; writes `scores.json` and its page.
 
-    `prompts` default to the report's; `identity` and `clip` name encoders (see `load_encoders`).
+    `prompts` default to the report's; `identity` and `clip` name encoders, by default those of the
+    run's recipe (see `load_encoders`).
     Likeness is to the training photos, or to `photos`: those not trained on count as held out.
     Cached images are used again. `family` is the loaded base, if any; it comes back unchanged.
     `diagnosed` adds a diagnosis to the page, unless the recipe has it off. See also `Refine`.
@@ -60,13 +63,52 @@ def evaluate(
     task = plan_task(
         adapter, path, name=name_of(run), prompts=prompts, images=images, seed=seed, live=live, photos=photos, base=base
     )
-    scorers = open_scorers(load_encoders(task.base, identity, clip, choose_device(device, DEVICE_REMEDY)))
+    names = named_encoders(recorded_recipe(adapter), identity, clip)
+    scorers = open_scorers(load_encoders(task.base, **names, device=choose_device(device, DEVICE_REMEDY)))
     load = partial(open_generator, path, base=base, device=device, family=family)
     planned = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base) if diagnosed else None
     scores, samples, page = score_adapter(task, adapter, path, load, scorers, diagnosis=planned, on_event=on_event)
     if refine is not None:
         scores = refine(task, samples, scorers, scores)
     return write_scores(scores, page, scores_folder(path), on_event)
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """The options of `evaluate` that a command gives."""
+
+    prompts: Sequence[str] | None
+    images: int
+    seed: int
+    identity: str | None
+    clip: str | None
+    device: str
+    live: bool | None
+    photos: Sequence[str | Path]
+    base: str | None
+    diagnosed: bool
+
+
+def check_evaluable(run: str | Path | Run, options: EvaluateOptions) -> None:
+    """Check what evaluating a run would fail at, without loading its base.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    adapter, path = resolve_adapter(run)
+    task = plan_task(
+        adapter,
+        path,
+        name=name_of(run),
+        prompts=options.get("prompts"),
+        images=options.get("images", 1),
+        seed=0,
+        live=None,
+        photos=options.get("photos", ()),
+        base=options.get("base"),
+    )
+    describe(task.base)
+    names = named_encoders(recorded_recipe(adapter), options.get("identity"), options.get("clip"))
+    load_encoders(task.base, **names)
 
 
 def score_adapter(

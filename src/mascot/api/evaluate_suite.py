@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_on_pooled_base
-from mascot.evaluation.metrics.default_encoders import load_encoders
+from mascot.evaluation.metrics.default_encoders import load_encoders, named_encoders
 from mascot.evaluation.scores import Scores
 from mascot.experiments.base_pool import base_pool
 from mascot.experiments.executors import make_executor
@@ -110,11 +110,12 @@ def evaluate_runs(
     """
     files = SuiteFolder(Path(out))
     check_writable(files.folder)
-    encoders = load_encoders(base, identity, clip, choose_device(device, DEVICE_REMEDY))
+    names = named_encoders(runs[0].recipe.model_dump(), identity, clip)
+    encoders = load_encoders(base, **names, device=choose_device(device, DEVICE_REMEDY))
     job = SuiteJob(
         files=files,
         train_run=train_on_pooled_base,
-        score_run=partial(score_suite_run, identity=identity, clip=clip, device=device),
+        score_run=partial(score_suite_run, **names, device=device),
         encoders=encoders.describe(),
     )
     suite = run_suite(runs, job, executor=make_executor(engine, address), on_event=on_event)

@@ -23,6 +23,8 @@ def find_token(
     count: int = 5,
     candidates: int = CANDIDATES,
     seed: int = SEED,
+    identity: str | None = None,
+    clip: str | None = None,
     device: str = "cpu",
     folder: Path | None = None,
     on_event: OnEvent = ignore,
@@ -31,18 +33,19 @@ def find_token(
 
     `candidates` words are compared by images, which are cached in `folder`, by default in the
     user's cache. With default `candidates` and `seed` the best word is recorded, and
-    `choose_token` uses it.
+    `choose_token` uses it for recipes that name the same encoders. `identity` and `clip` name
+    encoders (see `load_encoders`).
     Events: those of the scorer (see `TokenScorer`).
 
     Raises:
         UserError: the base or an encoder cannot be loaded, the vocabulary has no suitable word, or
             images cannot be generated or written.
     """
-    scorer = open_token_scorer(base, seed=seed, device=device, folder=folder)
+    scorer = open_token_scorer(base, identity=identity, clip=clip, seed=seed, device=device, folder=folder)
     tokens = scorer.find_best(count=count, candidates=candidates, on_event=on_event)
     rare = len(scorer.text_scorer.rare_words)
     if (candidates, seed) == (CANDIDATES, SEED):
-        decided_by = search_facts(scorer.generator.family, base)
+        decided_by = search_facts(scorer.generator.family, base, identity, clip)
         ChosenToken.of(tokens[0], rare, decided_by).write(cached_token_path(decided_by, folder))
     return TokenSearch(
         tokens=tuple(tokens),

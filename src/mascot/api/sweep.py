@@ -10,6 +10,7 @@ from mascot.api.diagnose import name_of
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_on_pooled_base
 from mascot.errors import UserError, suggest
+from mascot.evaluation.metrics.default_encoders import default_encoder_names, load_encoders, named_encoders
 from mascot.evaluation.scores import METRICS
 from mascot.experiments.base_pool import base_pool
 from mascot.experiments.executors import make_executor
@@ -36,6 +37,8 @@ def sweep(
     trials: int | None = None,
     images: int = 1,
     prompt: str = KNOBS_PROMPT,
+    identity: str | None = None,
+    clip: str | None = None,
     engine: str = "local",
     address: str | None = None,
     on_event: OnEvent = ignore,
@@ -44,19 +47,24 @@ def sweep(
 
     `over` maps dotted recipe keys to values (see `parse_over`); all combinations are trained, or
     `trials` of them that a search chooses. `by` is a metric of `evaluate`, over `images` images of
-    each prompt; `prompt` is that of the image grid. `engine` is `local` or `ray`; `address` is
-    that of a Ray cluster. Files and events are those of `sweep_recipes`.
+    each prompt; `prompt` is that of the image grid. `identity` and `clip` name the encoders that
+    score all runs, by default those of the recipe, else those of the base. `engine` is `local` or
+    `ray`; `address` is that of a Ray cluster. Files and events are those of `sweep_recipes`.
 
     Raises:
-        UserError: the metric or the engine is unknown; see also `sweep_recipes`.
+        UserError: the metric or the engine is unknown, or an encoder cannot be used; see also
+            `sweep_recipes`.
     """
     if by not in METRICS:
         raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
+    names = named_encoders(recipe.model_dump() if isinstance(recipe, Recipe) else recipe, identity, clip)
+    given = "".join(f", {kind} encoder: {name}" for kind, name in names.items() if name)
     job = SweepJob(
         files=SweepFolder(Path(out)),
+        check=partial(check_encoders, **names),
         train_run=train_on_pooled_base,
-        score_run=partial(score_sweep_run, images=images),
-        scored_by=f"images of each prompt: {images}",
+        score_run=partial(score_sweep_run, images=images, **names),
+        scored_by=f"images of each prompt: {images}{given}",
         generate=write_sweep_image,
         request=ImageRequest(prompt, 0),
     )
@@ -64,10 +72,26 @@ def sweep(
     return sweep_recipes(recipe, over, job, by=by, lowest=lowest, trials=trials, executor=executor, on_event=on_event)
 
 
-def score_sweep_run(run: Run, *, images: int) -> MetricValues:
-    """Evaluate one run of a sweep on a base from this process's pool."""
-    with base_pool().lend(Recipe.read(run.recipe)) as family:
-        return metric_values(evaluate(run, images=images, family=family))
+def check_encoders(bases: Sequence[str], *, identity: str | None, clip: str | None) -> None:
+    """Check that the encoders that score runs on some bases can be loaded.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for base in bases:
+        load_encoders(base, identity, clip)
+
+
+def score_sweep_run(run: Run, *, images: int, identity: str | None, clip: str | None) -> MetricValues:
+    """Evaluate one run of a sweep on a base from this process's pool.
+
+    Encoders that are None are the base's, so that one sweep has the same ones in all its runs.
+    """
+    recipe = Recipe.read(run.recipe)
+    defaults = default_encoder_names(recipe.base)
+    names = {"identity": identity or defaults["identity"], "clip": clip or defaults["clip"]}
+    with base_pool().lend(recipe) as family:
+        return metric_values(evaluate(run, images=images, family=family, **names))
 
 
 def write_sweep_image(run: Run, request: ImageRequest, path: Path) -> None:

@@ -12,7 +12,7 @@ from mascot.cli.options import AdapterBase, Clip, Device, FirstSeed, Identity, I
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
-    from mascot.api.cross_validate import EvaluateOptions
+    from mascot.api.evaluate import EvaluateOptions
 
 Runs = Annotated[
     list[Path],
@@ -108,17 +108,17 @@ def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Lite
     from rich.console import Console
 
     from mascot.api.cross_validate import cross_validate
+    from mascot.api.evaluate import check_evaluable
     from mascot.api.evaluate import evaluate as evaluate_run
     from mascot.cli.console import Display, open_bar, quiet_libraries, show_diagnosis, show_table
     from mascot.evaluation.score_tables import folds_table, means_table, runs_table
-    from mascot.generation.loading import resolve_adapter
 
     quiet_libraries()
     console = Console()
     if len(runs) > 1 and options.get("photos"):
         raise UserError("--photos are of one subject; evaluate one run at a time with them.")
-    for run in runs:
-        resolve_adapter(run)  # before hours are spent on the first
+    for run in runs[1:]:  # before hours are spent on the first
+        check_evaluable(run, options)
     evaluate_one = partial(evaluate_run, **options)
     if folds is not None:
         evaluate_one = partial(cross_validate, folds=None if folds == "all" else folds, **options)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mascot.cli.options import Base, Overrides
+from mascot.cli.options import Base, Clip, Identity, Overrides
 from mascot.errors import UserError
 
 Source = Annotated[
@@ -42,13 +42,15 @@ def sweep(
     by: By = "identity",
     images: ScoredImages = 1,
     prompt: GridPrompt = None,
+    identity: Identity = None,
+    clip: Clip = None,
     engine: Engine = "local",
     address: Address = None,
     out: Out = None,
 ) -> None:
     """Train and rank a recipe with several settings, or generate a grid of inference knobs."""
     if what.suffix != ".toml":
-        if trials or overrides or by != "identity":
+        if trials or overrides or by != "identity" or identity or clip:
             raise UserError("knobs are not trained or scored: give --over, --prompt and --out alone.")
         show_knob_grid(what, over, prompt=prompt, out=out)
         return
@@ -67,6 +69,8 @@ def sweep(
             trials=trials,
             images=images,
             prompt=KNOBS_PROMPT if prompt is None else prompt,
+            identity=identity,
+            clip=clip,
             engine=engine,
             address=address,
             on_event=display,
@@ -93,7 +97,15 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
     typer.echo(generate_knob_grid(source, listed, out=target, prompt=KNOBS_PROMPT if prompt is None else prompt))
 
 
-def token(*, base: Base = None, count: TokenCount = 5, candidates: Candidates = 16, seed: CandidateSeed = 0) -> None:
+def token(
+    *,
+    base: Base = None,
+    count: TokenCount = 5,
+    candidates: Candidates = 16,
+    seed: CandidateSeed = 0,
+    identity: Identity = None,
+    clip: Clip = None,
+) -> None:
     """Find rare words for the identifier token, and show what they mean to the base model."""
     from mascot.api.find_token import find_token
     from mascot.cli.console import open_display, show_rows
@@ -103,5 +115,14 @@ def token(*, base: Base = None, count: TokenCount = 5, candidates: Candidates = 
 
     name, device = EMBEDDED if base is None else base, choose_device("auto")
     with open_display() as display:
-        search = find_token(name, count=count, candidates=candidates, seed=seed, device=device, on_event=display)
+        search = find_token(
+            name,
+            count=count,
+            candidates=candidates,
+            seed=seed,
+            identity=identity,
+            clip=clip,
+            device=device,
+            on_event=display,
+        )
     show_rows(display.console, f"rare words of {name}, the one that means least first", search_rows(search))

@@ -81,7 +81,7 @@ def next_points(rounds: Rounds, results: Mapping[str, float | None]) -> list[Swe
 
 
 def check_points(points: Sequence[SweepPoint], job: SweepJob, *, in_this_process: bool) -> None:
-    """Check what every run would fail at: folder, photos, the grid's prompt, and the device.
+    """Check what every run would fail at: folder, photos, the grid's prompt, device, encoders.
 
     The device is checked only if runs are trained in this process.
     """
@@ -92,6 +92,8 @@ def check_points(points: Sequence[SweepPoint], job: SweepJob, *, in_this_process
             fill(job.request.prompt, point.recipe.subject)
         if in_this_process:
             choose_device(point.recipe.device)
+    if job.check is not None:
+        job.check(sorted({point.recipe.base for point in points}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,6 +92,8 @@ class SweepJob:
     """Trains, scores and generates for one point; it may be called on another machine."""
 
     files: SweepFolder
+    check: Callable[[Sequence[str]], None] | None = None
+    """Checks, for the bases of all runs, what scoring would fail at; called before any training."""
     train_run: TrainRun
     score_run: ScoreRun
     scored_by: str = ""

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mascot.errors import UserError
+from mascot.storage.model_hub import only_local
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -90,16 +91,16 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
     Raises:
         UserError: the pipeline cannot be read.
     """
-    path = Path(source)
     kind: Any = layout.pipeline_class  # diffusers declares from_single_file on some classes only
     options = dict(layout.options)
     try:
-        if path.is_file():
+        if Path(source).is_file():
             return kind.from_single_file(source, dtype=torch.float32, **options)
-        index: dict[str, object] = kind.load_config(source, local_files_only=path.is_dir())
+        local = only_local(source)
+        index: dict[str, object] = kind.load_config(source, local_files_only=local)
         options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
         return kind.from_pretrained(
-            source, dtype=torch.float32, local_files_only=path.is_dir(), use_safetensors=True, **options
+            source, dtype=torch.float32, local_files_only=local, use_safetensors=True, **options
         )
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -148,11 +149,10 @@ def tensor_names(file: Path) -> list[str]:
 
 def read_part(layout: PipelineLayout, source: str, name: str, part_class: Any) -> nn.Module:
     """Read one part of a pipeline again, in float32 on the CPU; `part_class` is its class."""
-    path = Path(source)
-    if path.is_file():
+    if Path(source).is_file():
         return getattr(open_pipeline(layout, source), name)
     return part_class.from_pretrained(
-        source, subfolder=name, use_safetensors=True, local_files_only=path.is_dir(), dtype=torch.float32
+        source, subfolder=name, use_safetensors=True, local_files_only=only_local(source), dtype=torch.float32
     )
 
 

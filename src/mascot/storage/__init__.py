@@ -2,8 +2,8 @@
 
 `run_folder` names every file of a run, `run_lock` lets one process at a time work on it, and
 `step_log` reads its step log. `atomic_write` replaces a file or folder in one move, `json_record`
-gives a value a JSON file of its own, `image_files` writes PNGs with their settings, and
-`user_cache` says where caches lie.
+gives a value a JSON file of its own, `image_files` writes PNGs with their settings,
+`user_cache` says where caches lie, and `model_hub` fetches files of models.
 
 `untrusted_files` opens every file that is read, whoever wrote it, and reads text, TOML, JSON and
 JSON lines; `strict_parsing` bounds what such a text may hold. `tensor_files` reads safetensors.

@@ -53,6 +53,22 @@ def load_encoders(
     )
 
 
+def named_encoders(
+    recipe: Mapping[str, object], identity: str | None = None, clip: str | None = None
+) -> dict[str, str | None]:
+    """Name the encoders that options ask for, or else the section `selection` of a recipe's values.
+
+    None stands for the default of the base.
+    """
+    section = recipe.get("selection")
+    recorded = section if isinstance(section, Mapping) else {}
+    names: dict[str, str | None] = {}
+    for kind, given in (("identity", identity), ("clip", clip)):
+        found = given or recorded.get(kind)
+        names[kind] = found if isinstance(found, str) and found != "none" else None
+    return names
+
+
 def default_encoder_names(base: str) -> Mapping[str, str]:
     """Name the encoders that `load_encoders` loads for a base by default."""
     ours = is_embedded(base)

@@ -29,6 +29,7 @@ from mascot.evaluation.metrics.image_preprocessing import (
     read_preprocessing,
     to_pixels,
 )
+from mascot.storage.model_hub import only_local
 
 BATCH_SIZE = 32
 """Images or prompts in one pass through an encoder."""
@@ -228,13 +229,12 @@ def _name(source: str) -> str:
 
 def _load(kind: Any, source: str, **options: Any) -> Any:  # transformers types no loader like another
     """Load a model in float32, frozen; weights that its file lacks are an error."""
-    local = Path(source).is_dir()
     try:
         model, info = kind.from_pretrained(
             source,
             dtype=torch.float32,
             use_safetensors=True,
-            local_files_only=local,
+            local_files_only=only_local(source),
             output_loading_info=True,
             **options,
         )
@@ -257,7 +257,7 @@ def _tokenizer(source: str, text_config: Any) -> Any:
     With another end-of-prompt id every prompt would have the same embedding.
     """
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
+        tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=only_local(source))
     except Exception as error:
         raise UserError(
             f"the tokenizer of {source} cannot be loaded ({type(error).__name__}); download the encoder again."

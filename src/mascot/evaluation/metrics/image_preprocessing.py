@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.errors import UserError
+from mascot.storage.model_hub import hub_file, why_unavailable
 
 DINO_RATIO = 256 / 224
 """Shorter side over crop, for identity encoders whose configuration names no crop.
@@ -100,14 +101,13 @@ def read_json(source: str, name: str) -> dict[str, Any]:
 
 
 def _download(source: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(source, name))
+        return hub_file(source, name)
     except Exception as error:
         raise UserError(
             f"the encoder {source!r} is no local folder, and its {name} could not be fetched from the model hub "
-            f"({type(error).__name__}); check the name and the network, or give a folder."
+            f"({why_unavailable(source, error)}); check the name and the network, or take the embedded encoders: "
+            "--identity starter --clip starter (in a recipe: selection.identity and selection.clip)."
         ) from error
 
 

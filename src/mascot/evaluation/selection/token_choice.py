@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
 from mascot.errors import UserError
-from mascot.evaluation.metrics.default_encoders import default_encoder_names, load_encoders
+from mascot.evaluation.metrics.default_encoders import EncoderPair, default_encoder_names, load_encoders
 from mascot.evaluation.selection.rare_words import MAXIMUM_LETTERS
 from mascot.evaluation.selection.token_scoring import (
     CANDIDATES,
@@ -102,22 +103,38 @@ def choose_token(
     if recipe.token is not None:
         return recipe, ""
     chosen = find_or_recall_token(
-        family, recipe.base, device=choose_device(recipe.device), folder=folder, on_event=on_event
+        family,
+        recipe.base,
+        identity=recipe.selection.identity,
+        clip=recipe.selection.clip,
+        device=choose_device(recipe.device),
+        folder=folder,
+        on_event=on_event,
     )
     return recipe.model_copy(update={"token": chosen.token}), chosen.why
 
 
 def find_or_recall_token(
-    family: Family, base: str, *, device: str = "cpu", folder: Path | None = None, on_event: OnEvent = ignore
+    family: Family,
+    base: str,
+    *,
+    identity: str | None = None,
+    clip: str | None = None,
+    device: str = "cpu",
+    folder: Path | None = None,
+    on_event: OnEvent = ignore,
 ) -> ChosenToken:
     """Return the cached token of a base model without an adapter, or search it.
 
-    The first search generates 96 images of 12 steps; the embedded base needs none.
+    The first search generates 96 images of 12 steps; the embedded base needs none. A token that
+    the base's own encoders have found is good for other encoders too.
     Event: `TokenSearchStarted`, before any image is generated.
 
     Args:
         family: The loaded base model.
         base: Name of the base model.
+        identity: The identity encoder that a search uses; None is the base's.
+        clip: The CLIP that a search uses; None is the base's.
         device: Device that the encoders are loaded on.
         folder: Folder of the cache; by default in the user's cache.
         on_event: Receives the events.
@@ -125,27 +142,43 @@ def find_or_recall_token(
     Raises:
         UserError: the cached result is damaged, or images cannot be generated or written.
     """
-    cached = read_cached_token(search_facts(family, base), folder)
-    return cached or search_token(family, base, device=device, folder=folder, on_event=on_event)
+    facts = search_facts(family, base, identity, clip)
+    for known in (facts, search_facts(family, base)):
+        cached = read_cached_token(known, folder)
+        if cached is not None:
+            return cached
+    load = partial(load_encoders, base, identity, clip, device)
+    return search_token(family, base, facts, load, device=device, folder=folder, on_event=on_event)
 
 
-def search_token(family: Family, base: str, *, device: str, folder: Path | None, on_event: OnEvent) -> ChosenToken:
+def search_token(
+    family: Family,
+    base: str,
+    decided_by: Mapping[str, str],
+    load: Callable[[], EncoderPair],
+    *,
+    device: str,
+    folder: Path | None,
+    on_event: OnEvent,
+) -> ChosenToken:
     """Search a token, and cache it where generated images decided.
 
     Where images cannot be scored, or a large base would generate them on a CPU, text embeddings
     alone decide. Where the vocabulary has no rare word, the token is `sks`. Neither is cached.
+    `decided_by` are the facts of the search, and `load` reads its encoders.
     """
-    decided_by = search_facts(family, base)
     try:
         text_scorer = TextTokenScorer(family)
         words = text_scorer.least_similar(count=CANDIDATES, seed=SEED)
     except UserError as error:
-        return ChosenToken(token=COMMON_TOKEN, why=f"the common choice of tutorials: {error}", decided_by=decided_by)
+        return ChosenToken(
+            token=COMMON_TOKEN, why=f"the common choice of tutorials: {error}", decided_by=dict(decided_by)
+        )
     if device == "cpu" and count_denoiser_weights(family) > CPU_WEIGHT_LIMIT:
         why_not = f"on a CPU that would take long; `mascot token --base {base}` does it once"
         return choose_by_text(text_scorer, words[0], why_not, decided_by)
     try:
-        encoders = load_encoders(base, device=device)
+        encoders = load()
     except UserError as error:
         return choose_by_text(text_scorer, words[0], str(error), decided_by)
     scorer = TokenScorer(Generator(family), encoders, token_samples(folder), seed=SEED)
@@ -165,11 +198,13 @@ def choose_by_text(text_scorer: TextTokenScorer, word: str, why_not: str, decide
     return ChosenToken(token=word, why=why, decided_by=dict(decided_by))
 
 
-def search_facts(family: Family, base: str) -> dict[str, str]:
+def search_facts(family: Family, base: str, identity: str | None = None, clip: str | None = None) -> dict[str, str]:
     """Collect all that decides the token: the base model's weights, the encoders and the settings.
 
-    The texts are cache keys; `starter/token.json` holds them too.
+    `identity` and `clip` name encoders other than the base's. The texts are cache keys;
+    `starter/token.json` holds them too.
     """
+    given = {kind: name for kind, name in (("identity", identity), ("clip", clip)) if name is not None}
     words = hashlib.sha256(" ".join([*NOUNS, "|", *sorted(SHORT_WORDS)]).encode()).hexdigest()[:16]
     sampled = SAMPLED_PER_CANDIDATE * CANDIDATES
     search = (
@@ -179,6 +214,7 @@ def search_facts(family: Family, base: str) -> dict[str, str]:
     return {
         "base": family.identity,
         **default_encoder_names(base),
+        **given,
         "search": search,
         "knobs": json.dumps(SEARCH_KNOBS.model_dump(), sort_keys=True),
         "words": words,
@@ -216,15 +252,24 @@ def count_denoiser_weights(family: Family) -> int:
     return sum(parameter.numel() for stage in family.stages for parameter in stage.parts[stage.denoiser].parameters())
 
 
-def open_token_scorer(base: str, *, seed: int = SEED, device: str = "cpu", folder: Path | None = None) -> TokenScorer:
+def open_token_scorer(
+    base: str,
+    *,
+    identity: str | None = None,
+    clip: str | None = None,
+    seed: int = SEED,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> TokenScorer:
     """Load a base model and its encoders; images are cached in `folder`, or in the user's cache.
 
     Raises:
         UserError: the base model or an encoder cannot be loaded, or the vocabulary has no noun to
             compare with.
     """
+    encoders = load_encoders(base, identity, clip, device)
     generator = Generator(load_family(base, device=device, precision="fp32" if device == "cpu" else "bf16"))
-    return TokenScorer(generator, load_encoders(base, device=device), token_samples(folder), seed=seed)
+    return TokenScorer(generator, encoders, token_samples(folder), seed=seed)
 
 
 def search_rows(search: TokenSearch) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from mascot.errors import UserError
 from mascot.models import starter
 from mascot.models.pipeline_files import tensor_names
+from mascot.storage.model_hub import hub_file, why_unavailable
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 """File name extensions of weights."""
@@ -135,12 +136,10 @@ def download_index(base: str) -> Path:
     Raises:
         UserError: the hub does not have it, or cannot be reached.
     """
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(base, "model_index.json"))
+        return hub_file(base, "model_index.json")
     except Exception as error:
         raise UserError(
             f"the base {base!r} is no local folder and could not be fetched from the model hub "
-            f"({type(error).__name__}); check the name and the network, or use --base starter."
+            f"({why_unavailable(base, error)}); check the name and the network, or use --base starter."
         ) from error
