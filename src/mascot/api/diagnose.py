@@ -56,8 +56,7 @@ def diagnose(
     """
     adapter, path = resolve_adapter(run)
     task = plan_diagnosis(adapter, path, name=name_of(run), prompts=prompts, images=images, photos=photos, base=base)
-    names = named_encoders(recorded_recipe(adapter), identity, clip)
-    scorers = open_scorers(load_encoders(task.base, **names, device=choose_device(device, DEVICE_REMEDY)))
+    scorers = load_scorers(task, adapter, identity=identity, clip=clip, device=device)
     applied = generator or open_generator(path, base=base, device=device)[0]
     diagnosis = diagnose_adapter(task, adapter, path, generator=applied, scorers=scorers, on_event=on_event)
     if generator is None:
@@ -71,9 +70,16 @@ def name_of(run: str | Path | Run) -> str:
     return str(run.folder if isinstance(run, Run) else run)
 
 
-def recorded_recipe(adapter: Adapter) -> Mapping[str, object]:
-    """Return the values of the recipe that an adapter was trained with; empty if it names none."""
-    return adapter.manifest.recipe if adapter.manifest else {}
+def load_scorers(
+    task: EvaluationTask, adapter: Adapter, *, identity: str | None, clip: str | None, device: str
+) -> Scorers:
+    """Load what scores an adapter's images; encoders that are None are those of its recipe.
+
+    Raises:
+        UserError: an encoder or the device cannot be used.
+    """
+    names = named_encoders(adapter.manifest.recipe if adapter.manifest else {}, identity, clip)
+    return open_scorers(load_encoders(task.base, **names, device=choose_device(device, DEVICE_REMEDY)))
 
 
 def plan_diagnosis(

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import TypedDict
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.api.diagnose import diagnose_adapter, name_of, plan_diagnosis, recorded_recipe
+from mascot.api.diagnose import diagnose_adapter, load_scorers, name_of, plan_diagnosis
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_section
 from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
-from mascot.evaluation.evaluator import Scorers, compute_scores, open_scorers
-from mascot.evaluation.metrics.default_encoders import load_encoders, named_encoders
+from mascot.evaluation.evaluator import Scorers, compute_scores
 from mascot.evaluation.samples import Samples, generate_samples
 from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import scores_page
 from mascot.generation.generator import Generator
-from mascot.generation.loading import DEVICE_REMEDY, open_generator, resolve_adapter
-from mascot.models.devices import choose_device
+from mascot.generation.loading import open_generator, resolve_adapter
 from mascot.models.families.registry import describe
 from mascot.progress import FileWritten, OnEvent, ScoringStarted, ignore
 from mascot.protocols import Family
@@ -63,8 +61,7 @@ def evaluate(
     task = plan_task(
         adapter, path, name=name_of(run), prompts=prompts, images=images, seed=seed, live=live, photos=photos, base=base
     )
-    names = named_encoders(recorded_recipe(adapter), identity, clip)
-    scorers = open_scorers(load_encoders(task.base, **names, device=choose_device(device, DEVICE_REMEDY)))
+    scorers = load_scorers(task, adapter, identity=identity, clip=clip, device=device)
     load = partial(open_generator, path, base=base, device=device, family=family)
     planned = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base) if diagnosed else None
     scores, samples, page = score_adapter(task, adapter, path, load, scorers, diagnosis=planned, on_event=on_event)
@@ -107,8 +104,7 @@ def check_evaluable(run: str | Path | Run, options: EvaluateOptions) -> None:
         base=options.get("base"),
     )
     describe(task.base)
-    names = named_encoders(recorded_recipe(adapter), options.get("identity"), options.get("clip"))
-    load_encoders(task.base, **names)
+    load_scorers(task, adapter, identity=options.get("identity"), clip=options.get("clip"), device="cpu")
 
 
 def score_adapter(

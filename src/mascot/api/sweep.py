@@ -10,7 +10,12 @@ from mascot.api.diagnose import name_of
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_on_pooled_base
 from mascot.errors import UserError, suggest
-from mascot.evaluation.metrics.default_encoders import default_encoder_names, load_encoders, named_encoders
+from mascot.evaluation.metrics.default_encoders import (
+    EncoderNames,
+    default_encoder_names,
+    load_encoders,
+    named_encoders,
+)
 from mascot.evaluation.scores import METRICS
 from mascot.experiments.base_pool import base_pool
 from mascot.experiments.executors import make_executor
@@ -58,9 +63,16 @@ def sweep(
     if by not in METRICS:
         raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
     names = named_encoders(recipe.model_dump() if isinstance(recipe, Recipe) else recipe, identity, clip)
+    job = plan_job(SweepFolder(Path(out)), names, images=images, prompt=prompt)
+    executor, lowest = make_executor(engine, address), METRICS[by].better == "low"
+    return sweep_recipes(recipe, over, job, by=by, lowest=lowest, trials=trials, executor=executor, on_event=on_event)
+
+
+def plan_job(files: SweepFolder, names: EncoderNames, *, images: int, prompt: str) -> SweepJob:
+    """Plan what is done for each run of a sweep."""
     given = "".join(f", {kind} encoder: {name}" for kind, name in names.items() if name)
-    job = SweepJob(
-        files=SweepFolder(Path(out)),
+    return SweepJob(
+        files=files,
         check=partial(check_encoders, **names),
         train_run=train_on_pooled_base,
         score_run=partial(score_sweep_run, images=images, **names),
@@ -68,8 +80,6 @@ def sweep(
         generate=write_sweep_image,
         request=ImageRequest(prompt, 0),
     )
-    executor, lowest = make_executor(engine, address), METRICS[by].better == "low"
-    return sweep_recipes(recipe, over, job, by=by, lowest=lowest, trials=trials, executor=executor, on_event=on_event)
 
 
 def check_encoders(bases: Sequence[str], *, identity: str | None, clip: str | None) -> None:
@@ -89,9 +99,9 @@ def score_sweep_run(run: Run, *, images: int, identity: str | None, clip: str | 
     """
     recipe = Recipe.read(run.recipe)
     defaults = default_encoder_names(recipe.base)
-    names = {"identity": identity or defaults["identity"], "clip": clip or defaults["clip"]}
+    identity, clip = identity or defaults["identity"], clip or defaults["clip"]
     with base_pool().lend(recipe) as family:
-        return metric_values(evaluate(run, images=images, family=family, **names))
+        return metric_values(evaluate(run, images=images, identity=identity, clip=clip, family=family))
 
 
 def write_sweep_image(run: Run, request: ImageRequest, path: Path) -> None:

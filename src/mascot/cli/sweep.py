@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mascot.cli.options import Base, Clip, Identity, Overrides
 from mascot.errors import UserError
+
+if TYPE_CHECKING:
+    from mascot.experiments.leaderboard import Leaderboard
 
 Source = Annotated[
     Path,
@@ -55,26 +60,31 @@ def sweep(
         show_knob_grid(what, over, prompt=prompt, out=out)
         return
     from mascot.api.sweep import sweep as sweep_recipe
+    from mascot.generation.prompt_sets import KNOBS_PROMPT
+
+    run = partial(
+        sweep_recipe,
+        out=out or Path("runs") / f"sweep-{what.stem}",
+        by=by,
+        trials=trials,
+        images=images,
+        prompt=KNOBS_PROMPT if prompt is None else prompt,
+        identity=identity,
+        clip=clip,
+        engine=engine,
+        address=address,
+    )
+    show_sweep(run, what, overrides or [], over)
+
+
+def show_sweep(run: Callable[..., Leaderboard], file: Path, overrides: list[str], over: list[str]) -> None:
+    """Sweep a recipe file with changes on top, and print the leaderboard."""
     from mascot.cli.console import open_display, show_leaderboard
     from mascot.experiments.search_space import parse_over
-    from mascot.generation.prompt_sets import KNOBS_PROMPT
     from mascot.recipe.overrides import merge, parse_overrides, read_toml
 
     with open_display() as display:
-        board = sweep_recipe(
-            merge(read_toml(what), parse_overrides(overrides or [])),
-            parse_over(over),
-            out=out or Path("runs") / f"sweep-{what.stem}",
-            by=by,
-            trials=trials,
-            images=images,
-            prompt=KNOBS_PROMPT if prompt is None else prompt,
-            identity=identity,
-            clip=clip,
-            engine=engine,
-            address=address,
-            on_event=display,
-        )
+        board = run(merge(read_toml(file), parse_overrides(overrides)), parse_over(over), on_event=display)
     show_leaderboard(display, board)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -53,20 +54,25 @@ def load_encoders(
     )
 
 
-def named_encoders(
-    recipe: Mapping[str, object], identity: str | None = None, clip: str | None = None
-) -> dict[str, str | None]:
-    """Name the encoders that options ask for, or else the section `selection` of a recipe's values.
+class EncoderNames(TypedDict):
+    """Names of encoders, as options give them; None stands for the default of the base."""
 
-    None stands for the default of the base.
-    """
+    identity: str | None
+    clip: str | None
+
+
+def named_encoders(recipe: Mapping[str, object], identity: str | None = None, clip: str | None = None) -> EncoderNames:
+    """Name the encoders that options ask for, or else the section `selection` of a recipe's values."""
+    return EncoderNames(
+        identity=identity or recorded_encoder(recipe, "identity"), clip=clip or recorded_encoder(recipe, "clip")
+    )
+
+
+def recorded_encoder(recipe: Mapping[str, object], kind: str) -> str | None:
+    """Return the encoder of a kind that a recipe's values name; None where there is none."""
     section = recipe.get("selection")
-    recorded = section if isinstance(section, Mapping) else {}
-    names: dict[str, str | None] = {}
-    for kind, given in (("identity", identity), ("clip", clip)):
-        found = given or recorded.get(kind)
-        names[kind] = found if isinstance(found, str) and found != "none" else None
-    return names
+    found = section.get(kind) if isinstance(section, Mapping) else None
+    return found if isinstance(found, str) and found != "none" else None
 
 
 def default_encoder_names(base: str) -> Mapping[str, str]:
