@@ -62,7 +62,7 @@ class EncoderNames(TypedDict):
 
 
 def named_encoders(recipe: Mapping[str, object], identity: str | None = None, clip: str | None = None) -> EncoderNames:
-    """Name the encoders that options ask for, or else the section `selection` of a recipe's values."""
+    """Name the encoders that options ask for, or else the section `selection` of a recipe."""
     return EncoderNames(
         identity=identity or recorded_encoder(recipe, "identity"), clip=clip or recorded_encoder(recipe, "clip")
     )
