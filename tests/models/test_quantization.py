@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
-from mascot.models.quantization import MIN_WEIGHTS, PEFT_FLAGS, QuantizationName, quantize, repeated_layers
-from mascot.models.weights import size_of
+from mascot.models.quantization import MIN_WEIGHTS, PEFT_FLAGS, QuantizationName, quantize, repeated_layers, size_of
 from mascot.training.memory_estimate import activation_bytes
 from tiny.families import MAKERS
 from tiny.stable_diffusion import tiny_stable_diffusion

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
-from mascot.models.weights import size_of, storages_of
+from mascot.models.quantization import size_of, storages_of
 from mascot.protocols import Conditioning, Framing, ParameterGroup, Stage
 from mascot.training import memory_estimate
 from mascot.training.memory_estimate import (

@@ -10,17 +10,18 @@ from functools import cache
 from torch import nn
 
 from mascot.data.encoding_cache import EncodingCache
+from mascot.models.base_reading import BaseReading
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
 
-LoadSettings = tuple[str, str, str, str | None]
+LoadSettings = tuple[str, str, str, str | None, BaseReading]
 """What decides how a base is loaded; recipes with equal settings can share one base."""
 
 
 def load_settings(recipe: Recipe) -> LoadSettings:
-    """Return base, device, precision and quantization of a recipe."""
-    return recipe.base, recipe.device, recipe.precision, recipe.base_weights
+    """Return base, device, precision, quantization and reading of a recipe."""
+    return recipe.base, recipe.device, recipe.precision, recipe.base_weights, recipe.reading
 
 
 @dataclass(frozen=True, slots=True)

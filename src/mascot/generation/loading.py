@@ -12,6 +12,7 @@ from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.models.base_reading import BaseReading
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family, Subject
@@ -57,7 +58,23 @@ def open_generator(
     chosen = choose_device(device, DEVICE_REMEDY)
     recipe = adapter.manifest.recipe if adapter.manifest else {}
     precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
-    return Generator(family or load_family(name, device=chosen, precision=precision), adapter), adapter, name
+    family = family or load_family(name, device=chosen, precision=precision, reading=reading_of(adapter, path))
+    return Generator(family, adapter), adapter, name
+
+
+def reading_of(adapter: Adapter, path: Path) -> BaseReading:
+    """Return how the adapter's base was read in training; adapters of other tools do not say.
+
+    Raises:
+        UserError: another version of mascot wrote the settings.
+    """
+    recipe = adapter.manifest.recipe if adapter.manifest else {}
+    try:
+        return BaseReading.model_validate({name: recipe[name] for name in BaseReading.model_fields if name in recipe})
+    except ValidationError as error:
+        raise UserError(
+            f"{path} does not say how to read its base: it was written by another version of mascot; update mascot."
+        ) from error
 
 
 def recommended_knobs(adapter: Adapter) -> Knobs:

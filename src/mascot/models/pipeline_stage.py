@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
 from mascot.models.pipeline_files import (
     PipelineLayout,
@@ -234,3 +235,20 @@ def read_stage(layout: PipelineLayout, source: str, device: torch.device, dtype:
         "load_text_encoder": parts.read,
         "reopen": parts.reopen,
     }
+
+
+def check_clip_skip(stage: TextEncoders, skipped: int, last: int = 1) -> None:
+    """Refuse to skip more layers than a stage's CLIP text encoders have.
+
+    Args:
+        stage: The stage.
+        skipped: How many layers are skipped.
+        last: The layer that is used without clip skip, counted from the end.
+
+    Raises:
+        UserError: a text encoder has fewer layers.
+    """
+    for name in stage.encoders if skipped else ():
+        spare = int(stage.text_encoder(name).config.num_hidden_layers) + 1 - last
+        if skipped > spare:
+            raise UserError(f"clip_skip = {skipped}: {name} can spare {spare} of its last layers; skip no more.")

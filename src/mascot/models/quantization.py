@@ -1,18 +1,17 @@
-"""Frozen weights in 8 or 4 bits, for training a small adapter on top of a large base.
+"""Frozen weights in 8 or 4 bits, for a small adapter on a large base, and weights' size in memory.
 
 The base then takes a half or a quarter of the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, UntypedStorage, nn
 
 from mascot.errors import UserError, import_optional, suggest
-from mascot.models.weights import size_of
 
 QuantizationName = Literal["int8", "nf4"]
 
@@ -92,3 +91,19 @@ def quantized_layer(layer: nn.Linear, kind: QuantizationName) -> nn.Module:
         made.support_avx512bf16_for_cpu = False
     made.bias = bias
     return made.train(layer.training)
+
+
+def size_of(modules: Iterable[nn.Module], more: Iterable[Tensor] = ()) -> int:
+    """Count the bytes of modules' parameters and buffers, and of more tensors.
+
+    The scales of quantized weights count too. Storage that several tensors share counts once.
+    """
+    storages = {id(storage): storage for module in modules for storage in storages_of(module)}
+    storages |= {id(storage): storage for storage in (tensor.untyped_storage() for tensor in more)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def storages_of(module: nn.Module) -> Iterator[UntypedStorage]:
+    """Yield the storage of every parameter and buffer of a module."""
+    for tensor in (*module.state_dict(keep_vars=True).values(), *module.buffers()):
+        yield tensor.untyped_storage()

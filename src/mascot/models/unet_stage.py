@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, cast
 
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_ending
+from mascot.models.base_reading import BaseReading
 from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Solver
 
@@ -28,9 +29,27 @@ class UNetStage(PipelineStage):
 
     unet: UNet2DConditionModel
     scheduler: Any
+    clip_skip: int = 0
+    """Last layers of the CLIP text encoders that are skipped."""
     denoiser: Final = "unet"
     default_solver: Final = "ddim"
     embeds_guidance: Final = False
+
+    def read_as(self, reading: BaseReading, identity: str) -> str:
+        """Read the base as settings say, and return its identity as it is then read.
+
+        Args:
+            reading: The settings.
+            identity: The hash of the base's weights.
+
+        Raises:
+            UserError: the base cannot be read so.
+        """
+        own, self.scheduler = self.scheduler, reading.adjusted(self.scheduler)
+        self.clip_skip = reading.clip_skip
+        if self.scheduler is not own and (reopen := self.reopen) is not None:
+            self.reopen = lambda: with_scheduler(reopen(), self.scheduler)
+        return reading.identify(identity, own, self.scheduler)
 
     def use_plain_attention(self) -> None:
         """Replace torch's fused attention by the plain one on a CPU.
@@ -114,3 +133,9 @@ class UNetStage(PipelineStage):
         solver = kind.from_config(self.scheduler.config, **options)
         solver.set_timesteps(steps)
         return solver
+
+
+def with_scheduler(pipeline: DiffusionPipeline, scheduler: Any) -> DiffusionPipeline:
+    """Give a pipeline another scheduler, which is saved with it."""
+    pipeline.register_modules(scheduler=scheduler)
+    return pipeline

@@ -16,7 +16,8 @@ from mascot.data.dataset import DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
-from mascot.models.families.registry import family_name
+from mascot.models.base_reading import BaseReading, Prediction
+from mascot.models.families.registry import check_reading, family_name
 from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
@@ -51,6 +52,13 @@ class Recipe(BaseModel):
         default=None,
         description="int8 or nf4 quantizes the frozen denoiser to 8 or 4 bits; none keeps full precision",
     )
+    prediction: Prediction = Field(
+        default="auto", description="what the denoiser predicts: epsilon (noise) or v (velocity); auto asks the base"
+    )
+    zero_terminal_snr: bool | None = Field(
+        default=None, description="whether the noise schedule ends in pure noise; none asks the base"
+    )
+    clip_skip: int = Field(default=0, ge=0, le=64, description="layers skipped at the end of the CLIP text encoders")
     dataset: DatasetSettings = DatasetSettings()
     method: SerializeAsAny[BaseModel]
     training: TrainingSettings = TrainingSettings()
@@ -85,6 +93,11 @@ class Recipe(BaseModel):
         """The subject: token and class noun; `sks` stands in for a token that is not chosen yet."""
         return Subject(token=COMMON_TOKEN if self.token is None else self.token, class_noun=self.class_noun)
 
+    @property
+    def reading(self) -> BaseReading:
+        """How the base is read."""
+        return BaseReading.model_validate({name: getattr(self, name) for name in BaseReading.model_fields})
+
     def fits(self, other: Recipe) -> bool:
         """Return whether a run of `other` is a run of this recipe.
 
@@ -108,7 +121,7 @@ class Recipe(BaseModel):
             given: Values of top-level keys; None counts as not given.
 
         Raises:
-            UserError: all mistakes at once, each with its key.
+            UserError: all mistakes at once, each with its key; or the base cannot be read so.
         """
         in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
@@ -116,7 +129,9 @@ class Recipe(BaseModel):
         base = str(changes.get("base", "starter"))
         section = changes.get("method", {})
         method = str(section.get("name", DEFAULT)) if isinstance(section, dict) else ""
-        return cls.parse(merge(preset_values(base, method), changes | {"base": base}))
+        recipe = cls.parse(merge(preset_values(base, method), changes | {"base": base}))
+        check_reading(recipe.base, recipe.reading)
+        return recipe
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

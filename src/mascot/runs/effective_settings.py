@@ -38,6 +38,7 @@ def data_settings(recipe: Recipe, photos: int, resolution: int | None, token_rea
     token = UNNAMED if recipe.token is None else f"{recipe.token}, {token_reason}".removesuffix(", ")
     return [
         ("base", recipe.base),
+        *described_reading(recipe),
         ("token", token),
         ("class noun", described_noun(recipe)),
         ("photos", f"{photos}" + (", each mirrored too" if dataset.flip else "")),
@@ -47,6 +48,12 @@ def data_settings(recipe: Recipe, photos: int, resolution: int | None, token_rea
         ("steps", f"{training.steps}"),
         ("passes over each photo", f"{training.steps * per_step / photos:.1f}"),
     ]
+
+
+def described_reading(recipe: Recipe) -> Rows:
+    """List how the base is read, where that is not left to the base."""
+    given = recipe.reading.model_dump(exclude_defaults=True)
+    return [(name.replace("_", " "), str(value).lower()) for name, value in given.items()]
 
 
 def training_settings(recipe: Recipe) -> Rows:

@@ -38,7 +38,8 @@ def load_base(recipe: Recipe) -> Family:
     device = choose_device(recipe.device)
     if device == "cpu" and recipe.precision == "fp16":
         raise UserError("fp16 does not train on a CPU; give --set precision=bf16 or fp32.")
-    family = load_family(recipe.base, device=device, precision="fp32" if device == "cpu" else recipe.precision)
+    precision = "fp32" if device == "cpu" else recipe.precision
+    family = load_family(recipe.base, device=device, precision=precision, reading=recipe.reading)
     if recipe.base_weights is not None:
         for stage in family.stages:
             quantize(stage.parts[stage.denoiser], recipe.base_weights, device)

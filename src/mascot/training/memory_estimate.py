@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mascot.errors import UserError
-from mascot.models.weights import size_of
+from mascot.models.quantization import size_of
 from mascot.protocols import ParameterGroup
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 

@@ -25,6 +25,7 @@ from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
 
 NAME = "deepfloyd_if"
+READINGS = ()
 PARTS = ("unet", "text_encoder")
 T5 = "text_encoder"
 OPTIONS: Mapping[str, object] = {

@@ -22,6 +22,7 @@ from mascot.protocols import Conditioning, Framing
 
 NAME = "flux"
 CLIP, T5 = "text_encoder", "text_encoder_2"
+READINGS = ()
 PARTS = ("transformer", "vae", CLIP, T5)
 LAYOUT = PipelineLayout(
     pipeline_class=FluxPipeline, denoiser="transformer", clip_encoders=(CLIP,), frozen_encoders=(T5,)

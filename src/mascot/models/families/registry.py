@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from mascot.errors import UserError, suggest
+from mascot.models.base_reading import BaseReading
 from mascot.models.families.base_source import read_index_of, source_of, split_cascade
 from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family
@@ -74,17 +75,30 @@ def family_name(base: str) -> str:
     return import_module(FAMILIES[str(describe(base)["_class_name"])]).NAME
 
 
-def load_family(base: str, *, device: str, precision: Precision) -> Family:
+def check_reading(base: str, reading: BaseReading) -> None:
+    """Refuse settings of reading that a base's family cannot use, from its index alone.
+
+    Raises:
+        UserError: as `describe`, or a setting has no meaning for the family.
+    """
+    reading.check(base, import_module(FAMILIES[str(describe(base)["_class_name"])]).READINGS)
+
+
+def load_family(base: str, *, device: str, precision: Precision, reading: BaseReading | None = None) -> Family:
     """Load a base model.
 
     Args:
         base: `starter`, a folder, a .safetensors file, a hub id, or FIRST+SECOND for a cascade.
         device: The device to compute on.
         precision: The dtype of denoiser and text encoders.
+        reading: What the base predicts and which text layers count; None takes what the base says.
 
     Raises:
-        UserError: the base is unknown, broken or does not exist.
+        UserError: the base is unknown, broken or does not exist, or cannot be read so.
     """
-    module = import_module(FAMILIES[str(describe(base)["_class_name"])])
+    module, reading = import_module(FAMILIES[str(describe(base)["_class_name"])]), reading or BaseReading()
+    reading.check(base, module.READINGS)
     first, *more = map(source_of, split_cascade(base))
-    return module.load(first, device=device, precision=precision, **({"continuation": more[0]} if more else {}))
+    options: dict[str, object] = {"continuation": more[0]} if more else {}
+    options |= {"reading": reading} if module.READINGS else {}
+    return module.load(first, device=device, precision=precision, **options)

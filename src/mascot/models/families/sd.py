@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from mascot.models.base_reading import DIFFUSION, BaseReading
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
-from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip
 from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sd"
 PARTS = ("unet", "vae", "text_encoder")
+READINGS = (*DIFFUSION, "clip_skip")
 LAYOUT = PipelineLayout(
     pipeline_class=StableDiffusionPipeline,
     denoiser="unet",
@@ -36,9 +38,17 @@ class StableDiffusionStage(UNetStage):
     """The only stage of a Stable Diffusion base."""
 
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
-        """Return the text encoder's last hidden states, padded to full length."""
+        """Return the text encoder's last hidden states, padded to full length.
+
+        With clip skip the states of an earlier layer pass through the last normalization instead.
+        """
         del framings
-        return {"encoder_hidden_states": self.read_clip("text_encoder", prompts).last_hidden_state}
+        output = self.read_clip("text_encoder", prompts)
+        if self.clip_skip:
+            encoder = self.text_encoder("text_encoder")
+            normalize = getattr(encoder, "text_model", encoder).final_layer_norm
+            return {"encoder_hidden_states": normalize(output.hidden_states[-1 - self.clip_skip])}
+        return {"encoder_hidden_states": output.last_hidden_state}
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the UNet once; the prediction is float32."""
@@ -49,12 +59,14 @@ class StableDiffusionStage(UNetStage):
         return self.count_tokens("text_encoder", prompt)
 
 
-def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
+def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:
     """Load a folder, a single-file checkpoint or a hub id.
 
     Raises:
-        UserError: the weights are missing, incomplete or unreadable.
+        UserError: the weights are missing, incomplete or unreadable, or cannot be read so.
     """
     stage = StableDiffusionStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
     stage.use_plain_attention()
-    return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))
+    identity = stage.read_as(reading, fingerprint(weight_files(source, PARTS)))
+    check_clip_skip(stage, stage.clip_skip)
+    return LoadedFamily(name=NAME, identity=identity, stages=(stage,))

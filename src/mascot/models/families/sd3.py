@@ -14,15 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.models.adaptable_layers import JOINT_ATTENTION, JOINT_FEED_FORWARD
+from mascot.models.base_reading import BaseReading
 from mascot.models.flow_stage import FlowStage
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
-from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sd3"
 CLIPS = ("text_encoder", "text_encoder_2")
 T5 = "text_encoder_3"
 PARTS = ("transformer", "vae", *CLIPS, T5)
+READINGS = ("clip_skip",)
 LAYOUT = PipelineLayout(
     pipeline_class=StableDiffusion3Pipeline,
     denoiser="transformer",
@@ -46,6 +48,9 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
 class StableDiffusion3Stage(FlowStage):
     """The only stage of a Stable Diffusion 3 base."""
 
+    clip_skip: int = 0
+    """Last layers of the CLIP text encoders that are skipped."""
+
     @property
     def resolution(self) -> int:
         """The side that the base was trained at, in pixels."""
@@ -58,13 +63,14 @@ class StableDiffusion3Stage(FlowStage):
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """Return the hidden states of all encoders, and both CLIPs' pooled projections.
 
-        The last but one states of the CLIPs are joined along the width and padded to the T5's
-        width. The T5's states follow them. Where a base leaves its T5 out, zeros replace them, as
-        in training (Esser et al. 2024, section 5.3.3). Framings are not used.
+        The last but one states of the CLIPs, or earlier ones by clip skip, are joined along the
+        width and padded to the T5's width. The T5's states follow them. Where a base leaves its T5
+        out, zeros replace them, as in training (Esser et al. 2024, section 5.3.3). Framings are not
+        used.
         """
         del framings
         outputs = [self.read_clip(name, prompts) for name in CLIPS]
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        states = torch.cat([output.hidden_states[-2 - self.clip_skip] for output in outputs], dim=-1)
         if T5 in self.tokenizers:
             t5_states = self.read_t5(T5, prompts, T5_LENGTH)
         else:
@@ -99,11 +105,14 @@ class StableDiffusion3Stage(FlowStage):
         return self.count_tokens("text_encoder", prompt)
 
 
-def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
+def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:
     """Load a folder, a single-file checkpoint or a hub id.
 
     Raises:
         UserError: the weights are missing, incomplete or unreadable.
     """
     stage = StableDiffusion3Stage.open(LAYOUT, source, device=device, dtype=DTYPES[precision], layers=LAYERS)
-    return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))
+    stage.clip_skip = reading.clip_skip
+    check_clip_skip(stage, reading.clip_skip, last=2)
+    identity = reading.identify(fingerprint(weight_files(source, PARTS)), stage.scheduler, stage.scheduler)
+    return LoadedFamily(name=NAME, identity=identity, stages=(stage,))

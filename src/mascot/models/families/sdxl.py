@@ -12,14 +12,16 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from mascot.models.base_reading import DIFFUSION, BaseReading
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
-from mascot.models.pipeline_stage import LoadedFamily
+from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip
 from mascot.models.unet_stage import UNetStage
 from mascot.protocols import Conditioning, Framing
 
 NAME = "sdxl"
 ENCODERS = ("text_encoder", "text_encoder_2")
 PARTS = ("unet", "vae", *ENCODERS)
+READINGS = (*DIFFUSION, "clip_skip")
 LAYOUT = PipelineLayout(
     pipeline_class=StableDiffusionXLPipeline,
     denoiser="unet",
@@ -35,14 +37,16 @@ class StableDiffusionXLStage(UNetStage):
     def condition(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """Return hidden states, the second encoder's pooled projection, and each framing's numbers.
 
-        The hidden states are the last but one of both encoders, joined along the width. The six
-        numbers are original height and width, top and left of the crop, target height and width, in
-        pixels (Podell et al. 2023, section 2.2).
+        The hidden states are the last but one of both encoders, or earlier ones by clip skip,
+        joined along the width. The six numbers are original height and width, top and left of the
+        crop, target height and width, in pixels (Podell et al. 2023, section 2.2).
         """
         outputs = [self.read_clip(name, prompts) for name in ENCODERS]
         sizes = [[*framing.original, *framing.corner, *framing.target] for framing in framings]
         return {
-            "encoder_hidden_states": torch.cat([output.hidden_states[-2] for output in outputs], dim=-1),
+            "encoder_hidden_states": torch.cat(
+                [output.hidden_states[-2 - self.clip_skip] for output in outputs], dim=-1
+            ),
             "text_embeds": outputs[-1].text_embeds,
             "time_ids": torch.tensor(sizes, dtype=torch.float32, device=self.device),
         }
@@ -62,12 +66,14 @@ class StableDiffusionXLStage(UNetStage):
         return max(lengths, key=lambda pair: pair[0] - pair[1])
 
 
-def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
+def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:
     """Load a folder, a single-file checkpoint or a hub id.
 
     Raises:
-        UserError: the weights are missing, incomplete or unreadable.
+        UserError: the weights are missing, incomplete or unreadable, or cannot be read so.
     """
     stage = StableDiffusionXLStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
     stage.use_plain_attention()
-    return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))
+    identity = stage.read_as(reading, fingerprint(weight_files(source, PARTS)))
+    check_clip_skip(stage, stage.clip_skip, last=2)
+    return LoadedFamily(name=NAME, identity=identity, stages=(stage,))
