@@ -25,7 +25,7 @@ from mascot.recipe.recipe import Recipe, preset_values
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "src" / "mascot" / "recipe" / "presets").glob("*.toml"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda text: text.strip().lower() != "none"
+    lambda text: text.strip().lower() not in {"", "none"}
 )
 
 
