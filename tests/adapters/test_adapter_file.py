@@ -28,6 +28,7 @@ MANIFEST = Manifest(
 
 def made(manifest: Manifest | None = MANIFEST, names: str = "bac") -> Adapter:
     tensors = {f"unet.{name}.lora_A.weight": gaussian((3, 2), [seeded(name)])[0] for name in names}
+    tensors |= {f"unet.{name}.lora_B.weight": gaussian((2, 3), [seeded(name)])[0] for name in names}
     return Adapter(
         tensors=tensors, metadata={"z": "1", "lora_adapter_metadata": '{"unet.r": 3}', "a": "ü"}, manifest=manifest
     )
@@ -62,7 +63,7 @@ def test_other_tools_find_the_metadata_and_the_tensors(tmp_path: Path) -> None:
         metadata = file.metadata()
         assert metadata["format"] == "pt"
         assert metadata["lora_adapter_metadata"] == '{"unet.r": 3}'
-        assert sorted(file.keys()) == [f"unet.{name}.lora_A.weight" for name in "abc"]
+        assert sorted(file.keys()) == [f"unet.{name}.lora_{half}.weight" for name in "abc" for half in "AB"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
@@ -92,15 +93,18 @@ def test_a_missing_a_broken_and_a_pickled_file_are_refused(tmp_path: Path) -> No
         Adapter.read(tmp_path / "b.safetensors")
     with pytest.raises(UserError, match="does not exist"):
         Adapter.read(tmp_path)
-    for content in (b"", whole[:5], whole[:-7], pickle.dumps({"a": 1}), b"\xff" * 100, whole[:8] + b"!" + whole[9:]):
+    for content in (b"", whole[:5], whole[:-7], b"\xff" * 100, whole[:8] + b"!" + whole[9:]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole"):
             Adapter.read(path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="pickled weights"):
+        Adapter.read(path)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{}", "not json", MANIFEST.model_dump_json().replace('"version":1', '"version":2'), '{"version":1,"new":2}'],
+    [MANIFEST.model_dump_json().replace('"version":1', '"version":2'), '{"version":1,"new":2}'],
 )
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
     save_file({"unet.a.lora_A.weight": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"mascot": text})

@@ -21,7 +21,7 @@ from mascot.adapters.lora_keys import (
     UP,
     name_in_file,
     name_in_module,
-    read_metadata,
+    read_settings,
     write_metadata,
 )
 from mascot.diffusion.noise import seeded
@@ -237,12 +237,12 @@ def test_names_of_layers_are_written_as_other_tools_do_and_read_back(part: str, 
 
 def test_metadata_reads_back_as_written_and_damage_is_refused() -> None:
     config = LoraConfig(r=3, lora_alpha=5, target_modules=["b", "a"]).to_dict()
-    settings = read_metadata(write_metadata({"unet": config}))
-    assert (settings["unet.r"], settings["unet.lora_alpha"], settings["unet.target_modules"]) == (3, 5, ["a", "b"])
-    assert read_metadata({}) == {}
+    settings = read_settings(write_metadata({"unet": config}))["unet"]
+    assert (settings.r, settings.lora_alpha) == (3, 5)
+    assert read_settings({}) == {}
     for text in ("{", "[]", "[" * 10_000):
         with pytest.raises(UserError, match="export it again"):
-            read_metadata({METADATA_KEY: text})
+            read_settings({METADATA_KEY: text})
 
 
 def test_at_most_three_keys_are_named() -> None:

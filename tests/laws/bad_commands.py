@@ -412,9 +412,9 @@ def _adapters() -> Iterator[Command]:
     yield draw("nowhere", "does not exist")
     yield draw("photos", "not a mascot run")
     yield draw("unfinished", "not trained to the end")
+    yield draw("pickled.ckpt", "file of pickled weights")
     for name in (
         "note.txt",
-        "pickled.ckpt",
         "archive.zip",
         "text.safetensors",
         "empty.safetensors",
@@ -426,12 +426,16 @@ def _adapters() -> Iterator[Command]:
     yield draw("adapters/lost_base.safetensors", "does not exist")
     yield draw("adapters/no_manifest.safetensors", "give --base")
     yield draw("adapters/no_manifest.safetensors", "token", "a {subject}", "--base", "base")
-    for name in ("manifest_text", "manifest_list", "manifest_newer", "manifest_knobs"):
+    for name in ("manifest_text", "manifest_list"):
+        yield draw(f"adapters/{name}.safetensors", "damaged manifest")
+    for name in ("manifest_newer", "manifest_knobs"):
         yield draw(f"adapters/{name}.safetensors", "another version of mascot")
     yield draw("adapters/other_method.safetensors", "unknown method")
     yield draw("adapters/no_tensors.safetensors", "adapter is empty")
-    for name in ("other_keys", "other_shapes", "half", "other_rank", "flat", "scalar"):
+    for name in ("other_keys", "other_shapes"):
         yield draw(f"adapters/{name}.safetensors", "does not fit the base")
+    for name in ("half", "other_rank", "flat", "scalar"):
+        yield draw(f"adapters/{name}.safetensors", "is damaged")
     yield draw("adapters/metadata_text.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_list.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_rank.safetensors", "metadata is damaged")

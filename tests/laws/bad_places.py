@@ -287,7 +287,9 @@ def spoiled(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         "other_keys": {f"lora_unet_{key.replace('.', '_')}": tensor for key, tensor in tensors.items()},
         "no_tensors": {},
         "other_shapes": {
-            key: torch.zeros(2 * len(tensor), *tensor.shape[1:], 2)[..., 0].contiguous()
+            key: torch.zeros(tensor.shape[0], 2 * tensor.shape[1])
+            if ".lora_A." in key
+            else torch.zeros(2 * tensor.shape[0], tensor.shape[1])
             for key, tensor in tensors.items()
         },
         "half": {key: tensor for key, tensor in tensors.items() if key != second},

@@ -1,6 +1,7 @@
 """The adapter file, and what can be computed on adapters without a base model.
 
-`adapter_file` reads and writes the safetensors file and its manifest. `lora_keys` holds the tensor
+`adapter_file` reads and writes the safetensors file and its manifest; `adapter_checks` refuses
+damaged ones, and `foreign_formats` recognizes those of other tools. `lora_keys` holds the tensor
 names and the metadata of low-rank adapters. `lora_extraction` computes a LoRA from base and trained
 weights. `peft_layers` wraps the few functions of peft that mascot needs.
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from mascot.adapters.adapter_checks import AGAIN, check_adapter
+from mascot.adapters.foreign_formats import describe_pickle
+from mascot.adapters.lora_keys import first_mistake
 from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
 
@@ -33,18 +37,71 @@ class Manifest(BaseModel):
 
     version: Literal[1] = 1
     method: str
-    base: str
+    base: str = Field(min_length=1)
     base_identity: str
     """Hash of the base model's weights (`Family.identity`)."""
-    token: str
-    class_noun: str | None
-    resolution: int
+    token: str = Field(pattern=r"\S")
+    class_noun: str | None = Field(pattern=r"\S")
+    resolution: int = Field(ge=8, le=8192)
     """Side of the generated images in pixels."""
-    step: int
+    step: int = Field(ge=0, le=10**9)
     """Optimizer steps that the exported weights were trained for."""
     recipe: dict[str, Any]
     knobs: dict[str, Any] | None = None
     """Recommended inference knobs, found by the knob search; None where it did not run."""
+
+    @field_validator("recipe", "knobs")
+    @classmethod
+    def check_values(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Check that all numbers are finite, and that a recipe's sections are tables.
+
+        What stands in a section is checked where it is used.
+        """
+        try:
+            RecordedSections.model_validate(values or {})
+        except ValidationError as error:
+            raise ValueError(first_mistake(error)) from None
+        check_numbers(values)
+        return values
+
+
+class RecordedDataset(BaseModel):
+    """What is used of a recorded recipe's section `dataset`."""
+
+    background: str = "white"
+
+
+class RecordedDiagnosis(BaseModel):
+    """What is used of a recorded recipe's section `diagnosis`."""
+
+    active: bool = True
+    images: int = Field(default=2, ge=2, le=100)
+
+
+class RecordedSections(BaseModel):
+    """The kinds of a recorded recipe's entries; recipes of older versions have fewer."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    dataset: RecordedDataset = RecordedDataset()
+    diagnosis: RecordedDiagnosis = RecordedDiagnosis()
+    method: dict[str, Any] = Field(default_factory=dict[str, Any])
+    training: dict[str, Any] = Field(default_factory=dict[str, Any])
+    prior: dict[str, Any] = Field(default_factory=dict[str, Any])
+    previews: dict[str, Any] = Field(default_factory=dict[str, Any])
+    selection: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+def check_numbers(value: object) -> None:
+    """Refuse numbers in nested values that are not finite, or too large for a float.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            check_numbers(inner)
+    elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{str(value)[:20]} is no number that a recipe can have")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +131,8 @@ class Adapter:
         """Read an adapter that mascot or another tool wrote.
 
         Raises:
-            UserError: the file does not exist, is not a safetensors file, or has a manifest of a
-                newer version.
+            UserError: the file does not exist, is not a safetensors file or of a format that mascot
+                does not read, is damaged, or has a manifest of a newer version.
         """
         if not path.is_file():
             raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
@@ -84,12 +141,23 @@ class Adapter:
                 header: dict[str, str] = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} is not a whole .safetensors file; mascot never opens pickled weights: export it again."
-            ) from error
+            raise UserError(describe_unreadable(path)) from error
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
-        return cls(tensors=tensors, metadata=header, manifest=read_manifest(path, text) if text is not None else None)
+        manifest = read_manifest(path, text) if text is not None else None
+        check_adapter(path, tensors, header, foreign=manifest is None)
+        return cls(tensors=tensors, metadata=header, manifest=manifest)
+
+
+def describe_unreadable(path: Path) -> str:
+    """Write the error message for a file that the safetensors library cannot read."""
+    pickled = describe_pickle(path)
+    if pickled is None:
+        return f"{path} is not a whole .safetensors file; get it again from where it comes from, or train it again."
+    return (
+        f"{path} is {pickled}, which can run code when it is opened, so mascot never opens it; "
+        "give a .safetensors file."
+    )
 
 
 def with_sorted_header(content: bytes) -> bytes:
@@ -107,12 +175,15 @@ def read_manifest(path: Path, text: str) -> Manifest:
     """Parse the manifest of the adapter file at `path`.
 
     Raises:
-        UserError: the text is not a manifest of this version.
+        UserError: the text is not a manifest of this version, or has a value that none can have.
     """
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error
+        mistakes = error.errors()
+        if any(mistake["loc"] == ("version",) or mistake["type"] == "extra_forbidden" for mistake in mistakes):
+            raise UserError(f"{path} was written by another version of mascot; update mascot to read it.") from error
+        raise UserError(f"{path} has a damaged manifest ({first_mistake(error)}); {AGAIN}") from error
 
 
 def join_stages(

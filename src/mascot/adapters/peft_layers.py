@@ -10,7 +10,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import DOWN
+from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings
 from mascot.errors import UserError, list_some
 
 ADAPTER = "default"
@@ -40,8 +40,6 @@ UNSUPPORTED_QUANTIZATION: Mapping[str, tuple[str, ...]] = {
     "lokr": ("is_loaded_in_4bit",),
 }
 """Variant -> attributes of quantized modules on which it fails inside peft or bitsandbytes."""
-MAGNITUDE = ".lora_magnitude_vector"
-"""Name ending of a DoRA's magnitudes."""
 TENSOR_MARKS = (".lora_", ".hada_", ".lokr_")
 """One of these stands in the name of every low-rank tensor: LoRA and DoRA, LoHa, LoKr."""
 
@@ -101,59 +99,57 @@ def make_config(variant: str, rank: int, alpha: float, layers: list[str]) -> Any
     return make(r=rank, target_modules=layers, **scale, **options)
 
 
-def config_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Any:
+def config_from(tensors: Mapping[str, Tensor], settings: PartSettings | None) -> Any:
     """Make the configuration of one part's tensors.
 
     The kind and the ranks are read from the tensors, alphas from `settings` (one part of
-    `read_metadata`). Without settings, alpha is the rank, as in diffusers.
+    `read_settings`). Without settings, alpha is the rank, as in diffusers.
 
     Raises:
-        UserError: the settings are damaged, or missing where the tensors do not suffice.
+        UserError: the settings are missing where the tensors do not suffice.
     """
     mark = next(mark for mark in TENSOR_MARKS if mark in next(iter(tensors)))
-    try:
-        return lora_config_from(tensors, settings) if mark == ".lora_" else product_config_from(mark, tensors, settings)
-    except (TypeError, ValueError) as error:
-        raise UserError("this adapter's metadata is damaged; export it again.") from error
+    return lora_config_from(tensors, settings) if mark == ".lora_" else product_config_from(mark, tensors, settings)
 
 
-def lora_config_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LoraConfig:
+def lora_config_from(tensors: Mapping[str, Tensor], settings: PartSettings | None) -> LoraConfig:
     """Make the configuration of a LoRA, an rsLoRA or a DoRA."""
     ranks = {key.removesuffix(DOWN): len(tensor) for key, tensor in tensors.items() if key.endswith(DOWN)}
-    rank = int(settings.get("r", max(ranks.values())))
-    patterns = {name: r for name, r in ranks.items() if r != rank}
-    alpha_patterns = dict(settings.get("alpha_pattern") or ({} if settings else patterns))
-    alpha: Any = float(settings.get("lora_alpha", rank))  # peft annotates a whole number, and takes any
+    given = settings or PartSettings()
+    rank = max(ranks.values()) if given.r is None else given.r
+    alphas = {name: float(r) if settings is None else given.alpha_of(name, rank) for name, r in ranks.items()}
+    alpha: Any = float(rank) if given.lora_alpha is None else given.lora_alpha  # peft annotates a whole number
     return LoraConfig(
         r=rank,
         target_modules=list(ranks),
         lora_alpha=alpha,
-        rank_pattern=patterns,
-        alpha_pattern=alpha_patterns,
-        use_rslora=bool(settings.get("use_rslora", False)),
+        rank_pattern={name: r for name, r in ranks.items() if r != rank},
+        alpha_pattern={name: own for name, own in alphas.items() if own != alpha},
+        use_rslora=bool(given.use_rslora),
         use_dora=any(key.endswith(MAGNITUDE) for key in tensors),
     )
 
 
-def product_config_from(mark: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Any:
+def product_config_from(mark: str, tensors: Mapping[str, Tensor], settings: PartSettings | None) -> Any:
     """Make the configuration of a LoHa or a LoKr, whose tensors alone do not determine it.
 
     Raises:
         UserError: the rank or alpha is missing in the settings.
     """
-    if "r" not in settings or "alpha" not in settings:
+    if settings is None or settings.r is None or settings.alpha is None:
         raise UserError("this adapter's metadata lacks its rank or alpha; export it again with its metadata.")
     kind: Any = LoHaConfig if mark == ".hada_" else LoKrConfig
     names = {key.partition(mark)[0] for key in tensors}
-    return kind(r=int(settings["r"]), alpha=float(settings["alpha"]), target_modules=sorted(names))
+    return kind(r=settings.r, alpha=settings.alpha, target_modules=sorted(names))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Check that each tensor of a LoRA or DoRA has a layer of its shape in the module.
 
+    That its layers are whole is checked where the file is read (see `adapter_checks`).
+
     Raises:
-        UserError: some tensors have no such layer, or only one of a layer's two projections is
-            there; it names up to three of them.
+        UserError: some tensors have no such layer; it names up to three of them.
     """
     layers = dict(module.named_modules())
     wrong: list[str] = []
@@ -164,12 +160,6 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             wrong.append(key)
         elif not fits(key, tensor, shape):
             wrong.append(f"{key} {tuple(tensor.shape)}")
-        elif key.endswith(MAGNITUDE):
-            continue
-        elif key.replace(".lora_A.", ".lora_B.") not in tensors or key.replace(".lora_B.", ".lora_A.") not in tensors:
-            wrong.append(f"{key} (without its other half)")
-        elif ".lora_A." in key and tensor.shape[:1] != tensors[key.replace(".lora_A.", ".lora_B.")].shape[1:2]:
-            wrong.append(f"{key} (its other half has another rank)")
     if wrong:
         raise UserError(does_not_fit(wrong, len(tensors)))
 

@@ -98,7 +98,7 @@ def plan_diagnosis(
     """
     manifest = adapter.manifest
     recorded = manifest.recipe.get("diagnosis", {}) if manifest else {}
-    count = images if images is not None else DiagnosisSettings.model_validate(recorded).images
+    count = images if images is not None else int(recorded.get("images", DiagnosisSettings().images))
     asked = prompts or diagnosis_prompts(manifest.class_noun if manifest else None)
     return plan_task(adapter, path, name=name, prompts=asked, images=count, seed=0, live=None, photos=photos, base=base)
 

@@ -36,7 +36,7 @@ class PriorSettings(BaseModel):
     weight: float = Field(default=1.0, ge=0, le=100, description="weight of the prior loss, the paper's lambda")
     steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class image")
     guidance: float = Field(default=5.0, ge=0, le=50, description="guidance scale of each class image")
-    seed: int = Field(default=0, ge=0, description="seed of the first class image")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the first class image")
 
     @property
     def uses_base_outputs(self) -> bool:

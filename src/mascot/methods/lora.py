@@ -15,7 +15,7 @@ from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_mo
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import name_in_file, name_in_module, read_metadata, write_metadata
+from mascot.adapters.lora_keys import PartSettings, name_in_file, name_in_module, read_settings, write_metadata
 from mascot.adapters.peft_layers import (
     ADAPTER,
     TENSOR_MARKS,
@@ -211,7 +211,7 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     Raises:
         UserError: the file is empty, or some tensors have no layer in this base model.
     """
-    settings = read_metadata(metadata)
+    settings = read_settings(metadata)
     stray = [key for key in tensors if part_of(key) not in stage.parts or not any(mark in key for mark in TENSOR_MARKS)]
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
@@ -221,7 +221,7 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
             "use the base it was trained on."
         )
     parts = dict.fromkeys(part_of(key) for key in tensors)
-    plans = {part: plan_part(stage.parts[part], part, tensors, settings) for part in parts}
+    plans = {part: plan_part(stage.parts[part], part, tensors, settings.get(part)) for part in parts}
     return inject_plans(stage, plans)
 
 
@@ -230,7 +230,7 @@ def part_of(key: str) -> str:
     return key.partition(".")[0]
 
 
-def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> PartPlan:
+def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], settings: PartSettings | None) -> PartPlan:
     """Select one part's tensors and settings from a file, and check that the tensors fit."""
     prefix = f"{part}."
     own = {
@@ -240,8 +240,7 @@ def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], setti
     }
     if any(".lora_" in key for key in own):
         check_fit(module, own)
-    config = config_from(own, {key.removeprefix(prefix): v for key, v in settings.items() if key.startswith(prefix)})
-    return PartPlan(own, config)
+    return PartPlan(own, config_from(own, settings))
 
 
 def inject_plans(stage: Stage, plans: Mapping[str, PartPlan]) -> LoraApplied:

@@ -16,7 +16,7 @@ class PreviewSettings(BaseModel):
     prompts: tuple[str, ...] = Field(
         default=PREVIEWS, min_length=1, description="prompts of the previews; number i, from 0, has seed + i"
     )
-    seed: int = Field(default=0, ge=0, description="seed of the first preview")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the first preview")
 
 
 class DiagnosisSettings(BaseModel):

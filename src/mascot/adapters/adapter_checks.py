@@ -1,0 +1,132 @@
+"""Checks of an adapter file that need no base model: numbers, names, pairs and ranks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mascot.adapters.foreign_formats import describe_foreign
+from mascot.adapters.lora_keys import DOWN, MAGNITUDE, METADATA_KEY, MOST_RANK, UP, PartSettings, read_settings
+from mascot.errors import UserError, list_some
+
+AGAIN = "get the file again from where it comes from, or train it again."
+"""Remedy for a damaged file."""
+LARGEST_PRODUCT = 1e12
+"""Bound of a down projection's largest value times the up projection's, beyond any healthy one."""
+PRODUCT_TENSOR = re.compile(r"^(?P<layer>.+)\.(?P<kind>hada|lokr)_(?P<name>\w+)$")
+"""Name of a tensor of a LoHa or a LoKr."""
+FACTORS: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
+    "hada": tuple((frozenset({name}),) for name in ("w1_a", "w1_b", "w2_a", "w2_b")),
+    "lokr": tuple((frozenset({name}), frozenset({f"{name}_a", f"{name}_b"})) for name in ("w1", "w2")),
+}
+"""Kind -> what each layer needs: one of several sets of tensors, for each factor."""
+
+
+def check_adapter(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, foreign: bool) -> None:
+    """Check the content of an adapter file; `foreign` says that another tool wrote it.
+
+    Raises:
+        UserError: it is of a format that mascot does not read, has NaN or infinite weights, an
+            incomplete layer, or metadata that contradicts its tensors.
+    """
+    found = describe_foreign({key: tuple(tensor.shape) for key, tensor in tensors.items()}) if foreign else None
+    if found is not None:
+        raise UserError(f"{path} is {found[0]}, which mascot does not read as an adapter; {found[1]}.")
+    wrong = [key for key, tensor in tensors.items() if not is_finite(tensor)]
+    if wrong:
+        raise UserError(f"{path} has NaN or infinite weights, in {list_some(wrong)}; {AGAIN}")
+    try:
+        faults = list(low_rank_faults(tensors, metadata))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if faults:
+        raise UserError(f"{path} is damaged: {list_some(faults)}; {AGAIN}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether all values of a tensor are finite; 8-bit floats are compared as float32."""
+    values = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+    return bool(torch.isfinite(values).all())
+
+
+def low_rank_faults(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[str]:
+    """Describe what is wrong with the low-rank layers of a file, layer by layer.
+
+    Raises:
+        UserError: the metadata cannot be read.
+    """
+    settings = {
+        f"{key.removesuffix(METADATA_KEY)}{part}": value
+        for key in metadata
+        if key.endswith(METADATA_KEY)
+        for part, value in read_settings(metadata, key).items()
+    }
+    low_rank = [key for key in tensors if ".lora_" in key or PRODUCT_TENSOR.match(key)]
+    for key in low_rank:
+        if not tensors[key].is_floating_point():
+            yield f"{key} holds whole numbers"
+        elif 0 in tensors[key].shape:
+            yield f"{key} is empty"
+    yield from pair_faults(tensors, settings)
+    yield from product_faults(tensors, settings)
+
+
+def pair_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettings]) -> Iterator[str]:
+    """Describe LoRA layers without one of their projections or magnitudes, or with two ranks."""
+    has_magnitudes = {part_of(key) for key in tensors if key.endswith(MAGNITUDE)}
+    for key, tensor in tensors.items():
+        if key.endswith(UP) and key.removesuffix(UP) + DOWN not in tensors:
+            yield f"{key} is without its other half"
+        if not key.endswith(DOWN):
+            continue
+        layer = key.removesuffix(DOWN)
+        if part_of(key) in has_magnitudes and layer + MAGNITUDE not in tensors:
+            yield f"{layer} lacks its magnitudes"
+        up = tensors.get(layer + UP)
+        if up is None:
+            yield f"{key} is without its other half"
+        elif tensor.ndim < 2 or up.ndim < 2:
+            yield f"{key if tensor.ndim < 2 else layer + UP} is no matrix"
+        elif tensor.shape[0] != up.shape[1]:
+            yield f"{key} has rank {tensor.shape[0]}, and its other half {up.shape[1]}"
+        elif float(tensor.abs().max()) * float(up.abs().max()) > LARGEST_PRODUCT:
+            yield f"{key} times its other half is beyond {LARGEST_PRODUCT:g}"
+        else:
+            yield from rank_faults(key, layer, tensor.shape[0], settings)
+
+
+def product_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettings]) -> Iterator[str]:
+    """Describe layers of a LoHa or LoKr that lack a factor, or have another rank than recorded."""
+    layers: dict[tuple[str, str], set[str]] = {}
+    for key, tensor in tensors.items():
+        match = PRODUCT_TENSOR.match(key)
+        if match is None:
+            continue
+        layers.setdefault((match["layer"], match["kind"]), set()).add(match["name"])
+        if match["name"] in {"w1_b", "w2_b"} and tensor.ndim >= 2:
+            yield from rank_faults(key, match["layer"], tensor.shape[0], settings)
+    for (layer, kind), names in layers.items():
+        if not all(any(choice <= names for choice in choices) for choices in FACTORS[kind]):
+            yield f"{layer} lacks a factor of its weights"
+
+
+def rank_faults(key: str, layer: str, rank: int, settings: Mapping[str, PartSettings]) -> Iterator[str]:
+    """Describe a rank that is too large, or that is not the one in the metadata."""
+    if rank > MOST_RANK:
+        yield f"{key} has rank {rank}, above {MOST_RANK}"
+    part = part_of(layer)
+    own = settings.get(part)
+    recorded = own.rank_of(layer.removeprefix(f"{part}.")) if own is not None else None
+    if recorded is not None and recorded != rank:
+        yield f"{key} has rank {rank}, and its metadata says {recorded}"
+
+
+def part_of(key: str) -> str:
+    """Read the part off a tensor's name, with the prefix of its stage."""
+    match = re.match(r"(stage\d+\.)?[^.]*", key)
+    assert match is not None, "the pattern matches anything"
+    return match[0]

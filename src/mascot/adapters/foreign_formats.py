@@ -1,0 +1,192 @@
+"""Files of other tools, recognized by the names of their tensors: what they are, and what to do."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+OWN_FORMAT: Final = "the format that diffusers writes with save_lora_weights"
+"""The format of other tools' LoRA files that mascot reads."""
+OWN_PREFIX: Final = re.compile(r"(stage\d+\.)?(unet|transformer|text_encoder(_\d+)?)\.")
+"""How tensor names of a readable LoRA begin."""
+OWN_LAYER: Final = re.compile(r"\.(lora_[AB]\.weight|lora_magnitude_vector|(hada|lokr)_\w+)$")
+"""How tensor names of a readable LoRA end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignFormat:
+    """One kind of file that mascot does not read."""
+
+    name: str
+    """What the file is, with its article."""
+    matches: Callable[[Collection[str]], bool]
+    """Tells by the tensor names whether a file is of this kind."""
+    remedy: str
+
+
+def some(pattern: str) -> Callable[[Collection[str]], bool]:
+    """Make a test whether one tensor name at least contains a pattern."""
+    compiled = re.compile(pattern)
+    return lambda names: any(compiled.search(name) for name in names)
+
+
+def every(pattern: str) -> Callable[[Collection[str]], bool]:
+    """Make a test whether all tensor names contain a pattern."""
+    compiled = re.compile(pattern)
+    return lambda names: all(compiled.search(name) for name in names)
+
+
+USE_THERE: Final = f"generate with that tool, or give a LoRA in {OWN_FORMAT}"
+RESAVE: Final = "load it in diffusers with load_lora_weights, and save it again with save_lora_weights"
+WHOLE: Final = "give it as --base, and an adapter that was trained on it"
+EMBEDDING: Final = "generate with the tool that wrote it, or train the token here with --method textual-inversion"
+KOHYA: Final = r"^(lora|lycoris)_(unet|te\d?|transformer|prior_unet|prior_te|\w+?)_"
+
+FORMATS: Final = (
+    ForeignFormat(
+        "a whole checkpoint of a base model, not an adapter",
+        some(r"^model\.diffusion_model\.|^first_stage_model\.|^cond_stage_model\.|^conditioner\.embedders\."),
+        WHOLE,
+    ),
+    ForeignFormat(
+        "a ControlNet, not an adapter of a subject",
+        some(r"^control_model\.|^controlnet_cond_embedding\.|^controlnet_(down|mid)_block|^controlnet_blocks\."),
+        "use it in diffusers, A1111 or ComfyUI",
+    ),
+    ForeignFormat(
+        "an IP-Adapter, not an adapter of a subject",
+        some(r"^(ip_adapter|image_proj)\."),
+        "use it in diffusers, A1111 or ComfyUI",
+    ),
+    ForeignFormat(
+        "a LoRA in the numbered format of cloneofsimo's lora",
+        some(r"^(unet|text_encoder|vae)(_\d+)?:\d+:(up|down|\w+)"),
+        USE_THERE,
+    ),
+    ForeignFormat("a LoHa of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.hada_"), USE_THERE),
+    ForeignFormat("a LoKr of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.lokr_"), USE_THERE),
+    ForeignFormat("an OFT or BOFT of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.(oft_|boft_)"), USE_THERE),
+    ForeignFormat(
+        "an adapter of LyCORIS in kohya's format",
+        some(rf"{KOHYA}.*\.(diff|diff_b|w_norm|b_norm|on_input|a1\.weight)$"),
+        USE_THERE,
+    ),
+    ForeignFormat("a DoRA in kohya's format", some(rf"{KOHYA}.*\.dora_scale$"), USE_THERE),
+    ForeignFormat(
+        "a LoCon (a LoRA of convolutions) in kohya's format",
+        some(rf"{KOHYA}.*(\.lora_mid\.weight|_(conv|conv1|conv2|conv_shortcut|conv_in|conv_out)\.lora_(up|down)\.)"),
+        USE_THERE,
+    ),
+    ForeignFormat(
+        "a LoRA in kohya's format", some(rf"{KOHYA}.*\.(lora_(up|down)\.weight|lora_[AB]\.|alpha$)"), USE_THERE
+    ),
+    ForeignFormat(
+        "a custom diffusion adapter of diffusers",
+        some(r"_custom_diffusion(\.|$)"),
+        "load it in diffusers with load_attn_procs",
+    ),
+    ForeignFormat(
+        "a LoRA in an older format of diffusers",
+        some(r"\.processor\.\w+_lora\.|\.lora_linear_layer\.|\.lora\.(up|down)\.weight$"),
+        RESAVE,
+    ),
+    ForeignFormat(
+        "a LoRA of FLUX in the format of XLabs", some(r"\.processor\.(qkv|proj)_lora\d?\.(up|down)\.weight$"), RESAVE
+    ),
+    ForeignFormat(
+        "a LoRA in ComfyUI's format",
+        some(r"^diffusion_model\..*\.(lora_[AB]|lora_(up|down)|hada_|lokr_)"),
+        USE_THERE,
+    ),
+    ForeignFormat(
+        "a LoRA of FLUX in the format of Black Forest Labs",
+        some(r"^(double_blocks|single_blocks)\.\d+\..*lora_[AB]\."),
+        RESAVE,
+    ),
+    ForeignFormat(
+        "a LoRA in peft's own format",
+        some(r"(^|\.)base_model\.model\."),
+        "save it with diffusers' save_lora_weights, which names the part of the base that it belongs to",
+    ),
+    ForeignFormat(
+        "a LoRA whose tensors do not name their part of the base, as save_lora_adapter writes it",
+        lambda names: (
+            every(r"\.lora_([AB]\.(weight|bias)|magnitude_vector)$")(names)
+            and not any(OWN_PREFIX.match(name) for name in names)
+        ),
+        "save it with diffusers' save_lora_weights, which names the part",
+    ),
+    ForeignFormat(
+        "a textual inversion embedding in A1111's format", some(r"^(emb_params|string_to_param)(\.|$)"), EMBEDDING
+    ),
+    ForeignFormat(
+        "a textual inversion embedding of another tool, for a base with two or more text encoders",
+        every(r"^(clip_[lg]|t5(xxl)?|text_encoders?_\d)$"),
+        EMBEDDING,
+    ),
+    ForeignFormat(
+        "the text encoder of a base model, not an adapter",
+        every(r"^(text_model|encoder|embeddings|final_layer_norm|text_projection|shared|vision_model)\b"),
+        "give an adapter's file",
+    ),
+    ForeignFormat(
+        "the denoiser of a base model, not an adapter",
+        some(r"^(conv_in\.weight|x_embedder\.|img_in\.weight|time_text_embed\.|pos_embed\.proj\.weight)"),
+        "give an adapter's file; a base is its whole folder, as --base",
+    ),
+    ForeignFormat(
+        "an autoencoder, not an adapter",
+        some(r"^(encoder|decoder)\.(conv_in|mid_block|mid|down|up)\b"),
+        "give an adapter's file",
+    ),
+)
+"""Formats by tensor names; the first that matches counts."""
+
+
+def describe_foreign(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    """Recognize a file of another tool by the names and shapes of its tensors.
+
+    Returns what the file is, and a remedy; None where mascot can read it as a LoRA, and where the
+    file is empty.
+    """
+    if not shapes:
+        return None
+    found = next((known for known in FORMATS if known.matches(shapes)), None)
+    if found is not None:
+        return found.name, found.remedy
+    if all(OWN_PREFIX.match(name) and OWN_LAYER.search(name) for name in shapes):
+        return None
+    if all(len(shape) <= 2 and "." not in name for name, shape in shapes.items()):
+        return "a textual inversion embedding of another tool", EMBEDDING
+    stray = next(name for name in shapes if not (OWN_PREFIX.match(name) and OWN_LAYER.search(name)))
+    return f"no adapter that mascot knows (it has a tensor called {stray!r})", f"give a LoRA in {OWN_FORMAT}"
+
+
+def describe_pickle(path: Path) -> str | None:
+    """Name a file of pickled weights by its first bytes, without unpickling it; None for others.
+
+    A textual inversion embedding and a hypernetwork of A1111 are told apart by words in the pickle.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 20)
+        if start.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(path) as archive:
+                inner = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+                if inner is None:
+                    return None
+                with archive.open(inner) as pickled:
+                    start = pickled.read(1 << 20)
+        elif not re.match(rb"\x80[\x02-\x05]", start):
+            return None
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return None
+    if b"string_to_param" in start:
+        return "a pickled textual inversion embedding of A1111"
+    if b"string_to_token" in start or b"sd_checkpoint_name" in start:
+        return "a pickled file of A1111"
+    return "a file of pickled weights"

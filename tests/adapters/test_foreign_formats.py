@@ -1,0 +1,100 @@
+"""Files of other tools are recognized by their tensors, and refused for what they are."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mascot.adapters.adapter_file import Adapter
+from mascot.errors import UserError
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+MASKED = ATTENTION.replace(".", "_")
+MATRIX = torch.zeros(4, 4)
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "LoRA in kohya's format": (
+        f"lora_unet_{MASKED}_to_q.lora_down.weight",
+        f"lora_unet_{MASKED}_to_q.lora_up.weight",
+        f"lora_unet_{MASKED}_to_q.alpha",
+    ),
+    "a LoRA in kohya's format": ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",),
+    "LoCon": ("lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight",),
+    "LoHa of LyCORIS": (f"lora_unet_{MASKED}_to_q.hada_w1_a", f"lora_unet_{MASKED}_to_q.alpha"),
+    "LoKr of LyCORIS": (f"lycoris_{MASKED}_to_q.lokr_w1", f"lycoris_{MASKED}_to_q.alpha"),
+    "OFT": (f"lora_unet_{MASKED}_to_q.oft_blocks",),
+    "an adapter of LyCORIS": (f"lora_unet_{MASKED}_to_q.diff",),
+    "DoRA in kohya's": (f"lora_unet_{MASKED}_to_q.lora_down.weight", f"lora_unet_{MASKED}_to_q.dora_scale"),
+    "older format of diffusers": (f"unet.{ATTENTION}.processor.to_q_lora.down.weight",),
+    "a LoRA in an older format of diffusers": (f"{ATTENTION}.processor.to_q_lora.up.weight",),
+    "older format": ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",),
+    "format of diffusers": (f"unet.{ATTENTION}.to_q.lora.down.weight",),
+    "custom diffusion": (f"unet.{ATTENTION}.processor.to_k_custom_diffusion.weight",),
+    "peft's own format": (f"base_model.model.{ATTENTION}.to_q.lora_A.weight",),
+    "a LoRA in peft's own": (f"unet.base_model.model.{ATTENTION}.to_q.lora_A.weight",),
+    "save_lora_adapter": (f"{ATTENTION}.to_q.lora_A.weight", f"{ATTENTION}.to_q.lora_B.weight"),
+    "ComfyUI": ("diffusion_model.blocks.0.attn.q.lora_A.weight",),
+    "XLabs": ("double_blocks.0.processor.qkv_lora1.down.weight",),
+    "Black Forest Labs": ("double_blocks.0.img_attn.qkv.lora_A.weight",),
+    "numbered format of cloneofsimo": ("unet:0:up", "unet:0:down", "text_encoder:0:up"),
+    "embedding in A1111's format": ("emb_params",),
+    "embedding of another tool": ("<cat-toy>",),
+    "two or more text encoders": ("clip_l", "clip_g"),
+    "whole checkpoint": ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"),
+    "the denoiser": ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+    "the text encoder of a base": ("text_model.encoder.layers.0.mlp.fc1.weight",),
+    "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
+    "ControlNet": ("controlnet_cond_embedding.conv_in.weight", "conv_in.weight"),
+    "IP-Adapter": ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
+    "no adapter that mascot knows": ("layers.0.weight",),
+}
+
+
+@pytest.mark.parametrize(("says", "names"), FOREIGN.items(), ids=FOREIGN)
+def test_a_file_of_another_tool_is_refused_for_what_it_is(tmp_path: Path, says: str, names: tuple[str, ...]) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({name: MATRIX.clone() for name in names}, path)
+    with pytest.raises(UserError, match=says) as refused:
+        Adapter.read(path)
+    assert "the base it was trained on" not in str(refused.value)
+    assert str(refused.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("name", ["analog_svd_rank4", "lora_disney"])
+def test_real_files_of_cloneofsimo_are_recognized(shared_data: Path, name: str) -> None:
+    with pytest.raises(UserError, match="numbered format of cloneofsimo"):
+        Adapter.read(shared_data / "peer_adapters" / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("part", ["unet", "transformer", "text_encoder", "text_encoder_2", "stage2.unet"])
+def test_a_lora_in_the_format_of_diffusers_is_read(tmp_path: Path, part: str) -> None:
+    names = (f"{part}.a.to_q.lora_A.weight", f"{part}.a.to_q.lora_B.weight")
+    save_file({name: MATRIX.clone() for name in names}, tmp_path / "a.safetensors")
+    assert set(Adapter.read(tmp_path / "a.safetensors").tensors) == set(names)
+
+
+def test_pickled_files_are_named_without_being_opened(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return (Path.touch, (str(tmp_path / "ran"),))
+
+    embedding = {"string_to_token": {"*": 265}, "string_to_param": {"*": Bomb()}, "name": "x"}
+    torch.save({"string_to_param": {"*": MATRIX}, "string_to_token": {"*": 1}}, tmp_path / "embedding.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(embedding))
+    torch.save({"weights": MATRIX}, tmp_path / "weights.bin")
+    for name, says in {
+        "embedding.pt": "pickled textual inversion embedding",
+        "old.pt": "pickled textual inversion embedding",
+        "weights.bin": "a file of pickled weights",
+    }.items():
+        with pytest.raises(UserError, match=says):
+            Adapter.read(tmp_path / name)
+    with ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    with pytest.raises(UserError, match="not a whole"):
+        Adapter.read(tmp_path / "other.zip")
+    assert not (tmp_path / "ran").exists()
