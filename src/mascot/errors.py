@@ -20,8 +20,14 @@ class UserError(Exception):
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` where a known name is similar, else list the known names."""
     known = list(known)
+    name = name[:100]
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."
+
+
+def shorten(text: str, length: int = 100) -> str:
+    """Return a text of at most `length` letters; a longer one ends in `...`."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def list_some(names: Iterable[str]) -> str:

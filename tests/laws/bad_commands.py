@@ -241,7 +241,7 @@ def _recipes() -> Iterator[Command]:
     for text, says in wrong.items():
         yield _train(says, "--recipe", "own/recipe.toml", files={"own/recipe.toml": text})
     yield _train("does not exist", "--recipe", "nothing.toml")
-    yield _train("is a directory", "--recipe", "photos")
+    yield _train("is a folder", "--recipe", "photos")
     yield _command(
         "photos",
         "train",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from mascot.errors import UserError
-from mascot.recipe.mistakes import RENAMED_KEYS
+from mascot.recipe.mistakes import MISTAKES, RENAMED_KEYS
 from mascot.recipe.recipe import Recipe
 
 
@@ -94,3 +95,44 @@ def test_a_new_key_is_named_only_where_the_method_has_it() -> None:
 def test_every_renamed_key_has_a_law() -> None:
     sections = {old.rpartition(".")[0] for _, old, _ in OLD_KEYS}
     assert RENAMED_KEYS.keys() <= {old for _, old, _ in OLD_KEYS} | sections
+
+
+def test_many_unknown_keys_are_counted_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert "it is larger than 1 MiB" in refusal([], "".join(f"k{i} = 1\n" for i in range(300_000)), tmp_path)
+    for section in ("", "[method]\n", "[training]\n"):
+        message = refusal([], section + "".join(f"k{i} = 1\n" for i in range(10_000)), tmp_path)
+        assert message.count(" is not a setting") == MISTAKES
+        assert message.endswith(f"There are {10_000 - MISTAKES} more.")
+    with pytest.raises(UserError, match=f"There are {10_000 - MISTAKES} more"):
+        build(*(f"k{i}=1" for i in range(10_000)))
+    assert time.monotonic() - began < 20
+
+
+def test_a_long_unknown_key_is_shortened(tmp_path: Path) -> None:
+    message = refusal([], f"{'k' * 100_000} = 1", tmp_path)
+    assert len(message) < 1_000
+
+
+TOO_MUCH = {
+    "a = " + "[" * 2_000 + "]" * 2_000: "nested more than 64 deep",
+    "seed = " + "9" * 4_300: "more than 100 digits",
+    "seed = " + "9" * 4_301: "more than 100 digits",
+    "[" + ".".join("a" * 2_000) + "]": "nested more than 64 deep",
+}
+
+
+@pytest.mark.parametrize("text", TOO_MUCH, ids=lambda text: text[:9])
+def test_a_recipe_beyond_all_limits_is_a_sentence(tmp_path: Path, text: str) -> None:
+    assert TOO_MUCH[text] in refusal([], text, tmp_path)
+    if not text.startswith("["):
+        with pytest.raises(UserError, match=f"cannot be read .*{TOO_MUCH[text]}"):
+            build(text)
+    with pytest.raises(UserError, match="not of the form"):
+        build(".".join("a" * 2_000) + "=1")
+
+
+def test_overrides_of_one_section_are_merged_in_order() -> None:
+    recipe = build("method={rank=3}", "method.alpha=2", "method.rank=5", "training={steps=7}")
+    method = recipe.method.model_dump()
+    assert (method["rank"], method["alpha"], recipe.training.steps) == (5, 2, 7)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mascot.errors import suggest
+from mascot.errors import shorten, suggest
 
 RENAMED_KEYS: Mapping[str, str] = {
     "choose": "selection",
@@ -31,6 +32,9 @@ RENAMED_KEYS: Mapping[str, str] = {
 }
 """Key of an older recipe -> its present name; keys of a renamed section are renamed with it."""
 
+MISTAKES = 20
+"""Most mistakes that are described; the others are counted."""
+
 RENAMED_VALUES: Mapping[str, Mapping[object, str]] = {"prior.form": {"pictures": "images"}}
 """Key -> value of an older recipe -> its present name."""
 
@@ -42,15 +46,17 @@ def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) ->
         error: The mistakes that pydantic found.
         known: The keys of each section that exists, by the section's dotted path.
     """
-    mistakes = [sentence for details in error.errors() for sentence in describe_mistake(details, known)]
-    if len(mistakes) > 1:
-        return "the recipe has mistakes: " + " ".join(mistakes)
-    return f"the recipe has a mistake: {mistakes[0]}"
+    shown = islice(error.errors(include_url=False, include_context=False), MISTAKES)
+    mistakes = [sentence for details in shown for sentence in describe_mistake(details, known)]
+    if error.error_count() == 1 and len(mistakes) == 1:
+        return f"the recipe has a mistake: {mistakes[0]}"
+    left = error.error_count() - MISTAKES
+    return "the recipe has mistakes: " + " ".join(mistakes) + (f" There are {left} more." if left > 0 else "")
 
 
 def describe_mistake(details: ErrorDetails, known: Mapping[str, list[str]]) -> list[str]:
     """Describe one mistake; a section of an older recipe gives a sentence for each of its keys."""
-    path, value = ".".join(str(part) for part in details["loc"]), details["input"]
+    path, value = ".".join(shorten(str(part)) for part in details["loc"]), details["input"]
     if details["type"] == "extra_forbidden":
         section, _, name = path.rpartition(".")
         renamed = describe_renamed_keys(path, value, known)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import get_args
+from typing import cast, get_args
 
 from pydantic import BaseModel
 
-from mascot.errors import UserError
+from mascot.errors import UserError, shorten
+from mascot.storage import untrusted_files
+from mascot.storage.strict_parsing import DEPTH_LIMIT, ExcessiveText, MalformedText, parse_toml
+from mascot.storage.untrusted_files import UnreadableFile
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -20,11 +22,11 @@ def read_toml(path: Path) -> dict[str, object]:
         UserError: the file is missing or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the recipe {path} does not exist; give the path of a recipe file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"the recipe {path} is not valid TOML ({error}); correct the file.") from None
+        return untrusted_files.read_toml(path)
+    except UnreadableFile as error:
+        if error.missing:
+            raise UserError(f"the recipe {path} does not exist; give the path of a recipe file.") from None
+        raise UserError(f"the recipe {path} is not valid TOML ({error.reason}); correct the file.") from None
 
 
 def merge(lower: Mapping[str, object], upper: Mapping[str, object]) -> dict[str, object]:
@@ -72,10 +74,20 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, object]:
     for item in overrides:
         path, equals, text = item.partition("=")
         keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise UserError(f"--set {item!r} is not of the form key=value, such as method.rank=16.")
-        values = merge(values, nest(keys, parse_value(text.strip())))
+        if not equals or not all(keys) or len(keys) > DEPTH_LIMIT:
+            raise UserError(f"--set {shorten(item)!r} is not of the form key=value, such as method.rank=16.")
+        insert(values, keys, parse_value(text.strip()))
     return values
+
+
+def insert(values: dict[str, object], keys: Sequence[str], value: object) -> None:
+    """Put a value under a path of keys, in place; it is merged with an old value."""
+    for key in keys[:-1]:
+        inside = values.get(key)
+        if not isinstance(inside, dict):
+            inside = values[key] = {}
+        values = cast("dict[str, object]", inside)
+    values |= merge({keys[-1]: values.get(keys[-1])}, {keys[-1]: value})
 
 
 def nest(keys: Sequence[str], value: object) -> dict[str, object]:
@@ -89,7 +101,9 @@ def parse_value(text: str) -> object:
     if text.lower() == "none":
         return None
     try:
-        values = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        values = parse_toml(f"value = {text}")
+    except ExcessiveText as error:
+        raise UserError(f"the value {text[:20]}... cannot be read ({error}); give a shorter one.") from None
+    except MalformedText:
         return text
     return values["value"] if len(values) == 1 else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -169,7 +168,7 @@ def preset_values(base: str, method: str) -> dict[str, Any]:
     """
     name = "starter" if base == "starter" else family_name(base)
     path = files("mascot") / "recipe" / "presets" / f"{name}-{method}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_toml(Path(str(path))) if path.is_file() else {}
 
 
 def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:

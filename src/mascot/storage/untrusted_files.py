@@ -25,7 +25,7 @@ from mascot.storage.strict_parsing import MalformedText, parse_json, parse_json_
 
 TEXT_LIMIT = 2**20
 """Most bytes of a caption, a table or a list."""
-TOML_LIMIT = 2**22
+TOML_LIMIT = 2**20
 """Most bytes of a recipe."""
 JSON_LIMIT = 2**26
 """Most bytes of a JSON file."""

@@ -7,15 +7,18 @@ on. `token.json` is the identifier token for this base.
 What does not live here: the training of all this (`starter_training/` beside `src`), and loading a
 base (`models/families`).
 
-This file imports `errors` alone, and no torch. `models` and every room above it may import it.
+This file imports `errors` and `storage` alone, and no torch. `models` and every room above it may
+import it.
 """
 
-import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from mascot.errors import UserError
+from mascot.storage.untrusted_files import read_text, read_toml
 
 __all__ = [
     "EMBEDDED",
@@ -55,6 +58,18 @@ class HeldOutSubject:
     """Whether it is an animal or a figure, which can wear things; it selects the test prompts."""
     photos: tuple[Path, ...]
     """Five or six PNG files, 128 px square, in different scenes."""
+
+
+class SubjectEntry(BaseModel):
+    """What `subjects.toml` says of a held-out subject, among other things, under its name."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    class_noun: str
+    live: bool
+
+
+_SUBJECTS = TypeAdapter(dict[str, SubjectEntry])
 
 
 def package_data(name: str) -> Path:
@@ -104,7 +119,7 @@ def nouns() -> tuple[str, ...]:
     Raises:
         UserError: weights are missing.
     """
-    return tuple((folder() / "nouns.txt").read_text(encoding="utf-8").splitlines())
+    return tuple(read_text(folder() / "nouns.txt", remedy=REMEDY.format(step="export").rstrip(".")).splitlines())
 
 
 def clip_folder() -> Path:
@@ -148,12 +163,15 @@ def subjects() -> dict[str, HeldOutSubject]:
         raise UserError(
             f"The held-out subjects are missing from this installation ({table}): reinstall mascot from a wheel."
         )
-    entries = tomllib.loads(table.read_text(encoding="utf-8"))
+    try:
+        entries = _SUBJECTS.validate_python(read_toml(table, remedy="reinstall mascot from a wheel"))
+    except ValidationError as error:
+        raise UserError(f"{table} is damaged; reinstall mascot from a wheel.") from error
     return {
         name: HeldOutSubject(
             name=name,
-            class_noun=entry["class_noun"],
-            live=entry["live"],
+            class_noun=entry.class_noun,
+            live=entry.live,
             photos=tuple(sorted((home / name).glob("*.png"))),
         )
         for name, entry in entries.items()
