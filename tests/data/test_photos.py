@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -312,16 +313,16 @@ def test_a_folder_of_bad_files_names_three_and_counts_the_rest(bad: list[BadFile
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a.png", noise())
     saved(tmp_path / "b.png", noise())
-    opened = Path.open
+    opened = os.open
 
-    def forbidding(path: Path, mode: str) -> object:
+    def forbidding(path: Path, flags: int) -> int:
         if path.name == "b.png":
             raise PermissionError(13, "Permission denied")
-        return opened(path, mode)
+        return opened(path, flags)
 
-    monkeypatch.setattr(Path, "open", forbidding)
+    monkeypatch.setattr(os, "open", forbidding)
     (refusal,) = read_photos([tmp_path]).refused
-    assert refusal.reason == "b.png may not be read (permission denied)."
+    assert refusal.reason == "b.png cannot be read (you may not read it)."
 
 
 @pytest.mark.parametrize("seed", range(3))

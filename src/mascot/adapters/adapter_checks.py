@@ -93,6 +93,8 @@ def pair_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettin
             yield f"{key if tensor.ndim < 2 else layer + UP} is no matrix"
         elif tensor.shape[0] != up.shape[1]:
             yield f"{key} has rank {tensor.shape[0]}, and its other half {up.shape[1]}"
+        elif 0 in (*tensor.shape, *up.shape):
+            continue  # said by the caller
         elif float(tensor.abs().max()) * float(up.abs().max()) > LARGEST_PRODUCT:
             yield f"{key} times its other half is beyond {LARGEST_PRODUCT:g}"
         else:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,6 +19,8 @@ from mascot.adapters.foreign_formats import describe_pickle
 from mascot.adapters.lora_keys import first_mistake
 from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.tensor_files import read_tensors
+from mascot.storage.untrusted_files import UnreadableFile
 
 MANIFEST_KEY = "mascot"
 """Metadata key of the manifest."""
@@ -137,10 +138,8 @@ class Adapter:
         if not path.is_file():
             raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
         try:
-            with safe_open(path, framework="pt") as file:
-                header: dict[str, str] = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
+            tensors, header = read_tensors(path)
+        except UnreadableFile as error:
             raise UserError(describe_unreadable(path)) from error
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mascot.storage.untrusted_files import UnreadableFile, open_regular
+
 OWN_FORMAT: Final = "the format that diffusers writes with save_lora_weights"
 """The format of other tools' LoRA files that mascot reads."""
 OWN_PREFIX: Final = re.compile(r"(stage\d+\.)?(unet|transformer|text_encoder(_\d+)?)\.")
@@ -172,18 +174,18 @@ def describe_pickle(path: Path) -> str | None:
     A textual inversion embedding and a hypernetwork of A1111 are told apart by words in the pickle.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(1 << 20)
-        if start.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(path) as archive:
-                inner = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-                if inner is None:
-                    return None
-                with archive.open(inner) as pickled:
-                    start = pickled.read(1 << 20)
-        elif not re.match(rb"\x80[\x02-\x05]", start):
-            return None
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+            if start.startswith(b"PK\x03\x04"):
+                with zipfile.ZipFile(file) as archive:
+                    inner = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+                    if inner is None:
+                        return None
+                    with archive.open(inner) as pickled:
+                        start = pickled.read(1 << 20)
+            elif not re.match(rb"\x80[\x02-\x05]", start):
+                return None
+    except (UnreadableFile, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
         return None
     if b"string_to_param" in start:
         return "a pickled textual inversion embedding of A1111"

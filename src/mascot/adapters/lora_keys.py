@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import nn
 
 from mascot.errors import UserError
+from mascot.storage.strict_parsing import MalformedText, parse_json
 
 METADATA_KEY: Final = "lora_adapter_metadata"
 """Metadata key where diffusers looks for ranks and alphas.
@@ -142,8 +143,8 @@ def read_settings(metadata: Mapping[str, str], key: str = METADATA_KEY) -> dict[
         UserError: the value is not a JSON object of ranks and alphas.
     """
     try:
-        values: object = json.loads(metadata.get(key, "{}"))
-    except (ValueError, RecursionError) as error:
+        values = parse_json(metadata.get(key, "{}"))
+    except MalformedText as error:
         raise UserError("this adapter's metadata is damaged: it is not JSON; export it again.") from error
     if not isinstance(values, dict):
         raise UserError("this adapter's metadata is damaged: it is no table; export it again.")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice, product
 
-from PIL import Image
-
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.photo_audit import audit_photos
 from mascot.data.prompt_templates import fill
@@ -28,6 +26,7 @@ from mascot.reports.training_page import (
     write_report,
 )
 from mascot.runs.training_run import TrainingRun
+from mascot.storage.image_files import open_image
 
 IMAGES = 3
 """Images of the subject for each context prompt."""
@@ -107,11 +106,7 @@ def photo_notes(run: TrainingRun) -> Iterator[ReportNote]:
 def read_previews(run: TrainingRun) -> Iterator[Preview]:
     """Read the preview images from the run's folder, step by step."""
     for step, paths in sorted(run.files.previews().items()):
-        images: list[Image.Image] = []
-        for path in paths:
-            with Image.open(path) as image:
-                images.append(image.convert("RGB"))
-        yield Preview(step=step, images=tuple(images))
+        yield Preview(step=step, images=tuple(open_image(path) for path in paths))
 
 
 def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +12,8 @@ from typing import cast
 from mascot.data.photos import Photo, PhotoSet
 from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, one_line
 from mascot.errors import UserError, printable
+from mascot.storage.strict_parsing import MalformedText, parse_json
+from mascot.storage.untrusted_files import TEXT_LIMIT, UnreadableFile, read_bytes
 
 METADATA = "metadata.jsonl"
 """Name of the file with a folder's captions, in the layout of Hugging Face's datasets library."""
@@ -72,15 +73,15 @@ def _read_metadata(file: Path) -> dict[Path, str]:
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield each row with its location (file and line), which errors name."""
-    for number, line in enumerate(_decode_text(file).splitlines(), start=1):
+    for number, line in enumerate(_decode_text(file).split("\n"), start=1):
         location = f"{printable(file)}, line {number}"
         if not line.strip():
             continue
         try:
-            row: object = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except MalformedText as error:
             raise UserError(
-                f"{location}: this is not JSON ({one_line(str(error))}); write one object a line."
+                f"{location}: this is not JSON ({str(error).removeprefix('line 1: ')}); write one object a line."
             ) from error
         if not isinstance(row, dict):
             raise UserError(
@@ -92,7 +93,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
 def _file_name(row: dict[str, object], location: str, folder: Path) -> str:
     """Return the name of the photo that a row describes, and refuse one that does not exist."""
     name = row.get("file_name")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or "\0" in name:
         raise UserError(f"{location}: there is no file_name; name the photo that the caption is for.")
     if not os.path.lexists(folder / name):
         close = get_close_matches(name, (path.name for path in folder.iterdir()), n=1)
@@ -129,15 +130,17 @@ def _check_placeholders(location: str, caption: str) -> None:
 def _decode_text(file: Path) -> str:
     """Read a UTF-8 text, with or without a byte order mark."""
     try:
-        encoded = file.read_bytes()
-        return encoded.decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{printable(file)} cannot be read ({error.strerror}); repair or delete it.") from error
+        text = read_bytes(file, limit=TEXT_LIMIT).decode("utf-8-sig")
+    except UnreadableFile as error:
+        raise UserError(f"{printable(file)} cannot be read ({error.reason}); repair or delete it.") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
             f"{printable(file)}, line {line}: this is not UTF-8; save the file with that encoding."
         ) from error
+    if "\0" in text:
+        raise UserError(f"{printable(file)} is no text (it holds a NUL character); write it again, or delete it.")
+    return text
 
 
 def _normalized(path: Path) -> Path:

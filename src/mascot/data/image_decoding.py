@@ -13,11 +13,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from mascot.errors import UserError, printable
+from mascot.storage.untrusted_files import UnreadableFile, open_regular
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif"}
 )
 """Extensions of photos, in lower case."""
+BYTE_LIMIT = 2**30
+"""Larger files are refused; the largest photos of cameras have a tenth of it."""
 PIXEL_LIMIT = 120_000_000
 """Images with more pixels are refused as decompression bombs; consumer cameras have fewer."""
 TOO_MANY_PIXELS = f"has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
@@ -123,7 +126,7 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
         UnusableImage: the file cannot be decoded, whatever error the decoder raises.
     """
     try:
-        with warnings.catch_warnings(record=True) as caught, path.open("rb") as file:
+        with warnings.catch_warnings(record=True) as caught, open_regular(path, limit=BYTE_LIMIT) as file:
             warnings.filterwarnings("always", category=UserWarning)
             # Pillow warns from 90 megapixels; PIXEL_LIMIT decides here.
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -132,6 +135,8 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
         remarks += dict.fromkeys(f"read with a warning ({_shorten(warning.message)})" for warning in caught)
     except UnusableImage:
         raise
+    except UnreadableFile as error:
+        raise UnusableImage(path, f"cannot be read ({error.reason}).") from error
     except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
         raise UnusableImage(path, _explain(error)) from error
     return decoded
@@ -284,8 +289,6 @@ def _explain(error: Exception) -> str:
         return "is not an image, or too damaged to tell; copy or download it again."
     if isinstance(error, Image.DecompressionBombError):
         return TOO_MANY_PIXELS
-    if isinstance(error, PermissionError):
-        return "may not be read (permission denied)."
     if "truncated" in str(error).lower():
         return "is cut short; copy or download it again."
     return f"is damaged ({_shorten(error) or type(error).__name__}); copy or download it again."

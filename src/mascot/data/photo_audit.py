@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from PIL import Image
 from mascot.data.crops import crop_box, nearest_bucket, subject_box
 from mascot.data.photos import Photo, PhotoSet
 from mascot.errors import printable
+from mascot.storage.untrusted_files import digest_of
 
 MINIMUM_PHOTOS = 3
 """With fewer photos training memorizes single images (Ruiz et al. 2023 use 3 to 5)."""
@@ -149,9 +149,9 @@ def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
 
     A set of n copies gives n - 1 pairs, not all n (n - 1) / 2.
     """
-    copies: dict[bytes, list[int]] = defaultdict(list)
+    copies: dict[str, list[int]] = defaultdict(list)
     for index, photo in enumerate(photos):
-        copies[sha256(photo.path.read_bytes()).digest()].append(index)
+        copies[digest_of(photo.path)].append(index)
     first = [indices[0] for indices in copies.values()]
     exact = {(indices[0], index): 0 for indices in copies.values() for index in indices[1:]}
     near = {(first[one], first[two]): bits for (one, two), bits in _near([photos[i].image for i in first]).items()}

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from PIL import Image
 
 from mascot.data.image_decoding import (
+    BYTE_LIMIT,
     EXTENSIONS,
     SHORTEST_SIDE,
     Color,
@@ -25,6 +25,7 @@ from mascot.data.image_decoding import (
     read_mask,
 )
 from mascot.errors import UserError, printable
+from mascot.storage.untrusted_files import UnreadableFile, digest_of
 
 _TEXT_EXTENSIONS = frozenset({".txt", ".jsonl", ".json", ".md"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
@@ -83,7 +84,7 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
     photos: list[Photo] = []
     refused: list[RefusedFile] = []
     notes: list[str] = []
-    decoded: dict[bytes, tuple[DecodedImage, list[str]]] = {}
+    decoded: dict[str, tuple[DecodedImage, list[str]]] = {}
     for path in _without_repeats(_candidates(paths, notes)):
         try:
             photos.append(_read(path, color, notes, decoded))
@@ -163,7 +164,7 @@ def _check_usable(paths: Sequence[Path], photos: Sequence[Photo], refused: Seque
     raise UserError(f"{given} holds no usable photo: {'; '.join(reasons)}.")
 
 
-def _read(path: Path, background: Color, notes: list[str], known: dict[bytes, tuple[DecodedImage, list[str]]]) -> Photo:
+def _read(path: Path, background: Color, notes: list[str], known: dict[str, tuple[DecodedImage, list[str]]]) -> Photo:
     """Read one photo and its mask; remarks on it become notes only if it is usable.
 
     `known` holds the images that are decoded already, by the digest of their file: copies of one
@@ -183,10 +184,9 @@ def _read(path: Path, background: Color, notes: list[str], known: dict[bytes, tu
     return Photo(path=path, image=decoded.image, mask=mask)
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     """Hash a file's bytes; a file that cannot be read is refused where it is decoded."""
     try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").digest()
-    except OSError:
-        return bytes(path)
+        return digest_of(path, limit=BYTE_LIMIT)
+    except UnreadableFile:
+        return str(path)

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mascot.data.image_decoding import BYTE_LIMIT
 from mascot.errors import UserError
 from mascot.experiments.base_pool import LoadSettings, load_settings
 from mascot.experiments.search_space import METHOD_KEY, Choices, ValueRange
@@ -16,6 +17,7 @@ from mascot.generation.image_grid import GridPosition, grid_positions
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.overrides import merge, nest, write_none
 from mascot.recipe.recipe import Recipe, preset_values
+from mascot.storage.untrusted_files import read_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +75,7 @@ def hash_recipe(recipe: Recipe) -> str:
     for photos in map(Path, recipe.photos):
         files = sorted(file for file in photos.iterdir() if file.is_file()) if photos.is_dir() else [photos]
         for file in files:
-            try:
-                content = file.read_bytes()
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}); give photos that can.") from None
+            content = read_bytes(file, limit=BYTE_LIMIT, remedy="give photos that can")
             digest.update(f"\0{file.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
     return digest.hexdigest()[:12]
 

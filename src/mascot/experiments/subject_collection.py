@@ -14,6 +14,7 @@ from pathlib import Path
 from mascot.errors import UserError, suggest
 from mascot.generation.live_nouns import is_live
 from mascot.generation.prompt_sets import PromptSet
+from mascot.storage.untrusted_files import read_text
 
 TABLE = "prompts_and_classes.txt"
 """Name of the file of classes and prompts."""
@@ -77,10 +78,7 @@ def read_collection(folder: Path) -> Collection:
             f"{folder} is no collection: it has no {TABLE}; give one that has it, with a folder for each subject."
         )
     table = roots[0] / TABLE
-    try:
-        lines = table.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{table} cannot be read ({error}).") from None
+    lines = read_text(table, remedy="correct that file").splitlines()
     subjects, prompts = read_classes(lines, table), read_prompts(lines, table)
     found = [subject for subject in subjects if subject.photos.is_dir()]
     if not found:

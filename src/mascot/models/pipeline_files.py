@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from mascot.errors import UserError
 from mascot.storage.model_hub import only_local
+from mascot.storage.tensor_files import read_header
+from mascot.storage.untrusted_files import open_regular
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -143,8 +145,7 @@ def check_complete(
 
 def tensor_names(file: Path) -> list[str]:
     """List the tensors of a .safetensors file, without reading them."""
-    with safe_open(file, framework="pt") as tensors:
-        return list(tensors.keys())
+    return list(read_header(file).entries)
 
 
 def read_part(layout: PipelineLayout, source: str, name: str, part_class: Any) -> nn.Module:
@@ -179,9 +180,9 @@ def fingerprint(files: list[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda f: (f.parent.name, f.name)):
-        size = path.stat().st_size
-        digest.update(f"{path.parent.name}/{path.name}:{size}".encode())
-        with path.open("rb") as file:
+        with open_regular(path, remedy="download the base again") as file:
+            size = file.seek(0, SEEK_END)
+            digest.update(f"{path.parent.name}/{path.name}:{size}".encode())
             for i in range(32):
                 file.seek(size * i // 32)
                 digest.update(file.read(65536))

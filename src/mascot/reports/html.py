@@ -16,6 +16,7 @@ from typing import Any
 from PIL.Image import Image
 
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.untrusted_files import read_text
 
 LOSSLESS_SIDE = 128
 """Images up to this many pixels a side are embedded losslessly (PNG), others as WebP."""
@@ -35,7 +36,7 @@ def fill_template(name: str, filters: Mapping[str, Callable[..., str]] | None = 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     named: Any = {"data_uri": data_uri, **(filters or {})}  # jinja2 types its filters one by one
     environment.filters.update(named)
-    return environment.from_string(files("mascot.reports").joinpath(name).read_text("utf-8")).render(**values)
+    return environment.from_string(read_text(Path(str(files("mascot.reports").joinpath(name))))).render(**values)
 
 
 def write_html(html: str, path: Path) -> None:

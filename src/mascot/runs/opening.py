@@ -22,6 +22,7 @@ from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.atomic_write import check_writable, fresh_path
 from mascot.storage.run_folder import Run, open_run
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 ChooseToken = Callable[[Recipe, Family], tuple[Recipe, str]]
 """Fills in a token if a recipe names none, and returns why (see `selection/token_choice.py`)."""
@@ -123,9 +124,9 @@ class StartFacts:
         if not files.effective.exists():
             return None
         try:
-            facts = json.loads(files.effective.read_text(encoding="utf-8"))
+            facts = read_json_object(files.effective)
             return cls(photos=facts["photos"], base=facts["base"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (UnreadableFile, KeyError) as error:
             raise UserError(f"{files.effective} is damaged; start a new --out.") from error
 
 

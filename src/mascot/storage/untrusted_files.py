@@ -231,13 +231,15 @@ def read_json_lines(path: Path, *, finite: bool = True, remedy: str = REMEDY) ->
     return lines
 
 
-def digest_of(path: Path, *, remedy: str = "put it back, or delete it and start again") -> str:
-    """Hash a regular file of any size: SHA-256 in hexadecimal digits.
+def digest_of(
+    path: Path, *, limit: int | None = None, remedy: str = "put it back, or delete it and start again"
+) -> str:
+    """Hash a regular file: SHA-256 in hexadecimal digits.
 
     Raises:
         UnreadableFile: see `open_regular`.
     """
-    with open_regular(path, remedy=remedy) as file:
+    with open_regular(path, limit=limit, remedy=remedy) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.protocols import AttachedMethod
+from mascot.storage.strict_parsing import parse_json_object
+from mascot.storage.tensor_files import read_tensors
 from mascot.training.loop import Loop, parameters_of
 from mascot.training.optimizers import restore_state, state_of
 
@@ -41,9 +42,8 @@ def load_checkpoint(loop: Loop, folder: Path) -> None:
         UserError: the checkpoint is damaged or belongs to other settings.
     """
     try:
-        with safe_open(folder / STATE, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            facts = json.loads(file.metadata()["optimizer"])
+        tensors, metadata = read_tensors(folder / STATE)
+        facts = parse_json_object(metadata["optimizer"], finite=False)
         for i, parameter in enumerate(loop.parameters()):
             parameter.data.copy_(tensors[f"parameter.{i}"])
         restore_state(loop.optimizer.optimizer, with_prefix("optimizer.", tensors), facts)
@@ -64,7 +64,7 @@ def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
 
 def load_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
     """Restore what `save_parameters` wrote."""
-    tensors = load_file(folder / f"{name}.safetensors")
+    tensors, _ = read_tensors(folder / f"{name}.safetensors")
     for i, parameter in enumerate(parameters_of(attached)):
         parameter.data.copy_(tensors[f"{i}"])
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from mascot.errors import UserError
 from mascot.models.quantization import size_of
 from mascot.protocols import ParameterGroup
+from mascot.storage.untrusted_files import UnreadableFile, read_text
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
@@ -198,8 +199,8 @@ def available_memory(device: torch.device | str) -> int:
 def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
     """Yield the limits in bytes of this process's Linux control groups and of their parents."""
     try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # no Linux, or no control groups
+        lines = read_text(membership).splitlines()
+    except UnreadableFile:  # no Linux, or no control groups
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
@@ -209,7 +210,7 @@ def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterat
         for path in (folder, *folder.parents):
             if path.is_relative_to(root):
                 # A container sees its own group as the root, whatever the line says.
-                texts = [(path / name).read_text().strip() for name in LIMITS if (path / name).is_file()]
+                texts = [read_text(path / name).strip() for name in LIMITS if (path / name).is_file()]
                 yield from (int(text) for text in texts if text != "max")
 
 

@@ -5,7 +5,6 @@ Shape suffixes: B batch, C channel, H height, W width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.storage.model_hub import hub_file, why_unavailable
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 DINO_RATIO = 256 / 224
 """Shorter side over crop, for identity encoders whose configuration names no crop.
@@ -88,16 +88,16 @@ def read_json(source: str, name: str) -> dict[str, Any]:
         UserError: the file does not exist, cannot be downloaded, or is not valid.
     """
     file = Path(source) / name if Path(source).is_dir() else _download(source, name)
-    if not file.is_file():
+    try:
+        return read_json_object(file)
+    except UnreadableFile as error:
+        if not error.missing:
+            raise UserError(
+                f"{source}: {name} is not valid JSON ({error.reason}); download the encoder again."
+            ) from error
         raise UserError(
             f"{source} holds no {name}; give a folder as transformers saves it, with its preprocessor_config.json."
-        )
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        assert isinstance(settings, dict)
-    except (OSError, ValueError, RecursionError, AssertionError) as error:
-        raise UserError(f"{source}: {name} is not valid JSON; download the encoder again.") from error
-    return settings
+        ) from error
 
 
 def _download(source: str, name: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
 
 
@@ -76,14 +78,10 @@ class CheckpointSelector:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Restore a selector from what `to_json` returned."""
-        results = [
-            CheckpointResult(
-                step=entry["step"],
-                result=ValidationResult(**entry["result"]),
-                score=SelectionScore(**entry["score"]),
-            )
-            for entry in values["results"]
-        ]
-        return cls(references=ReferenceScores(**values["references"]), patience=values["patience"], results=results)
+    def from_json(cls, values: object) -> Self:
+        """Restore a selector from what `to_json` returned.
+
+        Raises:
+            ValueError: the values are not those of a selector.
+        """
+        return TypeAdapter(cls, config=None).validate_python(values)

@@ -20,6 +20,7 @@ from mascot.generation.knobs import Knobs
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import delete_other_bests
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 from mascot.training.checkpoint import load_parameters, save_parameters
 
 ROUNDS = 2
@@ -137,8 +138,8 @@ class Validation:
         """
         path = self.run.files.selection
         try:
-            return CheckpointSelector.from_json(json.loads(path.read_text(encoding="utf-8"))["selector"])
-        except (ValueError, KeyError, TypeError) as error:
+            return CheckpointSelector.from_json(read_json_object(path)["selector"])
+        except (UnreadableFile, ValueError, KeyError) as error:
             raise UserError(f"{path} is damaged; start a new --out.") from error
 
     def after_step(self, step: int) -> bool:

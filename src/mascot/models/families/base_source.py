@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from mascot.errors import UserError
 from mascot.models import starter
 from mascot.models.pipeline_files import tensor_names
 from mascot.storage.model_hub import hub_file, why_unavailable
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 """File name extensions of weights."""
@@ -103,7 +101,7 @@ def pipeline_in(checkpoint: Path) -> str:
         )
     try:
         names = tensor_names(checkpoint)
-    except (SafetensorError, OSError) as error:
+    except UnreadableFile as error:
         raise UserError(
             f"the base {checkpoint} cannot be loaded (it is no complete .safetensors file); download it again."
         ) from error
@@ -123,11 +121,9 @@ def read_index(path: Path) -> dict[str, object]:
         UserError: the file is no JSON object.
     """
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(index, dict)
-    except (OSError, ValueError, RecursionError, AssertionError) as error:
-        raise UserError(f"{path} is not valid JSON; download the base again.") from error
-    return index
+        return read_json_object(path)
+    except UnreadableFile as error:
+        raise UserError(f"{path} is not valid JSON ({error.reason}); download the base again.") from error
 
 
 def download_index(base: str) -> Path:
