@@ -392,6 +392,16 @@ class Method(Protocol):
         """The phases in order; their shares add up to 1."""
         ...
 
+    @property
+    def changes(self) -> frozenset[str]:
+        """The sides of a base that these settings train (see `adapters.sides`)."""
+        ...
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """The settings that change nothing beside the others: dotted key -> what would use it."""
+        ...
+
 
 class AppliedAdapter(Protocol):
     """An adapter that is applied to a stage."""

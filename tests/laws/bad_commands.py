@@ -461,6 +461,12 @@ def _pictures() -> Iterator[Command]:
             says = "--height" if value in {"0x0", "9000x9000"} else option
             yield draw(says, option, value)
     yield draw("does not divide", "--size", "100x64")
+    yield draw("negative has no effect at", "--negative", "fog", "--guidance", "1")
+    for name, option in {"no_text": "--text-scale", "token": "--unet-scale"}.items():
+        for value in ("0", "0.5", "1"):
+            yield _command(
+                f"{option} has no effect", "generate", f"adapters/{name}.safetensors", "a {subject}", option, value
+            )
     yield draw("unknown solver", "--solver", "ddmi")
     yield draw("did you mean 'dpm++'", "--solver", "dpm")
     yield draw("does not exist", "--base", "nowhere")
@@ -553,7 +559,20 @@ def _knobs() -> Iterator[Command]:
     yield turn("a seed is a whole number", over="seed=-1")
     yield turn("1 to 3 axes", "--over", "steps=1", "--over", "unet_scale=1", "--over", "text_scale=1")
     yield turn("knobs are not trained or scored", "--trials", "3")
-    yield turn("knobs are not trained or scored", "--by", "clip_t")
+    for option, value in {
+        "--by": "identity",
+        "--images": "9",
+        "--engine": "bogus",
+        "--address": "a.cluster",
+        "--set": "method.rank=4",
+        "--identity": "seer",
+        "--clip": "reader",
+    }.items():
+        yield turn(f"so {option} has no effect", option, value)
+    yield turn("--prompt has no effect where", "--prompt", "a dog", over="prompt=a cat,a dog")
+    yield turn("text_scale has no effect", what="adapters/no_text.safetensors", over="text_scale=0.5,1")
+    yield turn("unet_scale has no effect", what="adapters/token.safetensors", over="unet_scale=0.5,1")
+    yield turn("negative has no effect at", "--over", "negative=fog,rain", over="guidance=1")
     yield turn("unknown placeholder", "--prompt", "a {dog}")
     yield turn("empty prompt", "--prompt", "")
     for place in ("photos", "note.txt/grid.png", "/dev/null/grid.png"):

@@ -210,6 +210,11 @@ def lay_out_adapters(folder: Path) -> None:
     }.items():
         made = Adapter(tensors=adapter.tensors, metadata={METADATA_KEY: text}, manifest=adapter.manifest)
         made.write(folder / "adapters" / f"{name}.safetensors")
+    unread = {key: tensor for key, tensor in adapter.tensors.items() if not key.startswith("text_encoder")}
+    Adapter(tensors=unread, metadata=adapter.metadata, manifest=adapter.manifest).write(
+        folder / "adapters" / "no_text.safetensors"
+    )
+    fresh_token(folder / "base").write(folder / "adapters" / "token.safetensors")
     for name, tensors in spoiled(adapter.tensors).items():
         Adapter(tensors=tensors, metadata={}, manifest=adapter.manifest).write(
             folder / "adapters" / f"{name}.safetensors"
@@ -275,6 +280,18 @@ def fresh_adapter(base: Path) -> Adapter:
     subject = {"token": "sks", "class_noun": "dog"}
     manifest = Manifest(
         method="lora", base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject
+    )
+    return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
+
+
+def fresh_token(base: Path) -> Adapter:
+    """A token of the base that has learned nothing yet."""
+    family = load_family(str(base), device="cpu", precision="fp32")
+    method = settings_of("textual-inversion")()
+    tensors, metadata = method.attach(family.stages[0], SUBJECT, 0, None).export()
+    subject = {"token": SUBJECT.token, "class_noun": "dog"}
+    manifest = Manifest(
+        method=method.name, base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject
     )
     return Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
 

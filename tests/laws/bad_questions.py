@@ -37,7 +37,8 @@ def _evaluations() -> Iterator[Command]:
     for folder in ("", "empty", "photos"):
         yield _evaluate("not a mascot run", folder)
     yield _evaluate("not trained to the end", "unfinished")
-    for name in ("note.txt", "pickled.ckpt", "truncated.safetensors", "empty.safetensors", "runs/broken_adapter"):
+    yield _evaluate("file of pickled weights", "pickled.ckpt")
+    for name in ("note.txt", "truncated.safetensors", "empty.safetensors", "runs/broken_adapter"):
         yield _evaluate("not a whole .safetensors file", name)
     yield _evaluate("does not name its subject", "adapters/no_manifest.safetensors")
     yield _evaluate("another version of mascot", "adapters/manifest_newer.safetensors")
@@ -49,6 +50,8 @@ def _evaluations() -> Iterator[Command]:
     yield _evaluate("not valid TOML", "runs/trained_broken_recipe")
     yield _evaluate("evaluation cannot be made", "runs/blocked")
     yield _evaluate("nowhere does not exist", "run", "nowhere")
+    for option, value in {"--images": "4", "--seed": "0", "--prompt": "x", "--photos": "photos"}.items():
+        yield _command(f"so {option} has no effect", "evaluate", "photos", "--real", option, value)
     for option, values in {
         "--images": ("0", "1001", "x"),
         "--seed": ("-1", "x"),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from mascot.generation.knob_checks import check_knobs
 from mascot.generation.knobs import Knobs
-from mascot.generation.loading import open_generator, plan_requests, recommended_knobs
+from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.storage.run_folder import Run
 
 
@@ -28,8 +29,19 @@ def generate(
     the base model that the adapter names.
 
     Raises:
-        UserError: the adapter or its base model cannot be read, or they do not fit together.
+        UserError: the adapter or its base model cannot be read, they do not fit together, or a
+            knob has no effect.
     """
-    generator, adapter, _ = open_generator(run, base=base)
+    adapter, _ = resolve_adapter(run)
+    recommended = recommended_knobs(adapter)
+    if knobs is not None:
+        given = {name: getattr(knobs, name) for name in knobs.model_fields_set}
+        changed = {
+            name: value
+            for name, value in given.items()
+            if value not in {getattr(recommended, name), Knobs.model_fields[name].default}
+        }
+        check_knobs(adapter, changed, knobs, write=str)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    return list(generator.generate(requests, knobs or recommended_knobs(adapter)))
+    generator, _, _ = open_generator(run, base=base)
+    return list(generator.generate(requests, knobs or recommended))

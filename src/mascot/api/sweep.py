@@ -22,6 +22,7 @@ from mascot.experiments.executors import make_executor
 from mascot.experiments.leaderboard import Leaderboard, MetricValues, metric_values
 from mascot.experiments.search_space import Choices
 from mascot.experiments.sweep import SweepFolder, SweepJob, sweep_recipes
+from mascot.generation.knob_checks import check_knob_axes
 from mascot.generation.knob_grid import plan_settings, sweep_knobs
 from mascot.generation.knobs import ImageRequest, settings_text
 from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
@@ -131,7 +132,8 @@ def generate_knob_grid(
     adapter, _ = resolve_adapter(run)
     request, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
     # Mistakes are found before the base is loaded.
-    plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
+    settings = plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
+    check_knob_axes(adapter, over, [setting.knobs for setting in settings])
     if target.is_dir() or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, base = open_generator(run)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mascot.cli.options import AdapterBase, Clip, Device, FirstSeed, Identity, Images, RunOrAdapter, parse_folds
+from mascot.cli.options import (
+    AdapterBase,
+    Clip,
+    Device,
+    FirstSeed,
+    Identity,
+    Images,
+    RunOrAdapter,
+    given_options,
+    parse_folds,
+)
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +76,7 @@ ComparisonPage = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     runs: Runs,
     *,
     real: Real = False,
@@ -82,9 +93,10 @@ def evaluate(
 ) -> None:
     """Score runs in one table: likeness, prompt fidelity, diversity, class drift, copying."""
     if real:
-        if prompts or photos or live is not None or cross_validate is not None:
+        if unused := given_options(context, "prompts", "images", "seed", "live", "photos", "cross_validate"):
             raise UserError(
-                "--real generates nothing; give folders of photos with --identity, --clip, --base and --device alone."
+                f"--real generates nothing, so {unused[0]} has no effect; give folders of photos with --identity, "
+                "--clip, --base and --device alone."
             )
         show_calibration(runs, identity=identity, clip=clip, base=base, device=device)
         return

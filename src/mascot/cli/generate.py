@@ -74,6 +74,7 @@ def write_images(
     """
     from pydantic import ValidationError
 
+    from mascot.generation.knob_checks import check_knobs
     from mascot.generation.knobs import Knobs, settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
     from mascot.storage.atomic_write import fresh_path
@@ -85,6 +86,7 @@ def write_images(
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
+    check_knobs(adapter, changes, knobs)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, name = open_generator(source, base=base)
     knobs = generator.with_defaults(knobs)

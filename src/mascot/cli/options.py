@@ -84,6 +84,15 @@ def build_recipe(
     )
 
 
+def given_options(context: typer.Context, *names: str) -> list[str]:
+    """List those of some parameters that stand on the command line, as options."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    ]
+
+
 def parse_names(listed: str | None) -> list[str]:
     """Parse names separated by commas; empty if nothing was given."""
     return [name.strip() for name in (listed or "").split(",") if name.strip()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mascot.cli.options import Base, Clip, Identity, Overrides
+from mascot.cli.options import Base, Clip, Identity, Overrides, given_options
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ Candidates = Annotated[int, typer.Option(min=1, max=10_000, help="Rare words to 
 CandidateSeed = Annotated[int, typer.Option(min=0, help="Random seed of the candidates and of their images.")]
 
 
+KNOBS_ONLY = ("overrides", "trials", "by", "images", "identity", "clip", "engine", "address")
+"""Options of `sweep` that a grid of knobs cannot use."""
+
+
 def sweep(
+    context: typer.Context,
     what: Source,
     *,
     over: Over,
@@ -55,8 +60,10 @@ def sweep(
 ) -> None:
     """Train and rank a recipe with several settings, or generate a grid of inference knobs."""
     if what.suffix != ".toml":
-        if trials or overrides or by != "identity" or identity or clip:
-            raise UserError("knobs are not trained or scored: give --over, --prompt and --out alone.")
+        if unused := given_options(context, *KNOBS_ONLY):
+            raise UserError(
+                f"knobs are not trained or scored, so {unused[0]} has no effect: give --over, --prompt and --out alone."
+            )
         show_knob_grid(what, over, prompt=prompt, out=out)
         return
     from mascot.api.sweep import sweep as sweep_recipe
@@ -102,6 +109,8 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
     listed = {key: values for key, values in choices.items() if not isinstance(values, ValueRange)}
     if len(listed) < len(choices):
         raise UserError("a grid of knobs needs listed values; write them with commas, such as guidance=3,5,9.")
+    if prompt is not None and "prompt" in listed:
+        raise UserError("--prompt has no effect where --over varies the prompt; leave one of them out.")
     _, path = resolve_adapter(source)
     target = out or fresh_path(path.parent, "knobs", ".png")
     typer.echo(generate_knob_grid(source, listed, out=target, prompt=KNOBS_PROMPT if prompt is None else prompt))

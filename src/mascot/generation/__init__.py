@@ -1,7 +1,8 @@
 """Image generation: base + adapter + prompts + seeds + knobs -> images.
 
 `generator` is the only code that generates images, for previews, class images, scores and commands.
-`loading` opens an adapter with its base model, and `knobs` defines the inference settings.
+`loading` opens an adapter with its base model, and `knobs` defines the inference settings,
+of which `knob_checks` refuses those that an adapter cannot use.
 `sample_cache` keeps images and their embeddings, so that nothing is generated or embedded twice.
 `image_grid` and `knob_grid` compose labeled grids, and `prompt_sets` lists the prompts of previews,
 validation and reports.

@@ -17,8 +17,16 @@ from torch import Tensor, nn
 
 from mascot.adapters.lora_extraction import extract, representable
 from mascot.adapters.lora_keys import name_in_file, write_metadata
+from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
 from mascot.errors import UserError, list_some
-from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
+from mascot.protocols import (
+    AttachedMethod,
+    Companion,
+    ParameterGroup,
+    ScheduledPhase,
+    Stage,
+    Subject,
+)
 
 Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""
@@ -57,6 +65,17 @@ class DreamBoothSettings(BaseModel):
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
+
+    @property
+    def changes(self) -> Sides:
+        """The denoiser, and the text encoders unless their rate is 0."""
+        return frozenset({DENOISER, TEXT_ENCODERS} if self.text_learning_rate > 0 else {DENOISER})
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Without text encoders to train, their settings."""
+        names = ("text_until",)
+        return dict.fromkeys(names, "text_learning_rate") if self.text_learning_rate == 0 else {}
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """List the trained parts: the denoiser, and the text encoders unless their rate is 0.
@@ -209,6 +228,9 @@ class DreamBoothApplied:
     def remove(self) -> None:
         """Restore the base model's own weights."""
         self.scale(dict.fromkeys(self.modules, 0.0))
+
+
+changes = sides_of
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DreamBoothApplied:

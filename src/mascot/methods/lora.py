@@ -15,7 +15,13 @@ from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_mo
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import PartSettings, name_in_file, name_in_module, read_settings, write_metadata
+from mascot.adapters.lora_keys import (
+    PartSettings,
+    name_in_file,
+    name_in_module,
+    read_settings,
+    write_metadata,
+)
 from mascot.adapters.peft_layers import (
     ADAPTER,
     TENSOR_MARKS,
@@ -32,9 +38,17 @@ from mascot.adapters.peft_layers import (
     peft_config,
     unwrap,
 )
+from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
-from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
+from mascot.protocols import (
+    AttachedMethod,
+    Companion,
+    ParameterGroup,
+    ScheduledPhase,
+    Stage,
+    Subject,
+)
 
 
 class LoraSettings(BaseModel):
@@ -79,6 +93,17 @@ class LoraSettings(BaseModel):
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
+
+    @property
+    def changes(self) -> Sides:
+        """The denoiser, and the text encoders unless their rate is 0."""
+        return frozenset({DENOISER, TEXT_ENCODERS} if self.text_learning_rate > 0 else {DENOISER})
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Without text encoders to train, their settings."""
+        names = ("text_rank", "text_alpha", "text_until")
+        return dict.fromkeys(names, "text_learning_rate") if self.text_learning_rate == 0 else {}
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """List the trained parts: the denoiser, and the text encoders unless their rate is 0.
@@ -203,6 +228,9 @@ class PartPlan:
 
     tensors: Mapping[str, Tensor]
     config: Any
+
+
+changes = sides_of
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraApplied:

@@ -7,7 +7,7 @@ a lower learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,9 +15,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from mascot.adapters.sides import Sides
 from mascot.errors import UserError
 from mascot.methods import lora, textual_inversion
-from mascot.protocols import AppliedAdapter, AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject
+from mascot.protocols import (
+    AppliedAdapter,
+    AttachedMethod,
+    Companion,
+    ParameterGroup,
+    ScheduledPhase,
+    Stage,
+    Subject,
+)
 
 BUNDLE = "bundle_emb."
 """Prefix of the rows' names in a file that holds layers too; the token and a dot follow.
@@ -53,6 +62,16 @@ class PivotalSettings(BaseModel):
             ScheduledPhase(phase=self.token, share=self.token_share),
             ScheduledPhase(phase=PivotalPhase(self), share=1 - self.token_share),
         )
+
+    @property
+    def changes(self) -> Sides:
+        """Those of both methods."""
+        return self.token.changes | self.layers.changes
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Those of the LoRA."""
+        return {f"layers.{key}": f"layers.{needed}" for key, needed in self.layers.unused.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +185,8 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     except UserError:
         token.remove()
         raise
+
+
+def changes(keys: Iterable[str]) -> Sides:
+    """Tell which sides of a base an export changes: the text encoders' by its token at least."""
+    return lora.changes(key for key in keys if not key.startswith(BUNDLE)) | textual_inversion.changes(())

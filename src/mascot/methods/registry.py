@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mascot.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    from mascot.adapters.sides import Changes
     from mascot.protocols import Restore
 
 METHODS: Mapping[str, str] = {
@@ -19,8 +20,8 @@ METHODS: Mapping[str, str] = {
 }
 """Name of a method -> its module and the name of its settings class.
 
-The settings class is a pydantic model that implements `protocols.Method`. The module also has a
-function `restore` (`protocols.Restore`).
+The settings class is a pydantic model that implements `protocols.Method`. The module also has the
+functions `restore` (`protocols.Restore`) and `changes` (`protocols.Changes`).
 """
 DEFAULT = next(iter(METHODS))
 """Method of recipes that name none, and of adapter files from other tools."""
@@ -36,6 +37,17 @@ def settings_of(name: str) -> type[Any]:
         raise UserError(f"unknown method {name!r}{suggest(name, METHODS)}")
     module, _, settings = METHODS[name].partition(":")
     return getattr(import_module(module), settings)
+
+
+def changes_of(name: str | None) -> Changes:
+    """Import the function that tells which sides of a base a method's export changes.
+
+    None stands for a file from another tool, which is read as a LoRA.
+
+    Raises:
+        UserError: no method has this name.
+    """
+    return import_module(settings_of(name or DEFAULT).__module__).changes
 
 
 def restore_of(name: str | None) -> Restore:

@@ -18,8 +18,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from mascot.adapters.sides import TEXT_ENCODERS, Sides
 from mascot.errors import UserError
-from mascot.protocols import AttachedMethod, Companion, ParameterGroup, ScheduledPhase, Stage, Subject, Vocabulary
+from mascot.protocols import (
+    AttachedMethod,
+    Companion,
+    ParameterGroup,
+    ScheduledPhase,
+    Stage,
+    Subject,
+    Vocabulary,
+)
 
 METADATA_KEY = "textual_inversion"
 """Metadata key of the `TokenRecord`.
@@ -72,6 +81,16 @@ class TextualInversionSettings(BaseModel):
     def phases(self) -> tuple[ScheduledPhase, ...]:
         """The only phase, for all steps."""
         return (ScheduledPhase(phase=self),)
+
+    @property
+    def changes(self) -> Sides:
+        """The text encoders' embeddings."""
+        return frozenset({TEXT_ENCODERS})
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Every setting is used."""
+        return {}
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """List the text encoders whose embeddings can be trained.
@@ -252,6 +271,12 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     applied = TokenApplied(record, vocabularies, initial, rows_from_file(tensors, record.token, initial))
     applied.scale({})
     return applied
+
+
+def changes(keys: Iterable[str]) -> Sides:
+    """Tell which sides of a base an export changes: the text encoders' embeddings alone."""
+    del keys
+    return frozenset({TEXT_ENCODERS})
 
 
 def trainable_vocabularies(stage: Stage) -> Mapping[str, Vocabulary]:

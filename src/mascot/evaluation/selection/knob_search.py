@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides
 from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
 from mascot.generation.knobs import Knobs
 
@@ -67,15 +68,26 @@ def describe_searched_knobs(knobs: Knobs) -> str:
     return f"guidance {knobs.guidance:g}, UNet scale {knobs.unet_scale:g}, text scale {knobs.text_scale:g}"
 
 
-def knob_grid(knobs: Knobs) -> list[Knobs]:
-    """Build a grid around some knobs, which come first: guidance x UNet scale x text scale."""
+def knob_grid(knobs: Knobs, changed: Sides, *, embeds_guidance: bool = False) -> list[Knobs]:
+    """Build a grid around some knobs, which come first: guidance x UNet scale x text scale.
+
+    No two settings generate the same images. So a side of the base that the adapter does not change
+    (see `changed`) has one scale, and knobs that generate without guidance keep it off.
+    """
+    guided = embeds_guidance or knobs.guidance not in {0, 1}
     grid = [
-        knobs.model_copy(update={"guidance": round(knobs.guidance * factor, 2), "unet_scale": unet, "text_scale": text})
-        for factor in (1.0, 0.6, 1.6)
-        for unet in (1.0, 0.85, 0.7)
-        for text in (1.0, 0.5)
+        knobs.model_copy(
+            update={
+                "guidance": min(100.0, round(knobs.guidance * factor, 2)),
+                "unet_scale": unet,
+                "text_scale": text,
+            }
+        )
+        for factor in ((1.0, 0.6, 1.6) if guided else (1.0,))
+        for unet in ((1.0, 0.85, 0.7) if DENOISER in changed else (knobs.unet_scale,))
+        for text in ((1.0, 0.5) if TEXT_ENCODERS in changed else (knobs.text_scale,))
     ]
-    return [knobs, *(setting for setting in grid if setting != knobs)]
+    return list(dict.fromkeys([knobs, *grid]))
 
 
 def search_knobs(

@@ -193,15 +193,21 @@ class Validation:
             images += self.validation_set.generate(generator, knobs, range(len(images), number))
             return self.validation_set.measure(images, selector.references)
 
-        grid = knob_grid(generator.with_defaults(self.run.recipe.knobs))
+        grid = settings_to_try(self.run, generator)
         return search_knobs(
             measure, selector.references, grid, budget=self.knob_images, first=max(2, count // 2), last=ROUNDS * count
         )
 
 
+def settings_to_try(run: TrainingRun, generator: Generator) -> list[Knobs]:
+    """List the settings of a run's knob search, the recipe's own first."""
+    own, embeds_guidance = generator.with_defaults(run.recipe.knobs), run.family.stages[-1].embeds_guidance
+    return knob_grid(own, run.method.changes, embeds_guidance=embeds_guidance)
+
+
 def with_knobs(adapter: Adapter, recommendation: KnobRecommendation | None) -> Adapter:
-    """Record recommended knobs in an adapter's manifest; the base model decides the image size."""
+    """Record recommended knobs in an adapter's manifest; the image size stays the recipe's."""
     if recommendation is None or adapter.manifest is None:
         return adapter
-    knobs = recommendation.knobs.model_copy(update={"height": None, "width": None})
-    return replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": knobs.model_dump(mode="json")}))
+    knobs = recommendation.knobs.model_dump(mode="json")
+    return replace(adapter, manifest=adapter.manifest.model_copy(update={"knobs": knobs}))
