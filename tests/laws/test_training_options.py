@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from mascot.storage.run_folder import Run
 from mascot.training.cost import time_one_step
 from mascot.training.loop import Loop
 from mascot.training.settings import TrainingSettings
+from tiny.families import CASCADES, MAKERS
+from tiny.families import tiny_base as tiny_base_of
 from tiny.stable_diffusion import SUBJECT
 
 COMMON = (
@@ -110,10 +113,27 @@ def test_an_option_is_used_and_resumes_to_the_bit(tiny_base: Path, photos: Path,
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_run_on_a_quantised_base_ends_in_a_report(tiny_base: Path, photos: Path, tmp_path: Path, kind: str) -> None:
-    """Its adapter is put on that base again to be drawn, and on the full base by `generate`."""
-    run = train(recipe_of(tiny_base, photos, f"base_weights={kind}", "knobs.steps=1"), out=tmp_path / "run")
+    """Its adapter is put on that base again to be drawn, and on the full base by `generate`.
+
+    The precision is that of most presets, and the memory is estimated beforehand.
+    """
+    overrides = (f"base_weights={kind}", "precision=bf16", "knobs.steps=1")
+    run = train(recipe_of(tiny_base, photos, *overrides), out=tmp_path / "run")
     assert run.report.exists()
+    assert "memory, estimated" in json.loads(run.effective.read_text())["settings"]
     assert len(generate(run, ["a {subject}"], count=1)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("name", [*MAKERS, *CASCADES])
+def test_every_base_trains_on_quantized_weights(photos: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """The precision is that of most presets."""
+    overrides = (f"base_weights={kind}", "precision=bf16", "training.steps=2")
+    base = tiny_base_of(name, tmp_path / "base")
+    run = trained(recipe_of(base, photos, *overrides), tmp_path / "run")
+    assert "memory, estimated" in json.loads(run.effective.read_text())["settings"]
+    assert all(tensor.isfinite().all() for tensor in Adapter.read(run.adapter).tensors.values())
 
 
 @pytest.fixture

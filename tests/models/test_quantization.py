@@ -16,6 +16,7 @@ from mascot.errors import UserError
 from mascot.models.quantization import MIN_WEIGHTS, PEFT_FLAGS, QuantizationName, quantize, repeated_layers, size_of
 from mascot.training.memory_estimate import activation_bytes
 from tiny.families import MAKERS
+from tiny.memory import peak_of
 from tiny.stable_diffusion import tiny_stable_diffusion
 
 WIDTH = 64
@@ -213,3 +214,13 @@ def test_an_impossible_quantization_is_refused_with_the_remedy(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"pip install 'mascot\[optimizers\]'"):
         quantize(network(), "int8", "cpu")
+
+
+@pytest.mark.parametrize("kind", PEFT_FLAGS)
+def test_the_estimate_under_autocast_is_what_a_real_pass_takes(kind: QuantizationName) -> None:
+    """The presets' bf16 on a CPU: biases keep their values and types, and the real pass runs."""
+    module, x = adapted(kind), gaussian((7, 100, WIDTH), [seeded("input")])[0]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with torch.autocast("cpu", torch.bfloat16):
+        counted = activation_bytes(module, lambda: module(x))
+        assert counted == pytest.approx(peak_of(lambda: module(x), trained), rel=0.25)

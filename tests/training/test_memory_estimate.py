@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from mascot.errors import UserError
@@ -32,6 +31,7 @@ from mascot.training.memory_estimate import (
 )
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 from tiny.families import MAKERS, tiny_base
+from tiny.memory import peak_of
 from tiny.stable_diffusion import tiny_stable_diffusion
 
 recomputing = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -41,24 +41,6 @@ They are negligible in a base model of real size.
 """
 FRAMING = Framing(original=(64, 64), target=(64, 64))
 PROMPT = "a photo of a dog"
-
-
-def peak_of(call: Callable[[], Tensor], trained: list[nn.Parameter]) -> int:
-    """Measure the peak bytes of a real pass by the profiler's record of the allocator.
-
-    Scratch memory and gradients are included.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        torch.autograd.grad(call().float().sum(), trained, allow_unused=True)
-    results: Any = record.profiler
-    events = sorted(
-        (e for e in results.kineto_results.events() if e.name() == "[memory]"), key=lambda event: event.start_ns()
-    )
-    live = peak = 0
-    for event in events:
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def saved(module: nn.Module, call: Callable[[], Tensor]) -> int:

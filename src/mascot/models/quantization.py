@@ -1,11 +1,15 @@
 """Frozen weights in 8 or 4 bits, for a small adapter on a large base, and weights' size in memory.
 
 The base then takes a half or a quarter of the memory.
+
+Shape suffixes: B batch, N tokens, D width of the inputs, E of the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -107,3 +111,44 @@ def storages_of(module: nn.Module) -> Iterator[UntypedStorage]:
     """Yield the storage of every parameter and buffer of a module."""
     for tensor in (*module.state_dict(keep_vars=True).values(), *module.buffers()):
         yield tensor.untyped_storage()
+
+
+class RoundedProduct(torch.autograd.Function):
+    """The memory of a product with int8 weights: which tensors it makes, and which it keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BND: Tensor, width: int) -> Tensor:
+        """Round the inputs to 8 bits, and keep them unrounded for the backward pass."""
+        ctx.save_for_backward(x_BND)
+        rounded_BND = x_BND.to(torch.int8)
+        return rounded_BND.new_empty((*x_BND.shape[:-1], width), dtype=x_BND.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Multiply by the weights in the inputs' type, a copy that lives as long."""
+        (x_BND,) = ctx.saved_tensors
+        weight_ED = x_BND.new_empty((gradients[0].shape[-1], x_BND.shape[-1]))
+        return gradients[0].to(x_BND.dtype) @ weight_ED, None
+
+
+def rounded_product(x_BND: Tensor, width: int) -> Tensor:
+    """Return an empty tensor of the product's shape and the inputs' type, with its gradient."""
+    return RoundedProduct.apply(x_BND, width)  # pyright: ignore[reportReturnType] # torch types no function's result
+
+
+@contextmanager
+def without_int8_kernels(module: nn.Module) -> Generator[None]:
+    """Let int8 layers run under fake tensors within the context; their outputs have no values.
+
+    The library's own kernels add a real bias to fake outputs there. The stand-in makes and keeps
+    tensors of the same sizes.
+    """
+    kind: Any = import_optional("bitsandbytes").nn.Linear8bitLt if hasattr(module, PEFT_FLAGS["int8"]) else ()
+    layers: list[Any] = [layer for layer in module.modules() if isinstance(layer, kind)]
+    for layer in layers:
+        layer.forward = partial(rounded_product, width=layer.out_features)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

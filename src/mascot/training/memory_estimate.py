@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mascot.errors import UserError
-from mascot.models.quantization import size_of
+from mascot.models.quantization import size_of, without_int8_kernels
 from mascot.protocols import ParameterGroup
 from mascot.storage.untrusted_files import UnreadableFile, read_text
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
@@ -167,7 +167,7 @@ def activation_bytes(
     for weight in weights:
         ledger.add(weight.untyped_storage(), free=True)
     try:
-        with mode, ledger, gradient_hooks(trained, ledger.release):
+        with without_int8_kernels(module), mode, ledger, gradient_hooks(trained, ledger.release):
             torch.autograd.grad(call().float().sum(), list(trained), allow_unused=True)
     finally:
         torch.clear_autocast_cache()  # else the next real pass would use the weights' fake casts
