@@ -129,7 +129,7 @@ def test_a_run_on_a_quantised_base_ends_in_a_report(tiny_base: Path, photos: Pat
 @pytest.mark.parametrize("name", [*MAKERS, *CASCADES])
 def test_every_base_trains_on_quantized_weights(photos: Path, tmp_path: Path, name: str, kind: str) -> None:
     """The precision is that of most presets."""
-    overrides = (f"base_weights={kind}", "precision=bf16", "training.steps=2")
+    overrides = (f"base_weights={kind}", "precision=bf16", "training.steps=2", "dataset.resolution=64")
     base = tiny_base_of(name, tmp_path / "base")
     run = trained(recipe_of(base, photos, *overrides), tmp_path / "run")
     assert "memory, estimated" in json.loads(run.effective.read_text())["settings"]
