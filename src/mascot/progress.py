@@ -107,6 +107,14 @@ class GenerationStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTruncated(Event):
+    """A text encoder does not read a prompt to its end."""
+
+    message: str
+    """The prompt, and what each text encoder leaves out of it, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGenerated(Event):
     """One image of the last `GenerationStarted` is on disk."""
 

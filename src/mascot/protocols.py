@@ -245,8 +245,11 @@ class Stage(Protocol):
         """Set up a solver by name, for `steps` steps and images of `height` x `width` pixels."""
         ...
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Count a prompt's tokens, and how many of them are used after truncation."""
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Tell by text encoder what it leaves out of a prompt; empty where all is read.
+
+        The values are the prompt's tokens, how many of them are read, and the text left out.
+        """
         ...
 
     def release_encoders(self, *, text: bool) -> None:

@@ -214,8 +214,8 @@ def test_a_batch_is_encoded_and_decoded_row_by_row(tiny_base: Path) -> None:
 
 def test_a_prompt_is_as_long_as_its_tokens_with_both_ends(tiny_base: Path) -> None:
     stage = loaded(tiny_base).stages[0]
-    assert stage.prompt_length("a photo of sks dog") == (7, 77)
-    assert stage.prompt_length("dog " * 100) == (102, 77)
+    assert stage.truncations("dog " * 75) == {}
+    assert stage.truncations("dog " * 100) == {"text_encoder": (102, 77, ("dog " * 25).strip())}
     with torch.no_grad():
         states = stage.condition(["dog " * 75, "dog " * 100], [FRAMING] * 2)["encoder_hidden_states"]
     assert torch.equal(states[0], states[1])

@@ -216,8 +216,9 @@ def test_captions_that_the_base_truncates_are_named(tiny_base: Path, photos: Pat
         (photos / f"{number}.txt").write_text(text, encoding="utf-8")
     run, rows = trained(tiny_base, photos, "prior.count=0")
     cut = rows["captions truncated"]
-    assert cut.count("of which this base reads 77") == 2
-    assert cut.count("zebra") == cut.count("giraffe") == 40
+    assert cut.count("text encoder reads 77 of") == 2
+    assert cut.count("zebra") > 3
+    assert cut.count("giraffe") > 3
     assert "'a photo of sks dog'" not in cut
     assert "zebra" in run.effective.read_text(encoding="utf-8")
 

@@ -29,7 +29,7 @@ from mascot.generation.loading import DEVICE_REMEDY
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
-from mascot.progress import FileWritten, OnEvent, ignore
+from mascot.progress import Event, FileWritten, OnEvent, PromptTruncated, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.reports.page import write_page
 from mascot.storage.atomic_write import check_writable
@@ -103,7 +103,7 @@ def evaluate_runs(
 
     `out` gets `suite.json`, `suite.html` and a folder for each run. Called again, an interrupted
     suite goes on. `engine` is `local` or `ray`; `address` is that of a Ray cluster.
-    Events: `RunsPlanned`, `RunFinished`, `FileWritten`.
+    Events: `RunsPlanned`, `PromptTruncated`, `RunFinished`, `FileWritten`.
 
     Raises:
         UserError: the folder, the base or an encoder cannot be used, or no run could be scored.
@@ -115,7 +115,7 @@ def evaluate_runs(
     job = SuiteJob(
         files=files,
         train_run=train_on_pooled_base,
-        score_run=partial(score_suite_run, **names, device=device),
+        score_run=partial(score_suite_run, **names, device=device, on_event=notes_of(on_event, engine)),
         encoders=encoders.describe(),
     )
     suite = run_suite(runs, job, executor=make_executor(engine, address), on_event=on_event)
@@ -125,7 +125,13 @@ def evaluate_runs(
 
 
 def score_suite_run(
-    run: Run, request: EvaluationRequest, *, identity: str | None, clip: str | None, device: str
+    run: Run,
+    request: EvaluationRequest,
+    *,
+    identity: str | None,
+    clip: str | None,
+    device: str,
+    on_event: OnEvent = ignore,
 ) -> Scores:
     """Evaluate one run of a suite on a base from this process's pool."""
     with base_pool().lend(Recipe.read(run.recipe)) as family:
@@ -140,4 +146,15 @@ def score_suite_run(
             clip=clip,
             device=device,
             family=family,
+            on_event=on_event,
         )
+
+
+def notes_of(on_event: OnEvent, engine: str) -> OnEvent:
+    """Pass on which prompts are truncated, and no other event of a run; nothing from a cluster."""
+
+    def forward(event: Event) -> None:
+        if isinstance(event, PromptTruncated):
+            on_event(event)
+
+    return forward if engine == "local" else ignore

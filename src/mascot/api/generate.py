@@ -10,6 +10,7 @@ from PIL.Image import Image
 from mascot.generation.knob_checks import check_knobs
 from mascot.generation.knobs import Knobs
 from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.progress import OnEvent, ignore
 from mascot.storage.run_folder import Run
 
 
@@ -21,12 +22,13 @@ def generate(
     count: int = 4,
     seed: int = 0,
     base: str | None = None,
+    on_event: OnEvent = ignore,
 ) -> list[Image]:
     """Generate `count` images of each prompt, in order, by a run, or by its folder or adapter file.
 
     In prompts, `{subject}` stands for token and class noun. Image k of each prompt has `seed + k`.
     Without `knobs`, those that training recommends are used. `base` replaces the path or hub id of
-    the base model that the adapter names.
+    the base model that the adapter names. Event: `PromptTruncated`.
 
     Raises:
         UserError: the adapter or its base model cannot be read, they do not fit together, or a
@@ -43,5 +45,5 @@ def generate(
         }
         check_knobs(adapter, changed, knobs, write=str)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    generator, _, _ = open_generator(run, base=base)
+    generator, _, _ = open_generator(run, base=base, on_event=on_event)
     return list(generator.generate(requests, knobs or recommended))

@@ -120,11 +120,16 @@ def write_sweep_image(run: Run, request: ImageRequest, path: Path) -> None:
 
 
 def generate_knob_grid(
-    run: str | Path | Run, over: Mapping[str, Sequence[object]], *, out: str | Path, prompt: str = KNOBS_PROMPT
+    run: str | Path | Run,
+    over: Mapping[str, Sequence[object]],
+    *,
+    out: str | Path,
+    prompt: str = KNOBS_PROMPT,
+    on_event: OnEvent = ignore,
 ) -> Path:
     """Generate one prompt and seed with up to three inference knobs varied, as one labelled grid.
 
-    `over` maps knobs to values. Returns the grid's file, a PNG.
+    `over` maps knobs to values. Returns the grid's file, a PNG. Event: `PromptTruncated`.
 
     Raises:
         UserError: the adapter, a knob or a value cannot be used, or the file cannot be written.
@@ -136,6 +141,6 @@ def generate_knob_grid(
     check_knob_axes(adapter, over, [setting.knobs for setting in settings])
     if target.is_dir() or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
-    generator, _, base = open_generator(run)
+    generator, _, base = open_generator(run, on_event=on_event)
     name = Path(name_of(run)).name
     return sweep_knobs(generator, over, prompt=request.prompt, knobs=knobs, out=target, base=base, adapter=name)

@@ -97,7 +97,7 @@ def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Ge
     run.settings += [("checkpoint", reason), *write_companions(run)]
     adapter = export_adapter(run)
     run.detach()
-    generator = Generator(run.family, adapter)
+    generator = Generator(run.family, adapter, on_event=run.on_event)
     recommendation = validation.recommend(generator)
     adapter = with_knobs(adapter, recommendation)
     adapter.write(run.files.adapter)

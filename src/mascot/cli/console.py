@@ -33,6 +33,7 @@ from mascot.progress import (
     ImageGenerated,
     KnobsChosen,
     PhotosRead,
+    PromptTruncated,
     RunFinished,
     RunsPlanned,
     ScoringStarted,
@@ -61,6 +62,12 @@ def quiet_libraries() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def show_note(event: Event) -> None:
+    """Print on stderr that a prompt is too long, where stdout lists files."""
+    if isinstance(event, PromptTruncated):
+        Console(stderr=True).print(f"note: {event.message}.", markup=False, highlight=False, soft_wrap=True)
 
 
 class Display:
@@ -186,6 +193,7 @@ RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
             on(CheckpointChosen, show_checkpoint),
             on(KnobsChosen, lambda display, event: display.say(f"knobs: {event.reason}")),
             on(GenerationStarted, lambda display, event: display.start("generating", event.images)),
+            on(PromptTruncated, lambda display, event: display.say(f"note: {event.message}.", style="yellow")),
             on(ImageGenerated, lambda display, _: display.update(advance=1)),
             on(ScoringStarted, lambda display, _: display.update(description=f"scoring {display.name}".strip())),
             on(DiagnosisFinished, keep_diagnosis),

@@ -74,6 +74,7 @@ def write_images(
     """
     from pydantic import ValidationError
 
+    from mascot.cli.console import show_note
     from mascot.generation.knob_checks import check_knobs
     from mascot.generation.knobs import Knobs, settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
@@ -88,7 +89,7 @@ def write_images(
         raise UserError(f"{mistakes}.") from None
     check_knobs(adapter, changes, knobs)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    generator, _, name = open_generator(source, base=base)
+    generator, _, name = open_generator(source, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
         target = fresh_path(out or path.parent / "images", image_stem(request.prompt, request.seed), ".png")

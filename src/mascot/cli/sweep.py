@@ -98,7 +98,7 @@ def show_sweep(run: Callable[..., Leaderboard], file: Path, overrides: list[str]
 def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Path | None) -> None:
     """Generate a grid of knobs, and print its path."""
     from mascot.api.sweep import generate_knob_grid
-    from mascot.cli.console import quiet_libraries
+    from mascot.cli.console import quiet_libraries, show_note
     from mascot.experiments.search_space import ValueRange, parse_over
     from mascot.generation.loading import resolve_adapter
     from mascot.generation.prompt_sets import KNOBS_PROMPT
@@ -113,7 +113,8 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
         raise UserError("--prompt has no effect where --over varies the prompt; leave one of them out.")
     _, path = resolve_adapter(source)
     target = out or fresh_path(path.parent, "knobs", ".png")
-    typer.echo(generate_knob_grid(source, listed, out=target, prompt=KNOBS_PROMPT if prompt is None else prompt))
+    asked = KNOBS_PROMPT if prompt is None else prompt
+    typer.echo(generate_knob_grid(source, listed, out=target, prompt=asked, on_event=show_note))
 
 
 def token(

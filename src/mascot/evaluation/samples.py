@@ -54,7 +54,8 @@ def generate_samples(
 
     Images with the adapter are kept in `folder`, those of the base in the cache that all runs
     share. `more` images, which the caller generates afterwards, are counted in the event
-    `GenerationStarted`. Events: `GenerationStarted`, `ImageGenerated`.
+    `GenerationStarted`. Events: `PromptTruncated`,
+    `GenerationStarted`, `ImageGenerated`.
 
     Raises:
         UserError: the images cannot be generated or written.
@@ -70,6 +71,7 @@ def generate_samples(
         (own, task.class_requests, task.knobs, trained),
         (shared, task.class_requests, base_knobs, base),
     )
+    generator.report_truncations([request.prompt for _, requests, _, _ in orders for request in requests], on_event)
     on_event(GenerationStarted(images=more + sum(len(requests) for _, requests, _, _ in orders)))
     kinds: list[ImageSet] = []
     for sample_cache, requests, knobs, weights in orders:

@@ -218,7 +218,7 @@ def generate_fold_images(fold: Fold, evaluator: FoldEvaluator, on_event: OnEvent
     ]
     on_event(GenerationStarted(images=len(requests)))
     with evaluator.lend(fold.recipe) as family:
-        generator = Generator(family, Adapter.read(fold.run.adapter))
+        generator = Generator(family, Adapter.read(fold.run.adapter), on_event=on_event)
         for file in cache.images(generator, requests, task.knobs, weights_name(family, fold.run.adapter)):
             on_event(ImageGenerated(path=file))
             files.append(file)

@@ -1,11 +1,11 @@
 """Image generation: base + adapter + prompts + seeds + knobs -> images.
 
 `generator` is the only code that generates images, for previews, class images, scores and commands.
-`loading` opens an adapter with its base model, and `knobs` defines the inference settings,
-of which `knob_checks` refuses those that an adapter cannot use.
-`sample_cache` keeps images and their embeddings, so that nothing is generated or embedded twice.
-`image_grid` and `knob_grid` compose labeled grids, and `prompt_sets` lists the prompts of previews,
-validation and reports.
+`truncation` tells which prompts are too long for it. `loading` opens an adapter with its base
+model. `knobs` defines the inference settings, of which `knob_checks` refuses those that an adapter
+cannot use. `sample_cache` keeps images and their embeddings, so that nothing is generated or
+embedded twice. `image_grid` and `knob_grid` compose labeled grids, and `prompt_sets` lists the
+prompts of previews, validation and reports.
 
 The denoising loop and guidance are in `diffusion`, text and image encoders of a base in `models`,
 the scores of images in `evaluation`. The rooms `recipe`, `runs`, `evaluation`, `experiments`, `api`

@@ -23,7 +23,9 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.truncation import describe_truncations
 from mascot.methods.registry import restore_of
+from mascot.progress import OnEvent, PromptTruncated, ignore
 from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
 
 
@@ -52,8 +54,11 @@ class Generator:
     are those of the last stage.
     """
 
-    def __init__(self, family: Family, adapter: Adapter | None = None, *, batch_size: int = 8) -> None:
-        self.family, self.batch_size = family, batch_size
+    def __init__(
+        self, family: Family, adapter: Adapter | None = None, *, batch_size: int = 8, on_event: OnEvent = ignore
+    ) -> None:
+        self.family, self.batch_size, self.on_event = family, batch_size, on_event
+        self.announced = set[str]()
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
         self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
@@ -128,12 +133,23 @@ class Generator:
         assert last % stage.resolution == 0
         return last // stage.resolution
 
+    def report_truncations(self, prompts: Sequence[str], on_event: OnEvent) -> None:
+        """Send one event for each prompt that a text encoder does not read to its end.
+
+        No prompt is reported twice.
+        """
+        for prompt, line in describe_truncations(self.family.stages[0], prompts).items():
+            if prompt not in self.announced:
+                on_event(PromptTruncated(message=line))
+                self.announced.add(prompt)
+
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[str], height: int, width: int) -> list[StagePrompts]:
         """Compute each stage's conditioning of each distinct prompt, one prompt at a time.
 
-        `height` and `width` are those of the final image, in pixels.
+        `height` and `width` are those of the final image, in pixels. Event: `PromptTruncated`.
         """
+        self.report_truncations(prompts, self.on_event)
         stages: list[StagePrompts] = []
         for stage in self.family.stages:
             size = height // self.upscale_factor(stage), width // self.upscale_factor(stage)

@@ -15,6 +15,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.base_reading import BaseReading
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
+from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family, Subject
 from mascot.storage.run_folder import Run, open_run
 
@@ -38,7 +39,12 @@ def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
 
 
 def open_generator(
-    source: str | Path | Run, *, base: str | None = None, device: str = "auto", family: Family | None = None
+    source: str | Path | Run,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    family: Family | None = None,
+    on_event: OnEvent = ignore,
 ) -> tuple[Generator, Adapter, str]:
     """Load an adapter and its base; returns the generator, the adapter and the base's name.
 
@@ -47,6 +53,7 @@ def open_generator(
         base: the base, in place of the one that the adapter names.
         device: `auto`, `cpu`, or another device's name.
         family: the base, where it is loaded already.
+        on_event: receives the generator's events.
 
     Raises:
         UserError: the adapter names no base, or the adapter, the base or the device cannot be used.
@@ -59,7 +66,7 @@ def open_generator(
     recipe = adapter.manifest.recipe if adapter.manifest else {}
     precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
     family = family or load_family(name, device=chosen, precision=precision, reading=reading_of(adapter, path))
-    return Generator(family, adapter), adapter, name
+    return Generator(family, adapter, on_event=on_event), adapter, name
 
 
 def reading_of(adapter: Adapter, path: Path) -> BaseReading:

@@ -24,7 +24,7 @@ FLOW_SOLVERS = ("euler",)
 class FlowStage(PipelineStage):
     """A transformer trained with flow matching, in an autoencoder's latent space.
 
-    A family subclasses it and adds `condition`, `predict`, `prompt_length`, `latent_shape` and
+    A family subclasses it and adds `condition`, `predict`, `truncations`, `latent_shape` and
     `resolution`.
     """
 

@@ -92,13 +92,22 @@ class TextEncoders:
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
         return ids.to(self.device)
 
-    def count_tokens(self, name: str, prompt: str, length: int | None = None) -> tuple[int, int]:
-        """Return the number of a prompt's tokens in one text encoder, and how many it reads.
+    def truncations_in(self, prompt: str, lengths: Mapping[str, int | None]) -> dict[str, tuple[int, int, str]]:
+        """Return what each of some text encoders leaves out of a prompt (see `Stage.truncations`).
 
-        Start and end are included. `length` is the tokenizer's own maximum when not given.
+        `lengths` maps their names to the tokens that they read, start and end included; None is the
+        tokenizer's own maximum.
         """
-        tokenizer, texts = self.prepare_prompts(name, [prompt])
-        return len(tokenizer(texts[0]).input_ids), int(tokenizer.model_max_length if length is None else length)
+        found: dict[str, tuple[int, int, str]] = {}
+        for name, length in lengths.items():
+            tokenizer, (text,) = self.prepare_prompts(name, [prompt])
+            read = int(tokenizer.model_max_length if length is None else length)
+            encoded: Any = tokenizer(text, return_offsets_mapping=True)
+            if len(encoded.input_ids) > read:
+                own = [at for at, number in enumerate(encoded.sequence_ids(0)) if number is not None]
+                first = own[max(0, read - (len(encoded.input_ids) - len(own)))]
+                found[name] = len(encoded.input_ids), read, text[encoded.offset_mapping[first][0] :].strip()
+        return found
 
     def read_clip(self, name: str, prompts: Sequence[str]) -> Any:
         """Encode prompts with a CLIP text encoder, padded to full length.

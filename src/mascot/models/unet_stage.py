@@ -25,7 +25,7 @@ from mascot.protocols import Solver
 
 @dataclass(kw_only=True)
 class UNetStage(PipelineStage):
-    """A UNet with an image codec. A family adds `condition`, `predict` and `prompt_length`."""
+    """A UNet with an image codec. A family adds `condition`, `predict` and `truncations`."""
 
     unet: UNet2DConditionModel
     scheduler: Any

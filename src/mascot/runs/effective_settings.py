@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mascot.data.prompt_templates import fill
+from mascot.generation.truncation import describe_truncations
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.starter import is_embedded
@@ -127,17 +129,15 @@ def effective_settings(run: TrainingRun) -> Rows:
 
 
 def caption_rows(run: TrainingRun) -> Rows:
-    """List up to four captions of the subject, and all captions that the text encoders truncate."""
+    """List up to four captions of the subject, and all captions and prompts that are truncated."""
     dataset = run.batch_loaders[run.span.stage].dataset
     captions = {prompt for group in dataset.subject.values() for example in group for prompt in example.prompts}
-    lengths = {prompt: run.stage.prompt_length(prompt) for prompt in dataset.prompts}
-    truncated = [
-        f"{prompt!r} has {tokens} tokens, of which this base reads {read}"
-        for prompt, (tokens, read) in lengths.items()
-        if tokens > read
-    ]
     rows = [("captions", " | ".join(sorted(captions)[:4]))]
-    return [*rows, ("captions truncated", " | ".join(truncated))] if truncated else rows
+    previews = [fill(prompt, run.recipe.subject) for prompt in run.recipe.previews.prompts if run.recipe.previews.every]
+    for name, prompts in {"captions": dataset.prompts, "prompts": [*previews, run.recipe.knobs.negative]}.items():
+        truncated = describe_truncations(run.stage, prompts).values()
+        rows += [(f"{name} truncated", " | ".join(truncated))] * bool(truncated)
+    return rows
 
 
 def count_trained_parameters(run: TrainingRun) -> str:

@@ -121,7 +121,7 @@ class Validation:
             self.selector.drop_after(done)
         else:
             with run.base_only():
-                images = self.validation_set.generate_class(Generator(run.family))
+                images = self.validation_set.generate_class(Generator(run.family, on_event=run.on_event))
             self.selector = CheckpointSelector(
                 references=self.validation_set.references(images), patience=run.recipe.selection.patience
             )

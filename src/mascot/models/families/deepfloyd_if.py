@@ -86,9 +86,9 @@ class FirstStage(UNetStage):
         """Run the UNet once; its learned variance, three of six channels, is dropped."""
         return self.run_unet(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])[:, : noisy_BCHW.shape[1]]
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's tokens, end included, and how many are read."""
-        return self.count_tokens(T5, prompt, T5_LENGTH)
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what the T5 leaves out of a prompt."""
+        return self.truncations_in(prompt, {T5: T5_LENGTH})
 
 
 @dataclass(kw_only=True)
@@ -115,9 +115,9 @@ class SecondStage(UNetStage):
         """Return the T5's states, from the first stage."""
         return self.first.condition(prompts, framings)
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's tokens, end included, and how many are read."""
-        return self.first.prompt_length(prompt)
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what the first stage's T5 leaves out of a prompt."""
+        return self.first.truncations(prompt)
 
     def release_encoders(self, *, text: bool) -> None:
         """Drop the first stage's T5 with `text`: there is no other encoder."""

@@ -102,9 +102,9 @@ class FluxStage(FlowStage):
         )[0]
         return unpack(prediction.float(), height, width)
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's T5 tokens, end included, and how many are read."""
-        return self.count_tokens(T5, prompt)
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what each text encoder leaves out of a prompt."""
+        return self.truncations_in(prompt, dict.fromkeys(self.tokenizers))
 
 
 def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:

@@ -5,7 +5,7 @@ One CLIP text encoder conditions a UNet in latent space, which predicts noise or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusers import StableDiffusionPipeline
@@ -54,9 +54,9 @@ class StableDiffusionStage(UNetStage):
         """Run the UNet once; the prediction is float32."""
         return self.run_unet(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's tokens, start and end included, and how many are read."""
-        return self.count_tokens("text_encoder", prompt)
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what the text encoder leaves out of a prompt."""
+        return self.truncations_in(prompt, {"text_encoder": None})
 
 
 def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:

@@ -95,14 +95,9 @@ class StableDiffusion3Stage(FlowStage):
         )[0]
         return prediction.float()
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's tokens, start and end included, and how many are read.
-
-        Both are the T5's where there is one, since it reads the most.
-        """
-        if T5 in self.tokenizers:
-            return self.count_tokens(T5, prompt, T5_LENGTH)
-        return self.count_tokens("text_encoder", prompt)
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what each text encoder leaves out of a prompt."""
+        return self.truncations_in(prompt, {name: T5_LENGTH if name == T5 else None for name in self.tokenizers})
 
 
 def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:

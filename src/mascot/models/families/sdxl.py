@@ -5,7 +5,7 @@ Two CLIP text encoders condition a UNet in latent space, which also reads image 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,13 +57,9 @@ class StableDiffusionXLStage(UNetStage):
         states_BND = conditioning["encoder_hidden_states"]
         return self.run_unet(noisy_BCHW, timestep_B, states_BND, added_cond_kwargs=added)
 
-    def prompt_length(self, prompt: str) -> tuple[int, int]:
-        """Return the number of a prompt's tokens, start and end included, and how many are read.
-
-        Both are of the tokenizer that truncates the most.
-        """
-        lengths = [self.count_tokens(name, prompt) for name in ENCODERS]
-        return max(lengths, key=lambda pair: pair[0] - pair[1])
+    def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
+        """Return what each text encoder leaves out of a prompt."""
+        return self.truncations_in(prompt, dict.fromkeys(ENCODERS))
 
 
 def load(source: str, *, device: str, precision: Precision, reading: BaseReading) -> LoadedFamily:
