@@ -17,7 +17,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.families.registry import load_family
 from mascot.recipe.recipe import Recipe
 from tiny.families import tiny_base as family_base

@@ -226,18 +226,32 @@ def test_a_t5_is_never_trained(base: tuple[str, Path], family: Family) -> None:
     assert all(name.startswith("CLIP") for name in trainable)
 
 
+AUTOENCODER_KEY = "first_stage_model.encoder.conv_in.weight"
 CHECKPOINT_KEYS = {
-    "StableDiffusionPipeline": "cond_stage_model.transformer.text_model.embeddings.position_ids",
-    "StableDiffusionXLPipeline": "conditioner.embedders.1.model.ln_final.bias",
-    "StableDiffusion3Pipeline": "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight",
-    "FluxPipeline": "double_blocks.0.img_attn.proj.weight",
+    "StableDiffusionPipeline": (
+        "model.diffusion_model.input_blocks.0.0.bias",
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    ),
+    "StableDiffusionXLPipeline": (
+        "model.diffusion_model.input_blocks.0.0.bias",
+        "conditioner.embedders.1.model.ln_final.bias",
+    ),
+    "StableDiffusion3Pipeline": (
+        "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight",
+        "text_encoders.clip_l.logit_scale",
+    ),
+    "FluxPipeline": (
+        "model.diffusion_model.double_blocks.0.img_attn.proj.weight",
+        "text_encoders.clip_l.logit_scale",
+    ),
 }
 
 
 @pytest.mark.parametrize("pipeline", CHECKPOINT_KEYS)
 def test_a_checkpoint_names_its_family(pipeline: str, tmp_path: Path) -> None:
     """The names of a single file's tensors name its family; no weight is read."""
-    save_file({CHECKPOINT_KEYS[pipeline]: torch.zeros(1)}, tmp_path / "base.safetensors")
+    keys = (*CHECKPOINT_KEYS[pipeline], AUTOENCODER_KEY)
+    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "base.safetensors")
     assert describe(str(tmp_path / "base.safetensors"))["_class_name"] == pipeline
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from torch import nn
 
 from mascot.data.encoding_cache import EncodingCache
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base

@@ -12,7 +12,7 @@ from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, ignore

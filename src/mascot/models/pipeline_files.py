@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import SEEK_END
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import nn
 
 from mascot.errors import UserError
+from mascot.models.base_files.file_contents import read_contents
 from mascot.storage.model_hub import only_local
 from mascot.storage.tensor_files import read_header
 from mascot.storage.untrusted_files import open_regular
@@ -47,6 +50,12 @@ class PipelineLayout:
     """Schedulers, which become fields of the stage with the same names."""
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     """Options for opening the pipeline; None for a part leaves it out."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts with weights, by folder name."""
+        autoencoder = ("vae",) if self.has_autoencoder else ()
+        return (self.denoiser, *autoencoder, *self.clip_encoders, *self.frozen_encoders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +106,62 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
     options = dict(layout.options)
     try:
         if Path(source).is_file():
-            return kind.from_single_file(source, dtype=torch.float32, **options)
+            return open_single_file(kind, Path(source), options)
         local = only_local(source)
         index: dict[str, object] = kind.load_config(source, local_files_only=local)
         options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
+        options |= {"variant": next(filter(None, (variant_of(source, part) for part in layout.parts)), None)}
         return kind.from_pretrained(
             source, dtype=torch.float32, local_files_only=local, use_safetensors=True, **options
         )
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         name = kind.__name__.removesuffix("Pipeline")
         raise UserError(
             f"the base {source} cannot be loaded ({reason}); check that it is a complete {name} model."
         ) from error
+
+
+PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
+VARIANT_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.(?P<variant>[a-z]\w*)(-\d+-of-\d+)?\.safetensors"
+)
+
+
+def variant_of(source: str, part: str) -> str | None:
+    """Return the variant that a part's weights are in, such as `fp16`; None for plain weights.
+
+    Plain weights count first where a folder holds both.
+    """
+    names = sorted(file.name for file in Path(source, part).glob("*.safetensors"))
+    if any(PLAIN_WEIGHTS.fullmatch(name) for name in names):
+        return None
+    return next((found["variant"] for name in names if (found := VARIANT_WEIGHTS.fullmatch(name))), None)
+
+
+def open_single_file(kind: Any, path: Path, options: Mapping[str, object]) -> DiffusionPipeline:
+    """Read a pipeline from a single file; of some kinds the settings must come from the hub.
+
+    Raises:
+        UserError: the file lacks some tensors, or the hub's settings cannot be had.
+    """
+    from mascot.models.base_files.single_file import read_single_file
+
+    contents = read_contents(path)
+    if contents.comes_with_settings:
+        return read_single_file(kind, contents, options)
+    with TemporaryDirectory() as folder:
+        link = Path(folder, f"{path.stem}.safetensors")  # diffusers knows the file's kind by this ending alone
+        link.symlink_to(path.resolve())
+        try:
+            return kind.from_single_file(str(link), dtype=torch.float32, **options)
+        except OSError as error:
+            raise UserError(
+                f"the base {path} cannot be loaded: the settings of its parts are not in the file, and could not be "
+                "fetched from the model hub; give a folder in the diffusers layout."
+            ) from error
 
 
 def check_complete(
@@ -151,9 +203,21 @@ def tensor_names(file: Path) -> list[str]:
 def read_part(layout: PipelineLayout, source: str, name: str, part_class: Any) -> nn.Module:
     """Read one part of a pipeline again, in float32 on the CPU; `part_class` is its class."""
     if Path(source).is_file():
-        return getattr(open_pipeline(layout, source), name)
+        from mascot.models.base_files.single_file import read_module
+
+        contents = read_contents(Path(source))
+        return (
+            read_module(contents, name)
+            if contents.comes_with_settings
+            else getattr(open_pipeline(layout, source), name)
+        )
     return part_class.from_pretrained(
-        source, subfolder=name, use_safetensors=True, local_files_only=only_local(source), dtype=torch.float32
+        source,
+        subfolder=name,
+        use_safetensors=True,
+        local_files_only=only_local(source),
+        dtype=torch.float32,
+        variant=variant_of(source, name),
     )
 
 

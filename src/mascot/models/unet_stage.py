@@ -18,7 +18,7 @@ from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_ending
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Solver
 

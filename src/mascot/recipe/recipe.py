@@ -15,7 +15,7 @@ from mascot.data.dataset import DatasetSettings
 from mascot.errors import UserError, suggest
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
-from mascot.models.base_reading import BaseReading, Prediction
+from mascot.models.base_files.base_reading import BaseReading, Prediction
 from mascot.models.families.registry import check_reading, family_name
 from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject

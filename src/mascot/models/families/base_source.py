@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from mascot.errors import UserError
 from mascot.models import starter
-from mascot.models.pipeline_files import tensor_names
+from mascot.models.base_files.file_contents import read_contents
 from mascot.storage.model_hub import hub_file, why_unavailable
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 """File name extensions of weights."""
-
-CHECKPOINTS: Mapping[str, str] = {
-    "conditioner.embedders.1.": "StableDiffusionXLPipeline",
-    "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
-    "double_blocks.": "FluxPipeline",
-    "model.diffusion_model.double_blocks.": "FluxPipeline",
-    "cond_stage_model.": "StableDiffusionPipeline",
-}
-"""Prefix of a tensor's name in a single-file checkpoint -> its pipeline; the first match counts."""
 
 
 def source_of(base: str) -> str:
@@ -54,7 +44,7 @@ def is_hub_id(base: str) -> bool:
 
     A version in it (`xl-base-1.0`) is no file name extension.
     """
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.endswith(WEIGHTS)
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base, re.ASCII) is not None and not base.lower().endswith(WEIGHTS)
 
 
 def read_index_of(base: str) -> dict[str, object]:
@@ -95,23 +85,11 @@ def pipeline_in(checkpoint: Path) -> str:
     Raises:
         UserError: the file cannot be read, or holds something else (a LoRA, one part of a base).
     """
-    if checkpoint.suffix != ".safetensors":
+    if checkpoint.suffix.lower() != ".safetensors":
         raise UserError(
             f"{checkpoint} is not a .safetensors file; convert it first: mascot never opens pickled checkpoints."
         )
-    try:
-        names = tensor_names(checkpoint)
-    except UnreadableFile as error:
-        raise UserError(
-            f"the base {checkpoint} cannot be loaded (it is no complete .safetensors file); download it again."
-        ) from error
-    for prefix, pipeline in CHECKPOINTS.items():
-        if any(name.startswith(prefix) for name in names):
-            return pipeline
-    raise UserError(
-        f"the base {checkpoint} cannot be loaded (it holds no model that mascot knows); "
-        "give a whole checkpoint, a folder in the diffusers layout or a hub id."
-    )
+    return read_contents(checkpoint).pipeline
 
 
 def read_index(path: Path) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from mascot.errors import UserError, suggest
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.families.base_source import read_index_of, source_of, split_cascade
 from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family

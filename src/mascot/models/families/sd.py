@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from mascot.models.base_reading import DIFFUSION, BaseReading
+from mascot.models.base_files.base_reading import DIFFUSION, BaseReading
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip
 from mascot.models.unet_stage import UNetStage

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mascot.models.adaptable_layers import JOINT_ATTENTION, JOINT_FEED_FORWARD
-from mascot.models.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.flow_stage import FlowStage
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from mascot.models.base_reading import DIFFUSION, BaseReading
+from mascot.models.base_files.base_reading import DIFFUSION, BaseReading
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily, check_clip_skip
 from mascot.models.unet_stage import UNetStage

@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
-from diffusers import DDIMScheduler
 from pydantic import BaseModel, ConfigDict, Field
 
 from mascot.errors import UserError
@@ -55,6 +54,8 @@ class BaseReading(BaseModel):
         Raises:
             UserError: noise would be predicted from pure noise.
         """
+        from diffusers import DDIMScheduler
+
         own: Mapping[str, Any] = scheduler.config
         changes: dict[str, Any] = {}
         if self.prediction != "auto" and own.get("prediction_type") != PREDICTION_TYPES[self.prediction]:
