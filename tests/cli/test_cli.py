@@ -292,14 +292,14 @@ def test_images_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Pat
 def test_an_interrupted_command_keeps_the_images_that_it_has_generated(
     mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path
 ) -> None:
-    write = image_files.write_image
+    write = image_files.write_new_image
 
-    def write_one(*arguments: Any) -> None:
+    def write_one(*arguments: Any) -> Path:
         if (tmp_path / "out").exists():
             raise KeyboardInterrupt
-        write(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(image_files, "write_image", write_one)
+    monkeypatch.setattr(image_files, "write_new_image", write_one)
     code, printed, errors = mascot("generate", adapter, "a cat", "--steps", 1, "--out", tmp_path / "out")
     assert (code, errors) == (130, INTERRUPTED)
     assert (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from mascot.errors import UserError
-from mascot.storage.atomic_write import atomic_write, fresh_path, is_writable
+from mascot.storage.atomic_write import ABANDONED, atomic_write, fresh_path, is_writable, write_new
 from mascot.storage.run_folder import (
     KEPT_CHECKPOINTS,
     Run,
@@ -287,6 +287,72 @@ def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path) -> None:
         assert path.name == name
         path.touch()
     assert names(tmp_path) == sorted(expected)
+
+
+def test_many_processes_that_write_one_name_lose_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mascot.storage.atomic_write import atomic_write, write_new\n"
+        "for i in range(20):\n"
+        "    write_new(Path('out'), 'a', '.txt', lambda path: path.write_text(f'{sys.argv[1]} {i}'))\n"
+        "    with atomic_write(Path('out/shared')) as path: path.write_text('x' * 10_000)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(n)], env=environment, cwd=tmp_path) for n in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("a*.txt")]
+    assert sorted(texts) == sorted(f"{n} {i}" for n in range(4) for i in range(20))
+    assert (tmp_path / "out" / "shared").stat().st_size == 10_000
+    assert len(names(tmp_path / "out")) == 81
+
+
+def test_a_new_name_is_claimed_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, __: Path) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for text in "abc":
+        write_new(tmp_path, "x", ".txt", lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
+        "x.txt": "a",
+        "x-2.txt": "b",
+        "x-3.txt": "c",
+    }
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from mascot.storage.atomic_write import atomic_write\n"
+        "with atomic_write(Path('file')) as path: path.write_text('half'); os._exit(9)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=False)
+    (left,) = names(tmp_path)
+    assert ABANDONED.fullmatch(left)
+    assert Run(tmp_path).is_empty()
+    other = tmp_path / f".file.ffff-{os.getpid()}-0.tmp"
+    other.touch()
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("whole", encoding="utf-8")
+    assert names(tmp_path) == [other.name, "file"]
+
+
+def test_what_has_its_name_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.partition(".tmp")[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with atomic_write(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").touch()
+    assert synced == ["inside", temporary.name.removesuffix(".tmp"), tmp_path.name]
+    synced.clear()
+    write_new(tmp_path, "x", ".txt", Path.touch)
+    assert len(synced) == 2
+    assert synced[-1] == tmp_path.name
 
 
 def test_only_a_run_is_opened(tmp_path: Path) -> None:

@@ -123,24 +123,35 @@ def generate_knob_grid(
     run: str | Path | Run,
     over: Mapping[str, Sequence[object]],
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     prompt: str = KNOBS_PROMPT,
     on_event: OnEvent = ignore,
 ) -> Path:
     """Generate one prompt and seed with up to three inference knobs varied, as one labelled grid.
 
-    `over` maps knobs to values. Returns the grid's file, a PNG. Event: `PromptTruncated`.
+    `over` maps knobs to values. Returns the grid's file, a PNG. Without `out` it has a free name
+    beside the adapter. Event: `PromptTruncated`.
 
     Raises:
         UserError: the adapter, a knob or a value cannot be used, or the file cannot be written.
     """
-    adapter, _ = resolve_adapter(run)
-    request, knobs, target = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter), Path(out)
+    adapter, path = resolve_adapter(run)
+    request, knobs = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter)
+    target = path.with_name("knobs.png") if out is None else Path(out)
     # Mistakes are found before the base is loaded.
     settings = plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
     check_knob_axes(adapter, over, [setting.knobs for setting in settings])
-    if target.is_dir() or not is_writable(target.parent):
+    if (out is not None and target.is_dir()) or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, base = open_generator(run, on_event=on_event)
     name = Path(name_of(run)).name
-    return sweep_knobs(generator, over, prompt=request.prompt, knobs=knobs, out=target, base=base, adapter=name)
+    return sweep_knobs(
+        generator,
+        over,
+        prompt=request.prompt,
+        knobs=knobs,
+        out=target,
+        overwrite=out is not None,
+        base=base,
+        adapter=name,
+    )

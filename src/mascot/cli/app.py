@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -15,7 +17,8 @@ from mascot.cli.generate import generate
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
-from mascot.errors import UserError
+from mascot.errors import UserError, shorten
+from mascot.storage.strict_parsing import is_unicode
 
 SUMMARY = (
     "Train a text-to-image model on a few photos of one subject, generate it in any context, and measure the result."
@@ -61,7 +64,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    prepare_output()
     try:
+        check_arguments(sys.argv[1:])
         code = app(prog_name="mascot", standalone_mode=False)
     except UserError as error:
         code = refuse(str(error))
@@ -76,6 +81,36 @@ def main() -> None:
     if code == INTERRUPTED:  # typer turns most interruptions into this code, without a message
         typer.echo("mascot: interrupted; finished work is kept.", err=True)
     sys.exit(code or 0)
+
+
+class NoticeHandler(logging.Handler):
+    """Prints mascot's own warnings, each in one line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one warning."""
+        typer.echo(f"mascot: {' '.join(record.getMessage().split())}", err=True)
+
+
+def prepare_output() -> None:
+    """Let any letter be printed, as an escape where the terminal or pipe has no such letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("mascot")
+    if not any(isinstance(handler, NoticeHandler) for handler in logger.handlers):
+        logger.addHandler(NoticeHandler(logging.WARNING))
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are not UTF-8, which no file that mascot writes could hold.
+
+    Raises:
+        UserError: it names the first of them.
+    """
+    for argument in arguments:
+        if not is_unicode(argument):
+            shown = os.fsencode(shorten(argument)).decode(errors="backslashreplace")
+            raise UserError(f"{shown} is not UTF-8; write it in UTF-8, and rename a file whose name is not.")
 
 
 def describe_usage(error: TyperException) -> str:

@@ -78,8 +78,7 @@ def write_images(
     from mascot.generation.knob_checks import check_knobs
     from mascot.generation.knobs import Knobs, settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
-    from mascot.storage.atomic_write import fresh_path
-    from mascot.storage.image_files import image_stem, write_image
+    from mascot.storage.image_files import image_stem, write_new_image
 
     adapter, path = resolve_adapter(source)
     try:
@@ -92,6 +91,6 @@ def write_images(
     generator, _, name = open_generator(source, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
-        target = fresh_path(out or path.parent / "images", image_stem(request.prompt, request.seed), ".png")
-        write_image(image, target, settings_text(request, knobs, generator.size(knobs), name, path.name))
+        text = settings_text(request, knobs, generator.size(knobs), name, path.name)
+        target = write_new_image(image, out or path.parent / "images", image_stem(request.prompt, request.seed), text)
         typer.echo(target)

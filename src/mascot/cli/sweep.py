@@ -100,9 +100,7 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
     from mascot.api.sweep import generate_knob_grid
     from mascot.cli.console import quiet_libraries, show_note
     from mascot.experiments.search_space import ValueRange, parse_over
-    from mascot.generation.loading import resolve_adapter
     from mascot.generation.prompt_sets import KNOBS_PROMPT
-    from mascot.storage.atomic_write import fresh_path
 
     quiet_libraries()
     choices = parse_over(over)
@@ -111,10 +109,8 @@ def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Pa
         raise UserError("a grid of knobs needs listed values; write them with commas, such as guidance=3,5,9.")
     if prompt is not None and "prompt" in listed:
         raise UserError("--prompt has no effect where --over varies the prompt; leave one of them out.")
-    _, path = resolve_adapter(source)
-    target = out or fresh_path(path.parent, "knobs", ".png")
     asked = KNOBS_PROMPT if prompt is None else prompt
-    typer.echo(generate_knob_grid(source, listed, out=target, prompt=asked, on_event=show_note))
+    typer.echo(generate_knob_grid(source, listed, out=out, prompt=asked, on_event=show_note))
 
 
 def token(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from mascot.errors import UserError, printable
+from mascot.storage.strict_parsing import is_unicode
 from mascot.storage.untrusted_files import UnreadableFile, open_regular
 
 EXTENSIONS = frozenset(
@@ -102,6 +103,8 @@ def check_file(path: Path) -> None:
     """
     if not os.path.lexists(path):
         raise UnusableImage(path, "does not exist.", whole_path=True)
+    if not is_unicode(path.name):
+        raise UnusableImage(path, "has a name that is not UTF-8; rename it.")
     if path.is_symlink() and not path.exists():
         raise UnusableImage(path, "is a link to a file that does not exist.")
     if path.is_dir():

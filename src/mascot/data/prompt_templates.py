@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mascot.errors import UserError, suggest
+from mascot.storage.strict_parsing import is_unicode
 
 if TYPE_CHECKING:
     from mascot.protocols import Subject  # protocols import torch, which reading photos does not need
@@ -28,8 +29,12 @@ def fill(template: str, subject: Subject) -> str:
     before it. An article directly before a placeholder is made to fit: `a {class}` gives `an owl`.
 
     Raises:
-        UserError: there is another placeholder or a lone brace, or nothing is left of the template.
+        UserError: there is another placeholder or a lone brace, a text is not UTF-8, or nothing is
+            left of the template.
     """
+    for text in (template, subject.words):
+        if not is_unicode(text):
+            raise UserError(f"{text!a} is not UTF-8; write it with that encoding.")
     words = {"subject": subject.words, "token": subject.token, "class": subject.class_noun}
 
     def replacement(match: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ from mascot.generation.image_grid import (
     grid_positions,
 )
 from mascot.generation.knobs import ImageRequest, Knobs, settings_text
-from mascot.storage.image_files import write_image
+from mascot.storage.image_files import write_image, write_new_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,15 @@ def sweep_knobs(
     seed: int = 0,
     knobs: Knobs | None = None,
     out: Path,
+    overwrite: bool = True,
     base: str,
     adapter: str | None = None,
 ) -> Path:
     """Generate one prompt over up to three knobs, and write the labeled grid as a PNG to `out`.
 
     `base` and `adapter` are their names in the PNG's settings text. All combinations are checked
-    before any image is generated. Returns `out`.
+    before any image is generated. Returns `out`, or `out` with a number where it is taken and may
+    not be overwritten.
 
     Raises:
         UserError: see `plan_settings`; a size does not suit the base, a solver is unknown, or the
@@ -119,7 +121,10 @@ def sweep_knobs(
     first = settings[0]
     resolved = generator.with_defaults(first.knobs)
     text = f"{settings_text(first.request, resolved, generator.size(resolved), base, adapter)}, {axes_text(axes)}"
-    write_image(compose(axes, cells, title=f"{prompt} (seed {seed})"), out, text)
+    grid = compose(axes, cells, title=f"{prompt} (seed {seed})")
+    if not overwrite:
+        return write_new_image(grid, out.parent, out.stem, text)
+    write_image(grid, out, text)
     return out
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mascot.storage.strict_parsing import is_unicode
 
 
 class Knobs(BaseModel):
@@ -27,6 +29,14 @@ class Knobs(BaseModel):
     solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
     height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
     width: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
+
+    @field_validator("negative")
+    @classmethod
+    def check_negative(cls, negative: str) -> str:
+        """Refuse a negative prompt that is not UTF-8."""
+        if not is_unicode(negative):
+            raise ValueError("it is not UTF-8; write it with that encoding")
+        return negative
 
 
 @dataclass(frozen=True, slots=True)

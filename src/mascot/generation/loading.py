@@ -18,6 +18,7 @@ from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family, Subject
 from mascot.storage.run_folder import Run, open_run
+from mascot.storage.strict_parsing import is_unicode
 
 DEVICE_REMEDY = "give --device cpu"
 """Remedy for a missing device, where a command has an option of its own for it."""
@@ -105,11 +106,14 @@ def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed:
     Image k of every prompt has the seed `seed + k`.
 
     Raises:
-        UserError: a prompt has a placeholder that cannot be filled.
+        UserError: a prompt has a placeholder that cannot be filled, or is not UTF-8.
     """
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):
         raise UserError("this adapter does not name its subject; write the token into the prompt instead of {subject}.")
     subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
+    for prompt in prompts:
+        if not is_unicode(prompt):
+            raise UserError(f"the prompt {prompt!a} is not UTF-8; write it with that encoding.")
     filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
     return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]

@@ -22,6 +22,7 @@ from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
 from mascot.recipe.settings import DiagnosisSettings, PreviewSettings, SelectionSettings
+from mascot.storage.strict_parsing import MalformedText, check_values
 from mascot.training.settings import TrainingSettings
 
 
@@ -139,6 +140,10 @@ class Recipe(BaseModel):
         Raises:
             UserError: all mistakes at once, each with its key.
         """
+        try:
+            check_values(values, finite=False)
+        except MalformedText as error:
+            raise UserError(f"the recipe cannot be used ({error}); correct it.") from None
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -5,7 +5,6 @@ The room's templates decide how a page looks, and the callers what it says.
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -48,8 +47,6 @@ def write_html(html: str, path: Path) -> None:
     # A file name may hold undecodable bytes (lone surrogates), which show as \udcNN on the page.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(html.encode(errors="backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())  # some file systems report a full disk only here
 
 
 def data_uri(image: Image) -> str:

@@ -22,6 +22,7 @@ from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.atomic_write import check_writable, fresh_path
 from mascot.storage.run_folder import Run, open_run
+from mascot.storage.strict_parsing import is_unicode
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 ChooseToken = Callable[[Recipe, Family], tuple[Recipe, str]]
@@ -82,7 +83,8 @@ def prepare(run: TrainingRun, *, resumed: bool, started: StartFacts | None) -> N
 
 def new_folder(recipe: Recipe) -> Path:
     """Choose a folder under `runs/` that does not exist, named after the photos."""
-    return fresh_path(Path("runs"), Path(os.path.realpath(recipe.photos[0])).stem or "run")
+    stem = Path(os.path.realpath(recipe.photos[0])).stem
+    return fresh_path(Path("runs"), stem if stem and is_unicode(stem) else "run")
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Run:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.atomic_write import atomic_write, write_new
 from mascot.storage.untrusted_files import UnreadableFile, read_bytes
 
 IMAGE_LIMIT = 2**28
@@ -28,10 +29,25 @@ def write_image(image: Image.Image, path: Path, text: str) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    info = PngInfo()
-    info.add_itxt("parameters", text)
     with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+        save_png(image, temporary, {"parameters": text})
+
+
+def write_new_image(image: Image.Image, folder: Path, stem: str, text: str) -> Path:
+    """Write a PNG as `write_image` does, under a free name in a folder; returns its path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    return write_new(folder, stem, ".png", lambda temporary: save_png(image, temporary, {"parameters": text}))
+
+
+def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Save a PNG with a chunk of each text."""
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text.encode(errors="backslashreplace").decode())
+    image.save(path, format="PNG", pnginfo=info)
 
 
 def image_stem(prompt: str, seed: int) -> str:

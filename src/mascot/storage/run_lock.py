@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mascot.errors import UserError
+from mascot.storage.atomic_write import ABANDONED
 
 LOCK = "lock"
 """Name of the lock file in a run's folder."""
@@ -43,5 +44,8 @@ def hold_lock(folder: Path) -> Generator[None]:
 
 
 def holds_only_a_lock(folder: Path) -> bool:
-    """Return whether a folder is empty but for a lock, which a killed process may have left."""
-    return all(path.name == LOCK for path in folder.iterdir())
+    """Return whether a folder is empty but for what a killed process may have left.
+
+    That is a lock, and temporary files.
+    """
+    return all(path.name == LOCK or ABANDONED.fullmatch(path.name) for path in folder.iterdir())

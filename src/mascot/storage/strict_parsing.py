@@ -11,6 +11,7 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Sequence
 from typing import cast
 
 DEPTH_LIMIT = 64
@@ -103,8 +104,8 @@ def check_values(value: object, *, finite: bool) -> None:
         if isinstance(item, dict):
             pairs = cast("dict[str, object]", item)
             waiting += [(inside, depth + 1) for pair in pairs.items() for inside in pair]
-        elif isinstance(item, list):
-            waiting += [(inside, depth + 1) for inside in cast("list[object]", item)]
+        elif isinstance(item, list | tuple):
+            waiting += [(inside, depth + 1) for inside in cast("Sequence[object]", item)]
         else:
             check_value(item, finite=finite)
 
@@ -116,7 +117,7 @@ def check_value(value: object, *, finite: bool) -> None:
         MalformedText: it is not acceptable.
     """
     if isinstance(value, str) and not is_unicode(value):
-        raise MalformedText("a text in it is not Unicode (it holds half a surrogate pair)")
+        raise MalformedText(f"{value[:40]!a} is not Unicode, as it holds half a surrogate pair")
     if isinstance(value, float) and finite and not math.isfinite(value):
         raise MalformedText(f"it holds the number {value}, which is not finite")
     if isinstance(value, int) and abs(value) >= 10**DIGIT_LIMIT:
