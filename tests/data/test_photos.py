@@ -431,3 +431,77 @@ def test_all_photos_of_the_dreambooth_data_read() -> None:
     for name, photos in sets.items():
         assert photos == PhotoSet(photos=photos.photos), name
         assert 4 <= len(photos.photos) <= 6, name
+
+
+def laid_out(folder: Path, *names: str) -> Path:
+    """Write small photos and other files by name."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(64, 64).save(path) if path.suffix == ".png" else path.write_text("a sks dog", encoding="utf-8")
+    return folder
+
+
+def test_subfolders_are_read_on_request_without_hidden_ones_masks_and_class_images(tmp_path: Path) -> None:
+    names = ("2.png", "a/1.png", "a/b/3.png", ".hidden/4.png", "a/masks/1.png", "class-images/5.png", "Masks/6.png")
+    laid_out(tmp_path, *names, "masks/2.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    one = read_photos([tmp_path], recursive=False)
+    assert [photo.path.name for photo in one.photos] == ["2.png"]
+    assert one.notes == ("a: a subfolder with 2 images, not read; give --set dataset.recursive=true to read it too.",)
+    everything = read_photos([tmp_path], recursive=True)
+    assert [str(photo.path.relative_to(tmp_path)) for photo in everything.photos] == ["2.png", "a/1.png", "a/b/3.png"]
+    assert everything.notes == ()
+    assert [photo.mask is not None for photo in everything.photos] == [True, True, False]
+    assert "name that folder" in read_photos([tmp_path]).notes[0]
+
+
+def test_a_folder_whose_photos_lie_deeper_says_where(tmp_path: Path) -> None:
+    laid_out(tmp_path, "10_sks dog/1.png", "10_sks dog/2.png", "other/x/3.png", "masks/1.png", "empty/readme.md")
+    with pytest.raises(UserError) as refused:
+        read_photos([tmp_path], recursive=False)
+    assert str(refused.value) == (
+        f"{tmp_path} holds no photos itself, but its subfolders hold some: 10_sks dog (2 images), other (1 image); "
+        f"give {tmp_path / '10_sks dog'}, or --set dataset.recursive=true."
+    )
+    with pytest.raises(UserError, match=r"give [^,]*10_sks dog\.$"):
+        read_photos([tmp_path])
+    assert len(read_photos([tmp_path / "10_sks dog"]).photos) == 2
+    assert len(read_photos([tmp_path], recursive=True).photos) == 3
+
+
+def test_the_repeats_in_a_folder_s_name_are_explained(tmp_path: Path) -> None:
+    laid_out(tmp_path, "10_sks dog/1.png")
+    (note,) = read_photos([tmp_path / "10_sks dog"]).notes
+    assert note.startswith("10_sks dog: the 10 repeats in this name are not used")
+    assert "'sks dog'" in note
+    assert read_photos([tmp_path], recursive=True).notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("9.caption", "9.caption: no photo has this name, so it is no caption; it is not used."),
+        ("readme.txt", "readme.txt: no photo has this name, so it is no caption; it is not used."),
+        ("1.json", "1.json: not used; captions are read from metadata.jsonl, metadata.csv, metadata.json"),
+        ("captions.jsonl", "captions.jsonl: not used; captions are read from"),
+        ("table.csv", "table.csv is a table; captions are read from metadata.csv, so rename or move it."),
+        ("film.mp4", "film.mp4 is a video; save some of its frames as jpg or png."),
+        ("raw.NEF", "raw.NEF is a camera's raw photo; save it as jpg or png."),
+        ("all.zip", "all.zip is an archive; unpack it, or move it away."),
+        ("1.npz", "1.npz holds numbers of another program; move it away."),
+        ("odd.xyz", "odd.xyz is not an image that mascot reads; if it is one, save it as jpg or png."),
+    ],
+)
+def test_each_other_file_gets_a_true_sentence(tmp_path: Path, name: str, said: str) -> None:
+    laid_out(tmp_path, "1.png", name)
+    read = read_photos([tmp_path])
+    assert len(read.photos) == 1
+    (sentence,) = [*read.notes, *(refused.reason for refused in read.refused)]
+    assert sentence.startswith(said)
+
+
+def test_captions_beside_their_photos_are_not_remarked_on(tmp_path: Path) -> None:
+    tables = ("metadata.jsonl", "metadata.csv", "metadata.json", "notes.md", ".hidden.txt")
+    read = read_photos([laid_out(tmp_path, "1.png", "1.txt", "2.png", "2.caption", *tables)])
+    assert (read.notes, read.refused) == ((), ())

@@ -43,6 +43,7 @@ class DatasetSettings(BaseModel):
         default=False, description="keep wide and tall photos wide and tall, at the same number of pixels"
     )
     flip: bool = Field(default=False, description="also train on mirrored photos; wrong for asymmetric subjects")
+    recursive: bool = Field(default=False, description="also read the subfolders of the folders with photos")
     background: str = Field(default="white", description="color under transparent parts")
     templates: tuple[str, ...] = Field(
         default=(DEFAULT_TEMPLATE,),

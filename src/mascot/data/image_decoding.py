@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,29 @@ EXTENSIONS = frozenset(
 """Extensions of photos, in lower case."""
 BYTE_LIMIT = 2**30
 """Larger files are refused; the largest photos of cameras have a tenth of it."""
+UNKNOWN_KIND = "is not an image that mascot reads; if it is one, save it as jpg or png."
+"""The clause that refuses a file by its extension."""
+OTHER_KINDS: Mapping[str, str] = {
+    extension: clause
+    for extensions, clause in {
+        ".mp4 .mov .avi .mkv .webm .m4v .3gp .mpg .mpeg": "is a video; save some of its frames as jpg or png.",
+        ".cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef .srw .x3f": "is a camera's raw photo; save it as jpg or png.",
+        ".svg .pdf .psd .ai .eps .xcf .kra .ico .jxl .jp2 .tga .exr .hdr .dds": (
+            "is an image of a format that is not read; save it as jpg or png."
+        ),
+        ".csv .tsv .xls .xlsx .ods .parquet": "is a table; captions are read from metadata.csv, so rename or move it.",
+        ".txt .caption": "is a caption; name the photo beside it.",
+        ".json .jsonl": "is a table; name the photos beside it.",
+        ".zip .rar .7z .tar .gz .tgz .bz2 .xz": "is an archive; unpack it, or move it away.",
+        ".npz .npy .pt .pth .ckpt .bin .safetensors": "holds numbers of another program; move it away.",
+        ".mp3 .wav .m4a .flac .ogg .aac": "is a sound; move it away.",
+        ".py .sh .bat .ps1 .exe .html .htm .xml .log .ini .cfg .doc .docx .rtf .odt .aae .db": (
+            "is not an image; move it away."
+        ),
+    }.items()
+    for extension in extensions.split()
+}
+"""Extension -> the clause that refuses such a file."""
 PIXEL_LIMIT = 120_000_000
 """Images with more pixels are refused as decompression bombs; consumer cameras have fewer."""
 TOO_MANY_PIXELS = f"has more than {PIXEL_LIMIT // 1_000_000} megapixels; save a smaller copy."
@@ -114,7 +138,7 @@ def check_file(path: Path) -> None:
     if is_mask(path):
         raise UnusableImage(path, "is a mask; name the photo that it belongs to.")
     if path.suffix.lower() not in EXTENSIONS:
-        raise UnusableImage(path, "is not an image of a known format; save it as jpg or png.")
+        raise UnusableImage(path, OTHER_KINDS.get(path.suffix.lower(), UNKNOWN_KIND))
 
 
 def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,18 @@ from PIL import Image
 
 from mascot.data.image_decoding import (
     BYTE_LIMIT,
-    EXTENSIONS,
     SHORTEST_SIDE,
     Color,
     DecodedImage,
     UnusableImage,
     check_file,
     decode,
-    is_mask,
-    mask_paths,
     parse_color,
     read_mask,
 )
+from mascot.data.photo_folders import deeper_notes, deeper_sentence, list_folder
 from mascot.errors import UserError, printable
 from mascot.storage.untrusted_files import UnreadableFile, digest_of
-
-_TEXT_EXTENSIONS = frozenset({".txt", ".jsonl", ".json", ".md"})
-_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +59,17 @@ class PhotoSet:
     notes: tuple[str, ...] = ()
 
 
-def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet:
+def read_photos(paths: Sequence[Path], *, background: str = "white", recursive: bool | None = None) -> PhotoSet:
     """Read the usable photos of folders and files, upright and at most 2048 pixels a side.
 
-    Subfolders are not read. An unusable file in a folder is refused, and the others are still used.
-    The mask is `<stem>.mask.png` beside the photo or `masks/<stem>.png`, else the photo's alpha
-    channel.
+    Subfolders are read if `recursive`, except hidden ones, masks and class images. An unusable
+    file in a folder is refused, and the others are still used. The mask is `<stem>.mask.png` beside
+    the photo or `masks/<stem>.png`, else the photo's alpha channel.
 
     Args:
         paths: folders and files; a file that is given twice is read once.
         background: the color that replaces transparent parts, a name or #rrggbb.
+        recursive: also read the folders' subfolders; None where the user cannot choose that.
 
     Raises:
         UserError: the color is unknown, a path does not exist, a file that was given itself is
@@ -85,7 +80,7 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
     refused: list[RefusedFile] = []
     notes: list[str] = []
     decoded: dict[str, tuple[DecodedImage, list[str]]] = {}
-    for path in _without_repeats(_candidates(paths, notes)):
+    for path in _without_repeats(_candidates(paths, notes, recursive=recursive)):
         try:
             photos.append(_read(path, color, notes, decoded))
         except UnusableImage as error:
@@ -94,49 +89,21 @@ def read_photos(paths: Sequence[Path], *, background: str = "white") -> PhotoSet
     return PhotoSet(photos=tuple(photos), refused=tuple(refused), notes=tuple(notes))
 
 
-def _candidates(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+def _candidates(paths: Sequence[Path], notes: list[str], *, recursive: bool | None) -> list[Path]:
     """List the given files, and the files of the given folders that may be photos."""
     if not paths:
         raise UserError("No photos are given; name a folder with photos, or the photos themselves.")
     candidates: list[Path] = []
     for path in paths:
-        is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on names that are too long
-        candidates += _folder_candidates(path, notes) if is_folder else [path]
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on names that are too long
+            candidates.append(path)
+            continue
+        listing = list_folder(path, recursive=bool(recursive))
+        if listing.deeper and not listing.candidates:
+            raise UserError(f"{path} {deeper_sentence(listing.deeper, offered=recursive is not None)}")
+        candidates += listing.candidates
+        notes += [*listing.notes, *deeper_notes(listing, offered=recursive is not None)]
     return candidates
-
-
-def _folder_candidates(folder: Path, notes: list[str]) -> list[Path]:
-    """List a folder's photos in natural order (`2.jpg` before `10.jpg`); note masks without one."""
-    try:
-        entries = sorted(folder.iterdir(), key=_natural_key)
-        masks = sorted((folder / "masks").glob("*.png"), key=_natural_key)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}); check that you may read it.") from error
-    candidates = [path for path in entries if _may_be_photo(path)]
-    expected = {mask for path in candidates for mask in mask_paths(path)}
-    masks += [path for path in entries if is_mask(path)]
-    notes += [
-        f"{printable(mask)}: a mask without a photo of that name; it is not used."
-        for mask in masks
-        if mask not in expected
-    ]
-    return candidates
-
-
-def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return the key that sorts names with their numbers by value."""
-    pieces = re.split(r"(\d+)", path.name.casefold())
-    return [(int(piece), "") if index % 2 else (-1, piece) for index, piece in enumerate(pieces)], path.name
-
-
-def _may_be_photo(path: Path) -> bool:
-    """Tell whether an entry of a folder is read or refused, not silently skipped."""
-    extension = path.suffix.lower()
-    if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
-        return False
-    if extension in _TEXT_EXTENSIONS or is_mask(path):
-        return False
-    return extension in EXTENSIONS or not path.is_dir()
 
 
 def _without_repeats(paths: Iterable[Path]) -> list[Path]:

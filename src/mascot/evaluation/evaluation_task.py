@@ -120,7 +120,8 @@ def read_training_photos(run: Run, *, needed: bool) -> tuple[Photo, ...]:
         return ()
     recipe = Recipe.read(run.recipe)
     try:
-        return read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background).photos
+        paths, settings = [Path(path) for path in recipe.photos], recipe.dataset
+        return read_photos(paths, background=settings.background, recursive=settings.recursive).photos
     except UserError as error:
         if not needed:
             return ()

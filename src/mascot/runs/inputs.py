@@ -56,7 +56,11 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     if (recipe.prior.uses_class_images or recipe.prior.uses_base_outputs) and recipe.class_noun is None:
         raise UserError("prior preservation needs a class noun; give --class-noun dog (say), or --set prior.weight=0.")
     check_token(recipe)
-    photos = read_photos([Path(path) for path in recipe.photos], background=recipe.dataset.background)
+    photos = read_photos(
+        [Path(path) for path in recipe.photos],
+        background=recipe.dataset.background,
+        recursive=recipe.dataset.recursive,
+    )
     photos = caption_photos(photos, recipe.dataset.templates)
     if recipe.dataset.masked is not None:
         check_masks(photos.photos)
