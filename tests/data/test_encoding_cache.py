@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from mascot.api.train import train
-from mascot.data.encoding_cache import CachedEncoders, EncodingCache
+from mascot.data.encoding_cache import CachedConditioning, CachedEncoders, EncodingCache
 from mascot.experiments.base_pool import BasePool
 from mascot.models.families.registry import load_family
 from mascot.models.pipeline_stage import PipelineStage
@@ -138,3 +139,18 @@ def test_another_base_model_starts_with_an_empty_cache(home: Path, tiny_base: Pa
         assert pool.encodings is encodings
     with pool.lend(small_recipe(home, tiny_base, 0).model_copy(update={"precision": "bf16"})):
         assert pool.encodings is not encodings
+
+
+def test_the_conditioning_of_many_captions_stays_within_its_limit(stage: Stage) -> None:
+    row = stage.condition(["a dog"], [FRAMING])
+    size = sum(tensor.nbytes for tensor in row.values())
+    conditioning = CachedConditioning(CachedEncoders(stage, cache=EncodingCache(0)), max_bytes=3 * size)
+    prompts = [f"a dog {letter}" for letter in "abcdefgh"]
+    for one, two in pairwise(prompts):
+        joined = conditioning([one, two], [FRAMING] * 2)
+        assert len(conditioning.rows) <= 3
+        assert conditioning.size == len(conditioning.rows) * size
+        for number, prompt in enumerate((one, two)):
+            alone = stage.condition([prompt], [FRAMING])
+            assert all(torch.equal(joined[name][number : number + 1], alone[name]) for name in alone)
+    assert conditioning(prompts, [FRAMING] * 8)["encoder_hidden_states"].shape[0] == 8

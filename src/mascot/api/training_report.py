@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice, product
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.data.captioning.caption_variants import first_variant
 from mascot.data.photo_audit import audit_photos
 from mascot.data.prompt_templates import fill
 from mascot.evaluation.diagnosis.diagnosis_page import finding_entries
@@ -93,7 +94,7 @@ def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
     for photo in run.photos.photos:
         image = photo.image.copy()
         image.thumbnail((320, 320))
-        caption = " | ".join(fill(caption, run.recipe.subject) for caption in photo.captions)
+        caption = " | ".join(fill(first_variant(caption), run.recipe.subject) for caption in photo.captions)
         yield PhotoEntry(image=image, name=photo.path.name, caption=caption)
 
 

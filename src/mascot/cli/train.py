@@ -101,6 +101,7 @@ def doctor(
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
     from mascot.api.doctor import doctor as inspect
     from mascot.cli.console import plain_display, show_rows
+    from mascot.data.captioning.caption_variants import first_variant
     from mascot.data.prompt_templates import fill
     from mascot.runs.opening import describe_photos
 
@@ -122,5 +123,5 @@ def doctor(
         style = "yellow" if finding.severity == "warning" else None
         display.say(f"{finding.severity}: {finding.message} {finding.remedy}", style=style)
     show_rows(display.console, "effective settings", report.settings)
-    captions = " | ".join(fill(template, report.subject) for template in made.dataset.templates)
+    captions = " | ".join(fill(first_variant(template), report.subject) for template in made.dataset.templates)
     display.say(f"caption of photos that have none: {captions}")

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from mascot.data.captioning.caption_variants import CaptionVariants, TagSettings, longest_variant, varies
 from mascot.data.crops import Crop, Size, buckets, crop, nearest_bucket
 from mascot.data.encoding_cache import CachedEncoders
 from mascot.data.photos import Photo
@@ -50,6 +51,19 @@ class DatasetSettings(BaseModel):
         min_length=1,
         description="captions, chosen at random, of photos without their own; {token}, {class}, {subject}",
     )
+    captions_from_names: bool = Field(
+        default=False, description="take a photo's name as its caption where no file gives one: a_dog_on_grass_2.jpg"
+    )
+    caption_each_line: bool = Field(
+        default=False, description="each line of a photo's text is a caption; one is chosen at each use"
+    )
+    shuffle_tags: bool = Field(
+        default=False, description="put the tags of a caption (its parts between commas) in another order at each use"
+    )
+    keep_tags: int = Field(
+        default=1, ge=0, le=100, description="first tags that keep their place and are never left out"
+    )
+    tag_dropout: float = Field(default=0.0, ge=0, le=1, description="probability that a tag is left out at a use")
     insert_token: bool = Field(
         default=False, description="insert the token into photos' own captions that name neither {subject} nor {token}"
     )
@@ -62,6 +76,11 @@ class DatasetSettings(BaseModel):
         le=1,
         description="loss weight of what lies outside the subject's mask; none ignores masks",
     )
+
+    @property
+    def tags(self) -> TagSettings:
+        """What happens to the tags of captions."""
+        return TagSettings(shuffle=self.shuffle_tags, dropout=self.tag_dropout, keep=self.keep_tags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +98,8 @@ class TrainingExample:
     """The same captions without the token, in the same order; empty unless `Dataset.preserve`."""
     mask_11HW: Tensor | None = None
     """Loss weight of each latent cell, 1 on average; None if masks are ignored."""
+    variants: tuple[CaptionVariants, ...] = ()
+    """How the captions vary, in the same order; empty if none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +134,11 @@ class Dataset:
                 + [(prompt, example.framing) for example in prior for prompt in example.prompts]
             )
         )
+
+    @property
+    def varies(self) -> bool:
+        """Whether captions vary, so that not all of them are known before training."""
+        return any(example.variants for group in self.subject.values() for example in group)
 
     @property
     def subject_count(self) -> int:
@@ -168,7 +194,7 @@ class Dataset:
         """Draw a caption for each of the subject's examples; dropped captions are empty."""
         captions: list[str] = []
         for index, example in enumerate(subject):
-            caption = draw_caption(example.prompts, seeded(seed, number, index, "caption"))
+            caption = draw_variant(example, example.prompts, (seed, number, index))
             dropped = torch.rand((), generator=seeded(seed, number, index, "dropout")) < self.caption_dropout
             captions.append("" if dropped else caption)
         return captions
@@ -185,7 +211,7 @@ class Dataset:
         if self.preserve and self.prior_weight:
             # The key is that of the subject's caption, so both draw the same caption.
             return [
-                (example, draw_caption(example.class_prompts, seeded(seed, number, index, "caption")))
+                (example, draw_variant(example, example.class_prompts, (seed, number, index), of_class=True))
                 for index, example in enumerate(subject)
             ]
         if not (self.prior_weight and prior):
@@ -264,6 +290,10 @@ def subject_examples(
 ) -> list[TrainingExample]:
     """Crop, encode and caption one photo, and its mirror image if `settings.flip`."""
     captions = training_captions(photo, subject, settings)
+    variants: tuple[CaptionVariants, ...] = ()
+    if any(varies(caption, settings.tags) for caption in captions):
+        variants = tuple(CaptionVariants(caption=one, subject=subject, tags=settings.tags) for one in captions)
+        captions = tuple(longest_variant(caption) for caption in captions)
     prompts = tuple(fill(caption, subject) for caption in captions)
     class_prompts: tuple[str, ...] = ()
     if with_class_prompts:
@@ -271,7 +301,8 @@ def subject_examples(
     examples: list[TrainingExample] = []
     for flip in (False, True) if settings.flip else (False,):
         cut = crop(photo, size, flip=flip)
-        example = replace(encode_crop(cut, encoders, prompts, photo.path), class_prompts=class_prompts)
+        example = encode_crop(cut, encoders, prompts, photo.path)
+        example = replace(example, class_prompts=class_prompts, variants=variants)
         examples.append(example if settings.masked is None else with_loss_mask(example, cut, settings.masked))
     return examples
 
@@ -323,6 +354,20 @@ def with_loss_mask(example: TrainingExample, cut: Crop, outside: float) -> Train
 def draw_caption(prompts: Sequence[str], generator: torch.Generator) -> str:
     """Draw one of the captions, each with the same probability."""
     return prompts[int(torch.randint(len(prompts), (), generator=generator))]
+
+
+def draw_variant(
+    example: TrainingExample, prompts: Sequence[str], key: tuple[int, int, int], *, of_class: bool = False
+) -> str:
+    """Draw one of an example's captions, and how it varies at this use.
+
+    The key is seed, micro-batch and index. `prompts` are the example's own, or its class prompts;
+    both draw the same caption and variant by the same key.
+    """
+    if not example.variants:
+        return draw_caption(prompts, seeded(*key, "caption"))
+    variants = example.variants[int(torch.randint(len(example.variants), (), generator=seeded(*key, "caption")))]
+    return variants.draw(seeded(*key, "variant"), of_class=of_class)
 
 
 def training_captions(photo: Photo, subject: Subject, settings: DatasetSettings) -> tuple[str, ...]:

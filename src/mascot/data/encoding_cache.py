@@ -66,13 +66,15 @@ class CachedEncoders:
 
 
 class CachedConditioning:
-    """The conditioning of prompts, computed once per prompt and framing.
+    """The conditioning of prompts, computed once per prompt and framing while `max_bytes` allows.
 
-    It may be used only while the text encoders do not change.
+    It may be used only while the text encoders do not change. Beyond `max_bytes` the oldest rows
+    are dropped, and computed again where they are needed.
     """
 
-    def __init__(self, encoders: CachedEncoders) -> None:
+    def __init__(self, encoders: CachedEncoders, max_bytes: int = MAX_BYTES) -> None:
         self.encoders = encoders
+        self.max_bytes, self.size = max_bytes, 0
         self.rows: dict[tuple[str, Framing], Conditioning] = {}
 
     def prepare(self, pairs: Sequence[tuple[str, Framing]]) -> None:
@@ -80,6 +82,15 @@ class CachedConditioning:
         for pair in pairs:
             if pair not in self.rows:
                 self.rows[pair] = self.encoders.condition(*pair)
+                self.size += self.bytes_of(pair)
+        present = set(pairs)
+        while self.size > self.max_bytes and (old := next((row for row in self.rows if row not in present), None)):
+            self.size -= self.bytes_of(old)
+            del self.rows[old]
+
+    def bytes_of(self, pair: tuple[str, Framing]) -> int:
+        """Return the size of a row."""
+        return sum(tensor.nbytes for tensor in self.rows[pair].values())
 
     def __call__(self, prompts: Sequence[str], framings: Sequence[Framing]) -> Conditioning:
         """Join the rows of a batch."""

@@ -43,6 +43,11 @@ def fill(template: str, subject: Subject) -> str:
             return match.group()[0]
         if name is None:
             raise UserError(f"There is a lone {match.group()} in {template!r}; write it twice for a literal brace.")
+        if name not in words and "|" in name:
+            raise UserError(
+                f"There is a wildcard, not a placeholder, in {template!r}: {match.group()}; only captions of training "
+                "photos have wildcards, so write one of its words."
+            )
         if name not in words:
             raise UserError(f"There is an unknown placeholder {{{name}}} in {template!r}{suggest(name, PLACEHOLDERS)}")
         return words[name] or ""

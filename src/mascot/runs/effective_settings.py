@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mascot.data.captioning.caption_variants import has_wildcards
 from mascot.data.prompt_templates import fill
 from mascot.generation.truncation import describe_truncations
 from mascot.models import starter
@@ -132,12 +133,25 @@ def caption_rows(run: TrainingRun) -> Rows:
     """List up to four captions of the subject, and all captions and prompts that are truncated."""
     dataset = run.batch_loaders[run.span.stage].dataset
     captions = {prompt for group in dataset.subject.values() for example in group for prompt in example.prompts}
-    rows = [("captions", " | ".join(sorted(captions)[:4]))]
+    rows = [("captions", " | ".join(sorted(captions)[:4])), *variation_rows(run)]
     previews = [fill(prompt, run.recipe.subject) for prompt in run.recipe.previews.prompts if run.recipe.previews.every]
     for name, prompts in {"captions": dataset.prompts, "prompts": [*previews, run.recipe.knobs.negative]}.items():
         truncated = describe_truncations(run.stage, prompts).values()
         rows += [(f"{name} truncated", " | ".join(truncated))] * bool(truncated)
     return rows
+
+
+def variation_rows(run: TrainingRun) -> Rows:
+    """Describe how captions vary from step to step; no row if they do not."""
+    settings, loader = run.recipe.dataset.tags, run.batch_loaders[run.span.stage]
+    if not loader.dataset.varies:
+        return []
+    said = ["tags shuffled"] * settings.shuffle + [f"tag dropout {settings.dropout:g}"] * (settings.dropout > 0)
+    if settings.active:
+        said.append(f"first {settings.keep} kept")
+    if any(has_wildcards(caption) for photo in run.photos.photos for caption in photo.captions):
+        said.append("wildcards drawn")
+    return [("captions vary", ", ".join(said))]
 
 
 def count_trained_parameters(run: TrainingRun) -> str:

@@ -10,7 +10,8 @@ from typing import cast
 from PIL import Image
 
 from mascot.data import class_images
-from mascot.data.captions import caption_photos
+from mascot.data.captioning.caption_variants import first_variant
+from mascot.data.captions import CaptionSources, caption_photos
 from mascot.data.dataset import check_masks
 from mascot.data.photos import PhotoSet, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, names_subject
@@ -61,14 +62,22 @@ def read_subject(recipe: Recipe) -> PhotoSet:
         background=recipe.dataset.background,
         recursive=recipe.dataset.recursive,
     )
-    photos = caption_photos(photos, recipe.dataset.templates)
+    photos = caption_photos(photos, caption_sources(recipe))
     if recipe.dataset.masked is not None:
         check_masks(photos.photos)
     for photo in photos.photos:
-        _ = [fill(caption, recipe.subject) for caption in photo.captions]
+        _ = [fill(first_variant(caption), recipe.subject) for caption in photo.captions]
     for prompt in recipe.previews.prompts:
         fill(prompt, recipe.subject)
     return photos
+
+
+def caption_sources(recipe: Recipe) -> CaptionSources:
+    """Return where a recipe takes captions from, besides the files beside the photos."""
+    settings = recipe.dataset
+    return CaptionSources(
+        templates=settings.templates, each_line=settings.caption_each_line, from_names=settings.captions_from_names
+    )
 
 
 def check_token(recipe: Recipe) -> None:

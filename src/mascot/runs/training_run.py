@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
-from mascot.data.encoding_cache import CachedEncoders, EncodingCache
+from mascot.data.encoding_cache import CachedConditioning, CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
 from mascot.models.devices import choose_device
 from mascot.progress import OnEvent, ignore
@@ -131,7 +131,10 @@ class TrainingRun:
         attached = self.attached[span.stage]
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
-            self.needs = memory_needs(self.loop, self.batches(span.first)[0])
+            batch = self.batches(span.first)[0]
+            if isinstance(condition, CachedConditioning):  # the estimate's tensors are no values to cache
+                condition.prepare(list(zip(batch.prompts, batch.framings, strict=True)))
+            self.needs = memory_needs(self.loop, batch)
             if self.needs is not None:
                 memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
 
@@ -142,9 +145,13 @@ class TrainingRun:
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def release_encoders(self) -> None:
-        """Drop encoders that training does not need from memory; trained text encoders stay."""
+        """Drop encoders that training does not need from memory.
+
+        Text encoders stay if they are trained, or if captions vary from step to step.
+        """
         for number, stage in enumerate(self.family.stages):
-            stage.release_encoders(text=not self.trains_text(number))
+            varies = self.batch_loaders[number].dataset.varies
+            stage.release_encoders(text=not (varies or self.trains_text(number)))
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of a step of the run, from 0."""
