@@ -368,3 +368,26 @@ def test_a_word_of_the_class_noun_cannot_be_trained_as_the_token(
     )
     assert mascot(*words, "--method", method, "--token", "sks")[0] == 0
     assert mascot(*words, "--token", "Owl")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["train", "doctor"])
+def test_faults_of_captions_are_said_before_training(
+    mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, command: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mascot.runs.opening.load_base", interrupt)
+    for number in range(2):
+        (photos / f"{number}.txt").write_text(f"a brown dog, scene {number}", encoding="utf-8")
+    (photos / "0.caption").write_text("another", encoding="utf-8")
+    words = [command, photos, "--base", tiny_base, "--token", "sks", "--class-noun", "dog"]
+    words += ["--no-measure"] if command == "doctor" else ["--out", tmp_path / "run"]
+    code, printed, _ = mascot(*words)
+    assert code == (0 if command == "doctor" else 130)
+    assert printed.count("None of the 2 captions names either {subject} or the token 'sks', ") == 1
+    assert "give --set dataset.insert_token=true." in printed
+    assert "0.png: 0.txt and 0.caption give different captions; that of 0.txt is used, " in printed
+    _, printed, _ = mascot(*words, "--set", "dataset.insert_token=true")
+    assert "2 photos: 0.png, 1.png" in printed
+    assert "None of the 2 captions" not in printed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +13,7 @@ from mascot.evaluation.selection.token_choice import choose_token
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
-from mascot.runs.inputs import load_base, read_subject
+from mascot.runs.inputs import find_caption_faults, load_base, read_subject
 from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.run_folder import Run
@@ -49,7 +49,7 @@ def doctor(recipe: Recipe, *, measure: bool = True) -> DoctorReport:
     return DoctorReport(
         subject=recipe.subject,
         photos=photos,
-        audit=audit_photos(photos, recipe.dataset.resolution or USUAL_RESOLUTION),
+        audit=audit_subject(recipe, photos, recipe.dataset.resolution or USUAL_RESOLUTION),
         settings=planned_settings(recipe, len(photos.photos), recipe.dataset.resolution),
     )
 
@@ -66,7 +66,7 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
         begin(run)
         rows = [row for row in effective_settings(run) if row[0] != TIME]
         seconds, total = measure_steps(run)
-        recipe, resolution = recipe.model_copy(update={"token": short.token}), run.resolution
+        given, recipe, resolution = recipe, recipe.model_copy(update={"token": short.token}), run.resolution
     cost = f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured)"
     rows.append(("cost", f"{cost}, previews not counted"))
     # The rows of the shortened recipe give way to those of the recipe itself.
@@ -74,9 +74,15 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
     return DoctorReport(
         subject=recipe.subject,
         photos=photos,
-        audit=audit_photos(photos, resolution),
+        audit=audit_subject(given, photos, resolution),
         settings=[(name, planned.get(name, value)) for name, value in rows],
     )
+
+
+def audit_subject(recipe: Recipe, photos: PhotoSet, resolution: int) -> Audit:
+    """Audit the photos and their captions."""
+    audit = audit_photos(photos, resolution)
+    return replace(audit, findings=(*audit.findings, *find_caption_faults(recipe, photos)))
 
 
 def measure_steps(run: TrainingRun) -> tuple[float, float]:

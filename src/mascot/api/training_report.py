@@ -26,6 +26,7 @@ from mascot.reports.training_page import (
     ReportNote,
     write_report,
 )
+from mascot.runs.inputs import find_caption_faults
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.image_files import open_image
 
@@ -99,8 +100,9 @@ def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
 
 
 def photo_notes(run: TrainingRun) -> Iterator[ReportNote]:
-    """List what the audit of the photos found."""
-    for finding in audit_photos(run.photos, run.resolution).findings:
+    """List what the audits of the photos and of their captions found."""
+    audited = audit_photos(run.photos, run.resolution).findings
+    for finding in (*audited, *find_caption_faults(run.recipe, run.photos)):
         yield ReportNote(severity=finding.severity, message=finding.message, remedy=finding.remedy)
 
 

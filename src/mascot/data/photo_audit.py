@@ -56,6 +56,12 @@ Kind = Literal[
     "cut",
     "cropped",
     "refused",
+    "no-subject",
+    "same-captions",
+    "always-written",
+    "token-dropped",
+    "no-tags",
+    "no-names",
 ]
 """What a finding is about."""
 Severity = Literal["note", "warning"]

@@ -10,9 +10,11 @@ from typing import cast
 from PIL import Image
 
 from mascot.data import class_images
+from mascot.data.captioning.caption_audit import audit_captions
 from mascot.data.captioning.caption_variants import first_variant
 from mascot.data.captions import CaptionSources, caption_photos
 from mascot.data.dataset import check_masks
+from mascot.data.photo_audit import PhotoFinding
 from mascot.data.photos import PhotoSet, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, names_subject
 from mascot.diffusion.noise import seeded
@@ -78,6 +80,11 @@ def caption_sources(recipe: Recipe) -> CaptionSources:
     return CaptionSources(
         templates=settings.templates, each_line=settings.caption_each_line, from_names=settings.captions_from_names
     )
+
+
+def find_caption_faults(recipe: Recipe, photos: PhotoSet) -> tuple[PhotoFinding, ...]:
+    """List what training would suffer from in the captions; see `audit_captions`."""
+    return audit_captions(photos.photos, recipe.subject, recipe.dataset, token_given=recipe.token is not None)
 
 
 def check_token(recipe: Recipe) -> None:

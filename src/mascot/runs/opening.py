@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mascot.data.encoding_cache import EncodingCache
+from mascot.data.photo_audit import PhotoFinding
 from mascot.data.photos import PhotoSet
 from mascot.errors import UserError, printable
 from mascot.models.devices import choose_device
@@ -17,7 +18,7 @@ from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, effective_settings
-from mascot.runs.inputs import load_base, photo_hashes, read_subject
+from mascot.runs.inputs import find_caption_faults, load_base, photo_hashes, read_subject
 from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.atomic_write import check_writable, fresh_path
@@ -53,7 +54,7 @@ def open_training_run(
     folder = Path(out) if out is not None else new_folder(recipe)
     files = check_folder(folder, recipe, resume=resume)
     photos = read_subject(recipe)
-    on_event(describe_photos(photos))
+    on_event(describe_photos(photos, find_caption_faults(recipe, photos)))
     with files.locked():
         check_folder(folder, recipe, resume=resume)  # again: another process may have used it meanwhile
         started = StartFacts.read(files) if resume else None
@@ -154,10 +155,10 @@ def check_same(files: Run, what: str, before: object, now: object) -> None:
         )
 
 
-def describe_photos(photos: PhotoSet) -> PhotosRead:
-    """Build the event that lists which photos are used."""
+def describe_photos(photos: PhotoSet, faults: Sequence[PhotoFinding] = ()) -> PhotosRead:
+    """Build the event that lists which photos are used, and what is wrong with their captions."""
     return PhotosRead(
         used=tuple(printable(photo.path) for photo in photos.photos),
         refused=tuple(refused.reason for refused in photos.refused),
-        notes=tuple(photos.notes),
+        notes=(*photos.notes, *(f"{fault.message} {fault.remedy}" for fault in faults)),
     )
