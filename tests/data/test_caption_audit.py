@@ -27,7 +27,16 @@ def audit(
     photos = [
         Photo(path=Path(f"{number}.png"), image=IMAGE, captions=(caption,)) for number, caption in enumerate(captions)
     ]
-    found = audit_captions(photos, subject, DatasetSettings(**settings), token_given=token_given)
+    given = DatasetSettings(**settings)
+    found = audit_captions(
+        photos,
+        subject,
+        templates=given.templates,
+        token_given=token_given,
+        insert_token=given.insert_token,
+        tags=given.tags,
+        from_names=given.captions_from_names,
+    )
     return {finding.kind: finding for finding in found}
 
 
@@ -114,6 +123,6 @@ def test_names_that_say_nothing_are_said() -> None:
 def test_what_users_reported_is_found(shared_data: Path) -> None:
     folder = shared_data / "user_reports" / "no_trigger"
     photos = caption_photos(read_photos([folder])).photos
-    found = audit_captions(photos, OWL, DatasetSettings(), token_given=True)
+    found = audit_captions(photos, OWL, templates=(DEFAULT_TEMPLATE,), token_given=True)
     assert [finding.kind for finding in found] == ["no-subject", "same-captions", "always-written"]
     assert "'red mouth'" in found[-1].message

@@ -84,7 +84,16 @@ def caption_sources(recipe: Recipe) -> CaptionSources:
 
 def find_caption_faults(recipe: Recipe, photos: PhotoSet) -> tuple[PhotoFinding, ...]:
     """List what training would suffer from in the captions; see `audit_captions`."""
-    return audit_captions(photos.photos, recipe.subject, recipe.dataset, token_given=recipe.token is not None)
+    settings = recipe.dataset
+    return audit_captions(
+        photos.photos,
+        recipe.subject,
+        templates=settings.templates,
+        token_given=recipe.token is not None,
+        insert_token=settings.insert_token,
+        tags=settings.tags,
+        from_names=settings.captions_from_names,
+    )
 
 
 def check_token(recipe: Recipe) -> None:

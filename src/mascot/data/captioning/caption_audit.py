@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mascot.data.captioning.caption_variants import first_variant, split_tags, varies
+from mascot.data.captioning.caption_variants import TagSettings, first_variant, split_tags, varies
 from mascot.data.captioning.file_name_captions import caption_of_name
-from mascot.data.dataset import DatasetSettings
 from mascot.data.photo_audit import Kind, PhotoFinding
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import names_subject, one_line
@@ -41,36 +40,48 @@ class OwnCaption:
 
 
 def audit_captions(
-    photos: Sequence[Photo], subject: Subject, settings: DatasetSettings, *, token_given: bool
+    photos: Sequence[Photo],
+    subject: Subject,
+    *,
+    templates: Sequence[str],
+    token_given: bool,
+    insert_token: bool = False,
+    tags: TagSettings = TagSettings(),
+    from_names: bool = False,
 ) -> tuple[PhotoFinding, ...]:
     """List what training would suffer from, in the captions of one subject's photos.
 
-    `token_given` says whether the user named the token; a chosen one is in no caption.
+    Args:
+        photos: The photos with their captions.
+        subject: The subject that they show.
+        templates: The captions of photos that have none of their own.
+        token_given: Whether the user named the token; a chosen one is in no caption.
+        insert_token: Whether the token is inserted where a caption does not name the subject.
+        tags: What happens to the tags.
+        from_names: Whether the names of photos are captions.
     """
-    templates = tuple(one_line(template) for template in settings.templates)
+    given = tuple(one_line(template) for template in templates)
     own = [
         OwnCaption(photo, first_variant(caption))
         for photo in photos
-        if photo.captions != templates
+        if photo.captions != given
         for caption in photo.captions
     ]
-    findings = [
-        *_nameless(own, subject, settings, token_given=token_given),
+    return (
+        *([] if insert_token else _nameless(own, subject, token_given=token_given)),
         *_alike(own),
         *_always_written(own, subject),
-        *_droppable(own, subject, settings),
-        *_unused_settings(photos, settings),
-    ]
-    return tuple(findings)
+        *_droppable(own, subject, tags),
+        *_unchanging_tags(photos, tags),
+        *(_silent_names(photos) if from_names else []),
+    )
 
 
 def _warning(kind: Kind, message: str, remedy: str) -> PhotoFinding:
     return PhotoFinding(kind=kind, severity="warning", message=message, remedy=remedy)
 
 
-def _nameless(
-    own: Sequence[OwnCaption], subject: Subject, settings: DatasetSettings, *, token_given: bool
-) -> Iterator[PhotoFinding]:
+def _nameless(own: Sequence[OwnCaption], subject: Subject, *, token_given: bool) -> Iterator[PhotoFinding]:
     """Find captions that do not name the subject, so that the token is not trained by them."""
     named: Callable[[str], bool] = (
         (lambda text: names_subject(text, subject))
@@ -78,7 +89,7 @@ def _nameless(
         else (lambda text: bool(re.search(r"(?<!\{)\{(?:subject|token)\}", text)))
     )
     nameless = [caption for caption in own if not named(caption.text)]
-    if not nameless or settings.insert_token:
+    if not nameless:
         return
     token = f"the token {subject.token!r}" if token_given else "a token, which is chosen as none is given,"
     count = "None" if len(nameless) == len(own) else f"{len(nameless)}"
@@ -129,38 +140,41 @@ def _always_written(own: Sequence[OwnCaption], subject: Subject) -> Iterator[Pho
     )
 
 
-def _droppable(own: Sequence[OwnCaption], subject: Subject, settings: DatasetSettings) -> Iterator[PhotoFinding]:
+def _droppable(own: Sequence[OwnCaption], subject: Subject, tags: TagSettings) -> Iterator[PhotoFinding]:
     """Find captions whose token may be left out with its tag."""
-    if not settings.tag_dropout:
+    if not tags.dropout:
         return
     at_risk = [
         one
         for one in own
         if names_subject(one.text, subject)
-        and not any(names_subject(tag, subject) for tag in split_tags(one.text)[: settings.keep_tags])
+        and not any(names_subject(tag, subject) for tag in split_tags(one.text)[: tags.keep])
     ]
     if at_risk:
         names = list_some(dict.fromkeys(printable(one.photo.path) for one in at_risk))
         yield _warning(
             "token-dropped",
             f"Tag dropout may leave out the token in {len(at_risk)} of {len(own)} captions ({names}).",
-            f"Write the subject among the first {settings.keep_tags or 1} tags, with --set dataset.keep_tags="
-            f"{settings.keep_tags or 1}.",
+            f"Write the subject among the first {tags.keep or 1} tags, with --set dataset.keep_tags={tags.keep or 1}.",
         )
 
 
-def _unused_settings(photos: Sequence[Photo], settings: DatasetSettings) -> Iterator[PhotoFinding]:
-    """Find settings of captions that change nothing on these photos."""
+def _unchanging_tags(photos: Sequence[Photo], tags: TagSettings) -> Iterator[PhotoFinding]:
+    """Find settings of tags that change no caption of these photos."""
     captions = [caption for photo in photos for caption in photo.captions]
     most = max((len(split_tags(first_variant(caption))) for caption in captions), default=0)
-    if settings.tags.active and (not any(varies(one, settings.tags) for one in captions) or most <= settings.keep_tags):
+    if tags.active and (not any(varies(one, tags) for one in captions) or most <= tags.keep):
         yield _warning(
             "no-tags",
-            f"No caption has more than {max(most, 1)} tags, of which {settings.keep_tags} are kept, so tags are "
-            "neither shuffled nor left out.",
+            f"No caption has more than {max(most, 1)} tags, of which {tags.keep} are kept, so tags are neither "
+            "shuffled nor left out.",
             "Separate tags by commas, or leave dataset.shuffle_tags and dataset.tag_dropout as they are by default.",
         )
-    if settings.captions_from_names and not any(caption_of_name(photo.path) for photo in photos):
+
+
+def _silent_names(photos: Sequence[Photo]) -> Iterator[PhotoFinding]:
+    """Find that no photo's name is a caption, though names shall be."""
+    if not any(caption_of_name(photo.path) for photo in photos):
         yield _warning(
             "no-names",
             f"None of the {len(photos)} names of photos is a caption, such as {printable(photos[0].path)}.",
