@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mascot.data.captioning.caption_audit import audit_captions
+from mascot.data.captioning.caption_variants import TagSettings
 from mascot.data.captions import caption_photos
 from mascot.data.dataset import DatasetSettings
 from mascot.data.photo_audit import PhotoFinding
@@ -123,6 +124,6 @@ def test_names_that_say_nothing_are_said() -> None:
 def test_what_users_reported_is_found(shared_data: Path) -> None:
     folder = shared_data / "user_reports" / "no_trigger"
     photos = caption_photos(read_photos([folder])).photos
-    found = audit_captions(photos, OWL, templates=(DEFAULT_TEMPLATE,), token_given=True)
+    found = audit_captions(photos, OWL, templates=(DEFAULT_TEMPLATE,), token_given=True, tags=TagSettings())
     assert [finding.kind for finding in found] == ["no-subject", "same-captions", "always-written"]
     assert "'red mouth'" in found[-1].message

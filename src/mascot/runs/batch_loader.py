@@ -57,14 +57,17 @@ class BatchLoader:
         numbers = range(step * count, (step + 1) * count)
         return [self.dataset.batch(self.plan[n], seed=self.recipe.seed, number=n, share=1 / count) for n in numbers]
 
-    def condition(self, *, trains_text: bool) -> Condition:
-        """Return the function from prompts to conditioning.
+    def condition(self, *, trains_text: bool, first: int = 0) -> Condition:
+        """Return the function from prompts to conditioning, for the steps from `first`.
 
-        It runs the text encoders if they are trained; otherwise it looks up embeddings computed
-        once.
+        It runs the text encoders if they are trained; otherwise it looks up embeddings, computed
+        once. Those of captions that vary are computed when they are drawn.
         """
         if trains_text:
             return self.encoders.stage.condition
         conditioning = CachedConditioning(self.encoders)
         conditioning.prepare(self.dataset.framed_prompts)
+        if self.dataset.varies and first < self.recipe.training.steps:
+            batch = self.batches(first)[0]  # of the memory estimate, whose own tensors hold no values
+            conditioning.prepare(list(zip(batch.prompts, batch.framings, strict=True)))
         return conditioning

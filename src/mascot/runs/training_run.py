@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
-from mascot.data.encoding_cache import CachedConditioning, CachedEncoders, EncodingCache
+from mascot.data.encoding_cache import CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
 from mascot.models.devices import choose_device
 from mascot.progress import OnEvent, ignore
@@ -126,15 +126,13 @@ class TrainingRun:
         span, training = self.span, self.recipe.training
         previous = self.attached.get(span.stage)
         self.attached[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, previous)
-        condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage))
+        first = span.first - span.stage * training.steps
+        condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage), first=first)
         self.release_encoders()
         attached = self.attached[span.stage]
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
-            batch = self.batches(span.first)[0]
-            if isinstance(condition, CachedConditioning):  # the estimate's tensors are no values to cache
-                condition.prepare(list(zip(batch.prompts, batch.framings, strict=True)))
-            self.needs = memory_needs(self.loop, batch)
+            self.needs = memory_needs(self.loop, self.batches(span.first)[0])
             if self.needs is not None:
                 memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
 
@@ -145,13 +143,9 @@ class TrainingRun:
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def release_encoders(self) -> None:
-        """Drop encoders that training does not need from memory.
-
-        Text encoders stay if they are trained, or if captions vary from step to step.
-        """
+        """Drop encoders that training does not need from memory; text encoders in use stay."""
         for number, stage in enumerate(self.family.stages):
-            varies = self.batch_loaders[number].dataset.varies
-            stage.release_encoders(text=not (varies or self.trains_text(number)))
+            stage.release_encoders(text=not (self.trains_text(number) or self.batch_loaders[number].dataset.varies))
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of a step of the run, from 0."""

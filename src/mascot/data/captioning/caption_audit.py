@@ -45,8 +45,8 @@ def audit_captions(
     *,
     templates: Sequence[str],
     token_given: bool,
+    tags: TagSettings,
     insert_token: bool = False,
-    tags: TagSettings = TagSettings(),
     from_names: bool = False,
 ) -> tuple[PhotoFinding, ...]:
     """List what training would suffer from, in the captions of one subject's photos.
@@ -56,8 +56,8 @@ def audit_captions(
         subject: The subject that they show.
         templates: The captions of photos that have none of their own.
         token_given: Whether the user named the token; a chosen one is in no caption.
-        insert_token: Whether the token is inserted where a caption does not name the subject.
         tags: What happens to the tags.
+        insert_token: Whether the token is inserted where a caption does not name the subject.
         from_names: Whether the names of photos are captions.
     """
     given = tuple(one_line(template) for template in templates)
