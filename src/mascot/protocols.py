@@ -351,6 +351,11 @@ class AttachedMethod(Protocol):
 class Phase(Protocol):
     """One phase of a method."""
 
+    @property
+    def name(self) -> str:
+        """The name of the method that restores what this phase exports."""
+        ...
+
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Attach the phase to a stage and return what is trained.
 

@@ -18,12 +18,15 @@ from safetensors import SafetensorError
 from mascot.errors import UserError
 from mascot.storage.atomic_write import ABANDONED, atomic_write, fresh_path, is_writable, write_new
 from mascot.storage.run_folder import (
-    KEPT_CHECKPOINTS,
     Run,
     delete_all_but_adapter,
     delete_old_checkpoints,
     delete_other_bests,
+    images_folder,
+    kept_steps,
+    locate,
     open_run,
+    split_steps,
     step_of,
 )
 from mascot.storage.step_log import rewind_steps
@@ -223,17 +226,53 @@ def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path) -> None:
     assert run.read_steps() == []
 
 
-@given(steps=st.sets(st.integers(0, 999_999), min_size=1, max_size=6))
-def test_the_newest_checkpoints_are_kept(tmp_path_factory: pytest.TempPathFactory, steps: set[int]) -> None:
+@given(steps=st.sets(st.integers(0, 999_999), min_size=1, max_size=6), keep=st.integers(1, 7))
+def test_the_newest_checkpoints_are_kept(tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep: int) -> None:
     run = Run(tmp_path_factory.mktemp("run"))
     for step in steps:
         run.checkpoint(step).mkdir(parents=True)
         (run.checkpoint(step) / "state").touch()
     (run.folder / "checkpoints" / ".step999999.tmp").mkdir()
-    delete_old_checkpoints(run)
-    newest = sorted(steps)[-KEPT_CHECKPOINTS:]
+    delete_old_checkpoints(run, keep)
+    newest = sorted(steps)[-keep:]
     assert sorted((run.folder / "checkpoints").glob("step*")) == [run.checkpoint(step) for step in newest]
     assert run.last_checkpoint() == run.checkpoint(newest[-1])
+
+
+def test_sources_name_steps_of_runs_and_files_as_they_are(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a@b")
+    for step in (2, 4, 10):
+        run.checkpoint(step).mkdir(parents=True)
+        if step > 2:
+            Run(run.checkpoint(step)).adapter.touch()
+    run.recipe.touch()
+    assert kept_steps(run) == [4, 10]
+    at = lambda step: Path(f"{run.folder}@{step}")  # noqa: E731
+    assert locate(run.folder) == run.folder
+    assert locate(at(4)) == locate(at("000004")) == run.checkpoint(4)
+    assert locate(tmp_path / "no@run") == tmp_path / "no@run"
+    for step in (2, 3, "", "x", "-4", "4.0", "\u0664"):
+        with pytest.raises(UserError, match=r"it keeps .*a@b@4 and .*a@b@10; give one of them"):
+            locate(at(step))
+    at(3).mkdir()
+    assert locate(at(3)) == at(3)
+    assert split_steps(at("4, 10")) == [at(4), at(10)]
+    assert split_steps(at(4)) == [at(4)]
+    assert split_steps(tmp_path / "x,y") == [tmp_path / "x,y"]
+    Run(run.checkpoint(4)).adapter.unlink()
+    Run(run.checkpoint(10)).adapter.unlink()
+    with pytest.raises(UserError, match=r"it keeps none; give .*a@b\."):
+        locate(at(4))
+
+
+def test_images_of_a_checkpoint_are_written_where_they_stay(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.recipe.touch()
+    assert images_folder(run.adapter) == run.folder / "images"
+    assert images_folder(Run(run.checkpoint(4)).adapter) == run.folder / "images" / "step000004"
+    other = tmp_path / "checkpoints" / "mine" / "x.safetensors"
+    assert images_folder(other) == other.parent / "images"
 
 
 def test_a_checkpoint_knows_its_step(tmp_path: Path) -> None:

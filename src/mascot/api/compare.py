@@ -12,7 +12,7 @@ from mascot.evaluation.scores import Scores
 from mascot.evaluation.scores_page import comparison_page
 from mascot.progress import FileWritten, OnEvent, ignore
 from mascot.reports.page import write_page
-from mascot.storage.run_folder import Run, open_run, scores_folder
+from mascot.storage.run_folder import Run, locate, open_run, scores_folder
 
 
 def compare(
@@ -43,12 +43,13 @@ def read_scores(source: str | Path | Run) -> tuple[Scores, Run]:
     Raises:
         UserError: the source does not exist, is no run, or was not evaluated yet.
     """
-    path = source.folder if isinstance(source, Run) else Path(source)
+    name = source.folder if isinstance(source, Run) else Path(source)
+    path = locate(name)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or an adapter file.")
     files = Run(path) if path.is_dir() else scores_folder(path)
     if path.is_dir() and not files.scores.exists():
         open_run(path)
     if not files.scores.exists():
-        raise UserError(f"{path} was not evaluated yet; run `mascot evaluate {path}` first.")
-    return Scores.read(files.scores).model_copy(update={"name": str(path)}), files
+        raise UserError(f"{name} was not evaluated yet; run `mascot evaluate {name}` first.")
+    return Scores.read(files.scores).model_copy(update={"name": str(name)}), files

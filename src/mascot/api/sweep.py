@@ -31,7 +31,7 @@ from mascot.progress import OnEvent, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import is_writable
 from mascot.storage.image_files import write_image
-from mascot.storage.run_folder import Run
+from mascot.storage.run_folder import Run, images_folder
 
 
 def sweep(
@@ -137,7 +137,7 @@ def generate_knob_grid(
     """
     adapter, path = resolve_adapter(run)
     request, knobs = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter)
-    target = path.with_name("knobs.png") if out is None else Path(out)
+    target = images_folder(path).with_name("knobs.png") if out is None else Path(out)
     # Mistakes are found before the base is loaded.
     settings = plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
     check_knob_axes(adapter, over, [setting.knobs for setting in settings])

@@ -49,10 +49,11 @@ def train(
     """Train a recipe and write the adapter and its report; returns the run's folder.
 
     `out` is that folder, by default a new one under `runs/`. `resume` goes on with an interrupted
-    run: its adapter has the same bytes as if it had never stopped. Without a token in the recipe,
-    one is chosen (see `choose_token`). `family` is the recipe's base if it is loaded already; it
-    comes back unchanged. `encodings` caches latents and text embeddings over several runs on one
-    base. With `until`, training ends after that step.
+    run: its adapter has the same bytes as if it had never stopped. It may change settings that the
+    steps so far do not depend on (`recipe.changes.MAY_CHANGE`); more steps extend the run. Without
+    a token in the recipe, one is chosen (see `choose_token`). `family` is the recipe's base if it
+    is loaded already; it comes back unchanged. `encodings` caches latents and text embeddings over
+    several runs on one base. With `until`, training ends after that step.
 
     Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`,
     `StepTrained`, `CheckpointChosen`, `KnobsChosen`, `GenerationStarted` and `ImageGenerated` of
@@ -94,8 +95,8 @@ def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Ge
     """
     reason = validation.restore_best()
     run.on_event(CheckpointChosen(reason=reason))
-    run.settings += [("checkpoint", reason), *write_companions(run)]
     adapter = export_adapter(run)
+    run.settings += [("checkpoint", reason), *write_companions(run, adapter)]
     run.detach()
     generator = Generator(run.family, adapter, on_event=run.on_event)
     recommendation = validation.recommend(generator)

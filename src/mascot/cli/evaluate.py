@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(help="Runs' folders or adapter files; with --real, folders of photos.", show_default=False),
+    typer.Argument(
+        help="Runs (RUN@200,400 for kept steps) or adapter files; with --real, folders of photos.", show_default=False
+    ),
 ]
 Real = Annotated[
     bool, typer.Option("--real", help="Score photos against each other: the upper limit of a run's likeness.")
@@ -67,7 +69,7 @@ ProbePrompts = Annotated[
 ComparisonPhotos = Annotated[
     list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)
 ]
-One = Annotated[Path, typer.Argument(help="An evaluated run's folder or adapter file.")]
+One = Annotated[Path, typer.Argument(help="An evaluated run (RUN@200 for a kept step) or adapter file.")]
 Other = Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")]
 ComparisonPage = Annotated[
     Path | None,
@@ -100,6 +102,8 @@ def evaluate(
             )
         show_calibration(runs, identity=identity, clip=clip, base=base, device=device)
         return
+    from mascot.storage.run_folder import split_steps
+
     options: EvaluateOptions = {
         "diagnosed": True,
         "prompts": prompts or None,
@@ -112,7 +116,7 @@ def evaluate(
         "base": base,
         "device": device,
     }
-    show_scores(runs, options, folds=parse_folds(cross_validate))
+    show_scores([one for run in runs for one in split_steps(run)], options, folds=parse_folds(cross_validate))
 
 
 def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Literal["all"] | None) -> None:

@@ -79,6 +79,7 @@ def write_images(
     from mascot.generation.knobs import Knobs, settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
     from mascot.storage.image_files import image_stem, write_new_image
+    from mascot.storage.run_folder import images_folder
 
     adapter, path = resolve_adapter(source)
     try:
@@ -92,5 +93,5 @@ def write_images(
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
         text = settings_text(request, knobs, generator.size(knobs), name, path.name)
-        target = write_new_image(image, out or path.parent / "images", image_stem(request.prompt, request.seed), text)
+        target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
         typer.echo(target)

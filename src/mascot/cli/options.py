@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import typer
 
@@ -38,7 +38,7 @@ Overrides = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
-RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder or an adapter file.")]
+RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder (RUN@200 for a kept step), or an adapter file.")]
 Images = Annotated[int, typer.Option(min=1, max=1000, help="Images of each prompt.")]
 FirstSeed = Annotated[
     int, typer.Option(min=0, help="Seed of the first image of each prompt. The next image has seed + 1.")
@@ -53,18 +53,20 @@ Device = Annotated[
 ]
 
 
-def build_recipe(
-    photos: list[Path] | None,
-    *,
-    class_noun: str | None,
-    base: str | None,
-    file: Path | None,
-    overrides: list[str] | None,
-    token: str | None = None,
-    seed: int | None = None,
-    method: str | None = None,
-    steps: int | None = None,
-) -> Recipe:
+class RecipeOptions(TypedDict):
+    """What a command line says about a recipe; None where it says nothing."""
+
+    photos: list[Path] | None
+    class_noun: str | None
+    base: str | None
+    overrides: list[str] | None
+    token: str | None
+    seed: int | None
+    method: str | None
+    steps: int | None
+
+
+def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
     """Build the recipe of a command line: preset, then file, then options, then `--set`.
 
     Raises:
@@ -72,16 +74,22 @@ def build_recipe(
     """
     from mascot.recipe.recipe import Recipe
 
+    overrides, given = recipe_values(**options)
+    return Recipe.preset(overrides=overrides, file=file, **given)
+
+
+def recipe_values(**options: Unpack[RecipeOptions]) -> tuple[list[str], dict[str, Any]]:
+    """Turn options into overrides such as `training.steps=200`, and values of top-level keys."""
+    steps, method = options["steps"], options["method"]
     more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
-    return Recipe.preset(
-        overrides=[*more, *(overrides or [])],
-        file=file,
-        photos=tuple(str(path) for path in photos or ()) or None,
-        class_noun=class_noun,
-        token=token,
-        seed=seed,
-        base=base,
-    )
+    given = {
+        "photos": [str(path) for path in options["photos"] or ()] or None,
+        "class_noun": options["class_noun"],
+        "token": options["token"],
+        "seed": options["seed"],
+        "base": options["base"],
+    }
+    return [*more, *(options["overrides"] or [])], given
 
 
 def given_options(context: typer.Context, *names: str) -> list[str]:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mascot.cli.options import Base, ClassNoun, Overrides, Photos, RecipeFile, Seed, Steps, Token, build_recipe
+from mascot.cli.options import (
+    Base,
+    ClassNoun,
+    Overrides,
+    Photos,
+    RecipeFile,
+    RecipeOptions,
+    Seed,
+    Steps,
+    Token,
+    build_recipe,
+    recipe_values,
+)
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +33,10 @@ MethodName = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the run. By default a new one under runs/.", show_default=False)
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out exactly where it stopped.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Resume the run in --out exactly where it stopped; with more --steps, extend it."),
+]
 Measure = Annotated[bool, typer.Option(help="Load the base model and time a few steps.")]
 
 
@@ -40,38 +55,36 @@ def train(
     resume: Resume = False,
 ) -> None:
     """Train a base model on the photos of one subject. Writes an adapter and a report."""
-    if resume:
-        given = (photos, class_noun, base, method, token, recipe, overrides, steps, seed)
-        show_training(stopped_recipe(out, fresh=all(value in (None, []) for value in given)), out, resume=True)
-        return
-    made = build_recipe(
-        photos,
-        class_noun=class_noun,
-        base=base,
-        token=token,
-        file=recipe,
-        overrides=overrides,
-        seed=seed,
-        method=method,
-        steps=steps,
-    )
-    show_training(made, out, resume=False)
+    options: RecipeOptions = {
+        "photos": photos,
+        "class_noun": class_noun,
+        "base": base,
+        "overrides": overrides,
+        "token": token,
+        "seed": seed,
+        "method": method,
+        "steps": steps,
+    }
+    made = stopped_recipe(out, recipe, options) if resume else build_recipe(recipe, **options)
+    show_training(made, out, resume=resume)
 
 
-def stopped_recipe(out: Path | None, *, fresh: bool) -> Recipe:
-    """Read the recipe of a run that is to be resumed; `fresh` says that no other option was given.
+def stopped_recipe(out: Path | None, file: Path | None, options: RecipeOptions) -> Recipe:
+    """Read the recipe of a run that is to be resumed, with the changes that the options make.
 
     Raises:
-        UserError: the folder is missing or holds no run, or other options were given.
+        UserError: the folder is missing or holds no run, or a change is not possible.
     """
-    from mascot.recipe.recipe import Recipe
-    from mascot.storage.run_folder import open_run
+    from mascot.recipe.overrides import merge, parse_overrides
+    from mascot.runs.resumed_recipe import resumed_recipe
 
     if out is None:
         raise UserError("--resume needs the run's folder: give --out RUN.")
-    if not fresh:
-        raise UserError("a resumed run keeps its recipe: give only --resume and --out RUN.")
-    return Recipe.read(open_run(out).recipe)
+    if file is not None:
+        raise UserError(f"--resume takes the recipe of {out}, not a --recipe; change single keys with --set.")
+    overrides, given = recipe_values(**options)
+    changes = {key: value for key, value in given.items() if value is not None}
+    return resumed_recipe(out, merge(changes, parse_overrides(overrides)))
 
 
 def show_training(recipe: Recipe, out: Path | None, *, resume: bool) -> None:
@@ -106,12 +119,12 @@ def doctor(
     from mascot.runs.opening import describe_photos
 
     made = build_recipe(
-        photos,
+        recipe,
+        photos=photos,
         class_noun=class_noun,
         base=base,
-        token=token,
-        file=recipe,
         overrides=overrides,
+        token=token,
         seed=seed,
         method=method,
         steps=steps,

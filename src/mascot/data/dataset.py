@@ -148,9 +148,10 @@ class Dataset:
     def schedule(self, *, seed: int, micro_batches: int, batch_size: int) -> list[tuple[Size, tuple[int, ...]]]:
         """Plan all micro-batches of a run: the size of each, and the indices of its examples.
 
-        Each size is as frequent as its photos. Within a size, each photo is used equally often.
+        Each size is as frequent as its photos. Within a size, each photo is used equally often. A
+        longer plan begins with the shorter one, so that a run can be extended.
         """
-        rng = np.random.default_rng([seed, 1])
+        rng, within = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
         sizes = sorted(self.subject)
         share = np.array([len(self.subject[size]) for size in sizes], float)
         order = rng.choice(len(sizes), micro_batches, p=share / share.sum())
@@ -159,7 +160,7 @@ class Dataset:
         for size_index in order:
             size = sizes[size_index]
             while len(queues[size]) < batch_size:
-                queues[size] += rng.permutation(len(self.subject[size])).tolist()
+                queues[size] += within.permutation(len(self.subject[size])).tolist()
             plan.append((size, tuple(queues[size][:batch_size])))
             del queues[size][:batch_size]
         return plan

@@ -17,7 +17,7 @@ from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family, Subject
-from mascot.storage.run_folder import Run, open_run
+from mascot.storage.run_folder import Run, locate, open_run
 from mascot.storage.strict_parsing import is_unicode
 
 DEVICE_REMEDY = "give --device cpu"
@@ -27,10 +27,12 @@ DEVICE_REMEDY = "give --device cpu"
 def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
     """Read the adapter of a run, a run's folder or an adapter file; returns it with its path.
 
+    `RUN@STEP` is the adapter of a step that a run keeps, finished or not.
+
     Raises:
-        UserError: the run is not finished, or the file cannot be read.
+        UserError: the run is not finished, the step is not kept, or the file cannot be read.
     """
-    path = source.adapter if isinstance(source, Run) else Path(source)
+    path = source.adapter if isinstance(source, Run) else locate(Path(source))
     if path.is_dir():
         run = open_run(path)
         if not run.adapter.exists():

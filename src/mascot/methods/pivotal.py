@@ -79,6 +79,7 @@ class PivotalPhase:
     """The second phase, which trains the LoRA layers and the token's embeddings."""
 
     settings: PivotalSettings
+    name: Literal["pivotal"] = "pivotal"
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
         """List the parts that the LoRA trains, and the text encoders whose embeddings are trained.

@@ -21,7 +21,7 @@ from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
-from mascot.recipe.settings import DiagnosisSettings, PreviewSettings, SelectionSettings
+from mascot.recipe.settings import CheckpointSettings, DiagnosisSettings, PreviewSettings, SelectionSettings
 from mascot.storage.strict_parsing import MalformedText, check_values
 from mascot.training.settings import TrainingSettings
 
@@ -63,6 +63,7 @@ class Recipe(BaseModel):
     method: SerializeAsAny[BaseModel]
     training: TrainingSettings = TrainingSettings()
     prior: PriorSettings = PriorSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     previews: PreviewSettings = PreviewSettings()
     knobs: Knobs = Knobs()
     selection: SelectionSettings = SelectionSettings()

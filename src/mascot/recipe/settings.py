@@ -1,10 +1,20 @@
-"""Sections of the recipe that belong to no other room: previews, diagnosis and selection."""
+"""Sections of the recipe of no other room: checkpoints, previews, diagnosis and selection."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mascot.generation.prompt_sets import PREVIEWS
+
+
+class CheckpointSettings(BaseModel):
+    """The section `checkpoints`: which steps a run keeps, to resume from and to generate with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep: int = Field(
+        default=2, ge=1, le=10_000, description="newest checkpoints that are kept, each with the adapter of its step"
+    )
 
 
 class PreviewSettings(BaseModel):

@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mascot.data.encoding_cache import EncodingCache
 from mascot.data.photo_audit import PhotoFinding
@@ -16,18 +17,25 @@ from mascot.errors import UserError, printable
 from mascot.models.devices import choose_device
 from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
 from mascot.protocols import Family
+from mascot.recipe.changes import Change
+from mascot.recipe.overrides import write_none
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import find_caption_faults, load_base, photo_hashes, read_subject
+from mascot.runs.resumed_recipe import changes_since, check_length, describe_change, trained_values
 from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
 from mascot.storage.atomic_write import check_writable, fresh_path
-from mascot.storage.run_folder import Run, open_run
+from mascot.storage.run_folder import Run, delete_previews, open_run
 from mascot.storage.strict_parsing import is_unicode
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 ChooseToken = Callable[[Recipe, Family], tuple[Recipe, str]]
 """Fills in a token if a recipe names none, and returns why (see `selection/token_choice.py`)."""
+
+
+PREVIEWED = ("previews.prompts", "previews.seed")
+"""Settings that all previews of a run share: where they change, earlier previews are deleted."""
 
 
 @contextmanager
@@ -52,34 +60,40 @@ def open_training_run(
         UserError: anything that the user can mend; no file that was in the folder is lost.
     """
     folder = Path(out) if out is not None else new_folder(recipe)
-    files = check_folder(folder, recipe, resume=resume)
-    photos = read_subject(recipe)
+    recipe = check_folder(folder, recipe, resume=resume)
+    photos, files = read_subject(recipe), Run(folder)
     on_event(describe_photos(photos, find_caption_faults(recipe, photos)))
     with files.locked():
-        check_folder(folder, recipe, resume=resume)  # again: another process may have used it meanwhile
+        recipe = check_folder(folder, recipe, resume=resume)  # another process may have used it meanwhile
         started = StartFacts.read(files) if resume else None
+        changes = changes_since(files, recipe) if resume else []
         check_same(files, "photos", started and started.photos, photo_hashes(photos))
         family = family or load_base(recipe)
-        recipe, reason = choose_token(Recipe.read(files.recipe) if resume else recipe, family)
+        recipe, reason = choose_token(recipe, family)
         check_same(files, "base", started and started.base, family.identity)
         run = TrainingRun(
             recipe=recipe, files=files, photos=photos, family=family, token_reason=reason, on_event=on_event
         )
         run.encodings = encodings or run.encodings
-        prepare(run, resumed=resume, started=started)
+        prepare(run, started, changes)
         yield run
 
 
-def prepare(run: TrainingRun, *, resumed: bool, started: StartFacts | None) -> None:
+def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Change]) -> None:
     """Bring a run to its last checkpoint, and write down what it is trained with."""
     if run.recipe.prior.uses_class_images and run.recipe.prior.count:
         run.on_event(ClassImagesStarted(images=run.recipe.prior.count))
     begin(run)
-    run.settings = effective_settings(run)
-    if not resumed:
+    rows = [describe_change(change, run.loop.done, run.recipe) for change in changes]
+    run.is_extended = any(change.extends for change in changes)
+    earlier = [row for row in started.changes if row not in rows] if started is not None else []
+    history = [*earlier, *rows]
+    run.settings = [*effective_settings(run), *history]
+    if started is None or changes or not run.files.recipe.exists():
         run.files.write_text(run.files.recipe, run.recipe.to_toml())
-    if started is None:
-        write_start_facts(run)
+        write_start_facts(run, history)
+    if any(change.key in PREVIEWED for change in changes):
+        delete_previews(run.files)
 
 
 def new_folder(recipe: Recipe) -> Path:
@@ -88,34 +102,41 @@ def new_folder(recipe: Recipe) -> Path:
     return fresh_path(Path("runs"), stem if stem and is_unicode(stem) else "run")
 
 
-def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """Check that a folder may be trained into; returns it as a run.
+def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
+    """Check that a folder may be trained into; returns the recipe with the token of a resumed run.
 
     Raises:
-        UserError: it is not empty, cannot be written, or holds a run of another recipe.
+        UserError: it is not empty, cannot be written, or holds a run that this recipe does not fit.
     """
     check_writable(folder)
     files = Run(folder)
     if resume:
-        before = Recipe.read(open_run(folder).recipe)
-        if not recipe.fits(before):
-            raise UserError(
-                f"{folder} was started with another recipe; resume it without other options, or start a new --out."
-            )
-        choose_device(before.device, "resume it where there is one, or start a new --out with --set device=cpu")
+        trained = trained_values(open_run(folder))
+        if recipe.token is None and trained.get("token", "none") != "none":
+            recipe = Recipe.parse(recipe.model_dump() | {"token": trained["token"]})
+        changes_since(files, recipe)
+        started = StartFacts.read(files)
+        if started is not None:
+            check_length(files, trained, recipe, started.stages)
+        choose_device(recipe.device, "resume it where there is one, or with --set device=cpu")
     elif folder.exists() and not (folder.is_dir() and files.is_empty()):
         raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
-    return files
+    return recipe
 
 
-@dataclass(frozen=True, slots=True)
-class StartFacts:
-    """Photos and base that a run was started with, as `effective.json` keeps them."""
+class StartFacts(BaseModel):
+    """What a run was started with, as `effective.json` keeps it."""
+
+    model_config = ConfigDict(frozen=True)
 
     photos: object
     """See `photo_hashes`."""
     base: object
     """The base's identity."""
+    stages: int = 1
+    """Number of the base's stages."""
+    changes: tuple[tuple[str, str], ...] = ()
+    """What was changed in the recipe when the run was resumed, as names and descriptions."""
 
     @classmethod
     def read(cls, files: Run) -> StartFacts | None:
@@ -127,18 +148,22 @@ class StartFacts:
         if not files.effective.exists():
             return None
         try:
-            facts = read_json_object(files.effective)
-            return cls(photos=facts["photos"], base=facts["base"])
-        except (UnreadableFile, KeyError) as error:
-            raise UserError(f"{files.effective} is damaged; start a new --out.") from error
+            return cls.model_validate(read_json_object(files.effective))
+        except (UnreadableFile, ValidationError) as error:
+            raise UserError(
+                f"{files.effective} is damaged; delete it, and --resume goes on without comparing photos and base."
+            ) from error
 
 
-def write_start_facts(run: TrainingRun) -> None:
-    """Write `effective.json`: the effective settings, the photos and the base."""
+def write_start_facts(run: TrainingRun, changes: Sequence[tuple[str, str]]) -> None:
+    """Write `effective.json`: the effective settings, the photos, the base, and the recipe."""
     facts = {
         "settings": {name: value for name, value in run.settings if name != TIME},
         "photos": photo_hashes(run.photos),
         "base": run.family.identity,
+        "stages": len(run.family.stages),
+        "recipe": write_none(run.recipe.model_dump(mode="json")),
+        "changes": changes,
     }
     run.files.write_text(run.files.effective, json.dumps(facts, indent=2) + "\n")
 

@@ -54,6 +54,8 @@ class TrainingRun:
     index: int = -1
     """Index of the present span; -1 before the first is entered."""
     loop: Loop = field(init=False)
+    is_extended: bool = False
+    """Whether the run is resumed with more steps than before."""
     kept_step: int | None = None
     """The step whose parameters are kept; None keeps the last."""
     needs: MemoryEstimate | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from mascot.runs.export import export_adapter
 from mascot.runs.inputs import check_base
 from mascot.runs.previews import write_previews
 from mascot.runs.training_log import TrainingLog, open_log
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import atomic_write
-from mascot.storage.run_folder import delete_old_checkpoints, step_of
-from mascot.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, save_parameters
+from mascot.storage.run_folder import Run, delete_old_checkpoints, step_of
+from mascot.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, save_parameters, unreadable
 from mascot.training.interrupts import uninterrupted
 from mascot.training.loop import Step
 
@@ -32,7 +33,7 @@ def begin(run: TrainingRun) -> None:
     while run.index < 0 or (run.span.last < done and run.index + 1 < len(run.spans)):
         run.enter(run.index + 1)
     for stage in range(run.span.stage):
-        load_parameters(run.attached[stage], checkpoint, f"stage{stage}")
+        load_parameters(run.attached[stage], checkpoint, f"stage{stage}", unreadable(checkpoint))
     load_checkpoint(run.loop, checkpoint)
 
 
@@ -88,4 +89,7 @@ def write_checkpoint(run: TrainingRun) -> None:
         save_checkpoint(run.loop, temporary)
         for stage in range(run.span.stage):
             save_parameters(run.attached[stage], temporary, f"stage{stage}")
-    delete_old_checkpoints(run.files)
+        with run.loop.generating():
+            export_adapter(run).write(Run(temporary).adapter)
+        run.files.write_text(Run(temporary).recipe, run.recipe.to_toml())
+    delete_old_checkpoints(run.files, run.recipe.checkpoints.keep)

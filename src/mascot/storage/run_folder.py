@@ -13,8 +13,8 @@ from mascot.storage import step_log
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_lock import LOCK, hold_lock, holds_only_a_lock
 
-KEPT_CHECKPOINTS = 2
-"""Number of training checkpoints that a run keeps, the newest ones."""
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of a run's training checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,15 @@ class Run:
         return found
 
     def checkpoint(self, step: int) -> Path:
-        """Return the folder of a training checkpoint, from which training resumes exactly."""
-        return self.folder / "checkpoints" / f"step{step:06d}"
+        """Return the folder of a training checkpoint, from which training resumes exactly.
+
+        It holds the recipe and the adapter of that step too, under the names that a run gives them.
+        """
+        return self.folder / CHECKPOINTS / f"step{step:06d}"
 
     def checkpoints(self) -> list[Path]:
         """List the complete checkpoints, the oldest first; half-written ones have other names."""
-        return sorted((self.folder / "checkpoints").glob("step*"))
+        return sorted((self.folder / CHECKPOINTS).glob("step*"))
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
@@ -161,6 +164,11 @@ class Run:
         return step_log.read_steps(self.steps, until)
 
 
+def kept_steps(run: Run) -> list[int]:
+    """List the steps whose checkpoints hold an adapter, in order."""
+    return [step_of(folder) for folder in run.checkpoints() if Run(folder).adapter.exists()]
+
+
 def open_run(folder: Path) -> Run:
     """Open an existing run.
 
@@ -175,10 +183,49 @@ def open_run(folder: Path) -> Run:
     return run
 
 
+def locate(source: Path) -> Path:
+    """Return the folder or file that a source names.
+
+    `RUN@STEP` names the checkpoint of that step of a run, unless a file has that very name.
+
+    Raises:
+        UserError: there is no such run, or it keeps no adapter of that step.
+    """
+    folder, at, step = str(source).rpartition("@")
+    if not at or source.exists() or not Path(folder).is_dir():
+        return source
+    run = open_run(Path(folder))
+    kept = [f"{folder}@{number}" for number in kept_steps(run)]
+    if not (step.isascii() and step.isdecimal() and int(step) in kept_steps(run)):
+        there = f"it keeps {' and '.join(kept)}; give one of them" if kept else f"it keeps none; give {folder}"
+        raise UserError(f"{folder} keeps no adapter of step {step or '(none)'}: {there}.")
+    return run.checkpoint(int(step))
+
+
+def split_steps(source: Path) -> list[Path]:
+    """Split `RUN@STEP,STEP` into one source for each step; any other source stays whole."""
+    folder, at, steps = str(source).rpartition("@")
+    if not at or "," not in steps or source.exists():
+        return [source]
+    return [Path(f"{folder}@{step.strip()}") for step in steps.split(",")]
+
+
+def images_folder(path: Path) -> Path:
+    """Return the folder where images of an adapter file are written by default.
+
+    It is `images/` beside the file, and in a run's folder for a checkpoint, which may be deleted.
+    """
+    inside = path.parent.parent
+    if inside.name == CHECKPOINTS and Run(inside.parent).recipe.exists():
+        return inside.parent / "images" / path.parent.name
+    return path.parent / "images"
+
+
 def scores_folder(path: Path) -> Run:
     """Return the run in whose folder the scores of an adapter file are written.
 
-    That is the adapter's own run; other files get a folder beside them, `NAME_scores`.
+    That is the adapter's own run or checkpoint; other files get a folder beside them,
+    `NAME_scores`.
     """
     run = Run(path.parent)
     return run if path == run.adapter and run.recipe.exists() else Run(path.with_name(f"{path.stem}_scores"))
@@ -189,10 +236,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step"))
 
 
-def delete_old_checkpoints(run: Run) -> None:
-    """Delete all training checkpoints but the newest `KEPT_CHECKPOINTS`."""
-    for folder in run.checkpoints()[:-KEPT_CHECKPOINTS]:
+def delete_old_checkpoints(run: Run, keep: int) -> None:
+    """Delete all training checkpoints but the newest `keep`, the oldest first."""
+    for folder in run.checkpoints()[:-keep]:
         shutil.rmtree(folder)
+
+
+def delete_model(run: Run, suffix: str) -> None:
+    """Delete a fully trained base, if there is one."""
+    shutil.rmtree(run.model(suffix), ignore_errors=True)
+
+
+def delete_previews(run: Run) -> None:
+    """Delete all preview images."""
+    shutil.rmtree(run.folder / "previews", ignore_errors=True)
 
 
 def delete_other_bests(run: Run, step: int | None) -> None:
@@ -204,6 +261,6 @@ def delete_other_bests(run: Run, step: int | None) -> None:
 
 def delete_all_but_adapter(run: Run) -> None:
     """Delete the training checkpoints and the fully trained bases; the adapter stays."""
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     for folder in run.folder.glob("model*"):
         shutil.rmtree(folder)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from mascot.errors import UserError
 from mascot.protocols import AttachedMethod
 from mascot.storage.strict_parsing import parse_json_object
 from mascot.storage.tensor_files import read_tensors
+from mascot.storage.untrusted_files import UnreadableFile
 from mascot.training.loop import Loop, parameters_of
 from mascot.training.optimizers import restore_state, state_of
 
@@ -41,7 +43,7 @@ def load_checkpoint(loop: Loop, folder: Path) -> None:
     Raises:
         UserError: the checkpoint is damaged or belongs to other settings.
     """
-    try:
+    with reading(unreadable(folder)):
         tensors, metadata = read_tensors(folder / STATE)
         facts = parse_json_object(metadata["optimizer"], finite=False)
         for i, parameter in enumerate(loop.parameters()):
@@ -50,10 +52,32 @@ def load_checkpoint(loop: Loop, folder: Path) -> None:
         if loop.average is not None:
             loop.average.restore(with_prefix("average.", tensors))
         loop.done = int(tensors["done"])
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint {folder} cannot be read; delete that folder to go on from the one before."
-        ) from error
+
+
+@contextmanager
+def reading(damaged: UserError) -> Generator[None]:
+    """Raise `damaged` where a file is missing, cut off, or holds something else.
+
+    Raises:
+        UserError: `damaged`, or that a file may not be read.
+    """
+    try:
+        yield
+    except UnreadableFile as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise UserError(f"{error.path} may not be read; give yourself the permission to read it.") from error
+        raise damaged from error
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged from error
+
+
+def unreadable(folder: Path) -> UserError:
+    """Make the error for a damaged checkpoint, which says where training goes on without it."""
+    before = [path.name for path in sorted(folder.parent.glob("step*")) if path.name < folder.name]
+    then = f"goes on from {before[-1]}" if before else "starts again from its first step"
+    return UserError(f"the checkpoint {folder} is damaged; delete that folder, and --resume {then}.")
 
 
 def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
@@ -62,11 +86,16 @@ def save_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
     save_file(tensors, folder / f"{name}.safetensors")
 
 
-def load_parameters(attached: AttachedMethod, folder: Path, name: str) -> None:
-    """Restore what `save_parameters` wrote."""
-    tensors, _ = read_tensors(folder / f"{name}.safetensors")
-    for i, parameter in enumerate(parameters_of(attached)):
-        parameter.data.copy_(tensors[f"{i}"])
+def load_parameters(attached: AttachedMethod, folder: Path, name: str, damaged: UserError) -> None:
+    """Restore what `save_parameters` wrote.
+
+    Raises:
+        UserError: `damaged`, where the file is missing, damaged, or belongs to other settings.
+    """
+    with reading(damaged):
+        tensors, _ = read_tensors(folder / f"{name}.safetensors")
+        for i, parameter in enumerate(parameters_of(attached)):
+            parameter.data.copy_(tensors[f"{i}"])
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ class CheckpointSelector:
     patience: int
     """Number of validations in a row without a better one after which training stops."""
     results: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
+    counted_from: int = 0
+    """Number of results before the run was extended, with which patience has nothing to do."""
 
     def add(self, step: int, result: ValidationResult) -> bool:
         """Add the result of a later step; returns whether it is the best so far."""
@@ -50,7 +52,8 @@ class CheckpointSelector:
         best = self.best
         if best is None or best.score.total == 0:
             return False
-        return len(self.results) - 1 - self.results.index(best) >= self.patience
+        first = max(self.results.index(best) + 1, self.counted_from)
+        return len(self.results) - first >= self.patience
 
     @property
     def reason(self) -> str:
@@ -69,9 +72,14 @@ class CheckpointSelector:
             return f"{text}; the {len(later)} validations after it, up to step {later[-1].step}, were no better."
         return f"{text}; the best of {len(self.results)} validations."
 
-    def drop_after(self, step: int) -> None:
-        """Drop the results of later steps, which will be trained again."""
-        self.results = [result for result in self.results if result.step <= step]
+    def go_on(self, *, after: int, patience: int, anew: bool) -> None:
+        """Go on after a step: results of later steps, which will be trained again, are dropped.
+
+        `anew` counts patience from here, since the run is extended.
+        """
+        self.results = [result for result in self.results if result.step <= after]
+        self.patience = patience
+        self.counted_from = len(self.results) if anew else min(self.counted_from, len(self.results))
 
     def to_json(self) -> dict[str, Any]:
         """Convert everything that the next decision depends on to JSON values."""

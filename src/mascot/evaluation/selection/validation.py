@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from PIL import Image
 
@@ -117,8 +118,8 @@ class Validation:
             return False
         run, done = self.run, self.run.loop.done
         if run.files.selection.exists():
-            self.selector = self.read_selector()
-            self.selector.drop_after(done)
+            self.selector = read_selector(run.files.selection)
+            self.selector.go_on(after=done, patience=run.recipe.selection.patience, anew=run.is_extended)
         else:
             with run.base_only():
                 images = self.validation_set.generate_class(Generator(run.family, on_event=run.on_event))
@@ -129,18 +130,6 @@ class Validation:
         if done in self.steps and all(result.step != done for result in self.selector.results):
             self.validate(done)  # stopped between the step and its validation
         return self.selector.should_stop
-
-    def read_selector(self) -> CheckpointSelector:
-        """Read the results of an earlier process from the run's folder.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        path = self.run.files.selection
-        try:
-            return CheckpointSelector.from_json(read_json_object(path)["selector"])
-        except (UnreadableFile, ValueError, KeyError) as error:
-            raise UserError(f"{path} is damaged; start a new --out.") from error
 
     def after_step(self, step: int) -> bool:
         """Validate the step if it is scheduled; returns True to stop training early."""
@@ -178,7 +167,11 @@ class Validation:
         if best is not None:
             self.run.kept_step = best.step
             for number, attached in self.run.attached.items():
-                load_parameters(attached, self.run.files.best(best.step), f"stage{number}")
+                folder = self.run.files.best(best.step)
+                damaged = UserError(
+                    f"{folder} is damaged; delete {self.run.files.selection}, and --resume keeps the last step."
+                )
+                load_parameters(attached, folder, f"stage{number}", damaged)
         return self.selector.reason
 
     def recommend(self, generator: Generator) -> KnobRecommendation | None:
@@ -203,6 +196,20 @@ def settings_to_try(run: TrainingRun, generator: Generator) -> list[Knobs]:
     """List the settings of a run's knob search, the recipe's own first."""
     own, embeds_guidance = generator.with_defaults(run.recipe.knobs), run.family.stages[-1].embeds_guidance
     return knob_grid(own, run.method.changes, embeds_guidance=embeds_guidance)
+
+
+def read_selector(path: Path) -> CheckpointSelector:
+    """Read the results of an earlier process from `selection.json`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return CheckpointSelector.from_json(read_json_object(path)["selector"])
+    except (UnreadableFile, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged; delete it, and --resume validates anew from the last checkpoint on."
+        ) from error
 
 
 def with_knobs(adapter: Adapter, recommendation: KnobRecommendation | None) -> Adapter:

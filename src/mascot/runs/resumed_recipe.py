@@ -1,0 +1,135 @@
+"""The recipe of a resumed run: what it was trained with, and which changes it accepts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, cast
+
+from mascot.errors import UserError
+from mascot.protocols import Method
+from mascot.recipe.changes import STEPS_KEY, Change, effect_of, list_changes, override, show
+from mascot.recipe.overrides import merge, read_toml, write_none
+from mascot.recipe.recipe import Recipe
+from mascot.runs.phase_schedule import PhaseSpan, plan_spans
+from mascot.storage.run_folder import Run, open_run, step_of
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
+from mascot.training.checkpoint import unreadable
+
+
+def resumed_recipe(folder: Path, given: Mapping[str, object]) -> Recipe:
+    """Read the recipe with which a run goes on: its own, with what is given now on top.
+
+    Raises:
+        UserError: the folder holds no run, a setting changed that may not, or a value is wrong.
+    """
+    files = open_run(folder)
+    values = merge(read_toml(files.recipe), given)
+    check_changes(files, list(list_changes(trained_values(files), write_none(values))))
+    return Recipe.parse(values)
+
+
+def trained_values(files: Run) -> dict[str, Any]:
+    """Read the recipe that a run was trained with so far, as nested values.
+
+    The last checkpoint says it, or else the recipe of the run itself.
+
+    Raises:
+        UserError: the recipe or the checkpoint cannot be read.
+    """
+    checkpoint = files.last_checkpoint()
+    if checkpoint is None or not Run(checkpoint).recipe.exists():
+        return read_start_recipe(files) or read_toml(files.recipe)
+    try:
+        return read_toml(Run(checkpoint).recipe)
+    except UserError as error:
+        raise unreadable(checkpoint) from error
+
+
+def read_start_recipe(files: Run) -> dict[str, Any]:
+    """Read the recipe from a run's effective settings; empty where they do not hold it."""
+    try:
+        recipe = read_json_object(files.effective).get("recipe")
+    except UnreadableFile:  # `StartFacts.read` refuses a damaged file
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def changes_since(files: Run, recipe: Recipe) -> list[Change]:
+    """List what a recipe changes in a run that has begun, after checking that it may.
+
+    Raises:
+        UserError: a setting changed that may not change.
+    """
+    changes = list(list_changes(trained_values(files), write_none(recipe.model_dump(mode="json"))))
+    check_changes(files, changes)
+    return changes
+
+
+def check_changes(files: Run, changes: Sequence[Change]) -> None:
+    """Refuse changes of settings that the steps so far depend on, each by its name.
+
+    Raises:
+        UserError: there is one.
+    """
+    wrong = [change for change in changes if not change.allowed]
+    if not wrong:
+        return
+    fine = [change.key for change in changes if change.allowed]
+    resume = ["mascot", "train", "--resume", "--out", str(files.folder), *options(wrong, before=True)]
+    anew = ["mascot", "train", "--recipe", str(files.recipe), *options(changes, before=False), "--out", "NEW"]
+    raise UserError(
+        f"{files.folder} cannot be resumed with {' and '.join(change.describe() for change in wrong)}"
+        + (f", only {' and '.join(fine)} may change" if fine else "")
+        + f"; put back what it was trained with (`{shlex.join(resume)}`), or start a new run (`{shlex.join(anew)}`)."
+    )
+
+
+def options(changes: Sequence[Change], *, before: bool) -> list[str]:
+    """Write changes as options, with the values before them or after them."""
+    settings = [override(change.key, change.before if before else change.now) for change in changes]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def check_length(files: Run, before: Mapping[str, Any], recipe: Recipe, stages: int) -> None:
+    """Check that a run can end at the recipe's number of steps from where it is.
+
+    It must not be past that step, and the phases that it has finished must keep their steps.
+
+    Raises:
+        UserError: it cannot.
+    """
+    checkpoint = files.last_checkpoint()
+    steps, old = recipe.training.steps, int(before.get("training", {}).get("steps", recipe.training.steps))
+    if checkpoint is None or steps == old:
+        return
+    done, method = step_of(checkpoint), cast("Method", recipe.method)
+    was, now = plan_spans(stages, method, old), plan_spans(stages, method, steps)
+    begun = len(list(takewhile(lambda span: span.last < done, was)))
+    if starts(was, begun) != starts(now, begun):
+        raise UserError(
+            f"{files.folder} is past step {was[begun].first}, where a phase or stage of training ended that shares "
+            f"{STEPS_KEY}, so {old} cannot become {steps}; go on with {old} "
+            f"(`mascot train --resume --out {files.folder} --steps {old}`), or train a new run with {steps}."
+        )
+    if done > now[begun].last:
+        least = next(n for n in range(1, old + 1) if plan_spans(stages, method, n)[begun].last >= done)
+        raise UserError(
+            f"{files.folder} is trained up to step {done} already, so {STEPS_KEY} cannot be {steps}; "
+            f"give {least} or more (`mascot train --resume --out {files.folder} --steps {least}`)."
+        )
+
+
+def starts(spans: Sequence[PhaseSpan], begun: int) -> list[int]:
+    """List the first steps of the spans that have begun, `begun` of which have ended."""
+    return [span.first for span in spans[: begun + 1]]
+
+
+def describe_change(change: Change, done: int, recipe: Recipe) -> tuple[str, str]:
+    """Describe a change of a resumed run for its effective settings, as name and value."""
+    text = f"{show(change.before)} to {show(change.now)}: {effect_of(change.key)}"
+    if change.key == STEPS_KEY and recipe.training.lr_schedule != "constant":
+        text += f"; its {recipe.training.lr_schedule} schedule follows the new length from there on"
+    return f"{change.key}, changed at step {done}", text
