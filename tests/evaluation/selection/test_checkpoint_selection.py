@@ -100,7 +100,27 @@ def test_a_selector_that_was_restored_decides_the_same(references: ReferenceScor
 
 def test_steps_that_are_trained_again_are_dropped_first() -> None:
     selector = select([0.1, 0.3, 0.6, 0.5])
-    selector.drop_after(200)
+    selector.go_on(after=200, patience=3, anew=False)
     assert [result.step for result in selector.results] == [100, 200]
     assert selector.add(300, result_with_score(0.6))
     assert best_step(selector) == 300
+
+
+def test_an_extended_run_counts_its_patience_anew_and_keeps_its_candidates() -> None:
+    selector = select([0.6, 0.5, 0.4, 0.3])
+    assert selector.should_stop
+    selector.go_on(after=400, patience=2, anew=True)
+    assert not selector.should_stop
+    selector.add(500, result_with_score(0.5))
+    assert not selector.should_stop
+    restored = CheckpointSelector.from_json(json.loads(json.dumps(selector.to_json())))
+    restored.go_on(after=500, patience=2, anew=False)
+    restored.add(600, result_with_score(0.5))
+    assert restored.should_stop
+    assert best_step(restored) == 100
+
+
+def test_a_longer_patience_goes_on_where_a_shorter_one_stopped() -> None:
+    selector = select([0.6, 0.5, 0.4, 0.3])
+    selector.go_on(after=400, patience=5, anew=False)
+    assert not selector.should_stop
