@@ -226,10 +226,8 @@ class Stage(Protocol):
     def image_conditioning(self, x0_BCHW: Tensor, generators: Sequence[Generator]) -> Conditioning:
         """Condition super-resolution on a low-resolution image; other stages return nothing.
 
-        Args:
-            x0_BCHW: The training images, or the output of the stage before, at any size. Both are
-                as the denoiser sees images.
-            generators: One for each image; noise augmentation draws from it.
+        `x0_BCHW` holds the training images, or the output of the stage before, at any size, as the
+        denoiser sees images. Noise augmentation draws from the generators, one for each image.
         """
         ...
 
@@ -365,10 +363,9 @@ class Phase(Protocol):
         ...
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """Name the parts that will be trained; other text encoders run only once a prompt.
+        """Name the parts that will be trained; UserError where the stage has nothing to train.
 
-        Raises:
-            UserError: the stage has nothing to train; this is asked before anything is attached.
+        Other text encoders run only once a prompt.
         """
         ...
 
@@ -427,9 +424,5 @@ class Restore(Protocol):
     """The function that applies an adapter: the inverse of `AttachedMethod.export`."""
 
     def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
-        """Apply exported tensors to a stage.
-
-        Raises:
-            UserError: some keys or shapes do not fit the base; the message names them.
-        """
+        """Apply exported tensors to a stage; UserError names keys or shapes that do not fit."""
         ...
