@@ -130,7 +130,7 @@ class TrainingRun:
         self.attached[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, previous)
         first = span.first - span.stage * training.steps
         condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage), first=first)
-        self.release_encoders()
+        release_encoders(self)
         attached = self.attached[span.stage]
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
         if span.last > span.first and not training.compile:
@@ -143,11 +143,6 @@ class TrainingRun:
         stage = self.family.stages[number]
         begun = [span.phase for span in self.spans[: self.index + 1] if span.stage == number]
         return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
-
-    def release_encoders(self) -> None:
-        """Drop encoders that training does not need from memory; text encoders in use stay."""
-        for number, stage in enumerate(self.family.stages):
-            stage.release_encoders(text=not (self.trains_text(number) or self.batch_loaders[number].dataset.varies))
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of a step of the run, from 0."""
@@ -162,7 +157,7 @@ class TrainingRun:
         """Make the base, as trained so far, ready to generate images while the context lasts."""
         with self.loop.generating():
             yield
-        self.release_encoders()
+        release_encoders(self)
 
     @contextmanager
     def base_only(self) -> Generator[None]:
@@ -182,3 +177,9 @@ class TrainingRun:
         for attached in self.attached.values():
             attached.detach()
         self.attached.clear()
+
+
+def release_encoders(run: TrainingRun) -> None:
+    """Drop encoders that training does not need from memory; trained text encoders stay."""
+    for number, stage in enumerate(run.family.stages):
+        stage.release_encoders(text=not run.trains_text(number))
