@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.training_run import TrainingRun
+from mascot.storage.image_files import open_image
 from mascot.storage.run_folder import Run
 from mascot.storage.user_cache import cache_folder
 
@@ -129,3 +131,34 @@ def test_a_runs_class_images_are_those_of_the_base_model(tiny_base: Path, tmp_pa
     base = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"))
     expected = base.generate([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
     assert [image.tobytes() for image in run.class_images] == [image.tobytes() for image in expected]
+
+
+def damage(path: Path, kind: str) -> None:
+    """Damage or exchange a cached image."""
+    image = open_image(path)
+    path.unlink()
+    if kind == "cut short":
+        image.save(path)
+        os.truncate(path, 50)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "black":
+        Image.new("RGB", (8, 8)).save(path)
+    elif kind == "exchanged":
+        path.write_bytes(path.with_name("0.png").read_bytes())
+    else:
+        image.save(path, format="JPEG")
+
+
+@pytest.mark.parametrize("kind", ["cut short", "pipe", "black", "exchanged", "jpeg"])
+def test_a_damaged_image_is_generated_again_and_said(cache: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    read_or_generate(PriorSettings(count=4), **FACTS, generate=GreyGenerator())
+    (path,) = cache.rglob("2.png")
+    damage(path, kind)
+    again = GreyGenerator()
+    for _ in range(2):
+        assert greys(read_or_generate(PriorSettings(count=4), **FACTS, generate=again)) == [0, 1, 2, 3]
+        assert again.seeds == [2]
+    (record,) = caplog.records
+    said = "1 cached image(s) are damaged, exchanged or of an older version, and are generated again."
+    assert record.getMessage() == f"{path.parent}: {said}"

@@ -6,7 +6,8 @@ image names its settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -21,7 +22,7 @@ from torch import Tensor
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.sample_cache import SampleCache
-from mascot.storage.image_files import image_stem, open_image
+from mascot.storage.image_files import image_stem, open_image, read_png, save_png, write_image
 
 REQUESTS = [ImageRequest(f"a sks dog {number}", number) for number in range(7)]
 KNOBS = Knobs(steps=1)
@@ -222,19 +223,107 @@ def test_nothing_cannot_be_embedded(tmp_path: Path) -> None:
         SampleCache(tmp_path).embed(FakeEncoder(), [])
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (path,) = generate(tmp_path, FakeGenerator(), REQUESTS[:1])
-    SampleCache(tmp_path).embed(FakeEncoder(), [path])
+def cut_short(path: Path) -> None:
+    """Half a file."""
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def black(path: Path) -> None:
+    """A black image of the same size."""
+    Image.new("RGB", (8, 8)).save(path, format="PNG")
+
+
+def jpeg(path: Path) -> None:
+    """The same image in another format."""
+    open_image(path).save(path, format="JPEG")
+
+
+def enlarged(path: Path) -> None:
+    """Another size."""
+    write_image(open_image(path).resize((16, 16)), path, "")
+
+
+def exchanged(path: Path) -> None:
+    """Another image of the cache."""
+    path.write_bytes(next(other for other in sorted(path.parent.glob("*.png")) if other != path).read_bytes())
+
+
+def pipe(path: Path) -> None:
+    """A named pipe."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    """A link to what never ends."""
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def flipped(path: Path) -> None:
+    """One bit of the pixels flipped, with correct checksums."""
+    image = open_image(path)
+    _, texts = read_png(path)
+    image.putpixel((3, 3), (image.getpixel((3, 3))[0] ^ 1, 0, 0))  # pyright: ignore[reportIndexIssue,reportOptionalSubscript,reportOperatorIssue]
+    save_png(image, path, texts)
+
+
+AGAIN = "1 cached image(s) are damaged, exchanged or of an older version, and are generated again."
+
+
+@pytest.mark.parametrize("damage", [cut_short, black, jpeg, enlarged, exchanged, pipe, endless, flipped, Path.unlink])
+def test_a_damaged_image_is_generated_again_to_the_same_bytes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    paths = generate(tmp_path, FakeGenerator())
+    whole = [path.read_bytes() for path in paths]
+    damage(paths[4])
+    generator = FakeGenerator()
+    assert [path.read_bytes() for path in generate(tmp_path, generator)] == whole
+    assert generator.requested == REQUESTS[3:6]
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert said == ([] if damage is Path.unlink else [AGAIN])
+    caplog.clear()
+    generate(tmp_path, generator)
+    assert caplog.records == []
+
+
+def flip_last_byte(path: Path) -> None:
+    """A flipped bit in the numbers."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_kind(path: Path) -> None:
+    """The file of another encoder."""
+    path.write_bytes(next(other for other in path.parent.glob("*.safetensors") if other != path).read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_last_byte, of_another_kind, pipe, endless])
+def test_damaged_measurements_are_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    paths = generate(tmp_path, FakeGenerator())
+    rows = SampleCache(tmp_path).embed(FakeEncoder(), paths)
     (kept,) = (tmp_path / "measured").glob("*.safetensors")
-    kept.write_bytes(b"no tensors")
-    with pytest.raises(UserError, match=f"{kept.name} is damaged; delete it"):
-        SampleCache(tmp_path).embed(FakeEncoder(), [path])
-    kept.unlink()
+    SampleCache(tmp_path).embed(FakeEncoder("another"), paths)
+    damage(kept)
+    encoder = FakeEncoder()
+    for _ in range(2):
+        assert torch.equal(SampleCache(tmp_path).embed(encoder, paths), rows)
+        assert encoder.count == len(paths)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{kept} is damaged or of an older version; what it held is measured again."
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (path,) = generate(tmp_path, FakeGenerator(), REQUESTS[:1])
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=f"{path.name} cannot be read .*; delete it"):
         SampleCache(tmp_path).embed(FakeEncoder(), [path])
     path.unlink()
-    with pytest.raises(UserError, match=r"cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"cannot be read \(it does not exist"):
         SampleCache(tmp_path).embed(FakeEncoder(), [path])
 
 

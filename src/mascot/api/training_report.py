@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice, product
+
+from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.captioning.caption_variants import first_variant
@@ -29,6 +32,9 @@ from mascot.reports.training_page import (
 from mascot.runs.inputs import find_caption_faults
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.image_files import open_image
+from mascot.storage.untrusted_files import UnreadableFile
+
+logger = logging.getLogger(__name__)
 
 IMAGES = 3
 """Images of the subject for each context prompt."""
@@ -109,7 +115,14 @@ def photo_notes(run: TrainingRun) -> Iterator[ReportNote]:
 def read_previews(run: TrainingRun) -> Iterator[Preview]:
     """Read the preview images from the run's folder, step by step."""
     for step, paths in sorted(run.files.previews().items()):
-        yield Preview(step=step, images=tuple(open_image(path) for path in paths))
+        images: list[Image.Image] = []
+        for path in paths:
+            try:
+                images.append(open_image(path))
+            except UnreadableFile as error:
+                logger.warning("%s is left out of the report (%s).", path, error.reason)
+        if images:
+            yield Preview(step=step, images=tuple(images))
 
 
 def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:

@@ -11,7 +11,7 @@ from filelock import FileLock
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.image_files import read_sealed, warn_of_unsealed, write_image
 from mascot.storage.user_cache import cache_folder
 
 GenerateImages = Callable[[str, Sequence[int]], Iterator[Image.Image]]
@@ -75,17 +75,17 @@ def read_or_generate(
     key = hashlib.sha256(json.dumps(facts | {"precision": precision}, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache_folder() / "prior" / key
     seeds = [settings.seed + i for i in range(settings.count)]
-    if settings.count:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):  # a second run of the same class waits, then finds every image
-            missing = [seed for seed in seeds if not (folder / f"{seed}.png").exists()]
-            # Even without seeds a generator would encode the prompt, so it is not called.
-            generated = generate(prompt, missing) if missing else iter(())
-            for seed, image in zip(missing, generated, strict=True):
-                with atomic_write(folder / f"{seed}.png") as temporary:
-                    image.save(temporary, format="PNG")
-    images: list[Image.Image] = []
-    for seed in seeds:
-        with Image.open(folder / f"{seed}.png") as image:
-            images.append(image.convert("RGB"))
-    return images
+    if not settings.count:
+        return []
+    size = (resolution, resolution)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # a second run of the same class waits, then finds every image
+        images = {seed: read_sealed(folder / f"{seed}.png", size) for seed in seeds}
+        missing = [seed for seed, image in images.items() if image is None]
+        warn_of_unsealed(folder, [folder / f"{seed}.png" for seed in missing])
+        # Even without seeds a generator would encode the prompt, so it is not called.
+        generated = generate(prompt, missing) if missing else iter(())
+        for seed, image in zip(missing, generated, strict=True):
+            write_image(image, folder / f"{seed}.png", prompt)
+            images[seed] = image.convert("RGB")
+    return [image for image in images.values() if image is not None]

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from filelock import FileLock
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,7 +28,11 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs, settings_text
 from mascot.protocols import Family
 from mascot.storage.atomic_write import atomic_write
-from mascot.storage.image_files import image_stem, open_image, write_image
+from mascot.storage.image_files import SEAL, image_stem, open_image, read_sealed, warn_of_unsealed, write_image
+from mascot.storage.tensor_files import read_tensors
+from mascot.storage.untrusted_files import UnreadableFile, digest_of
+
+logger = logging.getLogger(__name__)
 
 KEY_DIGITS = 20
 """Hexadecimal digits of a cache key."""
@@ -95,19 +99,22 @@ class SampleCache:
         knobs = knobs.model_copy(update={"height": height, "width": width})
         base = f"{generator.family.name} {generator.family.identity}"
         paths = [self._path_of(request, knobs, weights) for request in requests]
-        if all(path.exists() for path in paths):
+        if all(read_sealed(path, (width, height)) for path in paths):
             yield from paths
             return
         _make_folder(self.folder)
         with self._generation_lock:
-            again = _unfinished(paths, generator.batch_size)
+            whole = {path for path in paths if read_sealed(path, (width, height))}
+            warn_of_unsealed(self.folder, set(paths) - whole)
+            again = _unfinished(paths, whole, generator.batch_size)
             generated = generator.generate([requests[index] for index in again], knobs)
             waiting = set(again)
             for index, path in enumerate(paths):
                 if index in waiting:
                     image = next(generated)
-                    if not path.exists():
+                    if path not in whole:
                         write_image(image, path, settings_text(requests[index], knobs, (height, width), base, weights))
+                        whole.add(path)
                 yield path
 
     def embed(self, encoder: ImageEncoder, paths: Sequence[Path]) -> Tensor:
@@ -119,7 +126,7 @@ class SampleCache:
             UserError: an image cannot be read.
             ValueError: there are no images.
         """
-        return self._embed(encoder, [_digest_of(path) for path in paths], lambda index: open_image(paths[index]))
+        return self._embed(encoder, [digest_of(path) for path in paths], lambda index: open_image(paths[index]))
 
     def embed_images(self, encoder: ImageEncoder, images: Sequence[Image.Image]) -> Tensor:
         """Embed images that have no file of their own. Shape B x D, float32, on the CPU.
@@ -143,7 +150,7 @@ class SampleCache:
         """
         if len(paths) < 2:
             return []
-        key = _key(*(_digest_of(path) for path in paths))
+        key = _key(*(digest_of(path) for path in paths))
 
         def measure(_: Sequence[int]) -> list[Tensor]:
             return [torch.tensor(distance.between([open_image(path) for path in paths]), dtype=torch.float64)]
@@ -174,15 +181,18 @@ class SampleCache:
         keys.
         """
         file = self.folder / "measured" / f"{_key(kind)}.safetensors"
-        known = _read_tensors(file)
+        known = _read_tensors(file, kind)
         missing = [index for key, index in _first_indices(keys).items() if key not in known]
         if missing:
             measured = {keys[index]: values for index, values in zip(missing, measure(missing), strict=True)}
             _make_folder(self.folder)
             with self._measurement_lock:  # another process may have stored others in the meantime
-                known = {**_read_tensors(file), **{key: row.contiguous().clone() for key, row in measured.items()}}
+                known = {
+                    **_read_tensors(file, kind, warn=False),
+                    **{key: row.contiguous().clone() for key, row in measured.items()},
+                }
                 with atomic_write(file) as temporary:
-                    save_file(dict(sorted(known.items())), temporary, metadata={"of": kind})
+                    save_file(dict(sorted(known.items())), temporary, metadata={"of": kind, SEAL: _seal_of(known)})
         return [known[key] for key in keys]
 
 
@@ -195,13 +205,13 @@ def weights_name(family: Family, adapter: Path | None = None) -> str:
         UserError: the adapter file cannot be read.
     """
     kinds = [str(next(stage.parts[stage.denoiser].parameters()).dtype) for stage in family.stages]
-    return _key(family.identity, *kinds, *([] if adapter is None else [_digest_of(adapter)]))
+    return _key(family.identity, *kinds, *([] if adapter is None else [digest_of(adapter)]))
 
 
-def _unfinished(paths: Sequence[Path], batch_size: int) -> list[int]:
+def _unfinished(paths: Sequence[Path], whole: Collection[Path], batch_size: int) -> list[int]:
     """Return the indices of all images in batches that lack an image."""
     batches = [range(start, min(start + batch_size, len(paths))) for start in range(0, len(paths), batch_size)]
-    return [index for batch in batches if not all(paths[index].exists() for index in batch) for index in batch]
+    return [index for batch in batches if not all(paths[index] in whole for index in batch) for index in batch]
 
 
 def _make_folder(folder: Path) -> None:
@@ -213,29 +223,30 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _read_tensors(file: Path) -> Mapping[str, Tensor]:
-    if not file.exists():
-        return {}
+def _read_tensors(file: Path, kind: str, *, warn: bool = True) -> Mapping[str, Tensor]:
+    """Read what is measured of a kind; a file that is not just what was written holds nothing."""
     try:
-        with safe_open(file, framework="pt") as stored:
-            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged; delete it, and what it held is measured again.") from error
+        tensors, metadata = read_tensors(file)
+    except UnreadableFile as error:
+        tensors, metadata = {}, {}
+        if error.missing:
+            return {}
+    if metadata.get("of") == kind and metadata.get(SEAL) == _seal_of(tensors):
+        return tensors
+    if warn:
+        logger.warning("%s is damaged or of an older version; what it held is measured again.", file)
+    return {}
+
+
+def _seal_of(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors with their names, types and shapes."""
+    facts = [(key, tensors[key].dtype, tuple(tensors[key].shape)) for key in sorted(tensors)]
+    return _key(facts, *(tensors[key].contiguous().numpy().tobytes() for key in sorted(tensors)))
 
 
 def _first_indices(keys: Sequence[str]) -> dict[str, int]:
     """Return each key's first index, the last key first."""
     return {key: index for index, key in reversed(list(enumerate(keys)))}
-
-
-def _digest_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); put it back, or delete it and start again."
-        ) from error
 
 
 def _key(*facts: object) -> str:

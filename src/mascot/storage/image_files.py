@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +16,15 @@ from PIL.PngImagePlugin import PngInfo
 from mascot.storage.atomic_write import atomic_write, write_new
 from mascot.storage.untrusted_files import UnreadableFile, read_bytes
 
+logger = logging.getLogger(__name__)
+
 IMAGE_LIMIT = 2**28
 """Most bytes of a generated image."""
 PIXEL_LIMIT = 178_000_000
 """Most pixels of a generated image, or of a grid of them; Pillow's own limit is just above."""
+
+SEAL = "seal"
+"""Name of the chunk with the hash by which a cached image is checked; see `seal_of`."""
 
 NOT_WHOLE = "it is not a whole PNG image"
 _END = b"IEND\xaeB`\x82"
@@ -30,7 +38,41 @@ def write_image(image: Image.Image, path: Path, text: str) -> None:
         UserError: the file cannot be written.
     """
     with atomic_write(path) as temporary:
-        save_png(image, temporary, {"parameters": text})
+        save_png(image, temporary, {"parameters": text, SEAL: seal_of(image.convert("RGB"), path.name)})
+
+
+def seal_of(image: Image.Image, name: str) -> str:
+    """Hash an image's pixels and the name of its file; 32 hexadecimal digits."""
+    facts = f"{name}\0{image.mode} {image.width}x{image.height}\0".encode(errors="surrogateescape")
+    return hashlib.sha256(facts + image.tobytes()).hexdigest()[:32]
+
+
+def read_sealed(path: Path, size: tuple[int, int] | None = None) -> Image.Image | None:
+    """Read a cached image as RGB, if it is just what `write_image` wrote under this name.
+
+    None means that it is missing, damaged, exchanged, or by a version that wrote no seals.
+
+    Args:
+        path: The file.
+        size: The width and height that it must have; None takes any.
+    """
+    try:
+        image, texts = read_png(path)
+    except UnreadableFile:
+        return None
+    whole = texts.get(SEAL) == seal_of(image, path.name) and size in {None, image.size}
+    return image if whole else None
+
+
+def warn_of_unsealed(folder: Path, paths: Iterable[Path]) -> None:
+    """Warn in one line of the files that exist and that `read_sealed` does not accept."""
+    unsealed = [path for path in paths if os.path.lexists(path)]
+    if unsealed:
+        logger.warning(
+            "%s: %d cached image(s) are damaged, exchanged or of an older version, and are generated again.",
+            folder,
+            len(unsealed),
+        )
 
 
 def write_new_image(image: Image.Image, folder: Path, stem: str, text: str) -> Path:
