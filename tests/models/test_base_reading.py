@@ -133,6 +133,7 @@ def test_more_layers_than_there_are_cannot_be_skipped(tiny_base: Path) -> None:
     assert read(tiny_base, clip_skip=2)
 
 
+@pytest.mark.slow
 def test_an_adapter_remembers_how_its_base_was_read(
     tiny_base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

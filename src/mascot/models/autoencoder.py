@@ -38,6 +38,11 @@ class Autoencoder:
             self.loaded = self.load().to(self.device).eval().requires_grad_(requires_grad=False)
         return self.loaded
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the autoencoder is in memory."""
+        return self.loaded is not None
+
     @cached_property
     def factor(self) -> int:
         """Pixels per latent cell, along a side."""
@@ -80,6 +85,7 @@ class PixelSpace:
     """The codec of a base without an autoencoder: the denoiser reads pixels in -1..1."""
 
     factor: int = 1
+    is_loaded: bool = True
 
     @staticmethod
     def encode(pixels_BCHW: Tensor) -> Latents:

@@ -6,19 +6,22 @@ Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, cast
 
+import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
 from mascot.errors import UserError, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_ending
 from mascot.models.base_files.base_reading import BaseReading
+from mascot.models.base_files.file_contents import check_channels
 from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Solver
 
@@ -31,6 +34,10 @@ class UNetStage(PipelineStage):
     scheduler: Any
     clip_skip: int = 0
     """Last layers of the CLIP text encoders that are skipped."""
+    encoded_empty: dict[tuple[int, int], Tensor] = field(default_factory=dict[tuple[int, int], Tensor])
+    """Height and width in cells -> the latents of an empty image, which inpainting bases read."""
+    inpainting_pipeline: type[DiffusionPipeline] | None = None
+    """The pipeline that a base with mask channels is saved as."""
     denoiser: Final = "unet"
     default_solver: Final = "ddim"
     embeds_guidance: Final = False
@@ -47,8 +54,10 @@ class UNetStage(PipelineStage):
         """
         own, self.scheduler = self.scheduler, reading.adjusted(self.scheduler)
         self.clip_skip = reading.clip_skip
-        if self.scheduler is not own and (reopen := self.reopen) is not None:
-            self.reopen = lambda: with_scheduler(reopen(), self.scheduler)
+        check_channels(self.source, int(self.unet.config["in_channels"]), int(self.unet.config["out_channels"]))
+        if self.reopen is not None and (self.scheduler is not own or self.is_inpainting):
+            reopen, inpainting = self.reopen, self.inpainting_pipeline if self.is_inpainting else None
+            self.reopen = lambda: adjusted_pipeline(reopen(), self.scheduler, inpainting)
         return reading.identify(identity, own, self.scheduler)
 
     def use_plain_attention(self) -> None:
@@ -105,16 +114,38 @@ class UNetStage(PipelineStage):
             raise UserError(f"unknown layer set {layers!r}{suggest(layers, UNET_LAYERS)}")
         return layers_ending(self.parts[part], UNET_LAYERS[layers] if part == self.denoiser else TEXT_LAYERS[layers])
 
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet also reads a mask and the latents of the image outside it."""
+        return int(self.unet.config["in_channels"]) == 2 * int(self.unet.config["out_channels"]) + 1
+
+    def empty_latents(self, height: int, width: int) -> Tensor:
+        """Return the latents of an empty image, by height and width in cells. Shape C x H x W.
+
+        The autoencoder is dropped again where it was loaded for this alone.
+        """
+        if (height, width) not in self.encoded_empty:
+            was_loaded = self.image_codec.is_loaded
+            pixels = torch.zeros(1, 3, height * self.factor, width * self.factor)
+            with torch.autocast(self.device.type, enabled=False):
+                self.encoded_empty[height, width] = self.encode(pixels).mean_BCHW[0]
+            if not was_loaded:
+                self.image_codec.release()
+        return self.encoded_empty[height, width]
+
     def run_unet(self, noisy_BCHW: Tensor, timestep_B: Tensor, states_BND: Tensor, **conditioning: object) -> Tensor:
         """Run the UNet once, with more keyword inputs; the prediction is float32."""
         dtype = self.dtype_of(self.unet)
         noisy, states = noisy_BCHW.to(self.device, dtype), states_BND.to(dtype)
+        if self.is_inpainting:
+            noisy = join_empty_image(self, noisy)
         unet: Any = self.unet
         return unet(noisy, timestep_B, encoder_hidden_states=states, return_dict=False, **conditioning)[0].float()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape C, H, W of the noise for an image of some pixels."""
-        return int(self.unet.config["in_channels"]), height // self.factor, width // self.factor
+        channels = int(self.unet.config["out_channels" if self.is_inpainting else "in_channels"])
+        return channels, height // self.factor, width // self.factor
 
     def solver(self, name: str, steps: int, height: int, width: int) -> Solver:
         """Set up ddim, dpm++, euler or unipc with the base's own schedule.
@@ -135,7 +166,24 @@ class UNetStage(PipelineStage):
         return solver
 
 
-def with_scheduler(pipeline: DiffusionPipeline, scheduler: Any) -> DiffusionPipeline:
-    """Give a pipeline another scheduler, which is saved with it."""
+def join_empty_image(stage: UNetStage, noisy_BCHW: Tensor) -> Tensor:
+    """Join noisy latents, a mask of the whole image, and the latents of an empty image.
+
+    An inpainting base then generates from the prompt alone. The empty image is gray, as it is
+    where the base was trained (Rombach et al. 2022, arXiv 2112.10752, section 4.5).
+    """
+    size = noisy_BCHW.shape[-2:]
+    if isinstance(noisy_BCHW, FakeTensor):  # memory is counted: no value matters, and none is kept
+        empty_CHW = torch.zeros_like(noisy_BCHW[0])
+    else:
+        empty_CHW = stage.empty_latents(*size).to(noisy_BCHW)
+    mask_B1HW = torch.ones_like(noisy_BCHW[:, :1])
+    return torch.cat([noisy_BCHW, mask_B1HW, empty_CHW.expand_as(noisy_BCHW)], dim=1)
+
+
+def adjusted_pipeline(
+    pipeline: DiffusionPipeline, scheduler: Any, inpainting: type[DiffusionPipeline] | None
+) -> DiffusionPipeline:
+    """Give a pipeline another scheduler, and the class for inpainting; both are saved with it."""
     pipeline.register_modules(scheduler=scheduler)
-    return pipeline
+    return pipeline if inpainting is None else inpainting(**pipeline.components)

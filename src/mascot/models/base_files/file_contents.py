@@ -106,8 +106,8 @@ def read_contents(path: Path) -> FileContents:
     pipeline = next(kind for prefix, kind in PIPELINES.items() if any(name.startswith(prefix) for name in shapes))
     contents = FileContents(path=path, pipeline=pipeline, shapes=shapes, metadata=header.metadata)
     if contents.comes_with_settings:
-        kernel = shapes[f"{UNET}input_blocks.0.0.weight"]
-        check_channels(str(path), kernel[1] if len(kernel) == 4 else 0)
+        kernel, last = shapes[f"{UNET}input_blocks.0.0.weight"], shapes.get(f"{UNET}out.2.weight", (4,))
+        check_channels(str(path), kernel[1] if len(kernel) == 4 else 0, last[0])
     return contents
 
 
@@ -139,13 +139,18 @@ CHANNELS: Final[Mapping[int, str]] = {
 """Channels that a UNet reads -> what it reads; 4 are latents, 9 are latents with a mask."""
 
 
-def check_channels(base: str, channels: int) -> None:
-    """Refuse a UNet that needs an input beside latents and mask.
+def check_channels(base: str, channels: int, latents: int) -> None:
+    """Refuse a UNet that needs an input beside latents, a mask and the latents outside it.
+
+    Args:
+        base: The base, for the message.
+        channels: Channels that its UNet reads.
+        latents: Channels of its latents, usually 4.
 
     Raises:
-        UserError: it reads another number of channels than 4 (latents) or 9 (inpainting).
+        UserError: it reads neither latents alone nor latents, mask and latents.
     """
-    if channels not in {4, 9}:
+    if channels not in {latents, 2 * latents + 1}:
         what = CHANNELS.get(channels, f"{channels} channels")
         raise UserError(
             f"the base {base} cannot be personalized (its UNet reads {what}); "

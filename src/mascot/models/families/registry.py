@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 
 from mascot.errors import UserError, suggest
 from mascot.models.base_files.base_reading import BaseReading
+from mascot.models.base_files.file_contents import check_channels
 from mascot.models.families.base_source import read_index_of, source_of, split_cascade
 from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family
+from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 FAMILIES: Mapping[str, str] = {
     "StableDiffusionPipeline": "mascot.models.families.sd",
     "StableDiffusionXLPipeline": "mascot.models.families.sdxl",
+    "StableDiffusionInpaintPipeline": "mascot.models.families.sd",
+    "StableDiffusionXLInpaintPipeline": "mascot.models.families.sdxl",
     "StableDiffusion3Pipeline": "mascot.models.families.sd3",
     "FluxPipeline": "mascot.models.families.flux",
     "IFPipeline": "mascot.models.families.deepfloyd_if",
@@ -27,6 +32,20 @@ The `load` of that module takes its source as `continuation`.
 """
 
 
+OTHER_PIPELINES: Mapping[str, str] = {
+    "StableDiffusionInstructPix2PixPipeline": "edits an image by an instruction",
+    "StableDiffusionXLInstructPix2PixPipeline": "edits an image by an instruction",
+    "StableDiffusionDepth2ImgPipeline": "reads a depth map beside the prompt",
+    "StableDiffusionUpscalePipeline": "enlarges an image",
+    "StableDiffusionLatentUpscalePipeline": "enlarges an image",
+    "StableDiffusionXLImg2ImgPipeline": "only improves the images of another base (a refiner)",
+    "StableDiffusionImageVariationPipeline": "reads an image in place of a prompt",
+    "StableUnCLIPPipeline": "reads the embedding of an image beside the prompt",
+    "StableUnCLIPImg2ImgPipeline": "reads the embedding of an image beside the prompt",
+}
+"""Pipeline class that is close to one of a family -> why it cannot be personalized."""
+
+
 def describe(base: str) -> dict[str, object]:
     """Return the `model_index.json` of a base without loading weights.
 
@@ -38,6 +57,7 @@ def describe(base: str) -> dict[str, object]:
     """
     first, *more = split_cascade(base)
     index = check_pipeline(first, read_index_of(first))
+    check_inputs(first)
     if len(more) > 1:
         raise UserError(
             f"the base {base} joins {len(more) + 1} stages; mascot knows bases of at most two: give FIRST+SECOND."
@@ -61,9 +81,32 @@ def check_pipeline(base: str, index: dict[str, object]) -> dict[str, object]:
         raise UserError(
             f"{base} is a {kind}, which only enlarges the images of another base; give both, as --base FIRST+{base}."
         )
+    if kind in OTHER_PIPELINES:
+        raise UserError(
+            f"{base} is a {kind}, which {OTHER_PIPELINES[kind]}; give a text-to-image or an inpainting base."
+        )
     if kind not in FAMILIES:
         raise UserError(f"{base} is a {kind}, which mascot cannot personalize{suggest(kind, FAMILIES)}")
     return index
+
+
+def check_inputs(base: str) -> None:
+    """Refuse a folder whose UNet reads more than latents and a mask, by its settings alone.
+
+    Raises:
+        UserError: it does. Settings that cannot be read are refused when the base is loaded.
+    """
+    settings = Path(source_of(base), "unet", "config.json")
+    if not settings.is_file():
+        return
+    try:
+        values = read_json_object(settings)
+    except UnreadableFile:
+        return
+    channels, latents = values.get("in_channels"), values.get("out_channels")
+    # A UNet in pixel space predicts a variance too, in as many more channels.
+    if isinstance(channels, int) and isinstance(latents, int) and latents != 2 * channels:
+        check_channels(base, channels, latents)
 
 
 def family_name(base: str) -> str:

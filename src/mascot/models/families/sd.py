@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from mascot.models.base_files.base_reading import DIFFUSION, BaseReading
@@ -66,6 +66,7 @@ def load(source: str, *, device: str, precision: Precision, reading: BaseReading
         UserError: the weights are missing, incomplete or unreadable, or cannot be read so.
     """
     stage = StableDiffusionStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
+    stage.inpainting_pipeline = StableDiffusionInpaintPipeline
     stage.use_plain_attention()
     identity = stage.read_as(reading, fingerprint(weight_files(source, PARTS)))
     check_clip_skip(stage, stage.clip_skip)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from mascot.models.base_files.base_reading import DIFFUSION, BaseReading
@@ -69,6 +69,7 @@ def load(source: str, *, device: str, precision: Precision, reading: BaseReading
         UserError: the weights are missing, incomplete or unreadable, or cannot be read so.
     """
     stage = StableDiffusionXLStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision])
+    stage.inpainting_pipeline = StableDiffusionXLInpaintPipeline
     stage.use_plain_attention()
     identity = stage.read_as(reading, fingerprint(weight_files(source, PARTS)))
     check_clip_skip(stage, stage.clip_skip, last=2)
