@@ -19,6 +19,7 @@ WORDS += ["selection.active=false", "diagnosis.active=false", "training.checkpoi
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("COLUMNS", "400")
     folder = tmp_path / "photos"
     folder.mkdir()
     texts = {"1.txt": "{subject}, red, {small|big}\nanother {subject}", "2.caption": "a sks dog, blue, at night"}

@@ -57,12 +57,13 @@ def doctor(recipe: Recipe, *, measure: bool = True) -> DoctorReport:
 def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
     """Load the base, time steps with at most one class image, and report all settings."""
     short = with_class_images(recipe, min(recipe.prior.count, 1))
+    few = replace(photos, class_images=photos.class_images[:1])
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
         family = load_base(recipe)
         short, reason = choose_token(short, family)
-        run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=photos, family=family, token_reason=reason)
+        run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=few, family=family, token_reason=reason)
         begin(run)
         rows = [row for row in effective_settings(run) if row[0] != TIME]
         seconds, total = measure_steps(run)

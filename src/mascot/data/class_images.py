@@ -9,7 +9,7 @@ from typing import Literal
 
 from filelock import FileLock
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mascot.storage.image_files import read_sealed, warn_of_unsealed, write_image
 from mascot.storage.user_cache import cache_folder
@@ -37,6 +37,21 @@ class PriorSettings(BaseModel):
     steps: int = Field(default=25, ge=1, le=1000, description="solver steps of each class image")
     guidance: float = Field(default=5.0, ge=0, le=50, description="guidance scale of each class image")
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the first class image")
+    folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder with class images of your own; generated ones are added up to prior.count",
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def check_folder(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a folder that would not be used."""
+        if folder is not None and info.data.get("form") == "outputs":
+            raise ValueError('prior.form = "outputs" uses no class images; leave one of both out')
+        if folder is not None and info.data.get("weight") == 0:
+            raise ValueError("prior.weight = 0 uses no class images; leave one of both out")
+        return folder
 
     @property
     def uses_base_outputs(self) -> bool:
@@ -46,7 +61,7 @@ class PriorSettings(BaseModel):
     @property
     def uses_class_images(self) -> bool:
         """Whether class images are trained on."""
-        return self.form == "images" and self.weight > 0 and self.count > 0
+        return self.form == "images" and self.weight > 0 and (self.count > 0 or self.folder is not None)
 
 
 def read_or_generate(

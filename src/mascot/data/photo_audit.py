@@ -168,13 +168,10 @@ def duplicates(photos: Sequence[Photo]) -> tuple[PhotoPair, ...]:
 
 
 def _near(images: Sequence[Image.Image]) -> dict[tuple[int, int], int]:
-    """Pair each image with the first that has a similar perceptual hash (pHash, 64 bits)."""
-    from imagehash import phash  # it imports scipy, and only this function needs it
-
-    bits = np.array([np.asarray(phash(image).hash).ravel() for image in images])
-    if len(bits) < 2:
+    """Pair each image with the first that has a similar perceptual hash."""
+    if len(images) < 2:
         return {}
-    hashes = np.packbits(bits, axis=1).view(np.uint64).ravel()
+    hashes = perceptual_hashes(images)
     pairs: dict[tuple[int, int], int] = {}
     for start in range(0, len(hashes), 256):  # a block of rows at a time, so that memory stays small
         distances = np.bitwise_count(hashes[start : start + 256, None] ^ hashes)
@@ -184,6 +181,14 @@ def _near(images: Sequence[Image.Image]) -> dict[tuple[int, int], int]:
             one, two = start + row, int(similar[row].argmax())
             pairs[min(one, two), max(one, two)] = int(distances[row, two])
     return pairs
+
+
+def perceptual_hashes(images: Sequence[Image.Image]) -> NDArray[np.uint64]:
+    """Return the perceptual hash of each image (pHash); similar images differ in few of 64 bits."""
+    from imagehash import phash  # it imports scipy, and only this function needs it
+
+    bits = np.array([np.asarray(phash(image).hash).ravel() for image in images])
+    return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
 def background_similarity(photos: Sequence[Photo]) -> float | None:

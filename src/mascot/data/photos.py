@@ -57,6 +57,8 @@ class PhotoSet:
     photos: tuple[Photo, ...]
     refused: tuple[RefusedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    class_images: tuple[Photo, ...] = ()
+    """Class images of the user's own, which do not show the subject."""
 
 
 def read_photos(paths: Sequence[Path], *, background: str = "white", recursive: bool | None = None) -> PhotoSet:
@@ -75,6 +77,13 @@ def read_photos(paths: Sequence[Path], *, background: str = "white", recursive: 
         UserError: the color is unknown, a path does not exist, a file that was given itself is
             unusable, or there is no usable photo.
     """
+    found = collect_photos(paths, background=background, recursive=recursive)
+    _check_usable(paths, found.photos, found.refused)
+    return found
+
+
+def collect_photos(paths: Sequence[Path], *, background: str = "white", recursive: bool | None = None) -> PhotoSet:
+    """Read photos as `read_photos` does; there may be none."""
     color = parse_color(background)
     photos: list[Photo] = []
     refused: list[RefusedFile] = []
@@ -85,7 +94,6 @@ def read_photos(paths: Sequence[Path], *, background: str = "white", recursive: 
             photos.append(_read(path, color, notes, decoded))
         except UnusableImage as error:
             refused.append(RefusedFile(path=path, reason=str(error)))
-    _check_usable(paths, photos, refused)
     return PhotoSet(photos=tuple(photos), refused=tuple(refused), notes=tuple(notes))
 
 

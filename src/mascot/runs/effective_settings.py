@@ -90,7 +90,8 @@ def described_class_images(recipe: Recipe, per_step: int) -> str:
     if not prior.uses_class_images:
         return "none"
     missing = "; to generate them give --class-noun, or leave them out with --set prior.weight=0"
-    return f"{per_step}, of {prior.count}, weight {prior.weight:g}{'' if recipe.class_noun else missing}"
+    own = "" if prior.folder is None else f" with those of {prior.folder}"
+    return f"{per_step}, of {prior.count}{own}, weight {prior.weight:g}{'' if recipe.class_noun else missing}"
 
 
 def described_noun(recipe: Recipe) -> str:

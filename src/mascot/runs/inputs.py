@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +14,10 @@ from mascot.data import class_images
 from mascot.data.captioning.caption_audit import audit_captions
 from mascot.data.captioning.caption_variants import first_variant
 from mascot.data.captions import CaptionSources, caption_photos
+from mascot.data.class_image_folder import read_class_images
 from mascot.data.dataset import check_masks
 from mascot.data.photo_audit import PhotoFinding
-from mascot.data.photos import PhotoSet, read_photos
+from mascot.data.photos import Photo, PhotoSet, read_photos
 from mascot.data.prompt_templates import class_prompt, fill, names_subject
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError
@@ -71,7 +73,21 @@ def read_subject(recipe: Recipe) -> PhotoSet:
         _ = [fill(first_variant(caption), recipe.subject) for caption in photo.captions]
     for prompt in recipe.previews.prompts:
         fill(prompt, recipe.subject)
-    return photos
+    return with_own_class_images(recipe, photos)
+
+
+def with_own_class_images(recipe: Recipe, photos: PhotoSet) -> PhotoSet:
+    """Add the user's own class images to the photos, and what is said about them.
+
+    Raises:
+        UserError: the recipe's folder of class images holds none that can be used.
+    """
+    if recipe.prior.folder is None or recipe.class_noun is None:
+        return photos
+    found = read_class_images(Path(recipe.prior.folder), photos.photos, class_noun=recipe.class_noun)
+    refused = [f"Class image not used: {refusal.reason}" for refusal in found.refused]
+    notes = (*photos.notes, f"{len(found.photos)} class images of your own.", *refused, *found.notes)
+    return replace(photos, class_images=found.photos, notes=notes)
 
 
 def caption_sources(recipe: Recipe) -> CaptionSources:
@@ -113,8 +129,12 @@ def check_token(recipe: Recipe) -> None:
 
 
 def photo_hashes(photos: PhotoSet) -> list[list[str]]:
-    """List each photo's name and a hash of its pixels; a resumed run must have the same list."""
-    return [[photo.path.name, hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]] for photo in photos.photos]
+    """List each photo's name and a hash of its pixels; a resumed run must have the same list.
+
+    Class images of the user's own follow.
+    """
+    images = (*photos.photos, *photos.class_images)
+    return [[image.path.name, hashlib.sha256(image.image.tobytes()).hexdigest()[:16]] for image in images]
 
 
 def image_resolution(recipe: Recipe, family: Family) -> int:
@@ -145,17 +165,18 @@ def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> No
         stage.objective.weight(stage.objective.sample_timesteps([seeded(0)]), recipe.training.min_snr)
 
 
-def make_class_images(recipe: Recipe, family: Family, resolution: int) -> list[Image.Image]:
-    """Read or generate a recipe's class images with the base model, in RGB; may be none."""
+def make_class_images(recipe: Recipe, family: Family, resolution: int, own: Sequence[Photo] = ()) -> list[Image.Image]:
+    """Return a recipe's class images in RGB: the user's own, and generated ones up to its count."""
     if not recipe.prior.uses_class_images or recipe.class_noun is None:
         return []
     generator = Generator(family)
     knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=resolution, width=resolution)
-    return class_images.read_or_generate(
-        recipe.prior,
+    generated = class_images.read_or_generate(
+        recipe.prior.model_copy(update={"count": max(0, recipe.prior.count - len(own))}),
         identity=family.identity,
         prompt=class_prompt(recipe.class_noun),
         resolution=resolution,
         precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
         generate=lambda prompt, seeds: generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs),
     )
+    return [*(photo.image for photo in own), *generated]

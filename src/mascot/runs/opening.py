@@ -81,8 +81,9 @@ def open_training_run(
 
 def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Change]) -> None:
     """Bring a run to its last checkpoint, and write down what it is trained with."""
-    if run.recipe.prior.uses_class_images and run.recipe.prior.count:
-        run.on_event(ClassImagesStarted(images=run.recipe.prior.count))
+    missing = run.recipe.prior.count - len(run.photos.class_images)
+    if run.recipe.prior.uses_class_images and missing > 0:
+        run.on_event(ClassImagesStarted(images=missing))
     begin(run)
     rows = [describe_change(change, run.loop.done, run.recipe) for change in changes]
     run.is_extended = any(change.extends for change in changes)

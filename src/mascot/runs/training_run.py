@@ -105,7 +105,7 @@ class TrainingRun:
     def class_images(self) -> list[Image.Image]:
         """Images of the class by the base model; first read them before a method is attached."""
         assert not self.attached, "class images must be generated before the method is attached"
-        return make_class_images(self.recipe, self.family, self.resolution)
+        return make_class_images(self.recipe, self.family, self.resolution, self.photos.class_images)
 
     @cached_property
     def batch_loaders(self) -> tuple[BatchLoader, ...]:
