@@ -30,7 +30,9 @@ from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
 from mascot.progress import Event, FileWritten, OnEvent, PromptTruncated, ignore
+from mascot.recipe.overrides import parse_overrides
 from mascot.recipe.recipe import Recipe
+from mascot.recipe.unused_settings import check_given_once, check_undiagnosed, check_used, flatten
 from mascot.reports.page import write_page
 from mascot.storage.atomic_write import check_writable
 from mascot.storage.run_folder import Run
@@ -71,6 +73,7 @@ def evaluate_suite(
     lists = {live: collection.prompts.for_subject(live=live) for live in (False, True)}
     runs = plan_runs(collection.subjects, variants, prompts=lists, images=images, seed=seed)
     encoders = {"identity": identity, "clip": clip}
+    check_used([run.recipe for run in runs], overrides=parse_overrides(overrides))
     return evaluate_runs(
         runs, out=out, base=base, **encoders, device=device, engine=engine, address=address, on_event=on_event
     )
@@ -78,6 +81,11 @@ def evaluate_suite(
 
 def suite_recipe(subject: CollectionSubject, *, method: str, base: str, seed: int, overrides: Sequence[str]) -> Recipe:
     """Build the recipe of one subject and method; previews are off unless overridden."""
+    given = parse_overrides(overrides)
+    check_given_once(
+        given, {"base": "--base", "seed": "--seed", "method.name": "--methods", "photos": "the collection"}
+    )
+    check_undiagnosed(dict(flatten(given)), "suite")
     return Recipe.preset(
         base=base,
         photos=(str(subject.photos),),

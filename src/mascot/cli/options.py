@@ -53,6 +53,17 @@ Device = Annotated[
 ]
 
 
+OPTION_OF = {
+    "base": "--base",
+    "token": "--token",
+    "class_noun": "--class-noun",
+    "seed": "--seed",
+    "training.steps": "--steps",
+    "method.name": "--method",
+}
+"""Recipe key -> the option that sets it."""
+
+
 class RecipeOptions(TypedDict):
     """What a command line says about a recipe; None where it says nothing."""
 
@@ -70,12 +81,24 @@ def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
     """Build the recipe of a command line: preset, then file, then options, then `--set`.
 
     Raises:
-        UserError: all mistakes at once, each with its key.
+        UserError: all mistakes at once, each with its key; or a setting is given twice, or has no
+            effect.
     """
+    from mascot.recipe.overrides import parse_overrides, read_toml
     from mascot.recipe.recipe import Recipe
+    from mascot.recipe.unused_settings import check_given_once, check_used
 
+    changes = parse_overrides(options["overrides"] or [])
+    check_given_once(changes, {key: option for key, option in OPTION_OF.items() if is_given(key, **options)})
     overrides, given = recipe_values(**options)
-    return Recipe.preset(overrides=overrides, file=file, **given)
+    recipe = Recipe.preset(overrides=overrides, file=file, **given)
+    check_used([recipe], overrides=changes, in_file={} if file is None else read_toml(file))
+    return recipe
+
+
+def is_given(key: str, **options: Unpack[RecipeOptions]) -> bool:
+    """Tell whether an option that sets a recipe key is given."""
+    return options.get(OPTION_OF[key].removeprefix("--").replace("-", "_")) is not None
 
 
 def recipe_values(**options: Unpack[RecipeOptions]) -> tuple[list[str], dict[str, Any]]:

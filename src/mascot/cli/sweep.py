@@ -87,11 +87,15 @@ def sweep(
 def show_sweep(run: Callable[..., Leaderboard], file: Path, overrides: list[str], over: list[str]) -> None:
     """Sweep a recipe file with changes on top, and print the leaderboard."""
     from mascot.cli.console import open_display, show_leaderboard
-    from mascot.experiments.search_space import parse_over
+    from mascot.experiments.search_space import expand_keys, parse_over
     from mascot.recipe.overrides import merge, parse_overrides, read_toml
+    from mascot.recipe.unused_settings import check_given_once, check_undiagnosed, flatten
 
+    given, choices = parse_overrides(overrides), parse_over(over)
+    check_given_once(given, {key: f"--over {key}" for key in expand_keys(choices)})
+    check_undiagnosed(dict(flatten(given)), "sweep")
     with open_display() as display:
-        board = run(merge(read_toml(file), parse_overrides(overrides)), parse_over(over), on_event=display)
+        board = run(merge(read_toml(file), given), choices, on_event=display)
     show_leaderboard(display, board)
 
 

@@ -24,6 +24,7 @@ from mascot.generation.knobs import ImageRequest
 from mascot.models.devices import choose_device
 from mascot.progress import FileWritten, OnEvent, RunFinished, RunsPlanned, ignore
 from mascot.recipe.recipe import Recipe
+from mascot.recipe.unused_settings import check_axes
 from mascot.reports.page import Page, write_page
 from mascot.runs.inputs import read_subject
 from mascot.storage.atomic_write import check_writable
@@ -58,6 +59,7 @@ def sweep_recipes(
     values = recipe_values(recipe) if isinstance(recipe, Recipe) else dict(recipe)
     rounds = grid_search(values, over) if trials is None else tpe_search(values, over, trials=trials, lowest=lowest)
     points = next(rounds)
+    check_axes([point.recipe for point in points if trials is None], list(over))
     check_points(points, job, in_this_process=executor is run_serially)
     progress = SweepProgress(files=job.files, over=over, by=by, lowest=lowest, scored_by=job.scored_by)
     with Run(job.files.folder).locked(), closing(rounds):
