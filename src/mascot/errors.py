@@ -1,4 +1,4 @@
-"""The one error that the user can fix, and the wording that error messages share."""
+"""The one error that the user can fix, wording that error messages share, and interruptions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,45 @@ class UserError(Exception):
 
     The command line prints it and exits with code 2.
     """
+
+
+received: list[int] = []
+"""Numbers of the signals that asked the present command to end, by Ctrl-C or SIGTERM."""
+
+
+def check_interrupted() -> None:
+    """Interrupt again where a library has lost an interruption, or made another error of it.
+
+    Raises:
+        KeyboardInterrupt: the present command was asked to end.
+    """
+    if received:
+        raise KeyboardInterrupt
+
+
+EXHAUSTED = ("allocate memory", "out of memory", "not enough memory", "unable to allocate", "invalid buffer size")
+"""What the allocators of CPUs and accelerators say, in lower case; a CPU's has no type."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the machine or its accelerator has too little memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(words in text for words in EXHAUSTED))
+    )
+
+
+def raise_unrelated(error: Exception) -> None:
+    """Raise again what is no fault of the file that was being read.
+
+    Raises:
+        KeyboardInterrupt: the present command was asked to end.
+        Exception: `error` itself, if memory was too small.
+    """
+    check_interrupted()
+    if is_out_of_memory(error):
+        raise error
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.api.diagnose import diagnose
 from mascot.api.training_report import write_training_report
 from mascot.data.encoding_cache import EncodingCache
-from mascot.errors import UserError
+from mascot.errors import UserError, check_interrupted
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation, with_knobs
@@ -132,6 +132,7 @@ def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:
             on_event=forward,
         )
     except UserError as error:
+        check_interrupted()
         return f"The run could not be diagnosed: {error}"
 
 

@@ -14,17 +14,25 @@ from typer.exceptions import TyperException
 
 from mascot.cli.evaluate import compare, diagnose, evaluate
 from mascot.cli.generate import generate
+from mascot.cli.interruptions import INTERRUPTED, ending_on_signals, exit_code
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
-from mascot.errors import UserError, shorten
+from mascot.errors import UserError, is_out_of_memory, received, shorten
 from mascot.storage.strict_parsing import is_unicode
 
 SUMMARY = (
     "Train a text-to-image model on a few photos of one subject, generate it in any context, and measure the result."
 )
 COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, doctor)
-INTERRUPTED = 130
+
+FREE_MEMORY = "close other programs, or use a machine with more memory"
+SMALLER = {
+    "generate": "give a smaller --size, or close other programs",
+    "train": "give a smaller --base or --set dataset.resolution=64 (say), or close other programs",
+    "doctor": "give a smaller --base or --set dataset.resolution=64 (say), or close other programs",
+}
+"""Command -> what helps where something that it loads or computes does not fit the memory."""
 
 app = typer.Typer(
     name="mascot", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY
@@ -56,31 +64,40 @@ def main_options(*, version: Version = False) -> None:
 def main() -> None:
     """Run a command and exit.
 
-    Exit codes: 0 success; 2 user error, one sentence on stderr; 130 interrupted, finished work is
-    kept.
+    Exit codes: 0 success; 2 user error, one sentence on stderr; 130 after Ctrl-C and 143 after
+    SIGTERM, finished work is kept.
     """
-    # Both libraries read these when they are imported. A user cannot act on their notices, and
+    # The libraries read these when they are imported. A user cannot act on their notices, and
     # mascot itself reports how a download ended.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     prepare_output()
-    try:
-        check_arguments(sys.argv[1:])
-        code = app(prog_name="mascot", standalone_mode=False)
-    except UserError as error:
-        code = refuse(str(error))
-    except TyperException as error:
-        code = refuse(describe_usage(error))
-    except OSError as error:
-        if error.strerror is None:  # not the operating system's refusal, but a bug
-            raise
-        code = refuse(describe_system_error(error))
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # typer turns most interruptions into this code, without a message
-        typer.echo("mascot: interrupted; finished work is kept.", err=True)
+    with ending_on_signals():
+        try:
+            check_arguments(sys.argv[1:])
+            code = app(prog_name="mascot", standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - what is no user error is raised again
+            code = INTERRUPTED if received else explain(error)
+        if code == INTERRUPTED:  # typer turns most interruptions into this code, without a message
+            code = exit_code()
+            typer.echo("mascot: interrupted; finished work is kept.", err=True)
     sys.exit(code or 0)
+
+
+def explain(error: Exception) -> int:
+    """Print what a user can mend, and return the exit code; other errors are raised again."""
+    if isinstance(error, UserError):
+        return refuse(str(error))
+    if isinstance(error, TyperException):
+        return refuse(describe_usage(error))
+    if isinstance(error, OSError) and error.strerror is not None:  # without, it is a bug of ours
+        return refuse(describe_system_error(error))
+    if is_out_of_memory(error):
+        return refuse(f"there is too little memory; {next(filter(None, map(SMALLER.get, sys.argv)), FREE_MEMORY)}.")
+    raise error
 
 
 class NoticeHandler(logging.Handler):

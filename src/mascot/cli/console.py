@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
+from mascot.errors import check_interrupted
 from mascot.progress import (
     CheckpointChosen,
     ClassImagesStarted,
@@ -83,6 +84,7 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Render one event; events without a renderer are not shown."""
+        check_interrupted()
         render = RENDERERS.get(type(event))
         if render is not None:
             render(self, event)

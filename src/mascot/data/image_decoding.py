@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
-from mascot.errors import UserError, printable
+from mascot.errors import UserError, printable, raise_unrelated
 from mascot.storage.strict_parsing import is_unicode
 from mascot.storage.untrusted_files import UnreadableFile, open_regular
 
@@ -165,6 +165,7 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
     except UnreadableFile as error:
         raise UnusableImage(path, f"cannot be read ({error.reason}).") from error
     except Exception as error:  # damaged files make decoders raise anything, from KeyError to struct.error
+        raise_unrelated(error)
         raise UnusableImage(path, _explain(error)) from error
     return decoded
 

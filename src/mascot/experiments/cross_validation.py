@@ -24,7 +24,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
-from mascot.errors import UserError, printable
+from mascot.errors import UserError, check_interrupted, printable
 from mascot.evaluation.evaluation_task import EvaluationTask, photo_digest
 from mascot.evaluation.evaluator import Scorers
 from mascot.evaluation.metrics.memorization import copy_score, held_out_share
@@ -123,6 +123,7 @@ def read_run_photos(run: Run, recipe: Recipe) -> tuple[Photo, ...]:
     try:
         return read_subject(recipe).photos
     except UserError as error:
+        check_interrupted()
         problem = f"the photos of {run.folder} cannot be read: {str(error).rstrip('.')}"
         raise UserError(f"{problem}; put them back where they were.") from error
 

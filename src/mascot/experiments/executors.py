@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError, check_interrupted, is_out_of_memory, suggest
 from mascot.storage.atomic_write import atomic_write
 
 Item = TypeVar("Item")
@@ -113,8 +113,12 @@ def result_or_failure(task: Callable[[], Result], traceback_file: Path) -> Resul
     try:
         result = task()
     except UserError as error:
+        check_interrupted()
         return str(error)
     except Exception as error:  # noqa: BLE001 - other tasks can still be of use; the error is kept and shown
+        check_interrupted()
+        if is_out_of_memory(error):
+            return "There is too little memory for it."
         with atomic_write(traceback_file) as temporary:
             temporary.write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {first_line(error)} (traceback: {traceback_file})"

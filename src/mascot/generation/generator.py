@@ -21,12 +21,18 @@ from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.diffusion.guidance import stack_conditioning
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.sampling import denoise
-from mascot.errors import UserError
+from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.truncation import describe_truncations
 from mascot.methods.registry import restore_of
 from mascot.progress import OnEvent, PromptTruncated, ignore
 from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
+
+SMALLER = (
+    "generate smaller images: --size of mascot generate, or dataset.resolution, knobs.height and knobs.width of a "
+    "recipe; or close other programs"
+)
+"""What helps where one image takes too much memory, as the end of an error message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +74,11 @@ class Generator:
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Generate all requests in order, in batches.
 
-        A batch that does not fit the accelerator's memory is halved and tried again.
+        A batch that does not fit the memory is halved and tried again.
 
         Raises:
-            UserError: the size or the solver does not suit the base, or one image does not fit the
-                accelerator's memory.
+            UserError: the size or the solver does not suit the base, one image does not fit the
+                memory, or what is generated are no finite numbers.
         """
         knobs = self.with_defaults(knobs)
         height, width = self.size(knobs)
@@ -80,14 +86,15 @@ class Generator:
         stages = self.read_prompts([request.prompt for request in requests] + [knobs.negative], height, width)
         size, start = self.batch_size, 0
         while start < len(requests):
+            check_interrupted()
             batch = requests[start : start + size]
             try:
                 images = self.generate_batch(batch, knobs, stages)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if size == 1:
-                    raise UserError(
-                        "one image does not fit the accelerator's memory; generate smaller images (--size) or in bf16."
-                    ) from None
+                    raise UserError(f"one image does not fit the memory; {SMALLER}.") from None
                 size = max(1, size // 2)
                 continue
             yield from images
@@ -170,7 +177,13 @@ class Generator:
             generators = [seeded("picture", request.seed, *([number] if number else [])) for request in requests]
             x = denoise_stage(prompts, requests, knobs, generators, x)
         assert x is not None
-        return [to_image(pixels) for pixels in stages[-1].stage.decode(x)]
+        pixels_BCHW = stages[-1].stage.decode(x)
+        if not torch.isfinite(pixels_BCHW).all():
+            raise UserError(
+                "what is generated are no finite numbers, which would be black images; lower the guidance scale or "
+                "the adapter's scales, train with lower learning rates, or use another base."
+            )
+        return [to_image(pixels) for pixels in pixels_BCHW]
 
 
 def denoise_stage(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import nn
 
-from mascot.errors import UserError
+from mascot.errors import UserError, raise_unrelated
+from mascot.models.base_checks import check_settings, quiet_reading
 from mascot.models.base_files.file_contents import read_contents
 from mascot.storage.model_hub import only_local
 from mascot.storage.tensor_files import read_header
@@ -105,19 +106,22 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
     kind: Any = layout.pipeline_class  # diffusers declares from_single_file on some classes only
     options = dict(layout.options)
     try:
-        if Path(source).is_file():
-            return open_single_file(kind, Path(source), options)
-        local = only_local(source)
-        index: dict[str, object] = kind.load_config(source, local_files_only=local)
-        options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
-        options |= {"variant": next(filter(None, (variant_of(source, part) for part in layout.parts)), None)}
-        return kind.from_pretrained(
-            source, dtype=torch.float32, local_files_only=local, use_safetensors=True, **options
-        )
+        with quiet_reading():
+            if Path(source).is_file():
+                return open_single_file(kind, Path(source), options)
+            local = only_local(source)
+            index: dict[str, object] = kind.load_config(source, local_files_only=local)
+            check_settings(source, {name: part for name, part in index.items() if options.get(name, part) is not None})
+            options = {**{name: None for name, part in index.items() if part == [None, None]}, **options}
+            options |= {"variant": next(filter(None, (variant_of(source, part) for part in layout.parts)), None)}
+            return kind.from_pretrained(
+                source, dtype=torch.float32, local_files_only=local, use_safetensors=True, **options
+            )
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise_unrelated(error)
+        reason = str(error).strip().splitlines()[0][:200].rstrip(".") if str(error).strip() else type(error).__name__
         name = kind.__name__.removesuffix("Pipeline")
         raise UserError(
             f"the base {source} cannot be loaded ({reason}); check that it is a complete {name} model."
@@ -211,14 +215,15 @@ def read_part(layout: PipelineLayout, source: str, name: str, part_class: Any) -
             if contents.comes_with_settings
             else getattr(open_pipeline(layout, source), name)
         )
-    return part_class.from_pretrained(
-        source,
-        subfolder=name,
-        use_safetensors=True,
-        local_files_only=only_local(source),
-        dtype=torch.float32,
-        variant=variant_of(source, name),
-    )
+    with quiet_reading():
+        return part_class.from_pretrained(
+            source,
+            subfolder=name,
+            use_safetensors=True,
+            local_files_only=only_local(source),
+            dtype=torch.float32,
+            variant=variant_of(source, name),
+        )
 
 
 def weight_files(source: str, parts: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
+from mascot.models.base_checks import check_finite
 from mascot.models.pipeline_files import (
     PipelineLayout,
     PipelineParts,
@@ -229,6 +230,7 @@ def read_stage(layout: PipelineLayout, source: str, device: torch.device, dtype:
     of_clips = {name: tokenizers[name] for name in layout.clip_encoders}
     check_complete(source, [denoiser, *autoencoders.values()], encoders, of_clips)
     unused: dict[str, nn.Module] = {**autoencoders, **encoders}
+    check_finite(f"the base {source}", {layout.denoiser: denoiser, **unused})
     classes = {name: type(part) for name, part in unused.items()}
     parts = PipelineParts(layout=layout, source=source, classes=classes, unused=unused)
     codec = Autoencoder(load=lambda: parts.read(AUTOENCODER), device=device) if autoencoders else PixelSpace()

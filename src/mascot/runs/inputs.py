@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -177,6 +177,23 @@ def make_class_images(recipe: Recipe, family: Family, resolution: int, own: Sequ
         prompt=class_prompt(recipe.class_noun),
         resolution=resolution,
         precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
-        generate=lambda prompt, seeds: generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs),
+        generate=lambda prompt, seeds: refuse_plain(
+            generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs), recipe.base
+        ),
     )
     return [*(photo.image for photo in own), *generated]
+
+
+def refuse_plain(images: Iterator[Image.Image], base: str) -> Iterator[Image.Image]:
+    """Yield class images, up to one of a single color: a base that works generates none.
+
+    Raises:
+        UserError: an image has one color.
+    """
+    for image in images:
+        if all(low == high for low, high in image.convert("RGB").getextrema()):
+            raise UserError(
+                f"the base {base} generates class images of one plain color, such as black; "
+                "give another --base, or --set prior.count=0."
+            )
+        yield image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.runs.export import export_adapter
 from mascot.runs.inputs import check_base
 from mascot.runs.previews import write_previews
@@ -14,6 +15,7 @@ from mascot.storage.run_folder import Run, delete_old_checkpoints, step_of
 from mascot.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, save_parameters, unreadable
 from mascot.training.interrupts import uninterrupted
 from mascot.training.loop import Step
+from mascot.training.memory_estimate import REMEDIES
 
 
 def begin(run: TrainingRun) -> None:
@@ -63,16 +65,31 @@ def train_steps(run: TrainingRun) -> Generator[Step]:
 def train_one_step(run: TrainingRun, log: TrainingLog) -> Step | None:
     """Train and log one step, entering the next span where one has ended; None after the last step.
 
-    Ctrl-C waits until the step is trained and logged.
+    Ctrl-C and SIGTERM wait until the step is trained and logged.
     """
+    check_interrupted()
     with uninterrupted():
         while run.loop.done == run.span.last and run.index + 1 < len(run.spans):
             run.loop.finish()
             run.enter(run.index + 1)
-        step = next(run.loop.steps(run.batches), None)
+        step = next_step(run)
         if step is not None:
             log.write(step)
     return step
+
+
+def next_step(run: TrainingRun) -> Step | None:
+    """Train one step; None after the last one of a span.
+
+    Raises:
+        UserError: it does not fit the memory, or its loss is not a finite number.
+    """
+    try:
+        return next(run.loop.steps(run.batches), None)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"a training step does not fit the memory; make it smaller, {REMEDIES}.") from error
 
 
 def write_step_previews(run: TrainingRun, step: int) -> None:

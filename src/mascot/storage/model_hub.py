@@ -6,6 +6,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from mascot.errors import check_interrupted
+
 PATIENCE = 5.0
 """Seconds in which the hub must answer; without that it counts as out of reach."""
 
@@ -33,6 +35,7 @@ def reaches_hub(moment: int) -> bool:
     try:
         get_session().head(constants.ENDPOINT, timeout=PATIENCE)
     except Exception:  # noqa: BLE001 - each transport has errors of its own, and all mean the same
+        check_interrupted()
         return False
     return True
 

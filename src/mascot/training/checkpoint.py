@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mascot.errors import UserError
+from mascot.errors import UserError, raise_unrelated
 from mascot.protocols import AttachedMethod
 from mascot.storage.strict_parsing import parse_json_object
 from mascot.storage.tensor_files import read_tensors
@@ -67,9 +67,8 @@ def reading(damaged: UserError) -> Generator[None]:
         if isinstance(error.__cause__, PermissionError):
             raise UserError(f"{error.path} may not be read; give yourself the permission to read it.") from error
         raise damaged from error
-    except torch.OutOfMemoryError:
-        raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise_unrelated(error)
         raise damaged from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -13,7 +12,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from mascot.errors import UserError
+from mascot.errors import UserError, is_out_of_memory
 from mascot.protocols import Batch
 from mascot.training.loop import Loop
 from mascot.training.memory_estimate import REMEDIES, MemoryEstimate, activation_bytes, estimate_memory
@@ -23,16 +22,16 @@ def time_one_step(loop: Loop, batches: Sequence[Batch]) -> float:
     """Compute the gradients of one step without taking it, and return the seconds it took.
 
     Raises:
-        UserError: the step does not fit the accelerator's memory.
+        UserError: the step does not fit the memory.
     """
     started = time.perf_counter()
     loop.set_learning_rates(loop.first)
     try:
         loop.backward(batches)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"a training step does not fit the accelerator's memory; make it smaller, {REMEDIES}."
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"a training step does not fit the memory; make it smaller, {REMEDIES}.") from error
     finally:
         loop.optimizer.zero_grad()
     return time.perf_counter() - started

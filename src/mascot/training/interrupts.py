@@ -1,4 +1,4 @@
-"""Ctrl-C during training."""
+"""Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Generator[None]:
-    """Delay Ctrl-C until the context has ended.
+    """Delay Ctrl-C and SIGTERM until the context has ended.
 
-    Outside the main thread, and where Ctrl-C is ignored, nothing is delayed.
+    Outside the main thread nothing is delayed, nor is a signal that Python does not handle.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if not before or threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    for number in before:
+        signal.signal(number, lambda number, frame: held.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if held:
-        before(*held[0])
+        number, frame = held[0]
+        before[signal.Signals(number)](number, frame)

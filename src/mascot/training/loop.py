@@ -148,11 +148,7 @@ class Loop:
         # Under fp16 the scaler handles an infinite norm: it skips the step and lowers its scale.
         if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
             self.optimizer.zero_grad()
-            raise UserError(
-                f"the loss of step {self.done + 1} is not a finite number; lower the learning rates "
-                "(method.learning_rate, method.text_learning_rate) or train in fp32 (precision), then start again: "
-                "the last checkpoint is kept."
-            )
+            raise UserError(describe_divergence(self.done, untrained=self.done == self.first))
         return total, sum(errors) / len(errors), norm
 
     @contextmanager
@@ -174,6 +170,22 @@ class Loop:
     def parameters(self) -> list[torch.nn.Parameter]:
         """List the trained parameters in a fixed order."""
         return parameters_of(self.attached)
+
+
+def describe_divergence(done: int, *, untrained: bool) -> str:
+    """Explain a loss that is not finite, after some steps, and what helps.
+
+    `untrained` says that this phase has learned nothing yet, so that no learning rate is to blame.
+    """
+    problem = f"the loss of step {done + 1} is not a finite number"
+    if untrained:
+        return (
+            f"{problem} before anything was learned: the base overflows; train in fp32 (precision) or another --base."
+        )
+    return (
+        f"{problem}; lower the learning rates (method.learning_rate, method.text_learning_rate) "
+        "or train in fp32 (precision), in a new --out."
+    )
 
 
 def parameters_of(attached: AttachedMethod) -> list[torch.nn.Parameter]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError, raise_unrelated, suggest
 from mascot.evaluation.metrics.image_preprocessing import (
     Preprocessing,
     check_side,
@@ -29,6 +29,7 @@ from mascot.evaluation.metrics.image_preprocessing import (
     read_preprocessing,
     to_pixels,
 )
+from mascot.models.base_checks import check_finite, quiet_reading
 from mascot.storage.model_hub import only_local
 
 BATCH_SIZE = 32
@@ -230,15 +231,17 @@ def _name(source: str) -> str:
 def _load(kind: Any, source: str, **options: Any) -> Any:  # transformers types no loader like another
     """Load a model in float32, frozen; weights that its file lacks are an error."""
     try:
-        model, info = kind.from_pretrained(
-            source,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=only_local(source),
-            output_loading_info=True,
-            **options,
-        )
+        with quiet_reading():
+            model, info = kind.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=only_local(source),
+                output_loading_info=True,
+                **options,
+            )
     except Exception as error:
+        raise_unrelated(error)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"the weights of {source} cannot be loaded ({reason}); it must have a whole model.safetensors."
@@ -248,6 +251,7 @@ def _load(kind: Any, source: str, **options: Any) -> Any:  # transformers types 
             f"the weights of {source} are incomplete ({min(info['missing_keys'])} is missing); "
             "download the encoder again."
         )
+    check_finite(f"the encoder {source}", {"": model})
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -259,6 +263,7 @@ def _tokenizer(source: str, text_config: Any) -> Any:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=only_local(source))
     except Exception as error:
+        raise_unrelated(error)
         raise UserError(
             f"the tokenizer of {source} cannot be loaded ({type(error).__name__}); download the encoder again."
         ) from error

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mascot.errors import UserError
+from mascot.errors import UserError, raise_unrelated
 from mascot.storage.model_hub import hub_file, why_unavailable
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
@@ -104,6 +104,7 @@ def _download(source: str, name: str) -> Path:
     try:
         return hub_file(source, name)
     except Exception as error:
+        raise_unrelated(error)
         raise UserError(
             f"the encoder {source!r} is no local folder, and its {name} could not be fetched from the model hub "
             f"({why_unavailable(source, error)}); check the name and the network, or take the embedded encoders: "

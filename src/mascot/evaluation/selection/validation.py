@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.errors import UserError
+from mascot.errors import UserError, check_interrupted
 from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
 from mascot.evaluation.selection.criterion import ValidationResult
@@ -84,6 +84,7 @@ class Validation:
         try:
             encoders = load_encoders(recipe.base, settings.identity, settings.clip, run.device)
         except UserError as error:  # training is worth having without
+            check_interrupted()
             reason = f"nothing was selected, the last step is kept: {error}"
             return cls(run=run, checkpoints=0, knob_images=0, reason_for_none=reason)
         photos = [photo.image for photo in run.photos.photos]

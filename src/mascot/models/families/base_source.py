@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mascot.errors import UserError
+from mascot.errors import UserError, raise_unrelated
 from mascot.models import starter
 from mascot.models.base_files.file_contents import read_contents
 from mascot.storage.model_hub import hub_file, why_unavailable
@@ -113,6 +113,7 @@ def download_index(base: str) -> Path:
     try:
         return hub_file(base, "model_index.json")
     except Exception as error:
+        raise_unrelated(error)
         raise UserError(
             f"the base {base!r} is no local folder and could not be fetched from the model hub "
             f"({why_unavailable(base, error)}); check the name and the network, or use --base starter."

@@ -31,6 +31,9 @@ LAYOUT = PipelineLayout(
 RESOLUTION = 1024
 """The side that these bases were trained at, in pixels; their transformer's settings lack it."""
 
+T5_LENGTH = 512
+"""The most tokens of a prompt that the T5 reads (the pipeline's own default)."""
+
 FEED_FORWARD = (*JOINT_FEED_FORWARD, "proj_mlp", "proj_out")
 LAYERS: Mapping[str, tuple[str, ...]] = {
     "attention": JOINT_ATTENTION,
@@ -65,6 +68,11 @@ class FluxStage(FlowStage):
     """The only stage of a FLUX.1 base."""
 
     @property
+    def t5_length(self) -> int:
+        """Tokens of a prompt that the T5 reads: as its tokenizer says, if that is a real length."""
+        return min(int(self.tokenizers[T5].model_max_length), T5_LENGTH)
+
+    @property
     def resolution(self) -> int:
         """The side that the base was trained at, in pixels."""
         return RESOLUTION
@@ -77,7 +85,7 @@ class FluxStage(FlowStage):
         """Return the T5's states and the CLIP's pooled output; framings are not used."""
         del framings
         return {
-            "encoder_hidden_states": self.read_t5(T5, prompts),
+            "encoder_hidden_states": self.read_t5(T5, prompts, self.t5_length),
             "pooled_projections": self.read_clip(CLIP, prompts).pooler_output,
         }
 
@@ -104,7 +112,7 @@ class FluxStage(FlowStage):
 
     def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
         """Return what each text encoder leaves out of a prompt."""
-        return self.truncations_in(prompt, dict.fromkeys(self.tokenizers))
+        return self.truncations_in(prompt, {CLIP: None, T5: self.t5_length})
 
 
 def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
