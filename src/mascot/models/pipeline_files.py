@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mascot.errors import UserError, raise_unrelated
-from mascot.models.base_checks import check_settings, quiet_reading
 from mascot.models.base_files.file_contents import read_contents
+from mascot.models.base_files.part_checks import check_settings, quiet_reading
 from mascot.storage.model_hub import only_local
 from mascot.storage.tensor_files import read_header
 from mascot.storage.untrusted_files import open_regular

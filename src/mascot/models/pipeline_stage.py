@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
-from mascot.models.base_checks import check_finite
+from mascot.models.base_files.part_checks import check_finite
 from mascot.models.pipeline_files import (
     PipelineLayout,
     PipelineParts,

@@ -29,7 +29,7 @@ from mascot.evaluation.metrics.image_preprocessing import (
     read_preprocessing,
     to_pixels,
 )
-from mascot.models.base_checks import check_finite, quiet_reading
+from mascot.models.base_files.part_checks import check_finite, quiet_reading
 from mascot.storage.model_hub import only_local
 
 BATCH_SIZE = 32

@@ -3,7 +3,7 @@
 `file_contents` tells what a single file is from its header. `architectures` finds the settings of
 its parts from the shapes of their tensors, and `single_file` makes the parts. `clip_vocabulary` is
 the tokenizer of every Stable Diffusion, which a single file lacks. `base_reading` holds what the
-user can say about a base.
+user can say about a base. `part_checks` refuses settings and weights that no base has.
 
 What does not live here: folders in the diffusers layout (`pipeline_files`), and which family a base
 belongs to (`families`).

@@ -28,7 +28,7 @@ UNLIMITED = 10**6
 """From here on, a tokenizer's length means that it has none."""
 
 
-class PartSettings(BaseModel):
+class ModuleSettings(BaseModel):
     """The settings of a denoiser, an autoencoder or a text encoder that decide what is built.
 
     The defaults only say which of them may be absent; the libraries have their own.
@@ -73,7 +73,7 @@ class PartSettings(BaseModel):
     relative_attention_max_distance: Width = 1
 
 
-class SizedPartSettings(PartSettings):
+class SizedModuleSettings(ModuleSettings):
     """The settings of a denoiser that says the size of images it was trained at."""
 
     sample_size: Annotated[int, Field(ge=1, le=1024)]
@@ -122,10 +122,10 @@ SETTINGS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("scheduler", "scheduler_config.json", SchedulerSettings),
     ("image_noising_scheduler", "scheduler_config.json", SchedulerSettings),
     ("tokenizer", "tokenizer_config.json", TokenizerSettings),
-    ("unet", "config.json", SizedPartSettings),
-    ("vae", "config.json", PartSettings),
-    ("text_encoder", "config.json", PartSettings),
-    ("transformer", "config.json", PartSettings),
+    ("unet", "config.json", SizedModuleSettings),
+    ("vae", "config.json", ModuleSettings),
+    ("text_encoder", "config.json", ModuleSettings),
+    ("transformer", "config.json", ModuleSettings),
 )
 """Beginning of a part's name, the file of its settings, and what they must be."""
 
@@ -147,8 +147,8 @@ def check_settings(source: str, index: Mapping[str, object]) -> None:
         path = settings_file(source, f"{name}/{found[1]}")
         if path is None:
             continue  # whoever builds the part says what is missing
-        sized = found[2] is PartSettings and "StableDiffusion3" in str(index.get("_class_name")) and name[0] == "t"
-        check_file(source, path, SizedPartSettings if sized and name == "transformer" else found[2])
+        sized = found[2] is ModuleSettings and "StableDiffusion3" in str(index.get("_class_name")) and name[0] == "t"
+        check_file(source, path, SizedModuleSettings if sized and name == "transformer" else found[2])
 
 
 def settings_file(source: str, name: str) -> Path | None:

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from laws.bad_places import copy, put
 from mascot.errors import UserError
 from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
-from mascot.models.base_checks import unfinite_weights
+from mascot.models.base_files.part_checks import unfinite_weights
 from mascot.models.families.registry import load_family
 from tiny.encoders import tiny_clip, tiny_identity
 from tiny.families import MAKERS
