@@ -129,8 +129,8 @@ def make_sd3() -> StableDiffusion3Pipeline:
     )
 
 
-def make_flux() -> FluxPipeline:
-    """Make a FLUX.1 dev, whose transformer takes the guidance scale as input."""
+def make_flux(*, guidance_embeds: bool = True) -> FluxPipeline:
+    """Make a FLUX.1 dev, whose transformer takes the guidance scale as input, or else schnell."""
     one, two = tiny_clip_tokenizer(), tiny_t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
@@ -142,10 +142,12 @@ def make_flux() -> FluxPipeline:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
+        guidance_embeds=guidance_embeds,
     )
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=guidance_embeds, shift=3.0 if guidance_embeds else 1.0
+        ),
         vae=tiny_autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
         text_encoder=CLIPTextModel(text_config(one)),
         tokenizer=one,

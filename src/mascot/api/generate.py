@@ -43,7 +43,7 @@ def generate(
             for name, value in given.items()
             if value not in {getattr(recommended, name), Knobs.model_fields[name].default}
         }
-        check_knobs(adapter, changed, knobs, write=str)
+        check_knobs(adapter, changed, knobs, base=base, write=str)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, _ = open_generator(run, base=base, on_event=on_event)
     return list(generator.generate(requests, knobs or recommended))

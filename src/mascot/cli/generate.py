@@ -18,6 +18,10 @@ UnetScale = Annotated[
 ]
 TextScale = Annotated[float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)]
 Negative = Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False)]
+TrueGuidance = Annotated[
+    float | None,
+    typer.Option(help="Guidance scale of the negative prompt, where a base embeds --guidance.", show_default=False),
+]
 SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)]
 SolverName = Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)]
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)]
@@ -36,6 +40,7 @@ def generate(
     unet_scale: UnetScale = None,
     text_scale: TextScale = None,
     negative: Negative = None,
+    true_guidance: TrueGuidance = None,
     steps: SolverSteps = None,
     solver: SolverName = None,
     size: Size = None,
@@ -51,6 +56,7 @@ def generate(
         "unet_scale": unet_scale,
         "text_scale": text_scale,
         "negative": negative,
+        "true_guidance": true_guidance,
         "steps": steps,
         "solver": solver,
     }
@@ -87,7 +93,7 @@ def write_images(
     except ValidationError as error:
         mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
         raise UserError(f"{mistakes}.") from None
-    check_knobs(adapter, changes, knobs)
+    check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, name = open_generator(source, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)

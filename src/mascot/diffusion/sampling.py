@@ -19,6 +19,7 @@ def denoise(
     positive: Conditioning,
     negative: Conditioning,
     guidance_scale: float,
+    true_guidance: float = 1.0,
 ) -> Tensor:
     """Solve the probability flow ODE from noise to x0 (Song et al. 2021, arXiv 2011.13456, eq. 13).
 
@@ -29,15 +30,15 @@ def denoise(
         positive: Conditioning of the prompts, one row for each of the B images.
         negative: Conditioning of the negative prompts, one row for each of the B images.
         guidance_scale: The guidance scale; 1 means no guidance (see `guided_prediction`).
+        true_guidance: The scale of classifier-free guidance where `guidance_scale` is embedded.
 
     Returns:
         The denoised latents x0, on the CPU.
     """
     x = noise_BCHW * float(solver.init_noise_sigma)
-    conditioning = cfg_conditioning(stage, positive, negative, guidance_scale)
+    scale = true_guidance if stage.embeds_guidance else guidance_scale
+    conditioning = cfg_conditioning(stage, positive, negative, scale, guidance_scale)
     for timestep in solver.timesteps:
-        prediction = guided_prediction(
-            stage, solver.scale_model_input(x, timestep), timestep, conditioning, guidance_scale
-        )
+        prediction = guided_prediction(stage, solver.scale_model_input(x, timestep), timestep, conditioning, scale)
         x = solver.step(prediction, timestep, x, return_dict=False)[0]
     return x

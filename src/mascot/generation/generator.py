@@ -211,7 +211,15 @@ def denoise_stage(
     )
     positive = {**stack_conditioning([prompts.conditioning[request.prompt] for request in requests]), **image}
     negative = {**stack_conditioning([prompts.conditioning[knobs.negative]] * len(requests)), **image}
-    return denoise(stage, noise, solver, positive=positive, negative=negative, guidance_scale=knobs.guidance)
+    return denoise(
+        stage,
+        noise,
+        solver,
+        positive=positive,
+        negative=negative,
+        guidance_scale=knobs.guidance,
+        true_guidance=knobs.true_guidance,
+    )
 
 
 def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | None, ...]:

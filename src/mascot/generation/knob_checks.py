@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS
 from mascot.errors import UserError
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import changes_of
+from mascot.models.families.registry import embeds_guidance
 
 SCALED: Mapping[str, str] = {"unet_scale": DENOISER, "text_scale": TEXT_ENCODERS}
 """Knob -> the side of the base whose part of the adapter it scales."""
@@ -20,8 +21,52 @@ def as_option(knob: str) -> str:
     return f"--{knob.replace('_', '-')}"
 
 
+def as_setting(knob: str) -> str:
+    """Write a knob as a key of a recipe."""
+    return f"--set knobs.{knob}"
+
+
+def check_guidance(base: str, given: Collection[str], knobs: Knobs, *, write: Callable[[str], str] = as_option) -> None:
+    """Refuse a negative prompt or true guidance that a base cannot use.
+
+    Arguments:
+        base: the base that generates.
+        given: the knobs that the user gave.
+        knobs: all knobs, the given ones among them.
+        write: names a knob in the message.
+
+    Raises:
+        UserError: a negative prompt is given without classifier-free guidance, or true guidance on
+            a base whose guidance scale is that already.
+    """
+    negative = "negative" in given and knobs.negative
+    if not negative and ("true_guidance" not in given or knobs.true_guidance == 1):
+        return
+    if not embeds_guidance(base):
+        if knobs.true_guidance != 1:
+            raise UserError(
+                f"{write('true_guidance')} is for bases that embed their guidance scale, and {base} does not: "
+                f"its guidance is true guidance; give {write('guidance')} in its place."
+            )
+        if knobs.guidance == 1:
+            raise UserError(
+                f"{write('negative')} has no effect at a guidance scale of 1; leave it out, or give another "
+                f"{write('guidance')}, such as 5."
+            )
+    elif knobs.true_guidance == 1:
+        raise UserError(
+            f"{write('negative')} has no effect on {base}, which embeds its guidance scale; leave it out, or give "
+            f"{write('true_guidance')}, such as 4, which takes twice the time."
+        )
+
+
 def check_knobs(
-    adapter: Adapter, given: Mapping[str, object], knobs: Knobs, *, write: Callable[[str], str] = as_option
+    adapter: Adapter,
+    given: Mapping[str, object],
+    knobs: Knobs,
+    *,
+    base: str | None = None,
+    write: Callable[[str], str] = as_option,
 ) -> None:
     """Refuse knobs that the user gave and that change nothing.
 
@@ -29,11 +74,12 @@ def check_knobs(
         adapter: the adapter that generates.
         given: the knobs that the user gave, with their values.
         knobs: all knobs, the given ones among them.
+        base: the base, in place of the one that the adapter names.
         write: names a knob in the message.
 
     Raises:
-        UserError: the adapter does not change what a scale would scale, or a negative prompt is
-            given without guidance.
+        UserError: the adapter does not change what a scale would scale, or the base cannot use a
+            negative prompt or true guidance (see `check_guidance`).
     """
     changed = changes_of(adapter.manifest.method if adapter.manifest else None)(adapter.tensors)
     for knob, side in SCALED.items():
@@ -43,11 +89,9 @@ def check_knobs(
                 f"{write(knob)} has no effect, as this adapter changes nothing in the base's {side}; "
                 f"leave it out, or give {other}."
             )
-    if given.get("negative") and knobs.guidance == 1:
-        raise UserError(
-            f"{write('negative')} has no effect at a guidance scale of 1; leave it out, or give another "
-            f"{write('guidance')}, such as 5."
-        )
+    base = base or (adapter.manifest.base if adapter.manifest else None)
+    if base is not None:
+        check_guidance(base, given.keys(), knobs, write=write)
 
 
 def check_knob_axes(adapter: Adapter, over: Mapping[str, Sequence[object]], settings: Sequence[Knobs]) -> None:

@@ -25,6 +25,12 @@ class Knobs(BaseModel):
     )
     text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
     negative: str = Field(default="", description="negative prompt: what not to generate")
+    true_guidance: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="classifier-free guidance scale of a base that embeds another one; 1 generates without",
+    )
     steps: int = Field(default=30, ge=1, le=1000, description="solver steps")
     solver: str | None = Field(default=None, description="ddim, dpm++, euler or unipc; the base's own when not given")
     height: int | None = Field(default=None, ge=8, le=8192, description="pixels; the adapter's own when not given")
@@ -37,6 +43,13 @@ class Knobs(BaseModel):
         if not is_unicode(negative):
             raise ValueError("it is not UTF-8; write it with that encoding")
         return negative
+
+    def as_key(self) -> dict[str, object]:
+        """Return the knobs that decide an image, as keys of caches hold them.
+
+        Those that came later are left out at their defaults, so that older keys stay valid.
+        """
+        return self.model_dump(exclude={"true_guidance"} if self.true_guidance == 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], ba
         "CFG scale": knobs.guidance,
         "Seed": request.seed,
     }
+    if knobs.true_guidance != 1:
+        facts |= {"True CFG scale": knobs.true_guidance}
     facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
     if adapter is not None:
         facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}

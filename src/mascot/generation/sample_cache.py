@@ -169,7 +169,7 @@ class SampleCache:
         return torch.stack(self._recall(f"embeddings: {encoder.describe()}", keys, measure))
 
     def _path_of(self, request: ImageRequest, knobs: Knobs, weights: str) -> Path:
-        key = _key(weights, request.prompt, request.seed, json.dumps(knobs.model_dump(), sort_keys=True))
+        key = _key(weights, request.prompt, request.seed, json.dumps(knobs.as_key(), sort_keys=True))
         return self.folder / f"{image_stem(request.prompt, request.seed)}_{key[:12]}.png"
 
     def _recall(

@@ -34,6 +34,11 @@ class FlowStage(PipelineStage):
     """Name of a layer set -> the endings of the names of the transformer's layers in it."""
     packing: int = 1
     """Latent cells along a side that are packed into one before the transformer's own patches."""
+    even_sigmas: bool = False
+    """Whether the steps end at a noise share of 1 / steps; otherwise at the base's least timestep.
+
+    Where timesteps are shifted for the size, they do so in any case.
+    """
     denoiser: Final = "transformer"
     default_solver: Final = "euler"
 
@@ -84,9 +89,9 @@ class FlowStage(PipelineStage):
         if name not in FLOW_SOLVERS:
             raise UserError(f"unknown solver {name!r} for a flow{suggest(name, FLOW_SOLVERS)}")
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
-        if scheduler.config.use_dynamic_shifting:
+        if scheduler.config.use_dynamic_shifting or self.even_sigmas:
             tokens = (height // self.multiple) * (width // self.multiple)
-            shift = timestep_shift(scheduler.config, tokens)
+            shift = timestep_shift(scheduler.config, tokens) if scheduler.config.use_dynamic_shifting else None
             scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift)
         else:
             scheduler.set_timesteps(steps)

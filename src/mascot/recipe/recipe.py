@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from mascot.data.class_images import PriorSettings
 from mascot.data.dataset import DatasetSettings
 from mascot.errors import UserError, suggest
+from mascot.generation.knob_checks import as_setting, check_guidance
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.base_files.base_reading import BaseReading, Prediction
-from mascot.models.families.registry import check_reading, family_name
+from mascot.models.families.registry import check_reading, preset_name
 from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
@@ -132,6 +133,7 @@ class Recipe(BaseModel):
         method = str(section.get("name", DEFAULT)) if isinstance(section, dict) else ""
         recipe = cls.parse(merge(preset_values(base, method), changes | {"base": base}))
         check_reading(recipe.base, recipe.reading)
+        check_guidance(recipe.base, tuple(Knobs.model_fields), recipe.knobs, write=as_setting)
         return recipe
 
     @classmethod
@@ -172,7 +174,7 @@ def preset_values(base: str, method: str) -> dict[str, Any]:
 
     The starter has presets of its own, other bases have those of their family.
     """
-    name = "starter" if base == "starter" else family_name(base)
+    name = "starter" if base == "starter" else preset_name(base)
     path = files("mascot") / "recipe" / "presets" / f"{name}-{method}.toml"
     return read_toml(Path(str(path))) if path.is_file() else {}
 

@@ -31,9 +31,10 @@ ROUNDS = 2
 def forward_passes(knobs: Knobs, *, embeds_guidance: bool) -> int:
     """Count the denoiser's forward passes for one image.
 
-    Guidance takes two passes a step, an embedded guidance scale one.
+    Classifier-free guidance takes two passes a step, an embedded guidance scale one.
     """
-    return knobs.steps * (1 if embeds_guidance or knobs.guidance == 1 else 2)
+    scale = knobs.true_guidance if embeds_guidance else knobs.guidance
+    return knobs.steps * (1 if scale == 1 else 2)
 
 
 def image_budget(run: TrainingRun) -> int:

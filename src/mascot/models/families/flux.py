@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
+from mascot.errors import UserError
 from mascot.models.adaptable_layers import JOINT_ATTENTION, JOINT_FEED_FORWARD
+from mascot.models.base_files.file_contents import read_contents
 from mascot.models.flow_stage import FlowStage
 from mascot.models.pipeline_files import DTYPES, PipelineLayout, Precision, fingerprint, weight_files
 from mascot.models.pipeline_stage import LoadedFamily
 from mascot.protocols import Conditioning, Framing
+from mascot.storage.model_hub import hub_file
+from mascot.storage.untrusted_files import read_json_object
 
 NAME = "flux"
 CLIP, T5 = "text_encoder", "text_encoder_2"
@@ -27,6 +32,9 @@ PARTS = ("transformer", "vae", CLIP, T5)
 LAYOUT = PipelineLayout(
     pipeline_class=FluxPipeline, denoiser="transformer", clip_encoders=(CLIP,), frozen_encoders=(T5,)
 )
+
+SETTINGS = "transformer/config.json"
+"""The settings that say whether the transformer reads the guidance scale."""
 
 RESOLUTION = 1024
 """The side that these bases were trained at, in pixels; their transformer's settings lack it."""
@@ -41,6 +49,26 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "all": (*JOINT_ATTENTION, *FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"),
 }
 """Name of a layer set -> the endings of the names of the transformer's layers in it."""
+
+
+def embeds_guidance(source: str) -> bool:
+    """Tell from a base's settings whether it reads the guidance scale: dev does, schnell does not.
+
+    Settings that cannot be read count as dev's: loading the base then says what is wrong.
+    """
+    path = Path(source)
+    if path.is_file():
+        return any("guidance_in." in name for name in read_contents(path).shapes)
+    try:
+        settings = path / SETTINGS if path.is_dir() else hub_file(source, SETTINGS)
+        return bool(read_json_object(settings).get("guidance_embeds", False))
+    except (UserError, OSError, ValueError):
+        return True
+
+
+def preset_name(source: str) -> str:
+    """Return the name of the presets of a base: schnell has its own."""
+    return NAME if embeds_guidance(source) else f"{NAME}_schnell"
 
 
 def pack(latents_BCHW: Tensor) -> Tensor:
@@ -121,5 +149,6 @@ def load(source: str, *, device: str, precision: Precision) -> LoadedFamily:
     Raises:
         UserError: the weights are missing, incomplete or unreadable.
     """
-    stage = FluxStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision], layers=LAYERS, packing=2)
+    own = {"layers": LAYERS, "packing": 2, "even_sigmas": True}
+    stage = FluxStage.open(LAYOUT, source, device=device, dtype=DTYPES[precision], **own)
     return LoadedFamily(name=NAME, identity=fingerprint(weight_files(source, PARTS)), stages=(stage,))

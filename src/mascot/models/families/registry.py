@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -116,6 +116,28 @@ def family_name(base: str) -> str:
         UserError: as `describe`.
     """
     return import_module(FAMILIES[str(describe(base)["_class_name"])]).NAME
+
+
+def preset_name(base: str) -> str:
+    """Return the name of a base's presets, from its settings alone: its family's, or a kind's own.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    module = import_module(FAMILIES[str(describe(base)["_class_name"])])
+    own: Callable[[str], str] | None = getattr(module, "preset_name", None)
+    return module.NAME if own is None else own(source_of(split_cascade(base)[0]))
+
+
+def embeds_guidance(base: str) -> bool:
+    """Tell whether a base's denoiser reads the guidance scale, from its settings alone.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    module = import_module(FAMILIES[str(describe(base)["_class_name"])])
+    own: Callable[[str], bool] | None = getattr(module, "embeds_guidance", None)
+    return own is not None and own(source_of(base))
 
 
 def check_reading(base: str, reading: BaseReading) -> None:
