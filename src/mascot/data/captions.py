@@ -1,9 +1,9 @@
-"""Give each photo its captions: of its own files, of its name, by a model, or the templates."""
+"""Give each photo its captions: of its own files, of its name, or the templates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mascot.data.captioning.caption_files import WrittenCaption, count_lines, normalized, read_sidecars, read_tables
@@ -28,8 +28,6 @@ class CaptionSources:
     """Whether each line of a text is a caption of its own."""
     from_names: bool = False
     """Whether a photo's name is its caption, where no file gives one."""
-    written: Mapping[Path, str] = field(default_factory=dict[Path, str])
-    """Photo -> the caption that a model wrote, where neither file nor name gives one."""
 
 
 def caption_photos(photos: PhotoSet, sources: CaptionSources | Sequence[str] = (DEFAULT_TEMPLATE,)) -> PhotoSet:
@@ -75,8 +73,7 @@ def _captions(
                 f"{files[0].location} is used, so delete the other one."
             )
         return files[0].captions
-    name = caption_of_name(photo.path) if given.from_names else None
-    caption = name or given.written.get(normalized(photo.path))
+    caption = caption_of_name(photo.path) if given.from_names else None
     return (caption,) if caption else tuple(one_line(template) for template in given.templates)
 
 

@@ -54,6 +54,12 @@ class DatasetSettings(BaseModel):
     captions_from_names: bool = Field(
         default=False, description="take a photo's name as its caption where no file gives one: a_dog_on_grass_2.jpg"
     )
+    caption_with: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder or hub id of a model that writes captions of photos without their own: BLIP, Florence-2, "
+        "Qwen-VL",
+    )
     caption_each_line: bool = Field(
         default=False, description="each line of a photo's text is a caption; one is chosen at each use"
     )

@@ -57,6 +57,8 @@ class PhotoSet:
     photos: tuple[Photo, ...]
     refused: tuple[RefusedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    written: tuple[tuple[str, str], ...] = ()
+    """File name and caption of each photo whose caption a model wrote."""
     class_images: tuple[Photo, ...] = ()
     """Class images of the user's own, which do not show the subject."""
 

@@ -134,6 +134,21 @@ def without_token(caption: str, subject: Subject) -> str:
     return shortened if shortened == caption else shortened.strip(" ,")
 
 
+def mention_subject(text: str, subject: Subject) -> str:
+    """Make a caption of a description: the first class noun in it becomes `{subject}`.
+
+    Of a compound noun the last word counts too: `an owl on a branch` names a great horned owl.
+    Without the noun `{subject}, ` goes in front. Braces of the description are literal.
+    """
+    escaped = one_line(text).replace("{", "{{").replace("}", "}}")
+    noun = one_line(subject.class_noun or "")
+    for words in dict.fromkeys((noun, noun.rpartition(" ")[2])):
+        match = re.search(_word_pattern(words), escaped) if words else None
+        if match is not None:
+            return f"{escaped[: match.start()]}{{subject}}{escaped[match.end() :]}"
+    return f"{{subject}}, {escaped}"
+
+
 def class_prompt(class_noun: str) -> str:
     """Return the prompt of class images: `a photo of a dog`, `a photo of an owl`.
 

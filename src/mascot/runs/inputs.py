@@ -12,6 +12,7 @@ from PIL import Image
 
 from mascot.data import class_images
 from mascot.data.captioning.caption_audit import audit_captions
+from mascot.data.captioning.caption_models import caption_by_model, open_captioner
 from mascot.data.captioning.caption_variants import first_variant
 from mascot.data.captions import CaptionSources, caption_photos
 from mascot.data.class_image_folder import read_class_images
@@ -61,6 +62,7 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     if (recipe.prior.uses_class_images or recipe.prior.uses_base_outputs) and recipe.class_noun is None:
         raise UserError("prior preservation needs a class noun; give --class-noun dog (say), or --set prior.weight=0.")
     check_token(recipe)
+    captioner = None if recipe.dataset.caption_with is None else open_captioner(recipe.dataset.caption_with)
     photos = read_photos(
         [Path(path) for path in recipe.photos],
         background=recipe.dataset.background,
@@ -73,7 +75,10 @@ def read_subject(recipe: Recipe) -> PhotoSet:
         _ = [fill(first_variant(caption), recipe.subject) for caption in photo.captions]
     for prompt in recipe.previews.prompts:
         fill(prompt, recipe.subject)
-    return with_own_class_images(recipe, photos)
+    photos = with_own_class_images(recipe, photos)
+    if captioner is None:
+        return photos
+    return caption_by_model(photos, recipe.dataset.templates, captioner, recipe.subject, choose_device(recipe.device))
 
 
 def with_own_class_images(recipe: Recipe, photos: PhotoSet) -> PhotoSet:

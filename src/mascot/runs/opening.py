@@ -93,6 +93,7 @@ def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Chan
     if started is None or changes or not run.files.recipe.exists():
         run.files.write_text(run.files.recipe, run.recipe.to_toml())
         write_start_facts(run, history)
+        write_captions(run)
     if any(change.key in PREVIEWED for change in changes):
         delete_previews(run.files)
 
@@ -167,6 +168,13 @@ def write_start_facts(run: TrainingRun, changes: Sequence[tuple[str, str]]) -> N
         "changes": changes,
     }
     run.files.write_text(run.files.effective, json.dumps(facts, indent=2) + "\n")
+
+
+def write_captions(run: TrainingRun) -> None:
+    """Write the captions that a model wrote, if one did, so that they can be read and edited."""
+    rows = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in run.photos.written]
+    if rows:
+        run.files.write_text(run.files.captions, "\n".join(rows) + "\n")
 
 
 def check_same(files: Run, what: str, before: object, now: object) -> None:

@@ -34,6 +34,11 @@ class Run:
         return self.folder / "effective.json"
 
     @property
+    def captions(self) -> Path:
+        """The captions that a model wrote, in the layout of `metadata.jsonl`."""
+        return self.folder / "captions.jsonl"
+
+    @property
     def steps(self) -> Path:
         """The step log: one JSON line for each optimizer step."""
         return self.folder / "steps.jsonl"
