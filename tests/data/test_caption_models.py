@@ -46,7 +46,7 @@ def written(source: Path, photos: PhotoSet) -> PhotoSet:
 def test_a_model_captions_the_photos_that_have_none_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tiny_captioner(kind, tmp_path / kind, seed=1)
+    source = tiny_captioner(kind, tmp_path / kind, seed=1)  # which says something
     photos = photo_set(DEFAULT_TEMPLATE, "my own {subject}", DEFAULT_TEMPLATE)
     first = written(source, photos)
     assert [name for name, _ in first.written] == ["0.png", "2.png"]
@@ -112,7 +112,7 @@ def test_the_class_noun_becomes_the_subject(noun: str | None, text: str, caption
         ("a photo of a dog", "a dog"),
         ("arafed dog on a lawn", "dog on a lawn"),
         ("a dog.", "a dog"),
-        ("a picture frame", "frame"),
+        ("a picture frame", "a picture frame"),
     ],
 )
 def test_what_models_say_of_the_image_is_removed(text: str, cleaned: str) -> None:

@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object, code: int = 0) -> None:
     assert stop.value.code == code
 
 
-@pytest.mark.parametrize("trains_text", [False, True])
+@pytest.mark.parametrize("trains_text", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_captions_from_everywhere_vary_by_step_and_the_run_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

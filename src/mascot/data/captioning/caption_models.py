@@ -98,7 +98,7 @@ CAPTIONERS: Mapping[str, tuple[Callable[..., Any], Describe]] = {
     "qwen2_5_vl": (read_halves, describe_in_chat),
     "qwen3_vl": (read_halves, describe_in_chat),
 }
-"""`model_type` in config.json -> what prepares images for such a model, and how it describes one."""
+"""`model_type` in config.json -> what prepares images for the model, and how it describes one."""
 
 
 @dataclass(frozen=True, slots=True)
