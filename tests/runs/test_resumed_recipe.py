@@ -138,7 +138,7 @@ def test_photos_may_move_but_not_change(mascot: Mascot, run: Run, home: Path, tm
     assert (code, "photos changed since" in sentence) == (2, True)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_an_extended_run_is_one_that_was_longer_from_the_start(
     mascot: Mascot, train: Train, tmp_path: Path, schedule: str
 ) -> None:
@@ -259,7 +259,12 @@ def test_a_phase_that_ended_keeps_its_steps(mascot: Mascot, train: Train, tmp_pa
     run = Run(train(tmp_path / "run", "--steps", 8, settings=settings))
     code, sentence = mascot("train", "--resume", "--out", run.folder, "--steps", "12")
     assert (code, "past step 4, where a phase" in sentence) == (2, True)
-    assert mascot(*commands(sentence)[0])[0] == 0
+    back, anew = commands(sentence)
+    assert mascot(*back)[0] == 0
+    assert "--from" in anew
+    code, printed = mascot(*[str(tmp_path / "new") if word == "NEW" else word for word in anew])
+    assert code == 0, printed
+    assert all("learning_rate.unet" in row for row in Run(tmp_path / "new").read_steps())
     shutil.rmtree(run.folder / "checkpoints")
     shutil.copytree(
         train(tmp_path / "other", "--steps", 4, settings=settings) / "checkpoints" / "step000002", run.checkpoint(2)

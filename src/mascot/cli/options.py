@@ -75,6 +75,7 @@ class RecipeOptions(TypedDict):
     seed: int | None
     method: str | None
     steps: int | None
+    start_from: str | None
 
 
 def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
@@ -111,6 +112,7 @@ def recipe_values(**options: Unpack[RecipeOptions]) -> tuple[list[str], dict[str
         "token": options["token"],
         "seed": options["seed"],
         "base": options["base"],
+        "start_from": options["start_from"],
     }
     return [*more, *(options["overrides"] or [])], given
 

@@ -37,6 +37,10 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Resume the run in --out exactly where it stopped; with more --steps, extend it."),
 ]
+StartFrom = Annotated[
+    str | None,
+    typer.Option("--from", help="Start from an adapter: a run, RUN@200 or an adapter file.", show_default=False),
+]
 Measure = Annotated[bool, typer.Option(help="Load the base model and time a few steps.")]
 
 
@@ -51,6 +55,7 @@ def train(
     overrides: Overrides = None,
     steps: Steps = None,
     seed: Seed = None,
+    start_from: StartFrom = None,
     out: Out = None,
     resume: Resume = False,
 ) -> None:
@@ -64,6 +69,7 @@ def train(
         "seed": seed,
         "method": method,
         "steps": steps,
+        "start_from": start_from,
     }
     made = stopped_recipe(out, recipe, options) if resume else build_recipe(recipe, **options)
     show_training(made, out, resume=resume)
@@ -128,6 +134,7 @@ def doctor(
         seed=seed,
         method=method,
         steps=steps,
+        start_from=None,
     )
     display = plain_display()
     report = inspect(made, measure=measure)

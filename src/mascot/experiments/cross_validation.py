@@ -98,6 +98,9 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
         reason = "an adapter without its run's folder cannot be trained again without one of its photos"
         return FoldPlan(folds=(), photos=0, reason_for_none=reason)
     recipe = Recipe.read(run.recipe)
+    if recipe.start_from is not None:
+        reason = "it started from an adapter, which may have seen every photo"
+        return FoldPlan(folds=(), photos=0, reason_for_none=reason)
     recipe = recipe.model_copy(update={"base": base or recipe.base})
     photos = read_run_photos(run, recipe)
     different = without_repeats(photos)

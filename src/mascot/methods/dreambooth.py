@@ -262,6 +262,38 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return applied
 
 
+def conflicts(settings: DreamBoothSettings, before: DreamBoothSettings) -> dict[str, object]:
+    """List what stands against training on: text encoders that were trained must be trained on."""
+    if before.text_learning_rate > 0 == settings.text_learning_rate:
+        return {"method.text_learning_rate": before.text_learning_rate}
+    return {}
+
+
+def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Start the weights of a run from exported ones; parts that were not trained stay as they are.
+
+    Raises:
+        UserError: a part is not trained now, or its weights have other names or shapes.
+    """
+    del metadata
+    assert isinstance(attached, DreamBoothTraining)
+    given = {part for part in attached.modules if any(key.startswith(f"{part}.") for key in tensors)}
+    expected = {
+        f"{part}.{name}": value for part in given for name, value in attached.modules[part].state_dict().items()
+    }
+    have = {key: tensor.shape for key, tensor in tensors.items()}
+    if wrong := sorted(
+        {key for key, _ in have.items() ^ {key: value.shape for key, value in expected.items()}.items()}
+    ):
+        raise UserError(
+            f"the weights to start from do not fit what this run trains: {list_some(wrong)}; "
+            "train the same parts of the same base, or leave out --from."
+        )
+    for part in given:
+        for name, weight in attached.trained[part].items():
+            weight.data.copy_(tensors[f"{part}.{name}"])
+
+
 def extractable_layers(stage: Stage, part: str) -> list[str]:
     """List the layers of a part where other tools read a LoRA.
 

@@ -253,6 +253,55 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return inject_plans(stage, plans)
 
 
+def conflicts(settings: LoraSettings, before: LoraSettings) -> dict[str, object]:
+    """List the settings that differ from those of an earlier LoRA, and would change its meaning."""
+    now, trained = shape_of(settings), shape_of(before)
+    wrong = {f"method.{key}": value for key, value in trained.items() if key in now and now[key] != value}
+    if before.text_learning_rate > 0 == settings.text_learning_rate:
+        wrong["method.text_learning_rate"] = before.text_learning_rate
+    return wrong
+
+
+def shape_of(settings: LoraSettings) -> dict[str, object]:
+    """Collect the settings that decide which tensors there are, and what they stand for."""
+    shape = {name: getattr(settings, name) for name in ("rank", "alpha", "variant", "layers")}
+    if settings.text_learning_rate > 0:
+        shape["text_rank"] = settings.text_rank or settings.rank
+        shape["text_alpha"] = settings.text_alpha or settings.alpha
+    return shape
+
+
+def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Start the layers of a run from exported ones; parts that were not trained stay as they are.
+
+    Raises:
+        UserError: a part is not trained now, or its layers, ranks or alphas differ.
+    """
+    assert isinstance(attached, LoraTraining)
+    settings = read_settings(metadata)
+    if lost := sorted({part_of(key) for key in tensors} - attached.modules.keys()):
+        raise UserError(
+            f"the adapter to start from changes {list_some(lost)}, which this run does not train; "
+            "give the learning rates of those parts, or leave out --from."
+        )
+    for part, module in attached.modules.items():
+        own = part_tensors(module, part, tensors)
+        if own and (wrong := [*mismatched_keys(module, own), *differing_settings(module, settings.get(part))]):
+            raise UserError(
+                f"the adapter to start from does not fit the layers of this run ({part}: {list_some(wrong)}); "
+                "give the rank, alpha, variant and layers that it was trained with, or leave out --from."
+            )
+        if own:
+            set_peft_model_state_dict(module, own, adapter_name=ADAPTER)
+
+
+def differing_settings(module: nn.Module, before: PartSettings | None) -> list[str]:
+    """List the settings of peft in which a module's layers differ from those of a file."""
+    now, given = peft_config(module), {} if before is None else before.model_dump(exclude_none=True)
+    names = ("r", "lora_alpha", "alpha", "use_rslora")
+    return [f"{name} {given[name]}" for name in names if name in given and name in now and given[name] != now[name]]
+
+
 def part_of(key: str) -> str:
     """Read the part off a tensor's name in the file."""
     return key.partition(".")[0]
@@ -260,15 +309,20 @@ def part_of(key: str) -> str:
 
 def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], settings: PartSettings | None) -> PartPlan:
     """Select one part's tensors and settings from a file, and check that the tensors fit."""
+    own = part_tensors(module, part, tensors)
+    if any(".lora_" in key for key in own):
+        check_fit(module, own)
+    return PartPlan(own, config_from(own, settings))
+
+
+def part_tensors(module: nn.Module, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select one part's tensors from a file, under the names of its module."""
     prefix = f"{part}."
-    own = {
+    return {
         name_in_module(module, part, key.removeprefix(prefix)): value
         for key, value in tensors.items()
         if key.startswith(prefix)
     }
-    if any(".lora_" in key for key in own):
-        check_fit(module, own)
-    return PartPlan(own, config_from(own, settings))
 
 
 def inject_plans(stage: Stage, plans: Mapping[str, PartPlan]) -> LoraApplied:

@@ -169,17 +169,50 @@ class PivotalApplied:
         self.token.remove()
 
 
-def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> PivotalApplied:
-    """Apply exported LoRA layers and token to a stage that has no adapter.
+def conflicts(settings: PivotalSettings, before: PivotalSettings) -> dict[str, object]:
+    """List what stands against training on, of both methods."""
+    token = textual_inversion.conflicts(settings.token, before.token)
+    layers = lora.conflicts(settings.layers, before.layers)
+    return {key.replace("method.", "method.token."): value for key, value in token.items()} | {
+        key.replace("method.", "method.layers."): value for key, value in layers.items()
+    }
+
+
+def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Start layers and token of the second phase from exported ones.
 
     Raises:
-        UserError: the file lacks one of the two, or does not fit the base model.
+        UserError: one of the two does not fit.
+    """
+    assert isinstance(attached, PivotalTraining)
+    rows, layers = split_bundle(tensors, metadata)
+    textual_inversion.take_over(attached.token, rows, metadata)
+    lora.take_over(attached.layers, layers, metadata)
+
+
+def split_bundle(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split exported tensors into the token's rows and the LoRA's.
+
+    Raises:
+        UserError: one of the two is missing.
     """
     prefix = f"{BUNDLE}{textual_inversion.TokenRecord.read(metadata).token}."
     rows = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     layers = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
     if not rows or not layers:
         raise UserError("this adapter lacks its token's embeddings or its LoRA layers; export it again.")
+    return rows, layers
+
+
+def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> PivotalApplied:
+    """Apply exported LoRA layers and token to a stage that has no adapter.
+
+    Raises:
+        UserError: the file lacks one of the two, or does not fit the base model.
+    """
+    rows, layers = split_bundle(tensors, metadata)
     token = textual_inversion.restore(stage, rows, metadata)
     try:
         return PivotalApplied(lora.restore(stage, layers, metadata), token)

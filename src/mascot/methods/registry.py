@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mascot.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mascot.adapters.sides import Changes
-    from mascot.protocols import Restore
+    from mascot.protocols import AttachedMethod, Restore
+
+TakeOver = Callable[["AttachedMethod", Mapping[str, "Tensor"], Mapping[str, str]], None]
+"""Starts an attached method from exported tensors and metadata; UserError says what differs."""
+Conflicts = Callable[[Any, Any], Mapping[str, object]]
+"""Compares a method's settings with those of an export; returns recipe keys that must change."""
 
 METHODS: Mapping[str, str] = {
     "lora": "mascot.methods.lora:LoraSettings",
@@ -21,7 +28,8 @@ METHODS: Mapping[str, str] = {
 """Name of a method -> its module and the name of its settings class.
 
 The settings class is a pydantic model that implements `protocols.Method`. The module also has the
-functions `restore` (`protocols.Restore`) and `changes` (`protocols.Changes`).
+functions `restore` (`protocols.Restore`), `changes` (`protocols.Changes`), `take_over`
+(`TakeOver`) and `conflicts` (`Conflicts`).
 """
 DEFAULT = next(iter(METHODS))
 """Method of recipes that name none, and of adapter files from other tools."""
@@ -59,3 +67,13 @@ def restore_of(name: str | None) -> Restore:
         UserError: no method has this name.
     """
     return import_module(settings_of(name or DEFAULT).__module__).restore
+
+
+def take_over_of(name: str) -> TakeOver:
+    """Import the function that starts the training of a method from its own export."""
+    return import_module(settings_of(name).__module__).take_over
+
+
+def conflicts_of(name: str) -> Conflicts:
+    """Import the function that compares a method's settings with those of an export."""
+    return import_module(settings_of(name).__module__).conflicts

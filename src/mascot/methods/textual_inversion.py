@@ -279,6 +279,25 @@ def changes(keys: Iterable[str]) -> Sides:
     return frozenset({TEXT_ENCODERS})
 
 
+def conflicts(settings: TextualInversionSettings, before: TextualInversionSettings) -> dict[str, object]:
+    """List what stands against training on: another number of rows."""
+    return {} if settings.vectors == before.vectors else {"method.vectors": before.vectors}
+
+
+def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Start the token's rows from exported ones.
+
+    Raises:
+        UserError: the file names another token, or its rows have other shapes.
+    """
+    assert isinstance(attached, TokenTraining)
+    token = TokenRecord.read(metadata).token
+    if token != attached.record.token:
+        raise UserError(f"the adapter to start from trained the token {token!r}; give --token {token}.")
+    for part, rows_ND in rows_from_file(tensors, token, {p: rows.data for p, rows in attached.rows.items()}).items():
+        attached.rows[part].data.copy_(rows_ND)
+
+
 def trainable_vocabularies(stage: Stage) -> Mapping[str, Vocabulary]:
     """Return the vocabularies of a stage whose embeddings can be trained, by text encoder.
 

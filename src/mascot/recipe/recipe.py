@@ -23,6 +23,7 @@ from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
 from mascot.recipe.settings import CheckpointSettings, DiagnosisSettings, PreviewSettings, SelectionSettings
+from mascot.recipe.starting_point import values_from
 from mascot.storage.strict_parsing import MalformedText, check_values
 from mascot.training.settings import TrainingSettings
 
@@ -34,6 +35,11 @@ class Recipe(BaseModel):
 
     base: str = Field(
         default="starter", min_length=1, description="base model: starter, folder, .safetensors file or hub id"
+    )
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="adapter that training starts from: a run, RUN@STEP or an adapter file; none starts from the base",
     )
     photos: tuple[str, ...] = Field(min_length=1, description="folders and files of photos of the subject")
     token: str | None = Field(
@@ -113,8 +119,8 @@ class Recipe(BaseModel):
     ) -> Self:
         """Build a recipe from the preset of its base and method, with changes on top.
 
-        Of several values for one key, the last in this order wins: preset, `file`, `base` and
-        `given`, `overrides`.
+        Of several values for one key, the last in this order wins: preset, the adapter to start
+        from, `file`, `base` and `given`, `overrides`.
 
         Args:
             base: The base model; None takes that of the file, else the starter.
@@ -128,9 +134,9 @@ class Recipe(BaseModel):
         in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
         changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
-        base = str(changes.get("base", "starter"))
-        section = changes.get("method", {})
-        method = str(section.get("name", DEFAULT)) if isinstance(section, dict) else ""
+        if (start := changes.get("start_from")) not in (None, "none"):
+            changes = merge(values_from(str(start), method_in(changes)), changes)
+        base, method = str(changes.get("base", "starter")), method_in(changes) or DEFAULT
         recipe = cls.parse(merge(preset_values(base, method), changes | {"base": base}))
         check_reading(recipe.base, recipe.reading)
         check_guidance(recipe.base, tuple(Knobs.model_fields), recipe.knobs, write=as_setting)
@@ -167,6 +173,13 @@ class Recipe(BaseModel):
         Absent ones are written as `none`, so that no preset fills them when the file is used again.
         """
         return tomli_w.dumps(write_none(self.model_dump(mode="json")))
+
+
+def method_in(values: Mapping[str, Any]) -> str | None:
+    """Return the method that nested values name; None where they name none."""
+    section = values.get("method", {})
+    name = section.get("name") if isinstance(section, Mapping) else ""
+    return None if name is None else str(name)
 
 
 def preset_values(base: str, method: str) -> dict[str, Any]:

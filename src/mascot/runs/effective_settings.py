@@ -42,6 +42,7 @@ def data_settings(recipe: Recipe, photos: int, resolution: int | None, token_rea
     return [
         ("base", recipe.base),
         *described_reading(recipe),
+        *([] if recipe.start_from is None else [("starts from", recipe.start_from)]),
         ("token", token),
         ("class noun", described_noun(recipe)),
         ("photos", f"{photos}" + (", each mirrored too" if dataset.flip else "")),
@@ -120,8 +121,9 @@ def effective_settings(run: TrainingRun) -> Rows:
     That is: phases, trained parameters, memory, time, captions, and captions that are truncated.
     """
     rows = planned_settings(run.recipe, len(run.photos.photos), run.resolution, run.token_reason)
-    if len(run.spans) > 1:
-        rows.append(("phases", ", ".join(f"steps {span.first + 1} to {span.last}" for span in run.spans)))
+    spans = [span for span in run.spans if span.last > span.first]
+    if len(spans) > 1:
+        rows.append(("phases", ", ".join(f"steps {span.first + 1} to {span.last}" for span in spans)))
     rows.append(("trained parameters", count_trained_parameters(run)))
     rows += run.needs.rows if run.needs is not None else []
     if run.loop.done < run.steps:

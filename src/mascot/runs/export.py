@@ -27,7 +27,7 @@ def make_manifest(run: TrainingRun, method: str) -> Manifest:
         class_noun=recipe.class_noun,
         resolution=run.resolution,
         step=run.loop.done if run.kept_step is None else run.kept_step,
-        recipe=recipe.model_dump(mode="json", exclude={"photos", "device"}),
+        recipe=recipe.model_dump(mode="json", exclude={"photos", "device", "start_from"}),
     )
 
 

@@ -7,19 +7,23 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.data.encoding_cache import EncodingCache
 from mascot.data.photo_audit import PhotoFinding
 from mascot.data.photos import PhotoSet
 from mascot.errors import UserError, printable
+from mascot.generation.generator import check_base as check_adapter_base
 from mascot.models.devices import choose_device
 from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
-from mascot.protocols import Family
+from mascot.protocols import Family, Method
 from mascot.recipe.changes import Change
 from mascot.recipe.overrides import write_none
 from mascot.recipe.recipe import Recipe
+from mascot.recipe.starting_point import check_start, read_start
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import find_caption_faults, load_base, photo_hashes, read_subject
 from mascot.runs.resumed_recipe import changes_since, check_length, describe_change, trained_values
@@ -67,16 +71,32 @@ def open_training_run(
         recipe = check_folder(folder, recipe, resume=resume)  # another process may have used it meanwhile
         started = StartFacts.read(files) if resume else None
         changes = changes_since(files, recipe) if resume else []
+        start = read_start_adapter(recipe, files)
         check_same(files, "photos", started and started.photos, photo_hashes(photos))
         family = family or load_base(recipe)
+        if start is not None:
+            check_adapter_base(start, family)
         recipe, reason = choose_token(recipe, family)
         check_same(files, "base", started and started.base, family.identity)
         run = TrainingRun(
             recipe=recipe, files=files, photos=photos, family=family, token_reason=reason, on_event=on_event
         )
         run.encodings = encodings or run.encodings
+        run.start = start
         prepare(run, started, changes)
         yield run
+
+
+def read_start_adapter(recipe: Recipe, files: Run) -> Adapter | None:
+    """Read the adapter that a run starts from; None where there is none, or a checkpoint already.
+
+    Raises:
+        UserError: it cannot be read, or its method's settings are others.
+    """
+    if recipe.start_from is None or files.last_checkpoint() is not None:
+        return None
+    check_start(recipe.start_from, cast("Method", recipe.method), recipe.subject)
+    return read_start(recipe.start_from)[0]
 
 
 def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Change]) -> None:

@@ -18,17 +18,19 @@ class PhaseSpan:
     last: int
 
 
-def plan_spans(stages: int, method: Method, steps: int) -> tuple[PhaseSpan, ...]:
+def plan_spans(stages: int, method: Method, steps: int, *, started: bool = False) -> tuple[PhaseSpan, ...]:
     """Plan all phases of a method for each of a base's stages in turn.
 
-    Each stage is trained for `steps` steps, which its phases share.
+    Each stage is trained for `steps` steps, which its phases share. A run that is `started` from an
+    adapter, which has been through all phases, trains the last one alone.
     """
     spans: list[PhaseSpan] = []
     for stage in range(stages):
         share, first = 0.0, stage * steps
-        for scheduled in method.phases:
+        for number, scheduled in enumerate(method.phases, 1):
             share += scheduled.share
-            last = stage * steps + round(share * steps)
+            ended = float(number == len(method.phases)) if started else share
+            last = stage * steps + round(ended * steps)
             spans.append(PhaseSpan(stage=stage, phase=scheduled.phase, first=first, last=last))
             first = last
     return tuple(spans)

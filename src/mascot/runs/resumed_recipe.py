@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,9 @@ from mascot.protocols import Method
 from mascot.recipe.changes import STEPS_KEY, Change, effect_of, list_changes, override, show
 from mascot.recipe.overrides import merge, read_toml, write_none
 from mascot.recipe.recipe import Recipe
+from mascot.recipe.starting_point import check_start
 from mascot.runs.phase_schedule import PhaseSpan, plan_spans
-from mascot.storage.run_folder import Run, open_run, step_of
+from mascot.storage.run_folder import Run, kept_steps, open_run, step_of
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 from mascot.training.checkpoint import unreadable
 
@@ -27,7 +29,7 @@ def resumed_recipe(folder: Path, given: Mapping[str, object]) -> Recipe:
     """
     files = open_run(folder)
     values = merge(read_toml(files.recipe), given)
-    check_changes(files, list(list_changes(trained_values(files), write_none(values))))
+    check_changes(files, list(list_changes(trained_values(files), write_none(values))), values)
     return Recipe.parse(values)
 
 
@@ -63,13 +65,17 @@ def changes_since(files: Run, recipe: Recipe) -> list[Change]:
     Raises:
         UserError: a setting changed that may not change.
     """
-    changes = list(list_changes(trained_values(files), write_none(recipe.model_dump(mode="json"))))
-    check_changes(files, changes)
+    values = write_none(recipe.model_dump(mode="json"))
+    changes = list(list_changes(trained_values(files), values))
+    check_changes(files, changes, values)
     return changes
 
 
-def check_changes(files: Run, changes: Sequence[Change]) -> None:
+def check_changes(files: Run, changes: Sequence[Change], values: Mapping[str, object]) -> None:
     """Refuse changes of settings that the steps so far depend on, each by its name.
+
+    `values` is the changed recipe. The error offers a new run, which starts from this one where
+    that is possible.
 
     Raises:
         UserError: there is one.
@@ -79,12 +85,25 @@ def check_changes(files: Run, changes: Sequence[Change]) -> None:
         return
     fine = [change.key for change in changes if change.allowed]
     resume = ["mascot", "train", "--resume", "--out", str(files.folder), *options(wrong, before=True)]
-    anew = ["mascot", "train", "--recipe", str(files.recipe), *options(changes, before=False), "--out", "NEW"]
+    start = [] if any(change.key == "base" for change in wrong) else start_options(files, values)
+    anew = ["mascot", "train", "--recipe", str(files.recipe), *start, *options(changes, before=False), "--out", "NEW"]
     raise UserError(
         f"{files.folder} cannot be resumed with {' and '.join(change.describe() for change in wrong)}"
         + (f", only {' and '.join(fine)} may change" if fine else "")
         + f"; put back what it was trained with (`{shlex.join(resume)}`), or start a new run (`{shlex.join(anew)}`)."
     )
+
+
+def start_options(files: Run, values: Mapping[str, object]) -> list[str]:
+    """Write the option that starts a recipe from a run; empty where that would be refused."""
+    kept = kept_steps(files)
+    source = f"{files.folder}@{kept[-1]}" if kept and not files.adapter.exists() else str(files.folder)
+    try:
+        recipe = Recipe.parse(values)
+        check_start(source, cast("Method", recipe.method), recipe.subject)
+    except UserError:
+        return []
+    return ["--from", source]
 
 
 def options(changes: Sequence[Change], *, before: bool) -> list[str]:
@@ -106,19 +125,24 @@ def check_length(files: Run, before: Mapping[str, Any], recipe: Recipe, stages: 
     if checkpoint is None or steps == old:
         return
     done, method = step_of(checkpoint), cast("Method", recipe.method)
-    was, now = plan_spans(stages, method, old), plan_spans(stages, method, steps)
+    plan = partial(plan_spans, stages, method, started=recipe.start_from is not None)
+    was, now = plan(old), plan(steps)
     begun = len(list(takewhile(lambda span: span.last < done, was)))
+    resume = ["mascot", "train", "--resume", "--out", str(files.folder)]
+    start = start_options(files, recipe.model_dump())
+    anew = ["mascot", "train", "--recipe", str(files.recipe), *start, "--steps", str(steps), "--out", "NEW"]
     if starts(was, begun) != starts(now, begun):
         raise UserError(
             f"{files.folder} is past step {was[begun].first}, where a phase or stage of training ended that shares "
             f"{STEPS_KEY}, so {old} cannot become {steps}; go on with {old} "
-            f"(`mascot train --resume --out {files.folder} --steps {old}`), or train a new run with {steps}."
+            f"(`{shlex.join([*resume, '--steps', str(old)])}`), "
+            f"or start a new run (`{shlex.join(anew)}`)."
         )
     if done > now[begun].last:
-        least = next(n for n in range(1, old + 1) if plan_spans(stages, method, n)[begun].last >= done)
+        least = next(n for n in range(1, old + 1) if plan(n)[begun].last >= done)
         raise UserError(
             f"{files.folder} is trained up to step {done} already, so {STEPS_KEY} cannot be {steps}; "
-            f"give {least} or more (`mascot train --resume --out {files.folder} --steps {least}`)."
+            f"give {least} or more (`{shlex.join([*resume, '--steps', str(least)])}`)."
         )
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
+from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.data.encoding_cache import CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
+from mascot.methods.registry import take_over_of
 from mascot.models.devices import choose_device
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import AttachedMethod, Batch, Family, Method, Stage
@@ -42,6 +44,8 @@ class TrainingRun:
     """The run's folder."""
     photos: PhotoSet
     family: Family
+    start: Adapter | None = None
+    """The adapter that training starts from; None starts from the base or a checkpoint."""
     encodings: EncodingCache = field(default_factory=EncodingCache)
     """Latents and text embeddings of the base model, shared with other runs on the same base."""
     token_reason: str = ""
@@ -74,7 +78,8 @@ class TrainingRun:
     @cached_property
     def spans(self) -> tuple[PhaseSpan, ...]:
         """All phases on all stages, in order."""
-        return plan_spans(len(self.family.stages), self.method, self.recipe.training.steps)
+        started = self.recipe.start_from is not None
+        return plan_spans(len(self.family.stages), self.method, self.recipe.training.steps, started=started)
 
     @property
     def span(self) -> PhaseSpan:
@@ -128,6 +133,8 @@ class TrainingRun:
         span, training = self.span, self.recipe.training
         previous = self.attached.get(span.stage)
         self.attached[span.stage] = span.phase.attach(self.stage, self.recipe.subject, self.recipe.seed, previous)
+        if self.start is not None and span.last > span.first:
+            start_from_adapter(self, self.start)
         first = span.first - span.stage * training.steps
         condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage), first=first)
         release_encoders(self)
@@ -183,3 +190,13 @@ def release_encoders(run: TrainingRun) -> None:
     """Drop encoders that training does not need from memory; trained text encoders stay."""
     for number, stage in enumerate(run.family.stages):
         stage.release_encoders(text=not run.trains_text(number))
+
+
+def start_from_adapter(run: TrainingRun, adapter: Adapter) -> None:
+    """Start the present stage's attached method from its share of an adapter.
+
+    A stage that the adapter does not change starts from the base.
+    """
+    tensors, metadata = split_stages(adapter.tensors, adapter.metadata, len(run.family.stages))[run.span.stage]
+    if tensors:
+        take_over_of(run.method.name)(run.attached[run.span.stage], tensors, metadata)

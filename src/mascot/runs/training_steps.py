@@ -28,12 +28,13 @@ def begin(run: TrainingRun) -> None:
     for loader in run.batch_loaders:  # encoded by the base model, whose encoders may then leave memory
         _ = loader.dataset
     checkpoint = run.files.last_checkpoint()
-    if checkpoint is None:
-        run.enter(0)
-        return
-    done = step_of(checkpoint)
-    while run.index < 0 or (run.span.last < done and run.index + 1 < len(run.spans)):
+    done = 0 if checkpoint is None else step_of(checkpoint)
+    while run.index < 0 or (
+        (run.span.last < done or run.span.first == run.span.last) and run.index + 1 < len(run.spans)
+    ):
         run.enter(run.index + 1)
+    if checkpoint is None:
+        return
     for stage in range(run.span.stage):
         load_parameters(run.attached[stage], checkpoint, f"stage{stage}", unreadable(checkpoint))
     load_checkpoint(run.loop, checkpoint)

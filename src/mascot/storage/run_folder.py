@@ -113,7 +113,7 @@ class Run:
         return self.folder / f"compared_with_{other}.html"
 
     def preview(self, step: int, number: int) -> Path:
-        """Return the file of one preview image; step 0 is the base model."""
+        """Return the file of one preview image; step 0 is what training starts from."""
         return self.folder / "previews" / f"step{step:06d}_{number}.png"
 
     def previews(self) -> dict[int, list[Path]]:
