@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, Unpack
 
 import typer
 
@@ -75,7 +75,7 @@ class RecipeOptions(TypedDict):
     seed: int | None
     method: str | None
     steps: int | None
-    start_from: str | None
+    start_from: NotRequired[str | None]
 
 
 def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
@@ -112,7 +112,7 @@ def recipe_values(**options: Unpack[RecipeOptions]) -> tuple[list[str], dict[str
         "token": options["token"],
         "seed": options["seed"],
         "base": options["base"],
-        "start_from": options["start_from"],
+        "start_from": options.get("start_from"),
     }
     return [*more, *(options["overrides"] or [])], given
 

@@ -134,7 +134,6 @@ def doctor(
         seed=seed,
         method=method,
         steps=steps,
-        start_from=None,
     )
     display = plain_display()
     report = inspect(made, measure=measure)
