@@ -74,15 +74,18 @@ def open_training_run(
         start = read_start_adapter(recipe, files)
         check_same(files, "photos", started and started.photos, photo_hashes(photos))
         family = family or load_base(recipe)
-        if start is not None:
-            check_adapter_base(start, family)
         recipe, reason = choose_token(recipe, family)
         check_same(files, "base", started and started.base, family.identity)
         run = TrainingRun(
-            recipe=recipe, files=files, photos=photos, family=family, token_reason=reason, on_event=on_event
+            recipe=recipe,
+            files=files,
+            photos=photos,
+            family=family,
+            token_reason=reason,
+            on_event=on_event,
+            start=start,
         )
         run.encodings = encodings or run.encodings
-        run.start = start
         prepare(run, started, changes)
         yield run
 
@@ -102,6 +105,8 @@ def read_start_adapter(recipe: Recipe, files: Run) -> Adapter | None:
 def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Change]) -> None:
     """Bring a run to its last checkpoint, and write down what it is trained with."""
     missing = run.recipe.prior.count - len(run.photos.class_images)
+    if run.start is not None:
+        check_adapter_base(run.start, run.family)
     if run.recipe.prior.uses_class_images and missing > 0:
         run.on_event(ClassImagesStarted(images=missing))
     begin(run)
