@@ -76,16 +76,8 @@ def open_training_run(
         family = family or load_base(recipe)
         recipe, reason = choose_token(recipe, family)
         check_same(files, "base", started and started.base, family.identity)
-        run = TrainingRun(
-            recipe=recipe,
-            files=files,
-            photos=photos,
-            family=family,
-            token_reason=reason,
-            on_event=on_event,
-            start=start,
-        )
-        run.encodings = encodings or run.encodings
+        run = TrainingRun(recipe=recipe, files=files, photos=photos, family=family, on_event=on_event)
+        run.encodings, run.token_reason, run.start = encodings or run.encodings, reason, start
         prepare(run, started, changes)
         yield run
 

@@ -136,7 +136,7 @@ class TrainingRun:
         if self.start is not None and span.last > span.first:
             start_from_adapter(self, self.start)
         first = span.first - span.stage * training.steps
-        condition = self.batch_loaders[span.stage].condition(trains_text=self.trains_text(span.stage), first=first)
+        condition = self.batch_loaders[span.stage].condition(trains_text=trains_text(self, span.stage), first=first)
         release_encoders(self)
         attached = self.attached[span.stage]
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)
@@ -144,12 +144,6 @@ class TrainingRun:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
             if self.needs is not None:
                 memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
-
-    def trains_text(self, number: int) -> bool:
-        """Tell whether a text encoder of a stage is trained now, or was in an earlier span."""
-        stage = self.family.stages[number]
-        begun = [span.phase for span in self.spans[: self.index + 1] if span.stage == number]
-        return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of a step of the run, from 0."""
@@ -189,7 +183,7 @@ class TrainingRun:
 def release_encoders(run: TrainingRun) -> None:
     """Drop encoders that training does not need from memory; trained text encoders stay."""
     for number, stage in enumerate(run.family.stages):
-        stage.release_encoders(text=not run.trains_text(number))
+        stage.release_encoders(text=not trains_text(run, number))
 
 
 def start_from_adapter(run: TrainingRun, adapter: Adapter) -> None:
@@ -200,3 +194,10 @@ def start_from_adapter(run: TrainingRun, adapter: Adapter) -> None:
     tensors, metadata = split_stages(adapter.tensors, adapter.metadata, len(run.family.stages))[run.span.stage]
     if tensors:
         take_over_of(run.method.name)(run.attached[run.span.stage], tensors, metadata)
+
+
+def trains_text(run: TrainingRun, number: int) -> bool:
+    """Tell whether a text encoder of a stage is trained now, or was in an earlier span."""
+    stage = run.family.stages[number]
+    begun = [span.phase for span in run.spans[: run.index + 1] if span.stage == number]
+    return any(part != stage.denoiser for phase in begun for part in phase.trains(stage))
