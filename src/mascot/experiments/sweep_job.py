@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
-from mascot.errors import UserError
 from mascot.experiments.executors import result_or_failure
 from mascot.experiments.leaderboard import Measurement, MetricValues
 from mascot.experiments.search import SweepPoint
 from mascot.generation.knobs import ImageRequest
 from mascot.recipe.recipe import Recipe
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.image_files import read_sealed, warn_of_unsealed
+from mascot.storage.json_record import CachedRecord
 from mascot.storage.run_folder import Run
 
 TrainRun = Callable[[Recipe, Path], Run]
@@ -68,15 +68,13 @@ class SweepFolder:
         return self.folder / "grid.png"
 
 
-class RunRecord(BaseModel):
+class RunRecord(CachedRecord):
     """Scores of a trained point, and what computed them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     scored_by: str | None = None
     """Description of what scored the run; None if nothing has yet."""
-    scores: dict[str, Measurement] = {}
+    scores: dict[str, Measurement] = Field(default_factory=dict[str, Measurement])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,28 +116,24 @@ class SweepJob:
             record = self.write_record(point, RunRecord(scored_by=self.scored_by, scores=scores))
         if self.generate is not None and self.request is not None:
             image = self.files.image(point, self.request)
-            if not image.exists():
+            if read_sealed(image) is None:
+                warn_of_unsealed(image.parent, [image])
                 self.generate(run, self.request, image)
         return record.scores
 
     def read_record(self, point: SweepPoint) -> RunRecord | None:
-        """Read the record of a point; None if its run is unfinished, or has another recipe.
+        """Read the record of a point.
 
-        Raises:
-            UserError: the record is damaged.
+        None if its run is unfinished or has another recipe, or the record is damaged.
         """
         path, run = self.files.record(point), self.files.run(point)
         if not (path.exists() and run.adapter.exists() and run.recipe.exists()):
             return None
         if not point.recipe.fits(Recipe.read(run.recipe)):
             return None
-        try:
-            return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, ValidationError) as error:
-            raise UserError(f"{path} is damaged; delete it, and the run is scored again.") from error
+        return RunRecord.recall(path)
 
     def write_record(self, point: SweepPoint, record: RunRecord) -> RunRecord:
         """Write the record of a point, and return it."""
-        with atomic_write(self.files.record(point)) as temporary:
-            temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        record.write(self.files.record(point))
         return record

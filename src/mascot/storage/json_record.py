@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -10,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.untrusted_files import JSON_LIMIT, UnreadableFile, read_json_object, read_text
+
+logger = logging.getLogger(__name__)
 
 
 class JsonRecord(BaseModel):
@@ -50,3 +56,43 @@ class JsonRecord(BaseModel):
             missing = isinstance(error, UnreadableFile) and error.missing
             message = cls.absent if cls.absent and missing else cls.damaged
             raise UserError(message.format(path=path, folder=path.parent)) from error
+
+
+class CachedRecord(JsonRecord):
+    """A record that can be made again: where its file is damaged, it counts as absent."""
+
+    damaged = "{path} is damaged; delete it, and it is made again."
+    seal: str = ""
+    """Hash of the other values, in a file; empty elsewhere, and in files of older versions."""
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically, with its seal.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        super(CachedRecord, self.model_copy(update={"seal": self.hashed()})).write(path)
+
+    def hashed(self) -> str:
+        """Hash all values but the seal; 32 hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()[:32]
+
+    @classmethod
+    def recall(cls, path: Path) -> Self | None:
+        """Read a record; None if it is missing, or damaged, which is said in one line."""
+        if not os.path.lexists(path):
+            return None
+        try:
+            record = cls.read(path)
+        except UserError:
+            record = None
+        if record is None or record.seal not in {"", record.hashed()}:
+            warn_of_damage(path)
+            return None
+        return record.model_copy(update={"seal": ""})
+
+
+@cache
+def warn_of_damage(path: Path) -> None:
+    """Warn that a cached record is damaged, once for each file."""
+    logger.warning("%s is damaged; what it held is made again.", path)

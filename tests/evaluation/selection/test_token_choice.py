@@ -89,10 +89,18 @@ def test_what_decides_the_token_is_the_key_of_the_cache(family: Family, tmp_path
     assert search_facts(family, EMBEDDED) != known, "other encoders measure its images"
 
 
-def test_a_damaged_cache_is_refused(family: Family, tmp_path: Path) -> None:
-    cached_token_path(search_facts(family, "base"), tmp_path).write_text('{"token": 3}')
-    with pytest.raises(UserError, match="delete it"):
-        find_or_recall_token(family, "base", folder=tmp_path)
+@pytest.mark.parametrize("text", ['{"token": 3}', "", "\0", "[" * 2000, "changed"])
+def test_a_damaged_result_is_searched_again_and_said(
+    family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    name = find_or_recall_token(family, "base", folder=tmp_path)
+    path = cached_token_path(search_facts(family, "base"), tmp_path)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace(name.token, f"{name.token}x") if text == "changed" else text, encoding="utf-8")
+    for _ in range(2):
+        assert find_or_recall_token(family, "base", folder=tmp_path) == name
+    assert path.read_text(encoding="utf-8") == whole
+    assert [record.getMessage() for record in caplog.records] == [f"{path} is damaged; what it held is made again."]
 
 
 def test_without_encoders_text_embeddings_decide_and_the_reason_is_given(

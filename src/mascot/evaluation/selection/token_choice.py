@@ -39,7 +39,7 @@ from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, TokenSearchStarted, ignore
 from mascot.protocols import COMMON_TOKEN, Family
 from mascot.recipe.recipe import Recipe
-from mascot.storage.json_record import JsonRecord
+from mascot.storage.json_record import CachedRecord
 from mascot.storage.user_cache import cache_folder
 
 NOTE_ON_SKS = (
@@ -56,10 +56,8 @@ With a larger one, text embeddings alone decide on a CPU.
 """
 
 
-class ChosenToken(JsonRecord):
+class ChosenToken(CachedRecord):
     """The identifier token of one base model, and why it was chosen."""
-
-    damaged = "{path} is damaged; delete it, and the token is searched again."
 
     version: Literal[1] = 1
     token: str
@@ -140,7 +138,7 @@ def find_or_recall_token(
         on_event: Receives the events.
 
     Raises:
-        UserError: the cached result is damaged, or images cannot be generated or written.
+        UserError: images cannot be generated or written.
     """
     facts = search_facts(family, base, identity, clip)
     for known in (facts, search_facts(family, base)):
@@ -224,10 +222,9 @@ def search_facts(family: Family, base: str, identity: str | None = None, clip: s
 def read_cached_token(decided_by: Mapping[str, str], folder: Path | None = None) -> ChosenToken | None:
     """Read an earlier result from the package or the user's cache; None where there is none."""
     for path in (starter.token_file(), cached_token_path(decided_by, folder)):
-        if path.exists():
-            chosen = ChosenToken.read(path)
-            if chosen.decided_by == decided_by:
-                return chosen
+        chosen = ChosenToken.recall(path)
+        if chosen is not None and chosen.decided_by == decided_by:
+            return chosen
     return None
 
 
