@@ -15,7 +15,7 @@ from mascot.experiments.leaderboard import Measurement, MetricValues
 from mascot.experiments.search import SweepPoint
 from mascot.generation.knobs import ImageRequest
 from mascot.recipe.recipe import Recipe
-from mascot.storage.image_files import read_sealed, warn_of_unsealed
+from mascot.storage.image_files import is_png, warn_of_unsealed
 from mascot.storage.json_record import CachedRecord
 from mascot.storage.run_folder import Run
 
@@ -116,7 +116,7 @@ class SweepJob:
             record = self.write_record(point, RunRecord(scored_by=self.scored_by, scores=scores))
         if self.generate is not None and self.request is not None:
             image = self.files.image(point, self.request)
-            if read_sealed(image) is None:
+            if not is_png(image):
                 warn_of_unsealed(image.parent, [image])
                 self.generate(run, self.request, image)
         return record.scores

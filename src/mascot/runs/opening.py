@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -65,10 +65,10 @@ def open_training_run(
     """
     folder = Path(out) if out is not None else new_folder(recipe)
     recipe = check_folder(folder, recipe, resume=resume)
-    photos, files = read_subject(recipe), Run(folder)
+    photos = read_subject(recipe)
     on_event(describe_photos(photos, find_caption_faults(recipe, photos)))
-    with files.locked():
-        recipe = check_folder(folder, recipe, resume=resume)  # another process may have used it meanwhile
+    with hold_folder(folder, recipe, is_new=out is None) as files:
+        recipe = check_folder(files.folder, recipe, resume=resume)  # another process may have used it meanwhile
         started = StartFacts.read(files) if resume else None
         changes = changes_since(files, recipe) if resume else []
         start = read_start_adapter(recipe, files)
@@ -119,6 +119,30 @@ def new_folder(recipe: Recipe) -> Path:
     """Choose a folder under `runs/` that does not exist, named after the photos."""
     stem = Path(os.path.realpath(recipe.photos[0])).stem
     return fresh_path(Path("runs"), stem if stem and is_unicode(stem) else "run")
+
+
+@contextmanager
+def hold_folder(folder: Path, recipe: Recipe, *, is_new: bool) -> Generator[Run]:
+    """Hold the lock of a run's folder while the context lasts.
+
+    A folder that was chosen as a new one may be another process's meanwhile; then the next name is
+    taken.
+
+    Raises:
+        UserError: another process is using a folder that was named.
+    """
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(Run(folder).locked())
+            except UserError:
+                if not is_new:
+                    raise
+            else:
+                if not is_new or Run(folder).is_empty():
+                    yield Run(folder)
+                    return
+        folder = new_folder(recipe)
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:

@@ -64,6 +64,15 @@ def read_sealed(path: Path, size: tuple[int, int] | None = None) -> Image.Image 
     return image if whole else None
 
 
+def is_png(path: Path) -> bool:
+    """Tell whether there is a whole PNG at a path."""
+    try:
+        read_png(path)
+    except UnreadableFile:
+        return False
+    return True
+
+
 def warn_of_unsealed(folder: Path, paths: Iterable[Path]) -> None:
     """Warn in one line of the files that exist and that `read_sealed` does not accept."""
     unsealed = [path for path in paths if os.path.lexists(path)]

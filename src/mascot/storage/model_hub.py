@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from functools import cache
 from pathlib import Path
 
 from mascot.errors import check_interrupted
+from mascot.storage.untrusted_files import check_regular, read_json_object
 
 PATIENCE = 5.0
 """Seconds in which the hub must answer; without that it counts as out of reach."""
+
+REMEDY = "download the model again"
 
 REMEMBERED = 60
 """Seconds for which an answer, or its absence, is remembered."""
@@ -56,3 +60,24 @@ def why_unavailable(source: str, error: Exception) -> str:
     if only_local(source):
         return "it is not in the cache, and the model hub cannot be reached"
     return f"the model hub answered with {type(error).__name__}"
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check that libraries can open what a model's folder and its subfolders hold.
+
+    They wait for a pipe for ever, and take a device or an endless configuration for a file. Links
+    that lead nowhere are left to them.
+
+    Raises:
+        UnreadableFile: there is something else than a file, or a configuration is damaged, too
+            large, or nested too deep.
+    """
+    for path in sorted(folder.glob("*")) + sorted(folder.glob("*/*")):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISDIR(mode):
+            check_regular(mode, path, REMEDY)
+            if path.name.endswith("config.json") or path.name == "model_index.json":
+                read_json_object(path, finite=False, remedy=REMEDY)

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from io import BufferedReader
 from operator import or_
 from pathlib import Path
@@ -202,13 +202,14 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> object:
     return _parse(path, read_text(path, limit=JSON_LIMIT, remedy=remedy), parse_json, remedy)
 
 
-def read_json_object(path: Path, *, remedy: str = REMEDY) -> dict[str, object]:
+def read_json_object(path: Path, *, finite: bool = True, remedy: str = REMEDY) -> dict[str, object]:
     """Read a JSON file that holds an object; see `parse_json`.
 
     Raises:
         UnreadableFile: it cannot be read, or holds no JSON object.
     """
-    return _parse(path, read_text(path, limit=JSON_LIMIT, remedy=remedy), parse_json_object, remedy)
+    text = read_text(path, limit=JSON_LIMIT, remedy=remedy)
+    return _parse(path, text, partial(parse_json_object, finite=finite), remedy)
 
 
 def read_json_lines(path: Path, *, finite: bool = True, remedy: str = REMEDY) -> list[JsonLine]:

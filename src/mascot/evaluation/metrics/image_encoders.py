@@ -30,7 +30,7 @@ from mascot.evaluation.metrics.image_preprocessing import (
     to_pixels,
 )
 from mascot.models.base_files.part_checks import check_finite, quiet_reading
-from mascot.storage.model_hub import only_local
+from mascot.storage.model_hub import check_model_folder, only_local
 
 BATCH_SIZE = 32
 """Images or prompts in one pass through an encoder."""
@@ -217,6 +217,8 @@ def _open(source: str | Path, kinds: Iterable[str], wanted: str) -> tuple[str, d
         raise UserError(
             f"the encoder {found!r} is no folder; give the folder of a {wanted}, or a hub id such as owner/name."
         )
+    if path.is_dir():
+        check_model_folder(path)
     config = read_json(found, "config.json")
     kind = str(config.get("model_type"))
     if kind not in kinds:

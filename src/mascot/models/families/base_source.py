@@ -8,7 +8,7 @@ from pathlib import Path
 from mascot.errors import UserError, raise_unrelated
 from mascot.models import starter
 from mascot.models.base_files.file_contents import read_contents
-from mascot.storage.model_hub import hub_file, why_unavailable
+from mascot.storage.model_hub import check_model_folder, hub_file, why_unavailable
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
@@ -68,7 +68,14 @@ def read_index_of(base: str) -> dict[str, object]:
                 f"{base} holds no model_index.json; "
                 "give a folder in the diffusers layout, a .safetensors checkpoint or a hub id."
             )
-        return read_index(index)
+        found = read_index(index)
+        try:
+            check_model_folder(path)
+        except UnreadableFile as error:
+            raise UserError(
+                f"the base {base} cannot be loaded ({error.path}: {error.reason}); download it again."
+            ) from error
+        return found
     if path.is_file():
         return {"_class_name": pipeline_in(path)}
     if not is_hub_id(base):
