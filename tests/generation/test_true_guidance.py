@@ -13,6 +13,7 @@ from diffusers import FluxPipeline
 
 from mascot.adapters.adapter_file import Adapter, Manifest
 from mascot.cli.app import main
+from mascot.cli.options import build_recipe
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -132,15 +133,27 @@ def test_the_command_uses_or_refuses_a_negative_prompt_and_true_guidance(
     assert (b"True CFG scale: 4" in image.read_bytes()) == (kind == "dev")
 
 
+def built(base: Path, *overrides: str) -> Recipe:
+    """Build a recipe as `mascot train` does."""
+    options: dict[str, Any] = dict.fromkeys(("token", "seed", "method", "steps"))
+    return build_recipe(
+        None, photos=[Path("p")], class_noun="dog", base=str(base), overrides=list(overrides), **options
+    )
+
+
 def test_a_recipe_with_guidance_that_its_base_cannot_use_is_refused(flux: tuple[str, Path], tmp_path: Path) -> None:
     kind, base = flux
     wrong = "knobs.negative=cat" if kind == "dev" else "knobs.true_guidance=3"
-    with pytest.raises(UserError, match=rf"--set {wrong.partition('=')[0]}"):
-        Recipe.preset(base=str(base), overrides=[wrong], photos=("p",), class_noun="dog")
+    with pytest.raises(UserError, match=rf"{wrong.partition('=')[0]} has no effect"):
+        built(base, wrong)
+    right = (
+        ("knobs.negative=cat", "knobs.true_guidance=3") if kind == "dev" else ("knobs.negative=cat", "knobs.guidance=3")
+    )
+    assert built(base, *right).knobs.negative == "cat"
     plain = tiny_stable_diffusion(tmp_path / "plain")
     with pytest.raises(UserError, match="true guidance"):
-        Recipe.preset(base=str(plain), overrides=["knobs.true_guidance=3"], photos=("p",), class_noun="dog")
-    assert Recipe.preset(base=str(plain), overrides=["knobs.negative=cat"], photos=("p",)).knobs.negative == "cat"
+        built(plain, "knobs.true_guidance=3")
+    assert built(plain, "knobs.negative=cat").knobs.negative == "cat"
 
 
 def test_a_key_without_true_guidance_is_the_older_key() -> None:

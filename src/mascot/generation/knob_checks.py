@@ -21,11 +21,6 @@ def as_option(knob: str) -> str:
     return f"--{knob.replace('_', '-')}"
 
 
-def as_setting(knob: str) -> str:
-    """Write a knob as a key of a recipe."""
-    return f"--set knobs.{knob}"
-
-
 def check_guidance(base: str, given: Collection[str], knobs: Knobs, *, write: Callable[[str], str] = as_option) -> None:
     """Refuse a negative prompt or true guidance that a base cannot use.
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from mascot.data.class_images import PriorSettings
 from mascot.data.dataset import DatasetSettings
 from mascot.errors import UserError, suggest
-from mascot.generation.knob_checks import as_setting, check_guidance
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.base_files.base_reading import BaseReading, Prediction
@@ -139,7 +138,6 @@ class Recipe(BaseModel):
         base, method = str(changes.get("base", "starter")), method_in(changes) or DEFAULT
         recipe = cls.parse(merge(preset_values(base, method), changes | {"base": base}))
         check_reading(recipe.base, recipe.reading)
-        check_guidance(recipe.base, tuple(Knobs.model_fields), recipe.knobs, write=as_setting)
         return recipe
 
     @classmethod

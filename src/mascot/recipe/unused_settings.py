@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS
 from mascot.errors import UserError
+from mascot.models.families.registry import embeds_guidance
 from mascot.protocols import Method
 from mascot.recipe.overrides import read_toml
 from mascot.recipe.recipe import Recipe, preset_values
@@ -47,14 +48,23 @@ def unused_in_prior(recipe: Recipe) -> dict[str, str]:
 
 
 def unused_knobs(recipe: Recipe, method: Method) -> dict[str, str]:
-    """Find scales of what the method does not train, and a negative prompt without guidance."""
+    """Find scales of what the method does not train, and guidance that is not used."""
     found: dict[str, str] = {}
     for knob, side in {"unet_scale": DENOISER, "text_scale": TEXT_ENCODERS}.items():
         if side not in method.changes:
             found[f"knobs.{knob}"] = f"a method that trains the {side}"
-    if recipe.knobs.guidance == 1:
-        found["knobs.negative"] = "a knobs.guidance other than 1"
-    return found
+    return found | unused_guidance(recipe)
+
+
+def unused_guidance(recipe: Recipe) -> dict[str, str]:
+    """Find a negative prompt without guidance, and true guidance on a base that has no other."""
+    knobs = recipe.knobs
+    asked = bool(knobs.negative) or knobs.true_guidance != 1  # else the base need not be asked
+    if asked and embeds_guidance(recipe.base):
+        return {"knobs.negative": "a knobs.true_guidance other than 1"} if knobs.true_guidance == 1 else {}
+    needed = "a base that embeds its guidance scale, and knobs.guidance is true guidance here"
+    found = {"knobs.true_guidance": needed} if asked else {}
+    return found | ({"knobs.negative": "a knobs.guidance other than 1"} if knobs.guidance == 1 else {})
 
 
 def unused_later(recipe: Recipe) -> dict[str, str]:
