@@ -73,6 +73,19 @@ def test_too_little_memory_is_one_sentence_in_every_command(
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
+def test_an_image_that_no_machine_has_memory_for_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["generate", str(world.run.folder), "a dog", "--size", "8192x8192", "--steps", "1", "--out"]
+    monkeypatch.setattr(sys, "argv", ["mascot", *words, str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ending:
+        app.main()
+    said = capfd.readouterr().err
+    assert (ending.value.code, SENTENCE.fullmatch(said) is not None) == (2, True), said
+    assert "8192x8192 needs about" in said
+    assert "--size" in said
+
+
 @pytest.mark.parametrize("color", ["black", "white", "#123456"])
 def test_class_images_of_one_color_are_refused(color: str) -> None:
     from PIL import Image

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mascot.errors import UserError
+from mascot.models import devices
+from mascot.models.devices import available_memory, cgroup_limits
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import size_of, storages_of
 from mascot.protocols import Conditioning, Framing, ParameterGroup, Stage
-from mascot.training import memory_estimate
 from mascot.training.memory_estimate import (
     MemoryEstimate,
     activation_bytes,
-    available_memory,
-    cgroup_limits,
     check_memory,
     estimate_memory,
 )
@@ -301,7 +300,7 @@ def test_the_available_memory_lies_between_use_and_total() -> None:
 
 
 def test_a_control_groups_limit_is_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_estimate, "cgroup_limits", lambda: iter([2**40, 12_345]))
+    monkeypatch.setattr(devices, "cgroup_limits", lambda: iter([2**40, 12_345]))
     assert available_memory("cpu") == 12_345
 
 

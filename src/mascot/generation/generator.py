@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.truncation import describe_truncations
 from mascot.methods.registry import restore_of
+from mascot.models.devices import available_memory, gib, inference_bytes
 from mascot.progress import OnEvent, PromptTruncated, ignore
 from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
 
@@ -33,6 +35,10 @@ SMALLER = (
     "recipe; or close other programs"
 )
 """What helps where one image takes too much memory, as the end of an error message."""
+
+
+ROOMY = 2
+"""From this many times the base's own side on, memory is counted before anything is generated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +90,8 @@ class Generator:
         height, width = self.size(knobs)
         self.scale_adapter(knobs)
         stages = self.read_prompts([request.prompt for request in requests] + [knobs.negative], height, width)
+        if height * width > (ROOMY * self.family.stages[-1].resolution) ** 2:
+            check_memory(stages, available_memory(device_of(stages[-1].stage)))
         size, start = self.batch_size, 0
         while start < len(requests):
             check_interrupted()
@@ -184,6 +192,42 @@ class Generator:
                 "the adapter's scales, train with lower learning rates, or use another base."
             )
         return [to_image(pixels) for pixels in pixels_BCHW]
+
+
+def check_memory(stages: Sequence[StagePrompts], available: int) -> None:
+    """Refuse images whose denoising cannot fit the memory, before any is begun.
+
+    It is counted without computing. What cannot be counted is tried.
+
+    Raises:
+        UserError: one image alone needs more than the available bytes.
+    """
+    for prompts in stages:
+        stage = prompts.stage
+        shape = stage.latent_shape(prompts.height, prompts.width)
+        conditioning = next(iter(prompts.conditioning.values()))
+        try:
+            needed = inference_bytes(partial(denoise_once, stage, shape, conditioning))
+        except (RuntimeError, ValueError):
+            continue
+        if needed > available:
+            raise UserError(
+                f"one image of {prompts.width}x{prompts.height} needs about {gib(needed)} of memory, of which "
+                f"{gib(available)} are available; {SMALLER}."
+            )
+
+
+def denoise_once(stage: Stage, shape: tuple[int, int, int], conditioning: Conditioning) -> Tensor:
+    """Predict once for an empty image."""
+    device = device_of(stage)
+    x = torch.zeros(1, *shape, device=device)
+    image = stage.image_conditioning(x, [seeded("size")])
+    return stage.predict(x, torch.full((1,), 500.0, device=device), {**conditioning, **image})
+
+
+def device_of(stage: Stage) -> torch.device:
+    """Return the device of a stage's denoiser."""
+    return next(stage.parts[stage.denoiser].parameters()).device
 
 
 def denoise_stage(

@@ -5,24 +5,18 @@ It adds up weights, gradients, the optimizer's state, the weight average and act
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
 
-import psutil
 import torch
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mascot.errors import UserError
+from mascot.models.devices import AllocationLedger, gib
 from mascot.models.quantization import size_of, without_int8_kernels
 from mascot.protocols import ParameterGroup
-from mascot.storage.untrusted_files import UnreadableFile, read_text
 from mascot.training.optimizers import OPTIMIZERS, OptimizerName
 
 REMEDIES = (
@@ -31,11 +25,6 @@ REMEDIES = (
     "it, or a smaller dataset.resolution"
 )
 """Settings that make training smaller, as the end of an error message."""
-
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
-LIMITS = ("memory.max", "memory.limit_in_bytes")
-"""Files that hold the limit of a Linux control group, of version 2 and of version 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +55,6 @@ class MemoryEstimate:
         return [("memory, estimated", f"{gib(self.total)} ({made_of})")]
 
 
-def gib(size: int) -> str:
-    """Write bytes in gibibytes, or in mebibytes below one gibibyte."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 def estimate_memory(
     parts: Mapping[str, nn.Module],
     groups: Sequence[ParameterGroup],
@@ -96,47 +80,6 @@ def estimate_memory(
         average=sum(4 * parameter.numel() for parameter in trained) if average else 0,
         activations=activations,
     )
-
-
-class AllocationLedger(TorchDispatchMode):
-    """Counts the bytes of live tensors, now and at most, while it is entered.
-
-    The results of each operation count until nothing refers to them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count its results; a view has no storage of its own."""
-        del types
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.add(leaf.untyped_storage())
-        return result
-
-    def add(self, storage: UntypedStorage, *, free: bool = False) -> None:
-        """Count a storage until it is freed; one that is `free` counts as 0 bytes."""
-        if id(storage) in self.sizes:
-            return
-        self.sizes[id(storage)] = 0 if free else storage.nbytes()
-        self.live += self.sizes[id(storage)]
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.remove, id(storage))
-
-    def remove(self, key: int) -> None:
-        """Stop counting a storage that was freed."""
-        self.live -= self.sizes.pop(key, 0)
-
-    def release(self, tensor: Tensor) -> None:
-        """Stop counting a tensor that stays alive."""
-        key = id(tensor.untyped_storage())
-        if key in self.sizes:
-            self.live -= self.sizes[key]
-            self.sizes[key] = 0
 
 
 def activation_bytes(
@@ -183,35 +126,6 @@ def gradient_hooks(parameters: Sequence[nn.Parameter], receive: Callable[[Tensor
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def available_memory(device: torch.device | str) -> int:
-    """Count the bytes this process can use on a device, those it already uses included."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    return min([free, *cgroup_limits()])
-
-
-def cgroup_limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
-    """Yield the limits in bytes of this process's Linux control groups and of their parents."""
-    try:
-        lines = read_text(membership).splitlines()
-    except UnreadableFile:  # no Linux, or no control groups
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers not in {"", "memory"}:
-            continue
-        folder = root / controllers / group.lstrip("/")
-        for path in (folder, *folder.parents):
-            if path.is_relative_to(root):
-                # A container sees its own group as the root, whatever the line says.
-                texts = [read_text(path / name).strip() for name in LIMITS if (path / name).is_file()]
-                yield from (int(text) for text in texts if text != "max")
 
 
 def check_memory(needed: MemoryEstimate, available: int) -> None:
