@@ -36,7 +36,7 @@ PHASES = {
     "libraries are imported": "mascot.models.families.registry.import_module",
     "weights are read": "mascot.models.pipeline_stage.open_pipeline",
     "a part is read again": "mascot.models.pipeline_files.read_part",
-    "class images": "mascot.data.class_images.atomic_write",
+    "class images": "mascot.data.class_images.read_or_generate",
     "between phases": "mascot.runs.training_steps.check_base",
     "memory is estimated": "mascot.runs.training_run.memory_needs",
     "previews": "mascot.runs.previews.write_image",
