@@ -81,8 +81,10 @@ def read_header(path: Path, *, remedy: str = REMEDY) -> TensorHeader:
     return TensorHeader(entries=entries, metadata=metadata)
 
 
-def read_tensors(path: Path, *, remedy: str = REMEDY) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors of a safetensors file, on the CPU, and its metadata.
+def read_tensors(path: Path, *, prefix: str = "", remedy: str = REMEDY) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a safetensors file whose names start with a prefix, and its metadata.
+
+    They are on the CPU.
 
     Raises:
         UnreadableFile: see `read_header`.
@@ -90,6 +92,7 @@ def read_tensors(path: Path, *, remedy: str = REMEDY) -> tuple[dict[str, Tensor]
     header = read_header(path, remedy=remedy)
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(header.metadata)  # noqa: SIM118 - not a mapping
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a mapping
+            return {name: file.get_tensor(name) for name in names}, dict(header.metadata)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise UnreadableFile(path, NOT_WHOLE, remedy) from error

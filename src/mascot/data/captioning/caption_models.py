@@ -18,7 +18,7 @@ from mascot.data.prompt_templates import mention_subject, one_line
 from mascot.errors import UserError, list_some, printable
 from mascot.protocols import Subject
 from mascot.storage.atomic_write import atomic_write
-from mascot.storage.model_hub import only_local
+from mascot.storage.model_hub import check_model_folder, only_local
 from mascot.storage.user_cache import cache_folder
 
 LONGEST_CAPTION = 60
@@ -148,6 +148,8 @@ def open_captioner(source: str) -> Captioner:
     from transformers import AutoConfig
 
     known = ", ".join(CAPTIONERS)
+    if Path(source).is_dir():
+        check_model_folder(Path(source))
     try:
         config: Any = AutoConfig.from_pretrained(source, local_files_only=only_local(source))
     except Exception as error:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import gzip
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from transformers import CLIPTokenizer
+
+from mascot.storage.untrusted_files import read_bytes
 
 SIZE: Final = 49_408
 """Tokens of the whole vocabulary."""
@@ -22,7 +25,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 @cache
 def merges() -> tuple[tuple[str, str], ...]:
     """Return all byte pairs, in the order in which they are merged."""
-    packed = files("mascot.models.base_files").joinpath("clip_merges.txt.gz").read_bytes()
+    packed = read_bytes(Path(str(files("mascot.models.base_files").joinpath("clip_merges.txt.gz"))))
     pairs = (line.split() for line in gzip.decompress(packed).decode("utf-8").splitlines())
     return tuple((first, second) for first, second in pairs)
 

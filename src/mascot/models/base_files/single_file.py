@@ -16,7 +16,6 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -38,6 +37,7 @@ from mascot.models.base_files.file_contents import (
     UNET,
     FileContents,
 )
+from mascot.storage import tensor_files
 
 SCHEDULE: Final[Mapping[str, Any]] = {
     "beta_start": 0.00085,
@@ -106,8 +106,8 @@ def read_text_encoder(contents: FileContents, prefix: str, part: str) -> tuple[n
 
 def read_tensors(contents: FileContents, prefix: str) -> dict[str, Tensor]:
     """Read the tensors whose names start with a prefix, in float32."""
-    with safe_open(contents.path, framework="pt") as file:
-        return {name: file.get_tensor(name).float() for name in contents.shapes if name.startswith(prefix)}
+    tensors, _ = tensor_files.read_tensors(contents.path, prefix=prefix)
+    return {name: tensors[name].float() for name in contents.shapes if name.startswith(prefix)}
 
 
 def latents_side(contents: FileContents) -> int:
