@@ -65,7 +65,7 @@ def test_some_captions_without_the_subject_are_named() -> None:
 
 def test_a_token_that_is_chosen_later_is_in_no_caption() -> None:
     found = audit(["a sks owl in rain", "a sks owl, night", "sks"], token_given=False)["no-subject"]
-    assert found.message.startswith("None of the 3 captions names either {subject} or a token, which is chosen as none")
+    assert found.message.startswith("None of the 3 captions names either {subject} or the token (one is chosen, as ")
     assert found.remedy.endswith("or give the token of your captions by --token.")
     assert audit(GOOD[:1] + GOOD[3:], token_given=False) == {}
 

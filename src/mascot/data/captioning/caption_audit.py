@@ -91,7 +91,7 @@ def _nameless(own: Sequence[OwnCaption], subject: Subject, *, token_given: bool)
     nameless = [caption for caption in own if not named(caption.text)]
     if not nameless:
         return
-    token = f"the token {subject.token!r}" if token_given else "a token, which is chosen as none is given,"
+    token = f"the token {subject.token!r}" if token_given else "the token (one is chosen, as none is given)"
     count = "None" if len(nameless) == len(own) else f"{len(nameless)}"
     verb = "name" if count not in {"None", "1"} else "names"
     said = f"{count} of the {len(own)} captions {verb}" + (" neither" if count != "None" else " either")
