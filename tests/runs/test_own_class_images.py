@@ -13,8 +13,17 @@ from mascot.data import class_images
 from mascot.storage.run_folder import Run
 from tiny.photos import noise
 
-WORDS = ["precision=fp32", "device=cpu", "previews.every=0", "knobs.steps=1", "method.rank=2", "prior.steps=1"]
-WORDS += ["selection.active=false", "diagnosis.active=false", "training.checkpoint_every=1"]
+WORDS = [
+    "precision=fp32",
+    "device=cpu",
+    "previews.every=0",
+    "knobs.steps=1",
+    "method.rank=2",
+    "prior.steps=1",
+    "selection.active=false",
+    "diagnosis.active=false",
+    "training.checkpoint_every=1",
+]
 
 
 @pytest.fixture

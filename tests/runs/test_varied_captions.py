@@ -11,8 +11,17 @@ from mascot.cli.app import main
 from mascot.models.families.registry import load_family
 from tiny.photos import noise
 
-WORDS = ["precision=fp32", "device=cpu", "prior.count=0", "previews.every=0", "knobs.steps=1", "method.rank=2"]
-WORDS += ["selection.active=false", "diagnosis.active=false", "training.checkpoint_every=2"]
+WORDS = [
+    "precision=fp32",
+    "device=cpu",
+    "prior.count=0",
+    "previews.every=0",
+    "knobs.steps=1",
+    "method.rank=2",
+    "selection.active=false",
+    "diagnosis.active=false",
+    "training.checkpoint_every=2",
+]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def tiny_qwen(folder: Path) -> Path:
     """Write a Qwen2-VL."""
     marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
     tokenizer = tiny_tokenizer(*marks)
-    start, image, end, video = tokenizer.convert_tokens_to_ids(list(marks))
+    start, image, end, video = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),

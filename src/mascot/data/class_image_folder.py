@@ -56,5 +56,5 @@ def _near_notes(images: Sequence[Photo], photos: Sequence[Photo]) -> list[str]:
     return [
         f"{printable(images[index].path)}: a class image that looks almost like the subject's photo "
         f"{printable(photos[int(distances[index].argmin())].path)}; remove it if it shows the subject."
-        for index in (distances.min(axis=1) <= NEAR_DUPLICATE_BITS).nonzero()[0].tolist()
+        for index in np.flatnonzero(distances.min(axis=1) <= NEAR_DUPLICATE_BITS).tolist()
     ]

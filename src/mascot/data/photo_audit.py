@@ -177,7 +177,7 @@ def _near(images: Sequence[Image.Image]) -> dict[tuple[int, int], int]:
         distances = np.bitwise_count(hashes[start : start + 256, None] ^ hashes)
         distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = 64 + 1
         similar = distances <= NEAR_DUPLICATE_BITS
-        for row in similar.any(axis=1).nonzero()[0].tolist():
+        for row in np.flatnonzero(similar.any(axis=1)).tolist():
             one, two = start + row, int(similar[row].argmax())
             pairs[min(one, two), max(one, two)] = int(distances[row, two])
     return pairs
