@@ -231,7 +231,7 @@ def test_too_little_memory_is_refused_before_training(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what is needed, what is there, and settings that make it smaller."""
-    monkeypatch.setattr("mascot.training.memory_estimate.available_memory", lambda _: 2**20)
+    monkeypatch.setattr("mascot.models.devices.available_memory", lambda _: 2**20)
     with pytest.raises(UserError, match=r"1\.0 MiB are available.*gradient_checkpointing"):
         trained(recipe_of(tiny_base, photos), tmp_path / "run")
     assert not (tmp_path / "run").exists()

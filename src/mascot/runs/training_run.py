@@ -14,6 +14,7 @@ from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.data.encoding_cache import CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
 from mascot.methods.registry import take_over_of
+from mascot.models import devices
 from mascot.models.devices import choose_device
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import AttachedMethod, Batch, Family, Method, Stage
@@ -143,7 +144,7 @@ class TrainingRun:
         if span.last > span.first and not training.compile:
             self.needs = memory_needs(self.loop, self.batches(span.first)[0])
             if self.needs is not None:
-                memory_estimate.check_memory(self.needs, memory_estimate.available_memory(self.device))
+                memory_estimate.check_memory(self.needs, devices.available_memory(self.device))
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of a step of the run, from 0."""
