@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mascot.cli.app import main
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.base_files.clip_vocabulary import clip_tokenizer
+from mascot.models.base_files.measured_prediction import measured_prediction
 from mascot.models.families.registry import describe, load_family
 from tiny.single_files import Kind, tiny_pipeline, tiny_single_file
 
@@ -137,6 +139,54 @@ def test_a_file_that_lacks_a_tensor_is_refused(kind: Kind, tmp_path: Path) -> No
         save_file({name: tensor for name, tensor in whole.items() if name != wanted}, file)
         with pytest.raises(UserError, match="cannot be loaded"):
             loaded(file)
+
+
+class OfNoise:
+    """A UNet that predicts noise, made of one that predicts velocity."""
+
+    def __init__(self, unet: Any, alphas_cumprod: torch.Tensor) -> None:
+        self.unet, self.config, self.alphas_cumprod = unet, unet.config, alphas_cumprod
+
+    def __call__(self, x: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, **options: Any) -> Any:
+        """Turn the predicted velocity into noise (Salimans and Ho 2022, appendix D)."""
+        alpha = self.alphas_cumprod[int(timestep)]
+        velocity = self.unet(x, timestep, states, **options)[0]
+        return (alpha.sqrt() * velocity + (1 - alpha).sqrt() * x,)
+
+
+def test_what_a_trained_denoiser_predicts_is_measured(tmp_path: Path) -> None:
+    stage: Any = load_family("starter", device="cpu", precision="fp32").stages[0]
+    alphas = stage.scheduler.alphas_cumprod
+    with torch.no_grad():
+        states = stage.condition([""], [])["encoder_hidden_states"]
+    assert stage.objective.prediction == "v_prediction"
+    assert measured_prediction(stage.unet, states, alphas) == "v"
+    assert measured_prediction(OfNoise(stage.unet, alphas), states, alphas) == "epsilon"
+    untrained = loaded(tiny_single_file("two", tmp_path / "base.safetensors")).stages[0]
+    assert untrained.objective.prediction == "epsilon"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_file_trains_by_the_command_without_a_network(
+    kind: Kind, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_single_file(kind, tmp_path / "base.safetensors", keys=("v_pred",))
+    monkeypatch.setenv("MASCOT_CACHE", str(tmp_path / "cache"))
+    settings = (
+        *("training.steps=2", "training.checkpoint_every=2", "training.batch_size=1", "dataset.resolution=64"),
+        *("knobs.steps=1", "previews.every=0", "prior.weight=0", "method.rank=2", "precision=fp32", "device=cpu"),
+        *("selection.active=false", "diagnosis.active=false"),
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    run = tmp_path / "run"
+    train = ("train", home / "photos", "--class-noun", "dog", "--base", base, "--out", run, *words)
+    for command in (train, ("generate", run, "a photo of a cat", "--count", 1, "--out", tmp_path / "images")):
+        monkeypatch.setattr("sys.argv", ["mascot", *map(str, command)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
+    assert len(list((tmp_path / "images").glob("*.png"))) == 1
 
 
 def test_half_precision_variants_of_a_folder_are_read(tiny_base: Path, tmp_path: Path) -> None:

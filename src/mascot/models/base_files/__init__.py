@@ -2,7 +2,8 @@
 
 `file_contents` tells what a single file is from its header. `architectures` finds the settings of
 its parts from the shapes of their tensors, and `single_file` makes the parts. `clip_vocabulary` is
-the tokenizer of every Stable Diffusion, which a single file lacks. `base_reading` holds what the
+the tokenizer of every Stable Diffusion, which a single file lacks. `measured_prediction` finds what
+a denoiser predicts where its file does not say it. `base_reading` holds what the
 user can say about a base. `part_checks` refuses settings and weights that no base has.
 
 What does not live here: folders in the diffusers layout (`pipeline_files`), and which family a base

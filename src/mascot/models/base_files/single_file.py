@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
@@ -26,7 +27,7 @@ from mascot.models.base_files.architectures import (
     has_two_encoders,
     text_settings,
 )
-from mascot.models.base_files.base_reading import BaseReading
+from mascot.models.base_files.base_reading import BaseReading, Prediction
 from mascot.models.base_files.clip_vocabulary import END, clip_tokenizer
 from mascot.models.base_files.file_contents import (
     AUTOENCODER,
@@ -37,6 +38,7 @@ from mascot.models.base_files.file_contents import (
     UNET,
     FileContents,
 )
+from mascot.models.base_files.measured_prediction import measured_prediction
 from mascot.storage import tensor_files
 
 SCHEDULE: Final[Mapping[str, Any]] = {
@@ -118,9 +120,29 @@ def latents_side(contents: FileContents) -> int:
     return SIDES["velocity" if second and contents.prediction == "v" else "one"]
 
 
-def make_scheduler(contents: FileContents) -> Any:
+def find_prediction(contents: FileContents, parts: Mapping[str, Any]) -> Prediction:
+    """Find what the denoiser predicts: what the file says, or what is measured.
+
+    It is measured for Stable Diffusion 2 alone, which was published in both kinds. Where other
+    files say nothing, they predict noise.
+    """
+    config = parts["unet"].config
+    if contents.prediction != "auto" or OPEN_CLIP not in text_prefixes(contents).values():
+        return contents.prediction
+    if config["in_channels"] != config["out_channels"]:
+        return "epsilon"
+    tokens = parts["tokenizer"]("", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = parts["text_encoder"](tokens).last_hidden_state
+    prediction = measured_prediction(parts["unet"], states, DDIMScheduler(**SCHEDULE).alphas_cumprod)
+    if prediction == "v":
+        parts["unet"].register_to_config(sample_size=SIDES["velocity"])
+    return prediction
+
+
+def make_scheduler(contents: FileContents, prediction: Prediction) -> Any:
     """Make the scheduler, whose settings say what the denoiser predicts."""
-    reading = BaseReading(prediction=contents.prediction, zero_terminal_snr=contents.zero_terminal_snr)
+    reading = BaseReading(prediction=prediction, zero_terminal_snr=contents.zero_terminal_snr)
     if has_two_encoders(contents.shapes):
         return reading.adjusted(EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"))
     return reading.adjusted(DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
@@ -138,4 +160,5 @@ def read_single_file(pipeline_class: Any, contents: FileContents, options: Mappi
         rows = int(parts[part].config.vocab_size)
         padding = "!" if prefix in {OPEN_CLIP, SECOND_OF_TWO} else END
         parts[part.replace("text_encoder", "tokenizer")] = clip_tokenizer(rows, padding=padding)
-    return pipeline_class(**parts, scheduler=make_scheduler(contents), **options)
+    scheduler = make_scheduler(contents, find_prediction(contents, parts))
+    return pipeline_class(**parts, scheduler=scheduler, **options)
