@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from mascot.evaluation.selection.criterion import SelectionScore, ValidationResult
 from mascot.generation.knobs import Knobs
 
-STUDY_KNOBS: Mapping[str, float] = {"guidance": 9.0, "unet_scale": 0.7, "text_scale": 0.15}
-"""The knobs of the study that this project grew from.
+STUDY_KNOBS: Mapping[str, float] = {"guidance": 11.8, "unet_scale": 0.5, "text_scale": 0.1}
+"""The knobs of the study that this project grew from, which its author chose by eye.
 
-They are the middle of the values that its author chose by eye.
+The scales are those of its good images, with a guidance scale of 11 to 13.8, most often 11.8. Two
+of its nine prompts have the scales 0.8 and 0.2, and 0.9 and 0.1.
 """
 LOWER_GUIDANCE = 3.0
 """The guidance scale that the search finds for most subjects.

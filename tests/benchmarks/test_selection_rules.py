@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import selection_rules
-from benchmarks.selection_rules import Choice, ScoredChoice, best_of, dvar, even_marks, kept_from
+from benchmarks.selection_rules import STUDY_KNOBS, Choice, ScoredChoice, best_of, dvar, even_marks, kept_from
 from benchmarks.selection_runs import SubjectRun
 from mascot.evaluation.selection.criterion import score
 from mascot.generation.knobs import Knobs
@@ -74,3 +74,13 @@ def test_losses_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
 
 def test_the_rules_have_different_names() -> None:
     assert len(set(selection_rules.RULES)) == len(selection_rules.RULES) == 8
+
+
+def test_the_studys_knobs_are_those_that_it_settles_on() -> None:
+    """Guidance 11 to 13.8, UNet scale 0.5, text-encoder scale 0.1; and no table claims others."""
+    assert 11 <= STUDY_KNOBS["guidance"] <= 13.8
+    assert (STUDY_KNOBS["unet_scale"], STUDY_KNOBS["text_scale"]) == (0.5, 0.1)
+    root = Path(__file__).resolve().parents[2]
+    for page in (root / "docs" / "measuring.md", root / "benchmarks" / "README.md"):
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        assert not [row for row in rows if "study" in row]
