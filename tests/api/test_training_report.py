@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL.Image import Image
 
 from mascot.api.generate import generate
 from mascot.api.train import train
-from mascot.api.training_report import GUIDANCES, IMAGES, SCALES
+from mascot.api.training_report import GUIDANCES, PROMPTS, SCALES, ReportPlan
 from mascot.data.prompt_templates import fill
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
@@ -22,6 +26,8 @@ from tiny.photos import noise
 SUBJECT = Subject("<b>", "R&D")
 NAMES = ("<i>.png", "a & b.png", "'quoted'.png")
 EVERY = 2
+IMAGES = 3
+"""Images of the subject for each context prompt, in a report of the usual size."""
 STEPS = 4
 
 
@@ -30,7 +36,8 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.section, self.images, self.texts, self.tags = "", list[tuple[str, str]](), list[str](), set[str]()
+        self.section, self.sections, self.texts = "", set[str](), list[str]()
+        self.images, self.tags = list[tuple[str, str]](), set[str]()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -39,6 +46,7 @@ class Page(HTMLParser):
         self.tags.add(tag)
         if tag == "section":
             self.section = facts.get("id") or ""
+            self.sections.add(self.section)
         if tag == "img":
             assert (facts.get("src") or "").startswith("data:image/")
             self.images.append((self.section, facts.get("alt") or ""))
@@ -142,3 +150,47 @@ def test_the_adapter_file_generates_the_same_image_each_time(run: Run) -> None:
     first, again = (generate(run, ["a {subject} in the snow"], count=1)[0] for _ in range(2))
     assert first.tobytes() == again.tobytes()
     assert first.size == (64, 64)
+
+
+@pytest.mark.parametrize("images", [0, 1, 16, 17, 32, 40, 44, 60, 76, 100])
+def test_a_report_generates_as_many_images_as_the_recipe_says(images: int) -> None:
+    """Each prompt first, then the base model, the knobs, and more images of each prompt."""
+    plan = ReportPlan.of(images)
+    assert sum(plan.contexts) + plan.base + plan.knobs == images
+    assert max(plan.contexts) - min(plan.contexts) <= 1
+    assert plan.base == 0 or min(plan.contexts) > 0
+    assert plan.knobs == 0 or plan.base == len(PROMPTS)
+    if images == Recipe.preset(photos=("p",)).report.images:
+        assert set(plan.contexts) == {IMAGES}
+        assert plan.knobs == len(GUIDANCES) * len(SCALES) ** 2
+
+
+@pytest.mark.parametrize("images", [0, pytest.param(35, marks=pytest.mark.slow)])
+def test_a_smaller_report_is_written_end_to_end(
+    tiny_base: Path, home: Path, tmp_path: Path, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has just its images, and no empty section."""
+    generated = 0
+    generate_all = Generator.generate
+
+    def count(self: Generator, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image]:
+        nonlocal generated
+        generated += len(requests)
+        return generate_all(self, requests, knobs)
+
+    small = ("knobs.steps=1", "previews.every=0", "selection.active=false", "diagnosis.active=false", "prior.count=0")
+    recipe = Recipe.preset(
+        photos=(str(home / "photos"),),
+        base=str(tiny_base),
+        token="sks",  # noqa: S106 - a word of prompts
+        class_noun="dog",
+        overrides=[*small, "training.steps=1", "precision=fp32", f"report.images={images}"],
+    )
+    monkeypatch.setattr("mascot.generation.measured_time.MeasuredTime.measure_images", lambda *_: None)
+    monkeypatch.setattr(Generator, "generate", count)
+    page = Page(train(recipe, out=tmp_path / "run").report.read_text(encoding="utf-8"))
+    assert generated == images
+    shown = [section for section, _ in page.images if section in {"contexts", "knobs"}]
+    assert len(shown) == images
+    assert ("contexts" in page.sections) == (images > 0)
+    assert ("knobs" in page.sections) == (images > 2 * len(PROMPTS))

@@ -51,6 +51,7 @@ FINISHED: Mapping[str, Sequence[str]] = {
     "knobs.width": ("64", "128", "none", "8"),
     "dataset.resolution": ("32", "96", "none"),
     "diagnosis.images": ("2", "4"),
+    "report.images": ("0", "1", "50"),
     "selection.checkpoints": ("1", "2"),
 }
 """Key to values that end within seconds, where an end of the range would take hours.
@@ -248,7 +249,7 @@ def command_options() -> list[Option]:
     found: list[Option] = []
     for command in COMMANDS:
         for name, hint in typing.get_type_hints(command, include_extras=True).items():
-            if name == "return":
+            if not get_args(hint) or name == "return":  # the context is no option
                 continue
             annotation, info = get_args(hint)
             declared = declared_names(info)

@@ -46,6 +46,7 @@ SMALL = (
     "selection.cost=5",
     "selection.identity={identity}",
     "selection.clip={clip}",
+    "report.images=2",
 )
 """Settings of every run, with memory count, previews, selection, knob search and diagnosis on."""
 SETS = tuple(word for setting in SMALL for word in ("--set", setting))

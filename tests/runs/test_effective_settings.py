@@ -246,7 +246,10 @@ def test_the_doctor_shows_what_training_would_show_and_what_it_costs(
     for name, value in planned_settings(recipe, 3, 64):
         assert rows[name] == value if name != "token" else rows[name].startswith("sks, ")
     assert "trained parameters" in rows
-    assert "of training on this machine" in rows["cost"]
+    assert "for the whole command: " in rows["cost"]
+    assert ("class images" in rows["cost"]) == (noun is not None)
+    for part in ("loading", "encoding", "training", "images of the report"):
+        assert part in rows["cost"]
     assert len(list((photos.parent / "cache").rglob("*.png"))) == (1 if noun else 0)
     assert sorted(path.name for path in photos.parent.iterdir() if path.name != "cache") == ["photos"]
 

@@ -9,10 +9,19 @@ from tempfile import TemporaryDirectory
 
 from mascot.data.photo_audit import Audit, audit_photos
 from mascot.data.photos import PhotoSet
+from mascot.evaluation.command_time import (
+    TimedPart,
+    describe_command_time,
+    image_seconds,
+    time_of_images,
+    time_to_prepare,
+)
 from mascot.evaluation.selection.token_choice import choose_token
+from mascot.evaluation.selection.validation import Validation
+from mascot.generation.measured_time import MeasuredTime
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
-from mascot.runs.effective_settings import TIME, Rows, describe_time, effective_settings, planned_settings
+from mascot.runs.effective_settings import TIME, Rows, effective_settings, planned_settings
 from mascot.runs.inputs import find_caption_faults, load_base, read_subject
 from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import begin
@@ -61,15 +70,16 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
     if recipe.class_noun is None:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
+        time_so_far = MeasuredTime(with_images=True)
         family = load_base(recipe)
         short, reason = choose_token(short, family)
         run = TrainingRun(recipe=short, files=Run(Path(folder)), photos=few, family=family, token_reason=reason)
+        run.time = time_so_far
+        loaded = run.time.so_far
         begin(run)
         rows = [row for row in effective_settings(run) if row[0] != TIME]
-        seconds, total = measure_steps(run)
         given, recipe, resolution = recipe, recipe.model_copy(update={"token": short.token}), run.resolution
-    cost = f"about {describe_time(total)} of training on this machine ({seconds:.2f} s a step, measured)"
-    rows.append(("cost", f"{cost}, previews not counted"))
+        rows.append(("cost", describe_cost(run, recipe, photos, loaded)))
     # The rows of the shortened recipe give way to those of the recipe itself.
     planned = dict(planned_settings(recipe, len(photos.photos), resolution, reason))
     return DoctorReport(
@@ -84,6 +94,19 @@ def audit_subject(recipe: Recipe, photos: PhotoSet, resolution: int) -> Audit:
     """Audit the photos and their captions."""
     audit = audit_photos(photos, resolution)
     return replace(audit, findings=(*audit.findings, *find_caption_faults(recipe, photos)))
+
+
+def describe_cost(run: TrainingRun, recipe: Recipe, photos: PhotoSet, loaded: float) -> str:
+    """Describe the time of the whole command; `loaded` is that of loading the base.
+
+    `run` is of the same recipe with fewer class images.
+    """
+    validation = Validation.plan(run)
+    before, after = list(time_to_prepare(run, recipe, photos.class_images)), list(time_of_images(run, validation))
+    seconds, total = measure_steps(run)
+    parts = [TimedPart("loading", loaded), *before, TimedPart("training", total), *after]
+    each = f"{seconds:.2f} s a step and {image_seconds(run, recipe.knobs):.2f} s an image, measured"
+    return f"{describe_command_time(parts)} ({each})"
 
 
 def measure_steps(run: TrainingRun) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from mascot.api.diagnose import diagnose
 from mascot.api.training_report import write_training_report
 from mascot.data.encoding_cache import EncodingCache
 from mascot.errors import UserError, check_interrupted
+from mascot.evaluation.command_time import TimedPart, describe_command_time, time_of_images
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation, with_knobs
@@ -28,6 +29,7 @@ from mascot.progress import (
 )
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
+from mascot.runs.effective_settings import TIME
 from mascot.runs.export import export_adapter, write_companions
 from mascot.runs.opening import open_training_run
 from mascot.runs.training_run import TrainingRun
@@ -63,9 +65,8 @@ def train(
         UserError: anything that the user can mend; no file that was there is lost.
     """
     choose = partial(choose_token, on_event=on_event)
-    with open_training_run(
-        recipe, out, resume=resume, on_event=on_event, choose_token=choose, family=family, encodings=encodings
-    ) as run:
+    opened = partial(open_training_run, recipe, out, resume=resume, on_event=on_event, measures=report)
+    with opened(choose_token=choose, family=family, encodings=encodings) as run:
         validation = Validation.plan(run)
         run_steps(run, validation, until)
         adapter, generator = choose_result(run, validation)
@@ -78,6 +79,10 @@ def train(
 
 def run_steps(run: TrainingRun, validation: Validation, until: int | None = None) -> None:
     """Train to the end, until validation stops early, or until a step."""
+    if run.time.forward_pass is not None:
+        run.settings = [
+            (name, command_time(run, validation) if name == TIME else value) for name, value in run.settings
+        ]
     run.on_event(SettingsResolved(rows=tuple(run.settings), steps=run.steps, selection_images=validation.images))
     if not validation.begin() and (until is None or run.loop.done < until):
         with closing(train_steps(run)) as steps:
@@ -86,6 +91,13 @@ def run_steps(run: TrainingRun, validation: Validation, until: int | None = None
                 if validation.after_step(step.number) or step.number == until:
                     break
     run.finish()
+
+
+def command_time(run: TrainingRun, validation: Validation) -> str:
+    """Estimate the time of the whole command, of which the first part is over."""
+    training = TimedPart("training", run.time.training)
+    parts = [TimedPart("so far", run.time.so_far), training, *time_of_images(run, validation)]
+    return describe_command_time(parts)
 
 
 def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Generator]:

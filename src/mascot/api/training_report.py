@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, product
 
 from PIL import Image
@@ -36,8 +37,8 @@ from mascot.storage.untrusted_files import UnreadableFile
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 3
-"""Images of the subject for each context prompt."""
+PROMPTS = tuple(prompt for group in CONTEXTS.values() for prompt in group)
+"""The context prompts, in the order of the page."""
 
 GUIDANCES = (0.5, 1.0, 1.8)
 """Guidance scales of the knob grid, as factors of the recipe's."""
@@ -55,6 +56,7 @@ def write_training_report(
     there is none.
     """
     recipe, subject, knobs = run.recipe, run.recipe.subject, report_knobs(run, adapter)
+    plan = ReportPlan.of(recipe.report.images)
     report = Report(
         title=f"{subject.words} on {recipe.base}",
         subject=subject.words,
@@ -68,8 +70,8 @@ def write_training_report(
         losses=tuple((row["step"], row["subject_loss"]) for row in run.files.read_steps()),
         preview_prompts=tuple(fill(prompt, subject) for prompt in recipe.previews.prompts),
         previews=tuple(read_previews(run)),
-        contexts=tuple(generate_contexts(generator, subject, knobs)),
-        knobs=generate_knob_cells(generator, subject, knobs),
+        contexts=tuple(generate_contexts(generator, subject, knobs, plan)),
+        knobs=generate_knob_cells(generator, subject, knobs, plan.knobs),
         adapter_facts=(
             ("method", run.method.name),
             ("tensors", f"{len(adapter.tensors)}"),
@@ -125,36 +127,66 @@ def read_previews(run: TrainingRun) -> Iterator[Preview]:
             yield Preview(step=step, images=tuple(images))
 
 
-def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs) -> Iterator[ContextGroup]:
+@dataclass(frozen=True, slots=True)
+class ReportPlan:
+    """How many images a report generates of each kind."""
+
+    contexts: tuple[int, ...]
+    """Images of the subject for each context prompt."""
+    base: int
+    """Context prompts, from the first, of which the base model generates an image."""
+    knobs: int
+    """Cells of the knob grid, from the first."""
+
+    @classmethod
+    def of(cls, images: int) -> ReportPlan:
+        """Spend a number of images.
+
+        First each prompt gets one, then the base model's, then the knob grid; the rest are more
+        images of each prompt.
+        """
+        prompts, cells = len(PROMPTS), len(SCALES) ** 2 * len(GUIDANCES)
+        first = min(images, prompts)
+        base = min(images - first, prompts)
+        knobs = min(images - first - base, cells)
+        rounds, more = divmod(images - first - base - knobs, prompts)
+        contexts = tuple((number < first) + rounds + (number < more) for number in range(prompts))
+        return cls(contexts=contexts, base=base, knobs=knobs)
+
+
+def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs, plan: ReportPlan) -> Iterator[ContextGroup]:
     """Generate each context prompt with the adapter, and by the base with the class noun alone."""
-    prompts = [prompt for group in CONTEXTS.values() for prompt in group]
-    requests = [ImageRequest(fill(prompt, subject), seed) for prompt in prompts for seed in range(IMAGES)]
-    images = list(generator.generate(requests, knobs))
+    counted = list(zip(PROMPTS, plan.contexts, strict=True))
+    requests = [ImageRequest(fill(prompt, subject), seed) for prompt, count in counted for seed in range(count)]
+    images = iter(list(generator.generate(requests, knobs)) if requests else [])
     base_knobs = knobs.model_copy(update={"unet_scale": 0.0, "text_scale": 0.0})
     without_token = Subject(token=subject.class_noun or subject.token)
-    base_requests = [ImageRequest(fill(prompt, without_token), 0) for prompt in prompts]
-    base_images = list(generator.generate(base_requests, base_knobs))
+    base_requests = [ImageRequest(fill(prompt, without_token), 0) for prompt in PROMPTS[: plan.base]]
+    base_images = iter(list(generator.generate(base_requests, base_knobs)) if base_requests else [])
     rows = iter(
         [
             ContextRow(
                 prompt=fill(prompt, subject),
-                images=tuple(images[index * IMAGES : (index + 1) * IMAGES]),
-                base=(base_images[index],),
+                images=tuple(islice(images, count)),
+                base=tuple(islice(base_images, 1)),
             )
-            for index, prompt in enumerate(prompts)
+            for prompt, count in counted
         ]
     )
     for name, group in CONTEXTS.items():
         yield ContextGroup(name=name, rows=tuple(islice(rows, len(group))))
 
 
-def generate_knob_cells(generator: Generator, subject: Subject, knobs: Knobs) -> KnobGrid:
-    """Generate one prompt and seed over guidance scale x UNet scale x text-encoder scale."""
+def generate_knob_cells(generator: Generator, subject: Subject, knobs: Knobs, count: int) -> KnobGrid | None:
+    """Generate one prompt and seed over guidance scale x UNet scale x text-encoder scale.
+
+    Only the first `count` cells of the grid are generated; None without any.
+    """
     prompt = fill(KNOBS_PROMPT, subject)
     cells: list[KnobCell] = []
-    for text_scale, factor, unet_scale in product(SCALES, GUIDANCES, SCALES):
+    for text_scale, factor, unet_scale in islice(product(SCALES, GUIDANCES, SCALES), count):
         guidance = round(knobs.guidance * factor, 1)
         scales = {"guidance": guidance, "unet_scale": unet_scale, "text_scale": text_scale}
         image = next(generator.generate([ImageRequest(prompt, 0)], knobs.model_copy(update=scales)))
         cells.append(KnobCell(**scales, image=image))
-    return KnobGrid(prompt=prompt, cells=tuple(cells))
+    return KnobGrid(prompt=prompt, cells=tuple(cells)) if cells else None

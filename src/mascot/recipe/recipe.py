@@ -21,7 +21,13 @@ from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
-from mascot.recipe.settings import CheckpointSettings, DiagnosisSettings, PreviewSettings, SelectionSettings
+from mascot.recipe.settings import (
+    CheckpointSettings,
+    DiagnosisSettings,
+    PreviewSettings,
+    ReportSettings,
+    SelectionSettings,
+)
 from mascot.recipe.starting_point import values_from
 from mascot.storage.strict_parsing import MalformedText, check_values
 from mascot.training.settings import TrainingSettings
@@ -74,6 +80,7 @@ class Recipe(BaseModel):
     knobs: Knobs = Knobs()
     selection: SelectionSettings = SelectionSettings()
     diagnosis: DiagnosisSettings = DiagnosisSettings()
+    report: ReportSettings = ReportSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Sections of the recipe of no other room: checkpoints, previews, diagnosis and selection."""
+"""Sections of the recipe of no other room: checkpoints, previews, report, diagnosis, selection."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ class PreviewSettings(BaseModel):
         default=PREVIEWS, min_length=1, description="prompts of the previews; number i, from 0, has seed + i"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the first preview")
+
+
+class ReportSettings(BaseModel):
+    """The section `report`: what the page of a run shows beside its photos and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(
+        default=76,
+        ge=0,
+        le=1000,
+        description="images that the report generates, of contexts and of the knobs; 0 generates none",
+    )
 
 
 class DiagnosisSettings(BaseModel):

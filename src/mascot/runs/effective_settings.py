@@ -127,8 +127,8 @@ def effective_settings(run: TrainingRun) -> Rows:
     rows.append(("trained parameters", count_trained_parameters(run)))
     rows += run.needs.rows if run.needs is not None else []
     if run.loop.done < run.steps:
-        seconds = run.time_one_step() * (run.steps - run.loop.done)
-        rows.append((TIME, f"{describe_time(seconds)} of training, previews not counted"))
+        run.time.training = run.time_one_step() * (run.steps - run.loop.done)
+        rows.append((TIME, f"{describe_time(run.time.training)} of training alone"))
     return rows + caption_rows(run)
 
 

@@ -170,8 +170,17 @@ def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> No
         stage.objective.weight(stage.objective.sample_timesteps([seeded(0)]), recipe.training.min_snr)
 
 
-def make_class_images(recipe: Recipe, family: Family, resolution: int, own: Sequence[Photo] = ()) -> list[Image.Image]:
-    """Return a recipe's class images in RGB: the user's own, and generated ones up to its count."""
+def make_class_images(
+    recipe: Recipe,
+    family: Family,
+    resolution: int,
+    own: Sequence[Photo] = (),
+    generate: class_images.GenerateImages | None = None,
+) -> list[Image.Image]:
+    """Return a recipe's class images in RGB: the user's own, and generated ones up to its count.
+
+    `generate` takes the place of the base model.
+    """
     if not recipe.prior.uses_class_images or recipe.class_noun is None:
         return []
     generator = Generator(family)
@@ -182,8 +191,11 @@ def make_class_images(recipe: Recipe, family: Family, resolution: int, own: Sequ
         prompt=class_prompt(recipe.class_noun),
         resolution=resolution,
         precision=recipe.precision if choose_device(recipe.device) != "cpu" else "fp32",
-        generate=lambda prompt, seeds: refuse_plain(
-            generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs), recipe.base
+        generate=generate
+        or (
+            lambda prompt, seeds: refuse_plain(
+                generator.generate([ImageRequest(prompt, seed) for seed in seeds], knobs), recipe.base
+            )
         ),
     )
     return [*(photo.image for photo in own), *generated]
@@ -202,3 +214,24 @@ def refuse_plain(images: Iterator[Image.Image], base: str) -> Iterator[Image.Ima
                 "give another --base, or --set prior.count=0."
             )
         yield image
+
+
+class MissingClassImages(Exception):  # noqa: N818 - it is no error, it stops at the first missing image
+    """Tells how many class images are not in the cache."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+def count_missing_class_images(recipe: Recipe, family: Family, resolution: int, own: Sequence[Photo]) -> int:
+    """Count the class images that training would generate, as they are not in the cache."""
+
+    def count(_: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        raise MissingClassImages(len(seeds))
+
+    try:
+        make_class_images(recipe, family, resolution, own, count)
+    except MissingClassImages as missing:
+        return missing.count
+    return 0

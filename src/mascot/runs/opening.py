@@ -17,6 +17,7 @@ from mascot.data.photo_audit import PhotoFinding
 from mascot.data.photos import PhotoSet
 from mascot.errors import UserError, printable
 from mascot.generation.generator import check_base as check_adapter_base
+from mascot.generation.measured_time import MeasuredTime
 from mascot.models.devices import choose_device
 from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
 from mascot.protocols import Family, Method
@@ -52,17 +53,19 @@ def open_training_run(
     choose_token: ChooseToken,
     family: Family | None = None,
     encodings: EncodingCache | None = None,
+    measures: bool = False,
 ) -> Generator[TrainingRun]:
     """Prepare a run up to the step that it trains next; its lock is held while the context lasts.
 
     Without `out` a new folder under `runs/` is made. `family` is the recipe's base if it is loaded
-    already, and `encodings` its cache of latents and text embeddings. The recipe and the effective
-    settings are written into the folder. Events: `PhotosRead`, `ClassImagesStarted`, and those of
-    `choose_token`.
+    already, and `encodings` its cache of latents and text embeddings. `measures` times images for
+    an estimate. The recipe and the effective settings are written into the folder. Events:
+    `PhotosRead`, `ClassImagesStarted`, and those of `choose_token`.
 
     Raises:
         UserError: anything that the user can mend; no file that was in the folder is lost.
     """
+    clock = MeasuredTime(with_images=measures)
     folder = Path(out) if out is not None else new_folder(recipe)
     recipe = check_folder(folder, recipe, resume=resume)
     photos = read_subject(recipe)
@@ -78,6 +81,7 @@ def open_training_run(
         check_same(files, "base", started and started.base, family.identity)
         run = TrainingRun(recipe=recipe, files=files, photos=photos, family=family, on_event=on_event)
         run.encodings, run.token_reason, run.start = encodings or run.encodings, reason, start
+        run.time = clock
         prepare(run, started, changes)
         yield run
 

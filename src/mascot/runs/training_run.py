@@ -13,6 +13,7 @@ from PIL import Image
 from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.data.encoding_cache import CachedEncoders, EncodingCache
 from mascot.data.photos import PhotoSet
+from mascot.generation.measured_time import MeasuredTime
 from mascot.methods.registry import take_over_of
 from mascot.models import devices
 from mascot.models.devices import choose_device
@@ -63,6 +64,7 @@ class TrainingRun:
     """Whether the run is resumed with more steps than before."""
     kept_step: int | None = None
     """The step whose parameters are kept; None keeps the last."""
+    time: MeasuredTime = field(default_factory=MeasuredTime)
     needs: MemoryEstimate | None = None
     """Memory that the present span needs; None if it cannot be estimated."""
 
@@ -138,6 +140,7 @@ class TrainingRun:
             start_from_adapter(self, self.start)
         first = span.first - span.stage * training.steps
         condition = self.batch_loaders[span.stage].condition(trains_text=trains_text(self, span.stage), first=first)
+        self.time.measure_images(self.family, self.recipe.knobs, self.resolution, compiled=training.compile)
         release_encoders(self)
         attached = self.attached[span.stage]
         self.loop = Loop(self.stage, attached, training, condition, self.accelerator, first=span.first, last=span.last)

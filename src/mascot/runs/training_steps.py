@@ -26,7 +26,8 @@ def begin(run: TrainingRun) -> None:
     """
     check_base(run.recipe, run.family, run.spans)
     for loader in run.batch_loaders:  # encoded by the base model, whose encoders may then leave memory
-        _ = loader.dataset
+        with run.time.encodes():
+            _ = loader.dataset
     checkpoint = run.files.last_checkpoint()
     done = 0 if checkpoint is None else step_of(checkpoint)
     while run.index < 0 or (

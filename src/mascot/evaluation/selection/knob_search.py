@@ -110,8 +110,7 @@ def search_knobs(
     Raises:
         ValueError: there is no setting, or the budget does not hold `first` images of one.
     """
-    fitting = [count for count in range(1, len(grid) + 1) if most_images(count, first, last) <= budget]
-    alive = list(grid)[: max(fitting, default=budget // first)]
+    alive = list(grid)[: starting_settings(len(grid), budget, first, last)]
     if not alive:
         raise ValueError("the budget does not hold one setting; give a larger one.")
     trials: dict[int, KnobTrial] = {}
@@ -145,6 +144,12 @@ def recommend(trials: Mapping[int, KnobTrial], *, images: int) -> KnobRecommenda
     ranked = sorted(trials.items(), key=lambda item: rank(item[1], item[0]))
     others = [trial for _, trial in ranked if trial is not best]
     return KnobRecommendation(knobs=best.knobs, trials=(best, *others), recipe_trial=trials[0], images=images)
+
+
+def starting_settings(settings: int, budget: int, first: int, last: int) -> int:
+    """Count the settings of a grid that a budget of images lets start."""
+    fitting = [count for count in range(1, settings + 1) if most_images(count, first, last) <= budget]
+    return max(fitting, default=budget // first)
 
 
 def most_images(settings: int, first: int, last: int) -> int:

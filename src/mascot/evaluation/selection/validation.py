@@ -14,7 +14,13 @@ from mascot.errors import UserError, check_interrupted
 from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
 from mascot.evaluation.selection.criterion import ValidationResult
-from mascot.evaluation.selection.knob_search import KnobRecommendation, knob_grid, search_knobs
+from mascot.evaluation.selection.knob_search import (
+    KnobRecommendation,
+    knob_grid,
+    most_images,
+    search_knobs,
+    starting_settings,
+)
 from mascot.evaluation.selection.validation_set import ValidationSet, validation_prompts
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
@@ -26,6 +32,11 @@ from mascot.training.checkpoint import load_parameters, save_parameters
 
 ROUNDS = 2
 """Number of images of each validation prompt in the last round of the knob search."""
+
+
+def rounds_of(prompts: int) -> tuple[int, int]:
+    """Return the images of each setting in the first and in the last round of the knob search."""
+    return max(2, prompts // 2), ROUNDS * prompts
 
 
 def forward_passes(knobs: Knobs, *, embeds_guidance: bool) -> int:
@@ -64,6 +75,8 @@ class Validation:
     """Number of images that are left for the knob search."""
     reason_for_none: str = ""
     """Why nothing is selected; empty where something is."""
+    lacks_encoders: bool = False
+    """Whether nothing is selected because the encoders cannot be loaded."""
     opened_set: ValidationSet | None = None
     """The validation set; None where nothing is selected."""
     selector: CheckpointSelector | None = field(default=None, init=False)
@@ -87,7 +100,7 @@ class Validation:
         except UserError as error:  # training is worth having without
             check_interrupted()
             reason = f"nothing was selected, the last step is kept: {error}"
-            return cls(run=run, checkpoints=0, knob_images=0, reason_for_none=reason)
+            return cls(run=run, checkpoints=0, knob_images=0, reason_for_none=reason, lacks_encoders=True)
         photos = [photo.image for photo in run.photos.photos]
         opened_set = ValidationSet(recipe=recipe, photos=photos, resolution=run.resolution, encoders=encoders)
         left = allowed - (checkpoints + 1) * count if settings.knobs else 0
@@ -188,10 +201,19 @@ class Validation:
             images += self.validation_set.generate(generator, knobs, range(len(images), number))
             return self.validation_set.measure(images, selector.references)
 
-        grid = settings_to_try(self.run, generator)
-        return search_knobs(
-            measure, selector.references, grid, budget=self.knob_images, first=max(2, count // 2), last=ROUNDS * count
-        )
+        grid, (first, last) = settings_to_try(self.run, generator), rounds_of(count)
+        return search_knobs(measure, selector.references, grid, budget=self.knob_images, first=first, last=last)
+
+
+def likely_images(validation: Validation) -> int:
+    """Count the images that selection generates, if it validates every checkpoint."""
+    count = len(validation_prompts(validation.run.recipe))
+    validated = (validation.checkpoints + bool(validation.checkpoints)) * count
+    if validation.knob_images < count:
+        return validated
+    (first, last), grid = rounds_of(count), settings_to_try(validation.run, Generator(validation.run.family))
+    settings = starting_settings(len(grid), validation.knob_images, first, last)
+    return validated + min(validation.knob_images, most_images(settings, first, last))
 
 
 def settings_to_try(run: TrainingRun, generator: Generator) -> list[Knobs]:
