@@ -139,10 +139,12 @@ SHARED: Mapping[str, Sequence[Sequence[str]]] = {
 OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("train", "--out"): (["--out", "{out}/deeper/run"],),
     ("train", "--resume"): (["--resume"],),
+    ("train", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
     ("generate", "--count"): (["--count", "1"], ["--count", "0"]),
     ("generate", "--guidance"): (["--guidance", "0"], ["--guidance", "100"], ["--guidance", "nan"]),
     ("generate", "--unet-scale"): (["--unet-scale", "0"], ["--unet-scale", "4"], ["--unet-scale", "-1"]),
     ("generate", "--text-scale"): (["--text-scale", "0"], ["--text-scale", "4"], ["--text-scale", "5"]),
+    ("generate", "--true-guidance"): (["--true-guidance", "0"], ["--true-guidance", "3"], ["--true-guidance", "-1"]),
     ("generate", "--negative"): (["--negative", "blurry"], ["--negative", ""]),
     ("generate", "--solver"): tuple(["--solver", name] for name in ("ddim", "dpm++", "euler", "unipc", "bogus")),
     ("generate", "--size"): (["--size", "64x128"], ["--size", "8x8"], ["--size", "64"]),
