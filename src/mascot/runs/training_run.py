@@ -185,9 +185,12 @@ class TrainingRun:
 
 
 def release_encoders(run: TrainingRun) -> None:
-    """Drop encoders that training does not need from memory; trained text encoders stay."""
+    """Drop encoders that training does not need from memory.
+
+    Text encoders stay if they are trained, or if captions vary from step to step.
+    """
     for number, stage in enumerate(run.family.stages):
-        stage.release_encoders(text=not trains_text(run, number))
+        stage.release_encoders(text=not (trains_text(run, number) or run.batch_loaders[number].dataset.varies))
 
 
 def start_from_adapter(run: TrainingRun, adapter: Adapter) -> None:
