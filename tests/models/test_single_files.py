@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from mascot.cli.app import main
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.models.base_files.architectures import autoencoder_settings, denoiser_settings
 from mascot.models.base_files.clip_vocabulary import clip_tokenizer
 from mascot.models.base_files.measured_prediction import measured_prediction
 from mascot.models.families.registry import describe, load_family
-from tiny.single_files import Kind, tiny_pipeline, tiny_single_file
+from tiny.single_files import Kind, original_unet_name, original_vae_tensor, tiny_pipeline, tiny_single_file
 
 KINDS: tuple[Kind, ...] = ("one", "two", "xl")
 
@@ -207,3 +209,68 @@ def test_half_precision_variants_of_a_folder_are_read(tiny_base: Path, tmp_path:
     assert torch.equal(stage.encode(torch.zeros(1, 3, 64, 64)).mean_BCHW, before)
     stage.save(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "model_index.json").read_text(encoding="utf-8"))
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "one": {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "sample_size": 64,
+    },
+    "two": {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+        "sample_size": 96,
+    },
+    "xl": {
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+        "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+        "sample_size": 128,
+    },
+}
+"""Kind -> the published settings of its UNet, as far as they differ from diffusers' defaults."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_settings_of_published_sizes_follow_from_their_shapes(kind: Kind) -> None:
+    """On torch's meta device, where tensors have shapes alone."""
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(REAL[kind])
+        vae: Any = AutoencoderKL.from_config(
+            {
+                "block_out_channels": [128, 256, 512, 512],
+                "down_block_types": ["DownEncoderBlock2D"] * 4,
+                "up_block_types": ["UpDecoderBlock2D"] * 4,
+                "layers_per_block": 2,
+            }
+        )
+    shapes = {original_unet_name(name, unet): tuple(value.shape) for name, value in unet.state_dict().items()}
+    if kind == "xl":
+        shapes["conditioner.embedders.1.model.text_projection"] = (1280, 1280)
+    found = denoiser_settings(shapes, REAL[kind]["sample_size"])
+    with torch.device("meta"):
+        again: Any = UNet2DConditionModel.from_config(found)
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in unet.state_dict().items()
+    }
+    for name, value in REAL[kind].items():
+        assert again.config[name] == value, name
+    renamed = [original_vae_tensor(name, value, 4) for name, value in vae.state_dict().items()]
+    settings = autoencoder_settings({name: tuple(value.shape) for name, value in renamed})
+    for name in ("block_out_channels", "layers_per_block", "latent_channels"):
+        assert settings[name] == vae.config[name], name
