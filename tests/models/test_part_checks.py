@@ -56,6 +56,7 @@ ODD: dict[str, dict[str, tuple[object, ...]]] = {
         "beta_end": (float("nan"), float("inf"), None),
         "trained_betas": ([], [float("nan")] * 3, "x", [0.1, 7.0]),
         "beta_schedule": ("straight", 3),
+        "timestep_spacing": ("no", None),
         "steps_offset": (-1, "x", 10**9),
     },
     TOKENIZER: {"model_max_length": (-1, 0, "77", None, 10**5 + 1, 10**30, 1)},
@@ -110,6 +111,7 @@ def test_no_healthy_base_is_refused(tmp_path: Path, name: str) -> None:
     [
         ("flux", "tokenizer_2/tokenizer_config.json", "model_max_length", -1),
         ("flux", "transformer/config.json", "num_layers", 10**6),
+        ("flux", "transformer/config.json", "axes_dims_rope", [4, 4, 9]),
         ("flux", "scheduler/scheduler_config.json", "base_image_seq_len", 4096),
         ("sd3", "transformer/config.json", "sample_size", None),
         ("sd3", "text_encoder_3/config.json", "num_layers", 10**6),

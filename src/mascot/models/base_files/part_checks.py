@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -72,6 +72,13 @@ class ModuleSettings(BaseModel):
     relative_attention_num_buckets: Width = 1
     relative_attention_max_distance: Width = 1
 
+    @model_validator(mode="after")
+    def check_axes(self) -> ModuleSettings:
+        """Check that the axes of rotary embeddings make up the width of a head."""
+        if "axes_dims_rope" in self.model_fields_set and sum(self.axes_dims_rope) != self.attention_head_dim:
+            raise ValueError("axes_dims_rope does not add up to attention_head_dim")
+        return self
+
 
 class SizedModuleSettings(ModuleSettings):
     """The settings of a denoiser that says the size of images it was trained at."""
@@ -88,6 +95,7 @@ class SchedulerSettings(BaseModel):
     beta_start: Variance = 0.5
     beta_end: Variance = 0.5
     trained_betas: Annotated[list[Variance], Field(min_length=2, max_length=100_000)] | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
     shift: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = 1.0
     base_shift: Number | None = 0.0
