@@ -45,7 +45,7 @@ COMMON = (
 OPTIONS = {
     "nothing": (),
     "8-bit moments": ("training.optimizer=adamw8bit",),
-    "prodigy": ("training.optimizer=prodigy", "method.learning_rate=1", "method.text_learning_rate=1"),
+    "prodigy": ("training.optimizer=prodigy",),
     "schedule-free": ("training.optimizer=schedule-free",),
     "an average": ("training.ema_decay=0.9",),
     "offset noise": ("training.offset_noise=0.5",),
@@ -195,7 +195,7 @@ def test_a_text_encoder_has_a_rank_and_an_alpha_of_its_own(stage: Stage) -> None
     [
         (("training.optimizer=schedule-free", "training.lr_schedule=cosine"), r"training\.lr_schedule=constant"),
         (("training.optimizer=schedule-free", "training.ema_decay=0.9"), r"training\.ema_decay=none"),
-        (("training.optimizer=prodigy",), r"method\.learning_rate=1"),
+        (("training.optimizer=prodigy", "method.learning_rate=1e-3"), r"method\.learning_rate=1"),
         (("base_weights=int8", "method.variant=dora"), r"method\.variant=lora"),
         (("base_weights=nf4", "method.variant=lokr"), r"method\.variant=lora"),
         (("dataset.masked=0.5", "dataset.templates=['x {token}']", "photos=['{photos}/0.png']"), None),

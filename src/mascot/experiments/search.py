@@ -16,7 +16,7 @@ from mascot.experiments.search_space import METHOD_KEY, Choices, ValueRange
 from mascot.generation.image_grid import GridPosition, grid_positions
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.overrides import merge, nest, write_none
-from mascot.recipe.recipe import Recipe, preset_values
+from mascot.recipe.recipe import Recipe, method_in, needs_of, preset_values
 from mascot.storage.untrusted_files import read_bytes
 
 
@@ -60,12 +60,13 @@ def make_point(
     before = merged.get("method")
     if METHOD_KEY in changes and not (isinstance(before, Mapping) and before.get("name") == changes[METHOD_KEY]):
         merged.pop("method", None)
+    given: dict[str, object] = {}
     for key, value in changes.items():
-        merged = merge(merged, write_none(nest(key.split("."), value)))
-    method = merged.get("method", {})
-    method_name = str(method.get("name", DEFAULT)) if isinstance(method, Mapping) else ""
-    base = str(merged.get("base", "starter"))
-    recipe = Recipe.parse(merge(preset_values(base, method_name), {**merged, "base": base}))
+        given = merge(given, write_none(nest(key.split("."), value)))
+    both = merge(merged, given)
+    base, method = str(both.get("base", "starter")), method_in(both) or DEFAULT
+    lower = merge(preset_values(base, method), {**merged, "base": base})
+    recipe = Recipe.parse(merge(merge(lower, needs_of(given, lower, method)), given))
     return SweepPoint(name=hash_recipe(recipe), changes=dict(changes), recipe=recipe, position=position)
 
 

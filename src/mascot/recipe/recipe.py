@@ -20,6 +20,7 @@ from mascot.models.families.registry import check_reading, preset_name
 from mascot.models.quantization import QuantizationName
 from mascot.protocols import COMMON_TOKEN, Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
+from mascot.recipe.optimizer_needs import optimizer_needs
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
 from mascot.recipe.settings import (
     CheckpointSettings,
@@ -126,7 +127,7 @@ class Recipe(BaseModel):
         """Build a recipe from the preset of its base and method, with changes on top.
 
         Of several values for one key, the last in this order wins: preset, the adapter to start
-        from, `file`, `base` and `given`, `overrides`.
+        from, what the optimizer needs that is chosen, `file`, `base` and `given`, `overrides`.
 
         Args:
             base: The base model; None takes that of the file, else the starter.
@@ -140,10 +141,13 @@ class Recipe(BaseModel):
         in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
         changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
-        if (start := changes.get("start_from")) not in (None, "none"):
-            changes = merge(values_from(str(start), method_in(changes)), changes)
-        base, method = str(changes.get("base", "starter")), method_in(changes) or DEFAULT
-        recipe = cls.parse(merge(preset_values(base, method), changes | {"base": base}))
+        start = changes.get("start_from")
+        named = isinstance(start, str) and start not in {"", "none"}
+        started = values_from(str(start), method_in(changes)) if named else {}
+        both = merge(started, changes)
+        base, method = str(both.get("base", "starter")), method_in(both) or DEFAULT
+        lower = merge(preset_values(base, method), started | {"base": base})
+        recipe = cls.parse(merge(merge(lower, needs_of(changes, lower, method)), changes))
         check_reading(recipe.base, recipe.reading)
         return recipe
 
@@ -185,6 +189,22 @@ def method_in(values: Mapping[str, Any]) -> str | None:
     section = values.get("method", {})
     name = section.get("name") if isinstance(section, Mapping) else ""
     return None if name is None else str(name)
+
+
+def needs_of(changes: Mapping[str, Any], lower: Mapping[str, Any], method: str) -> dict[str, object]:
+    """Collect what an optimizer needs that `changes` choose, over the values of `lower`."""
+    training, given, own = (
+        values.get(key) for values, key in ((changes, "training"), (changes, "method"), (lower, "method"))
+    )
+    if not isinstance(training, Mapping) or "optimizer" not in training or method not in METHODS:
+        return {}
+    kind = settings_of(method)
+    settings = {**(own if isinstance(own, Mapping) else {}), "name": method}
+    try:
+        filled = kind.model_validate(read_none(kind, settings)).model_dump()
+    except ValidationError:  # the whole recipe is validated next
+        return {}
+    return optimizer_needs(training["optimizer"], filled, given if isinstance(given, Mapping) else {})
 
 
 def preset_values(base: str, method: str) -> dict[str, Any]:

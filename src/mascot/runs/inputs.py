@@ -28,6 +28,7 @@ from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
 from mascot.protocols import Family, Method, Subject
+from mascot.recipe.optimizer_needs import check_optimizer
 from mascot.recipe.recipe import Recipe
 from mascot.runs.phase_schedule import PhaseSpan
 
@@ -62,6 +63,7 @@ def read_subject(recipe: Recipe) -> PhotoSet:
     if (recipe.prior.uses_class_images or recipe.prior.uses_base_outputs) and recipe.class_noun is None:
         raise UserError("prior preservation needs a class noun; give --class-noun dog (say), or --set prior.weight=0.")
     check_token(recipe)
+    check_optimizer(recipe.training, recipe.method)
     captioner = None if recipe.dataset.caption_with is None else open_captioner(recipe.dataset.caption_with)
     photos = read_photos(
         [Path(path) for path in recipe.photos],

@@ -37,6 +37,12 @@ class OptimizerKind:
     """Makes it for parameter groups and a weight decay."""
     state_bytes: Callable[[int], int]
     """Bytes of its state for a parameter with so many numbers."""
+    constant: bool = False
+    """Whether it is meant for a constant schedule."""
+    multiplies: bool = False
+    """Whether learning rates multiply a step size that it finds itself."""
+    averages: bool = False
+    """Whether it keeps a weight average of its own."""
 
 
 def make_adamw(groups: TorchGroups, weight_decay: float) -> torch.optim.Optimizer:
@@ -62,7 +68,7 @@ def make_prodigy(groups: TorchGroups, weight_decay: float) -> torch.optim.Optimi
     Raises:
         UserError: the learning rates differ, or are too small for multipliers.
     """
-    package, rates = import_optional("prodigyopt"), [group["lr"] for group in groups]
+    package, rates = import_optional("prodigyopt"), [group["lr"] for group in groups if group["lr"]]
     if len(set(rates)) > 1 or min(rates) < MIN_MULTIPLIER:
         raise UserError(
             "prodigy finds the step size itself: each learning rate multiplies it, is usually 1 and must be the same "
@@ -94,8 +100,8 @@ def state_bytes_8bit(count: int) -> int:
 OPTIMIZERS: Mapping[OptimizerName, OptimizerKind] = {
     "adamw": OptimizerKind(make_adamw, lambda count: 8 * count),
     "adamw8bit": OptimizerKind(make_adamw_8bit, state_bytes_8bit),
-    "prodigy": OptimizerKind(make_prodigy, lambda count: 16 * count),
-    "schedule-free": OptimizerKind(make_schedule_free, lambda count: 8 * count),
+    "prodigy": OptimizerKind(make_prodigy, lambda count: 16 * count, constant=True, multiplies=True),
+    "schedule-free": OptimizerKind(make_schedule_free, lambda count: 8 * count, constant=True, averages=True),
 }
 
 
