@@ -50,7 +50,7 @@ SMALL = (
 )
 """Settings of every run, with memory count, previews, selection, knob search and diagnosis on."""
 SETS = tuple(word for setting in SMALL for word in ("--set", setting))
-SAMPLE = 6
+SAMPLE = 3
 """Settings, and options, that the default run tries."""
 
 Words = Mapping[str, Sequence[str]]
