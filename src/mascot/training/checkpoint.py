@@ -92,7 +92,7 @@ def load_parameters(attached: AttachedMethod, folder: Path, name: str, damaged: 
         UserError: `damaged`, where the file is missing, damaged, or belongs to other settings.
     """
     with reading(damaged):
-        tensors, _ = read_tensors(folder / f"{name}.safetensors")
+        tensors, _ = read_tensors(folder / f"{name}.safetensors", remedy="train again into a new --out")
         for i, parameter in enumerate(parameters_of(attached)):
             parameter.data.copy_(tensors[f"{i}"])
 
