@@ -172,3 +172,10 @@ def test_a_part_without_weights_is_told_in_our_sentence_alone(
     with pytest.raises(UserError, match="no file named"):
         load_family(str(base), device="cpu", precision="fp32")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_scheduler_of_another_kind_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    base = copy(tiny_base, tmp_path / "base")
+    change(base / "model_index.json", "scheduler", ["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    with pytest.raises(UserError, match="flow matching"):
+        load_family(str(base), device="cpu", precision="fp32")

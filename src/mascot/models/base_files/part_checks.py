@@ -148,6 +148,11 @@ def check_settings(source: str, index: Mapping[str, object]) -> None:
     Raises:
         UserError: a setting is missing, of another type, or beyond what any base has.
     """
+    if "unet" in index and "FlowMatch" in str(index.get("scheduler")):
+        raise UserError(
+            f"the base {source} cannot be loaded (its scheduler is of flow matching, which no UNet was trained by); "
+            "download the base again."
+        )
     for name, part in index.items():
         found = next((row for row in SETTINGS if name.startswith(row[0])), None)
         if found is None or not isinstance(part, list) or part[0] is None:
