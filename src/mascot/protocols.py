@@ -1,9 +1,9 @@
 """The seam on one page: the protocols of families and methods, and the values between them.
 
-A **family** describes one kind of base model: how pixels become latents, how prompts become
-conditioning, and what its denoiser was trained to predict. A **method** describes what is trained:
-a tuple of phases, which run one after the other. Only the training loop (`training.loop`) and the
-generator (`generation.generator`) use both, and neither of them names a family or a method.
+A **family** is one kind of base model: how pixels become latents, how prompts become conditioning,
+and what its denoiser predicts. A **method** is a tuple of phases, one after the other. Only the
+training loop (`training.loop`) and the generator (`generation.generator`) use both, and neither of
+them names a family or a method.
 
 Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an embedding.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,21 +20,15 @@ from torch import Generator, Tensor, nn
 
 from mascot.errors import UserError
 
-COMMON_TOKEN = "sks"  # noqa: S105 - a word of prompts
-"""The identifier token of most tutorials; stands in until a token is given or chosen."""
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject's identifier token and class noun.
-
-    Raises:
-        UserError: either of them is blank.
-    """
+    """The subject's token and class noun; its name in prompts and the others if it is not alone."""
 
     token: str
     class_noun: str | None = None
-    """What kind of thing the subject is (`dog`); None where unknown."""
+    name: str | None = None
+    others: tuple[Subject, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse blanks."""
@@ -45,8 +39,14 @@ class Subject:
 
     @property
     def words(self) -> str:
-        """The subject in a prompt: token and class noun (`sks dog`), or the token alone."""
+        """The subject in a prompt: `sks dog`, or the token alone."""
         return self.token if self.class_noun is None else f"{self.token} {self.class_noun}"
+
+    @property
+    def all(self) -> tuple[Subject, ...]:
+        """The subject and those that are trained together with it, each of which knows the rest."""
+        alone = [replace(one, others=()) for one in (self, *self.others)]
+        return tuple(replace(one, others=tuple(other for other in alone if other is not one)) for one in alone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class Solver(Protocol):
 
 
 class Vocabulary(Protocol):
-    """The tokens of one text encoder, to which one trainable token can be added."""
+    """The tokens of one text encoder, to which trainable tokens can be added."""
 
     def embeddings(self, words: str) -> Tensor:
         """Return the embedding table's rows of some words, one a token. Shape N x D, float32."""
@@ -157,7 +157,7 @@ class Vocabulary(Protocol):
         ...
 
     def remove(self) -> None:
-        """Remove the added token, which restores the base's vocabulary."""
+        """Remove all added tokens, which restores the base's vocabulary."""
         ...
 
 
@@ -308,6 +308,8 @@ class Companion:
     metadata: Mapping[str, str]
     method: str | None
     """The method whose `restore` loads it; None where only other tools do."""
+    subject: Subject | None = None
+    """The only subject that it holds; None where it holds all."""
     facts: tuple[tuple[str, str], ...] = ()
     """Pairs of name and value that reports show."""
 
@@ -357,8 +359,8 @@ class Phase(Protocol):
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> AttachedMethod:
         """Attach the phase to a stage and return what is trained.
 
-        `seed` decides initial weights. `before` is the attached method of the phase before, which
-        the new one takes over; None in the first phase.
+        `subject` knows the others. `seed` decides initial weights. `before` is the attached method
+        of the phase before, which the new one takes over; None in the first phase.
         """
         ...
 

@@ -130,7 +130,7 @@ def test_a_runs_class_images_are_those_of_the_base_model(tiny_base: Path, tmp_pa
     run = TrainingRun(recipe=recipe, files=Run(tmp_path), photos=PhotoSet(photos=()), family=family)
     base = Generator(load_family(str(tiny_base), device="cpu", precision="fp32"))
     expected = base.generate([ImageRequest("a photo of a dog", 7 + i) for i in range(3)], Knobs(steps=2, guidance=3))
-    assert [image.tobytes() for image in run.class_images] == [image.tobytes() for image in expected]
+    assert [image.tobytes() for image in run.class_images["dog"]] == [image.tobytes() for image in expected]
 
 
 def damage(path: Path, kind: str) -> None:

@@ -23,9 +23,19 @@ from mascot.diffusion.noise import gaussian, sample_latents, seeded
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Stage, Subject
+from mascot.runs.batch_plan import plan_batches
 
 SQUARE: Size = (64, 64)
 WIDE: Size = (48, 80)
+FORMER_PLAN = [
+    (SQUARE, (0, 1)),
+    (SQUARE, (2, 2)),
+    (WIDE, (1, 0)),
+    (WIDE, (1, 0)),
+    (SQUARE, (0, 1)),
+    (WIDE, (0, 1)),
+]
+"""The plan of 3 square and 2 wide photos at seed 4 before runs had several subjects."""
 
 
 def example(name: str, size: Size = SQUARE) -> TrainingExample:
@@ -49,7 +59,7 @@ def dataset(photos: int, *, wide: int = 0, prior: int = 0, weight: float = 0.0) 
 
 
 def batches(made: Dataset, *, count: int, batch_size: int = 1, seed: int = 0) -> list[Batch]:
-    plan = made.schedule(seed=seed, micro_batches=count, batch_size=batch_size)
+    plan = plan_batches(made, seed=seed, micro_batches=count, batch_size=batch_size)
     return [made.batch(planned, seed=seed, number=number, share=1.0) for number, planned in enumerate(plan)]
 
 
@@ -57,7 +67,7 @@ def batches(made: Dataset, *, count: int, batch_size: int = 1, seed: int = 0) ->
 def test_every_photo_is_used_equally_often_give_or_take_one(
     photos: int, batch_size: int, count: int, seed: int
 ) -> None:
-    plan = dataset(photos).schedule(seed=seed, micro_batches=count, batch_size=batch_size)
+    plan = plan_batches(dataset(photos), seed=seed, micro_batches=count, batch_size=batch_size)
     used = Counter(dict.fromkeys(range(photos), 0))
     used.update(i for _, chosen in plan for i in chosen)
     assert len(plan) == count
@@ -68,28 +78,75 @@ def test_every_photo_is_used_equally_often_give_or_take_one(
 
 @given(wide=st.integers(1, 5), batch_size=st.integers(1, 3), seed=st.integers(0, 5))
 def test_photos_of_one_size_are_used_equally_often(wide: int, batch_size: int, seed: int) -> None:
-    plan = dataset(4, wide=wide).schedule(seed=seed, micro_batches=60, batch_size=batch_size)
+    plan = plan_batches(dataset(4, wide=wide), seed=seed, micro_batches=60, batch_size=batch_size)
     for size, group in ((SQUARE, 4), (WIDE, wide)):
         used = Counter(dict.fromkeys(range(group), 0))
         used.update(i for planned, chosen in plan if planned == size for i in chosen)
         assert max(used.values()) - min(used.values()) <= 1
 
 
+def family_of(*photos: int, wide: int = 0, prior: int = 0) -> Dataset:
+    """Make a dataset of several subjects with so many photos each; the first has wide ones too."""
+    square = [replace(example(f"{s} {i}"), subject=s) for s, count in enumerate(photos) for i in range(count)]
+    classes = [replace(example(f"class {s} {i}"), subject=s) for s in range(len(photos)) for i in range(prior)]
+    subject = {SQUARE: tuple(square), WIDE: tuple(example(f"wide {i}", WIDE) for i in range(wide))}
+    return Dataset(
+        subject={size: group for size, group in subject.items() if group},
+        prior={SQUARE: tuple(classes)},
+        prior_weight=float(prior > 0),
+        class_of=tuple(range(len(photos))),
+    )
+
+
+@given(
+    photos=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    wide=st.integers(0, 3),
+    batch_size=st.integers(1, 5),
+    seed=st.integers(0, 5),
+)
+def test_subjects_are_used_equally_often_whatever_their_photos(
+    photos: list[int], wide: int, batch_size: int, seed: int
+) -> None:
+    made = family_of(*photos, wide=wide)
+    plan = plan_batches(made, seed=seed, micro_batches=60, batch_size=batch_size)
+    used = Counter(dict.fromkeys(range(len(photos)), 0))
+    used.update(made.subject[size][i].subject for size, chosen in plan for i in chosen)
+    assert max(used.values()) - min(used.values()) <= batch_size
+    assert all(len(chosen) == batch_size for _, chosen in plan)
+    for number in range(len(photos)):
+        own = Counter(i for size, chosen in plan for i in chosen if size == SQUARE)
+        counts = [own[i] for i, e in enumerate(made.subject[SQUARE]) if e.subject == number]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_one_subject_is_planned_as_it_always_was() -> None:
+    plan = plan_batches(dataset(3, wide=2), seed=4, micro_batches=6, batch_size=2)
+    assert plan == FORMER_PLAN
+
+
+def test_class_images_are_of_the_class_of_the_subject_beside_them() -> None:
+    for batch in batches(family_of(2, 5, prior=3), count=20, batch_size=2):
+        shown = [prompt.split()[0] for prompt in batch.prompts[:2]]
+        assert [prompt.split()[1] for prompt in batch.prompts[2:]] == shown
+    shared = replace(family_of(2, 5), class_of=(0, 0), prior={SQUARE: (example("class dog"),)}, prior_weight=1.0)
+    assert {batch.prompts[1] for batch in batches(shared, count=6)} == {"class dog"}
+
+
 def test_sizes_are_mixed_by_how_many_photos_have_them() -> None:
-    plan = dataset(6, wide=2).schedule(seed=0, micro_batches=2000, batch_size=1)
+    plan = plan_batches(dataset(6, wide=2), seed=0, micro_batches=2000, batch_size=1)
     assert sum(size == WIDE for size, _ in plan) / 2000 == pytest.approx(0.25, abs=0.04)
 
 
 def test_the_seed_alone_decides_the_order() -> None:
     made = dataset(5, wide=3)
-    plans = [made.schedule(seed=seed, micro_batches=40, batch_size=2) for seed in (0, 0, 1)]
+    plans = [plan_batches(made, seed=seed, micro_batches=40, batch_size=2) for seed in (0, 0, 1)]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
     made = dataset(3, prior=4, weight=1.0)
-    planned = made.schedule(seed=0, micro_batches=1, batch_size=2)[0]
+    planned = plan_batches(made, seed=0, micro_batches=1, batch_size=2)[0]
 
     def sampled(*, seed: int, number: int) -> tuple[tuple[str, ...], bytes]:
         batch = made.batch(planned, seed=seed, number=number, share=1.0)
@@ -124,7 +181,7 @@ def test_weights_of_the_subject_add_up_to_the_share_and_those_of_the_class_to_sh
     batch_size: int, share: float, weight: float
 ) -> None:
     made = dataset(3, prior=2, weight=weight)
-    planned = made.schedule(seed=0, micro_batches=1, batch_size=batch_size)[0]
+    planned = plan_batches(made, seed=0, micro_batches=1, batch_size=batch_size)[0]
     batch = made.batch(planned, seed=0, number=0, share=share)
     subject, classes = batch.weight_B[: batch.subject_count], batch.weight_B[batch.subject_count :]
     assert float(subject.sum()) == pytest.approx(share)
@@ -196,10 +253,9 @@ def made_from(
     subject = Subject("sks", "dog")
     return make_dataset(
         photos,
-        images,
+        {"dog": images} if images else {},
         encoders=CachedEncoders(stage),
         subject=subject,
-        class_caption="a photo of a dog",
         settings=settings,
         prior_weight=weight,
         preserve=preserve,

@@ -112,7 +112,7 @@ def material_of(recipe: Recipe, base: Family, stage: Stage) -> BatchLoader:
     photos = read_subject(recipe)
     one = replace(photos, photos=photos.photos[:1])
     side = SIDE * stage.resolution // base.stages[-1].resolution
-    return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_images=[])
+    return BatchLoader(recipe=recipe, photos=one, encoders=CachedEncoders(stage), resolution=side, class_images={})
 
 
 def attach_to(recipe: Recipe, stage: Stage) -> Iterator[tuple[AttachedMethod, float]]:
@@ -239,7 +239,9 @@ def test_both_forms_of_prior_preservation(bases: dict[str, str], family: str, me
         assert error_B[0] != fresh_B[0]
         push(attached, -0.05)
     images = recipe_of(bases, family, method, home, "prior.weight=0.5")
-    with_class = replace(material_of(images, base, stage), class_images=[Image.new("RGB", (SIDE, SIDE), "red")])
+    with_class = replace(
+        material_of(images, base, stage), class_images={"dog": [Image.new("RGB", (SIDE, SIDE), "red")]}
+    )
     both = with_class.batches(0)[0]
     assert both.base_target_B is None
     assert both.prompts[1] == "a photo of a dog"

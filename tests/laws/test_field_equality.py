@@ -24,6 +24,7 @@ from mascot.diffusion.objectives import DiffusionObjective, FlowObjective
 from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import Batch, Conditioning, Framing, Latents, Subject
+from mascot.runs.batch_plan import plan_batches
 from mascot.training.loop import Loop
 from mascot.training.settings import TrainingSettings
 
@@ -160,7 +161,7 @@ def dataset(*, weight: float, mask: Tensor | None = None) -> Dataset:
 
 
 def batches(made: Dataset, *, count: int, batch_size: int) -> list[Batch]:
-    plan = made.schedule(seed=0, micro_batches=count, batch_size=batch_size)
+    plan = plan_batches(made, seed=0, micro_batches=count, batch_size=batch_size)
     return [made.batch(planned, seed=0, number=number, share=1.0) for number, planned in enumerate(plan)]
 
 

@@ -29,9 +29,11 @@ from mascot.methods.textual_inversion import (
     TokenTraining,
     initial_rows,
     pull_norms,
+    read_records,
     restore,
     rows_from_file,
     rows_to_file,
+    write_records,
 )
 from mascot.models.families.registry import load_family
 from mascot.protocols import AttachedMethod, Family, Framing, Stage, Subject
@@ -81,7 +83,7 @@ def attach(stage: Stage, subject: Subject = SUBJECT, **settings: Any) -> TokenTr
 
 def moved(attached: TokenTraining) -> TokenTraining:
     """Move the rows far from their start, each in its own direction."""
-    for part, rows_ND in attached.rows.items():
+    for part, rows_ND in attached.tokens[0].rows.items():
         rows_ND.data.add_(torch.randn(rows_ND.shape, generator=seeded("push", part)))
     return attached
 
@@ -136,10 +138,10 @@ def test_only_the_rows_move(family: Family) -> None:
     stage.parts[stage.denoiser].requires_grad_(requires_grad=True)
     attached = attach(stage, vectors=2, learning_rate=0.1)
     assert not any(parameter.requires_grad for module in stage.parts.values() for parameter in module.parameters())
-    start = {part: rows_ND.detach().clone() for part, rows_ND in attached.rows.items()}
+    start = {part: rows_ND.detach().clone() for part, rows_ND in attached.tokens[0].rows.items()}
     steps(stage, attached, 3, decay=0.5)
     assert same(before, bits(stage))
-    for part, rows_ND in attached.rows.items():
+    for part, rows_ND in attached.tokens[0].rows.items():
         cosine_N = torch.nn.functional.cosine_similarity(rows_ND, start[part])
         assert (cosine_N < 1 - 1e-4).all(), "pull and decay change norms alone: training turns a row"
     attached.detach()
@@ -162,13 +164,13 @@ def test_a_base_is_left_as_it_was(family: Family) -> None:
     with torch.no_grad():
         before = prediction(stage)
         attached = moved(attach(stage, vectors=3))
-        rows, trained = dict(attached.rows), prediction(stage)
+        rows, trained = dict(attached.tokens[0].rows), prediction(stage)
         assert not torch.equal(trained, before)
         with attached.base_only():
             assert torch.equal(prediction(stage), before)
         assert torch.equal(prediction(stage), trained)
-        assert all(attached.rows[part] is rows[part] for part in rows)
-        attached.rows["text_encoder"].add_(1)
+        assert all(attached.tokens[0].rows[part] is rows[part] for part in rows)
+        attached.tokens[0].rows["text_encoder"].add_(1)
         assert not torch.equal(prediction(stage), trained), "the text encoder reads rows that move afterwards"
         attached.detach()
         assert torch.equal(prediction(stage), before)
@@ -257,7 +259,8 @@ def test_strength_goes_from_the_base_through_the_initial_words_to_the_trained(fa
     ids = vocabulary.tokenizer(vocabulary.rewrite(["sks"]), return_tensors="pt").input_ids
     encoder: Any = stage.parts["text_encoder"]
     torch.testing.assert_close(
-        encoder.get_input_embeddings()(ids)[0, 1:2], 2 * applied.trained["text_encoder"] - vocabulary.embeddings("dog")
+        encoder.get_input_embeddings()(ids)[0, 1:2],
+        2 * applied.tokens[0].trained["text_encoder"] - vocabulary.embeddings("dog"),
     )
 
 
@@ -289,9 +292,9 @@ def test_the_initial_words_are_the_setting_the_noun_or_the_token(
     stage = family.stages[0]
     attached = attach(stage, subject, initial=initial, vectors=3)
     assert torch.equal(
-        attached.rows["text_encoder"], initial_rows(stage.vocabularies["text_encoder"].embeddings(words), 3)
+        attached.tokens[0].rows["text_encoder"], initial_rows(stage.vocabularies["text_encoder"].embeddings(words), 3)
     )
-    assert TokenRecord.read(attached.export()[1]) == TokenRecord(
+    assert read_records(attached.export()[1])[0] == TokenRecord(
         token=subject.token, vectors=3, initial={"text_encoder": words}
     )
 
@@ -332,7 +335,7 @@ def test_the_norm_stays_near_the_vocabularys(family: Family) -> None:
     for share in (0.0, 0.5):
         attached = attach(stage, learning_rate=0.05, norm_pull=share)
         steps(stage, attached, 12, decay=0.0)
-        length = float(attached.rows["text_encoder"].detach().norm())
+        length = float(attached.tokens[0].rows["text_encoder"].detach().norm())
         far[share] = abs(math.log(length / stage.vocabularies["text_encoder"].typical_norm))
         attached.detach()
     assert far[0.0] > 1.5
@@ -349,8 +352,8 @@ def test_the_phase_says_what_is_trained(family: Family) -> None:
         (part, 0.1) for part in settings.trains(stage)
     ]
     assert settings.trains(stage) == tuple(part for part in stage.parts if part != stage.denoiser)
-    assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in attached.rows.values())
-    assert set(attached.export()[0]) == ({"sks"} if len(attached.rows) == 1 else {"clip_l", "clip_g"})
+    assert all(rows_ND.requires_grad and rows_ND.dtype == torch.float32 for rows_ND in attached.tokens[0].rows.values())
+    assert set(attached.export()[0]) == ({"sks"} if len(attached.tokens[0].rows) == 1 else {"clip_l", "clip_g"})
     assert not attached.changes_base
     assert not attached.companions()
 
@@ -363,7 +366,7 @@ def test_a_base_without_trainable_embeddings_is_refused(family: Family) -> None:
         restore(
             family.stages[0],
             {"sks": torch.zeros(1, WIDTH)},
-            TokenRecord(token=SUBJECT.token, vectors=1, initial={}).write(),
+            write_records([TokenRecord(token=SUBJECT.token, vectors=1, initial={})]),
         )
 
 
@@ -381,19 +384,19 @@ RECORD = TokenRecord(token=SUBJECT.token, vectors=1, initial={"text_encoder": "d
             {METADATA_KEY: '{"token": " ", "vectors": 1, "initial": {}}'},
             "metadata is damaged",
         ),
-        ({}, RECORD.write(), "holds nothing, and sks"),
-        ({"zwx": torch.zeros(1, WIDTH)}, RECORD.write(), "holds zwx"),
-        ({"sks": torch.zeros(2, WIDTH)}, RECORD.write(), "does not fit"),
-        ({"sks": torch.zeros(1, WIDTH + 1)}, RECORD.write(), "does not fit"),
-        ({"sks": torch.zeros(1, WIDTH), "x": torch.zeros(1)}, RECORD.write(), "does not fit"),
+        ({}, write_records([RECORD]), "holds nothing, and sks"),
+        ({"zwx": torch.zeros(1, WIDTH)}, write_records([RECORD]), "holds zwx"),
+        ({"sks": torch.zeros(2, WIDTH)}, write_records([RECORD]), "does not fit"),
+        ({"sks": torch.zeros(1, WIDTH + 1)}, write_records([RECORD]), "does not fit"),
+        ({"sks": torch.zeros(1, WIDTH), "x": torch.zeros(1)}, write_records([RECORD]), "does not fit"),
         (
             dict.fromkeys(["clip_l", "clip_g"], torch.zeros(1, WIDTH)),
-            RECORD.model_copy(update={"initial": {"text_encoder": "dog", "text_encoder_2": "dog"}}).write(),
+            write_records([RECORD.model_copy(update={"initial": {"text_encoder": "dog", "text_encoder_2": "dog"}})]),
             "trained its token in text_encoder and text_encoder_2, this base has text_encoder;",
         ),
         (
             {"sks": torch.zeros(1, WIDTH)},
-            RECORD.model_copy(update={"initial": {"text_encoder": " "}}).write(),
+            write_records([RECORD.model_copy(update={"initial": {"text_encoder": " "}})]),
             "no token of their own",
         ),
     ],

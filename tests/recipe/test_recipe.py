@@ -21,12 +21,16 @@ from mascot.methods.registry import METHODS, settings_of
 from mascot.recipe.mistakes import sections_of
 from mascot.recipe.overrides import parse_overrides, parse_value
 from mascot.recipe.recipe import Recipe, preset_values
+from mascot.recipe.subject_tables import OF_ONE, SubjectTable
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "src" / "mascot" / "recipe" / "presets").glob("*.toml"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda text: text.strip().lower() not in {"", "none"}
 )
+
+
+TOKENS = st.sampled_from([("sks", "zwx", "ohwx"), (None, None, None), ("sks", None, "zwx")])
 
 
 def models() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -39,14 +43,20 @@ def models() -> Iterator[tuple[str, type[BaseModel]]]:
             and field.annotation is not BaseModel
         ):
             yield name, field.annotation
+    yield "subject", SubjectTable
     for name in METHODS:
         yield f"method:{name}", settings_of(name)
 
 
 def leaves() -> Iterator[tuple[str, str]]:
-    """List every setting that holds a value, as group and name."""
-    groups = {path.partition(":")[0] for path, _ in models()}
-    yield from ((path, name) for path, model in models() for name in model.model_fields if path or name not in groups)
+    """List every setting that holds a value, as group and name; the subjects' tables hold lists."""
+    groups = {path.partition(":")[0] for path, _ in models()} | {"tables"}
+    yield from (
+        (path, name)
+        for path, model in models()
+        for name in model.model_fields
+        if path != "subject" and (path or name not in groups)
+    )
 
 
 def number(kind: type, bounds: dict[str, float]) -> st.SearchStrategy[Any]:
@@ -86,8 +96,13 @@ def of(model: type[BaseModel], *leave: str) -> st.SearchStrategy[dict[str, Any]]
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Generate any recipe."""
-    groups = [name for name, _ in models() if name and ":" not in name]
-    top = draw(of(Recipe, "method", *groups))
+    groups = [name for name, _ in models() if name and ":" not in name and name != "subject"]
+    top = draw(of(Recipe, "method", "tables", *groups))
+    several = draw(st.lists(of(SubjectTable, "name", "token"), max_size=3))
+    if several:
+        tokens = draw(TOKENS)
+        tables = [{**table, "name": f"name{index}", "token": tokens[index]} for index, table in enumerate(several)]
+        top = {key: value for key, value in top.items() if key not in OF_ONE} | {"subject": tables}
     method = draw(st.sampled_from(sorted(METHODS)))
     nested = {name: draw(of(model)) for name, model in models() if name in groups}
     return Recipe.parse({**top, **nested, "method": {"name": method} | draw(of(settings_of(method), "name"))})
@@ -107,6 +122,9 @@ def test_a_written_recipe_holds_every_setting(recipe: Recipe) -> None:
     written = tomllib.loads(recipe.to_toml())
     method = recipe.model_dump()["method"]["name"]
     for path, name in leaves():
+        if recipe.tables and not path and name in OF_ONE:
+            assert name not in written
+            continue
         section = written if not path else written[path.partition(":")[0]]
         assert name in section or path not in {"", path.partition(":")[0], f"method:{method}"}
 
@@ -274,7 +292,11 @@ def described(field: Any) -> bool:
 
 
 def test_the_sections_that_suggestions_know_are_those_there_are() -> None:
-    assert dict(sections_of(Recipe)) == {path: list(model.model_fields) for path, model in models() if ":" not in path}
+    assert dict(sections_of(Recipe)) == {
+        path: [field.alias or name for name, field in model.model_fields.items()]
+        for path, model in models()
+        if ":" not in path
+    }
 
 
 def used_names() -> set[str]:

@@ -21,6 +21,7 @@ from mascot.models import starter
 from mascot.progress import Event, SettingsResolved
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe.recipe import Recipe
+from mascot.runs.batch_plan import plan_batches
 from mascot.runs.effective_settings import TIME, describe_time, planned_settings
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.run_folder import Run
@@ -69,7 +70,7 @@ def test_images_steps_and_passes_are_those_of_the_plan(
     )
     rows = dict(planned_settings(recipe, photos, 64))
     data = dataset_of(photos, flip=flip)
-    plan = data.schedule(seed=seed, micro_batches=steps * gradient_accumulation_steps, batch_size=batch_size)
+    plan = plan_batches(data, seed=seed, micro_batches=steps * gradient_accumulation_steps, batch_size=batch_size)
     seen = Counter(data.subject[SIDE][number].source for _, chosen in plan for number in chosen)
     assert first_number(rows["steps"]) == steps
     assert first_number(rows["images per step"]) * steps == seen.total()

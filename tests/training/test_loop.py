@@ -25,6 +25,7 @@ from mascot.errors import UserError
 from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
 from mascot.protocols import AttachedMethod, Batch, Conditioning, Framing, Latents, Stage
+from mascot.runs.batch_plan import plan_batches
 from mascot.training import loop as module
 from mascot.training.checkpoint import load_checkpoint, save_checkpoint
 from mascot.training.loop import Loop, Step
@@ -67,7 +68,7 @@ def dataset(photos: int, *, classes: int = 0, weight: float = 0.5) -> Dataset:
 
 def batches_of(made: Dataset, settings: TrainingSettings, seed: int = 0) -> Callable[[int], Sequence[Batch]]:
     """Make one micro-batch a step, as a run plans them."""
-    plan = made.schedule(seed=seed, micro_batches=settings.steps, batch_size=settings.batch_size)
+    plan = plan_batches(made, seed=seed, micro_batches=settings.steps, batch_size=settings.batch_size)
     return lambda step: [made.batch(plan[step], seed=seed, number=step, share=1.0)]
 
 
@@ -166,7 +167,7 @@ def test_two_accumulated_are_one_batch_of_two(stage: Stage, accelerator: Any) ->
 
 def test_a_planned_runs_micro_batches_share_the_weight_of_one() -> None:
     made = dataset(4, classes=2)
-    plan = made.schedule(seed=0, micro_batches=4, batch_size=2)
+    plan = plan_batches(made, seed=0, micro_batches=4, batch_size=2)
     total = sum(
         float(made.batch(planned, seed=0, number=n, share=1 / 4).weight_B.sum()) for n, planned in enumerate(plan)
     )

@@ -6,11 +6,19 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,6 +26,7 @@ from mascot.adapters.adapter_checks import AGAIN, check_adapter
 from mascot.adapters.foreign_formats import describe_pickle
 from mascot.adapters.lora_keys import first_mistake
 from mascot.errors import UserError
+from mascot.protocols import Subject
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.tensor_files import read_tensors
 from mascot.storage.untrusted_files import UnreadableFile
@@ -26,6 +35,17 @@ MANIFEST_KEY = "mascot"
 """Metadata key of the manifest."""
 
 Value = TypeVar("Value")
+
+
+class SubjectRecord(BaseModel):
+    """One of several subjects of an adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Its placeholder in prompts: `{rex}`."""
+    token: str
+    class_noun: str | None
 
 
 class Manifest(BaseModel):
@@ -42,6 +62,7 @@ class Manifest(BaseModel):
     base_identity: str
     """Hash of the base model's weights (`Family.identity`)."""
     token: str = Field(pattern=r"\S")
+    """The token of the subject, or of the first of several."""
     class_noun: str | None = Field(pattern=r"\S")
     resolution: int = Field(ge=8, le=8192)
     """Side of the generated images in pixels."""
@@ -50,6 +71,22 @@ class Manifest(BaseModel):
     recipe: dict[str, Any]
     knobs: dict[str, Any] | None = None
     """Recommended inference knobs, found by the knob search; None where it did not run."""
+    subjects: tuple[SubjectRecord, ...] = ()
+    """All subjects, where the adapter has several; not written where it has one."""
+
+    @model_serializer(mode="wrap")
+    def write_subjects(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `subjects` out where there is one."""
+        values: dict[str, Any] = handler(self)
+        return values if self.subjects else {key: value for key, value in values.items() if key != "subjects"}
+
+    @property
+    def subject(self) -> Subject:
+        """The subject, or the first of several, which knows the others."""
+        if not self.subjects:
+            return Subject(token=self.token, class_noun=self.class_noun)
+        first, *others = [Subject(one.token, one.class_noun, one.name) for one in self.subjects]
+        return replace(first, others=tuple(others))
 
     @field_validator("recipe", "knobs")
     @classmethod

@@ -20,7 +20,7 @@ from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation
 from mascot.generation.measured_time import MeasuredTime
 from mascot.protocols import Subject
-from mascot.recipe.recipe import Recipe
+from mascot.recipe.recipe import Recipe, with_tokens
 from mascot.runs.effective_settings import TIME, Rows, effective_settings, planned_settings
 from mascot.runs.inputs import find_caption_faults, load_base, read_subject
 from mascot.runs.training_run import TrainingRun
@@ -39,7 +39,10 @@ class DoctorReport:
     """What training would use and cost, and what is wrong with the photos."""
 
     subject: Subject
-    """The subject as captions name it; `sks` stands in for a token that is not chosen yet."""
+    """The subject, or the first of several, as captions name it.
+
+    `sks` stands in for a token that is not chosen yet.
+    """
     photos: PhotoSet
     audit: Audit
     settings: Rows
@@ -67,7 +70,7 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
     """Load the base, time steps with at most one class image, and report all settings."""
     short = with_class_images(recipe, min(recipe.prior.count, 1))
     few = replace(photos, class_images=photos.class_images[:1])
-    if recipe.class_noun is None:
+    if not recipe.subjects.class_nouns:
         short = short.model_copy(update={"prior": recipe.prior.model_copy(update={"weight": 0.0})})
     with TemporaryDirectory() as folder:
         time_so_far = MeasuredTime(with_images=True)
@@ -78,7 +81,7 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
         loaded = run.time.so_far
         begin(run)
         rows = [row for row in effective_settings(run) if row[0] != TIME]
-        given, recipe, resolution = recipe, recipe.model_copy(update={"token": short.token}), run.resolution
+        given, recipe, resolution = recipe, with_tokens(recipe, short.subjects.tokens), run.resolution
         rows.append(("cost", describe_cost(run, recipe, photos, loaded)))
     # The rows of the shortened recipe give way to those of the recipe itself.
     planned = dict(planned_settings(recipe, len(photos.photos), resolution, reason))
@@ -92,7 +95,7 @@ def measured_report(recipe: Recipe, photos: PhotoSet) -> DoctorReport:
 
 def audit_subject(recipe: Recipe, photos: PhotoSet, resolution: int) -> Audit:
     """Audit the photos and their captions."""
-    audit = audit_photos(photos, resolution)
+    audit = audit_photos(photos, resolution, names=recipe.subjects.names)
     return replace(audit, findings=(*audit.findings, *find_caption_faults(recipe, photos)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mascot.data.prompt_templates import COMMON_TOKEN
 from mascot.evaluation.selection.token_choice import (
     SEED,
     ChosenToken,
@@ -14,7 +15,6 @@ from mascot.evaluation.selection.token_choice import (
 )
 from mascot.evaluation.selection.token_scoring import CANDIDATES
 from mascot.progress import OnEvent, ignore
-from mascot.protocols import COMMON_TOKEN
 
 
 def find_token(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from PIL import Image
@@ -17,7 +17,7 @@ from mascot.evaluation.diagnosis.diagnosis_page import finding_entries
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
+from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT, together, together_prompts
 from mascot.protocols import Subject
 from mascot.reports.training_page import (
     ContextGroup,
@@ -31,6 +31,7 @@ from mascot.reports.training_page import (
     write_report,
 )
 from mascot.runs.inputs import find_caption_faults
+from mascot.runs.previews import preview_prompts
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.image_files import open_image
 from mascot.storage.untrusted_files import UnreadableFile
@@ -56,10 +57,12 @@ def write_training_report(
     there is none.
     """
     recipe, subject, knobs = run.recipe, run.recipe.subject, report_knobs(run, adapter)
-    plan = ReportPlan.of(recipe.report.images)
+    words = " and ".join(one.words for one in subject.all)
+    together = together_prompts(subject)[: recipe.report.images] if subject.others else ()
+    plan = ReportPlan.of((recipe.report.images - len(together)) // len(subject.all))
     report = Report(
-        title=f"{subject.words} on {recipe.base}",
-        subject=subject.words,
+        title=f"{words} on {recipe.base}",
+        subject=words,
         base=recipe.base,
         adapter=run.files.adapter.name,
         photos=tuple(photo_entries(run)),
@@ -68,9 +71,9 @@ def write_training_report(
         findings=() if isinstance(diagnosis, str) else finding_entries(diagnosis, run.files.folder),
         effective=tuple(run.settings),
         losses=tuple((row["step"], row["subject_loss"]) for row in run.files.read_steps()),
-        preview_prompts=tuple(fill(prompt, subject) for prompt in recipe.previews.prompts),
+        preview_prompts=tuple(preview_prompts(recipe)),
         previews=tuple(read_previews(run)),
-        contexts=tuple(generate_contexts(generator, subject, knobs, plan)),
+        contexts=tuple(generate_all_contexts(generator, subject, knobs, plan, together)),
         knobs=generate_knob_cells(generator, subject, knobs, plan.knobs),
         adapter_facts=(
             ("method", run.method.name),
@@ -93,23 +96,31 @@ def report_knobs(run: TrainingRun, adapter: Adapter) -> Knobs:
 def next_commands(run: TrainingRun) -> tuple[str, ...]:
     """List the commands that use the adapter, and that repeat the run."""
     return (
-        f'mascot generate {run.files.folder} "a {{subject}} in the snow"',
+        f'mascot generate {run.files.folder} "{example_prompt(run.recipe.subject)}"',
         f"mascot train --recipe {run.files.recipe} --out ANOTHER_FOLDER",
     )
 
 
+def example_prompt(subject: Subject) -> str:
+    """Write a prompt that names the subject, or all of several."""
+    return f"{together(subject)} in the snow" if subject.others else "a {subject} in the snow"
+
+
 def photo_entries(run: TrainingRun) -> Iterator[PhotoEntry]:
     """List the photos, at most 320 pixels wide and high, with their captions."""
+    subjects = run.recipe.subject.all
     for photo in run.photos.photos:
         image = photo.image.copy()
         image.thumbnail((320, 320))
-        caption = " | ".join(fill(first_variant(caption), run.recipe.subject) for caption in photo.captions)
-        yield PhotoEntry(image=image, name=photo.path.name, caption=caption)
+        caption = " | ".join(fill(first_variant(caption), subjects[photo.subject]) for caption in photo.captions)
+        shown = subjects[photo.subject].name
+        name = photo.path.name if shown is None else f"{shown}: {photo.path.name}"
+        yield PhotoEntry(image=image, name=name, caption=caption)
 
 
 def photo_notes(run: TrainingRun) -> Iterator[ReportNote]:
     """List what the audits of the photos and of their captions found."""
-    audited = audit_photos(run.photos, run.resolution).findings
+    audited = audit_photos(run.photos, run.resolution, names=run.recipe.subjects.names).findings
     for finding in (*audited, *find_caption_faults(run.recipe, run.photos)):
         yield ReportNote(severity=finding.severity, message=finding.message, remedy=finding.remedy)
 
@@ -152,6 +163,20 @@ class ReportPlan:
         rounds, more = divmod(images - first - base - knobs, prompts)
         contexts = tuple((number < first) + rounds + (number < more) for number in range(prompts))
         return cls(contexts=contexts, base=base, knobs=knobs)
+
+
+def generate_all_contexts(
+    generator: Generator, subject: Subject, knobs: Knobs, plan: ReportPlan, together: Sequence[str]
+) -> Iterator[ContextGroup]:
+    """Generate the contexts of each subject, then one image of each prompt that names them all."""
+    for one in subject.all:
+        for group in generate_contexts(generator, one, knobs, plan):
+            yield group if one.name is None else replace(group, name=f"{one.name}: {group.name}")
+    requests = [ImageRequest(fill(template, subject), 0) for template in together]
+    images = list(generator.generate(requests, knobs)) if requests else []
+    rows = [ContextRow(prompt=r.prompt, images=(image,)) for r, image in zip(requests, images, strict=True)]
+    if rows:
+        yield ContextGroup(name="together", rows=tuple(rows))
 
 
 def generate_contexts(generator: Generator, subject: Subject, knobs: Knobs, plan: ReportPlan) -> Iterator[ContextGroup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, Unpack
 
@@ -87,13 +88,15 @@ def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
     """
     from mascot.recipe.overrides import parse_overrides, read_toml
     from mascot.recipe.recipe import Recipe
+    from mascot.recipe.subject_tables import tables_in
     from mascot.recipe.unused_settings import check_given_once, check_used
 
     changes = parse_overrides(options["overrides"] or [])
     check_given_once(changes, {key: option for key, option in OPTION_OF.items() if is_given(key, **options)})
-    overrides, given = recipe_values(**options)
+    in_file = {} if file is None else read_toml(file)
+    overrides, given = recipe_values(tables_in(in_file), **options)
     recipe = Recipe.preset(overrides=overrides, file=file, **given)
-    check_used([recipe], overrides=changes, in_file={} if file is None else read_toml(file))
+    check_used([recipe], overrides=changes, in_file=in_file)
     return recipe
 
 
@@ -102,18 +105,20 @@ def is_given(key: str, **options: Unpack[RecipeOptions]) -> bool:
     return options.get(OPTION_OF[key].removeprefix("--").replace("-", "_")) is not None
 
 
-def recipe_values(**options: Unpack[RecipeOptions]) -> tuple[list[str], dict[str, Any]]:
-    """Turn options into overrides such as `training.steps=200`, and values of top-level keys."""
+def recipe_values(
+    tables: Sequence[Mapping[str, Any]], **options: Unpack[RecipeOptions]
+) -> tuple[list[str], dict[str, Any]]:
+    """Turn options into overrides such as `training.steps=200`, and values of top-level keys.
+
+    `tables` are those of several subjects in the recipe's file.
+    """
+    from mascot.recipe.subject_tables import split_options
+
     steps, method = options["steps"], options["method"]
     more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
-    given = {
-        "photos": [str(path) for path in options["photos"] or ()] or None,
-        "class_noun": options["class_noun"],
-        "token": options["token"],
-        "seed": options["seed"],
-        "base": options["base"],
-        "start_from": options.get("start_from"),
-    }
+    photos = [str(path) for path in options["photos"] or ()]
+    given = split_options(photos, options["class_noun"], options["token"], tables)
+    given |= {"seed": options["seed"], "base": options["base"], "start_from": options.get("start_from")}
     return [*more, *(options["overrides"] or [])], given
 
 

@@ -121,7 +121,7 @@ def doctor(
     from mascot.api.doctor import doctor as inspect
     from mascot.cli.console import plain_display, show_rows
     from mascot.data.captioning.caption_variants import first_variant
-    from mascot.data.prompt_templates import fill
+    from mascot.data.prompt_templates import expand
     from mascot.runs.opening import describe_photos
 
     made = build_recipe(
@@ -142,5 +142,5 @@ def doctor(
         style = "yellow" if finding.severity == "warning" else None
         display.say(f"{finding.severity}: {finding.message} {finding.remedy}", style=style)
     show_rows(display.console, "effective settings", report.settings)
-    captions = " | ".join(fill(first_variant(template), report.subject) for template in made.dataset.templates)
-    display.say(f"caption of photos that have none: {captions}")
+    captions = [text for written in made.dataset.templates for text in expand(first_variant(written), report.subject)]
+    display.say(f"caption of photos that have none: {' | '.join(captions)}")

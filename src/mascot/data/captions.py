@@ -28,6 +28,8 @@ class CaptionSources:
     """Whether each line of a text is a caption of its own."""
     from_names: bool = False
     """Whether a photo's name is its caption, where no file gives one."""
+    subject_names: Sequence[str] = ()
+    """The names of several subjects, which captions may hold."""
 
 
 def caption_photos(photos: PhotoSet, sources: CaptionSources | Sequence[str] = (DEFAULT_TEMPLATE,)) -> PhotoSet:
@@ -47,7 +49,7 @@ def caption_photos(photos: PhotoSet, sources: CaptionSources | Sequence[str] = (
     if not given.templates:
         raise UserError("There is no caption template; give one such as 'a photo of {token} {class}'.")
     for template in given.templates:
-        _check_placeholders("The template", template)
+        _check_placeholders("The template", template, given.subject_names)
     folders = sorted({photo.path.parent for photo in photos.photos})
     tables = {path: rows for folder in folders for path, rows in read_tables(folder, each_line=given.each_line).items()}
     notes: list[str] = []
@@ -64,7 +66,7 @@ def _captions(
     files = [*read_sidecars(photo.path, each_line=given.each_line), *tables.get(normalized(photo.path), [])]
     for written in files:
         for caption in written.captions:
-            _check_placeholders(written.location, caption)
+            _check_placeholders(written.location, caption, given.subject_names)
     if files:
         other = next((written for written in files[1:] if written.captions != files[0].captions), None)
         if other is not None:
@@ -86,11 +88,12 @@ def _line_notes(photos: Sequence[Photo]) -> list[str]:
     return [f"{list_some(several)}: a caption of several lines is read as one; {remedy}."]
 
 
-def _check_placeholders(location: str, caption: str) -> None:
+def _check_placeholders(location: str, caption: str, names: Sequence[str]) -> None:
     """Raise a UserError that names the location if `fill` would refuse the caption."""
     from mascot.protocols import Subject  # protocols import torch, which reading photos does not need
 
     try:
-        fill(first_variant(caption), Subject("token", "class"))
+        named = tuple(Subject(name, name=name) for name in names)
+        fill(first_variant(caption), Subject("token", "class", others=named))
     except UserError as error:
         raise UserError(f"{location}: {error}") from None

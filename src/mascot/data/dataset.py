@@ -8,7 +8,7 @@ Shape suffixes: B batch, C channel, H height, W width; 11HW is a mask of one exa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +23,13 @@ from mascot.data.captioning.caption_variants import CaptionVariants, TagSettings
 from mascot.data.crops import Crop, Size, buckets, crop, nearest_bucket
 from mascot.data.encoding_cache import CachedEncoders
 from mascot.data.photos import Photo
-from mascot.data.prompt_templates import DEFAULT_TEMPLATE, fill, insert_token, one_line, without_token
+from mascot.data.prompt_templates import DEFAULT_TEMPLATE, class_prompt, fill, insert_token, one_line, without_token
 from mascot.diffusion.noise import join_latents, seeded
 from mascot.errors import UserError, printable
 from mascot.protocols import Batch, Framing, Latents, Stage, Subject
+
+ClassImages = Mapping[str, Sequence[Image.Image]]
+"""Class noun -> images of that class by the base model."""
 
 
 class DatasetSettings(BaseModel):
@@ -106,21 +109,26 @@ class TrainingExample:
     """Loss weight of each latent cell, 1 on average; None if masks are ignored."""
     variants: tuple[CaptionVariants, ...] = ()
     """How the captions vary, in the same order; empty if none does."""
+    subject: int = 0
+    """Which subject it shows, from 0; for a class image, the first subject of that class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """All training examples of a run, of the subject and of the class, grouped by size."""
+    """All training examples of a run, of its subjects and their classes, grouped by size."""
 
     subject: dict[Size, tuple[TrainingExample, ...]]
+    """The examples of all subjects."""
     prior: dict[Size, tuple[TrainingExample, ...]]
-    """Class images in each size of the subject's photos."""
+    """Class images in each size of the subjects' photos, as many of each class."""
     prior_weight: float
     """Loss weight of the prior examples; 0 trains on the subject alone."""
     preserve: bool = False
     """Whether prior examples are the subject's own photos with class captions, not class images."""
     caption_dropout: float = 0.0
     """Probability that an example of the subject gets an empty caption."""
+    class_of: tuple[int, ...] = (0,)
+    """For each subject, the first subject that has its class noun."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -150,26 +158,6 @@ class Dataset:
     def subject_count(self) -> int:
         """Number of the subject's examples."""
         return sum(len(group) for group in self.subject.values())
-
-    def schedule(self, *, seed: int, micro_batches: int, batch_size: int) -> list[tuple[Size, tuple[int, ...]]]:
-        """Plan all micro-batches of a run: the size of each, and the indices of its examples.
-
-        Each size is as frequent as its photos. Within a size, each photo is used equally often. A
-        longer plan begins with the shorter one, so that a run can be extended.
-        """
-        rng, within = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-        sizes = sorted(self.subject)
-        share = np.array([len(self.subject[size]) for size in sizes], float)
-        order = rng.choice(len(sizes), micro_batches, p=share / share.sum())
-        queues: dict[Size, list[int]] = defaultdict(list)
-        plan: list[tuple[Size, tuple[int, ...]]] = []
-        for size_index in order:
-            size = sizes[size_index]
-            while len(queues[size]) < batch_size:
-                queues[size] += within.permutation(len(self.subject[size])).tolist()
-            plan.append((size, tuple(queues[size][:batch_size])))
-            del queues[size][:batch_size]
-        return plan
 
     def batch(self, plan: tuple[Size, tuple[int, ...]], *, seed: int, number: int, share: float) -> Batch:
         """Build micro-batch `number` from its entry of the plan.
@@ -209,10 +197,10 @@ class Dataset:
     def prior_examples(
         self, size: Size, subject: Sequence[TrainingExample], *, seed: int, number: int
     ) -> list[tuple[TrainingExample, str]]:
-        """Draw one prior example, with its caption, for each of the subject's examples.
+        """Draw one prior example, with its caption, for each of the subjects' examples.
 
-        These are class images of the given size. If `preserve`, they are the subject's own examples
-        with the class version of their caption.
+        These are class images of the given size and of the same class. If `preserve`, they are the
+        subjects' own examples with the class version of their caption.
         """
         count, prior = len(subject), self.prior.get(size, ())
         if self.preserve and self.prior_weight:
@@ -223,10 +211,13 @@ class Dataset:
             ]
         if not (self.prior_weight and prior):
             return []
-        chosen = torch.randint(len(prior), (count,), generator=seeded(seed, number, "prior")).tolist()
+        pools = {kind: [example for example in prior if example.subject == kind] for kind in set(self.class_of)}
+        each = len(prior) // len(pools)
+        chosen = torch.randint(each, (count,), generator=seeded(seed, number, "prior")).tolist()
+        examples = [pools[self.class_of[one.subject]][i] for one, i in zip(subject, chosen, strict=True)]
         return [
-            (prior[i], draw_caption(prior[i].prompts, seeded(seed, number, index, "caption")))
-            for index, i in enumerate(chosen, start=count)
+            (example, draw_caption(example.prompts, seeded(seed, number, index, "caption")))
+            for index, example in enumerate(examples, start=count)
         ]
 
 
@@ -240,19 +231,20 @@ def group_by_size(
 ) -> dict[Size, tuple[TrainingExample, ...]]:
     """Make the training examples of all photos, by training size."""
     groups: dict[Size, list[TrainingExample]] = defaultdict(list)
+    subjects = subject.all
     for photo, size in zip(photos, training_sizes(photos, settings, encoders.stage), strict=True):
-        examples = subject_examples(photo, size, encoders, subject, settings, with_class_prompts=with_class_prompts)
-        groups[size] += examples
+        shown = subjects[photo.subject]
+        examples = subject_examples(photo, size, encoders, shown, settings, with_class_prompts=with_class_prompts)
+        groups[size] += [replace(example, subject=photo.subject) for example in examples]
     return {size: tuple(group) for size, group in groups.items()}
 
 
 def make_dataset(
     photos: Sequence[Photo],
-    class_images: Sequence[Image.Image],
+    class_images: ClassImages,
     *,
     encoders: CachedEncoders,
     subject: Subject,
-    class_caption: str,
     settings: DatasetSettings,
     prior_weight: float,
     preserve: bool = False,
@@ -260,11 +252,10 @@ def make_dataset(
     """Crop, encode and caption all photos and class images once.
 
     Args:
-        photos: the subject's photos, with captions that are not filled yet.
-        class_images: images for prior preservation; empty if `preserve`.
+        photos: the photos of all subjects, with captions that are not filled yet.
+        class_images: images for prior preservation, as many of each class; empty if `preserve`.
         encoders: the encoders of the stage that is trained.
-        subject: token and class noun, which fill the captions.
-        class_caption: the caption of every class image.
+        subject: the first subject, whose token and class noun fill the captions of its photos.
         settings: resolution, buckets, captions and masks.
         prior_weight: loss weight of the prior examples; 0 leaves them out.
         preserve: use the base model's predictions for prior preservation, not class images.
@@ -277,12 +268,25 @@ def make_dataset(
         check_masks(photos)
     preserve = preserve and prior_weight > 0
     groups = group_by_size(photos, encoders, subject, settings, with_class_prompts=preserve)
+    nouns = [one.class_noun for one in subject.all]
     return Dataset(
         subject=groups,
-        prior={size: class_examples(class_images, size, encoders, class_caption) for size in groups if prior_weight},
+        prior={size: prior_examples(class_images, nouns, size, encoders) for size in groups if prior_weight},
         prior_weight=prior_weight,
         preserve=preserve,
         caption_dropout=settings.caption_dropout,
+        class_of=tuple(nouns.index(noun) for noun in nouns),
+    )
+
+
+def prior_examples(
+    class_images: ClassImages, nouns: Sequence[str | None], size: Size, encoders: CachedEncoders
+) -> tuple[TrainingExample, ...]:
+    """Crop and encode the class images of all classes; each class has one caption."""
+    return tuple(
+        replace(example, subject=nouns.index(noun))
+        for noun, images in class_images.items()
+        for example in class_examples(images, size, encoders, class_prompt(noun))
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,7 @@ Kind = Literal[
     "token-dropped",
     "no-tags",
     "no-names",
+    "shared",
 ]
 """What a finding is about."""
 Severity = Literal["note", "warning"]
@@ -113,18 +114,26 @@ class Audit:
     facts: tuple[PhotoFacts, ...]
     pairs: tuple[PhotoPair, ...]
     background_similarity: float | None
-    """Mean similarity of the backgrounds, 0..1; None if fewer than two photos show one."""
+    """Mean similarity of the backgrounds, 0..1; None if fewer than two photos show one.
+
+    Of several subjects, that of the most similar backgrounds.
+    """
     findings: tuple[PhotoFinding, ...]
 
 
-def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[int, int]] = ()) -> Audit:
+def audit_photos(
+    photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[int, int]] = (), names: Sequence[str] = ()
+) -> Audit:
     """Measure the photos as they are cropped for training, and list what is wrong with them.
 
     Args:
         photos: the photos, with the files that were refused.
         resolution: side of the training images, in pixels.
         buckets: the sizes that photos may be cropped to, (height, width); by default one square.
+        names: the names of several subjects, each of which is audited by itself.
     """
+    if len(names) > 1:
+        return _audit_subjects(photos, resolution, buckets, names)
     sizes = tuple(buckets) or ((resolution, resolution),)
     # Copies of one file share their image, which is measured once.
     sharp = {id(image): sharpness(image) for image in {id(p.image): p.image for p in photos.photos}.values()}
@@ -133,6 +142,37 @@ def audit_photos(photos: PhotoSet, resolution: int, *, buckets: Sequence[tuple[i
     similarity = background_similarity(photos.photos)
     findings = [*_set_findings(photos, similarity), *_pair_findings(pairs), *_photo_findings(facts, resolution)]
     return Audit(facts=facts, pairs=pairs, background_similarity=similarity, findings=tuple(findings))
+
+
+def _audit_subjects(
+    photos: PhotoSet, resolution: int, buckets: Sequence[tuple[int, int]], names: Sequence[str]
+) -> Audit:
+    """Audit each subject by itself, then look for photos that two subjects share."""
+    audits: list[Audit] = []
+    for number, name in enumerate(names):
+        own = PhotoSet(photos=tuple(photo for photo in photos.photos if photo.subject == number))
+        audit = audit_photos(own, resolution, buckets=buckets)
+        named = tuple(replace(finding, message=f"{name}: {finding.message}") for finding in audit.findings)
+        audits.append(replace(audit, findings=named))
+    owner = {photo.path: names[photo.subject] for photo in photos.photos}
+    pairs = duplicates(photos.photos)
+    shared = [
+        f"{printable(pair.first)} ({owner[pair.first]}) and {printable(pair.second)} ({owner[pair.second]})"
+        for pair in pairs
+        if owner[pair.first] != owner[pair.second]
+    ]
+    findings = [finding for audit in audits for finding in audit.findings] + _refused_findings(photos)
+    if shared:
+        message = f"Almost the same image in two subjects: {_list_names(shared)}."
+        remedy = "Keep each for one subject; otherwise training mixes them."
+        findings.append(PhotoFinding(kind="shared", severity="warning", message=message, remedy=remedy))
+    similarities = [audit.background_similarity for audit in audits if audit.background_similarity is not None]
+    return Audit(
+        facts=tuple(fact for audit in audits for fact in audit.facts),
+        pairs=pairs,
+        background_similarity=max(similarities, default=None),
+        findings=tuple(findings),
+    )
 
 
 def sharpness(image: Image.Image) -> float:
@@ -260,15 +300,22 @@ def _set_findings(photos: PhotoSet, similarity: float | None) -> list[PhotoFindi
     if count > MAXIMUM_PHOTOS:
         message = f"There are {count} photos; more than {MAXIMUM_PHOTOS} help little."
         add("too-many", "note", message, f"Keep the {MAXIMUM_PHOTOS} sharpest and most varied.")
-    if photos.refused:
-        names = _list_names([printable(refusal.path) for refusal in photos.refused])
-        message = f"Refused: {names}. The first one: {photos.refused[0].reason}"
-        add("refused", "warning", message, "Repair, replace or remove these files.")
+    findings += _refused_findings(photos)
     if similarity is not None and similarity > MAXIMUM_BACKGROUND_SIMILARITY:
         message = f"The backgrounds are all alike (similarity {similarity:.2f} of 1)."
         remedy = "Add photos with other backgrounds, or masks; otherwise training ties the background to the subject."
         add("same-background", "warning", message, remedy)
     return findings
+
+
+def _refused_findings(photos: PhotoSet) -> list[PhotoFinding]:
+    """Return the finding on files that are not used, if there are any."""
+    if not photos.refused:
+        return []
+    names = _list_names([printable(refusal.path) for refusal in photos.refused])
+    message = f"Refused: {names}. The first one: {photos.refused[0].reason}"
+    remedy = "Repair, replace or remove these files."
+    return [PhotoFinding(kind="refused", severity="warning", message=message, remedy=remedy)]
 
 
 def _pair_findings(pairs: Sequence[PhotoPair]) -> list[PhotoFinding]:

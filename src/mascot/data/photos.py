@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -35,6 +35,8 @@ class Photo:
     """An `L` image of the same size, 255 on the subject; None without a mask."""
     captions: tuple[str, ...] = ()
     """One caption of the photo's own, or all the templates; placeholders are not filled."""
+    subject: int = 0
+    """Which of a run's subjects it shows, from 0."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,6 +63,15 @@ class PhotoSet:
     """File name and caption of each photo whose caption a model wrote."""
     class_images: tuple[Photo, ...] = ()
     """Class images of the user's own, which do not show the subject."""
+
+
+def join_photos(groups: Sequence[PhotoSet]) -> PhotoSet:
+    """Join the photos of several subjects; group i has those of subject i."""
+    return PhotoSet(
+        photos=tuple(replace(photo, subject=index) for index, group in enumerate(groups) for photo in group.photos),
+        refused=tuple(refused for group in groups for refused in group.refused),
+        notes=tuple(note for group in groups for note in group.notes),
+    )
 
 
 def read_photos(paths: Sequence[Path], *, background: str = "white", recursive: bool | None = None) -> PhotoSet:

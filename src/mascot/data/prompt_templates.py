@@ -1,4 +1,7 @@
-"""Fill and edit caption templates, which may hold `{subject}`, `{token}` and `{class}`."""
+"""Fill and edit caption templates, which may hold `{subject}`, `{token}` and `{class}`.
+
+Where several subjects are trained together, a template may also hold their names: `{rex}`.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ if TYPE_CHECKING:
 
 DEFAULT_TEMPLATE = "a photo of {token} {class}"
 """The caption of a photo that has none of its own (Ruiz et al. 2023, section 3.2)."""
+COMMON_TOKEN = "sks"  # noqa: S105 - a word of prompts
+"""The identifier token of most tutorials; stands in until a token is given or chosen."""
 PLACEHOLDERS = ("subject", "token", "class")
 """The names that may stand between braces in a caption or a prompt."""
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=\{(subject|token|class)\})")
+_ARTICLE = re.compile(r"\b([Aa])n? (?=\{([^{}]+)\})")
 _SPOKEN_AS_CONSONANT = re.compile(r"(uni(?!n|m|d)|us[aeu]|eu|ewe|ewer|one\b|once|u(k|r|t)[aeiou])", re.IGNORECASE)
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
 
 
 def fill(template: str, subject: Subject) -> str:
-    """Replace `{subject}`, `{token}` and `{class}` in a template, and return it in one line.
+    """Replace `{subject}`, `{token}`, `{class}` and names in a template; returns one line.
 
     `{{` and `}}` are literal braces. Without a class noun `{class}` is dropped with the space
     before it. An article directly before a placeholder is made to fit: `a {class}` gives `an owl`.
@@ -35,7 +40,7 @@ def fill(template: str, subject: Subject) -> str:
     for text in (template, subject.words):
         if not is_unicode(text):
             raise UserError(f"{text!a} is not UTF-8; write it with that encoding.")
-    words = {"subject": subject.words, "token": subject.token, "class": subject.class_noun}
+    words = words_of(subject)
 
     def replacement(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -49,11 +54,11 @@ def fill(template: str, subject: Subject) -> str:
                 "photos have wildcards, so write one of its words."
             )
         if name not in words:
-            raise UserError(f"There is an unknown placeholder {{{name}}} in {template!r}{suggest(name, PLACEHOLDERS)}")
+            raise UserError(f"There is an unknown placeholder {{{name}}} in {template!r}{suggest(name, words)}")
         return words[name] or ""
 
     def article(match: re.Match[str]) -> str:
-        word = words[match.group(2)]
+        word = words.get(match.group(2))
         return match.group() if word is None else f"{match.group(1)}{'n' if takes_an(word) else ''} "
 
     template = _ARTICLE.sub(article, template)
@@ -64,10 +69,30 @@ def fill(template: str, subject: Subject) -> str:
     return filled
 
 
+def words_of(subject: Subject) -> dict[str, str | None]:
+    """Return what each placeholder stands for; None leaves it out."""
+    words = {"subject": subject.words, "token": subject.token, "class": subject.class_noun}
+    return words | {one.name: one.words for one in subject.all if one.name is not None}
+
+
+def expand(template: str, subject: Subject) -> list[str]:
+    """Fill a prompt for every subject that it is about.
+
+    With several subjects, a prompt with `{subject}`, `{token}` or `{class}` becomes one prompt for
+    each of them. A prompt with names alone stays one prompt.
+
+    Raises:
+        UserError: `fill` would refuse the template.
+    """
+    if not placeholders(template) & set(PLACEHOLDERS):
+        return [fill(template, subject)]
+    return list(dict.fromkeys(fill(template, one) for one in subject.all))
+
+
 def insert_token(caption: str, subject: Subject) -> str:
     """Insert `{token}` into a caption that does not name the subject yet; nothing is filled.
 
-    A caption with `{subject}`, `{token}` or the token itself is returned unchanged; a word of the
+    A caption that names the subject (see `names_subject`) is returned unchanged; a word of the
     class noun is not the token, even if it is spelled alike. Otherwise
     `{token}` goes before the first class noun that is a whole word, or before `{class}`. A caption
     without either gets `{subject}, ` in front. `fill` makes an article before it fit: `an owl`
@@ -84,11 +109,11 @@ def insert_token(caption: str, subject: Subject) -> str:
 
 
 def names_subject(caption: str, subject: Subject) -> bool:
-    """Whether a caption holds `{subject}`, `{token}`, or the token as a word of its own.
+    """Whether a caption holds `{subject}`, `{token}`, its name, or the token as a word of its own.
 
     A word inside the class noun is not the token: the token `owl` is not in `a great horned owl`.
     """
-    if _placeholders(caption) & {"subject", "token"}:
+    if placeholders(caption) & {"subject", "token", subject.name}:
         return True
     found = re.finditer(rf"{_noun_pattern(subject)}|(?P<token>{_word_pattern(subject.token)})", caption)
     return any(match.group("token") for match in found)
@@ -98,7 +123,7 @@ def names_class(caption: str, subject: Subject) -> bool:
     """Whether a caption holds `{subject}`, `{class}`, or the class noun as whole words."""
     if subject.class_noun is None:
         return False
-    return bool(_placeholders(caption) & {"subject", "class"} or re.search(_noun_pattern(subject), caption))
+    return bool(placeholders(caption) & {"subject", "class"} or re.search(_noun_pattern(subject), caption))
 
 
 def without_token(caption: str, subject: Subject) -> str:
@@ -113,6 +138,10 @@ def without_token(caption: str, subject: Subject) -> str:
     """
     if subject.class_noun is None:
         raise UserError("a caption of the class needs a class noun; give one such as --class-noun dog.")
+    for other in subject.others:
+        caption = _with_noun_of(other, caption)
+    if subject.name is not None:
+        caption = caption.replace(f"{{{subject.name}}}", "{subject}")
     noun, has_noun = _noun_pattern(subject), names_class(caption, subject)
 
     def replacement(match: re.Match[str]) -> str:
@@ -127,7 +156,7 @@ def without_token(caption: str, subject: Subject) -> str:
         return f"{article}{'n' if takes_an(match.group('next')) else ''} " if article else ""
 
     word = rf"(?!{noun}){_word_pattern(subject.token)}"
-    if _placeholders(caption) & {"subject", "token"}:  # then a word like the token elsewhere is only a word
+    if placeholders(caption) & {"subject", "token"}:  # then a word like the token elsewhere is only a word
         word += rf"(?= {noun})"
     token = rf"(?:\b(?P<article>[Aa])n? )?(?P<token>\{{token\}}|{word}),? ?(?=(?P<next>\w*))"
     shortened = re.sub(rf"\{{\{{|\}}\}}|\{{subject\}}|{noun}|{token}", replacement, caption)
@@ -172,7 +201,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _placeholders(caption: str) -> set[str]:
+def placeholders(caption: str) -> set[str]:
     """Return the names between single braces; doubled braces are literal."""
     return {name for name in _BRACES.findall(caption) if name}
 
@@ -180,6 +209,21 @@ def _placeholders(caption: str) -> set[str]:
 def _noun_pattern(subject: Subject) -> str:
     """Return a pattern that finds the class noun; without a class noun it finds nothing."""
     return "(?!)" if subject.class_noun is None else _word_pattern(one_line(subject.class_noun))
+
+
+def _with_noun_of(other: Subject, caption: str) -> str:
+    """Replace another subject's name or token in a caption by its class noun, if it has one."""
+    if other.class_noun is None:
+        return caption
+    noun = one_line(other.class_noun)
+    named = rf"(?<!\{{)\{{{re.escape(other.name or '')}\}}|{_word_pattern(other.token)}(?: {re.escape(noun)}(?!\w))?"
+
+    def replacement(match: re.Match[str]) -> str:
+        article = match.group(1)
+        escaped = noun.replace("{", "{{").replace("}", "}}")
+        return f"{article}{'n' if takes_an(noun) else ''} {escaped}" if article else escaped
+
+    return re.sub(rf"(?:\b([Aa])n? )?(?:{named})", replacement, caption)
 
 
 def _word_pattern(words: str) -> str:

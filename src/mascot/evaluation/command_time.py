@@ -15,6 +15,7 @@ from mascot.generation.knobs import Knobs
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import describe_time
 from mascot.runs.inputs import count_missing_class_images
+from mascot.runs.previews import preview_prompts
 from mascot.runs.training_run import TrainingRun
 
 TIMED_PHOTOS = 8
@@ -40,12 +41,12 @@ def time_to_prepare(run: TrainingRun, recipe: Recipe, own: Sequence[Photo]) -> I
 
     `run` may be of the same recipe with fewer class images; `own` are all those of the user.
     """
-    examples = len(run.photos.photos) + len(run.class_images)
+    examples = len(run.photos.photos) + sum(map(len, run.class_images.values()))
     missing = count_missing_class_images(recipe, run.family, run.resolution, own)
     if missing:
         knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps)
         yield TimedPart(f"{missing} class images", missing * image_seconds(run, knobs))
-    wanted = len(run.photos.photos) + (max(len(own), recipe.prior.count) if run.class_images else 0)
+    wanted = len(run.photos.photos) + len(run.class_images) * max(len(own), recipe.prior.count)
     yield TimedPart("encoding", run.time.encoding * wanted / examples)
 
 
@@ -53,7 +54,7 @@ def time_of_images(run: TrainingRun, validation: Validation) -> Iterator[TimedPa
     """Time what training generates and scores: previews, selection, diagnosis, report."""
     recipe, each, scoring = run.recipe, image_seconds(run, run.recipe.knobs), scoring_seconds(validation)
     rounds = 1 + run.steps // recipe.previews.every if recipe.previews.every else 0
-    previews = rounds * len(recipe.previews.prompts)
+    previews = rounds * len(preview_prompts(recipe))
     selection, diagnosis = likely_images(validation), diagnosis_images(recipe, validation)
     for what, images, scored in (
         ("previews", previews, False),
@@ -74,7 +75,7 @@ def scoring_seconds(validation: Validation) -> float:
     """Time the encoders on photos; returns the seconds of one image."""
     if validation.opened_set is None:
         return 0.0
-    photos = list(validation.opened_set.photos)[:TIMED_PHOTOS]
+    photos = [photo.image for photo in validation.opened_set.photos[:TIMED_PHOTOS]]
     started = time.perf_counter()
     for encoder in (validation.opened_set.encoders.identity, validation.opened_set.encoders.clip):
         encoder.embed(photos)
@@ -83,10 +84,10 @@ def scoring_seconds(validation: Validation) -> float:
 
 def diagnosis_images(recipe: Recipe, validation: Validation) -> int:
     """Count the images of a diagnosis, the base model's included; 0 where it cannot take place."""
-    if not recipe.diagnosis.active or validation.lacks_encoders:
+    if not recipe.diagnosis.active or validation.lacks_encoders or recipe.subject.others:
         return 0
-    images = recipe.diagnosis.images
-    prompts = images * len(diagnosis_prompts(recipe.class_noun))
-    if recipe.class_noun is None:
+    images, noun = recipe.diagnosis.images, recipe.subject.class_noun
+    prompts = images * len(diagnosis_prompts(noun))
+    if noun is None:
         return prompts
     return 2 * (prompts + CLASS_IMAGES * images) + TOKEN_IMAGES

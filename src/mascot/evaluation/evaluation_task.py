@@ -156,7 +156,7 @@ def plan_task(
     manifest = adapter.manifest
     if manifest is None:
         raise UserError(f"{path} does not name its subject; evaluate an adapter that `mascot train` wrote.")
-    subject = Subject(token=manifest.token, class_noun=manifest.class_noun)
+    subject = only_subject(manifest.subject, path)
     report_prompts, alive = prompts_for(base or manifest.base, subject, live=live)
     trained = read_training_photos(Run(path.parent), needed=not photos)
     return EvaluationTask(
@@ -171,6 +171,21 @@ def plan_task(
         photos=_read_given_photos(photos, manifest.recipe) if photos else trained,
         training_photos=trained,
     )
+
+
+def only_subject(subject: Subject, path: Path) -> Subject:
+    """Return the subject of the adapter at `path`, which has just one.
+
+    Raises:
+        UserError: it has several.
+    """
+    if subject.others:
+        names = ", ".join(str(one.name) for one in subject.all)
+        raise UserError(
+            f"{path} holds several subjects ({names}), and scores and diagnoses are of one; look at each with "
+            "`mascot generate`, or train one alone to have it scored."
+        )
+    return subject
 
 
 def _read_given_photos(photos: Sequence[str | Path], recipe: Mapping[str, Any]) -> tuple[Photo, ...]:

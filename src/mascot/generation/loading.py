@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.data.prompt_templates import fill
+from mascot.data.prompt_templates import expand
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
@@ -16,7 +16,7 @@ from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, ignore
-from mascot.protocols import Family, Subject
+from mascot.protocols import Family
 from mascot.storage.run_folder import Run, locate, open_run
 from mascot.storage.strict_parsing import is_unicode
 
@@ -103,9 +103,10 @@ def recommended_knobs(adapter: Adapter) -> Knobs:
 
 
 def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
-    """Fill the prompts with the adapter's subject, and request `count` images of each.
+    """Fill the prompts with the adapter's subjects, and request `count` images of each.
 
-    Image k of every prompt has the seed `seed + k`.
+    With several subjects, a prompt with `{subject}` becomes one prompt for each of them. Image k of
+    every prompt has the seed `seed + k`.
 
     Raises:
         UserError: a prompt has a placeholder that cannot be filled, or is not UTF-8.
@@ -113,9 +114,9 @@ def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed:
     manifest = adapter.manifest
     if manifest is None and any("{" in prompt for prompt in prompts):
         raise UserError("this adapter does not name its subject; write the token into the prompt instead of {subject}.")
-    subject = Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else None
+    subject = manifest.subject if manifest else None
     for prompt in prompts:
         if not is_unicode(prompt):
             raise UserError(f"the prompt {prompt!a} is not UTF-8; write it with that encoding.")
-    filled = [fill(prompt, subject) if subject else prompt for prompt in prompts]
+    filled = [text for prompt in prompts for text in (expand(prompt, subject) if subject else [prompt])]
     return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mascot.protocols import Subject  # protocols import torch, which a table of prompts does not need
 
 PREVIEWS = (
     "a photo of a {subject}",
@@ -42,6 +46,10 @@ Their words are ones that small bases know too.
 
 KNOBS_PROMPT = "a {subject} on a beach"
 """Prompt of the grid over guidance scale, UNet scale and text scale."""
+
+
+TOGETHER = (("a photo of ", ""), ("", " on a blue background"), ("", " in the snow"), ("", " in a kitchen"))
+"""What stands before and after the names of all subjects, in prompts for one image of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,3 +210,13 @@ PAPER = PromptSet(
 
 They are those of `prompts_and_classes.txt` in the data set google/dreambooth.
 """
+
+
+def together(subject: Subject) -> str:
+    """Name all subjects that are trained together: `a {owl} next to a {cat}`."""
+    return " next to ".join(f"a {{{one.name}}}" for one in subject.all)
+
+
+def together_prompts(subject: Subject) -> tuple[str, ...]:
+    """List prompts that name all subjects that are trained together."""
+    return tuple(f"{start}{together(subject)}{end}" for start, end in TOGETHER)

@@ -28,12 +28,6 @@ from mascot.protocols import (
     Subject,
 )
 
-BUNDLE = "bundle_emb."
-"""Prefix of the rows' names in a file that holds layers too; the token and a dot follow.
-
-A1111 and ComfyUI read this form.
-"""
-
 
 class PivotalSettings(BaseModel):
     """Recipe settings of pivotal tuning: those of both methods, and their shares of the steps."""
@@ -129,9 +123,7 @@ class PivotalTraining:
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Join both exports: layers under their own names, rows under `bundle_emb.TOKEN.`."""
         layers, layers_metadata = self.layers.export()
-        rows, token_metadata = self.token.export()
-        prefix = f"{BUNDLE}{self.token.record.token}."
-        return layers | {f"{prefix}{key}": value for key, value in rows.items()}, layers_metadata | token_metadata
+        return layers | self.token.bundle(), layers_metadata | self.token.export()[1]
 
     def companions(self) -> Mapping[str, Companion]:
         """Return each of the two alone, for tools that read one of them from a file.
@@ -143,6 +135,7 @@ class PivotalTraining:
         return {
             "layers": Companion(tensors=layers, metadata=layers_metadata, method="lora"),
             "token": Companion(tensors=rows, metadata=token_metadata, method="textual-inversion"),
+            **self.token.companions(),
         }
 
     def detach(self) -> None:
@@ -198,9 +191,12 @@ def split_bundle(
     Raises:
         UserError: one of the two is missing.
     """
-    prefix = f"{BUNDLE}{textual_inversion.TokenRecord.read(metadata).token}."
-    rows = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    layers = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+    records = textual_inversion.read_records(metadata)
+    prefixes = tuple(textual_inversion.bundle_prefix(record) for record in records)
+    rows = {key: value for key, value in tensors.items() if key.startswith(prefixes)}
+    layers = {key: value for key, value in tensors.items() if key not in rows}
+    if len(records) == 1:
+        rows = textual_inversion.rows_of(records[0], rows)
     if not rows or not layers:
         raise UserError("this adapter lacks its token's embeddings or its LoRA layers; export it again.")
     return rows, layers
@@ -223,4 +219,6 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
 def changes(keys: Iterable[str]) -> Sides:
     """Tell which sides of a base an export changes: the text encoders' by its token at least."""
-    return lora.changes(key for key in keys if not key.startswith(BUNDLE)) | textual_inversion.changes(())
+    return lora.changes(
+        key for key in keys if not key.startswith(textual_inversion.BUNDLE)
+    ) | textual_inversion.changes(())

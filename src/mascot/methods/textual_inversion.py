@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): trains embeddings of one token.
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): trains embeddings of each subject's token.
 
 It trains the embedding rows of the identifier token in each text encoder. The base model's own
 weights stay frozen.
@@ -9,17 +9,19 @@ Shape suffixes: N embedding rows of the token, D width of an embedding.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mascot.adapters.sides import TEXT_ENCODERS, Sides
+from mascot.adapters.token_rows import BUNDLE, ENCODERS, rows_from_file, rows_to_file
 from mascot.errors import UserError
+from mascot.models.token_embeddings import initial_rows
 from mascot.protocols import (
     AttachedMethod,
     Companion,
@@ -35,8 +37,6 @@ METADATA_KEY = "textual_inversion"
 
 diffusers takes the token from the only tensor's name, or from its caller.
 """
-ENCODERS = ("clip_l", "clip_g")
-"""Tensor names of two text encoders' rows in a file, in the encoders' order."""
 
 
 class TextualInversionSettings(BaseModel):
@@ -101,7 +101,7 @@ class TextualInversionSettings(BaseModel):
         return tuple(trainable_vocabularies(stage))
 
     def attach(self, stage: Stage, subject: Subject, seed: int, before: AttachedMethod | None) -> TokenTraining:
-        """Add the token to every vocabulary, with rows from `initial_rows`; nothing is random.
+        """Add each subject's token to every vocabulary, with `initial_rows`; nothing is random.
 
         Raises:
             UserError: the base model has no embeddings that can be trained, or a text encoder has
@@ -112,15 +112,9 @@ class TextualInversionSettings(BaseModel):
         vocabularies = trainable_vocabularies(stage)
         for module in stage.parts.values():
             module.requires_grad_(requires_grad=False)
-        initial = self.initial or subject.class_noun or subject.token
-        rows = {
-            part: nn.Parameter(initial_rows(vocabulary.embeddings(initial), self.vectors))
-            for part, vocabulary in vocabularies.items()
-        }
         attached = TokenTraining(
-            record=TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial)),
+            tokens=tuple(self.trained_token(one, vocabularies) for one in subject.all),
             vocabularies=vocabularies,
-            rows=rows,
             learning_rate=self.learning_rate,
             norm_pull=self.norm_pull,
             typical_norms={part: vocabulary.typical_norm for part, vocabulary in vocabularies.items()},
@@ -128,9 +122,21 @@ class TextualInversionSettings(BaseModel):
         attached.apply()
         return attached
 
+    def trained_token(self, subject: Subject, vocabularies: Mapping[str, Vocabulary]) -> TrainedToken:
+        """Make the rows of one subject's token."""
+        initial = self.initial or subject.class_noun or subject.token
+        return TrainedToken(
+            record=TokenRecord(token=subject.token, vectors=self.vectors, initial=dict.fromkeys(vocabularies, initial)),
+            rows={
+                part: nn.Parameter(initial_rows(vocabulary.embeddings(initial), self.vectors))
+                for part, vocabulary in vocabularies.items()
+            },
+            subject=subject,
+        )
+
 
 class TokenRecord(BaseModel):
-    """What a file's metadata says about its token."""
+    """What a file's metadata says about one token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -140,36 +146,61 @@ class TokenRecord(BaseModel):
     initial: dict[str, str]
     """Text encoder -> the words that its rows started from."""
 
-    @classmethod
-    def read(cls, metadata: Mapping[str, str]) -> Self:
-        """Read the record that `write` wrote.
 
-        Raises:
-            UserError: it is missing or damaged.
-        """
-        try:
-            return cls.model_validate_json(metadata[METADATA_KEY])
-        except KeyError:
-            raise UserError(
-                "this adapter does not say which token it trained; export it again with its metadata."
-            ) from None
-        except ValidationError as error:
-            raise UserError("this adapter's metadata is damaged; export it again.") from error
+def one_or_more(value: object) -> object:
+    """Read one record as a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
 
-    def write(self) -> dict[str, str]:
-        """Return the record as metadata of a safetensors file."""
-        return {METADATA_KEY: json.dumps(self.model_dump(mode="json"), sort_keys=True)}
+
+RECORDS: TypeAdapter[tuple[TokenRecord, ...]] = TypeAdapter(
+    Annotated[tuple[TokenRecord, ...], BeforeValidator(one_or_more), Field(min_length=1)]
+)
+"""Reads one record or a list of them."""
+
+
+def read_records(metadata: Mapping[str, str]) -> tuple[TokenRecord, ...]:
+    """Read the records that `write_records` wrote, one for each token of a file.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
+    try:
+        return RECORDS.validate_json(metadata[METADATA_KEY])
+    except KeyError:
+        raise UserError(
+            "this adapter does not say which token it trained; export it again with its metadata."
+        ) from None
+    except ValidationError as error:
+        raise UserError("this adapter's metadata is damaged; export it again.") from error
+
+
+def write_records(records: Sequence[TokenRecord]) -> dict[str, str]:
+    """Return records as metadata of a safetensors file: one record, or a list of several."""
+    values = [record.model_dump(mode="json") for record in records]
+    return {METADATA_KEY: json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedToken:
+    """One subject's token and its embedding rows during training."""
+
+    record: TokenRecord
+    rows: Mapping[str, nn.Parameter]
+    """Text encoder -> the token's rows, N x D, float32."""
+    subject: Subject
+
+    def file(self) -> dict[str, Tensor]:
+        """Return the rows as a file of their own names them."""
+        return rows_to_file(self.rows, self.record.token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTraining:
-    """The token's embedding rows during training."""
+    """The embedding rows of all subjects' tokens during training."""
 
-    record: TokenRecord
+    tokens: tuple[TrainedToken, ...]
     vocabularies: Mapping[str, Vocabulary]
-    """Text encoder -> its vocabulary, which holds the token."""
-    rows: Mapping[str, nn.Parameter]
-    """Text encoder -> the token's rows, N x D, float32."""
+    """Text encoder -> its vocabulary, which holds the tokens."""
     learning_rate: float
     norm_pull: float
     typical_norms: Mapping[str, float]
@@ -178,20 +209,27 @@ class TokenTraining:
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """One parameter group of rows for each text encoder."""
+        """One parameter group of rows for each token and text encoder."""
         return tuple(
-            ParameterGroup(part=part, parameters=(rows_ND,), learning_rate=self.learning_rate, detail="token")
-            for part, rows_ND in self.rows.items()
+            ParameterGroup(
+                part=part,
+                parameters=(rows_ND,),
+                learning_rate=self.learning_rate,
+                detail="token" if len(self.tokens) == 1 else f"token of {token.subject.name}",
+            )
+            for token in self.tokens
+            for part, rows_ND in token.rows.items()
         )
 
     def after_step(self) -> None:
         """Pull the rows' norms towards the typical norm of their vocabulary."""
-        for part, rows_ND in self.rows.items():
-            pull_norms(rows_ND, self.typical_norms[part], self.norm_pull)
+        for token in self.tokens:
+            for part, rows_ND in token.rows.items():
+                pull_norms(rows_ND, self.typical_norms[part], self.norm_pull)
 
     @contextmanager
     def base_only(self) -> Generator[None]:
-        """Remove the token while the context lasts; afterwards the same rows are trained on."""
+        """Remove the tokens while the context lasts; afterwards the same rows are trained on."""
         self.detach()
         try:
             yield
@@ -201,19 +239,38 @@ class TokenTraining:
     def export(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the rows as diffusers' `load_textual_inversion` reads them, float32.
 
-        They are `{token: N x D}`, or `{clip_l: N x D, clip_g: N x D}` for two text encoders.
+        They are `{token: N x D}`, or `{clip_l: N x D, clip_g: N x D}` for two text encoders. With
+        several tokens, each one's names get the prefix `bundle_emb.TOKEN.`.
         """
-        return rows_to_file(self.rows, self.record.token), self.record.write()
+        metadata = write_records([token.record for token in self.tokens])
+        return (self.bundle() if len(self.tokens) > 1 else self.tokens[0].file()), metadata
 
-    @staticmethod
-    def companions() -> Mapping[str, Companion]:
-        """Return no companion files: other tools read the export itself."""
-        return {}
+    def bundle(self) -> dict[str, Tensor]:
+        """Return the rows of all tokens with the prefix `bundle_emb.TOKEN.`."""
+        return {
+            f"{bundle_prefix(token.record)}{key}": rows_ND
+            for token in self.tokens
+            for key, rows_ND in token.file().items()
+        }
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Return a file for each of several tokens, as other tools read one; one needs none."""
+        return {
+            f"token_{token.subject.name}": Companion(
+                tensors=token.file(),
+                metadata=write_records([token.record]),
+                method="textual-inversion",
+                subject=token.subject,
+            )
+            for token in self.tokens
+            if len(self.tokens) > 1
+        }
 
     def apply(self) -> None:
-        """Add the token's rows to the vocabularies, at first or again."""
-        for part, vocabulary in self.vocabularies.items():
-            vocabulary.add(self.record.token, self.rows[part])
+        """Add the tokens' rows to the vocabularies, at first or again."""
+        for token in self.tokens:
+            for part, vocabulary in self.vocabularies.items():
+                vocabulary.add(token.record.token, token.rows[part])
 
     def detach(self) -> None:
         """Restore the base model's own vocabularies."""
@@ -222,28 +279,36 @@ class TokenTraining:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenApplied:
-    """The token of a loaded adapter, for generation."""
+class AppliedToken:
+    """One token of a loaded adapter: its rows before and after training."""
 
     record: TokenRecord
-    vocabularies: Mapping[str, Vocabulary]
     initial: Mapping[str, Tensor]
     """Text encoder -> the rows before training, N x D."""
     trained: Mapping[str, Tensor]
     """Text encoder -> the trained rows, N x D."""
 
+
+@dataclass(frozen=True, slots=True)
+class TokenApplied:
+    """The tokens of a loaded adapter, for generation."""
+
+    tokens: tuple[AppliedToken, ...]
+    vocabularies: Mapping[str, Vocabulary]
+
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set each text encoder's strength s, 1 where missing.
 
         The rows become initial + s x (trained - initial). 1 gives exactly the trained rows, and 0
-        removes the token.
+        removes the tokens.
         """
         for part, vocabulary in self.vocabularies.items():
-            strength, trained_ND = scales.get(part, 1.0), self.trained[part]
+            strength = scales.get(part, 1.0)
             vocabulary.remove()
-            if strength != 0:
-                rows_ND = trained_ND if strength == 1 else torch.lerp(self.initial[part], trained_ND, strength)
-                vocabulary.add(self.record.token, nn.Parameter(rows_ND, requires_grad=False))
+            for token in self.tokens if strength != 0 else ():
+                trained_ND = token.trained[part]
+                rows_ND = trained_ND if strength == 1 else torch.lerp(token.initial[part], trained_ND, strength)
+                vocabulary.add(token.record.token, nn.Parameter(rows_ND, requires_grad=False))
 
     def remove(self) -> None:
         """Restore the base model's own vocabularies."""
@@ -252,13 +317,30 @@ class TokenApplied:
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TokenApplied:
-    """Apply an exported token, at full strength, to a stage that has no adapter.
+    """Apply exported tokens, at full strength, to a stage that has no adapter.
 
     Raises:
-        UserError: the file does not name its token, or its rows do not fit this base model.
+        UserError: the file does not name its tokens, or their rows do not fit this base model.
     """
     vocabularies = trainable_vocabularies(stage)
-    record = TokenRecord.read(metadata)
+    records = read_records(metadata)
+    tokens = [
+        applied_token(record, vocabularies, rows_of(record, tensors) if len(records) > 1 else tensors)
+        for record in records
+    ]
+    applied = TokenApplied(tuple(tokens), vocabularies)
+    applied.scale({})
+    return applied
+
+
+def applied_token(
+    record: TokenRecord, vocabularies: Mapping[str, Vocabulary], tensors: Mapping[str, Tensor]
+) -> AppliedToken:
+    """Read one token's rows from its tensors.
+
+    Raises:
+        UserError: they do not fit these vocabularies.
+    """
     if record.initial.keys() != vocabularies.keys():
         trained, ours = " and ".join(record.initial), " and ".join(vocabularies)
         raise UserError(
@@ -268,9 +350,18 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         part: initial_rows(vocabulary.embeddings(record.initial[part]), record.vectors)
         for part, vocabulary in vocabularies.items()
     }
-    applied = TokenApplied(record, vocabularies, initial, rows_from_file(tensors, record.token, initial))
-    applied.scale({})
-    return applied
+    return AppliedToken(record, initial, rows_from_file(tensors, record.token, initial))
+
+
+def bundle_prefix(record: TokenRecord) -> str:
+    """Return the prefix of a token's rows in a file that holds more than them."""
+    return f"{BUNDLE}{record.token}."
+
+
+def rows_of(record: TokenRecord, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select a token's rows in a file by their prefix, and remove it from the names."""
+    prefix = bundle_prefix(record)
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def changes(keys: Iterable[str]) -> Sides:
@@ -292,10 +383,12 @@ def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata:
     """
     assert isinstance(attached, TokenTraining)
     token = TokenRecord.read(metadata).token
-    if token != attached.record.token:
+    if token != attached.tokens[0].record.token:
         raise UserError(f"the adapter to start from trained the token {token!r}; give --token {token}.")
-    for part, rows_ND in rows_from_file(tensors, token, {p: rows.data for p, rows in attached.rows.items()}).items():
-        attached.rows[part].data.copy_(rows_ND)
+    for part, rows_ND in rows_from_file(
+        tensors, token, {p: rows.data for p, rows in attached.tokens[0].rows.items()}
+    ).items():
+        attached.tokens[0].rows[part].data.copy_(rows_ND)
 
 
 def trainable_vocabularies(stage: Stage) -> Mapping[str, Vocabulary]:
@@ -318,24 +411,6 @@ def trainable_vocabularies(stage: Stage) -> Mapping[str, Vocabulary]:
     return vocabularies
 
 
-def initial_rows(embeddings_ND: Tensor, count: int) -> Tensor:
-    """Make `count` initial rows from the n embeddings of some words, float32, in their order.
-
-    Where n is smaller, embeddings are repeated: row i is embedding i x n // count. Where n is
-    larger, they are cut into `count` runs, as equal as possible with the longer ones first. Each
-    row is the mean of a run.
-
-    Raises:
-        UserError: there are no embeddings.
-    """
-    have = len(embeddings_ND)
-    if have == 0:
-        raise UserError("the initial words have no token of their own; give a plain word (--set method.initial=dog).")
-    if have <= count:
-        return embeddings_ND[torch.arange(count, device=embeddings_ND.device) * have // count].clone()
-    return torch.stack([run_ND.mean(0) for run_ND in torch.tensor_split(embeddings_ND, count)])
-
-
 @torch.no_grad()
 def pull_norms(rows_ND: Tensor, norm: float, share: float) -> None:
     """Change each row's norm l to l^(1 - share) x norm^share, in place.
@@ -345,42 +420,3 @@ def pull_norms(rows_ND: Tensor, norm: float, share: float) -> None:
     if share > 0:
         length_N1 = rows_ND.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows_ND.dtype).tiny)
         rows_ND.mul_((norm / length_N1) ** share)
-
-
-def file_keys(parts: Iterable[str], token: str) -> dict[str, str]:
-    """Map each text encoder to the name of its rows in a file.
-
-    The name is the token itself where there is one text encoder, else one of ENCODERS.
-    """
-    names = tuple(parts)
-    return dict.fromkeys(names, token) if len(names) == 1 else dict(zip(names, ENCODERS, strict=True))
-
-
-def rows_to_file(rows: Mapping[str, Tensor], token: str) -> dict[str, Tensor]:
-    """Copy each text encoder's rows under their name in a file, float32, to the CPU.
-
-    A method that writes more tensors may put a prefix before these names.
-    """
-    keys = file_keys(rows, token)
-    return {keys[part]: rows_ND.detach().float().cpu().clone().contiguous() for part, rows_ND in rows.items()}
-
-
-def rows_from_file(tensors: Mapping[str, Tensor], token: str, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy rows from a file by text encoder; the inverse of `rows_to_file`.
-
-    The copies have the dtypes and devices of `initial`, and must have its shapes.
-
-    Raises:
-        UserError: names or shapes differ from those of this base model.
-    """
-    keys = file_keys(initial, token)
-    need = {keys[part]: tuple(rows_ND.shape) for part, rows_ND in initial.items()}
-    have = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if need != have:
-        found = ", ".join(f"{key} {shape}" for key, shape in list(have.items())[:3]) or "nothing"
-        wanted = ", ".join(f"{key} {shape}" for key, shape in need.items())
-        raise UserError(
-            f"this adapter does not fit the base: it holds {found}, and {wanted} is needed; "
-            "use the base it was trained on."
-        )
-    return {part: tensors[keys[part]].to(rows_ND).clone() for part, rows_ND in initial.items()}

@@ -1,4 +1,4 @@
-"""Token embeddings of a CLIP text encoder, and rows for one added token, which may be trained.
+"""Token embeddings of a CLIP text encoder, and rows for added tokens, which may be trained.
 
 The rows lie beside the embedding table. The table itself stays frozen: no optimizer gets it.
 
@@ -11,12 +11,15 @@ import copy
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AddedToken, PreTrainedTokenizerBase
+
+from mascot.errors import UserError
 
 LEGACY_END = 2
 """The id of the end token in the settings of old CLIPs.
@@ -49,7 +52,7 @@ class ExtendedEmbedding(nn.Module):
 
 
 class LearnedTokens:
-    """The tokens of one text encoder, with one added token at a time.
+    """The tokens of one text encoder, with added tokens.
 
     Implements `protocols.Vocabulary`.
 
@@ -64,14 +67,15 @@ class LearnedTokens:
         self._table: Any = self._encoder.get_input_embeddings()
         self._end: int = self._pooling.eos_token_id
         self._base_tokenizer = tokenizer
-        self._extended: tuple[str, tuple[str, ...], PreTrainedTokenizerBase] | None = None
-        """The last added token, its tokens and their tokenizer; kept, as copying one is slow."""
-        self._added = False
+        self._extensions: list[Extension] = []
+        """Extended tokenizers, one an added token; kept after `remove`, as copying is slow."""
+        self._added = 0
+        """How many of the extensions hold, from the first on."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's own tokenizer, or a copy that knows the added token (see `rewrite`)."""
-        return self._extended[2] if self._added and self._extended else self._base_tokenizer
+        """The base's own tokenizer, or a copy that knows the added tokens (see `rewrite`)."""
+        return self._extensions[self._added - 1].tokenizer if self._added else self._base_tokenizer
 
     @property
     def typical_norm(self) -> float:
@@ -93,37 +97,52 @@ class LearnedTokens:
         The rows are looked up and never copied, so the next forward pass sees an optimizer's
         changes.
         """
-        assert not self._added, "only one token can be added at a time; remove it first"
+        active = self._extensions[: self._added]
+        assert token not in [extension.token for extension in active], "a token is added once; remove it first"
         assert rows_ND.shape[1:] == self._table.weight.shape[1:]
-        if self._extended is None or self._extended[0] != token or len(self._extended[1]) != len(rows_ND):
-            self._extended = token, *extend_tokenizer(self._base_tokenizer, token, len(rows_ND))
-        _, tokens, tokenizer = self._extended
-        ids = tokenizer.convert_tokens_to_ids(list(tokens))
+        known = self._extensions[self._added] if self._added < len(self._extensions) else None
+        if known is None or known.token != token or len(known.tokens) != len(rows_ND):
+            known = Extension(token, *extend_tokenizer(self.tokenizer, token, len(rows_ND)))
+            self._extensions = [*active, known]
+        ids = known.tokenizer.convert_tokens_to_ids(list(known.tokens))
         assert isinstance(ids, list)
         assert ids == list(range(ids[0], ids[0] + len(ids))), "a tokenizer gives new tokens consecutive ids"
-        self._encoder.set_input_embeddings(ExtendedEmbedding(self._table, rows_ND, ids[0]))
+        self._encoder.set_input_embeddings(ExtendedEmbedding(self._encoder.get_input_embeddings(), rows_ND, ids[0]))
         if self._end == LEGACY_END:
-            self._pooling.eos_token_id = tokenizer.eos_token_id
-        self._added = True
+            self._pooling.eos_token_id = known.tokenizer.eos_token_id
+        self._added += 1
 
     def remove(self) -> None:
-        """Remove the added token: restore embedding table, tokenizer and end token of the base."""
+        """Remove all added tokens: restore embedding table, tokenizer and end token of the base."""
         self._encoder.set_input_embeddings(self._table)
         self._pooling.eos_token_id = self._end
-        self._added = False
+        self._added = 0
 
     def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Replace the added token in prompts by the tokenizer's tokens for it.
+        """Replace the added tokens in prompts by the tokenizer's tokens for them.
 
         `a SKS dog` becomes `a sks sks_1 dog` where the token has two rows. Only whole words count,
         whatever their case. Without an added token the prompts stay as they are.
         """
-        if not self._added or self._extended is None:
+        if not self._added:
             return list(prompts)
-        token, tokens, _ = self._extended
-        escaped = r"\s+".join(re.escape(part) for part in normalize_token(token).split())
-        pattern = re.compile(rf"(?<!\w){escaped}(?!\w)", re.IGNORECASE)
-        return [pattern.sub(lambda _: " ".join(tokens), unicodedata.normalize("NFC", prompt)) for prompt in prompts]
+        added = {normalize_token(e.token): " ".join(e.tokens) for e in self._extensions[: self._added]}
+        words = [r"\s+".join(map(re.escape, token.split())) for token in sorted(added, key=len, reverse=True)]
+        pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
+        return [
+            pattern.sub(lambda match: added[normalize_token(match.group())], unicodedata.normalize("NFC", prompt))
+            for prompt in prompts
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A tokenizer that knows one more token."""
+
+    token: str
+    tokens: tuple[str, ...]
+    """The tokenizer's tokens for it, one for each row."""
+    tokenizer: PreTrainedTokenizerBase
 
 
 def normalize_token(token: str) -> str:
@@ -150,3 +169,21 @@ def extend_tokenizer(
     extended = copy.deepcopy(tokenizer)
     extended.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in tokens])
     return tokens, extended
+
+
+def initial_rows(embeddings_ND: Tensor, count: int) -> Tensor:
+    """Make `count` initial rows from the n embeddings of some words, float32, in their order.
+
+    Where n is smaller, embeddings are repeated: row i is embedding i x n // count. Where n is
+    larger, they are cut into `count` runs, as equal as possible with the longer ones first. Each
+    row is the mean of a run.
+
+    Raises:
+        UserError: there are no embeddings.
+    """
+    have = len(embeddings_ND)
+    if have == 0:
+        raise UserError("the initial words have no token of their own; give a plain word (--set method.initial=dog).")
+    if have <= count:
+        return embeddings_ND[torch.arange(count, device=embeddings_ND.device) * have // count].clone()
+    return torch.stack([run_ND.mean(0) for run_ND in torch.tensor_split(embeddings_ND, count)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import get_args
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mascot.errors import shorten, suggest
+from mascot.recipe.subject_tables import KEY
 
 RENAMED_KEYS: Mapping[str, str] = {
     "choose": "selection",
@@ -57,17 +59,20 @@ def describe_mistakes(error: ValidationError, known: Mapping[str, list[str]]) ->
 def describe_mistake(details: ErrorDetails, known: Mapping[str, list[str]]) -> list[str]:
     """Describe one mistake; a section of an older recipe gives a sentence for each of its keys."""
     path, value = ".".join(shorten(str(part)) for part in details["loc"]), details["input"]
+    reason = details["msg"].removeprefix("Value error, ")
+    if not path or (path == KEY and isinstance(value, list | tuple)):
+        return [f"{reason}{'' if reason[-1:] in {'.', '?'} else '.'}"]
     if details["type"] == "extra_forbidden":
         section, _, name = path.rpartition(".")
         renamed = describe_renamed_keys(path, value, known)
+        section = re.sub(rf"^{KEY}\.\d+$", KEY, section)
         return renamed or [f"{path} is not a setting{suggest(name, known.get(section, []))}"]
     if details["type"] == "missing":
         return [f"{path} is missing."]
     given = json.dumps(value, default=str)[:80]
     if isinstance(value, str) and value in RENAMED_VALUES.get(path, {}):
         return [f"{path} = {given} is now {json.dumps(RENAMED_VALUES[path][value])}."]
-    message = details["msg"].removeprefix("Value error, ")
-    return [f"{path} = {given}: {message}{'' if message[-1:] in {'.', '?'} else '.'}"]
+    return [f"{path} = {given}: {reason}{'' if reason[-1:] in {'.', '?'} else '.'}"]
 
 
 def describe_renamed_keys(path: str, value: object, known: Mapping[str, list[str]]) -> list[str]:
@@ -89,8 +94,9 @@ def new_key(path: str, known: Mapping[str, list[str]]) -> str:
 
 def sections_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, list[str]]]:
     """List the sections of nested settings, as pairs of a dotted path and the section's keys."""
-    yield path, list(model.model_fields)
-    for name, field in model.model_fields.items():
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    yield path, list(fields)
+    for name, field in fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
                 yield from sections_of(kind, f"{path}.{name}".lstrip("."))

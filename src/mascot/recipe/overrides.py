@@ -39,23 +39,30 @@ def merge(lower: Mapping[str, object], upper: Mapping[str, object]) -> dict[str,
 
 
 def write_none(values: Mapping[str, object]) -> dict[str, object]:
-    """Replace None in nested dicts by the string `none`, because TOML has no null."""
-    return {
-        key: write_none(value) if isinstance(value, dict) else "none" if value is None else value
-        for key, value in values.items()
-    }
+    """Replace None in nested dicts and tables by the string `none`, because TOML has no null."""
+
+    def written(value: object) -> object:
+        if isinstance(value, list):
+            return [written(item) for item in cast("list[object]", value)]
+        return write_none(cast("dict[str, object]", value)) if isinstance(value, dict) else value
+
+    return {key: "none" if value is None else written(value) for key, value in values.items()}
 
 
 def read_none(model: type[BaseModel], values: object) -> object:
     """Replace `none` by None for every setting of `model` that may be absent; inverts `write_none`.
 
-    Values that are no mapping are returned unchanged, for pydantic to refuse.
+    Of a list, each item is read. Other values that are no mapping are returned unchanged, for
+    pydantic to refuse.
     """
+    if isinstance(values, list | tuple):
+        return [read_none(model, item) for item in cast("Sequence[object]", values)]
     if not isinstance(values, Mapping):
         return values
     read = dict(values)
-    for name in read.keys() & model.model_fields.keys():
-        kinds = (model.model_fields[name].annotation, *get_args(model.model_fields[name].annotation))
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for name in read.keys() & fields.keys():
+        kinds = (fields[name].annotation, *get_args(fields[name].annotation))
         if NoneType in kinds and str(read[name]).lower() == "none":
             read[name] = None
         for kind in kinds:

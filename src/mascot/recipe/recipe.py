@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from mascot.data.class_images import PriorSettings
 from mascot.data.dataset import DatasetSettings
@@ -18,7 +28,7 @@ from mascot.methods.registry import DEFAULT, METHODS, settings_of
 from mascot.models.base_files.base_reading import BaseReading, Prediction
 from mascot.models.families.registry import check_reading, preset_name
 from mascot.models.quantization import QuantizationName
-from mascot.protocols import COMMON_TOKEN, Subject
+from mascot.protocols import Subject
 from mascot.recipe.mistakes import describe_mistakes, sections_of
 from mascot.recipe.optimizer_needs import optimizer_needs
 from mascot.recipe.overrides import merge, parse_overrides, read_none, read_toml, write_none
@@ -30,6 +40,7 @@ from mascot.recipe.settings import (
     SelectionSettings,
 )
 from mascot.recipe.starting_point import values_from
+from mascot.recipe.subject_tables import KEY, RecipeSubjects, Tables, read_tables, subjects_of, without_tables
 from mascot.storage.strict_parsing import MalformedText, check_values
 from mascot.training.settings import TrainingSettings
 
@@ -47,13 +58,14 @@ class Recipe(BaseModel):
         min_length=1,
         description="adapter that training starts from: a run, RUN@STEP or an adapter file; none starts from the base",
     )
-    photos: tuple[str, ...] = Field(min_length=1, description="folders and files of photos of the subject")
+    photos: tuple[str, ...] = Field(min_length=1, description="folders and files of photos of all subjects")
     token: str | None = Field(
         default=None,
         min_length=1,
         description="identifier token of the subject, a rare word; none chooses one for the base",
     )
     class_noun: str | None = Field(default=None, description="class noun of the subject: dog, toy, ...")
+    tables: Tables = Field(default=(), alias=KEY, description="a table for each of several subjects")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random draws of training")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="device to run on; auto takes an accelerator if there is one"
@@ -86,27 +98,30 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def parse_none(cls, values: Any) -> Any:
-        """Read the string `none` as None, since TOML and `--set` write absence that way."""
-        return read_none(cls, values)
+        """Read the string `none` as None, as TOML and `--set` write absence; name the subjects."""
+        read = read_none(cls, values)
+        return read_tables(cast("Mapping[str, Any]", read)) if isinstance(read, Mapping) else read
+
+    @model_serializer(mode="wrap")
+    def write_subjects(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a single subject's keys, or the tables of several."""
+        return without_tables(handler(self))
 
     @field_validator("method", mode="before")
     @classmethod
     def parse_method(cls, value: Any) -> Any:
         """Validate the section `method` by the settings class of the method that it names."""
-        if isinstance(value, BaseModel):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"a method is a group of settings; write method.name={value} to choose one")  # noqa: TRY004 - pydantic's
-        settings = dict(value)
-        name = str(settings.get("name", DEFAULT))
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
-        return settings_of(name).model_validate(read_none(settings_of(name), settings | {"name": name}))
+        return read_method(value)
+
+    @property
+    def subjects(self) -> RecipeSubjects:
+        """The subjects, one or several."""
+        return subjects_of(self.tables, self.photos, self.token, self.class_noun)
 
     @property
     def subject(self) -> Subject:
-        """The subject: token and class noun; `sks` stands in for a token that is not chosen yet."""
-        return Subject(token=COMMON_TOKEN if self.token is None else self.token, class_noun=self.class_noun)
+        """The subject, or the first of several, which knows the others."""
+        return self.subjects.first
 
     @property
     def reading(self) -> BaseReading:
@@ -116,9 +131,10 @@ class Recipe(BaseModel):
     def fits(self, other: Recipe) -> bool:
         """Return whether a run of `other` is a run of this recipe.
 
-        All settings must be equal, except that a recipe without a token fits any token.
+        All settings must be equal, except that a subject without a token fits any token.
         """
-        return other == (self if self.token is not None else self.model_copy(update={"token": other.token}))
+        tokens = other.subjects.tokens
+        return len(self.subjects.tokens) == len(tokens) and other == with_tokens(self, tokens)
 
     @classmethod
     def preset(
@@ -141,13 +157,7 @@ class Recipe(BaseModel):
         in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
         changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
-        start = changes.get("start_from")
-        named = isinstance(start, str) and start not in {"", "none"}
-        started = values_from(str(start), method_in(changes)) if named else {}
-        both = merge(started, changes)
-        base, method = str(both.get("base", "starter")), method_in(both) or DEFAULT
-        lower = merge(preset_values(base, method), started | {"base": base})
-        recipe = cls.parse(merge(merge(lower, needs_of(changes, lower, method)), changes))
+        recipe = cls.parse(with_presets(changes))
         check_reading(recipe.base, recipe.reading)
         return recipe
 
@@ -225,3 +235,39 @@ def known_keys(values: Mapping[str, Any]) -> dict[str, list[str]]:
     if name in METHODS:
         sections |= dict(sections_of(settings_of(name), "method"))
     return sections
+
+
+def with_tokens(recipe: Recipe, tokens: Sequence[str | None]) -> Recipe:
+    """Give each subject that has no token the one in its place."""
+    filled = [new if own is None else own for own, new in zip(recipe.subjects.tokens, tokens, strict=True)]
+    pairs = zip(recipe.tables, filled, strict=False)
+    tables = tuple(table.model_copy(update={"token": token}) for table, token in pairs)
+    return recipe.model_copy(update={"tables": tables} if tables else {"token": filled[0]})
+
+
+def read_method(value: object) -> BaseModel:
+    """Validate the section `method` by the settings class of the method that it names.
+
+    Raises:
+        ValueError: it is no group of settings, or names no method.
+    """
+    if isinstance(value, BaseModel):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a method is a group of settings; write method.name={value} to choose one")  # noqa: TRY004 - pydantic's
+    settings = dict(value)
+    name = str(settings.get("name", DEFAULT))
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
+    return settings_of(name).model_validate(read_none(settings_of(name), settings | {"name": name}))
+
+
+def with_presets(changes: Mapping[str, object]) -> dict[str, object]:
+    """Fill what a user did not set: from the adapter to start from, the preset, the optimizer."""
+    start = changes.get("start_from")
+    named = isinstance(start, str) and start not in {"", "none"}
+    started = values_from(str(start), method_in(changes), alone=KEY not in changes) if named else {}
+    both = merge(started, changes)
+    base, method = str(both.get("base", "starter")), method_in(both) or DEFAULT
+    lower = merge(preset_values(base, method), started | {"base": base})
+    return merge(merge(lower, needs_of(changes, lower, method)), changes)

@@ -31,16 +31,22 @@ def read_start(source: str) -> tuple[Adapter, Manifest, Path]:
     return adapter, adapter.manifest, path
 
 
-def values_from(source: str, method: str | None) -> dict[str, Any]:
+def values_from(source: str, method: str | None, *, alone: bool = True) -> dict[str, Any]:
     """Collect the recipe values that a run takes over from the adapter that it starts from.
 
     They are base, token, class noun, the settings of the method, and the photos where the adapter
-    lies in its run. `method` is the one that the recipe names, if any.
+    lies in its run. `method` is the one that the recipe names, if any; `alone` says whether it
+    has one subject.
 
     Raises:
-        UserError: the adapter cannot be read, or is one of another method.
+        UserError: the adapter cannot be read, is one of another method, or there are several
+            subjects.
     """
     _, manifest, path = read_start(source)
+    if manifest.subject.others or not alone:
+        raise UserError(
+            "a run that starts from an adapter has one subject, as has the adapter; train several without --from."
+        )
     check_method(source, manifest, method or manifest.method)
     reading = {key: value for key, value in manifest.recipe.items() if key in BaseReading.model_fields}
     recipe = Run(path.parent).recipe

@@ -74,7 +74,7 @@ def unused_later(recipe: Recipe) -> dict[str, str]:
         found |= {f"previews.{key}": "previews.every above 0" for key in ("prompts", "seed")}
     if not recipe.selection.active:
         found |= {f"selection.{key}": "selection.active=true" for key in SELECTION}
-    elif recipe.class_noun is None:
+    elif not recipe.subjects.class_nouns:
         found |= {f"selection.{key}": "a class noun (--class-noun)" for key in SELECTION}
     if not recipe.diagnosis.active:
         found["diagnosis.images"] = "diagnosis.active=true"

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from PIL import Image
-
 from mascot.data.crops import Size
-from mascot.data.dataset import Dataset, make_dataset
+from mascot.data.dataset import ClassImages, Dataset, make_dataset
 from mascot.data.encoding_cache import CachedConditioning, CachedEncoders
 from mascot.data.photos import PhotoSet
-from mascot.data.prompt_templates import class_prompt
 from mascot.protocols import Batch, Condition
 from mascot.recipe.recipe import Recipe
+from mascot.runs.batch_plan import plan_batches
 
 
 @dataclass(kw_only=True)
@@ -27,7 +25,7 @@ class BatchLoader:
     """The stage's encoders, with the encodings that other runs have cached."""
     resolution: int
     """Side of this stage's training images in pixels."""
-    class_images: Sequence[Image.Image]
+    class_images: ClassImages
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -38,9 +36,10 @@ class BatchLoader:
             self.class_images,
             encoders=self.encoders,
             subject=recipe.subject,
-            class_caption=class_prompt(recipe.class_noun) if recipe.class_noun else "",
             settings=recipe.dataset.model_copy(update={"resolution": self.resolution}),
-            prior_weight=recipe.prior.weight if self.class_images or recipe.prior.uses_base_outputs else 0.0,
+            prior_weight=recipe.prior.weight
+            if any(self.class_images.values()) or recipe.prior.uses_base_outputs
+            else 0.0,
             preserve=recipe.prior.uses_base_outputs,
         )
 
@@ -49,7 +48,7 @@ class BatchLoader:
         """The photos of each micro-batch, as image size and example indices."""
         training = self.recipe.training
         count = training.steps * training.gradient_accumulation_steps
-        return self.dataset.schedule(seed=self.recipe.seed, micro_batches=count, batch_size=training.batch_size)
+        return plan_batches(self.dataset, seed=self.recipe.seed, micro_batches=count, batch_size=training.batch_size)
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Build the micro-batches of one step of this stage, from 0; always the same ones."""

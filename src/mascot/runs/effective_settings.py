@@ -38,19 +38,38 @@ def data_settings(recipe: Recipe, photos: int, resolution: int | None, token_rea
     per_step = training.batch_size * training.gradient_accumulation_steps
     accumulated = f"({training.batch_size} x {training.gradient_accumulation_steps} accumulated)"
     side = "the base's own" if resolution is None else f"{resolution} px"
-    token = UNNAMED if recipe.token is None else f"{recipe.token}, {token_reason}".removesuffix(", ")
+    several = len(recipe.tables)
+    passes = training.steps * per_step / photos
     return [
         ("base", recipe.base),
         *described_reading(recipe),
         *([] if recipe.start_from is None else [("starts from", recipe.start_from)]),
-        ("token", token),
-        ("class noun", described_noun(recipe)),
+        *(subject_rows(recipe, token_reason)),
         ("photos", f"{photos}" + (", each mirrored too" if dataset.flip else "")),
         ("resolution", f"about {side}, aspect buckets" if dataset.aspect_buckets else f"{side}, square"),
         ("images per step", f"{per_step} {accumulated}"),
         ("class images per step", described_class_images(recipe, per_step)),
         ("steps", f"{training.steps}"),
-        ("passes over each photo", f"{training.steps * per_step / photos:.1f}"),
+        ("steps with each subject", f"{training.steps / several:.0f}")
+        if several > 1
+        else ("passes over each photo", f"{passes:.1f}"),
+    ]
+
+
+def subject_rows(recipe: Recipe, token_reason: str) -> Rows:
+    """List token and class noun of the subject, or a row for each of several."""
+
+    def described(token: str | None) -> str:
+        return UNNAMED if token is None else f"{token}, {token_reason}".removesuffix(", ")
+
+    if not recipe.tables:
+        return [("token", described(recipe.token)), ("class noun", described_noun(recipe.class_noun, recipe.base))]
+    return [
+        (
+            f"{{{table.name}}}",
+            f"token {described(table.token)}; class noun {described_noun(table.class_noun, recipe.base)}",
+        )
+        for table in recipe.tables
     ]
 
 
@@ -92,15 +111,16 @@ def described_class_images(recipe: Recipe, per_step: int) -> str:
         return "none"
     missing = "; to generate them give --class-noun, or leave them out with --set prior.weight=0"
     own = "" if prior.folder is None else f" with those of {prior.folder}"
-    return f"{per_step}, of {prior.count}{own}, weight {prior.weight:g}{'' if recipe.class_noun else missing}"
+    nouns = recipe.subjects.class_nouns
+    each = " of each class" if len(nouns) > 1 else ""
+    return f"{per_step}, of {prior.count}{each}{own}, weight {prior.weight:g}{'' if nouns else missing}"
 
 
-def described_noun(recipe: Recipe) -> str:
-    """Describe the class noun, with a warning where the embedded base was not trained on it."""
-    noun = recipe.class_noun
+def described_noun(noun: str | None, base: str) -> str:
+    """Describe a class noun, with a warning where the embedded base was not trained on it."""
     if noun is None:
         return "none"
-    if not is_embedded(recipe.base) or set(noun.lower().split()) & set(known := starter.nouns()):
+    if not is_embedded(base) or set(noun.lower().split()) & set(known := starter.nouns()):
         return noun
     warning = "which the embedded base was not trained on, so its class images mean little"
     return f"{noun}, {warning}. It knows {', '.join(known)}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mascot.adapters.adapter_file import Adapter, Manifest, join_stages
+from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord, join_stages
 from mascot.errors import UserError
+from mascot.protocols import Subject
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.run_folder import delete_model
 
@@ -16,18 +17,28 @@ def export_adapter(run: TrainingRun) -> Adapter:
     return Adapter(tensors=tensors, metadata=metadata, manifest=make_manifest(run, run.span.phase.name))
 
 
-def make_manifest(run: TrainingRun, method: str) -> Manifest:
-    """Describe a run's adapter for its file; `method` names the one that restores it."""
-    recipe = run.recipe
+def make_manifest(run: TrainingRun, method: str, only: Subject | None = None) -> Manifest:
+    """Describe a run's adapter for its file; `method` names the one that restores it.
+
+    `only` is the subject of a file that does not hold the run's other ones.
+    """
+    recipe, subject = run.recipe, only or run.recipe.subject
     return Manifest(
         method=method,
         base=recipe.base,
         base_identity=run.family.identity,
-        token=recipe.subject.token,
-        class_noun=recipe.class_noun,
+        token=subject.token,
+        class_noun=subject.class_noun,
         resolution=run.resolution,
         step=run.loop.done if run.kept_step is None else run.kept_step,
-        recipe=recipe.model_dump(mode="json", exclude={"photos", "device", "start_from"}),
+        recipe=recipe.model_dump(
+            mode="json", exclude={"photos": True, "device": True, "start_from": True, "tables": {"__all__": {"photos"}}}
+        ),
+        subjects=tuple(
+            SubjectRecord(name=one.name, token=one.token, class_noun=one.class_noun)
+            for one in ([only] if only is not None else recipe.subject.all)
+            if one.name is not None
+        ),
     )
 
 
@@ -53,7 +64,8 @@ def write_companions(run: TrainingRun, adapter: Adapter) -> list[tuple[str, str]
     for number, attached in sorted(run.attached.items()):
         suffix = f"_{number + 1}" if number else ""
         for name, companion in attached.companions().items():
-            manifest = make_manifest(run, companion.method) if companion.method and not number else None
+            described = companion.method is not None and not number
+            manifest = make_manifest(run, str(companion.method), companion.subject) if described else None
             other = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
             other.write(run.files.companion(f"{name}{suffix}"))
             rows += companion.facts

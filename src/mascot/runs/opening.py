@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,8 +23,9 @@ from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
 from mascot.protocols import Family, Method
 from mascot.recipe.changes import Change
 from mascot.recipe.overrides import write_none
-from mascot.recipe.recipe import Recipe
+from mascot.recipe.recipe import Recipe, with_tokens
 from mascot.recipe.starting_point import check_start, read_start
+from mascot.recipe.subject_tables import tables_in
 from mascot.runs.effective_settings import TIME, effective_settings
 from mascot.runs.inputs import find_caption_faults, load_base, photo_hashes, read_subject
 from mascot.runs.resumed_recipe import changes_since, check_length, describe_change, trained_values
@@ -104,7 +105,7 @@ def prepare(run: TrainingRun, started: StartFacts | None, changes: Sequence[Chan
     if run.start is not None:
         check_adapter_base(run.start, run.family)
     if run.recipe.prior.uses_class_images and missing > 0:
-        run.on_event(ClassImagesStarted(images=missing))
+        run.on_event(ClassImagesStarted(images=missing * max(1, len(run.recipe.subjects.class_nouns))))
     begin(run)
     rows = [describe_change(change, run.loop.done, run.recipe) for change in changes]
     run.is_extended = any(change.extends for change in changes)
@@ -159,8 +160,7 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
     files = Run(folder)
     if resume:
         trained = trained_values(open_run(folder))
-        if recipe.token is None and trained.get("token", "none") != "none":
-            recipe = Recipe.parse(recipe.model_dump() | {"token": trained["token"]})
+        recipe = with_tokens(recipe, trained_tokens(trained, len(recipe.subjects.tokens)))
         changes_since(files, recipe)
         started = StartFacts.read(files)
         if started is not None:
@@ -169,6 +169,14 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
     elif folder.exists() and not (folder.is_dir() and files.is_empty()):
         raise UserError(f"{folder} is not empty; give --resume to go on with that run, or another --out.")
     return recipe
+
+
+def trained_tokens(trained: Mapping[str, Any], count: int) -> list[str | None]:
+    """Return the token of each subject of a run's recipe; None where there is none."""
+    tables = tables_in(trained) or [trained]
+    tokens = [table.get("token") for table in tables]
+    known = [token if isinstance(token, str) and token.lower() != "none" else None for token in tokens]
+    return known if len(known) == count else [None] * count
 
 
 class StartFacts(BaseModel):

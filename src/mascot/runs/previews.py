@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from mascot.data.prompt_templates import fill
+from mascot.data.prompt_templates import expand
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, settings_text
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.storage.image_files import write_image
 from mascot.storage.run_folder import Run
+
+
+def preview_prompts(recipe: Recipe) -> list[str]:
+    """List the prompts of a recipe's previews; with several subjects, each for all of them."""
+    return [prompt for template in recipe.previews.prompts for prompt in expand(template, recipe.subject)]
 
 
 def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: int, step: int) -> None:
@@ -18,7 +23,7 @@ def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: in
     """
     generator = Generator(family)
     knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": resolution, "width": resolution}))
-    prompts = [fill(prompt, recipe.subject) for prompt in recipe.previews.prompts]
+    prompts = preview_prompts(recipe)
     requests = [ImageRequest(prompt, recipe.previews.seed + i) for i, prompt in enumerate(prompts)]
     for i, image in enumerate(generator.generate(requests, knobs)):
         text = settings_text(requests[i], knobs, (resolution, resolution), recipe.base, f"step {step}")

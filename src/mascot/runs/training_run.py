@@ -110,8 +110,8 @@ class TrainingRun:
         return open_accelerator(self.recipe.precision, device=self.device, folder=self.files.folder)
 
     @cached_property
-    def class_images(self) -> list[Image.Image]:
-        """Images of the class by the base model; first read them before a method is attached."""
+    def class_images(self) -> dict[str, list[Image.Image]]:
+        """Images of each class by the base model; first read them before a method is attached."""
         assert not self.attached, "class images must be generated before the method is attached"
         return make_class_images(self.recipe, self.family, self.resolution, self.photos.class_images)
 

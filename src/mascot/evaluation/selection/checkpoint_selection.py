@@ -26,6 +26,8 @@ class CheckpointSelector:
     references: ReferenceScores
     patience: int
     """Number of validations in a row without a better one after which training stops."""
+    names: tuple[str, ...] = ()
+    """The names of several subjects."""
     results: list[CheckpointResult] = field(default_factory=list[CheckpointResult])
     counted_from: int = 0
     """Number of results before the run was extended, with which patience has nothing to do."""
@@ -67,6 +69,9 @@ class CheckpointSelector:
         )
         if best.score.copying:
             text += f", {best.score.copying:.0%} nearer to a training photo than photos are to each other"
+        if best.score.each:
+            pairs = zip(self.names, best.score.each, strict=True)
+            text += f" (mean of {', '.join(f'{n} {s.likeness_gain:.0%} and {s.prompt_kept:.0%}' for n, s in pairs)})"
         if self.should_stop:
             later = self.results[self.results.index(best) + 1 :]
             return f"{text}; the {len(later)} validations after it, up to step {later[-1].step}, were no better."
@@ -83,7 +88,7 @@ class CheckpointSelector:
 
     def to_json(self) -> dict[str, Any]:
         """Convert everything that the next decision depends on to JSON values."""
-        return asdict(self)
+        return without_empty(asdict(self))
 
     @classmethod
     def from_json(cls, values: object) -> Self:
@@ -93,3 +98,16 @@ class CheckpointSelector:
             ValueError: the values are not those of a selector.
         """
         return TypeAdapter(cls, config=None).validate_python(values)
+
+
+def without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only several subjects have, wherever it is empty."""
+    kept = {key: value for key, value in values.items() if value != () or key not in {"each", "others", "names"}}
+    return {
+        key: without_empty(value)
+        if isinstance(value, dict)
+        else [without_empty(item) if isinstance(item, dict) else item for item in value]
+        if isinstance(value, list | tuple)
+        else value
+        for key, value in kept.items()
+    }

@@ -6,7 +6,9 @@ is pure logic: callers generate and measure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 MINIMUM_GAIN = 0.01
 """Least gain in score that counts: smaller ones come and go with the seeds."""
@@ -14,7 +16,7 @@ MINIMUM_GAIN = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResult:
-    """Means over the images of validation prompts."""
+    """Means over the images of validation prompts; with several subjects, over subjects too."""
 
     likeness: float
     """Mean cosine to the photos (see `metrics.subject_fidelity`)."""
@@ -26,6 +28,20 @@ class ValidationResult:
     No image counts with less than `ReferenceScores.real_nearest_photo`: otherwise the other images
     would hide a single copy.
     """
+    each: tuple[ValidationResult, ...] = ()
+    """The result of each of several subjects."""
+
+
+def mean_of(results: Sequence[ValidationResult]) -> ValidationResult:
+    """Join the results of a run's subjects; that of a single one is returned as it is."""
+    if len(results) == 1:
+        return results[0]
+    return ValidationResult(
+        likeness=fmean(result.likeness for result in results),
+        prompt_fidelity=fmean(result.prompt_fidelity for result in results),
+        nearest_photo=fmean(result.nearest_photo for result in results),
+        each=tuple(results),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +58,13 @@ class ReferenceScores:
     """CLIP-T of noise, the value of an image that shows nothing."""
     real_nearest_photo: float | None
     """Mean over photos of the highest cosine to another photo; None with one photo."""
+    others: tuple[ReferenceScores, ...] = ()
+    """Those of the other subjects; the numbers above are of the first."""
+
+    @property
+    def each(self) -> tuple[ReferenceScores, ...]:
+        """The references of each subject."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +79,30 @@ class SelectionScore:
     """How much nearer images are to a training photo than photos are to each other, 0..1."""
     total: float
     """The score, 0..1."""
+    each: tuple[SelectionScore, ...] = ()
+    """The scores of each of several subjects."""
 
 
 def score(result: ValidationResult, references: ReferenceScores) -> SelectionScore:
-    """Score a validation result: the harmonic mean of likeness and prompt fidelity, less copying.
+    """Score a validation result; with several subjects, by the mean of their scores.
+
+    The worst subject's score would be 0 for every checkpoint as long as one subject is not learned,
+    and nothing could be selected by it.
+    """
+    if not result.each:
+        return score_subject(result, references)
+    each = tuple(score_subject(one, own) for one, own in zip(result.each, references.each, strict=True))
+    return SelectionScore(
+        likeness_gain=fmean(one.likeness_gain for one in each),
+        prompt_kept=fmean(one.prompt_kept for one in each),
+        copying=fmean(one.copying for one in each),
+        total=fmean(one.total for one in each),
+        each=each,
+    )
+
+
+def score_subject(result: ValidationResult, references: ReferenceScores) -> SelectionScore:
+    """Score one subject's result: the harmonic mean of likeness and prompt fidelity, less copying.
 
     The harmonic mean is near the smaller of the two: a likeness of 1 with a prompt fidelity of 0
     scores 0. Likeness beyond the photos' own counts as copying too.

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
+from mascot.data.prompt_templates import COMMON_TOKEN
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import EncoderPair, default_encoder_names, load_encoders
 from mascot.evaluation.selection.rare_words import MAXIMUM_LETTERS
@@ -37,8 +38,9 @@ from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.progress import OnEvent, TokenSearchStarted, ignore
-from mascot.protocols import COMMON_TOKEN, Family
-from mascot.recipe.recipe import Recipe
+from mascot.protocols import Family
+from mascot.recipe.recipe import Recipe, with_tokens
+from mascot.recipe.subject_tables import overlap
 from mascot.storage.json_record import CachedRecord
 from mascot.storage.user_cache import cache_folder
 
@@ -93,12 +95,14 @@ class TokenSearch:
 def choose_token(
     recipe: Recipe, family: Family, *, folder: Path | None = None, on_event: OnEvent = ignore
 ) -> tuple[Recipe, str]:
-    """Fill in a token where a recipe names none; returns the recipe and the reason.
+    """Fill in a token for each subject that has none; returns the recipe and the reason.
 
-    A recipe that names a token is returned as it is, with an empty reason. The family must be the
-    recipe's base model without an adapter. See `find_or_recall_token`.
+    A recipe that names all tokens is returned as it is, with an empty reason. The family must be
+    the recipe's base model without an adapter. See `find_or_recall_token`. Of several subjects, the
+    first gets the base's token, and each other a rare word by its text embedding.
     """
-    if recipe.token is not None:
+    missing = sum(token is None for token in recipe.subjects.tokens)
+    if not missing:
         return recipe, ""
     chosen = find_or_recall_token(
         family,
@@ -109,7 +113,26 @@ def choose_token(
         folder=folder,
         on_event=on_event,
     )
-    return recipe.model_copy(update={"token": chosen.token}), chosen.why
+    given = [token for token in recipe.subjects.tokens if token is not None]
+    words = [word for word in [chosen.token] if not any(overlap(word, token) for token in given)]
+    words += further_tokens(family, missing - len(words), taken=[*given, *words])
+    new = iter(words)
+    filled = with_tokens(recipe, [next(new) if token is None else token for token in recipe.subjects.tokens])
+    return filled, chosen.why if words == [chosen.token] else "rare words that mean little to this base"
+
+
+def further_tokens(family: Family, count: int, *, taken: Sequence[str]) -> list[str]:
+    """Choose rare words whose text embeddings are least like a noun's, none of them `taken`.
+
+    Where the vocabulary has too few, numbered `sks` are left.
+    """
+    try:
+        words = TextTokenScorer(family).least_similar(count=CANDIDATES, seed=SEED) if count > 0 else []
+    except UserError:
+        words = []
+    numbered = [f"{COMMON_TOKEN}{number}" for number in range(1, count + len(taken) + 1)]
+    free = [word for word in [*words, *numbered] if not any(overlap(word, token) for token in taken)]
+    return free[: max(0, count)]
 
 
 def find_or_recall_token(

@@ -21,7 +21,7 @@ from mascot.evaluation.selection.knob_search import (
     search_knobs,
     starting_settings,
 )
-from mascot.evaluation.selection.validation_set import ValidationSet, validation_prompts
+from mascot.evaluation.selection.validation_set import ValidationSet, validation_images
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import Knobs
 from mascot.runs.training_run import TrainingRun
@@ -85,11 +85,11 @@ class Validation:
     def plan(cls, run: TrainingRun) -> Validation:
         """Plan what the budget allows; where nothing can be selected, the last step is kept."""
         recipe, settings = run.recipe, run.recipe.selection
-        count, allowed = len(validation_prompts(recipe)), image_budget(run)
+        count, allowed = validation_images(recipe), image_budget(run)
         checkpoints, reason = min(settings.checkpoints, allowed // count - 1), ""
         if not settings.active:
             reason = "selection was switched off; the last step is kept."
-        elif recipe.class_noun is None:
+        elif not recipe.subjects.class_nouns:
             reason = "without a class noun the base model cannot be asked for the same; the last step is kept."
         elif checkpoints < 1:
             reason = "training was too short to select anything at its own cost; the last step is kept."
@@ -101,7 +101,7 @@ class Validation:
             check_interrupted()
             reason = f"nothing was selected, the last step is kept: {error}"
             return cls(run=run, checkpoints=0, knob_images=0, reason_for_none=reason, lacks_encoders=True)
-        photos = [photo.image for photo in run.photos.photos]
+        photos = run.photos.photos
         opened_set = ValidationSet(recipe=recipe, photos=photos, resolution=run.resolution, encoders=encoders)
         left = allowed - (checkpoints + 1) * count if settings.knobs else 0
         return cls(run=run, checkpoints=checkpoints, knob_images=left, opened_set=opened_set)
@@ -109,7 +109,7 @@ class Validation:
     @property
     def images(self) -> int:
         """Number of images that selection generates at most."""
-        return (self.checkpoints + bool(self.checkpoints)) * len(validation_prompts(self.run.recipe)) + self.knob_images
+        return (self.checkpoints + bool(self.checkpoints)) * validation_images(self.run.recipe) + self.knob_images
 
     @property
     def validation_set(self) -> ValidationSet:
@@ -138,8 +138,9 @@ class Validation:
         else:
             with run.base_only():
                 images = self.validation_set.generate_class(Generator(run.family, on_event=run.on_event))
+            references, patience = self.validation_set.references(images), run.recipe.selection.patience
             self.selector = CheckpointSelector(
-                references=self.validation_set.references(images), patience=run.recipe.selection.patience
+                references=references, patience=patience, names=run.recipe.subjects.names
             )
             self.write()
         if done in self.steps and all(result.step != done for result in self.selector.results):
@@ -157,7 +158,7 @@ class Validation:
         """Generate and measure validation images, and save the parameters if they are the best."""
         assert self.selector is not None
         with self.run.generating():
-            numbers = range(len(self.validation_set.prompts))
+            numbers = range(self.validation_set.count)
             images = self.validation_set.generate(Generator(self.run.family), self.run.recipe.knobs, numbers)
             result = self.validation_set.measure(images, self.selector.references)
             if self.selector.add(step, result):
@@ -192,9 +193,9 @@ class Validation:
     def recommend(self, generator: Generator) -> KnobRecommendation | None:
         """Search the knobs with the images that are left; returns None where there are too few."""
         selector = self.selector
-        if selector is None or self.knob_images < len(self.validation_set.prompts):
+        if selector is None or self.knob_images < self.validation_set.count:
             return None
-        count, generated = len(self.validation_set.prompts), dict[Knobs, list[Image.Image]]()
+        count, generated = self.validation_set.count, dict[Knobs, list[Image.Image]]()
 
         def measure(knobs: Knobs, number: int) -> ValidationResult:
             images = generated.setdefault(knobs, [])
@@ -207,7 +208,7 @@ class Validation:
 
 def likely_images(validation: Validation) -> int:
     """Count the images that selection generates, if it validates every checkpoint."""
-    count = len(validation_prompts(validation.run.recipe))
+    count = validation_images(validation.run.recipe)
     validated = (validation.checkpoints + bool(validation.checkpoints)) * count
     if validation.knob_images < count:
         return validated

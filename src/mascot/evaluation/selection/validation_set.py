@@ -8,19 +8,20 @@ Shape suffixes: B images, D width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
 from mascot.diffusion.noise import seeded
 from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult
+from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult, mean_of
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.live_nouns import is_live
@@ -33,49 +34,29 @@ SEED = 7_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationSet:
-    """The prompts, photos and encoders that one run is validated with."""
+class SubjectValidation:
+    """The prompts, photos and encoders that one subject is validated with."""
 
-    recipe: Recipe
+    subject: Subject
+    prompts: tuple[str, ...]
+    """The validation prompts in the run's order."""
     photos: Sequence[Image.Image]
     """The photos of the subject, RGB."""
-    resolution: int
-    """Side of validation images in pixels."""
     encoders: EncoderPair
-
-    @cached_property
-    def prompts(self) -> tuple[str, ...]:
-        """The validation prompts in the run's order."""
-        return validation_prompts(self.recipe)
 
     @cached_property
     def photo_embeddings(self) -> Tensor:
         """The photos, embedded by the identity encoder. Shape B x D."""
         return self.encoders.identity.embed(self.photos)
 
-    def generate(
-        self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, subject: Subject | None = None
-    ) -> list[Image.Image]:
-        """Generate validation images by number: all prompts in order, then again with other seeds.
-
-        `subject` replaces the recipe's subject in the prompts.
-        """
-        named = self.recipe.subject if subject is None else subject
-        requests = [
-            ImageRequest(fill(self.prompts[number % len(self.prompts)], named), SEED + number) for number in numbers
-        ]
-        return list(
-            generator.generate(requests, knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
-        )
-
-    def generate_class(self, generator: Generator) -> list[Image.Image]:
-        """Generate each prompt once with the class noun alone, for the base model."""
-        return self.generate(generator, self.recipe.knobs, range(len(self.prompts)), subject=self.class_subject)
+    def prompt(self, number: int, subject: Subject) -> str:
+        """Return the prompt of an image by number, about `subject`."""
+        return fill(self.prompts[number % len(self.prompts)], subject)
 
     @property
     def class_subject(self) -> Subject:
         """The class noun without the token, which the encoders do not know."""
-        return Subject(token=str(self.recipe.class_noun))
+        return Subject(token=str(self.subject.class_noun))
 
     def measure(self, images: Sequence[Image.Image], references: ReferenceScores | None) -> ValidationResult:
         """Measure validation images from number 0 on.
@@ -109,15 +90,89 @@ class ValidationSet:
 
     def prompt_embeddings(self, count: int) -> Tensor:
         """Embed the prompts of the first `count` images with the class noun alone. Shape B x D."""
-        prompts = [fill(self.prompts[number % len(self.prompts)], self.class_subject) for number in range(count)]
-        return self.encoders.clip.embed_prompts(prompts)
+        return self.encoders.clip.embed_prompts([self.prompt(number, self.class_subject) for number in range(count)])
 
 
-def validation_prompts(recipe: Recipe) -> tuple[str, ...]:
-    """List the validation prompts in a random order of the run, so that any first part is fair."""
-    prompts = STARTER_VALIDATION.for_subject(live=is_live(recipe.class_noun))
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """The prompts, photos and encoders that one run is validated with.
+
+    With S subjects, image k shows subject k modulo S, so that any first part is fair to all.
+    """
+
+    recipe: Recipe
+    photos: Sequence[Photo]
+    """The photos of all subjects."""
+    resolution: int
+    """Side of validation images in pixels."""
+    encoders: EncoderPair
+
+    @cached_property
+    def subjects(self) -> tuple[SubjectValidation, ...]:
+        """What each subject is validated with."""
+        return tuple(
+            SubjectValidation(
+                subject=subject,
+                prompts=validation_prompts(self.recipe, subject),
+                photos=[photo.image for photo in self.photos if photo.subject == index],
+                encoders=self.encoders,
+            )
+            for index, subject in enumerate(self.recipe.subject.all)
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of images that show each subject by each of its prompts once."""
+        return len(self.subjects) * max(len(subject.prompts) for subject in self.subjects)
+
+    def generate(
+        self, generator: Generator, knobs: Knobs, numbers: Sequence[int], *, with_token: bool = True
+    ) -> list[Image.Image]:
+        """Generate validation images by number: all prompts in order, then again with other seeds.
+
+        Without the token, prompts have the class noun alone.
+        """
+        requests: list[ImageRequest] = []
+        for number in numbers:
+            shown = self.subjects[number % len(self.subjects)]
+            named = shown.subject if with_token else shown.class_subject
+            requests.append(ImageRequest(shown.prompt(number // len(self.subjects), named), SEED + number))
+        return list(
+            generator.generate(requests, knobs.model_copy(update={"height": self.resolution, "width": self.resolution}))
+        )
+
+    def generate_class(self, generator: Generator) -> list[Image.Image]:
+        """Generate each prompt once with the class noun alone, for the base model."""
+        return self.generate(generator, self.recipe.knobs, range(self.count), with_token=False)
+
+    def measure(self, images: Sequence[Image.Image], references: ReferenceScores | None) -> ValidationResult:
+        """Measure validation images from number 0 on: means over subjects, and each by itself."""
+        known = references.each if references is not None else [None] * len(self.subjects)
+        triples = zip(self.subjects, self.split(images), known, strict=True)
+        return mean_of([subject.measure(own, reference) for subject, own, reference in triples])
+
+    def references(self, base_images: Sequence[Image.Image]) -> ReferenceScores:
+        """Measure the base model's images, the photos and noise, which normalize later results."""
+        pairs = zip(self.subjects, self.split(base_images), strict=True)
+        first, *others = [subject.references(own) for subject, own in pairs]
+        return replace(first, others=tuple(others))
+
+    def split(self, images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+        """Split images from number 0 on by the subject that they show."""
+        return [images[index :: len(self.subjects)] for index in range(len(self.subjects))]
+
+
+def validation_prompts(recipe: Recipe, subject: Subject) -> tuple[str, ...]:
+    """List a subject's prompts in a random order of the run, so that any first part is fair."""
+    prompts = STARTER_VALIDATION.for_subject(live=is_live(subject.class_noun))
     order = sorted(range(len(prompts)), key=lambda i: seeded(recipe.seed, "validation", i).initial_seed())
     return tuple(prompts[i] for i in order)
+
+
+def validation_images(recipe: Recipe) -> int:
+    """Count the images of one validation: those of each subject by each of its prompts."""
+    subjects = recipe.subject.all
+    return len(subjects) * max(len(validation_prompts(recipe, subject)) for subject in subjects)
 
 
 def noise_image(number: int) -> Image.Image:
