@@ -82,7 +82,8 @@ def test_captions_from_everywhere_vary_by_step_and_the_run_says_so(
     found = set(seen)
     assert "another sks dog" in found
     assert {"sks dog, red, small", "sks dog, red, big", "sks dog, small, red", "sks dog, big, red", "sks dog"} & found
-    assert {"a sks dog, blue, at night", "a sks dog, at night, blue"} & found
+    tags = {"", ", blue", ", at night", ", blue, at night", ", at night, blue"}
+    assert {f"a sks dog{more}" for more in tags} & found
     assert any(caption.startswith("a sks dog, a snow") for caption in found)
     assert not any("{" in caption or "|" in caption for caption in found)
     assert all(kept[:-1])
