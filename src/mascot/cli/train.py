@@ -81,14 +81,16 @@ def stopped_recipe(out: Path | None, file: Path | None, options: RecipeOptions) 
     Raises:
         UserError: the folder is missing or holds no run, or a change is not possible.
     """
-    from mascot.recipe.overrides import merge, parse_overrides
+    from mascot.recipe.overrides import merge, parse_overrides, read_toml
+    from mascot.recipe.subject_tables import tables_in
     from mascot.runs.resumed_recipe import resumed_recipe
+    from mascot.storage.run_folder import open_run
 
     if out is None:
         raise UserError("--resume needs the run's folder: give --out RUN.")
     if file is not None:
         raise UserError(f"--resume takes the recipe of {out}, not a --recipe; change single keys with --set.")
-    overrides, given = recipe_values(**options)
+    overrides, given = recipe_values(tables_in(read_toml(open_run(out).recipe)), **options)
     changes = {key: value for key, value in given.items() if value is not None}
     return resumed_recipe(out, merge(changes, parse_overrides(overrides)))
 
