@@ -31,6 +31,8 @@ TEXTS: Mapping[str, Sequence[str]] = {
     "class_noun": ("dog", '"great dog"', "none"),
     "dataset.background": ("white", "black", "'#ff0000'", "nocolor"),
     "dataset.templates": ('["a photo of {subject}", "{token} the {class}"]', '["x"]', "[]"),
+    "dataset.caption_with": ("nowhere",),
+    "prior.folder": ("nowhere",),
     "previews.prompts": ('["a {subject}", "a {subject} at night"]', "[]"),
     "knobs.negative": ("blurry", '""'),
     "knobs.solver": ("ddim", "dpm++", "euler", "unipc", "none", "bogus"),
