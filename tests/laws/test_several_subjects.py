@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 
 from laws.test_every_pair import RATES, WORDLESS, WORDY
 from mascot.adapters.adapter_file import Adapter
+from mascot.api.evaluate import evaluate
 from mascot.api.train import train
 from mascot.cli.app import main
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
+from mascot.experiments.sweep import check_one_subject
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator, plan_requests
@@ -22,6 +25,7 @@ from mascot.recipe.recipe import Recipe
 from tiny.families import MAKERS
 from tiny.families import tiny_base as make_base
 from tiny.photos import noise
+from tiny.world import World
 
 FAST = (
     "training.batch_size=2",
@@ -163,3 +167,34 @@ def test_one_photo_is_not_two_subjects(photos: Path, tiny_base: Path) -> None:
     with pytest.raises(UserError, match=r"0\.png of owl and 1\.png of cat are the same photo; keep it for one"):
         train(recipe_of(tiny_base, photos, "lora"), out=photos / "run")
     assert not (photos / "run" / "recipe.toml").exists()
+
+
+def test_scores_of_several_subjects_are_refused_by_name(photos: Path, tiny_base: Path) -> None:
+    run = train(recipe_of(tiny_base, photos, "lora", "training.steps=1"), out=photos / "run", report=False)
+    with pytest.raises(UserError, match=r"holds several subjects \(owl, cat\)"):
+        evaluate(run.folder)
+    with pytest.raises(UserError, match="one subject, as has the adapter; train several without --from"):
+        Recipe.preset(start_from=str(run.folder), photos=[str(photos / "owl")])
+    with pytest.raises(UserError, match="a sweep compares runs of one subject, and the recipe has 2"):
+        check_one_subject(recipe_of(tiny_base, photos, "lora"))
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_chosen_by_the_mean_of_the_subjects(photos: Path, tiny_base: Path, world: World) -> None:
+    settings = {
+        "selection.active": "true",
+        "selection.checkpoints": "2",
+        "selection.knobs": "false",
+        "selection.cost": "100",
+        "selection.identity": str(world.identity),
+        "selection.clip": str(world.clip),
+        "training.steps": "8",
+    }
+    recipe = recipe_of(tiny_base, photos, "lora", *(f"{key}={value}" for key, value in settings.items()))
+    run = train(recipe, out=photos / "run", report=False)
+    selector = json.loads(run.selection.read_text(encoding="utf-8"))["selector"]
+    assert selector["names"] == ["owl", "cat"]
+    for result in selector["results"]:
+        each = [one["total"] for one in result["score"]["each"]]
+        assert len(each) == 2
+        assert result["score"]["total"] == pytest.approx(sum(each) / 2)

@@ -10,7 +10,9 @@ import typer
 from mascot.cli.options import AdapterBase, FirstSeed, RunOrAdapter, parse_size
 from mascot.errors import UserError
 
-Prompts = Annotated[list[str], typer.Argument(help="Prompts; {subject} stands for token and class noun.")]
+Prompts = Annotated[
+    list[str], typer.Argument(help="Prompts; {subject} stands for token and class noun, {NAME} for one of several.")
+]
 Count = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)]
 UnetScale = Annotated[

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Photos = Annotated[
     list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)
 ]
-ClassNoun = Annotated[str | None, typer.Option(help="Class noun of the subject: dog, toy, ...", show_default=False)]
+ClassNoun = Annotated[
+    str | None,
+    typer.Option(help="Class noun of the subject: dog, toy, ... Several subjects: owl,cat.", show_default=False),
+]
 Base = Annotated[
     str | None,
     typer.Option(

@@ -88,6 +88,7 @@ def check_points(points: Sequence[SweepPoint], job: SweepJob, *, in_this_process
     The device is checked only if runs are trained in this process.
     """
     check_writable(job.files.folder)
+    check_one_subject(points[0].recipe)
     read_subject(points[0].recipe)
     for point in points:
         if job.request is not None:
@@ -96,6 +97,19 @@ def check_points(points: Sequence[SweepPoint], job: SweepJob, *, in_this_process
             choose_device(point.recipe.device)
     if job.check is not None:
         job.check(sorted({point.recipe.base for point in points}))
+
+
+def check_one_subject(recipe: Recipe) -> None:
+    """Refuse recipes of several subjects, whose runs could not be compared.
+
+    Raises:
+        UserError: there are several.
+    """
+    if recipe.subject.others:
+        raise UserError(
+            f"a sweep compares runs of one subject, and the recipe has {len(recipe.subject.all)}; "
+            "sweep on one of them, and train all with what it finds."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 `recipe` holds the `Recipe` and reads its presets (`presets/BASE-METHOD.toml`). `settings` holds
 the sections that belong to no other room, and `overrides` reads TOML and `--set`. `mistakes` words
 the errors, and knows the keys of older recipes. `unused_settings` finds settings that change
-nothing beside the others.
+nothing beside the others, and `subject_tables` reads several subjects.
 
 Not here: the settings of a part, which stand beside the part (`training.settings`, `data.dataset`,
 `generation.knobs`, each method's file), and the resolved settings of a run
