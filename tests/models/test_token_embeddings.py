@@ -183,7 +183,18 @@ def test_the_same_token_is_added_to_a_tokenizer_once(vocabulary: LearnedTokens) 
         assert torch.equal(looked_up(vocabulary, token)[:count], rows(count))
 
 
-def test_a_second_token_is_refused(vocabulary: LearnedTokens) -> None:
+def test_the_same_token_is_refused_twice(vocabulary: LearnedTokens) -> None:
     vocabulary.add("sks", rows(1))
     with pytest.raises(AssertionError, match="remove it first"):
-        vocabulary.add("zwx", rows(1))
+        vocabulary.add("sks", rows(1))
+
+
+def test_two_tokens_have_rows_of_their_own(vocabulary: LearnedTokens) -> None:
+    first, second = rows(2), nn.Parameter(rows(1) + 1)
+    vocabulary.add("sks", first)
+    vocabulary.add("zwx", second)
+    assert vocabulary.rewrite(["a zwx and a sks dog"])[0].split()[0] == "a"
+    assert torch.equal(looked_up(vocabulary, "sks")[:2], first)
+    assert torch.equal(looked_up(vocabulary, "zwx")[:1], second)
+    vocabulary.remove()
+    assert vocabulary.rewrite(["a zwx and a sks dog"]) == ["a zwx and a sks dog"]
