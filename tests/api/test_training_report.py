@@ -186,7 +186,7 @@ def test_a_smaller_report_is_written_end_to_end(
         class_noun="dog",
         overrides=[*small, "training.steps=1", "precision=fp32", f"report.images={images}"],
     )
-    monkeypatch.setattr("mascot.generation.measured_time.MeasuredTime.measure_images", lambda *_: None)
+    monkeypatch.setattr("mascot.generation.measured_time.MeasuredTime.measure_images", lambda *_, **__: None)
     monkeypatch.setattr(Generator, "generate", count)
     page = Page(train(recipe, out=tmp_path / "run").report.read_text(encoding="utf-8"))
     assert generated == images

@@ -386,7 +386,7 @@ def test_unprintable_file_names_are_made_printable(tmp_path: Path) -> None:
     saved(tmp_path / "good.png", noise())
     (tmp_path / "two\nlines\udcff.jpg").touch()
     (refusal,) = read_photos([tmp_path]).refused
-    assert refusal.reason.startswith("two?lines?.jpg is empty")
+    assert refusal.reason.startswith("two?lines?.jpg has a name that is not UTF-8")
 
 
 @pytest.mark.parametrize("extension", ["heic", "HEIF", "jpg"])

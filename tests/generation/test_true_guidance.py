@@ -161,9 +161,10 @@ def test_a_key_without_true_guidance_is_the_older_key() -> None:
     assert Knobs(true_guidance=2).as_key()["true_guidance"] == 2
 
 
-def test_damaged_settings_count_as_devs_until_the_base_is_loaded(tmp_path: Path) -> None:
+def test_damaged_settings_are_refused_before_a_preset_is_chosen(tmp_path: Path) -> None:
     base = tiny_base("flux", tmp_path / "base")
     (base / "transformer" / "config.json").write_text("{", encoding="utf-8")
-    assert Recipe.preset(base=str(base), photos=("p",), class_noun="dog").knobs.guidance == 3.5
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Recipe.preset(base=str(base), photos=("p",), class_noun="dog")
     (base / "transformer" / "config.json").write_text(json.dumps({"guidance_embeds": False}), encoding="utf-8")
     assert Recipe.preset(base=str(base), photos=("p",), class_noun="dog").knobs.guidance == 1

@@ -155,7 +155,6 @@ WRONG_TOGETHER = {
     "knobs.solver": (("ddmi", "did you mean 'ddim'"), ("''", "unknown solver")),
     "knobs.height": (("100", "does not divide"),),
     "knobs.width": (("72", "does not divide"),),
-    "base": (("none", "does not exist"), ("''", "the base is empty")),
     "class_noun": (("''", "class noun is empty"), ("' '", "class noun is empty")),
 }
 """Values that do not fit the photos, the base, or each other; with what must be said."""
@@ -168,6 +167,9 @@ def _wrong_values() -> Iterator[Command]:
     for key, pairs in WRONG_TOGETHER.items():
         for value, says in pairs:
             yield _train(says, "--set", f"{key}={value}")
+    for value, says in (("none", "does not exist"), ("''", "the base is empty")):
+        yield _command(says, "train", "photos", "--set", f"base={value}", "--out", "out", *PLAIN)
+    yield _train("leave one of them out", "--set", "base=other")
 
 
 def _unknown_settings() -> Iterator[Command]:
@@ -278,7 +280,7 @@ def _photos() -> Iterator[Command]:
     yield _train("does not exist", photos="nowhere")
     yield _train("does not exist", photos="photos/nothing.jpg")
     yield _train("no usable photo", photos="")
-    yield _train("not an image", photos="note.txt")
+    yield _train("is a caption; name the photo", photos="note.txt")
     yield _train("does not exist", photos="x" * 300)
     yield _train("now here does not exist", photos="now\nhere")
     yield _train("does not exist", photos="note.txt/x")
@@ -382,16 +384,10 @@ def _resumed() -> Iterator[Command]:
         return _command(says, "train", "--resume", "--out", place, *more)
 
     yield _command("give --out", "train", "--resume")
-    yield _command("keeps its recipe", "train", "photos", "--resume", "--out", "unfinished")
-    for more in (
-        ("--steps", "3"),
-        ("--seed", "0"),
-        ("--set", "seed=3"),
-        ("--class-noun", "dog"),
-        ("--base", "base"),
-        ("--recipe", "r"),
-    ):
-        yield resume("unfinished", "keeps its recipe", *more)
+    for more in (("--seed", "3"), ("--set", "seed=3"), ("--class-noun", "dog"), ("--base", "bases/other_seed")):
+        yield resume("unfinished", "put back what it was trained with", *more)
+    yield resume("unfinished", "training.steps", "--steps", "0")
+    yield resume("unfinished", "takes the recipe of unfinished", "--recipe", "r")
     for place in ("photos", "nowhere", "note.txt", "empty"):
         yield resume(place, "not a mascot run")
     yield resume("runs/broken_recipe", "not valid TOML")
@@ -589,7 +585,7 @@ def _tokens() -> Iterator[Command]:
     yield _command("the base is empty", "token", "--base", "")
     yield _command("model hub", "token", "--base", "nobody/nothing")
     yield _command("model_index.json", "token", "--base", "photos")
-    yield _command("cannot be loaded", "token", "--base", "bases/no_vae")
+    yield _command("cannot be loaded", "token", "--base", "bases/no_vae", "--identity", "seer", "--clip", "reader")
     for option, values in {"--count": ("0", "101", "x"), "--candidates": ("0", "x"), "--seed": ("-1", "x")}.items():
         for value in values:
             yield _command(option, "token", option, value)

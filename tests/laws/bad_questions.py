@@ -70,7 +70,7 @@ def _evaluations() -> Iterator[Command]:
     for place, says in {
         "nowhere": "does not exist",
         "empty": "no photos",
-        "note.txt": "not an image",
+        "note.txt": "is a caption",
         "bad": "no usable photo",
     }.items():
         yield _evaluate(says, "run", "--photos", place)
@@ -98,7 +98,7 @@ def _calibrations() -> Iterator[Command]:
     for place, says in {
         "nowhere": "does not exist",
         "empty": "no photos",
-        "note.txt": "not an image",
+        "note.txt": "is a caption",
         "bad": "no usable photo",
     }.items():
         yield _command(says, "evaluate", "--real", place, *JUDGES)

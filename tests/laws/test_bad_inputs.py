@@ -154,7 +154,7 @@ def test_a_bad_photo_is_named_also_without_a_folder_for_the_run(
         ["generate", "adapter.safetensors", "a dog", "--steps", "1", "--count", "1", "--out", "/proc/pictures"],
         ["suite", "collection", "--base", "base", "--out", "/proc/suite", *JUDGES],
         ["compare", "runs/scored", "runs/scored", "--out", "/proc/page.html"],
-        ["sweep", "sweep.toml", "--over", "method.rank=2,4", "--out", "/proc/sweep"],
+        ["sweep", "sweep.toml", "--over", "method.rank=2,4", "--out", "/proc/sweep", *JUDGES[:4]],
         ["sweep", "run", "--over", "guidance=3", "--out", "/proc/knobs.png"],
     ],
     ids=" ".join,
@@ -172,7 +172,7 @@ ABSENT = {
     "sweep own/recipe.toml --over device=cpu,mps --out out": "give --set device=cpu.",
     "evaluate adapter.safetensors --photos photos --device mps": "give --device cpu.",
     "evaluate photos --real --device mps": "give --device cpu.",
-    "train --resume --out own": "resume it where there is one, or start a new --out with --set device=cpu.",
+    "train --resume --out own": "resume it where there is one, or with --set device=cpu.",
 }
 """A command that asks for a device that is not there -> what it can be told in its place."""
 
@@ -235,7 +235,17 @@ def test_a_sweep_whose_folder_is_in_use_is_refused(
         'photos = ["photos"]\nbase = "base"\nclass_noun = "dog"\ndevice = "cpu"\n'
     )
     with Run(here / "out").locked():
-        words = ["sweep", "own/recipe.toml", "--over", "method.rank=2,4", "--out", "out", "--set", "prior.count=0"]
+        words = [
+            "sweep",
+            "own/recipe.toml",
+            "--over",
+            "method.rank=2,4",
+            "--out",
+            "out",
+            "--set",
+            "prior.count=0",
+            *JUDGES[:4],
+        ]
         assert "in use by another mascot process" in refused(words, here, monkeypatch, capfd)
 
 

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.adapter_file import Adapter, Manifest
 from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
@@ -198,7 +198,9 @@ def test_exported_and_restored_generates_the_same_pixels_and_every_strength_is_e
     image, trained, predicted = generated(family), digests(family.stages[0]), prediction(family.stages[0])
     assert np.abs(image - before).max() > 2
     tensors, metadata = attached.export()
-    Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "a.safetensors")
+    identity = {"base": str(base), "base_identity": family.identity, "token": "sks", "class_noun": "dog"}
+    manifest = Manifest(method="dreambooth", resolution=64, step=0, recipe={}, **identity)
+    Adapter(tensors=tensors, metadata=metadata, manifest=manifest).write(tmp_path / "a.safetensors")
     attached.detach()
     assert digests(family.stages[0]) == bits
     assert np.array_equal(generated(family), before)

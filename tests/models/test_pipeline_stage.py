@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 from torch import nn
 
 from mascot.diffusion.noise import gaussian, seeded
@@ -26,6 +26,7 @@ from mascot.models.pipeline_files import Precision
 from mascot.models.pipeline_stage import PipelineStage
 from mascot.protocols import Family, Framing, Subject
 from tiny.families import tiny_base
+from tiny.single_files import tiny_single_file
 from tiny.stable_diffusion import tiny_stable_diffusion
 
 PROMPT = "a photo of a sks dog"
@@ -120,27 +121,13 @@ def test_a_base_without_its_t5_is_saved_without_it(without_t5: Path, tmp_path: P
     assert np.array_equal(generated(loaded(tmp_path / "saved")), generated(family))
 
 
-def test_what_is_left_out_on_purpose_is_left_out_of_what_is_saved(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A single file is opened with the same options at first, for a part and for saving."""
-    file, seen = tmp_path / "base.safetensors", list[dict[str, Any]]()
-    save_file({"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(1)}, file)
-
-    def from_single_file(source: str, **options: Any) -> Any:
-        assert source == str(file)
-        seen.append(options)
-        return StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True, **options)
-
-    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
-    family = loaded(file)
+def test_a_single_file_is_read_again_and_saved_whole(tmp_path: Path) -> None:
+    family = loaded(tiny_single_file("one", tmp_path / "base.safetensors"))
     before = generated(family)
     stage_of(family).release_encoders(text=True)
     assert np.array_equal(generated(family), before)
     stage_of(family).save(tmp_path / "saved")
     assert np.array_equal(generated(loaded(tmp_path / "saved")), before)
-    assert len(seen) == 4, "at first, for each of two parts again, and to be saved"
-    assert all(options == seen[0] and options["safety_checker"] is None for options in seen)
 
 
 def test_a_folder_that_holds_something_is_never_overwritten(tiny_base: Path, tmp_path: Path) -> None:
@@ -203,7 +190,9 @@ def test_ids_are_the_tokenizers_own_padded_and_cut(base: Path, length: int | Non
         for row, prompt in zip(ids.tolist(), [PROMPT, "dog " * 100, ""], strict=True):
             own = tokenizer(prompt, truncation=True, max_length=size).input_ids
             assert row == own + [tokenizer.pad_token_id] * (size - len(own))
-        assert stage.count_tokens(name, PROMPT, length) == (len(tokenizer(PROMPT).input_ids), size)
+        count, read, _ = stage.truncations_in(PROMPT, {name: 4})[name]
+        assert (count, read) == (len(tokenizer(PROMPT).input_ids), 4)
+        assert stage.truncations_in(PROMPT, {name: count}) == {}
 
 
 def test_only_clips_have_vocabularies(base: Path) -> None:
@@ -216,11 +205,11 @@ def test_an_added_token_is_read_and_counted_by_its_encoder_alone(base: Path) -> 
     stage: Any = stage_of(loaded(base))
     name, vocabulary = next(iter(stage.vocabularies.items()))
     before = {each: stage.token_ids(each, [PROMPT]) for each in stage.tokenizers}
-    before_adding, counted = stage.condition([PROMPT], [FRAMING]), stage.count_tokens(name, PROMPT)
+    before_adding, (counted, *_) = stage.condition([PROMPT], [FRAMING]), stage.truncations_in(PROMPT, {name: 4})[name]
     vocabulary.add("sks", nn.Parameter(torch.ones(3, vocabulary.embeddings("dog").shape[1])))
     changed = [each for each in stage.tokenizers if not torch.equal(stage.token_ids(each, [PROMPT]), before[each])]
     assert changed == [name]
-    assert stage.count_tokens(name, PROMPT) == (counted[0] + 2, counted[1]), "three tokens where one was"
+    assert stage.truncations_in(PROMPT, {name: 4})[name][0] == counted + 2, "three tokens where one was"
     added = stage.condition([PROMPT], [FRAMING])
     assert any(not torch.equal(added[key], before_adding[key]) for key in added)
     vocabulary.remove()
@@ -239,7 +228,7 @@ def test_vocabularies_are_dropped_with_their_encoder(tiny_base: Path) -> None:
     del first
     gc.collect()
     assert encoder() is None
-    assert stage.count_tokens("text_encoder", PROMPT) == (8, 77)
+    assert stage.truncations_in(PROMPT, {"text_encoder": 4})["text_encoder"][:2] == (8, 4)
     assert stage.loaded == {}
     assert stage.vocabularies["text_encoder"].embeddings("dog").shape == (1, 32)
 

@@ -105,6 +105,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         top = {key: value for key, value in top.items() if key not in OF_ONE} | {"subject": tables}
     method = draw(st.sampled_from(sorted(METHODS)))
     nested = {name: draw(of(model)) for name, model in models() if name in groups}
+    if nested["prior"].get("weight") == 0 or nested["prior"].get("form") == "outputs":
+        nested["prior"].pop("folder", None)  # a folder of class images would be of no use
     return Recipe.parse({**top, **nested, "method": {"name": method} | draw(of(settings_of(method), "name"))})
 
 

@@ -461,7 +461,9 @@ def test_a_full_disk_leaves_the_older_report_and_nothing_else(
     def full_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mascot.reports.html.os.fsync" if moment == "fsync" else "pathlib.Path.replace", full_disk)
+    monkeypatch.setattr(
+        "mascot.storage.atomic_write.os.fsync" if moment == "fsync" else "pathlib.Path.replace", full_disk
+    )
     with pytest.raises(UserError, match="free some space"):
         write_report(full(), path)
     assert path.read_text() == "older"
@@ -475,7 +477,7 @@ def test_an_interrupt_leaves_the_older_report_and_nothing_else(tmp_path: Path, m
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mascot.reports.html.os.fsync", interrupt)
+    monkeypatch.setattr("mascot.storage.atomic_write.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_report(full(), path)
     assert path.read_text() == "older"

@@ -268,7 +268,9 @@ def test_a_png_is_read_with_its_texts(tmp_path: Path) -> None:
     image = Image.new("RGB", (3, 2), "red")
     write_image(image, path, "a red one")
     read, texts = read_png(path)
-    assert (read.tobytes(), texts) == (image.tobytes(), {"parameters": "a red one"})
+    assert read.tobytes() == image.tobytes()
+    assert texts.keys() == {"parameters", "seal"}
+    assert texts["parameters"] == "a red one"
     whole = path.read_bytes()
     for damaged in (whole[:-20], whole[:40], b"", whole.replace(b"IDAT", b"IDAX")):
         path.write_bytes(damaged)

@@ -117,6 +117,7 @@ def doctor(
     overrides: Overrides = None,
     steps: Steps = None,
     seed: Seed = None,
+    start_from: StartFrom = None,
     measure: Measure = True,
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
@@ -136,6 +137,7 @@ def doctor(
         seed=seed,
         method=method,
         steps=steps,
+        start_from=start_from,
     )
     display = plain_display()
     report = inspect(made, measure=measure)

@@ -282,8 +282,8 @@ def without_a_weight(folder: Path) -> None:
 PREPROCESSING = "preprocessor_config.json"
 FAULTS: dict[str, tuple[Fault, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-    "torn config": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
-    "a list": (lambda folder: (folder / PREPROCESSING).write_text("[]"), "not valid JSON"),
+    "torn config": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+    "a list": (lambda folder: (folder / PREPROCESSING).write_text("[]"), "not an object"),
     "other kind": (edited("config.json", model_type="bert"), "the kind 'bert'"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
     "torn weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "cannot be loaded"),

@@ -36,7 +36,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import SampleCache
 from mascot.models import starter
 from mascot.models.devices import choose_device
-from mascot.models.families.registry import load_family
+from mascot.models.families.registry import describe, load_family
 from mascot.progress import OnEvent, TokenSearchStarted, ignore
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe, with_tokens
@@ -237,7 +237,7 @@ def search_facts(family: Family, base: str, identity: str | None = None, clip: s
         **default_encoder_names(base),
         **given,
         "search": search,
-        "knobs": json.dumps(SEARCH_KNOBS.model_dump(), sort_keys=True),
+        "knobs": json.dumps(SEARCH_KNOBS.as_key(), sort_keys=True),
         "words": words,
     }
 
@@ -287,6 +287,7 @@ def open_token_scorer(
         UserError: the base model or an encoder cannot be loaded, or the vocabulary has no noun to
             compare with.
     """
+    describe(base)  # a base that is none is named first, encoders before weights are read
     encoders = load_encoders(base, identity, clip, device)
     generator = Generator(load_family(base, device=device, precision="fp32" if device == "cpu" else "bf16"))
     return TokenScorer(generator, encoders, token_samples(folder), seed=seed)
