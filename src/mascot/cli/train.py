@@ -121,12 +121,6 @@ def doctor(
     measure: Measure = True,
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
-    from mascot.api.doctor import doctor as inspect
-    from mascot.cli.console import plain_display, show_rows
-    from mascot.data.captioning.caption_variants import first_variant
-    from mascot.data.prompt_templates import expand
-    from mascot.runs.opening import describe_photos
-
     made = build_recipe(
         recipe,
         photos=photos,
@@ -139,12 +133,23 @@ def doctor(
         steps=steps,
         start_from=start_from,
     )
+    show_checkup(made, measure=measure)
+
+
+def show_checkup(recipe: Recipe, *, measure: bool) -> None:
+    """Inspect photos and settings, and print what was found."""
+    from mascot.api.doctor import doctor as inspect
+    from mascot.cli.console import plain_display, show_rows
+    from mascot.data.captioning.caption_variants import first_variant
+    from mascot.data.prompt_templates import expand
+    from mascot.runs.opening import describe_photos
+
     display = plain_display()
-    report = inspect(made, measure=measure)
+    report = inspect(recipe, measure=measure)
     display(describe_photos(report.photos))
     for finding in report.audit.findings:
         style = "yellow" if finding.severity == "warning" else None
         display.say(f"{finding.severity}: {finding.message} {finding.remedy}", style=style)
     show_rows(display.console, "effective settings", report.settings)
-    captions = [text for written in made.dataset.templates for text in expand(first_variant(written), report.subject)]
+    captions = [text for written in recipe.dataset.templates for text in expand(first_variant(written), report.subject)]
     display.say(f"caption of photos that have none: {' | '.join(captions)}")
