@@ -31,7 +31,14 @@ def check_interrupted() -> None:
         raise KeyboardInterrupt
 
 
-EXHAUSTED = ("allocate memory", "out of memory", "not enough memory", "unable to allocate", "invalid buffer size")
+EXHAUSTED = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "unable to allocate",
+    "invalid buffer size",
+    "could not create a primitive",  # oneDNN, whose kernels are made in memory of their own
+)
 """What the allocators of CPUs and accelerators say, in lower case; a CPU's has no type."""
 
 

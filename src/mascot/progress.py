@@ -150,6 +150,14 @@ class DiagnosisFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnosisFailed(Event):
+    """A trained run could not be diagnosed; its adapter is written all the same."""
+
+    reason: str
+    """Why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldStarted(Event):
     """Cross-validation holds out the next photo."""
 

@@ -19,6 +19,7 @@ from mascot.experiments.base_pool import base_pool
 from mascot.generation.generator import Generator
 from mascot.progress import (
     CheckpointChosen,
+    DiagnosisFailed,
     Event,
     FileWritten,
     KnobsChosen,
@@ -59,7 +60,7 @@ def train(
 
     Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`,
     `StepTrained`, `CheckpointChosen`, `KnobsChosen`, `GenerationStarted` and `ImageGenerated` of
-    the diagnosis, `DiagnosisFinished`, `FileWritten`.
+    the diagnosis, `DiagnosisFinished` or `DiagnosisFailed`, `FileWritten`.
 
     Raises:
         UserError: anything that the user can mend; no file that was there is lost.
@@ -145,7 +146,9 @@ def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:
         )
     except UserError as error:
         check_interrupted()
-        return f"The run could not be diagnosed: {error}"
+        failed = DiagnosisFailed(reason=f"The run could not be diagnosed: {error}")
+        run.on_event(failed)
+        return failed.reason
 
 
 def train_on_pooled_base(recipe: Recipe, folder: Path) -> Run:

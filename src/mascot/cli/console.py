@@ -26,6 +26,7 @@ from mascot.errors import check_interrupted
 from mascot.progress import (
     CheckpointChosen,
     ClassImagesStarted,
+    DiagnosisFailed,
     DiagnosisFinished,
     Event,
     FileWritten,
@@ -174,6 +175,11 @@ def keep_diagnosis(display: Display, event: DiagnosisFinished) -> None:
     display.diagnosis = event
 
 
+def show_failed_diagnosis(display: Display, event: DiagnosisFailed) -> None:
+    """Print why a run is not diagnosed, and how it can be later."""
+    display.say(f"note: {event.reason} Mend that, then run `mascot diagnose` on the run.", style="yellow")
+
+
 def keep_file(display: Display, event: FileWritten) -> None:
     """Keep the path of a file until the job ends."""
     display.files[event.kind] = event.path
@@ -199,6 +205,7 @@ RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
             on(ImageGenerated, lambda display, _: display.update(advance=1)),
             on(ScoringStarted, lambda display, _: display.update(description=f"scoring {display.name}".strip())),
             on(DiagnosisFinished, keep_diagnosis),
+            on(DiagnosisFailed, show_failed_diagnosis),
             on(FoldStarted, show_fold),
             on(RunsPlanned, lambda display, event: display.start("runs", event.runs)),
             on(RunFinished, show_run),
