@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from mascot.evaluation.selection.validation import Validation
 from mascot.evaluation.selection.validation_set import ValidationSet
 from mascot.generation.loading import recommended_knobs
 from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
+from mascot.methods.registry import settings_of
 from mascot.progress import CheckpointChosen, Event, KnobsChosen, SettingsResolved, StepTrained
 from mascot.recipe.recipe import Recipe
+from mascot.runs.phase_schedule import plan_spans
 from mascot.storage.run_folder import Run
 
 STEPS = 40
@@ -220,3 +223,11 @@ def test_no_validation_prompt_is_one_that_reports_are_measured_on() -> None:
         *(prompt for group in CONTEXTS.values() for prompt in group),
     }
     assert not reported & {*STARTER_VALIDATION.objects, *STARTER_VALIDATION.live}
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.5, {3, 4}), (0.75, {4}), (0.99, set[int]())])
+def test_the_end_of_an_earlier_phase_is_not_validated(share: float, steps: set[int]) -> None:
+    """It trained other parameters than the last phase, into which they could not be loaded."""
+    spans = plan_spans(1, settings_of("pivotal").model_validate({"token_share": share}), 4)
+    run: Any = SimpleNamespace(spans=spans)
+    assert Validation(run=run, checkpoints=3, knob_images=0).steps == steps

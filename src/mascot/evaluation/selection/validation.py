@@ -91,6 +91,8 @@ class Validation:
             reason = "selection was switched off; the last step is kept."
         elif not recipe.subjects.class_nouns:
             reason = "without a class noun the base model cannot be asked for the same; the last step is kept."
+        elif run.spans[-1].first == run.spans[-1].last:
+            reason = "the last phase has no step of its own; the last step is kept."
         elif checkpoints < 1:
             reason = "training was too short to select anything at its own cost; the last step is kept."
         if reason:
@@ -119,10 +121,13 @@ class Validation:
 
     @cached_property
     def steps(self) -> frozenset[int]:
-        """The steps that are validated, spread evenly over the last phase of the last stage."""
+        """The steps that are validated, spread evenly over the last phase of the last stage.
+
+        The step that ends an earlier phase is none of them: what it trained is other parameters.
+        """
         span, count = self.run.spans[-1], self.checkpoints
-        length = span.last - span.first
-        return frozenset(span.first + round(length * (i + 1) / count) for i in range(count)) if count else frozenset()
+        spread = {span.first + round((span.last - span.first) * (i + 1) / count) for i in range(count)}
+        return frozenset(spread - {span.first} if span.first else spread)
 
     def begin(self) -> bool:
         """Measure the base model, or go on from the run's folder.
