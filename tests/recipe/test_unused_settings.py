@@ -31,6 +31,7 @@ UNUSED = {
     ("selection.active=false", "selection.cost=2"): "selection.cost has no effect, as it needs selection.active=true",
     ("selection.active=false", "selection.patience=2"): "selection.patience has no effect",
     ("selection.active=false", "selection.knobs=false"): "selection.knobs has no effect",
+    ("dataset.keep_tags=3",): "needs dataset.shuffle_tags=true or dataset.tag_dropout above 0",
     ("diagnosis.active=false", "diagnosis.images=9"): "diagnosis.images has no effect",
     ("knobs.guidance=1", "knobs.negative=fog"): "knobs.negative has no effect",
     ("method.text_learning_rate=0", "method.text_rank=4"): "needs method.text_learning_rate above 0",

@@ -62,7 +62,7 @@ def sweep(
             `sweep_recipes`.
     """
     if by not in METRICS:
-        raise UserError(f"unknown metric {by!r}{suggest(by, METRICS)}")
+        raise UserError(f"unknown metric {by!r} for --by{suggest(by, METRICS)}")
     names = named_encoders(recipe.model_dump() if isinstance(recipe, Recipe) else recipe, identity, clip)
     job = plan_job(SweepFolder(Path(out)), names, images=images, prompt=prompt)
     executor, lowest = make_executor(engine, address), METRICS[by].better == "low"

@@ -106,7 +106,9 @@ def parse_color(background: str) -> Color:
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
-        raise UserError(f"{background!r} is not a color; give a name such as white or grey, or #rrggbb.") from None
+        raise UserError(
+            f"dataset.background = {background!r} is not a color; give a name such as white or grey, or #rrggbb."
+        ) from None
 
 
 def is_mask(path: Path) -> bool:

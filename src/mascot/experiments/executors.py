@@ -143,7 +143,7 @@ def make_executor(name: str, address: str | None = None) -> Executor:
         UserError: the name is unknown, the executor cannot be used, or `local` is given an address.
     """
     if name not in EXECUTORS:
-        raise UserError(f"unknown engine {name!r}{suggest(name, EXECUTORS)}")
+        raise UserError(f"unknown engine {name!r} for --engine{suggest(name, EXECUTORS)}")
     if address is not None and name == "local":
         raise UserError("--address is for --engine ray; leave it out, or give both.")
     return EXECUTORS[name](address)

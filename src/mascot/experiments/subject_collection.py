@@ -56,7 +56,7 @@ class Collection:
         known = {subject.name: subject for subject in self.subjects}
         for name in subjects:
             if name not in known:
-                raise UserError(f"there is no subject {name!r} in this collection{suggest(name, known)}")
+                raise UserError(f"--subjects: there is no subject {name!r} in this collection{suggest(name, known)}")
         if prompts is not None and prompts < 1:
             raise UserError("--prompts needs 1 or more.")
         chosen = tuple(known[name] for name in dict.fromkeys(subjects)) if subjects else self.subjects

@@ -139,7 +139,10 @@ class Generator:
         sides = knobs.height or self.resolution, knobs.width or self.resolution
         multiple = math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
         if any(side % multiple for side in sides):
-            raise UserError(f"a side of {sides[1]}x{sides[0]} does not divide by {multiple}; choose sides that do.")
+            raise UserError(
+                f"a side of {sides[1]}x{sides[0]} does not divide by {multiple}; choose sides that do with --size, or "
+                "with knobs.width and knobs.height in a recipe."
+            )
         return sides
 
     def upscale_factor(self, stage: Stage) -> int:

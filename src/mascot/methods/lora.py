@@ -58,9 +58,7 @@ class LoraSettings(BaseModel):
 
     name: Literal["lora"] = Field(default="lora", description="name of the method")
     rank: int = Field(default=16, ge=1, le=512, description="rank of each low-rank weight change")
-    alpha: float = Field(
-        default=16, gt=0, allow_inf_nan=False, description="weight changes are multiplied by alpha / rank"
-    )
+    alpha: float = Field(default=16, gt=0, le=10_000, description="weight changes are multiplied by alpha / rank")
     variant: Literal["lora", "rslora", "dora", "loha", "lokr"] = Field(
         default="lora", description="form of the weight changes: lora, rslora, dora, loha, lokr"
     )
@@ -77,7 +75,7 @@ class LoraSettings(BaseModel):
     text_alpha: float | None = Field(
         default=None,
         gt=0,
-        allow_inf_nan=False,
+        le=10_000,
         description="alpha in the text encoders; none takes the denoiser's alpha",
     )
     text_until: float = Field(

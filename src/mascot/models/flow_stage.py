@@ -87,7 +87,10 @@ class FlowStage(PipelineStage):
             UserError: the solver is unknown for flows.
         """
         if name not in FLOW_SOLVERS:
-            raise UserError(f"unknown solver {name!r} for a flow{suggest(name, FLOW_SOLVERS)}")
+            raise UserError(
+                f"unknown solver {name!r} of a flow for --solver (in a recipe knobs.solver)"
+                f"{suggest(name, FLOW_SOLVERS)}"
+            )
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         if scheduler.config.use_dynamic_shifting or self.even_sigmas:
             tokens = (height // self.multiple) * (width // self.multiple)

@@ -155,7 +155,7 @@ class UNetStage(PipelineStage):
         """
         del height, width
         if name not in SOLVERS:
-            raise UserError(f"unknown solver {name!r}{suggest(name, SOLVERS)}")
+            raise UserError(f"unknown solver {name!r} for --solver (in a recipe knobs.solver){suggest(name, SOLVERS)}")
         kind, options = SOLVERS[name]
         if float(self.scheduler.alphas_cumprod[-1]) == 0 and name != "ddim":
             # The first step has infinite noise over signal (Lin et al. 2023); only DDIM's formula

@@ -60,7 +60,8 @@ def describe_mistake(details: ErrorDetails, known: Mapping[str, list[str]]) -> l
     """Describe one mistake; a section of an older recipe gives a sentence for each of its keys."""
     path, value = ".".join(shorten(str(part)) for part in details["loc"]), details["input"]
     reason = details["msg"].removeprefix("Value error, ")
-    if not path or (path == KEY and isinstance(value, list | tuple)):
+    names_its_key = reason.startswith(f"{path}.")
+    if not path or names_its_key or (path == KEY and isinstance(value, list | tuple)):
         return [f"{reason}{'' if reason[-1:] in {'.', '?'} else '.'}"]
     if details["type"] == "extra_forbidden":
         section, _, name = path.rpartition(".")

@@ -258,7 +258,7 @@ def read_method(value: object) -> BaseModel:
     settings = dict(value)
     name = str(settings.get("name", DEFAULT))
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}")
+        raise ValueError(f"method.name: unknown method {name!r}{suggest(name, METHODS)}")
     return settings_of(name).model_validate(read_none(settings_of(name), settings | {"name": name}))
 
 

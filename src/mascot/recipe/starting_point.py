@@ -25,9 +25,15 @@ def read_start(source: str) -> tuple[Adapter, Manifest, Path]:
     Raises:
         UserError: it cannot be read, or another tool wrote it.
     """
-    adapter, path = resolve_adapter(source)
+    try:
+        adapter, path = resolve_adapter(source)
+    except UserError as error:
+        raise UserError(f"--from (in a recipe start_from) cannot be read: {error}") from error
     if adapter.manifest is None:
-        raise UserError(f"{source} does not say how it was trained; start from an adapter that `mascot train` wrote.")
+        raise UserError(
+            f"--from (in a recipe start_from) {source} does not say how it was trained; start from an adapter that "
+            "`mascot train` wrote."
+        )
     return adapter, adapter.manifest, path
 
 

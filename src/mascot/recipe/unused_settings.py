@@ -31,6 +31,8 @@ def unused_settings(recipe: Recipe) -> dict[str, str]:
     """Map the dotted key of each setting that changes nothing to what it would need."""
     method = cast("Method", recipe.method)
     found = {f"method.{key}": f"method.{needed} above 0" for key, needed in method.unused.items()}
+    if not recipe.dataset.shuffle_tags and not recipe.dataset.tag_dropout:
+        found["dataset.keep_tags"] = "dataset.shuffle_tags=true or dataset.tag_dropout above 0"
     return {**found, **unused_in_prior(recipe), **unused_knobs(recipe, method), **unused_later(recipe)}
 
 

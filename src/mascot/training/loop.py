@@ -148,7 +148,7 @@ class Loop:
         # Under fp16 the scaler handles an infinite norm: it skips the step and lowers its scale.
         if not (math.isfinite(total) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
             self.optimizer.zero_grad()
-            raise UserError(describe_divergence(self.done, untrained=self.done == self.first))
+            raise UserError(describe_divergence(self.done, total, untrained=self.done == self.first))
         return total, sum(errors) / len(errors), norm
 
     @contextmanager
@@ -172,12 +172,15 @@ class Loop:
         return parameters_of(self.attached)
 
 
-def describe_divergence(done: int, *, untrained: bool) -> str:
-    """Explain a loss that is not finite, after some steps, and what helps.
+def describe_divergence(done: int, loss: float, *, untrained: bool) -> str:
+    """Explain a loss or gradients that are not finite, after some steps, and what helps.
 
     `untrained` says that this phase has learned nothing yet, so that no learning rate is to blame.
     """
-    problem = f"the loss of step {done + 1} is not a finite number"
+    finite = math.isfinite(loss)
+    problem = f"the {'norm of the gradients' if finite else 'loss'} of step {done + 1} is not a finite number"
+    if untrained and finite:
+        return f"{problem} before anything was learned; lower alpha or prior.weight, or train in fp32."
     if untrained:
         return (
             f"{problem} before anything was learned: the base overflows; train in fp32 (precision) or another --base."

@@ -154,12 +154,15 @@ def open_captioner(source: str) -> Captioner:
         config: Any = AutoConfig.from_pretrained(source, local_files_only=only_local(source))
     except Exception as error:
         raise UserError(
-            f"{source} is not a model that can be read for captions ({type(error).__name__}); give a folder or a hub "
-            f"id of one of these kinds: {known}."
+            f"dataset.caption_with = {source!r} is not a model that can be read for captions "
+            f"({type(error).__name__}); give a folder or a hub id of one of these kinds: {known}."
         ) from error
     kind = str(config.model_type)
     if kind not in CAPTIONERS:
-        raise UserError(f"{source} is a {kind} model, which mascot cannot let write captions; known kinds: {known}.")
+        raise UserError(
+            f"dataset.caption_with = {source!r} is a {kind} model, which mascot cannot let write captions; "
+            f"give one of these kinds: {known}."
+        )
     facts = [source, str(config.to_json_string()), str(getattr(config, "_commit_hash", None))]
     if Path(source).is_dir():
         files = sorted(path for path in Path(source).iterdir() if path.is_file())

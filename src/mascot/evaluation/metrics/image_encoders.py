@@ -152,7 +152,7 @@ def read_identity_encoder(source: str | Path, device: torch.device | str = "cpu"
     Raises:
         UserError: it does not exist, is no vision transformer of a known kind, or is incomplete.
     """
-    found, config = _open(source, IDENTITY_KINDS, "vision transformer")
+    found, config = _open(source, IDENTITY_KINDS, "vision transformer", "identity")
     preprocessing = read_preprocessing(found, identity=True)
     model = _load(AutoModel, found, **IDENTITY_KINDS[config["model_type"]]).to(device)
     if config["model_type"] in FIXED_SIDE_KINDS:
@@ -173,7 +173,7 @@ def read_clip(source: str | Path, device: torch.device | str = "cpu") -> ClipEnc
     Raises:
         UserError: it does not exist, is no CLIP model, or is incomplete.
     """
-    found, _ = _open(source, ("clip",), "CLIP model")
+    found, _ = _open(source, ("clip",), "CLIP model", "clip")
     preprocessing = read_preprocessing(found, identity=False)
     model = _load(CLIPModel, found).to(device)
     check_side(found, model.config.vision_config.image_size, preprocessing)
@@ -208,21 +208,25 @@ def _in_batches(items: Sequence[_Item], embed: Callable[[Sequence[_Item]], Tenso
     return F.normalize(torch.cat(rows), dim=-1)
 
 
-def _open(source: str | Path, kinds: Iterable[str], wanted: str) -> tuple[str, dict[str, Any]]:
+def _open(source: str | Path, kinds: Iterable[str], wanted: str, option: str) -> tuple[str, dict[str, Any]]:
     """Find an encoder and check its kind; returns its folder or hub id, and its config.json."""
     found = str(source).strip()
     path = Path(found)
     hub_id = found.count("/") == 1 and not found.startswith((".", "/", "~")) and not path.is_file()
     if not found or not (path.is_dir() or hub_id):
         raise UserError(
-            f"the encoder {found!r} is no folder; give the folder of a {wanted}, or a hub id such as owner/name."
+            f"the encoder {found!r} (--{option}, in a recipe selection.{option}) is no folder; give the folder of a "
+            f"{wanted}, or a hub id such as owner/name."
         )
     if path.is_dir():
         check_model_folder(path)
     config = read_json(found, "config.json")
     kind = str(config.get("model_type"))
     if kind not in kinds:
-        raise UserError(f"{found} holds a model of the kind {kind!r}, where a {wanted} is needed{suggest(kind, kinds)}")
+        raise UserError(
+            f"{found} holds a model of the kind {kind!r}, where a {wanted} is needed for --{option} (in a recipe "
+            f"selection.{option}){suggest(kind, kinds)}"
+        )
     return found, config
 
 
