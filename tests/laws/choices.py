@@ -31,16 +31,29 @@ TEXTS: Mapping[str, Sequence[str]] = {
     "class_noun": ("dog", '"great dog"', "none"),
     "dataset.background": ("white", "black", "'#ff0000'", "nocolor"),
     "dataset.templates": ('["a photo of {subject}", "{token} the {class}"]', '["x"]', "[]"),
-    "dataset.caption_with": ("nowhere",),
-    "prior.folder": ("nowhere",),
+    "start_from": ("{run}", "nowhere"),
+    "dataset.caption_with": ("{captioner}", "nowhere"),
+    "prior.folder": ("{class_images}", "nowhere"),
     "previews.prompts": ('["a {subject}", "a {subject} at night"]', "[]"),
     "knobs.negative": ("blurry", '""'),
     "knobs.solver": ("ddim", "dpm++", "euler", "unipc", "none", "bogus"),
     "selection.identity": ("{identity}", "starter", "nowhere"),
     "selection.clip": ("{clip}", "starter", "nowhere"),
     "initial": ("dog", '"a photo of a cat"', "none", '""'),
+    "subject.name": ('"pet"', '"two words"', '"class"', '"dog"'),
+    "subject.photos": ('["{photos}/0.png", "{photos}/2.png"]', "[]"),
+    "subject.token": ('"bluf"', '"two words"', '"zwx"', '"dog"', '"none"'),
+    "subject.class_noun": ('"bird"', '"great bird"', '"dog"', '"none"'),
 }
 """Key, or its last part inside a method, to values; texts have no ends to walk to."""
+
+TABLES: Mapping[str, Sequence[Mapping[str, str]]] = {
+    "subject": (
+        {"photos": '["{photos}/0.png"]', "class_noun": '"cat"', "token": '"sks"'},
+        {"photos": '["{photos}/1.png"]', "class_noun": '"dog"', "token": '"zwx"'},
+    )
+}
+"""Key of a list of tables to the tables, as TOML; a choice replaces a value of the first."""
 
 FINISHED: Mapping[str, Sequence[str]] = {
     "training.steps": ("1", "3"),
@@ -63,10 +76,25 @@ The ends themselves are still read and planned, by `doctor`.
 
 COMPANIONS: Mapping[str, Sequence[str]] = {
     "training.optimizer=prodigy": ("method.learning_rate=1", "method.text_learning_rate=1"),
-    "token=none": (),
+    "zero_terminal_snr=true": ("prediction=v",),
+    "dataset.keep_tags=0": ("dataset.shuffle_tags=true",),
+    "dataset.keep_tags=100": ("dataset.shuffle_tags=true",),
     "class_noun=none": ("prior.weight=0",),
+    'subject.class_noun="none"': ("prior.weight=0",),
+    "method.text_until=1e-08": ("method.text_learning_rate=1e-5",),
 }
 """Setting to others without which it is refused."""
+
+UNUSED: Mapping[str, Sequence[str]] = {
+    "textual-inversion": ("prior.",),
+    "class_noun=none": ("prior.", "selection.checkpoints", "selection.cost"),
+    'subject.class_noun="none"': ("prior.", "selection.checkpoints", "selection.cost"),
+    "prior.count=0": ("prior.",),
+    "prior.weight=0": ("prior.",),
+    "prior.form=outputs": ("prior.",),
+    "selection.active=false": ("selection.checkpoints", "selection.cost"),
+}
+"""Setting or method to the beginnings of keys that have no effect beside it, and are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +106,39 @@ class Setting:
     method: str = DEFAULT
 
     @property
+    def section(self) -> str:
+        """The key's first part."""
+        return self.key.partition(".")[0]
+
+    @property
+    def given(self) -> str:
+        """The key and the value."""
+        return f"{self.key}={self.value}"
+
+    @property
     def text(self) -> str:
         """The setting as `--set` takes it."""
-        return f"{self.key}={self.value}"
+        if self.section not in TABLES:
+            return self.given
+        first, *others = TABLES[self.section]
+        tables = ({**first, self.key.partition(".")[2]: self.value}, *others)
+        return f"{self.section}=[{', '.join(map(inline, tables))}]"
 
     @property
     def name(self) -> str:
         """Name of the case."""
-        return f"{self.method}: {self.text}" if self.key.startswith("method.") else self.text
+        return f"{self.method}: {self.given}" if self.key.startswith("method.") else self.given
 
     def words(self, places: Mapping[str, str]) -> list[str]:
         """The setting, its method and its companions as words of a command."""
         method = () if self.key == "method.name" else (f'method.name="{self.method}"',)
-        settings = [*method, self.text, *COMPANIONS.get(self.text, ())]
+        settings = [*method, self.text, *COMPANIONS.get(self.given, ())]
         return [word for setting in settings for word in ("--set", put(setting, places))]
+
+
+def inline(table: Mapping[str, str]) -> str:
+    """Write a table of TOML values on one line."""
+    return f"{{{', '.join(f'{key}={value}' for key, value in table.items())}}}"
 
 
 def put(text: str, places: Mapping[str, str]) -> str:
@@ -104,7 +151,7 @@ def put(text: str, places: Mapping[str, str]) -> str:
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """List every setting of nested settings, by its dotted key; the method's are not among them."""
     for name, info in model.model_fields.items():
-        key = f"{path}.{name}".lstrip(".")
+        key = f"{path}.{info.alias or name}".lstrip(".")
         inner = [kind for kind in (info.annotation, *get_args(info.annotation)) if is_section(kind)]
         if inner:
             yield from leaves(inner[0], key)
@@ -138,8 +185,14 @@ def choices_of(key: str, info: FieldInfo) -> list[str]:
     found += ["true", "false"] if bool in kinds else []
     found += [shown(value) for kind in (int, float) if kind in kinds for value in ends(kind, info)]
     found += list(texts_of(key)) if str in kinds or any(get_origin(kind) is tuple for kind in kinds) else []
-    found += ["none"] if types.NoneType in kinds else []
+    found += ["none"] if types.NoneType in kinds and key.partition(".")[0] not in TABLES else []
     return list(dict.fromkeys(found))
+
+
+def lacks_texts(key: str, info: FieldInfo) -> bool:
+    """Tell whether a setting takes texts of which nobody wrote any."""
+    kinds = list(flat_kinds(info.annotation))
+    return not texts_of(key) and (str in kinds or any(get_origin(kind) is tuple for kind in kinds))
 
 
 def texts_of(key: str) -> Sequence[str]:

@@ -20,6 +20,7 @@ from mascot.api.train import train
 from mascot.cli.options import build_recipe
 from mascot.methods.registry import METHODS, settings_of
 from mascot.recipe.recipe import Recipe
+from tiny.captioners import tiny_captioner
 from tiny.encoders import tiny_clip, tiny_identity
 from tiny.photos import noise
 from tiny.stable_diffusion import tiny_stable_diffusion
@@ -43,7 +44,7 @@ COMMON = (
 OFF = ("selection.active=false", "diagnosis.active=false")
 SELECTED = ("selection.cost=100", "selection.checkpoints=2", "diagnosis.active=false")
 DIAGNOSED = ("selection.active=false", "diagnosis.active=true")
-SECTION_CONTEXT = {"selection": SELECTED, "diagnosis": DIAGNOSED}
+SECTION_CONTEXT = {"selection": SELECTED, "diagnosis": DIAGNOSED, "report": DIAGNOSED}
 """Section -> the overrides with which its settings are tried, instead of OFF."""
 CONTEXT = {
     "selection.active": ("selection.cost=100", "diagnosis.active=false"),
@@ -53,6 +54,8 @@ CONTEXT = {
     "method.text_alpha": ("method.text_learning_rate=1e-3",),
     "knobs.text_scale": ("method.text_learning_rate=1e-3",),
     "zero_terminal_snr": ("prediction=v",),
+    "dataset.keep_tags": ("dataset.shuffle_tags=true",),
+    "checkpoints.keep": ("training.checkpoint_every=1",),
 }
 """Setting -> overrides that it needs; only with them is it used."""
 VALUES: dict[str, object] = {
@@ -79,11 +82,22 @@ VALUES: dict[str, object] = {
     "method.initial": "cat",
     "method.extract_rank": 2,
     "prior.count": 2,
+    "start_from": "the run before",
+    "selection.identity": "other_identity",
+    "selection.clip": "other_clip",
+    "dataset.caption_with": "captioner",
+    "prior.folder": "class_images",
 }
 """Setting -> another value than its own; the others get one by their kind."""
+PLACES = {"selection.identity", "selection.clip", "dataset.caption_with", "prior.folder"}
+"""Settings whose values are paths in the folder of the trials."""
+UNUSED = {"prior.form": ("prior.",), "selection.active": ("selection.cost",)}
+"""Setting -> the beginnings of keys that its other value leaves without effect, and refuses."""
 EXEMPT = {
     "base": "another base is another model",
     "photos": "other photos are another subject",
+    "tables": "several subjects have laws of their own",
+    "knobs.true_guidance": "only a base that embeds its guidance scale has it, which has tests of its own",
     "device": "only one device is here",
     "training.gradient_checkpointing": "it changes memory, not numbers",
     "training.compile": "it changes speed, not numbers; compiling takes minutes",
@@ -91,6 +105,8 @@ EXEMPT = {
     "selection.patience": "a short run has too few validations to stop early",
 }
 """Setting -> why it is not tried here."""
+NAMES = ("0", "a_red_dog")
+"""Names of the photos: one that has a caption beside it, and one that is a caption."""
 SAMPLE = ("dataset.flip", "prior.guidance")
 """Settings that are tried in every test run; the others are slow together."""
 
@@ -144,12 +160,18 @@ def place(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
         alpha = Image.new("L", image.size, 255)
         alpha.paste(0, (0, 0, 24, 24))
         image.putalpha(alpha)
-        image.save(photos / f"{number}.png")
-        alpha.save(photos / f"{number}.mask.png")
-    (photos / "0.txt").write_text("a dog in the snow", encoding="utf-8")
+        image.save(photos / f"{NAMES[number]}.png")
+        alpha.save(photos / f"{NAMES[number]}.mask.png")
+    (photos / f"{NAMES[0]}.txt").write_text("a dog, small, red\na dog in the snow, at night", encoding="utf-8")
+    (photos / "deeper").mkdir()
+    image.save(photos / "deeper" / "more.png")
+    alpha.save(photos / "deeper" / "more.mask.png")
     encoders = tiny_identity(folder / "identity"), tiny_clip(folder / "clip")
     tiny_identity(folder / "other_identity", seed=1)
     tiny_clip(folder / "other_clip", seed=1)
+    tiny_captioner("blip", folder / "captioner")
+    (folder / "class_images").mkdir()
+    noise(80, 80).save(folder / "class_images" / "0.png")
     named = (f"selection.identity={encoders[0]}", f"selection.clip={encoders[1]}")
     return tiny_stable_diffusion(folder / "base"), photos, named
 
@@ -184,16 +206,23 @@ class Trials:
     folder: Path
     results: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict[str, dict[str, object]])
 
-    def run(self, method: str, *overrides: str) -> tuple[Recipe, dict[str, object]]:
-        """Train a recipe of the command line."""
+    def run(
+        self, method: str, *overrides: str, changed: str = "", unused: tuple[str, ...] = ()
+    ) -> tuple[Recipe, dict[str, object]]:
+        """Train a recipe of the command line.
+
+        `changed` is the setting that is tried, beside which those that begin with `unused` are
+        left out.
+        """
         base, photos, encoders = place(self.folder)
         ranked = ("method.rank=2",) if method == "lora" else ("method.layers.rank=2",) if method == "pivotal" else ()
+        given = [one for one in (*COMMON, *overrides) if not (unused and one.startswith(unused))]
         recipe = build_recipe(
             None,
             photos=[photos],
             class_noun=None,
             base=str(base),
-            overrides=["class_noun=dog", f"method.name={method}", *encoders, *COMMON, *ranked, *overrides],
+            overrides=["class_noun=dog", f"method.name={method}", *encoders, *ranked, *given, *filter(None, [changed])],
             token=None,
             seed=None,
             method=None,
@@ -203,6 +232,12 @@ class Trials:
         if text not in self.results:
             self.results[text] = result(recipe, self.folder / "runs" / str(len(self.results)))
         return recipe, self.results[text]
+
+    def value_of(self, key: str, value: object, recipe: Recipe) -> object:
+        """The other value of a setting, in the folder of the trials if it is a path."""
+        if key == "start_from":
+            return str(self.folder / "runs" / str(list(self.results).index(recipe.to_toml())))
+        return str(self.folder / str(value)) if key in PLACES else value
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +263,9 @@ def test_a_setting_changes_the_result(trials: Trials, method: str, key: str) -> 
     own: Any = recipe
     for part in key.split("."):
         own = getattr(own, part)
-    encoder = key in {"selection.identity", "selection.clip"}
-    value = str(trials.folder / f"other_{key[10:]}") if encoder else other_value(fields[key], own, key)
+    value = trials.value_of(key, other_value(fields[key], own, key), recipe)
     assert value != own
-    _, after = trials.run(method, *context, f"{key}={json.dumps(value)}")
+    _, after = trials.run(method, *context, changed=f"{key}={json.dumps(value)}", unused=UNUSED.get(key, ()))
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed, f"{key} = {value!r} changes nothing, and is not refused"
 
