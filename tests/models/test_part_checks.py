@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from laws.bad_places import copy, put
@@ -21,6 +24,7 @@ from mascot.models.families.registry import load_family
 from tiny.encoders import tiny_clip, tiny_identity
 from tiny.families import MAKERS
 from tiny.families import tiny_base as tiny_base_of
+from tiny.stable_diffusion import WORDS, tiny_clip_tokenizer
 
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
 SCHEDULER, TOKENIZER = "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"
@@ -98,6 +102,42 @@ def test_an_odd_setting_is_refused_before_anything_is_built(
         load_family(str(base), device="cpu", precision="fp32")
     assert str(base) in str(refusal.value)
     assert capfd.readouterr().err == ""
+
+
+def exchange(base: Path, part: str, **settings: object) -> None:
+    """Put another healthy part of other settings in the place of a base's own."""
+    if part == "tokenizer":
+        tiny_clip_tokenizer((*WORDS, "zebra", "hedgehog")).save_pretrained(base / part)
+        return
+    kind: Any = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}[part]
+    if part == "text_encoder":
+        kind(CLIPTextConfig.from_pretrained(base / part, **settings)).save_pretrained(base / part)
+    else:
+        kind.from_config({**kind.load_config(base / part), **settings}).save_pretrained(base / part)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "reason"),
+    [
+        ("text_encoder", {"hidden_size": 16}, "unet reads text embeddings of width 32, and text_encoder write 16"),
+        ("unet", {"cross_attention_dim": 64}, "unet reads text embeddings of width 64, and text_encoder write 32"),
+        ("unet", {"encoder_hid_dim": 16, "encoder_hid_dim_type": "text_proj"}, "of width 16"),
+        ("unet", {"class_embed_type": "timestep"}, "reads class labels, by class_embed_type"),
+        ("unet", {"num_class_embeds": 10}, "reads class labels, by num_class_embeds"),
+        ("vae", {"latent_channels": 8}, "unet writes 4 channels, and vae reads 8"),
+        ("text_encoder", {"vocab_size": 620}, "text_encoder has 620 tokens, and its tokenizer"),
+        ("tokenizer", {}, "and its tokenizer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_parts_that_do_not_fit_each_other_are_refused_by_both_names(
+    tiny_base: Path, tmp_path: Path, part: str, settings: dict[str, object], reason: str
+) -> None:
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    exchange(base, part, **settings)
+    with pytest.raises(UserError, match=r"cannot be (loaded|personalized)") as refusal:
+        load_family(str(base), device="cpu", precision="fp32")
+    assert reason in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", MAKERS)

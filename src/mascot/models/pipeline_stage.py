@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
-from mascot.models.base_files.part_checks import check_finite
+from mascot.models.base_files.part_checks import check_finite, check_fit
 from mascot.models.pipeline_files import (
     PipelineLayout,
     PipelineParts,
@@ -229,6 +229,8 @@ def read_stage(layout: PipelineLayout, source: str, device: torch.device, dtype:
     tokenizers = {name: getattr(pipeline, tokenizer_of(name)) for name in encoders}
     of_clips = {name: tokenizers[name] for name in layout.clip_encoders}
     check_complete(source, [denoiser, *autoencoders.values()], encoders, of_clips)
+    if layout.denoiser == "unet" and autoencoders and not layout.frozen_encoders:
+        check_fit(source, denoiser, autoencoders[AUTOENCODER], encoders, of_clips)
     unused: dict[str, nn.Module] = {**autoencoders, **encoders}
     check_finite(f"the base {source}", {layout.denoiser: denoiser, **unused})
     classes = {name: type(part) for name, part in unused.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -244,3 +244,41 @@ def unfinite_weights(module: nn.Module) -> Iterator[str]:
             continue
         if not torch.isfinite(weight).all():
             yield name
+
+
+def check_fit(
+    source: str, unet: Any, autoencoder: Any, encoders: Mapping[str, Any], tokenizers: Mapping[str, Any]
+) -> None:
+    """Refuse parts that cannot work together, which are healthy each alone.
+
+    Args:
+        source: The base, for the message.
+        unet: The denoiser.
+        autoencoder: What makes the latents that it reads.
+        encoders: The CLIP text encoders, by the names of their folders.
+        tokenizers: Their tokenizers, by the same names.
+
+    Raises:
+        UserError: it names both parts, and the numbers in which they differ.
+    """
+    asked = next((key for key in ("class_embed_type", "num_class_embeds") if unet.config.get(key) is not None), None)
+    if asked is not None:
+        raise UserError(
+            f"the base {source} cannot be personalized (its UNet reads class labels, by {asked}); "
+            "give a text-to-image base."
+        )
+    width = unet.config.get("encoder_hid_dim") or unet.config["cross_attention_dim"]
+    made, latents = sum(encoder.config.hidden_size for encoder in encoders.values()), unet.config["out_channels"]
+    faults = [
+        f"{name} has {encoder.config.vocab_size} tokens, and its tokenizer {len(tokenizers[name])}"
+        for name, encoder in encoders.items()
+        if len(tokenizers[name]) > encoder.config.vocab_size
+    ]
+    if isinstance(width, int) and width != made:
+        faults.append(f"unet reads text embeddings of width {width}, and {' and '.join(encoders)} write {made}")
+    if autoencoder.config.latent_channels != latents:
+        faults.append(f"unet writes {latents} channels, and vae reads {autoencoder.config.latent_channels}")
+    if faults:
+        raise UserError(
+            f"the base {source} cannot be loaded ({faults[0]}); its parts are of different bases, so download it again."
+        )
