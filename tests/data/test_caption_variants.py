@@ -92,6 +92,13 @@ def test_a_placeholder_is_no_option(name: str) -> None:
         choose_options(f"a {{red|{name}}}", lambda options: options[0])
 
 
+@pytest.mark.parametrize("caption", ["{a|{b|c}}", "{a {subject}|b}", "a {|{token}} dog"])
+def test_a_wildcard_holds_no_braces(caption: str) -> None:
+    with pytest.raises(UserError, match="braces inside braces"):
+        first_variant(caption)
+    assert first_variant("{{{subject}}} {a|b}") == "{{{subject}}} a"
+
+
 def test_prompts_have_no_wildcards() -> None:
     with pytest.raises(UserError, match="wildcard, not a placeholder"):
         fill("a {red|blue} {subject}", DOG)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mascot.protocols import Subject  # protocols import torch, which reading captions does not need
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*\|[^{}]*)\}")
+_NESTED = re.compile(r"(?<!\{)\{(?!\{)[^{}]*\{(?!\{)")
 Choose = Callable[[list[str]], str]
 """Chooses one of the options of a wildcard."""
 
@@ -82,8 +83,10 @@ def choose_options(caption: str, choose: Choose) -> str:
     """Replace each group such as `{red|blue}` by one of its options; `{{` stays a literal brace.
 
     Raises:
-        UserError: an option is the name of a placeholder.
+        UserError: an option is the name of a placeholder, or holds braces.
     """
+    if "|" in caption and _NESTED.search(caption):
+        raise UserError(f"There are braces inside braces in {caption!r}; write a wildcard of plain words alone.")
 
     def option(match: re.Match[str]) -> str:
         if match.group(1) is None:
