@@ -85,6 +85,7 @@ VALUES: dict[str, object] = {
     "start_from": "the run before",
     "selection.identity": "other_identity",
     "selection.clip": "other_clip",
+    "selection.cost": 100.0,
     "dataset.caption_with": "captioner",
     "prior.folder": "class_images",
 }
