@@ -11,7 +11,7 @@ import torch
 
 from laws.test_every_pair import RATES, WORDLESS, WORDY
 from mascot.adapters.adapter_file import Adapter
-from mascot.api.evaluate import evaluate
+from mascot.api.cross_validate import cross_validate
 from mascot.api.train import train
 from mascot.cli.app import main
 from mascot.data.prompt_templates import fill
@@ -169,10 +169,10 @@ def test_one_photo_is_not_two_subjects(photos: Path, tiny_base: Path) -> None:
     assert not (photos / "run" / "recipe.toml").exists()
 
 
-def test_scores_of_several_subjects_are_refused_by_name(photos: Path, tiny_base: Path) -> None:
+def test_what_is_of_one_subject_is_refused_by_name(photos: Path, tiny_base: Path) -> None:
     run = train(recipe_of(tiny_base, photos, "lora", "training.steps=1"), out=photos / "run", report=False)
-    with pytest.raises(UserError, match=r"holds several subjects \(owl, cat\)"):
-        evaluate(run.folder)
+    with pytest.raises(UserError, match="holds several subjects, and --cross-validate is of one"):
+        cross_validate(run.folder)
     with pytest.raises(UserError, match="one subject, as has the adapter; train several without --from"):
         Recipe.preset(start_from=str(run.folder), photos=[str(photos / "owl")])
     with pytest.raises(UserError, match="a sweep compares runs of one subject, and the recipe has 2"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.errors import UserError
 from mascot.evaluation.diagnosis.checks import FailureMode, run_checks
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_page
 from mascot.evaluation.diagnosis.example_images import EXAMPLES
@@ -13,11 +14,12 @@ from mascot.evaluation.diagnosis.findings import (
     Diagnosis,
     ExampleStrip,
     check_results,
+    join_diagnoses,
     list_findings,
     unavailable_checks,
 )
 from mascot.evaluation.diagnosis.probe_images import ProbeImages, diagnosis_prompts, generate_probes
-from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
+from mascot.evaluation.evaluation_task import EvaluationTask, plan_joint_task, plan_tasks
 from mascot.evaluation.evaluator import Scorers, open_scorers
 from mascot.evaluation.metrics.default_encoders import load_encoders, named_encoders
 from mascot.generation.generator import Generator
@@ -55,10 +57,10 @@ def diagnose(
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
     """
     adapter, path = resolve_adapter(run)
-    task = plan_diagnosis(adapter, path, name=name_of(run), prompts=prompts, images=images, photos=photos, base=base)
-    scorers = load_scorers(task, adapter, identity=identity, clip=clip, device=device)
+    tasks = plan_diagnosis(adapter, path, name=name_of(run), prompts=prompts, images=images, photos=photos, base=base)
+    scorers = load_scorers(tasks[0], adapter, identity=identity, clip=clip, device=device)
     applied = generator or open_generator(path, base=base, device=device)[0]
-    diagnosis = diagnose_adapter(task, adapter, path, generator=applied, scorers=scorers, on_event=on_event)
+    diagnosis = diagnose_adapter(tasks, adapter, path, generator=applied, scorers=scorers, on_event=on_event)
     if generator is None:
         applied.remove_adapter()
     on_event(FileWritten(kind="report", path=scores_folder(path).diagnosis_page))
@@ -91,31 +93,62 @@ def plan_diagnosis(
     images: int | None = None,
     photos: Sequence[str | Path] = (),
     base: str | None = None,
-) -> EvaluationTask:
-    """Plan which images of an adapter are generated for a diagnosis.
+) -> tuple[EvaluationTask, ...]:
+    """Plan which images of an adapter's subjects are generated for a diagnosis.
 
-    Prompts default to the diagnosis prompts of its class noun, `images` to the run's recipe.
+    Prompts default to the diagnosis prompts of a class noun, `images` to the run's recipe.
+
+    Raises:
+        UserError: see `plan_tasks`; or a prompt names all of several subjects.
     """
     manifest = adapter.manifest
     recorded = manifest.recipe.get("diagnosis", {}) if manifest else {}
     count = images if images is not None else int(recorded.get("images", DiagnosisSettings().images))
-    asked = prompts or diagnosis_prompts(manifest.class_noun if manifest else None)
-    return plan_task(adapter, path, name=name, prompts=asked, images=count, seed=0, live=None, photos=photos, base=base)
+    tasks = plan_tasks(
+        adapter,
+        path,
+        name=name,
+        prompts=prompts or None,
+        images=count,
+        seed=0,
+        live=None,
+        photos=photos,
+        base=base,
+        own_prompts=lambda subject: diagnosis_prompts(subject.class_noun),
+    )
+    joint = plan_joint_task(tasks, prompts) if prompts else None
+    if joint is not None:
+        raise UserError(
+            f"the prompt {joint.templates[0]!r} names all subjects, and a diagnosis is of each alone; score it with "
+            "`mascot evaluate --prompt`."
+        )
+    return tasks
 
 
 def diagnose_adapter(
-    task: EvaluationTask, adapter: Adapter, path: Path, *, generator: Generator, scorers: Scorers, on_event: OnEvent
+    tasks: Sequence[EvaluationTask],
+    adapter: Adapter,
+    path: Path,
+    *,
+    generator: Generator,
+    scorers: Scorers,
+    on_event: OnEvent,
 ) -> Diagnosis:
     """Generate the missing images of a diagnosis, run its checks, and write its files.
 
-    The generator has the adapter applied; `path` is the adapter's file.
+    There is a task for each subject. The generator has the adapter applied; `path` is its file.
     """
-    files, manifest = scores_folder(path), adapter.manifest
-    probes = generate_probes(task, generator, scorers, adapter=path, folder=files.evaluation, on_event=on_event)
-    recipe: dict[str, object] = {}
-    if manifest is not None:
-        recipe = {**manifest.recipe, "class_noun": manifest.class_noun, "knobs": task.knobs.model_dump()}
-    diagnosis = build_diagnosis(probes, recipe, generator=generator, folder=files.folder)
+    files, nouns = scores_folder(path), [task.subject.class_noun for task in tasks]
+    parts: list[Diagnosis] = []
+    for task in tasks:
+        probes = generate_probes(task, generator, scorers, adapter=path, folder=files.evaluation, on_event=on_event)
+        recipe: dict[str, object] = {}
+        if adapter.manifest is not None:
+            noun = None if None in nouns else task.subject.class_noun
+            recipe = {**adapter.manifest.recipe, "class_noun": noun, "class_nouns": nouns}
+            recipe["knobs"] = task.knobs.model_dump()
+        parts.append(build_diagnosis(probes, recipe, generator=generator, folder=files.folder))
+    diagnosis = parts[0] if len(parts) == 1 else join_diagnoses(parts, [str(task.subject.name) for task in tasks])
     diagnosis.write(files.diagnosis)
     write_page(diagnosis_page(diagnosis, files.folder), files.diagnosis_page)
     on_event(DiagnosisFinished(verdict=diagnosis.verdict, findings=diagnosis.summaries))

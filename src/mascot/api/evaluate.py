@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
@@ -11,10 +11,10 @@ from typing import TypedDict
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.diagnose import diagnose_adapter, load_scorers, name_of, plan_diagnosis
 from mascot.evaluation.diagnosis.diagnosis_page import diagnosis_section
-from mascot.evaluation.evaluation_task import EvaluationTask, plan_task
-from mascot.evaluation.evaluator import Scorers, compute_scores
+from mascot.evaluation.evaluation_task import EvaluationTask, plan_joint_task, plan_tasks
+from mascot.evaluation.evaluator import Scorers, compute_joint_scores, compute_scores, leakage_between
 from mascot.evaluation.samples import Samples, generate_samples
-from mascot.evaluation.scores import Scores
+from mascot.evaluation.scores import Scores, join_scores
 from mascot.evaluation.scores_page import scores_page
 from mascot.generation.generator import Generator
 from mascot.generation.loading import open_generator, resolve_adapter
@@ -48,7 +48,7 @@ def evaluate(
     """Generate and score images of a run or an adapter file; writes `scores.json` and its page.
 
     `prompts` default to the report's; `identity` and `clip` name encoders, by default those of the
-    run's recipe (see `load_encoders`).
+    run's recipe (see `load_encoders`). Of several subjects, the scores are means over them.
     Likeness is to the training photos, or to `photos`: those not trained on count as held out.
     Cached images are used again. `family` is the loaded base, if any; it comes back unchanged.
     `diagnosed` adds a diagnosis to the page, unless the recipe has it off. See also `Refine`.
@@ -58,16 +58,16 @@ def evaluate(
         UserError: the adapter, its base, the photos, the encoders or the prompts cannot be used.
     """
     adapter, path = resolve_adapter(run)
-    task = plan_task(
+    tasks = plan_tasks(
         adapter, path, name=name_of(run), prompts=prompts, images=images, seed=seed, live=live, photos=photos, base=base
     )
-    scorers = load_scorers(task, adapter, identity=identity, clip=clip, device=device)
+    joint = plan_joint_task(tasks, prompts)
+    scorers = load_scorers(tasks[0], adapter, identity=identity, clip=clip, device=device)
     load = partial(open_generator, path, base=base, device=device, family=family)
-    planned = plan_diagnosis(adapter, path, name=task.name, photos=photos, base=base) if diagnosed else None
-    scores, samples, page = score_adapter(task, adapter, path, load, scorers, diagnosis=planned, on_event=on_event)
-    if refine is not None:
-        scores = refine(task, samples, scorers, scores)
-    return write_scores(scores, page, scores_folder(path), on_event)
+    planned = plan_diagnosis(adapter, path, name=tasks[0].name, photos=photos, base=base) if diagnosed else ()
+    scored = score_adapter(tasks, adapter, path, load, scorers, joint=joint, diagnosis=planned, on_event=on_event)
+    scores = refine(tasks[0], scored.samples, scorers, scored.scores) if refine else scored.scores
+    return write_scores(scores, scored.page, scores_folder(path), on_event)
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -92,7 +92,7 @@ def check_evaluable(run: str | Path | Run, options: EvaluateOptions) -> None:
         UserError: as `evaluate`.
     """
     adapter, path = resolve_adapter(run)
-    task = plan_task(
+    tasks = plan_tasks(
         adapter,
         path,
         name=name_of(run),
@@ -103,35 +103,55 @@ def check_evaluable(run: str | Path | Run, options: EvaluateOptions) -> None:
         photos=options.get("photos", ()),
         base=options.get("base"),
     )
-    describe(task.base)
-    load_scorers(task, adapter, identity=options.get("identity"), clip=options.get("clip"), device="cpu")
+    plan_joint_task(tasks, options.get("prompts"))
+    describe(tasks[0].base)
+    load_scorers(tasks[0], adapter, identity=options.get("identity"), clip=options.get("clip"), device="cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredAdapter:
+    """The scores of an adapter, with the images of its first subject and the page."""
+
+    scores: Scores
+    samples: Samples
+    page: Page
 
 
 def score_adapter(
-    task: EvaluationTask,
+    tasks: Sequence[EvaluationTask],
     adapter: Adapter,
     path: Path,
     load: Callable[[], tuple[Generator, Adapter, str]],
     scorers: Scorers,
     *,
-    diagnosis: EvaluationTask | None,
+    joint: EvaluationTask | None,
+    diagnosis: Sequence[EvaluationTask],
     on_event: OnEvent,
-) -> tuple[Scores, Samples, Page]:
-    """Generate and score the images of a task; diagnose the run if that is planned.
+) -> ScoredAdapter:
+    """Generate and score the images of each subject's task; diagnose the run if that is planned.
 
-    Returns the scores, the images and the page. A base that `load` loaded is free again.
+    `joint` has the images of all subjects together, if there are any. A base that `load` loaded is
+    free again.
     """
     files = scores_folder(path)
     generator, _, _ = load()
-    samples = generate_samples(task, generator, adapter=path, folder=files.evaluation, on_event=on_event)
-    on_event(ScoringStarted(images=len(samples.trained.files)))
-    scores = compute_scores(task, samples, scorers, generator=generator, folder=files.folder)
-    page = scores_page(scores, files.folder, samples.base.files)
-    if diagnosis is not None and wants_diagnosis(adapter):
+    generate = partial(generate_samples, generator=generator, adapter=path, folder=files.evaluation, on_event=on_event)
+    samples: list[Samples] = []
+    parts: list[Scores] = []
+    for task in tasks:
+        samples.append(generate(task))
+        on_event(ScoringStarted(images=len(samples[-1].trained.files)))
+        parts.append(compute_scores(task, samples[-1], scorers, generator=generator, folder=files.folder))
+    together = None if joint is None else compute_joint_scores(tasks, joint, generate(joint), scorers, files.folder)
+    leakage = leakage_between(tasks, samples, scorers)
+    scores = join_scores(parts, [str(task.subject.name) for task in tasks], leakage, together)
+    base = [own.base.files for own in samples]
+    page = scores_page(scores, files.folder, [file for own in base for file in own] if all(base) else ())
+    if diagnosis and wants_diagnosis(adapter):
         found = diagnose_adapter(diagnosis, adapter, path, generator=generator, scorers=scorers, on_event=on_event)
         page = replace(page, sections=(page.sections[0], diagnosis_section(found, files.folder), *page.sections[1:]))
     generator.remove_adapter()
-    return scores, samples, page
+    return ScoredAdapter(scores=scores, samples=samples[0], page=page)
 
 
 def wants_diagnosis(adapter: Adapter) -> bool:

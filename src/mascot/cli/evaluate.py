@@ -127,7 +127,7 @@ def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Lite
     from mascot.api.evaluate import check_evaluable
     from mascot.api.evaluate import evaluate as evaluate_run
     from mascot.cli.console import Display, open_bar, quiet_libraries, show_diagnosis, show_table
-    from mascot.evaluation.score_tables import folds_table, means_table, runs_table
+    from mascot.evaluation.score_tables import folds_table, means_table, runs_table, subjects_tables
 
     quiet_libraries()
     console = Console()
@@ -141,7 +141,13 @@ def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Lite
     with open_bar(console) as bar:
         displays = [Display(console, bar, str(run)) for run in runs]
         scores = [evaluate_one(run, on_event=display) for run, display in zip(runs, displays, strict=True)]
-    for table in (runs_table(scores), means_table(scores), *(folds_table(one) for one in scores if one.folds)):
+    between = [table for one in scores for table in subjects_tables(one)]
+    for table in (
+        runs_table(scores),
+        *between,
+        means_table(scores),
+        *(folds_table(one) for one in scores if one.folds),
+    ):
         show_table(console, table)
     for display in displays:
         show_diagnosis(display)
@@ -194,7 +200,7 @@ def diagnose(
         )
     show_diagnosis(display)
     for finding in diagnosis.findings:
-        display.say(f"\n{finding.severity}: {finding.failure_mode}\n{finding.message}")
+        display.say(f"\n{finding.severity}: {finding.title}\n{finding.message}")
         for remedy in finding.remedies:
             display.say(f"- {remedy.sentence}")
     display.say("")

@@ -84,10 +84,10 @@ def scoring_seconds(validation: Validation) -> float:
 
 def diagnosis_images(recipe: Recipe, validation: Validation) -> int:
     """Count the images of a diagnosis, the base model's included; 0 where it cannot take place."""
-    if not recipe.diagnosis.active or validation.lacks_encoders or recipe.subject.others:
+    if not recipe.diagnosis.active or validation.lacks_encoders:
         return 0
-    images, noun = recipe.diagnosis.images, recipe.subject.class_noun
-    prompts = images * len(diagnosis_prompts(noun))
-    if noun is None:
-        return prompts
-    return 2 * (prompts + CLASS_IMAGES * images) + TOKEN_IMAGES
+    images, count = recipe.diagnosis.images, 0
+    for subject in recipe.subject.all:
+        prompts = images * len(diagnosis_prompts(subject.class_noun))
+        count += prompts if subject.class_noun is None else 2 * (prompts + CLASS_IMAGES * images) + TOKEN_IMAGES
+    return count

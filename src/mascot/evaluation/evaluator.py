@@ -7,26 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from mascot.data.photos import Photo
 from mascot.data.prompt_templates import fill
+from mascot.evaluation.bootstrap import bootstrap
 from mascot.evaluation.evaluation_task import EvaluationTask, photo_digest
-from mascot.evaluation.metrics.class_drift import drift, preservation
 from mascot.evaluation.metrics.default_encoders import EncoderPair
 from mascot.evaluation.metrics.diversity import diversity, diversity_over, open_distance
 from mascot.evaluation.metrics.foreground import NoSegmenter, Segmenter, cut_all, cutout_similarity, open_segmenter
-from mascot.evaluation.metrics.memorization import copy_scores, nearest_excesses
-from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
-from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.samples import Samples
-from mascot.evaluation.scores import ImageScores, PromptScores, Score, Scores
+from mascot.evaluation.metrics.subject_fidelity import real_similarity
+from mascot.evaluation.metrics.subject_leakage import (
+    PRESENT,
+    Leak,
+    PresenceScale,
+    all_present,
+    cut_strips,
+    middle_strip,
+    presence_scale,
+)
+from mascot.evaluation.samples import EmbeddedSamples, ImageSet, Samples
+from mascot.evaluation.scores import SEED, ImageScores, JointScores, LeakageScores, PromptScores, Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.sample_cache import Distance, ImageEncoder
 from mascot.storage.image_files import open_image
@@ -90,83 +94,6 @@ def scores_of(values: Mapping[str, float | None], reasons: Mapping[str, str]) ->
     return {name: Score(value=value, reason=reasons[name] if value is None else "") for name, value in values.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedSamples:
-    """Embeddings of a run's images, photos and prompts, computed on first use.
-
-    The sample cache keeps the embeddings of images and photos.
-    """
-
-    task: EvaluationTask
-    samples: Samples
-    encoders: EncoderPair
-
-    def embed_photos(self, encoder: ImageEncoder, photos: Sequence[Photo]) -> Tensor:
-        """Embed photos. Shape P x D; without photos there are no rows."""
-        sample_cache = self.samples.trained.sample_cache
-        return sample_cache.embed_images(encoder, [photo.image for photo in photos]) if photos else torch.empty(0, 0)
-
-    @cached_property
-    def photo_identity_embeddings(self) -> Tensor:
-        """The photos embedded by the identity encoder. Shape P x D."""
-        return self.embed_photos(self.encoders.identity, self.task.photos)
-
-    @cached_property
-    def photo_clip_embeddings(self) -> Tensor:
-        """The photos embedded by CLIP. Shape P x D."""
-        return self.embed_photos(self.encoders.clip, self.task.photos)
-
-    @cached_property
-    def prompt_clip_embeddings(self) -> Tensor:
-        """Each image's prompt without the token, embedded by CLIP.
-
-        Shape B x D; without a class noun there are no rows.
-        """
-        prompts = self.task.prompts_without_token
-        if not prompts:
-            return torch.empty(0, 0)
-        return self.encoders.clip.embed_prompts(prompts).repeat_interleave(self.task.images, dim=0)
-
-    def per_image_values(self) -> dict[str, list[float]]:
-        """Compute the metrics that are means over images: metric to one value for each image.
-
-        Metrics of the base model have the prefix `base_`. Metrics that cannot be computed are left
-        out.
-        """
-        values: dict[str, list[float]] = {}
-        for prefix, images in {"": self.samples.trained, "base_": self.samples.base}.items():
-            identity_BD, clip_BD = images.embed(self.encoders.identity), images.embed(self.encoders.clip)
-            if self.task.photos and images.files:
-                real_PD = self.photo_identity_embeddings
-                values[f"{prefix}identity"] = [similarity(row_D[None], real_PD) for row_D in identity_BD]
-                values[f"{prefix}clip_i"] = [similarity(row_D[None], self.photo_clip_embeddings) for row_D in clip_BD]
-            if self.task.prompts_without_token:
-                pairs = zip(clip_BD, self.prompt_clip_embeddings, strict=True)
-                values[f"{prefix}clip_t"] = [
-                    prompt_fidelity(image_D[None], prompt_D[None]) for image_D, prompt_D in pairs
-                ]
-        generated_BD = self.samples.trained.embed(self.encoders.identity)
-        trained_PD = self.embed_photos(self.encoders.identity, self.task.training_photos)
-        held_out_PD = self.embed_photos(self.encoders.identity, self.task.held_out)
-        copies = {
-            "copying": copy_scores(generated_BD, trained_PD, held_out_PD),
-            "nearest": nearest_excesses(generated_BD, trained_PD),
-        }
-        return values | {name: column for name, column in copies.items() if column}
-
-    def per_run_values(self) -> dict[str, float | None]:
-        """Compute the metrics of a run as a whole; None where one cannot be computed."""
-        encoder, photos_PD = self.encoders.identity, self.photo_identity_embeddings
-        trained_BD, base_BD = self.samples.class_trained.embed(encoder), self.samples.class_base.embed(encoder)
-        return {
-            "preservation": preservation(trained_BD, photos_PD),
-            "base_preservation": preservation(base_BD, photos_PD),
-            "drift": drift(trained_BD, base_BD, photos_PD),
-            "real_identity": real_similarity(photos_PD),
-            "real_clip_i": real_similarity(self.photo_clip_embeddings),
-        }
-
-
 def split_by_prompt(task: EvaluationTask, files: Sequence[Path]) -> list[Sequence[Path]]:
     """Split image files into one group for each prompt."""
     return [files[start : start + task.images] for start in range(0, len(files), task.images)]
@@ -207,6 +134,127 @@ def prompt_scores(
     return prompts
 
 
+def leakage_between(
+    tasks: Sequence[EvaluationTask], samples: Sequence[Samples], scorers: Scorers
+) -> list[LeakageScores]:
+    """Score the leakage between all pairs of a run's subjects; empty where there is one."""
+    return [
+        leakage_scores(str(task.subject.name), other, leak)
+        for task, own in zip(tasks, samples, strict=True)
+        for other, leak in EmbeddedSamples(task=task, samples=own, encoders=scorers.encoders).leaks().items()
+    ]
+
+
+def leakage_scores(subject: str, other: str, leak: Leak | str) -> LeakageScores:
+    """Turn a measured leak into scores, with its interval over prompts."""
+    if isinstance(leak, str):
+        return LeakageScores(subject=subject, other=other, value=Score(value=None, reason=leak))
+    interval = bootstrap(leak.values, seed=SEED)
+    return LeakageScores(
+        subject=subject,
+        other=other,
+        value=Score(value=None if interval is None else interval.mean, reason=leak.reason),
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        similarity=leak.similarity,
+        base_similarity=leak.base_similarity,
+        photo_similarity=leak.photo_similarity,
+        real_similarity=leak.real_similarity,
+        nearer=leak.nearer,
+    )
+
+
+def compute_joint_scores(
+    tasks: Sequence[EvaluationTask], joint: EvaluationTask, samples: Samples, scorers: Scorers, folder: Path
+) -> JointScores:
+    """Score images that should show all subjects; `tasks` are those of each subject alone.
+
+    File names are relative to `folder`.
+    """
+    embedded = EmbeddedSamples(task=joint, samples=samples, encoders=scorers.encoders)
+    fidelity = {name: column for name, column in embedded.per_image_values().items() if name.endswith("clip_t")}
+    scales = presence_scales(tasks, embedded)
+    columns: dict[str, Sequence[float]] = dict(fidelity)
+    if not isinstance(scales, str):
+        for prefix, images in {"": samples.trained, "base_": samples.base}.items():
+            if images.files:
+                columns[f"{prefix}present"] = presences(images, scales, scorers.encoders.identity)
+    noun = "a class noun is not known: train with --class-noun"
+    unmeasured = scales if isinstance(scales, str) else noun
+    values: dict[str, Score] = {}
+    for prefix in ("", "base_"):
+        present = columns.get(f"{prefix}present", [])
+        shown = [float(value >= PRESENT) for value in present]
+        for name, column, reason in (
+            ("present", present, unmeasured),
+            ("shown", shown, unmeasured),
+            ("clip_t", columns.get(f"{prefix}clip_t", []), noun),
+        ):
+            score = Score(value=fmean(column)) if column else Score(value=None, reason=reason)
+            values[f"{prefix}{name}"] = score
+    prompts = tuple(joint_prompt(joint, samples, columns, number, folder) for number in range(len(joint.templates)))
+    interval = bootstrap([prompt.values["present"] for prompt in prompts if "present" in prompt.values], seed=SEED)
+    return JointScores(
+        values=values,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        prompts=prompts,
+    )
+
+
+def joint_prompt(
+    task: EvaluationTask, samples: Samples, columns: Mapping[str, Sequence[float]], number: int, folder: Path
+) -> PromptScores:
+    """Average the values of one prompt's images."""
+    indices = range(number * task.images, (number + 1) * task.images)
+    return PromptScores(
+        template=task.templates[number],
+        prompt=fill(task.templates[number], task.subject),
+        values={name: fmean(column[index] for index in indices) for name, column in columns.items()},
+        images=tuple(
+            ImageScores(
+                seed=task.seed + k,
+                file=samples.trained.files[index].relative_to(folder).as_posix(),
+                values={name: column[index] for name, column in columns.items() if not name.startswith("base_")},
+            )
+            for k, index in enumerate(indices)
+        ),
+    )
+
+
+def presence_scales(tasks: Sequence[EvaluationTask], embedded: EmbeddedSamples) -> Mapping[str, PresenceScale] | str:
+    """Make the scale of each subject's presence; a sentence where one of them has none."""
+    if not all(task.photos for task in tasks):
+        return "no photos of the subjects are known; give --photos once for each of them"
+    encoder = embedded.encoders.identity
+    cache = embedded.samples.trained.sample_cache
+
+    def strips(photos: Sequence[Photo]) -> list[Image.Image]:
+        return [middle_strip(photo.image, len(tasks)) for photo in photos]
+
+    cut = [cache.embed_images(encoder, strips(task.photos)) for task in tasks]
+    scales: dict[str, PresenceScale] = {}
+    for index, task in enumerate(tasks):
+        others = [strip for number, strip in enumerate(cut) if number != index]
+        scale = presence_scale(embedded.embed_photos(encoder, task.photos), cut[index], others)
+        if isinstance(scale, str):
+            return f"{task.subject.name}: {scale}"
+        scales[str(task.subject.name)] = scale
+    return scales
+
+
+def presences(images: ImageSet, scales: Mapping[str, PresenceScale], encoder: ImageEncoder) -> list[float]:
+    """Measure the presence of the subject that each image shows least."""
+    count = len(scales)
+    cut = [strip for file in images.files for strip in cut_strips(open_image(file), count)]
+    strips_BD = images.sample_cache.embed_images(encoder, cut)
+    rows = {name: scale.presence(strips_BD) for name, scale in scales.items()}
+    return [
+        all_present({name: row[start : start + count] for name, row in rows.items()})
+        for start in range(0, len(cut), count)
+    ]
+
+
 def cutout_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> Score:
     """Score subject fidelity without backgrounds, where there are masks or a segmenter."""
     encoder = scorers.encoders.identity
@@ -225,7 +273,8 @@ def cutout_score(task: EvaluationTask, samples: Samples, scorers: Scorers) -> Sc
 
 def missing_reasons(task: EvaluationTask) -> dict[str, str]:
     """Explain for each metric that may be missing why it would be."""
-    no_photo = "no photos of the subject are known; give --photos FOLDER"
+    once = " once for each subject" if task.other_photos else ""
+    no_photo = f"no photos of the subject are known; give --photos FOLDER{once}"
     no_noun = "the class noun is not known: train with --class-noun"
     no_photo_or_noun = no_photo if task.subject.class_noun else no_noun
     no_held_out = "no photo was held out: give --photos with photos of the subject that it was not trained on as well"

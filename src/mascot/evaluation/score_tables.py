@@ -12,10 +12,12 @@ from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.comparison import Comparison, Difference
 from mascot.evaluation.evaluator import Calibration
 from mascot.evaluation.metrics.default_encoders import EncoderPair
+from mascot.evaluation.metrics.subject_leakage import PRESENT
 from mascot.evaluation.scores import (
     METRICS,
     PER_PROMPT,
     REFERENCES,
+    JointScores,
     Scores,
     over_folds,
     over_prompts,
@@ -24,13 +26,37 @@ from mascot.evaluation.scores import (
 )
 from mascot.reports.table import NO_VALUE, Table, format_score
 
+LEAKAGE_NOTES = (
+    "leakage: 0 as near to the other's photos as the base model's images of the class or the subject's own photos are; "
+    "1 as near as those photos are to each other\n"
+    "cosine to the other's photos: of the images, of the base model's, of the subject's photos, of those photos\n"
+    "like the other: share of the images that are nearer to the other's photos than to the subject's, and at least "
+    "halfway to them"
+).splitlines()
+"""Definitions below the table of leakage."""
+
+TOGETHER_NOTES = (
+    "least present: presence of the subject that an image shows least, by upright strips of one subject each; 0 as "
+    "photos of another subject, 1 as its own photos\n"
+    f"all shown: share of the images where that is {PRESENT:g} or more; subjects that overlap, stand above each other "
+    "or are small are missed, and a mixture of them counts in part"
+).splitlines()
+"""Definitions below the table of images of all subjects, with their limits."""
+
 
 def runs_table(scores: Sequence[Scores]) -> Table:
     """Tabulate runs, a row each, then their mean, the real photos and the base model.
 
-    Notes give the reasons for missing numbers, the encoders and the conditions of each run.
+    A run of several subjects has a row for each, and one for their mean. Notes give the reasons for
+    missing numbers, the encoders and the conditions of each run.
     """
-    rows = [(one.name, *(format_score(one.values[name].value) for name in METRICS)) for one in scores]
+    lines = [
+        (part.name, part.values)
+        for one in scores
+        for part in (*one.each, *([one.model_copy(update={"name": f"{one.name}: mean"})] if one.subjects else []))
+    ]
+    rows = [(name, *(format_score(values[metric].value) for metric in METRICS)) for name, values in lines]
+    parts = [part for one in scores for part in one.each]
     if len(scores) > 1:
         rows.append(("mean", *(format_score(_mean(scores, name)) for name in METRICS)))
     for title, known in REFERENCES.items():
@@ -39,7 +65,61 @@ def runs_table(scores: Sequence[Scores]) -> Table:
         title=f"{len(scores)} runs" if len(scores) > 1 else scores[0].subject,
         head=("run", *titles(scores).values()),
         rows=tuple(rows),
-        notes=(*missing_notes(scores), *encoder_notes(scores), *run_notes(scores)),
+        notes=(*missing_notes(parts), *encoder_notes(scores), *run_notes(parts)),
+    )
+
+
+def subjects_tables(scores: Scores) -> tuple[Table, ...]:
+    """Tabulate leakage between several subjects, and images of all; none where there is one."""
+    if not scores.subjects:
+        return ()
+    return (leakage_table(scores), *([] if scores.together is None else [together_table(scores.together)]))
+
+
+def leakage_table(scores: Scores) -> Table:
+    """Tabulate how far images of each subject look like each other one, a row for each pair."""
+    rows = tuple(
+        (
+            leak.subject,
+            leak.other,
+            _bounded(leak.value.value, leak.low, leak.high),
+            *map(format_score, (leak.similarity, leak.base_similarity, leak.photo_similarity, leak.real_similarity)),
+            NO_VALUE if leak.nearer is None else f"{leak.nearer:.0%}",
+        )
+        for leak in scores.leakage
+    )
+    return Table(
+        title=f"{scores.name}: leakage between subjects, with 95 % intervals over prompts",
+        head=("images of", "photos of", "leakage", "cosine", "base", "own photos", "those photos", "like the other"),
+        rows=rows,
+        notes=(
+            *LEAKAGE_NOTES,
+            *(
+                f"{leak.subject} and photos of {leak.other}: {leak.value.reason}"
+                for leak in scores.leakage
+                if leak.value.reason
+            ),
+        ),
+    )
+
+
+def together_table(joint: JointScores) -> Table:
+    """Tabulate the images that should show all subjects, by the run and by the base model."""
+    rows: list[tuple[str, ...]] = []
+    for title, prefix in (("this run", ""), ("base model", "base_")):
+        present, shown, fidelity = (joint.values[f"{prefix}{name}"].value for name in ("present", "shown", "clip_t"))
+        share = NO_VALUE if shown is None else f"{shown:.0%}"
+        least = format_score(present) if prefix else _bounded(present, joint.low, joint.high)
+        rows.append((title, least, share, format_score(fidelity)))
+    reasons = dict.fromkeys(score.reason for score in joint.values.values() if score.reason)
+    return Table(
+        title=f"all subjects in one image, with 95 % intervals over prompts ({len(joint.prompts)})",
+        head=("", "least present", "all shown", METRICS["clip_t"].title),
+        rows=tuple(rows),
+        notes=(
+            *TOGETHER_NOTES,
+            *reasons,
+        ),
     )
 
 
@@ -59,7 +139,7 @@ def means_table(scores: Sequence[Scores]) -> Table:
             description += f"; interval over the {len(scores[0].folds)} held-out photos"
         better = f"{metric.better}er is better" if metric.better else ""
         rows.append((titles(scores)[name], format_interval(interval), better, description))
-    over = _one_subject(scores[0]) if single else f"{len(scores)} subjects"
+    over = _over_prompts(scores[0]) if single else f"{len(scores)} subjects"
     return Table(
         title=f"means, with 95 % intervals over {over}", head=("metric", "mean", "", "definition"), rows=tuple(rows)
     )
@@ -116,7 +196,7 @@ def comparison_table(comparison: Comparison) -> Table:
     scores = (*comparison.ones, *comparison.others)
     title = titles(scores)
     by_prompt = comparison.rows == "prompts"
-    over = _one_subject(comparison.ones[0]) if by_prompt else f"{len(comparison.ones)} subjects"
+    over = _over_prompts(comparison.ones[0]) if by_prompt else f"{len(comparison.ones)} subjects"
     rows = tuple(
         (
             title[name],
@@ -225,8 +305,15 @@ def describe_knobs(scores: Scores) -> str:
     )
 
 
-def _one_subject(scores: Scores) -> str:
-    """Say what an interval covers where there is one subject."""
+def _bounded(mean: float | None, low: float | None, high: float | None) -> str:
+    """Format a mean and its bounds."""
+    return format_interval(None if mean is None else Interval(mean, low, high))
+
+
+def _over_prompts(scores: Scores) -> str:
+    """Say what an interval over the prompts of one run covers."""
+    if scores.subjects:
+        return f"{len(scores.prompts)} prompts of {len(scores.subjects)} subjects: they do not cover other subjects"
     return f"{len(scores.prompts)} prompts of one subject: they do not cover other subjects"
 
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.generation.knobs import Knobs
@@ -178,8 +186,71 @@ class FoldScores(BaseModel):
         return self.training_similarity - self.held_out_similarity - (self.base_copying or 0.0)
 
 
+class SubjectScores(BaseModel):
+    """The scores of one of several subjects of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Its name in prompts."""
+    subject: str
+    """Token and class noun."""
+    class_noun: str | None
+    live: bool
+    photos: tuple[str, ...]
+    """Hashes of its photos."""
+    values: dict[str, Score]
+    """As `Scores.values`."""
+    prompts: int
+    """How many of the run's prompts are about it; those of the first subject come first."""
+    notes: tuple[str, ...]
+
+
+class LeakageScores(BaseModel):
+    """How far images of one subject look like the photos of another (see `subject_leakage`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str
+    """Name of the subject that the images are of."""
+    other: str
+    """Name of the subject that the photos are of."""
+    value: Score
+    """0: no nearer to the other than expected; 1: like the other's photos."""
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    """Bounds of the 95 % bootstrap interval over prompts; None with one prompt."""
+    similarity: FiniteFloat | None = None
+    """Mean cosine of the images and the other's photos, by the identity encoder."""
+    base_similarity: FiniteFloat | None = None
+    """The same of the base model's images with the class noun alone."""
+    photo_similarity: FiniteFloat | None = None
+    """The same of the subject's own photos."""
+    real_similarity: FiniteFloat | None = None
+    """The same of the other's photos among themselves."""
+    nearer: FiniteFloat | None = None
+    """Share of the images, 0..1, that look like the other rather than like the subject."""
+
+
+class JointScores(BaseModel):
+    """Scores of images that should show all subjects at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: dict[str, Score]
+    """`present`, `shown`, `clip_t`; the same of the base model with the prefix `base_`.
+
+    `present` is the presence of the subject that an image shows least: 0 none of it, 1 like its
+    photos. `shown` is the share of the images where that is at least one half.
+    """
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    """Bounds of the 95 % bootstrap interval of `present` over prompts; None with one prompt."""
+    prompts: tuple[PromptScores, ...]
+
+
 class Scores(JsonRecord):
-    """The scores of one run."""
+    """The scores of one run; with several subjects, means over them, and those of each."""
 
     damaged = "{path} is damaged or was written by another version of mascot; run `mascot evaluate` again."
     absent = "{folder} was not evaluated yet; run `mascot evaluate {folder}` first."
@@ -212,13 +283,86 @@ class Scores(JsonRecord):
     """Conditions that a reader of the numbers has to know."""
     folds: tuple[FoldScores, ...] = ()
     """Photos held out in turn, where copying was cross-validated."""
+    subjects: tuple[SubjectScores, ...] = ()
+    """Each of several subjects; this and what follows is not written where there is one."""
+    leakage: tuple[LeakageScores, ...] = ()
+    """Each ordered pair of several subjects."""
+    together: JointScores | None = None
+    """Images of several subjects at once, where a prompt names them all."""
+
+    @model_serializer(mode="wrap")
+    def write_subjects(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only several subjects have, where there is one."""
+        values: dict[str, Any] = handler(self)
+        several = {"subjects", "leakage", "together"}
+        return values if self.subjects else {key: value for key, value in values.items() if key not in several}
+
+    @property
+    def each(self) -> tuple[Scores, ...]:
+        """The scores of each subject, named after it; these themselves where there is one."""
+        parts: list[Scores] = []
+        start = 0
+        for one in self.subjects:
+            own = {key: getattr(one, key) for key in ("subject", "class_noun", "live", "photos", "values", "notes")}
+            prompts = self.prompts[start : start + one.prompts]
+            alone = {"prompts": prompts, "subjects": (), "leakage": (), "together": None}
+            parts.append(self.model_copy(update={"name": f"{self.name}: {one.name}", **own, **alone}))
+            start += one.prompts
+        return tuple(parts) or (self,)
 
     @model_validator(mode="after")
     def check_names(self) -> Self:
         """Refuse files that another version wrote."""
-        if set(self.values) != _NAMES:
-            raise ValueError(f"scores are of {sorted(_NAMES)}, not of {sorted(self.values)}")
+        for values in (self.values, *(one.values for one in self.subjects)):
+            if set(values) != _NAMES:
+                raise ValueError(f"scores are of {sorted(_NAMES)}, not of {sorted(values)}")
+        if self.subjects and sum(one.prompts for one in self.subjects) != len(self.prompts):
+            raise ValueError("the subjects' prompts are not those of the run")
         return self
+
+
+def join_scores(
+    parts: Sequence[Scores], names: Sequence[str], leakage: Sequence[LeakageScores], together: JointScores | None
+) -> Scores:
+    """Join the scores of a run's subjects; those of a single one are returned as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    nouns = [part.class_noun for part in parts]
+    return parts[0].model_copy(
+        update={
+            "subject": " and ".join(part.subject for part in parts),
+            "class_noun": None if None in nouns else ", ".join(map(str, nouns)),
+            "live": all(part.live for part in parts),
+            "photos": tuple(photo for part in parts for photo in part.photos),
+            "values": {name: mean_score([part.values[name] for part in parts], names) for name in parts[0].values},
+            "prompts": tuple(prompt for part in parts for prompt in part.prompts),
+            "notes": (),
+            "subjects": tuple(subject_scores(name, part) for name, part in zip(names, parts, strict=True)),
+            "leakage": tuple(leakage),
+            "together": together,
+        }
+    )
+
+
+def mean_score(scores: Sequence[Score], names: Sequence[str]) -> Score:
+    """Average one number over the subjects that have it; the reason names those that have not."""
+    known = [score.value for score in scores if score.value is not None]
+    reasons = [f"{name}: {score.reason}" for name, score in zip(names, scores, strict=True) if score.reason]
+    return Score(value=fmean(known) if known else None, reason="; ".join(reasons))
+
+
+def subject_scores(name: str, scores: Scores) -> SubjectScores:
+    """Take from a subject's scores what differs from the other subjects'."""
+    return SubjectScores(
+        name=name,
+        subject=scores.subject,
+        class_noun=scores.class_noun,
+        live=scores.live,
+        photos=scores.photos,
+        values=scores.values,
+        prompts=len(scores.prompts),
+        notes=scores.notes,
+    )
 
 
 def titles(scores: Sequence[Scores]) -> dict[str, str]:

@@ -10,8 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mascot.evaluation.comparison import Comparison
-from mascot.evaluation.score_tables import comparison_table, folds_table, means_table, prompts_table, runs_table
-from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Scores, titles
+from mascot.evaluation.score_tables import (
+    comparison_table,
+    folds_table,
+    means_table,
+    prompts_table,
+    runs_table,
+    subjects_tables,
+)
+from mascot.evaluation.scores import FoldScores, ImageScores, JointScores, PromptScores, Scores, titles
 from mascot.reports.page import ImageStrip, ImageTile, Page, PageRow, PageSection, read_thumbnail
 from mascot.reports.table import format_score
 
@@ -29,8 +36,13 @@ def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page
         title=f"{scores.subject} on {scores.base}: scores",
         about="Images that the adapter generates of contexts that no photo shows, scored by the encoders named below.",
         sections=(
-            PageSection(id="scores", title="Scores", tables=(runs_table([scores]), means_table([scores]))),
+            PageSection(
+                id="scores",
+                title="Scores",
+                tables=(runs_table([scores]), *subjects_tables(scores), means_table([scores])),
+            ),
             *([held_out_section(scores, folder)] if scores.folds else []),
+            *([together_section(scores.together, folder)] if scores.together is not None else []),
             PageSection(
                 id="extremes",
                 title="Best and worst",
@@ -46,6 +58,19 @@ def scores_page(scores: Scores, folder: Path, base: Sequence[Path] = ()) -> Page
             ),
         ),
     )
+
+
+def together_section(joint: JointScores, folder: Path) -> PageSection:
+    """Build the section on images that should show all subjects."""
+    rows: list[PageRow] = []
+    for prompt in joint.prompts:
+        captions = [
+            f"least present {format_score(image.values['present'])}" if "present" in image.values else ""
+            for image in prompt.images
+        ]
+        tiles = [image_tile(prompt, one, folder, words) for one, words in zip(prompt.images, captions, strict=True)]
+        rows.append(PageRow(title=prompt.prompt, about="", strips=(ImageStrip(name="", tiles=tuple(tiles)),)))
+    return PageSection(id="together", title="All subjects in one image", rows=tuple(rows))
 
 
 def held_out_section(scores: Scores, folder: Path) -> PageSection:

@@ -93,6 +93,11 @@ def plan_folds(adapter: Adapter, path: Path, *, base: str | None = None, count: 
     Raises:
         UserError: the photos cannot be read, or there are fewer than `count`.
     """
+    if adapter.manifest is not None and adapter.manifest.subject.others:
+        raise UserError(
+            f"{path} holds several subjects, and --cross-validate is of one; evaluate it without, or give --photos "
+            "once for each subject, with photos that it was not trained on too."
+        )
     run = Run(path.parent)
     if adapter.manifest is None or path != run.adapter or not run.recipe.exists():
         reason = "an adapter without its run's folder cannot be trained again without one of its photos"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mascot.errors import UserError
-from mascot.evaluation.diagnosis.checks import CHECKS, FAILURE_MODES, FailureMode, run_checks
+from mascot.evaluation.diagnosis.checks import BETWEEN_SUBJECTS, CHECKS, FAILURE_MODES, FailureMode, run_checks
 from mascot.evaluation.diagnosis.findings import (
     SEVERITIES,
     CheckResult,
@@ -116,7 +116,7 @@ def test_a_healthy_run_has_nothing() -> None:
 
 
 def test_every_failure_mode_is_tried() -> None:
-    assert set(FAULTY) == set(FAILURE_MODES) == set(REMEDIES)
+    assert set(FAULTY) == set(FAILURE_MODES) == set(REMEDIES) - set(BETWEEN_SUBJECTS)
 
 
 @pytest.mark.parametrize("failure_mode", FAILURE_MODES)
@@ -241,7 +241,7 @@ def test_noise_over_prompts_and_seeds_is_no_finding(shares: list[float], classes
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("failure_mode", FAILURE_MODES)
+@pytest.mark.parametrize("failure_mode", [*FAILURE_MODES, *BETWEEN_SUBJECTS])
 @pytest.mark.parametrize(
     "overrides", [[], ["prior.count=0"], ["training.steps=1", 'dataset.templates=["a {token}"]', "knobs.guidance=90"]]
 )

@@ -56,7 +56,7 @@ def probes(world: World, diagnosis: Diagnosis) -> ProbeImages:
     """The images that the diagnosis was made from."""
     del diagnosis
     adapter, path = resolve_adapter(world.run)
-    task = plan_diagnosis(adapter, path, name="run", prompts=PROMPTS)
+    [task] = plan_diagnosis(adapter, path, name="run", prompts=PROMPTS)
     identity, clip = world.encoders
     scorers = Scorers(
         encoders=EncoderPair(identity=identity, clip=clip),

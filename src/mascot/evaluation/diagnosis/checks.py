@@ -17,6 +17,7 @@ from mascot.data.photo_audit import MAXIMUM_BACKGROUND_SIMILARITY
 from mascot.evaluation.bootstrap import Interval, bootstrap
 from mascot.evaluation.diagnosis import thresholds
 from mascot.evaluation.diagnosis.measurements import RunMeasurements, ValuesOrReason
+from mascot.evaluation.metrics.subject_leakage import Leak
 
 FailureMode = Literal[
     "underfitting",
@@ -28,11 +29,16 @@ FailureMode = Literal[
     "context not generated",
     "token leakage",
     "photos too similar",
+    "subject leakage",
 ]
 
 Severity = Literal["serious", "warning", "note"]
 
-FAILURE_MODES: tuple[FailureMode, ...] = get_args(FailureMode)
+BETWEEN_SUBJECTS: tuple[FailureMode, ...] = ("subject leakage",)
+"""The failure modes that only an adapter of several subjects can have."""
+
+FAILURE_MODES: tuple[FailureMode, ...] = tuple(mode for mode in get_args(FailureMode) if mode not in BETWEEN_SUBJECTS)
+"""The failure modes of one subject."""
 
 _SEED = 0  # of the bootstraps: the same measurements always give the same interval
 
@@ -101,8 +107,9 @@ class Check:
 
 
 def run_checks(measurements: RunMeasurements) -> tuple[Check, ...]:
-    """Run all checks, in a fixed order."""
-    return tuple(check(measurements) for check in CHECKS)
+    """Run all checks, in a fixed order; those between subjects come last."""
+    between = (check_subject_leakage(name, leak) for name, leak in measurements.leaks.items())
+    return (*(check(measurements) for check in CHECKS), *between)
 
 
 def check_underfitting(measurements: RunMeasurements) -> Check:
@@ -278,6 +285,25 @@ def check_photo_backgrounds(measurements: RunMeasurements) -> Check:
     ).with_values("there are not two photos with a background" if similarity is None else [similarity])
 
 
+def check_subject_leakage(name: str, leak: Leak | str) -> Check:
+    """Check how far images of the subject look like the photos of another, prompt by prompt."""
+    note = (
+        ""
+        if isinstance(leak, str)
+        else f" {leak.nearer:.0%} of the images look like {name} rather than like the subject."
+    )
+    values = leak if isinstance(leak, str) else leak.reason or list(leak.values)
+    return Check(
+        failure_mode="subject leakage",
+        severity="serious",
+        statistic=f"likeness of its images to {name}, from its class and its photos (0) to the photos of {name} (1)",
+        conclusion=f"Its images look like {name}.",
+        threshold=thresholds.MAXIMUM_SUBJECT_LEAKAGE,
+        above=True,
+        note=note,
+    ).with_values(values)
+
+
 CHECKS: tuple[Callable[[RunMeasurements], Check], ...] = (
     check_underfitting,
     check_memorization,
@@ -292,4 +318,4 @@ CHECKS: tuple[Callable[[RunMeasurements], Check], ...] = (
     check_duplicate_photos,
     check_photo_backgrounds,
 )
-"""All checks, in the order of the failure modes."""
+"""All checks of one subject, in the order of the failure modes."""

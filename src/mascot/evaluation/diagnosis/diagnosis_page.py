@@ -39,7 +39,7 @@ def diagnosis_section(diagnosis: Diagnosis, folder: Path) -> PageSection:
 
 def finding_title(finding: Finding) -> str:
     """Join severity and failure mode: `serious: underfitting`."""
-    return f"{finding.severity}: {finding.failure_mode}"
+    return f"{finding.severity}: {finding.title}"
 
 
 def image_strip(example_strip: ExampleStrip, folder: Path) -> ImageStrip:
@@ -59,9 +59,7 @@ def remedies_table(diagnosis: Diagnosis) -> Table:
         title="what to change, one at a time, the likeliest to help first",
         head=("against", "option of mascot train", "why"),
         rows=tuple(
-            (finding.failure_mode, remedy.option, remedy.why)
-            for finding in diagnosis.findings
-            for remedy in finding.remedies
+            (finding.title, remedy.option, remedy.why) for finding in diagnosis.findings for remedy in finding.remedies
         ),
     )
 
@@ -73,7 +71,7 @@ def checks_table(diagnosis: Diagnosis) -> Table:
         head=("failure mode", "statistic", "value (95 % interval)", "triggered", ""),
         rows=tuple(
             (
-                check.failure_mode,
+                check.title,
                 check.statistic,
                 f"{check.value:.2f}" + (f" ({check.low:.2f} to {check.high:.2f})" if check.high > check.low else ""),
                 f"{'above' if check.above else 'below'} {check.threshold:.2f}",
@@ -93,7 +91,7 @@ def finding_entries(diagnosis: Diagnosis, folder: Path) -> tuple[ReportFinding, 
     return tuple(
         ReportFinding(
             severity=finding.severity,
-            title=finding.failure_mode,
+            title=finding.title,
             message=finding.message,
             remedies=tuple((remedy.option, remedy.why) for remedy in finding.remedies),
             strips=tuple(

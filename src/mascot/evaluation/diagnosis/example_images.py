@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 
 from mascot.data.prompt_templates import fill
@@ -12,6 +13,7 @@ from mascot.evaluation.diagnosis.findings import ExampleImage, ExampleStrip
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.probe_images import ProbeImages
 from mascot.evaluation.evaluator import split_by_prompt
+from mascot.evaluation.metrics.subject_leakage import Leak
 from mascot.evaluation.samples import ImageSet
 
 MAXIMUM_IMAGES = 4
@@ -132,6 +134,22 @@ def photo_examples(probes: ProbeImages, measurements: RunMeasurements, folder: P
     return (photo_strip(probes, folder),)
 
 
+def leakage_examples(probes: ProbeImages, measurements: RunMeasurements, folder: Path) -> Sequence[ExampleStrip]:
+    """Show the images that are nearest to the photos of another subject, and the photos of both."""
+    found = {name: leak for name, leak in measurements.leaks.items() if isinstance(leak, Leak) and leak.values}
+    name = max(found, key=lambda other: fmean(found[other].values))
+    identity, photos = probes.scorers.encoders.identity, probes.task.other_photos[name]
+    cosines_B = (probes.samples.trained.embed(identity) @ probes.embedded.embed_photos(identity, photos).T).mean(dim=1)
+    order = cosines_B.argsort(descending=True).tolist()[:MAXIMUM_IMAGES]
+    words = str(probes.task.subject.name)
+    files = [probes.samples.trained.files[index] for index in order]
+    return (
+        make_strip(f"{words}, by this run, the nearest to {name}", files, folder, f"an image of {words}"),
+        photo_strip(probes, folder),
+        make_strip(f"photos of {name}", [photo.path for photo in photos], folder, f"a photo of {name}"),
+    )
+
+
 EXAMPLES: Mapping[FailureMode, Callable[[ProbeImages, RunMeasurements, Path], Sequence[ExampleStrip]]] = (
     MappingProxyType(
         {
@@ -144,6 +162,7 @@ EXAMPLES: Mapping[FailureMode, Callable[[ProbeImages, RunMeasurements, Path], Se
             "context not generated": missing_context_examples,
             "token leakage": token_examples,
             "photos too similar": photo_examples,
+            "subject leakage": leakage_examples,
         }
     )
 )

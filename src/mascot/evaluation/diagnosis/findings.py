@@ -8,11 +8,11 @@ would reverse is therefore no finding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
-from mascot.evaluation.diagnosis.checks import FAILURE_MODES, Check, FailureMode, Severity, run_checks
+from mascot.evaluation.diagnosis.checks import BETWEEN_SUBJECTS, FAILURE_MODES, Check, FailureMode, Severity, run_checks
 from mascot.evaluation.diagnosis.measurements import RunMeasurements
 from mascot.evaluation.diagnosis.remedies import Remedy, remedies_for
 from mascot.generation.knobs import Knobs
@@ -43,12 +43,30 @@ class ExampleStrip(BaseModel):
     images: tuple[ExampleImage, ...]
 
 
-class CheckResult(BaseModel):
-    """The outcome of one check: its statistic with the interval, and the threshold."""
+class AboutSubject(BaseModel):
+    """A part of a diagnosis that names its subject where there are several."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    subject: str = ""
+    """Name of the subject that it is about; empty, and not written, where there is one."""
     failure_mode: FailureMode
+
+    @property
+    def title(self) -> str:
+        """The failure mode, with the subject in front of it: `owl: underfitting`."""
+        return f"{self.subject}: {self.failure_mode}" if self.subject else self.failure_mode
+
+    @model_serializer(mode="wrap")
+    def write_subject(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the name out where there is one subject."""
+        values: dict[str, Any] = handler(self)
+        return values if self.subject else {key: value for key, value in values.items() if key != "subject"}
+
+
+class CheckResult(AboutSubject):
+    """The outcome of one check: its statistic with the interval, and the threshold."""
+
     statistic: str
     value: FiniteFloat
     low: FiniteFloat
@@ -59,12 +77,9 @@ class CheckResult(BaseModel):
     triggered: bool
 
 
-class Finding(BaseModel):
+class Finding(AboutSubject):
     """A failure mode that a run has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    failure_mode: FailureMode
     severity: Severity
     message: str
     """What was measured, with the interval and the threshold."""
@@ -96,6 +111,14 @@ class Diagnosis(JsonRecord):
     """All checks that could be run."""
     unavailable: dict[str, str]
     """Checks that could not be run: name -> reason."""
+    subjects: tuple[str, ...] = ()
+    """Names of several subjects; not written where there is one."""
+
+    @model_serializer(mode="wrap")
+    def write_subjects(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the names out where there is one subject."""
+        values: dict[str, Any] = handler(self)
+        return values if self.subjects else {key: value for key, value in values.items() if key != "subjects"}
 
     @property
     def summaries(self) -> tuple[FindingSummary, ...]:
@@ -103,7 +126,7 @@ class Diagnosis(JsonRecord):
         return tuple(
             FindingSummary(
                 severity=finding.severity,
-                failure_mode=finding.failure_mode,
+                failure_mode=finding.title,
                 remedy=finding.remedies[0].sentence if finding.remedies else "",
             )
             for finding in self.findings
@@ -115,13 +138,30 @@ class Diagnosis(JsonRecord):
         checked = {check.failure_mode for check in self.checks}
         if not checked:
             return "No failure mode could be checked."
-        left = len(set(FAILURE_MODES) - checked)
-        unavailable = f" {left} of {len(FAILURE_MODES)} failure modes could not be checked." if left else ""
+        known = {*FAILURE_MODES, *(BETWEEN_SUBJECTS if self.subjects else ())}
+        left = len(known - checked)
+        unavailable = f" {left} of {len(known)} failure modes could not be checked." if left else ""
         scope = f"{len(checked)} failure modes were checked on {self.images} images.{unavailable}"
         if not self.findings:
             return f"Nothing is wrong: {scope}"
-        names = dict.fromkeys(f"{finding.failure_mode} ({finding.severity})" for finding in self.findings)
+        names = dict.fromkeys(f"{finding.title} ({finding.severity})" for finding in self.findings)
         return f"Found: {', '.join(names)}. {scope}"
+
+
+def join_diagnoses(diagnoses: Sequence[Diagnosis], names: Sequence[str]) -> Diagnosis:
+    """Join the diagnoses of several subjects, the most serious findings first."""
+    first, pairs = diagnoses[0], list(zip(names, diagnoses, strict=True))
+    findings = [one.model_copy(update={"subject": name}) for name, part in pairs for one in part.findings]
+    return first.model_copy(
+        update={
+            "subject": " and ".join(part.subject for part in diagnoses),
+            "images": sum(part.images for part in diagnoses),
+            "findings": tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+            "checks": tuple(one.model_copy(update={"subject": name}) for name, part in pairs for one in part.checks),
+            "unavailable": {f"{name}: {key}": why for name, part in pairs for key, why in part.unavailable.items()},
+            "subjects": tuple(names),
+        }
+    )
 
 
 def list_findings(

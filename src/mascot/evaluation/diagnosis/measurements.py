@@ -7,9 +7,11 @@ changes nothing and 1 at the base model's own. Diversity is relative to the base
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
+
+from mascot.evaluation.metrics.subject_leakage import Leak
 
 MINIMUM_SCALE_WIDTH = 0.05
 """Least cosine between the base model's likeness and the photos' that makes a usable scale."""
@@ -107,6 +109,8 @@ class RunMeasurements:
     """Number of photos that have a duplicate, by their bytes or their perceptual hashes."""
     background_similarity: float | None = None
     """Similarity of the photos' backgrounds, 0..1; None where it cannot be measured."""
+    leaks: Mapping[str, Leak | str] = field(default_factory=dict[str, "Leak | str"])
+    """How far its images look like each other subject, by name, or why that is not known."""
 
     @property
     def likeness_scale(self) -> tuple[float, float] | str:

@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from mascot.data.photo_audit import background_similarity, duplicates
 from mascot.evaluation.diagnosis.measurements import PromptMeasurements, RunMeasurements
 from mascot.evaluation.evaluation_task import EvaluationTask
-from mascot.evaluation.evaluator import EmbeddedSamples, Scorers, split_by_prompt
+from mascot.evaluation.evaluator import Scorers, split_by_prompt
 from mascot.evaluation.metrics.color_leakage import scene_colors
 from mascot.evaluation.metrics.diversity import diversity
 from mascot.evaluation.metrics.memorization import real_nearest
 from mascot.evaluation.metrics.subject_fidelity import real_similarity, similarity
-from mascot.evaluation.samples import ImageSet, Samples, generate_samples
+from mascot.evaluation.samples import EmbeddedSamples, ImageSet, Samples, generate_samples
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
 from mascot.generation.live_nouns import is_live
@@ -112,6 +112,7 @@ class ProbeImages:
             base_leakage=self.leakage(self.samples.base),
             duplicate_count=len({path for pair in duplicates(task.photos) for path in (pair.first, pair.second)}),
             background_similarity=background_similarity(task.photos),
+            leaks=self.embedded.leaks(),
         )
 
     def prompt_measurements(self, number: int) -> PromptMeasurements:

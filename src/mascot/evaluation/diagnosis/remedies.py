@@ -218,6 +218,17 @@ def against_similar_photos(recipe: RecordedRecipe) -> Iterator[Remedy]:
     yield from scale_steps(recipe, 0.5, "photos of little variety are soon memorized")
 
 
+def against_subject_leakage(recipe: RecordedRecipe) -> Iterator[Remedy]:
+    """Propose to tell the subjects apart by more training, class images and class nouns."""
+    yield from scale_steps(recipe, 2, "each subject is in a part of the examples alone, and needs as many as by itself")
+    yield from strengthen_prior(recipe)
+    yield from vary_captions(recipe)
+    nouns = recipe["class_nouns"]
+    if isinstance(nouns, Sequence) and len(set(nouns)) < len(nouns):
+        yield Remedy(why="Give each subject a class noun of its own: with a shared one only the tokens differ.")
+    yield Remedy(why="Train each subject in an adapter of its own where they need not be in one image.")
+
+
 REMEDIES: Mapping[str, Callable[[RecordedRecipe], Iterator[Remedy]]] = MappingProxyType(
     {
         "underfitting": against_underfitting,
@@ -229,6 +240,7 @@ REMEDIES: Mapping[str, Callable[[RecordedRecipe], Iterator[Remedy]]] = MappingPr
         "context not generated": against_context_not_generated,
         "token leakage": against_token_leakage,
         "photos too similar": against_similar_photos,
+        "subject leakage": against_subject_leakage,
     }
 )
 """Failure mode -> its remedies, the likeliest to help first."""
@@ -238,7 +250,7 @@ def remedies_for(failure_mode: str, recipe: Mapping[str, object]) -> Sequence[Re
     """List what to change in a recipe against a failure mode, the likeliest to help first.
 
     Args:
-        failure_mode: One of `checks.FAILURE_MODES`.
+        failure_mode: One of `checks.FailureMode`.
         recipe: The run's recipe as nested values; keys that it lacks are not changed.
     """
     return tuple(REMEDIES[failure_mode](RecordedRecipe(recipe)))
