@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from laws.bad_places import fresh_adapter
 from laws.test_several_subjects import command, options
 from mascot.adapters.adapter_file import Adapter, SubjectRecord
 from mascot.api.compare import compare
+from mascot.errors import UserError
 from mascot.evaluation.diagnosis.findings import Diagnosis
+from mascot.evaluation.evaluation_task import prompts_about
 from mascot.evaluation.metrics.subject_leakage import all_present, cut_strips, measure_leak, presence_scale
 from mascot.evaluation.scores import Scores
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
 from mascot.models import starter
+from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run, scores_folder
 from tiny.encoders import tiny_clip, tiny_identity
 from tiny.photos import noise
+from tiny.world import World
 
 OWL = sorted((Path(__file__).parents[2] / "examples" / "mascot" / "photos").glob("*.png"))
 BEAR = [Path(photo) for photo in starter.subjects()["teddy_bear"].photos]
@@ -262,3 +267,24 @@ def test_each_subject_needs_a_strip_of_its_own() -> None:
     assert not isinstance(scale, str)
     assert scale.presence(rows(0.05))[0] == pytest.approx(1, abs=0.01)
     assert scale.presence(rows(1.5))[0] == pytest.approx(0, abs=0.01)
+
+
+def test_files_of_one_subject_say_nothing_of_several(world: World) -> None:
+    """They are as they were before there were several, and so are still read."""
+    world.evaluate(prompts=["a {subject} in the snow"], images=1, diagnosed=True)
+    scores = json.loads(world.run.scores.read_text(encoding="utf-8"))
+    assert not {"subjects", "leakage", "together"} & set(scores)
+    diagnosis = json.loads(world.run.diagnosis.read_text(encoding="utf-8"))
+    assert "subjects" not in diagnosis
+    assert all("subject" not in part for part in (*diagnosis["findings"], *diagnosis["checks"]))
+    assert "of 10 failure modes" not in Diagnosis.read(world.run.diagnosis).verdict
+
+
+def test_prompts_of_three_subjects_are_about_one_or_all() -> None:
+    three = [Subject(token, noun, noun) for token, noun in (("sks", "owl"), ("zwx", "cat"), ("fel", "dog"))]
+    owl = replace(three[0], others=(three[1], three[2]))
+    prompts = ("a {subject} at night", "a {cat} in space", "a zwx cat in a garden", "{owl}, {cat} and {dog}")
+    assert prompts_about(prompts, owl) == prompts[:1]
+    assert prompts_about(prompts, owl.all[1]) == prompts[:3]
+    with pytest.raises(UserError, match=r"one of the names \(\{owl\}, \{cat\}, \{dog\}\) or all of them"):
+        prompts_about(("a {owl} and a {cat}",), owl)

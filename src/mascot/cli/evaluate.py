@@ -50,7 +50,8 @@ Live = Annotated[
 ReferencePhotos = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Photos to compare with, instead of the run's. Photos that were not trained on count as held out.",
+        help="Photos to compare with, instead of the run's; those not trained on count as held out. Several subjects "
+        "take one folder each.",
         show_default=False,
     ),
 ]
@@ -67,7 +68,10 @@ ProbePrompts = Annotated[
     ),
 ]
 ComparisonPhotos = Annotated[
-    list[Path] | None, typer.Option(help="Photos to compare with, instead of the run's.", show_default=False)
+    list[Path] | None,
+    typer.Option(
+        help="Photos to compare with, instead of the run's; several subjects take one folder each.", show_default=False
+    ),
 ]
 One = Annotated[Path, typer.Argument(help="An evaluated run (RUN@200 for a kept step) or adapter file.")]
 Other = Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")]
