@@ -184,6 +184,10 @@ def test_a_trained_run_of_two_subjects_is_scored_and_diagnosed(
     assert {row["version"] for row in [json.loads(run.scores.read_text(encoding="utf-8"))]} == {1}
     assert set(compare(run, run, out=tmp_path / "page.html").differences) >= {"identity"}
     assert command(monkeypatch, "diagnose", run.folder, "--device", "cpu") == 0
+    if method == "textual-inversion":  # its file of one word is compared with that word's photos
+        word = run.folder / "token_cat.safetensors"
+        assert command(monkeypatch, "evaluate", word, *prompts[:2], "--images", "1", "--device", "cpu") == 0
+        assert Scores.read(scores_folder(word).scores).photos == scores.subjects[1].photos
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {

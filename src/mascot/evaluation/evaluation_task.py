@@ -127,28 +127,29 @@ def report_prompts(base: str, subject: Subject, *, live: bool | None) -> tuple[s
     return prompts_for(base, subject, live=live)[0]
 
 
-def read_training_photos(run: Run, count: int, *, needed: bool) -> tuple[tuple[Photo, ...], ...]:
-    """Read the photos that a run was trained on, a group for each of its `count` subjects.
+def read_training_photos(run: Run, subjects: Sequence[Subject], *, needed: bool) -> tuple[tuple[Photo, ...], ...]:
+    """Read the photos that a run was trained on, a group for each of `subjects`.
 
-    The groups are empty where the folder holds no recipe of as many subjects, or where the photos
-    are gone and not `needed`.
+    The groups are empty where the folder holds no recipe of these subjects, or where the photos are
+    gone and not `needed`. An adapter of one word of several has the photos of its subject.
 
     Raises:
         UserError: the photos are needed and cannot be read.
     """
-    unknown: tuple[tuple[Photo, ...], ...] = ((),) * count
+    unknown: tuple[tuple[Photo, ...], ...] = ((),) * len(subjects)
     if not run.recipe.exists():
         return unknown
     recipe = Recipe.read(run.recipe)
-    groups, settings = recipe.subjects.photo_groups, recipe.dataset
-    if len(groups) != count:
+    groups = dict(zip(recipe.subjects.names or (None,), recipe.subjects.photo_groups, strict=True))
+    if any(one.name not in groups for one in subjects):
         return unknown
+    settings = recipe.dataset
     try:
         return tuple(
             read_photos(
-                [Path(path) for path in group], background=settings.background, recursive=settings.recursive
+                [Path(path) for path in groups[one.name]], background=settings.background, recursive=settings.recursive
             ).photos
-            for group in groups
+            for one in subjects
         )
     except UserError as error:
         if not needed:
@@ -223,7 +224,7 @@ def read_photo_groups(
     Raises:
         UserError: they cannot be read, or `photos` are not given for each subject.
     """
-    trained = read_training_photos(Run(path.parent), len(manifest.subject.all), needed=not photos)
+    trained = read_training_photos(Run(path.parent), manifest.subject.all, needed=not photos)
     return _read_given_photos(photos, manifest.recipe, manifest.subject) if photos else trained, trained
 
 
