@@ -74,6 +74,38 @@ def test_a_changed_recipe_is_refused_by_name_and_its_remedies_work(mascot: Masco
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=5", "previews.seed=5", "training.steps=6"],
+        ["prediction=v"],
+        pytest.param(["clip_skip=1"], marks=pytest.mark.slow),
+        ["training.optimizer=prodigy"],
+        ["method.name=textual-inversion"],
+        pytest.param(["prior.weight=1", "prior.form=outputs", "prior.count=2"], marks=pytest.mark.slow),
+        pytest.param(['dataset.templates=["it\'s {subject}"]'], marks=pytest.mark.slow),
+        pytest.param(["start_from=RUN"], marks=pytest.mark.slow),
+        pytest.param(["token=ohwx", "class_noun=cat"], marks=pytest.mark.slow),
+        pytest.param(["zero_terminal_snr=true", "prediction=v", "precision=fp32"], marks=pytest.mark.slow),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_command_that_a_refused_change_names_trains(
+    mascot: Mascot, run: Run, finished: Run, tmp_path: Path, words: list[str]
+) -> None:
+    """A new run with the change is offered as a command only where that is accepted."""
+    given = [part for word in words for part in ("--set", word.replace("RUN", str(finished.folder)))]
+    code, sentence = mascot("train", "--resume", "--out", run.folder, *given)
+    assert (code, "cannot be resumed with" in sentence) == (2, True)
+    back, *anew = commands(sentence)
+    assert anew or "start a new run in another --out" in sentence
+    for command in anew:
+        code, printed = mascot(*[str(tmp_path / "new") if word == "NEW" else word for word in command])
+        assert code == 0, printed
+    code, printed = mascot(*back)
+    assert code == 0, printed
+
+
+@pytest.mark.parametrize(
     ("words", "key"),
     [
         (["--seed", "3"], "seed"),
@@ -94,6 +126,16 @@ def test_an_option_that_may_not_change_is_refused_by_its_key(
     code, sentence = mascot("train", "--resume", "--out", run.folder, *words)
     assert code == 2
     assert f"{key} from " in sentence
+
+
+def test_damaged_lines_of_the_log_do_not_stop_a_resumed_run(mascot: Mascot, run: Run) -> None:
+    before = run.steps.read_bytes()
+    lines = (b"5", b"null", b"[]", b"{}", b"\xff\xfe", b'{"step": 1e400}', b'{"step": "x"}', b"[" * 3000, b"\x00")
+    run.steps.write_bytes(b"".join(line + b"\n" for line in lines) + before + b"\n".join(lines))
+    code, printed = mascot("train", "--resume", "--out", run.folder, "--steps", "5")
+    assert code == 0, printed
+    assert run.steps.read_bytes().startswith(before)
+    assert [step["step"] for step in run.read_steps()] == [1, 2, 3, 4, 5]
 
 
 def test_an_unknown_key_and_a_recipe_file_are_refused(mascot: Mascot, run: Run) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from mascot.errors import UserError
+from mascot.models.base_files.base_reading import BaseReading
 from mascot.protocols import Method
 from mascot.recipe.changes import STEPS_KEY, Change, effect_of, list_changes, override, show
-from mascot.recipe.overrides import merge, read_toml, write_none
+from mascot.recipe.optimizer_needs import check_optimizer
+from mascot.recipe.overrides import merge, parse_overrides, read_toml, write_none
 from mascot.recipe.recipe import Recipe
 from mascot.recipe.starting_point import check_start
+from mascot.recipe.unused_settings import check_used, unused_settings
 from mascot.runs.phase_schedule import PhaseSpan, plan_spans
 from mascot.storage.run_folder import Run, kept_steps, open_run, step_of
 from mascot.storage.untrusted_files import UnreadableFile, read_json_object
@@ -85,13 +88,33 @@ def check_changes(files: Run, changes: Sequence[Change], values: Mapping[str, ob
         return
     fine = [change.key for change in changes if change.allowed]
     resume = ["mascot", "train", "--resume", "--out", str(files.folder), *options(wrong, before=True)]
-    start = [] if any(change.key == "base" for change in wrong) else start_options(files, values)
-    anew = ["mascot", "train", "--recipe", str(files.recipe), *start, *options(changes, before=False), "--out", "NEW"]
+    start = new_run_options(files, changes, values)
+    anew = f" (`{shlex.join(['mascot', 'train', *start, '--out', 'NEW'])}`)" if start else " in another --out"
     raise UserError(
         f"{files.folder} cannot be resumed with {' and '.join(change.describe() for change in wrong)}"
         + (f", only {' and '.join(fine)} may change" if fine else "")
-        + f"; put back what it was trained with (`{shlex.join(resume)}`), or start a new run (`{shlex.join(anew)}`)."
+        + f"; put back what it was trained with (`{shlex.join(resume)}`), or start a new run{anew}."
     )
+
+
+def new_run_options(files: Run, changes: Sequence[Change], values: Mapping[str, object]) -> list[str]:
+    """Write the options of a new run with a changed recipe; empty where they would be refused.
+
+    Changes without effect are left out. The new run starts from this one where it can.
+    """
+    origin = next((change.now for change in changes if change.key == "start_from"), "none")
+    same_base = not any(change.key in {"base", "start_from", *BaseReading.model_fields} for change in changes)
+    start = start_options(files, values) if same_base else ["--from", str(origin)] * (origin not in {None, "none"})
+    try:
+        unused = {"start_from": "", **unused_settings(Recipe.parse(values))}
+        chosen = options([change for change in changes if change.key not in unused], before=False)
+        given, source = chosen[1::2], start[1] if start else None
+        recipe = Recipe.preset(file=files.recipe, overrides=given, start_from=source)
+        check_optimizer(recipe.training, recipe.method)
+        check_used([recipe], overrides=parse_overrides(given), in_file=read_toml(files.recipe))
+    except UserError:
+        return []
+    return ["--recipe", str(files.recipe), *start, *chosen]
 
 
 def start_options(files: Run, values: Mapping[str, object]) -> list[str]:
