@@ -87,7 +87,7 @@ def test_a_changed_recipe_is_refused_by_name_and_its_remedies_work(mascot: Masco
         pytest.param(["token=ohwx", "class_noun=cat"], marks=pytest.mark.slow),
         pytest.param(["zero_terminal_snr=true", "prediction=v", "precision=fp32"], marks=pytest.mark.slow),
     ],
-    ids=lambda words: " ".join(words),
+    ids=" ".join,
 )
 def test_a_command_that_a_refused_change_names_trains(
     mascot: Mascot, run: Run, finished: Run, tmp_path: Path, words: list[str]
