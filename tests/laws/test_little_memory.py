@@ -48,13 +48,16 @@ def words_of(command: str, world: World, out: Path) -> list[str]:
         "doctor": ["doctor", *subject, *QUICK],
         "generate": ["generate", run, "a dog", "--out", str(out)],
         "evaluate": ["evaluate", run, *encoders],
+        "evaluate --cross-validate": ["evaluate", run, "--cross-validate", "all", *encoders],
         "diagnose": ["diagnose", run, *encoders],
         "token": ["token", "--base", base, *encoders],
         "sweep": ["sweep", run, "--over", "guidance=3", "--out", str(out / "grid.png")],
     }[command]
 
 
-@pytest.mark.parametrize("command", ["train", "doctor", "generate", "evaluate", "diagnose", "token", "sweep"])
+@pytest.mark.parametrize(
+    "command", ["train", "doctor", "generate", "evaluate", "evaluate --cross-validate", "diagnose", "token", "sweep"]
+)
 def test_too_little_memory_is_one_sentence_in_every_command(
     world: World, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -84,6 +87,15 @@ def test_an_image_that_no_machine_has_memory_for_is_refused(
     assert (ending.value.code, SENTENCE.fullmatch(said) is not None) == (2, True), said
     assert "8192x8192 needs about" in said
     assert "--size" in said
+
+
+def test_a_side_beyond_the_limit_names_the_option_that_gave_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mascot", "generate", str(world.run.folder), "a dog", "--size", "64x1000000"])
+    with pytest.raises(SystemExit):
+        app.main()
+    assert capfd.readouterr().err.startswith("mascot: --size, height 1000000: ")
 
 
 @pytest.mark.parametrize("color", ["black", "white", "#123456"])

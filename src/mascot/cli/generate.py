@@ -93,7 +93,11 @@ def write_images(
     try:
         knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
     except ValidationError as error:
-        mistakes = "; ".join(f"--{str(m['loc'][0]).replace('_', '-')} {m['input']}: {m['msg']}" for m in error.errors())
+        of_size = {"width": "size, width", "height": "size, height"}
+        names = [str(m["loc"][0]) for m in error.errors()]
+        options = [of_size.get(name, name.replace("_", "-")) for name in names]
+        told = zip(options, error.errors(), strict=True)
+        mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in told)
         raise UserError(f"{mistakes}.") from None
     check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
