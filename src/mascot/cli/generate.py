@@ -94,9 +94,7 @@ def write_images(
         knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
     except ValidationError as error:
         of_size = {"width": "size, width", "height": "size, height"}
-        names = [str(m["loc"][0]) for m in error.errors()]
-        options = [of_size.get(name, name.replace("_", "-")) for name in names]
-        told = zip(options, error.errors(), strict=True)
+        told = [(of_size.get(str(m["loc"][0]), str(m["loc"][0]).replace("_", "-")), m) for m in error.errors()]
         mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in told)
         raise UserError(f"{mistakes}.") from None
     check_knobs(adapter, changes, knobs, base=base)
