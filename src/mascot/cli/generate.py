@@ -94,8 +94,8 @@ def write_images(
         knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
     except ValidationError as error:
         of_size = {"width": "size, width", "height": "size, height"}
-        told = [(of_size.get(str(m["loc"][0]), str(m["loc"][0]).replace("_", "-")), m) for m in error.errors()]
-        mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in told)
+        named = [(of_size.get(str(m["loc"][0]), str(m["loc"][0]).replace("_", "-")), m) for m in error.errors()]
+        mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in named)
         raise UserError(f"{mistakes}.") from None
     check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
