@@ -132,6 +132,7 @@ def test_a_run_on_a_quantised_base_ends_in_a_report(tiny_base: Path, photos: Pat
     assert len(generate(run, ["a {subject}"], count=1)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of FLUX, once a process
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("name", [*MAKERS, *CASCADES])
