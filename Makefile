@@ -3,13 +3,15 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check inputs campaigns clean
 
 help:
-	@echo 'make demo    install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
-	@echo 'make test    install mascot and its tools into $(VENV), then everything that CI runs'
-	@echo 'make check   the same without installing; BIN=folder/of/another/venv/bin to use that one'
-	@echo 'make clean   remove $(VENV), caches and builds; runs are kept'
+	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
+	@echo 'make test       install mascot and its tools into $(VENV), then everything that CI runs'
+	@echo 'make check      the same without installing; BIN=folder/of/another/venv/bin to use that one'
+	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
+	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
+	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
 # Installed once, and again when what is to be installed changes.
 $(VENV)/bin/python:
@@ -41,6 +43,12 @@ test: $(VENV)/installed-dev
 
 check:
 	$(checks)
+
+inputs: $(VENV)/installed-dev
+	timeout 2400 $(BIN)/python -m pytest -m slow tests/reliability/test_random_inputs.py
+
+campaigns: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache
