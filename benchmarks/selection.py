@@ -36,6 +36,7 @@ from benchmarks.selection_rules import (
 )
 from benchmarks.selection_runs import SubjectRun
 from benchmarks.selection_scores import CachedGenerator, ChoiceScorer
+from mascot.adapters.sides import DENOISER, TEXT_ENCODERS
 from mascot.evaluation.bootstrap import bootstrap, paired_bootstrap
 from mascot.evaluation.metrics.default_encoders import load_encoders
 from mascot.evaluation.selection.checkpoint_selection import CheckpointSelector
@@ -49,6 +50,9 @@ from mascot.models import starter
 from mascot.models.starter import HeldOutSubject
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import load_base
+
+BOTH_SIDES = frozenset({DENOISER, TEXT_ENCODERS})
+"""What a LoRA of the starter changes."""
 
 
 def our_choices(scorer: ChoiceScorer, patience: int, budget: int) -> tuple[Choice, Choice, str]:
@@ -68,7 +72,7 @@ def our_choices(scorer: ChoiceScorer, patience: int, budget: int) -> tuple[Choic
     found = search_knobs(
         lambda knobs, count: scorer.measure(Choice(step=step, knobs=knobs), count),
         scorer.references,
-        knob_grid(usual),
+        knob_grid(usual, BOTH_SIDES),
         budget=budget,
         first=max(2, len(scorer.prompts) // 2),
         last=scorer.count,
@@ -120,7 +124,7 @@ def score_choices(report: ChoiceScorer, choices: Sequence[Choice]) -> dict[str, 
     usual = report.usual_knobs
     scored = [report.score(choice) for choice in choices]
     alone = best_of([report.score(Choice(step=mark, knobs=usual)) for mark in report.run.marks])
-    grid = [report.score(Choice(step=alone.choice.step, knobs=knobs)) for knobs in knob_grid(usual)]
+    grid = [report.score(Choice(step=alone.choice.step, knobs=knobs)) for knobs in knob_grid(usual, BOTH_SIDES)]
     return dict(zip(RULES, [*scored, alone, best_of([alone, *grid, *scored])], strict=True))
 
 

@@ -27,6 +27,7 @@ import torch
 
 if TYPE_CHECKING:
     from mascot.models.families.sd import StableDiffusionStage
+    from mascot.protocols import Stage
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "mascot" / "photos"
@@ -280,10 +281,18 @@ def report_peak(work: Work, steps_per_second: float, peak: float) -> None:
 
     stage = load_family(work.base, device="cpu", precision="fp32").stages[0]
     cells = stage.latent_shape(work.resolution, work.resolution)[1]
-    flops = flops_of_a_step(stage.parts[stage.denoiser], work.batch, cells, stage.prompt_length("")[1])
+    flops = flops_of_a_step(stage.parts[stage.denoiser], work.batch, cells, prompt_tokens(stage))
     speed = flops * steps_per_second
     share = f"{speed:.0f} GFLOP/s = {100 * speed / peak:.0f} % of the bf16 matmul peak here, {peak:.0f} GFLOP/s"
     print(f"  {flops:.1f} GFLOP a step, {share}")
+
+
+def prompt_tokens(stage: Stage) -> int:
+    """Number of tokens of a prompt that the denoiser reads."""
+    from mascot.protocols import Framing
+
+    framing = Framing(original=(512, 512), target=(512, 512))
+    return stage.condition([""], [framing])["encoder_hidden_states"].shape[1]
 
 
 def read_options() -> argparse.Namespace:

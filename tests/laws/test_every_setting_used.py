@@ -156,6 +156,7 @@ def place(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
     """Make a base, photos of every kind, and encoders; returns the overrides that name these."""
     photos = folder / "photos"
     photos.mkdir()
+    image = alpha = noise(96, 64)
     for number in range(2):
         image = noise(96, 64 + 16 * number)
         alpha = Image.new("L", image.size, 255)

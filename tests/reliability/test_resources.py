@@ -20,8 +20,10 @@ CLONE_NEWNS = 0x00020000
 MS_REC, MS_PRIVATE, MS_REMOUNT = 0x4000, 0x40000, 0x20
 SIZES = 20
 """Disks of a training, from nothing to the whole run."""
-TRAIN = ("train", "photos", "--class-noun", "dog", "--base", "base", "--out", "disk/out", "--token", "sks")
-TRAIN += settings("report.images=4")
+TRAIN = (
+    *("train", "photos", "--class-noun", "dog", "--base", "base", "--out", "disk/out", "--token", "sks"),
+    *settings("report.images=4"),
+)
 
 
 def mount(folder: Path, size: int, *, again: bool = False) -> None:

@@ -130,7 +130,9 @@ def given_options(context: typer.Context, *names: str) -> list[str]:
     return [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+        if parameter.name in names
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
     ]
 
 

@@ -243,7 +243,8 @@ class TokenTraining:
         several tokens, each one's names get the prefix `bundle_emb.TOKEN.`.
         """
         metadata = write_records([token.record for token in self.tokens])
-        return (self.bundle() if len(self.tokens) > 1 else self.tokens[0].file()), metadata
+        first, *others = self.tokens
+        return (self.bundle() if others else first.file()), metadata
 
     def bundle(self) -> dict[str, Tensor]:
         """Return the rows of all tokens with the prefix `bundle_emb.TOKEN.`."""
@@ -382,7 +383,7 @@ def take_over(attached: AttachedMethod, tensors: Mapping[str, Tensor], metadata:
         UserError: the file names another token, or its rows have other shapes.
     """
     assert isinstance(attached, TokenTraining)
-    token = TokenRecord.read(metadata).token
+    token = read_records(metadata)[0].token
     if token != attached.tokens[0].record.token:
         raise UserError(f"the adapter to start from trained the token {token!r}; give --token {token}.")
     for part, rows_ND in rows_from_file(

@@ -100,15 +100,16 @@ def with_own_class_images(recipe: Recipe, photos: PhotoSet) -> PhotoSet:
         UserError: the recipe's folder of class images holds none that can be used, or the subjects
             are of several classes.
     """
-    nouns = recipe.subjects.class_nouns
-    if recipe.prior.folder is None or not nouns:
+    noun, *others = recipe.subjects.class_nouns or ("",)
+    if recipe.prior.folder is None or not noun:
         return photos
-    if len(nouns) > 1:
+    if others:
         raise UserError(
-            f"prior.folder holds images of one class, and the subjects are of {len(nouns)} ({', '.join(nouns)}); "
+            "prior.folder holds images of one class, and the subjects are of several "
+            f"({', '.join([noun, *others])}); "
             "give --set prior.folder=none, and images of each class are generated."
         )
-    found = read_class_images(Path(recipe.prior.folder), photos.photos, class_noun=nouns[0])
+    found = read_class_images(Path(recipe.prior.folder), photos.photos, class_noun=noun)
     refused = [f"Class image not used: {refusal.reason}" for refusal in found.refused]
     notes = (*photos.notes, f"{len(found.photos)} class images of your own.", *refused, *found.notes)
     return replace(photos, class_images=found.photos, notes=notes)
@@ -258,7 +259,7 @@ def refuse_plain(images: Iterator[Image.Image], base: str) -> Iterator[Image.Ima
         UserError: an image has one color.
     """
     for image in images:
-        if all(low == high for low, high in image.convert("RGB").getextrema()):
+        if all(low == high for low, high in (band.getextrema() for band in image.convert("RGB").split())):
             raise UserError(
                 f"the base {base} generates class images of one plain color, such as black; "
                 "give another --base, or --set prior.count=0."

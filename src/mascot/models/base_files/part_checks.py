@@ -182,6 +182,7 @@ def check_file(source: str, path: Path, kind: type[BaseModel]) -> None:
         UserError: one of them cannot be used.
     """
     where = f"{path.parent.name}/{path.name}"
+    settings: Mapping[str, object] = {}
     try:
         settings = read_json_object(path)
         kind.model_validate(settings)
