@@ -53,8 +53,11 @@ ODD: dict[str, dict[str, tuple[object, ...]]] = {
         "vocab_size": (0, -1, None, 10**12),
         "max_position_embeddings": (0, -77, "x"),
         "num_attention_heads": (0, 3),
+        "model_type": ([], {}, 3),
+        "hidden_act": ([], 3),
     },
     SCHEDULER: {
+        "prediction_type": ([], [[None]], {}, 3),
         "num_train_timesteps": (0, -1, "1000", None, 10**12, 1),
         "beta_start": (float("nan"), 0, -1, "x", 2.0),
         "beta_end": (float("nan"), float("inf"), None),

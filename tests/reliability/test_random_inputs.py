@@ -126,7 +126,7 @@ def run_attempts(bench: Bench, kind: str, count: int, start: int) -> None:
     make()
     print(f"{kind}: {bench.refused} refused, {bench.accepted} usable after all")  # noqa: T201 - the counts are a result
     assert not bench.faults, f"{len(bench.faults)} faults:\n" + "\n\n".join(bench.faults[:20])
-    assert bench.refused >= count / 3
+    assert bench.refused >= count / 5
 
 
 @pytest.mark.parametrize("kind", KINDS)

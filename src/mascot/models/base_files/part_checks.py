@@ -71,6 +71,16 @@ class ModuleSettings(BaseModel):
     num_heads: Width = 1
     relative_attention_num_buckets: Width = 1
     relative_attention_max_distance: Width = 1
+    model_type: str = ""
+    hidden_act: str | None = ""
+    act_fn: str | None = ""
+    feed_forward_proj: str = ""
+    mid_block_type: str | None = ""
+    time_embedding_type: str | None = ""
+    resnet_time_scale_shift: str | None = ""
+    class_embed_type: str | None = ""
+    addition_embed_type: str | None = ""
+    encoder_hid_dim_type: str | None = ""
 
     @model_validator(mode="after")
     def check_axes(self) -> ModuleSettings:
@@ -94,6 +104,13 @@ class SchedulerSettings(BaseModel):
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 2
     beta_start: Variance = 0.5
     beta_end: Variance = 0.5
+    beta_schedule: str = ""
+    prediction_type: str | None = ""
+    rescale_betas_zero_snr: bool | None = False
+    set_alpha_to_one: bool | None = False
+    clip_sample: bool | None = False
+    thresholding: bool | None = False
+    use_dynamic_shifting: bool | None = False
     trained_betas: Annotated[list[Variance], Field(min_length=2, max_length=100_000)] | None = None
     timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
