@@ -454,8 +454,7 @@ def _pictures() -> Iterator[Command]:
     }
     for option, values in wrong.items():
         for value in values:
-            says = "--height" if value in {"0x0", "9000x9000"} else option
-            yield draw(says, option, value)
+            yield draw(option, option, value)
     yield draw("does not divide", "--size", "100x64")
     yield draw("negative has no effect at", "--negative", "fog", "--guidance", "1")
     for name, option in {"no_text": "--text-scale", "token": "--unet-scale"}.items():

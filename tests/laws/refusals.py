@@ -35,6 +35,7 @@ REFUSED: frozenset[str] = frozenset(
         "train --method bogus",
         "train --set bogus=1",
         "train --steps 0",
+        "doctor --from nowhere",
         "train --from nowhere",
         "generate --count 0",
         "generate --guidance nan",

@@ -158,6 +158,7 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("train", "--out"): (["--out", "{out}/deeper/run"],),
     ("train", "--resume"): (["--resume"],),
     ("train", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
+    ("doctor", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
     ("generate", "--count"): (["--count", "1"], ["--count", "0"]),
     ("generate", "--guidance"): (["--guidance", "0"], ["--guidance", "100"], ["--guidance", "nan"]),
     ("generate", "--unet-scale"): (["--unet-scale", "0"], ["--unet-scale", "4"], ["--unet-scale", "-1"]),
