@@ -158,6 +158,11 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("train", "--out"): (["--out", "{out}/deeper/run"],),
     ("train", "--resume"): (["--resume"],),
     ("train", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
+    **{
+        (command, option): ([option, value], [option, "nowhere"])
+        for command in ("train", "doctor")
+        for option, value in (("--class-images", "{class_images}"), ("--caption-with", "{captioner}"))
+    },
     ("doctor", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
     ("generate", "--count"): (["--count", "1"], ["--count", "0"]),
     ("generate", "--guidance"): (["--guidance", "0"], ["--guidance", "100"], ["--guidance", "nan"]),

@@ -78,7 +78,7 @@ def test_own_class_images_are_used_and_generated_ones_fill_up(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("prior.folder=nowhere", "nowhere is not a folder; give --set prior.folder=FOLDER"),
+        ("prior.folder=nowhere", "nowhere is not a folder; give a folder with images of the class"),
         ("prior.weight=0", "prior.weight = 0 uses no class images; leave one of both out."),
         ("prior.form=outputs", 'prior.form = "outputs" uses no class images; leave one of both out.'),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, Unpack
@@ -64,6 +65,9 @@ OPTION_OF = {
     "seed": "--seed",
     "training.steps": "--steps",
     "method.name": "--method",
+    "prior.folder": "--class-images",
+    "dataset.caption_with": "--caption-with",
+    "dataset.recursive": "--recursive",
 }
 """Recipe key -> the option that sets it."""
 
@@ -80,6 +84,9 @@ class RecipeOptions(TypedDict):
     method: str | None
     steps: int | None
     start_from: NotRequired[str | None]
+    class_images: NotRequired[Path | None]
+    caption_with: NotRequired[str | None]
+    recursive: NotRequired[bool]
 
 
 def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
@@ -103,9 +110,14 @@ def build_recipe(file: Path | None, **options: Unpack[RecipeOptions]) -> Recipe:
     return recipe
 
 
+def toml_value(value: bool | int | str | Path) -> str:  # noqa: FBT001 - the value is what is written
+    """Write a value of an option as `--set` reads it."""
+    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
+
+
 def is_given(key: str, **options: Unpack[RecipeOptions]) -> bool:
     """Tell whether an option that sets a recipe key is given."""
-    return options.get(OPTION_OF[key].removeprefix("--").replace("-", "_")) is not None
+    return options.get(OPTION_OF[key].removeprefix("--").replace("-", "_")) not in {None, False}
 
 
 def recipe_values(
@@ -117,8 +129,14 @@ def recipe_values(
     """
     from mascot.recipe.subject_tables import split_options
 
-    steps, method = options["steps"], options["method"]
-    more = [f"training.steps={steps}"] * (steps is not None) + [f'method.name="{method}"'] * (method is not None)
+    values = {
+        "training.steps": options["steps"],
+        "method.name": options["method"],
+        "prior.folder": options.get("class_images"),
+        "dataset.caption_with": options.get("caption_with"),
+        "dataset.recursive": options.get("recursive") or None,
+    }
+    more = [f"{key}={toml_value(value)}" for key, value in values.items() if value is not None]
     photos = [str(path) for path in options["photos"] or ()]
     given = split_options(photos, options["class_noun"], options["token"], tables)
     given |= {"seed": options["seed"], "base": options["base"], "start_from": options.get("start_from")}

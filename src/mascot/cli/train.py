@@ -41,6 +41,15 @@ StartFrom = Annotated[
     str | None,
     typer.Option("--from", help="Start from an adapter: a run, RUN@200 or an adapter file.", show_default=False),
 ]
+ClassImages = Annotated[
+    Path | None,
+    typer.Option(help="Folder of your own class images; topped up by generated ones.", show_default=False),
+]
+CaptionWith = Annotated[
+    str | None,
+    typer.Option(help="Model that captions photos without a caption: folder or hub id.", show_default=False),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Read photos in subfolders, too.")]
 Measure = Annotated[bool, typer.Option(help="Load the base model and time a few steps.")]
 
 
@@ -56,6 +65,9 @@ def train(
     steps: Steps = None,
     seed: Seed = None,
     start_from: StartFrom = None,
+    class_images: ClassImages = None,
+    caption_with: CaptionWith = None,
+    recursive: Recursive = False,
     out: Out = None,
     resume: Resume = False,
 ) -> None:
@@ -70,6 +82,9 @@ def train(
         "method": method,
         "steps": steps,
         "start_from": start_from,
+        "class_images": class_images,
+        "caption_with": caption_with,
+        "recursive": recursive,
     }
     made = stopped_recipe(out, recipe, options) if resume else build_recipe(recipe, **options)
     show_training(made, out, resume=resume)
@@ -118,6 +133,9 @@ def doctor(
     steps: Steps = None,
     seed: Seed = None,
     start_from: StartFrom = None,
+    class_images: ClassImages = None,
+    caption_with: CaptionWith = None,
+    recursive: Recursive = False,
     measure: Measure = True,
 ) -> None:
     """Check photos and settings before training: what is used, what is wrong, what it costs."""
@@ -132,6 +150,9 @@ def doctor(
         method=method,
         steps=steps,
         start_from=start_from,
+        class_images=class_images,
+        caption_with=caption_with,
+        recursive=recursive,
     )
     show_checkup(made, measure=measure)
 

@@ -22,7 +22,9 @@ def read_class_images(folder: Path, photos: Sequence[Photo], *, class_noun: str)
         UserError: it is no folder, or holds no usable image.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give --set prior.folder=FOLDER, one with images of the class.")
+        raise UserError(
+            f"{folder} is not a folder; give a folder with images of the class (--class-images, prior.folder)."
+        )
     found = collect_photos([folder], recursive=True)
     known = {_pixels(photo): photo for photo in photos}
     own = {image.path: known[_pixels(image)] for image in found.photos if _pixels(image) in known}
