@@ -62,6 +62,10 @@ def test_a_folder_without_class_images_is_a_user_error(subject: Path, tmp_path: 
         place.touch()
     if made == "empty":
         place.mkdir()
-    message = "holds no usable class image; put" if made == "empty" else "is not a folder; give --set prior.folder="
+    message = (
+        "holds no usable class image; put"
+        if made == "empty"
+        else "is not a folder; give a folder with images of the class"
+    )
     with pytest.raises(UserError, match=message):
         read_class_images(place, read_photos([subject]).photos, class_noun="dog")
