@@ -170,6 +170,8 @@ def _wrong_values() -> Iterator[Command]:
     for value, says in (("none", "does not exist"), ("''", "the base is empty")):
         yield _command(says, "train", "photos", "--set", f"base={value}", "--out", "out", *PLAIN)
     yield _train("leave one of them out", "--set", "base=other")
+    yield _train("leave one of them out", "--seed", "0", "--set", "seed=3")
+    yield _train("leave one of them out", "--recursive", "--set", "dataset.recursive=false")
 
 
 def _unknown_settings() -> Iterator[Command]:

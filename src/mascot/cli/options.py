@@ -117,7 +117,8 @@ def toml_value(value: bool | int | str | Path) -> str:  # noqa: FBT001 - the val
 
 def is_given(key: str, **options: Unpack[RecipeOptions]) -> bool:
     """Tell whether an option that sets a recipe key is given."""
-    return options.get(OPTION_OF[key].removeprefix("--").replace("-", "_")) not in {None, False}
+    value = options.get(OPTION_OF[key].removeprefix("--").replace("-", "_"))
+    return value is not None and value is not False
 
 
 def recipe_values(
