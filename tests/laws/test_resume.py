@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from mascot.cli.app import main
 from mascot.errors import UserError
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
+from reliability.processes import PROCESSES
 
 STEPS = 8
 OVERRIDES = (
@@ -38,18 +38,6 @@ OVERRIDES = (
     "method.text_learning_rate=1e-3",
     "method.rank=4",
 )
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "accelerate",
-        "peft",
-        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-        "transformers.models.clip",
-        "tensorboard",
-    ]
-)
-"""Processes with the libraries imported already, so that starting one is quick."""
-
 Moment = tuple[str, str, int]
 """Module, function in it, and at which of its calls, from 1, the process ends as by `kill -9`."""
 

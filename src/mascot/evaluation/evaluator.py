@@ -112,25 +112,10 @@ def prompt_scores(
     `folder`.
     """
     prompts: list[PromptScores] = []
-    for number, template in enumerate(task.templates):
-        indices = range(number * task.images, (number + 1) * task.images)
-        values = {name: fmean(column[index] for index in indices) for name, column in per_image.items()}
-        spread = diversity(distances[number])
-        prompts.append(
-            PromptScores(
-                template=template,
-                prompt=fill(template, task.subject),
-                values=values if spread is None else {**values, "diversity": spread},
-                images=tuple(
-                    ImageScores(
-                        seed=task.seed + k,
-                        file=samples.trained.files[index].relative_to(folder).as_posix(),
-                        values={n: column[index] for n, column in per_image.items() if not n.startswith("base_")},
-                    )
-                    for k, index in enumerate(indices)
-                ),
-            )
-        )
+    for number in range(len(task.templates)):
+        prompt, spread = scores_of_prompt(task, samples, per_image, number, folder), diversity(distances[number])
+        diverse = {} if spread is None else {"diversity": spread}
+        prompts.append(prompt.model_copy(update={"values": {**prompt.values, **diverse}}))
     return prompts
 
 
@@ -192,7 +177,7 @@ def compute_joint_scores(
         ):
             score = Score(value=fmean(column)) if column else Score(value=None, reason=reason)
             values[f"{prefix}{name}"] = score
-    prompts = tuple(joint_prompt(joint, samples, columns, number, folder) for number in range(len(joint.templates)))
+    prompts = tuple(scores_of_prompt(joint, samples, columns, number, folder) for number in range(len(joint.templates)))
     interval = bootstrap([prompt.values["present"] for prompt in prompts if "present" in prompt.values], seed=SEED)
     return JointScores(
         values=values,
@@ -202,7 +187,7 @@ def compute_joint_scores(
     )
 
 
-def joint_prompt(
+def scores_of_prompt(
     task: EvaluationTask, samples: Samples, columns: Mapping[str, Sequence[float]], number: int, folder: Path
 ) -> PromptScores:
     """Average the values of one prompt's images."""
