@@ -20,14 +20,14 @@ from typing import Annotated
 
 import typer
 
-from mascot.api.evaluate_suite import evaluate_runs
+from mascot.api.experiments.evaluate_suite import evaluate_runs
 from mascot.evaluation.bootstrap import paired_bootstrap
 from mascot.evaluation.score_tables import format_interval
 from mascot.evaluation.scores import METRICS
 from mascot.experiments.subject_collection import CollectionSubject, spread
 from mascot.experiments.suite import SuiteScores, Variant, plan_runs
 from mascot.experiments.suite_page import markdown, other_table, paper_table
-from mascot.generation.prompt_sets import STARTER
+from mascot.generation.prompts.prompt_sets import STARTER
 from mascot.models import starter
 from mascot.models.starter import HeldOutSubject
 from mascot.progress import Event, RunFinished

@@ -28,7 +28,7 @@ from mascot.evaluation.metrics.subject_fidelity import real_similarity, similari
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import open_generator
-from mascot.generation.prompt_sets import STARTER_VALIDATION
+from mascot.generation.prompts.prompt_sets import STARTER_VALIDATION
 from mascot.models import starter
 from mascot.models.starter import HeldOutSubject
 from mascot.protocols import Subject

@@ -44,7 +44,7 @@ from mascot.evaluation.selection.knob_search import knob_grid, search_knobs
 from mascot.evaluation.selection.validation import ROUNDS
 from mascot.evaluation.selection.validation_set import SEED
 from mascot.experiments.subject_collection import spread
-from mascot.generation.prompt_sets import STARTER, STARTER_VALIDATION
+from mascot.generation.prompts.prompt_sets import STARTER, STARTER_VALIDATION
 from mascot.generation.sample_cache import SampleCache
 from mascot.models import starter
 from mascot.models.starter import HeldOutSubject

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 import mascot
 from mascot.data.photos import read_photos
-from mascot.generation.prompt_sets import CONTEXTS
+from mascot.generation.prompts.prompt_sets import CONTEXTS
 
 CELL, LINE = 128, 16
 """Side of an image, and height of a line of text, in pixels."""

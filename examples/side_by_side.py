@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import mascot
-from mascot.generation.prompt_sets import CONTEXTS
+from mascot.generation.prompts.prompt_sets import CONTEXTS
 
 CELL, LINE = 96, 14
 """Side of an image, and height of a line of text, in pixels."""

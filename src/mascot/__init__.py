@@ -16,14 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mascot.api.compare import compare
-    from mascot.api.cross_validate import cross_validate
     from mascot.api.diagnose import diagnose
     from mascot.api.doctor import doctor
     from mascot.api.evaluate import evaluate
-    from mascot.api.evaluate_suite import evaluate_suite
+    from mascot.api.experiments.compare import compare
+    from mascot.api.experiments.cross_validate import cross_validate
+    from mascot.api.experiments.evaluate_suite import evaluate_suite
+    from mascot.api.experiments.sweep import sweep
     from mascot.api.generate import generate
-    from mascot.api.sweep import sweep
     from mascot.api.train import train
     from mascot.errors import UserError as UserError
     from mascot.evaluation.scores import Scores
@@ -39,14 +39,14 @@ PUBLIC = {
     "Run": "mascot.storage.run_folder",
     "Scores": "mascot.evaluation.scores",
     "UserError": "mascot.errors",
-    "compare": "mascot.api.compare",
-    "cross_validate": "mascot.api.cross_validate",
+    "compare": "mascot.api.experiments.compare",
+    "cross_validate": "mascot.api.experiments.cross_validate",
     "diagnose": "mascot.api.diagnose",
     "doctor": "mascot.api.doctor",
     "evaluate": "mascot.api.evaluate",
-    "evaluate_suite": "mascot.api.evaluate_suite",
+    "evaluate_suite": "mascot.api.experiments.evaluate_suite",
     "generate": "mascot.api.generate",
-    "sweep": "mascot.api.sweep",
+    "sweep": "mascot.api.experiments.sweep",
     "train": "mascot.api.train",
 }
 """Public name -> the module that defines it."""

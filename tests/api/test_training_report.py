@@ -16,7 +16,7 @@ from mascot.api.training_report import GUIDANCES, PROMPTS, SCALES, ReportPlan
 from mascot.data.prompt_templates import fill
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT
+from mascot.generation.prompts.prompt_sets import CONTEXTS, KNOBS_PROMPT
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 from mascot.reports.training_page import HERO

@@ -139,10 +139,14 @@ def test_there_is_one_help_for_each_command() -> None:
     assert sorted(path.stem for path in HELP.glob("*.txt")) == sorted(["mascot", *COMMANDS])
 
 
+MOST_OPTIONS = {"generate": 19}
+"""Command -> its most options and arguments, where it has more than others."""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_a_dozen_options_at_most_and_each_says_what_it_does(command: str) -> None:
     options = [parameter for parameter in COMMANDS[command].params if parameter.name != "help"]
-    assert len(options) <= 15
+    assert len(options) <= MOST_OPTIONS.get(command, 15)
     assert [parameter.name for parameter in options if not parameter.help] == []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mascot.api.compare import compare
+from mascot.api.experiments.compare import compare
 from mascot.cli import app
 from mascot.errors import UserError
 from mascot.evaluation.bootstrap import Interval

@@ -16,8 +16,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mascot.api.calibrate import calibrate
-from mascot.api.compare import read_scores
 from mascot.api.evaluate import evaluate
+from mascot.api.experiments.compare import read_scores
 from mascot.api.generate import generate
 from mascot.api.train import train
 from mascot.errors import UserError
@@ -27,8 +27,8 @@ from mascot.evaluation.score_tables import means_table, prompts_table, runs_tabl
 from mascot.evaluation.scores import Score, Scores
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.live_nouns import LIVE_NOUNS, is_live
-from mascot.generation.prompt_sets import PAPER, STARTER
+from mascot.generation.prompts.live_nouns import LIVE_NOUNS, is_live
+from mascot.generation.prompts.prompt_sets import PAPER, STARTER
 from mascot.generation.sample_cache import weights_name
 from mascot.models import starter
 from mascot.models.families.registry import load_family

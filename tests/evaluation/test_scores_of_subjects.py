@@ -16,7 +16,7 @@ from PIL import Image
 from laws.bad_places import fresh_adapter
 from laws.test_several_subjects import command, options
 from mascot.adapters.adapter_file import Adapter, SubjectRecord
-from mascot.api.compare import compare
+from mascot.api.experiments.compare import compare
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.evaluation_task import prompts_about

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.api import cross_validate as cross_validate_api
-from mascot.api.cross_validate import cross_validate
+from mascot.api.experiments import cross_validate as cross_validate_api
+from mascot.api.experiments.cross_validate import cross_validate
 from mascot.api.train import train
 from mascot.data.photos import read_photos
 from mascot.errors import UserError

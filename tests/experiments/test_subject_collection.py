@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mascot.errors import UserError
 from mascot.experiments.subject_collection import Collection, read_collection, spread
-from mascot.generation.prompt_sets import PAPER, PAPER_PROPERTIES
+from mascot.generation.prompts.prompt_sets import PAPER, PAPER_PROPERTIES
 
 FILE = """Classes
 

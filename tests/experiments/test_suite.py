@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from experiments.test_subject_collection import FILE
-from mascot.api import evaluate_suite as suite_api
-from mascot.api.evaluate_suite import evaluate_suite
+from mascot.api.experiments import evaluate_suite as suite_api
+from mascot.api.experiments.evaluate_suite import evaluate_suite
 from mascot.cli import app
 from mascot.errors import UserError
 from mascot.evaluation.scores import METRICS, Scores

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mascot.evaluation.selection.word_lists import NOUNS
-from mascot.generation.live_nouns import LIVE_NOUNS, LIVE_PHRASES, OBJECT_PHRASES, is_live
+from mascot.generation.prompts.live_nouns import LIVE_NOUNS, LIVE_PHRASES, OBJECT_PHRASES, is_live
 
 LIVE = (
     "person,man,woman,boy,girl,child,baby,people,women,children,firemen,grandmother,nurse,astronaut,chef,"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mascot.generation.prompt_sets import (
+from mascot.generation.prompts.prompt_sets import (
     CONTEXTS,
     KNOBS_PROMPT,
     PREVIEWS,

@@ -10,7 +10,7 @@ import pytest
 from mascot.cli import app
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.truncation import describe_truncations
+from mascot.generation.prompts.truncation import describe_truncations
 from mascot.models.families.registry import load_family
 from mascot.progress import Event, PromptTruncated
 from tiny.families import CASCADES, MAKERS, tiny_base

@@ -11,7 +11,7 @@ import torch
 
 from laws.test_every_pair import RATES, WORDLESS, WORDY
 from mascot.adapters.adapter_file import Adapter
-from mascot.api.cross_validate import cross_validate
+from mascot.api.experiments.cross_validate import cross_validate
 from mascot.api.train import train
 from mascot.cli.app import main
 from mascot.data.prompt_templates import fill

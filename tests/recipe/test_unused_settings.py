@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mascot.api.evaluate_suite import suite_recipe
+from mascot.api.experiments.evaluate_suite import suite_recipe
 from mascot.cli.options import build_recipe
 from mascot.errors import UserError
 from mascot.experiments.search import grid_search

@@ -31,7 +31,7 @@ PROCESSES.set_forkserver_preload(
         "mascot.api.train",
         "mascot.api.evaluate",
         "mascot.api.diagnose",
-        "mascot.api.compare",
+        "mascot.api.experiments.compare",
         "mascot.generation.generator",
     ]
 )

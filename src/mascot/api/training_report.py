@@ -17,7 +17,7 @@ from mascot.evaluation.diagnosis.diagnosis_page import finding_entries
 from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.prompt_sets import CONTEXTS, KNOBS_PROMPT, together, together_prompts
+from mascot.generation.prompts.prompt_sets import CONTEXTS, KNOBS_PROMPT, together, together_prompts
 from mascot.protocols import Subject
 from mascot.reports.training_page import (
     ContextGroup,

@@ -127,9 +127,9 @@ def show_scores(runs: list[Path], options: EvaluateOptions, *, folds: int | Lite
     """Evaluate each run with a progress bar, and print one table of all."""
     from rich.console import Console
 
-    from mascot.api.cross_validate import cross_validate
     from mascot.api.evaluate import check_evaluable
     from mascot.api.evaluate import evaluate as evaluate_run
+    from mascot.api.experiments.cross_validate import cross_validate
     from mascot.cli.console import Display, open_bar, quiet_libraries, show_diagnosis, show_table
     from mascot.evaluation.score_tables import folds_table, means_table, runs_table, subjects_tables
 
@@ -214,7 +214,7 @@ def diagnose(
 
 def compare(one: One, other: Other, *, out: ComparisonPage = None) -> None:
     """Compare two evaluated runs by prompt and seed: differences with intervals, and images."""
-    from mascot.api.compare import compare as compare_runs
+    from mascot.api.experiments.compare import compare as compare_runs
     from mascot.cli.console import plain_display, show_table
     from mascot.evaluation.score_tables import comparison_table
 

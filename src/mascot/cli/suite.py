@@ -42,7 +42,7 @@ def suite(
     out: Out = None,
 ) -> None:
     """Train and score every subject of a collection by the protocol of the DreamBooth paper."""
-    from mascot.api.evaluate_suite import evaluate_suite
+    from mascot.api.experiments.evaluate_suite import evaluate_suite
     from mascot.cli.console import open_display, show_suite
     from mascot.methods.registry import DEFAULT
     from mascot.models.starter import EMBEDDED

@@ -66,8 +66,8 @@ def sweep(
             )
         show_knob_grid(what, over, prompt=prompt, out=out)
         return
-    from mascot.api.sweep import sweep as sweep_recipe
-    from mascot.generation.prompt_sets import KNOBS_PROMPT
+    from mascot.api.experiments.sweep import sweep as sweep_recipe
+    from mascot.generation.prompts.prompt_sets import KNOBS_PROMPT
 
     run = partial(
         sweep_recipe,
@@ -101,10 +101,10 @@ def show_sweep(run: Callable[..., Leaderboard], file: Path, overrides: list[str]
 
 def show_knob_grid(source: Path, over: list[str], *, prompt: str | None, out: Path | None) -> None:
     """Generate a grid of knobs, and print its path."""
-    from mascot.api.sweep import generate_knob_grid
+    from mascot.api.experiments.sweep import generate_knob_grid
     from mascot.cli.console import quiet_libraries, show_note
     from mascot.experiments.search_space import ValueRange, parse_over
-    from mascot.generation.prompt_sets import KNOBS_PROMPT
+    from mascot.generation.prompts.prompt_sets import KNOBS_PROMPT
 
     quiet_libraries()
     choices = parse_over(over)

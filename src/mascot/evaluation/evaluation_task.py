@@ -29,9 +29,9 @@ from mascot.data.prompt_templates import (
 )
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.live_nouns import is_live
 from mascot.generation.loading import recommended_knobs
-from mascot.generation.prompt_sets import PAPER, STARTER, together_prompts
+from mascot.generation.prompts.live_nouns import is_live
+from mascot.generation.prompts.prompt_sets import PAPER, STARTER, together_prompts
 from mascot.models.starter import is_embedded
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mascot.errors import UserError, suggest
-from mascot.generation.live_nouns import is_live
-from mascot.generation.prompt_sets import PromptSet
+from mascot.generation.prompts.live_nouns import is_live
+from mascot.generation.prompts.prompt_sets import PromptSet
 from mascot.storage.untrusted_files import read_text
 
 TABLE = "prompts_and_classes.txt"

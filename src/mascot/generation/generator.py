@@ -24,7 +24,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.truncation import describe_truncations
+from mascot.generation.prompts.truncation import describe_truncations
 from mascot.methods.registry import restore_of
 from mascot.models.devices import available_memory, gib, inference_bytes
 from mascot.progress import OnEvent, PromptTruncated, ignore

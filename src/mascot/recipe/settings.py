@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mascot.generation.prompt_sets import PREVIEWS
+from mascot.generation.prompts.prompt_sets import PREVIEWS
 
 
 class CheckpointSettings(BaseModel):

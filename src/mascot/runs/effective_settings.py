@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from mascot.data.captioning.caption_variants import has_wildcards
 from mascot.data.prompt_templates import fill
-from mascot.generation.truncation import describe_truncations
+from mascot.generation.prompts.truncation import describe_truncations
 from mascot.models import starter
 from mascot.models.devices import choose_device
 from mascot.models.starter import is_embedded

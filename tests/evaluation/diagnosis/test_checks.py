@@ -35,7 +35,7 @@ from mascot.evaluation.diagnosis.thresholds import (
     MINIMUM_PROMPT_ADHERENCE,
 )
 from mascot.generation.knobs import Knobs
-from mascot.generation.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
+from mascot.generation.prompts.prompt_sets import PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import METHODS
 from mascot.recipe.overrides import merge, parse_overrides
 from mascot.recipe.recipe import Recipe

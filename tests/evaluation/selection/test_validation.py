@@ -18,7 +18,7 @@ from mascot.evaluation.selection.criterion import ReferenceScores, ValidationRes
 from mascot.evaluation.selection.validation import Validation
 from mascot.evaluation.selection.validation_set import ValidationSet
 from mascot.generation.loading import recommended_knobs
-from mascot.generation.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
+from mascot.generation.prompts.prompt_sets import CONTEXTS, PAPER, STARTER, STARTER_VALIDATION
 from mascot.methods.registry import settings_of
 from mascot.progress import CheckpointChosen, Event, KnobsChosen, SettingsResolved, StepTrained
 from mascot.recipe.recipe import Recipe

@@ -33,8 +33,8 @@ from mascot.evaluation.metrics.subject_fidelity import real_similarity, similari
 from mascot.evaluation.samples import EmbeddedSamples, ImageSet, Samples, generate_samples
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest
-from mascot.generation.live_nouns import is_live
-from mascot.generation.prompt_sets import STARTER_VALIDATION
+from mascot.generation.prompts.live_nouns import is_live
+from mascot.generation.prompts.prompt_sets import STARTER_VALIDATION
 from mascot.progress import ImageGenerated, OnEvent
 from mascot.storage.image_files import open_image
 

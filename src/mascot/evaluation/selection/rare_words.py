@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from mascot.data.prompt_templates import COMMON_TOKEN
 from mascot.evaluation.selection.word_lists import NOUNS, SHORT_WORDS
-from mascot.generation import prompt_sets
+from mascot.generation.prompts import prompt_sets
 
 RARE_FROM: Mapping[str, float] = {"BPE": 0.9, "Unigram": 5000 / 32000}
 """Kind of tokenizer -> share of its vocabulary, in order of frequency, after which words are rare.

@@ -24,8 +24,8 @@ from mascot.evaluation.metrics.subject_fidelity import real_similarity, similari
 from mascot.evaluation.selection.criterion import ReferenceScores, ValidationResult, mean_of
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.live_nouns import is_live
-from mascot.generation.prompt_sets import STARTER_VALIDATION
+from mascot.generation.prompts.live_nouns import is_live
+from mascot.generation.prompts.prompt_sets import STARTER_VALIDATION
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
 

@@ -26,7 +26,7 @@ from mascot.generation.knob_checks import check_knob_axes
 from mascot.generation.knob_grid import plan_settings, sweep_knobs
 from mascot.generation.knobs import ImageRequest, settings_text
 from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
-from mascot.generation.prompt_sets import KNOBS_PROMPT
+from mascot.generation.prompts.prompt_sets import KNOBS_PROMPT
 from mascot.progress import OnEvent, ignore
 from mascot.recipe.recipe import Recipe
 from mascot.storage.atomic_write import is_writable
