@@ -23,7 +23,11 @@ NAMELESS = {"utils", "helpers", "common", "misc", "manager"}
 ALLOWED = {"load_lora_weights", "save_lora_weights", "unload_lora_weights"}
 """diffusers' own functions, whose names hold a method's."""
 
-FORMATS = {"adapters": {"lora"}, "weight_changes": {"lora"}, "formats": {"lora", "sd", "sdxl", "sd3", "flux"}}
+FORMATS = {
+    "adapters": {"lora", "textual_inversion"},
+    "weight_changes": {"lora"},
+    "formats": {"lora", "sd", "sdxl", "sd3", "flux"},
+}
 """Room -> the methods and families whose file formats that room reads and writes."""
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -18,24 +18,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mascot.diffusion.noise import gaussian, seeded
-from mascot.errors import UserError
-from mascot.generation.generator import Generator
-from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.methods.textual_inversion import (
-    METADATA_KEY,
-    TextualInversionSettings,
+from mascot.adapters.token_rows import (
+    RECORDS_KEY,
     TokenRecord,
-    TokenTraining,
-    initial_rows,
-    pull_norms,
     read_records,
-    restore,
     rows_from_file,
     rows_to_file,
     write_records,
 )
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.errors import UserError
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.methods.textual_inversion import TextualInversionSettings, TokenTraining, pull_norms, restore
 from mascot.models.families.registry import load_family
+from mascot.models.token_embeddings import initial_rows
 from mascot.protocols import AttachedMethod, Family, Framing, Stage, Subject
 from tiny.families import tiny_base
 from tiny.stable_diffusion import WIDTH, tiny_stable_diffusion
@@ -378,10 +375,10 @@ RECORD = TokenRecord(token=SUBJECT.token, vectors=1, initial={"text_encoder": "d
     ("tensors", "metadata", "sentence"),
     [
         ({"sks": torch.zeros(1, WIDTH)}, {}, "does not say which token"),
-        ({"sks": torch.zeros(1, WIDTH)}, {METADATA_KEY: "{"}, "metadata is damaged"),
+        ({"sks": torch.zeros(1, WIDTH)}, {RECORDS_KEY: "{"}, "metadata is damaged"),
         (
             {"sks": torch.zeros(1, WIDTH)},
-            {METADATA_KEY: '{"token": " ", "vectors": 1, "initial": {}}'},
+            {RECORDS_KEY: '{"token": " ", "vectors": 1, "initial": {}}'},
             "metadata is damaged",
         ),
         ({}, write_records([RECORD]), "holds nothing, and sks"),

@@ -1,12 +1,15 @@
-"""Trained token embeddings in an adapter file: the names of their rows.
+"""Trained token embeddings in an adapter file: the names of their rows, and their metadata.
 
 Shape suffixes: N embedding rows of a token, D width of an embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Final
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from mascot.errors import UserError
@@ -18,6 +21,69 @@ A1111 and ComfyUI read this form.
 """
 ENCODERS = ("clip_l", "clip_g")
 """Tensor names of two text encoders' rows in a file, in the encoders' order."""
+RECORDS_KEY: Final = "textual_inversion"
+"""Metadata key of the `TokenRecord`s.
+
+diffusers takes the token from the only tensor's name, or from its caller.
+"""
+MOST_ROWS: Final = 75
+"""Most rows of a token: CLIP reads 77 tokens of a prompt, with the first and the last its own."""
+
+
+class TokenRecord(BaseModel):
+    """What a file's metadata says about one token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: str = Field(pattern=r"\S")
+    vectors: int = Field(ge=1, le=MOST_ROWS)
+    """Embedding rows of the token, N."""
+    initial: dict[str, str]
+    """Text encoder -> the words that its rows started from."""
+
+
+def one_or_more(value: object) -> object:
+    """Read one record as a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+RECORDS: TypeAdapter[tuple[TokenRecord, ...]] = TypeAdapter(
+    Annotated[tuple[TokenRecord, ...], BeforeValidator(one_or_more), Field(min_length=1)]
+)
+"""Reads one record or a list of them."""
+
+
+def read_records(metadata: Mapping[str, str]) -> tuple[TokenRecord, ...]:
+    """Read the records that `write_records` wrote, one for each token of a file.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
+    try:
+        return RECORDS.validate_json(metadata[RECORDS_KEY])
+    except KeyError:
+        raise UserError(
+            "this adapter does not say which token it trained; export it again with its metadata."
+        ) from None
+    except ValidationError as error:
+        raise UserError("this adapter's metadata is damaged; export it again.") from error
+
+
+def write_records(records: Sequence[TokenRecord]) -> dict[str, str]:
+    """Return records as metadata of a safetensors file: one record, or a list of several."""
+    values = [record.model_dump(mode="json") for record in records]
+    return {RECORDS_KEY: json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)}
+
+
+def bundle_prefix(token: str) -> str:
+    """Return the prefix of a token's rows in a file that holds more than them."""
+    return f"{BUNDLE}{token}."
+
+
+def rows_of(token: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select a token's rows in a file by their prefix, and remove it from the names."""
+    prefix = bundle_prefix(token)
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def file_keys(parts: Iterable[str], token: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mascot.adapters.sides import Sides
+from mascot.adapters.token_rows import BUNDLE, bundle_prefix, read_records, rows_of
 from mascot.errors import UserError
 from mascot.methods import lora, textual_inversion
 from mascot.protocols import (
@@ -191,12 +192,12 @@ def split_bundle(
     Raises:
         UserError: one of the two is missing.
     """
-    records = textual_inversion.read_records(metadata)
-    prefixes = tuple(textual_inversion.bundle_prefix(record) for record in records)
+    records = read_records(metadata)
+    prefixes = tuple(bundle_prefix(record.token) for record in records)
     rows = {key: value for key, value in tensors.items() if key.startswith(prefixes)}
     layers = {key: value for key, value in tensors.items() if key not in rows}
     if len(records) == 1:
-        rows = textual_inversion.rows_of(records[0], rows)
+        rows = rows_of(records[0].token, rows)
     if not rows or not layers:
         raise UserError("this adapter lacks its token's embeddings or its LoRA layers; export it again.")
     return rows, layers
@@ -219,6 +220,4 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
 def changes(keys: Iterable[str]) -> Sides:
     """Tell which sides of a base an export changes: the text encoders' by its token at least."""
-    return lora.changes(
-        key for key in keys if not key.startswith(textual_inversion.BUNDLE)
-    ) | textual_inversion.changes(())
+    return lora.changes(key for key in keys if not key.startswith(BUNDLE)) | textual_inversion.changes(())

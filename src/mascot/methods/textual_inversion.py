@@ -8,18 +8,26 @@ Shape suffixes: N embedding rows of the token, D width of an embedding.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mascot.adapters.sides import TEXT_ENCODERS, Sides
-from mascot.adapters.token_rows import BUNDLE, ENCODERS, rows_from_file, rows_to_file
+from mascot.adapters.token_rows import (
+    ENCODERS,
+    TokenRecord,
+    bundle_prefix,
+    read_records,
+    rows_from_file,
+    rows_of,
+    rows_to_file,
+    write_records,
+)
 from mascot.errors import UserError
 from mascot.models.token_embeddings import initial_rows
 from mascot.protocols import (
@@ -31,12 +39,6 @@ from mascot.protocols import (
     Subject,
     Vocabulary,
 )
-
-METADATA_KEY = "textual_inversion"
-"""Metadata key of the `TokenRecord`.
-
-diffusers takes the token from the only tensor's name, or from its caller.
-"""
 
 
 class TextualInversionSettings(BaseModel):
@@ -135,51 +137,6 @@ class TextualInversionSettings(BaseModel):
         )
 
 
-class TokenRecord(BaseModel):
-    """What a file's metadata says about one token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    token: str = Field(pattern=r"\S")
-    vectors: int = Field(ge=1, le=64)
-    """Embedding rows of the token, N."""
-    initial: dict[str, str]
-    """Text encoder -> the words that its rows started from."""
-
-
-def one_or_more(value: object) -> object:
-    """Read one record as a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-RECORDS: TypeAdapter[tuple[TokenRecord, ...]] = TypeAdapter(
-    Annotated[tuple[TokenRecord, ...], BeforeValidator(one_or_more), Field(min_length=1)]
-)
-"""Reads one record or a list of them."""
-
-
-def read_records(metadata: Mapping[str, str]) -> tuple[TokenRecord, ...]:
-    """Read the records that `write_records` wrote, one for each token of a file.
-
-    Raises:
-        UserError: they are missing or damaged.
-    """
-    try:
-        return RECORDS.validate_json(metadata[METADATA_KEY])
-    except KeyError:
-        raise UserError(
-            "this adapter does not say which token it trained; export it again with its metadata."
-        ) from None
-    except ValidationError as error:
-        raise UserError("this adapter's metadata is damaged; export it again.") from error
-
-
-def write_records(records: Sequence[TokenRecord]) -> dict[str, str]:
-    """Return records as metadata of a safetensors file: one record, or a list of several."""
-    values = [record.model_dump(mode="json") for record in records]
-    return {METADATA_KEY: json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedToken:
     """One subject's token and its embedding rows during training."""
@@ -249,7 +206,7 @@ class TokenTraining:
     def bundle(self) -> dict[str, Tensor]:
         """Return the rows of all tokens with the prefix `bundle_emb.TOKEN.`."""
         return {
-            f"{bundle_prefix(token.record)}{key}": rows_ND
+            f"{bundle_prefix(token.record.token)}{key}": rows_ND
             for token in self.tokens
             for key, rows_ND in token.file().items()
         }
@@ -326,7 +283,7 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     vocabularies = trainable_vocabularies(stage)
     records = read_records(metadata)
     tokens = [
-        applied_token(record, vocabularies, rows_of(record, tensors) if len(records) > 1 else tensors)
+        applied_token(record, vocabularies, rows_of(record.token, tensors) if len(records) > 1 else tensors)
         for record in records
     ]
     applied = TokenApplied(tuple(tokens), vocabularies)
@@ -352,17 +309,6 @@ def applied_token(
         for part, vocabulary in vocabularies.items()
     }
     return AppliedToken(record, initial, rows_from_file(tensors, record.token, initial))
-
-
-def bundle_prefix(record: TokenRecord) -> str:
-    """Return the prefix of a token's rows in a file that holds more than them."""
-    return f"{BUNDLE}{record.token}."
-
-
-def rows_of(record: TokenRecord, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select a token's rows in a file by their prefix, and remove it from the names."""
-    prefix = bundle_prefix(record)
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def changes(keys: Iterable[str]) -> Sides:
