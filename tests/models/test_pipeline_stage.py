@@ -114,6 +114,14 @@ def test_one_weight_changed_is_one_weight_saved(base: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+def test_text_encoders_are_saved_under_the_names_that_other_tools_read(base: Path, tmp_path: Path) -> None:
+    stage = stage_of(loaded(base))
+    stage.save(tmp_path / "saved")
+    for name in stage.encoders:
+        names = set(load_file(tmp_path / "saved" / name / "model.safetensors")) - {"text_projection.weight"}
+        assert {key.partition(".")[0] for key in names} == {"text_model"}
+
+
 def test_a_base_without_its_t5_is_saved_without_it(without_t5: Path, tmp_path: Path) -> None:
     family = loaded(without_t5)
     stage_of(family).save(tmp_path / "saved")

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
+from mascot.models.base_files.file_contents import TEXT_PREFIX
 from mascot.models.base_files.part_checks import check_finite, check_fit
 from mascot.models.pipeline_files import (
     PipelineLayout,
@@ -29,6 +31,7 @@ from mascot.models.pipeline_files import (
 from mascot.models.token_embeddings import LearnedTokens
 from mascot.protocols import Conditioning, Latents, Stage
 from mascot.storage.atomic_write import atomic_write
+from mascot.storage.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -207,6 +210,18 @@ class PipelineStage(TextEncoders, ABC):
                 own.load_state_dict(parts[name].state_dict())
         with atomic_write(folder) as temporary:
             pipeline.save_pretrained(temporary)
+            for name in self.encoders:
+                name_as_other_tools(temporary / name / "model.safetensors")
+
+
+def name_as_other_tools(path: Path) -> None:
+    """Give the tensors of a CLIP text encoder the prefix that other tools look for.
+
+    transformers 5 writes those of an encoder without a projection without it, and reads both.
+    """
+    tensors, metadata = read_tensors(path)
+    if not any(name.startswith(TEXT_PREFIX) for name in tensors):
+        save_file({f"{TEXT_PREFIX}{name}": tensor for name, tensor in tensors.items()}, path, metadata=metadata)
 
 
 def read_stage(layout: PipelineLayout, source: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

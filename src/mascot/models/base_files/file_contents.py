@@ -21,6 +21,7 @@ AUTOENCODER = "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 FIRST_OF_TWO, SECOND_OF_TWO = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 ONLY_SECOND = "conditioner.embedders.0.model."
+TEXT_PREFIX = "text_model."
 
 OTHER_FILES: Final[Mapping[str, str]] = {
     r"lora_(up|down|A|B|unet|te\d?)\b|lora_(unet|te\d?)_|_lora\.(up|down)\.": "a LoRA",

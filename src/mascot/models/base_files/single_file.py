@@ -35,6 +35,7 @@ from mascot.models.base_files.file_contents import (
     FIRST_OF_TWO,
     OPEN_CLIP,
     SECOND_OF_TWO,
+    TEXT_PREFIX,
     UNET,
     FileContents,
 )
@@ -97,10 +98,10 @@ def read_text_encoder(contents: FileContents, prefix: str, part: str) -> tuple[n
         tensors = convert_open_clip_checkpoint(module, tensors, prefix=prefix)
     else:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    inside = "text_model." if hasattr(module, "text_model") else ""
-    # Files of some tools lack "text_model.", which only some versions of transformers expect.
+    inside = TEXT_PREFIX if hasattr(module, "text_model") else ""
+    # Files of some tools lack the prefix, which only some versions of transformers expect.
     renamed = {
-        name if name.startswith("text_projection") else inside + name.removeprefix("text_model."): tensor
+        name if name.startswith("text_projection") else inside + name.removeprefix(TEXT_PREFIX): tensor
         for name, tensor in tensors.items()
     }
     return module, renamed
