@@ -3,9 +3,8 @@
 `adapter_file` reads and writes the safetensors file and its manifest; `adapter_checks` refuses
 damaged ones, and `foreign_formats` recognizes those of other tools. `lora_keys` holds the tensor
 names and the metadata of low-rank adapters, `token_rows` those of trained token embeddings, and
-`sides` tells what an adapter changes.
-`lora_extraction` computes a LoRA from base and trained weights. `peft_layers` wraps the few
-functions of peft that mascot needs.
+`sides` tells what an adapter changes. `peft_layers` wraps the few functions of peft that mascot
+needs. `weight_changes` computes sums, extractions and smaller ranks.
 
 What a method trains is in `methods`. Loading an adapter for generation is in `generation.loading`.
 

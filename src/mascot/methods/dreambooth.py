@@ -15,9 +15,9 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mascot.adapters.lora_extraction import extract, representable
 from mascot.adapters.lora_keys import name_in_file, write_metadata
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
+from mascot.adapters.weight_changes.extraction import extract, representable
 from mascot.errors import UserError, list_some
 from mascot.protocols import (
     AttachedMethod,

@@ -1,23 +1,30 @@
 """Safetensors files: their header, which is read without the tensors, and their tensors.
 
-Pickled weights are never opened. This file imports no torch until tensors are read.
+`read_tensors` reads all of them. `open_tensors` reads each when it is asked for, and
+`stream_tensors` writes one at a time, so files may be larger than the memory. Pickled weights are
+never opened. This file imports no torch until tensors are read.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from mascot.storage.atomic_write import atomic_write
 from mascot.storage.strict_parsing import MalformedText, parse_json_object
 from mascot.storage.untrusted_files import UnreadableFile, decode_text, open_regular
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 HEADER_LIMIT = 100_000_000
@@ -25,6 +32,25 @@ HEADER_LIMIT = 100_000_000
 
 NOT_WHOLE = "it is not a whole .safetensors file"
 REMEDY = "copy or export it again"
+
+DTYPES: Final[Mapping[str, str]] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""Name of a type in a header -> its name in torch."""
 
 _METADATA = "__metadata__"
 
@@ -96,3 +122,137 @@ def read_tensors(path: Path, *, prefix: str = "", remedy: str = REMEDY) -> tuple
             return {name: file.get_tensor(name) for name in names}, dict(header.metadata)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise UnreadableFile(path, NOT_WHOLE, remedy) from error
+
+
+class StoredTensors(Mapping[str, "Tensor"]):
+    """The tensors of an open safetensors file, each read when it is asked for, and not kept.
+
+    Nothing is mapped into memory, so the memory of a process holds what it uses alone.
+    """
+
+    def __init__(self, path: Path, header: TensorHeader, file: BufferedReader, remedy: str) -> None:
+        self.path, self.header = path, header
+        self._file, self._remedy = file, remedy
+        file.seek(0)
+        self._start = 8 + int.from_bytes(file.read(8), "little")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor, on the CPU.
+
+        Raises:
+            UnreadableFile: its type is not one that torch has, or the file has become shorter.
+        """
+        import torch
+
+        entry = self.header.entries[name]
+        first, end = entry.data_offsets
+        if entry.dtype not in DTYPES:
+            raise UnreadableFile(self.path, f"{name} has the type {entry.dtype}", self._remedy)
+        dtype: torch.dtype = getattr(torch, DTYPES[entry.dtype])
+        if end - first != entry.size * dtype.itemsize:
+            raise UnreadableFile(self.path, NOT_WHOLE, self._remedy)
+        if first == end:
+            return torch.empty(entry.shape, dtype=dtype)
+        content = bytearray(end - first)
+        self._file.seek(self._start + first)
+        if self._file.readinto(content) != len(content):
+            raise UnreadableFile(self.path, NOT_WHOLE, self._remedy)
+        return torch.frombuffer(content, dtype=dtype).view(entry.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.entries)
+
+    def __len__(self) -> int:
+        return len(self.header.entries)
+
+
+@contextmanager
+def open_tensors(path: Path, *, remedy: str = REMEDY) -> Generator[StoredTensors]:
+    """Open a safetensors file whose tensors are read one at a time, while the context lasts.
+
+    Raises:
+        UnreadableFile: see `read_header`.
+    """
+    header = read_header(path, remedy=remedy)
+    with open_regular(path, remedy=remedy) as file:
+        yield StoredTensors(path, header, file, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """Type and shape of a tensor that will be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def shape_of(tensor: Tensor) -> TensorShape:
+    """Return the type and the shape of a tensor."""
+    return TensorShape(tensor.dtype, tuple(tensor.shape))
+
+
+@contextmanager
+def stream_tensors(
+    path: Path, shapes: Mapping[str, TensorShape], metadata: Mapping[str, str]
+) -> Generator[Callable[[str, Tensor], None]]:
+    """Write a safetensors file atomically, one tensor at a time, in any order.
+
+    Yields a function that writes one tensor. All must be written before the context ends. Equal
+    tensors and metadata give equal bytes.
+
+    Raises:
+        UserError: the file cannot be written; an older file at `path` is kept.
+    """
+    header, starts = lay_out(shapes, metadata)
+    left = set(shapes)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write(header)
+
+        def write(name: str, tensor: Tensor) -> None:
+            import torch
+
+            assert shape_of(tensor) == shapes[name], f"{name} is what the header says"
+            file.seek(len(header) + starts[name])
+            file.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            left.remove(name)
+
+        yield write
+        assert not left, "every tensor is written, and once"
+
+
+def lay_out(shapes: Mapping[str, TensorShape], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Make the header of a safetensors file; returns its bytes, and where each tensor starts.
+
+    Wide types come first, as the format requires aligned tensors.
+    """
+    names = {f"torch.{name}": short for short, name in DTYPES.items()}
+    starts: dict[str, int] = {}
+    values: dict[str, object] = {_METADATA: dict(metadata)}
+    end = 0
+    for name in sorted(shapes, key=lambda name: (-shapes[name].dtype.itemsize, name)):
+        one, starts[name] = shapes[name], end
+        end += one.bytes
+        values[name] = {
+            "dtype": names[str(one.dtype)],
+            "shape": list(one.shape),
+            "data_offsets": [starts[name], end],
+        }
+    text = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, starts
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file, atomically, without a second copy in memory.
+
+    Raises:
+        UserError: the file cannot be written; an older file at `path` is kept.
+    """
+    with stream_tensors(path, {name: shape_of(tensor) for name, tensor in tensors.items()}, metadata) as write:
+        for name, tensor in tensors.items():
+            write(name, tensor)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from mascot.adapters.lora_extraction import Energy, Extraction, extract, factor, group_of, representable
 from mascot.adapters.lora_keys import (
     DOWN,
     METADATA_KEY,
@@ -24,6 +23,7 @@ from mascot.adapters.lora_keys import (
     read_settings,
     write_metadata,
 )
+from mascot.adapters.weight_changes.extraction import Energy, Extraction, extract, factor, group_of, representable
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
 
