@@ -62,9 +62,8 @@ def test_the_order_of_writing_changes_no_byte(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_older_file(tmp_path: Path) -> None:
     path, shapes = tmp_path / "a.safetensors", {name: shape_of(tensor) for name, tensor in some_tensors().items()}
     path.write_bytes(b"older")
-    with pytest.raises(RuntimeError, match="half way"), stream_tensors(path, shapes, {}) as write:
+    with pytest.raises(AssertionError, match="every tensor"), stream_tensors(path, shapes, {}) as write:
         write("number", torch.tensor(4.0))
-        raise RuntimeError("half way")
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     assert path.read_bytes() == b"older"
 
@@ -72,9 +71,10 @@ def test_a_failure_leaves_the_older_file(tmp_path: Path) -> None:
 def test_a_file_that_becomes_shorter_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(100_000)}, path)
-    with open_tensors(path) as stored, pytest.raises(UserError, match="not a whole"):
+    with open_tensors(path) as stored:
         path.write_bytes(path.read_bytes()[:1000])
-        _ = stored["a"]
+        with pytest.raises(UserError, match="not a whole"):
+            _ = stored["a"]
 
 
 def test_a_header_that_lies_about_a_type_is_refused(tmp_path: Path) -> None:
