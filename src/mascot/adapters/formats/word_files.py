@@ -1,0 +1,222 @@
+"""Words (trained token embeddings) in other tools' files, alone or beside low-rank layers.
+
+Read are: diffusers' file (a tensor named as the token), `emb_params` and `string_to_param.*` of
+A1111 and kohya, `emp_params` as OneTrainer spells it, the pair `clip_l` and `clip_g` of SDXL and
+SD3, and `bundle_emb.TOKEN.*` beside a LoRA (OneTrainer, A1111, ComfyUI). A file of cloneofsimo's
+lora names its tokens in the metadata.
+
+Shape suffixes: N embedding rows of a word, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from torch import Tensor
+
+from mascot.adapters.formats.numbered_layers import WORD_MARK
+from mascot.adapters.token_rows import (
+    BUNDLE,
+    ENCODERS,
+    MOST_ROWS,
+    RECORDS_KEY,
+    TokenRecord,
+    bundle_prefix,
+    file_keys,
+    read_records,
+    write_records,
+)
+from mascot.errors import UserError, list_some
+
+ONLY_ENCODER: Final = "text_encoder"
+SECOND_ENCODER: Final = "text_encoder_2"
+PART_OF_ROWS: Final[Mapping[str, str]] = {
+    "emb_params": ONLY_ENCODER,
+    "emp_params": ONLY_ENCODER,
+    "string_to_param.*": ONLY_ENCODER,
+    "clip_l": ONLY_ENCODER,
+    "text_encoders_0": ONLY_ENCODER,
+    "clip_g": SECOND_ENCODER,
+    "text_encoders_1": SECOND_ENCODER,
+}
+"""Name of a word's rows, in a file of its own or after its name in a bundle -> the text encoder."""
+UNREAD_ROWS: Final[Mapping[str, str]] = {
+    "t5": "rows for a T5, whose words cannot be added",
+    "t5xxl": "rows for a T5, whose words cannot be added",
+    "llama": "rows for a Llama, which no base here has",
+    "gemma": "rows for a Gemma, which no base here has",
+    "clip_h": "rows for an unknown text encoder",
+    **dict.fromkeys(
+        ("clip_l_out", "clip_g_out", "t5_out", "emb_params_out", "emp_params_out", "llama_out", "gemma_out"),
+        "output embeddings, which are added behind the text encoder",
+    ),
+}
+"""Names of rows that have no place here -> what they are."""
+LAYER_MARKS: Final = ("lora_", "hada_", "lokr_")
+"""One of these stands in the names of low-rank layers' tensors."""
+ALONE_NAMES: Final = ("emb_params", "string_to_param.*")
+"""A word's rows for one text encoder: in a file of its own, and in a bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A word and its embedding rows."""
+
+    token: str
+    rows: Mapping[str, Tensor]
+    """Text encoder -> the rows, N x D."""
+    initial: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Text encoder -> the words that its rows started from; the token itself where it is unknown.
+
+    A scale between 0 and 1 lies between the two.
+    """
+
+    @property
+    def record(self) -> TokenRecord:
+        """What our metadata say about it."""
+        counts = {len(rows_ND) for rows_ND in self.rows.values()}
+        if len(counts) != 1 or not 1 <= (count := counts.pop()) <= MOST_ROWS:
+            shapes = ", ".join(f"{part} {tuple(rows.shape)}" for part, rows in self.rows.items())
+            raise UserError(
+                f"the rows of {self.token} ({shapes}) are no word of 1 to {MOST_ROWS} rows; "
+                "get the file again from where it comes from."
+            )
+        initial = {part: self.initial.get(part, self.token) for part in self.rows}
+        return TokenRecord(token=self.token, vectors=count, initial=initial)
+
+
+def holds_one_word(shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Tell whether a file holds the rows of one word and nothing else, under names of encoders."""
+    return bool(shapes) and shapes.keys() <= PART_OF_ROWS.keys() | UNREAD_ROWS.keys()
+
+
+def holds_named_words(shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Tell whether a file holds nothing but words, each under its token's name."""
+    if not shapes or any(len(shape) not in {1, 2} for shape in shapes.values()):
+        return False
+    widths = {shape[-1] for shape in shapes.values()}
+    return len(widths) == 1 and not any(is_layer(key) or (len(shapes) > 1 and "." in key) for key in shapes)
+
+
+def is_layer(key: str) -> bool:
+    """Tell whether a tensor's name is that of a layer, not of a word: words have no weights."""
+    ending = key.rpartition(".")[2]
+    return any(mark in key for mark in (*LAYER_MARKS, BUNDLE, ":")) or ending in {"weight", "bias", "alpha"}
+
+
+def take_words(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str
+) -> tuple[dict[str, Tensor], list[Word]]:
+    """Take the words out of a file of any format; returns its other tensors, and the words.
+
+    A file that holds one word and does not name it is named `name`, its name without the ending.
+
+    Raises:
+        UserError: a word has rows that have no place here, or too many of them.
+    """
+    records = {record.token: record for record in read_records(metadata)} if RECORDS_KEY in metadata else {}
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if holds_one_word(shapes):
+        token = next(iter(records), name)
+        return {}, [make_word(token, tensors, records.get(token))]
+    if holds_named_words(shapes):
+        return {}, [make_word(token, {token: rows}, records.get(token)) for token, rows in tensors.items()]
+    marked = [key for key in tensors if metadata.get(key) == WORD_MARK and ":" not in key]
+    bundled: dict[str, dict[str, Tensor]] = {}
+    for key in (key for key in tensors if key.startswith(BUNDLE)):
+        token, rows = split_bundled(key, records)
+        bundled.setdefault(token, {})[rows] = tensors[key]
+    words = [make_word(token, rows, records.get(token)) for token, rows in bundled.items()]
+    words += [make_word(token, {token: tensors[token]}, None) for token in marked]
+    rest = {key: value for key, value in tensors.items() if not key.startswith(BUNDLE) and key not in marked}
+    return rest, words
+
+
+def split_bundled(key: str, tokens: Iterable[str]) -> tuple[str, str]:
+    """Split a name `bundle_emb.TOKEN.ROWS` into token and rows; a token may hold dots."""
+    for token in tokens:
+        if key.startswith(bundle_prefix(token)):
+            return token, key.removeprefix(bundle_prefix(token))
+    inner = key.removeprefix(BUNDLE)
+    for rows in (*PART_OF_ROWS, *UNREAD_ROWS):
+        if inner.endswith(f".{rows}"):
+            return inner.removesuffix(f".{rows}"), rows
+    half = len(inner) // 2
+    if inner[:half] == inner[half + 1 :]:  # the token names its own rows
+        return inner[:half], inner[:half]
+    token, _, rows = inner.rpartition(".")
+    return token or rows, rows
+
+
+def make_word(token: str, tensors: Mapping[str, Tensor], record: TokenRecord | None) -> Word:
+    """Make a word of its tensors in a file, by their names.
+
+    Raises:
+        UserError: some of them have no place here, or are no rows.
+    """
+    for key in tensors:
+        if key in UNREAD_ROWS:
+            raise UserError(
+                f"the word {token} has {UNREAD_ROWS[key]} ({key}), and would not draw the same without them; "
+                "generate with the tool that wrote it."
+            )
+    rows: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        part = PART_OF_ROWS.get(key, ONLY_ENCODER)
+        if tensor.ndim not in {1, 2} or not tensor.is_floating_point() or part in rows:
+            raise UserError(
+                f"the word {token} has a tensor {key} {tuple(tensor.shape)}, which is no row of an embedding; "
+                "get the file again from where it comes from."
+            )
+        rows[part] = tensor if tensor.ndim == 2 else tensor[None]
+    if list(rows) == [SECOND_ENCODER]:
+        raise UserError(
+            f"the word {token} has rows for the second text encoder alone, and a base with two needs both; "
+            "generate with the tool that wrote it."
+        )
+    word = Word(token=token, rows=dict(sorted(rows.items())), initial={} if record is None else record.initial)
+    assert word.record.vectors, "a word has rows"
+    return word
+
+
+def own_words(words: Sequence[Word], *, bundled: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Write words in our own form; returns tensors and metadata. `bundled` says that layers follow.
+
+    They are then under `bundle_emb.TOKEN.`, and so are several words.
+    """
+    if not words:
+        return {}, {}
+    tensors: dict[str, Tensor] = {}
+    for word in words:
+        prefix = bundle_prefix(word.token) if bundled or len(words) > 1 else ""
+        keys = file_keys(word.rows, word.token)
+        tensors |= {f"{prefix}{keys[part]}": rows_ND for part, rows_ND in word.rows.items()}
+    return tensors, write_records([word.record for word in words])
+
+
+def word_file(word: Word) -> dict[str, Tensor]:
+    """Write a word as the file of its own that A1111, Forge, kohya and ComfyUI read."""
+    names = (ALONE_NAMES[0],) if len(word.rows) == 1 else ENCODERS
+    return dict(zip(names, word.rows.values(), strict=True))
+
+
+def bundle_words(words: Sequence[Word]) -> dict[str, Tensor]:
+    """Write words beside a LoRA's layers, as A1111, Forge, ComfyUI and OneTrainer read them.
+
+    Raises:
+        UserError: a token holds a dot, at which these tools split the name.
+    """
+    dotted = [word.token for word in words if "." in word.token]
+    if dotted:
+        raise UserError(
+            f"the word {list_some(dotted)} holds a dot, and other tools split a bundled word's name there; "
+            "convert with --to diffusers, which writes words into files of their own."
+        )
+    tensors: dict[str, Tensor] = {}
+    for word in words:
+        names = (ALONE_NAMES[1],) if len(word.rows) == 1 else ENCODERS
+        for name, rows_ND in zip(names, word.rows.values(), strict=True):
+            tensors[f"{bundle_prefix(word.token)}{name}"] = rows_ND
+    return tensors
