@@ -155,12 +155,12 @@ def change_of(layer: StoredLayer, tensors: Mapping[str, Tensor], kernel: tuple[i
     try:
         if layer.kind == "factors":
             return factors_change(layer, own)
-        change, told = hadamard_change(layer, own) if layer.kind == "hadamard" else kronecker_change(layer, own)
+        change, own_kernel = hadamard_change(layer, own) if layer.kind == "hadamard" else kronecker_change(layer, own)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the tensors of {layer.name} do not fit each other; get the file again from where it comes from."
         ) from error
-    return replace(change, kernel=told or kernel or ())
+    return replace(change, kernel=own_kernel or kernel or ())
 
 
 def factors_change(layer: StoredLayer, own: Mapping[str, Tensor]) -> FactoredChange:
