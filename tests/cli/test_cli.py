@@ -285,6 +285,18 @@ def test_images_carry_what_made_them_and_are_where_the_command_says(
         )
 
 
+def test_a_scale_behind_a_path_is_that_of_the_option(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
+    def image(*words: object) -> bytes:
+        code, printed, errors = mascot("generate", *words, "--count", 1, "--steps", 1, "--out", tmp_path / "out")
+        assert (code, errors) == (0, "")
+        return Path(printed.strip()).read_bytes()
+
+    both = image(adapter, "a {subject}", "--unet-scale", 0.5, "--text-scale", 0.5)
+    assert image(f"{adapter}:0.5", "a {subject}") == both
+    assert image("a {subject}", "--adapter", f"{adapter}:0.5:0.5") == both
+    assert image(f"{adapter}:0.5:1", "a {subject}") == image(adapter, "a {subject}", "--unet-scale", 0.5) != both
+
+
 def test_images_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
     words = ("generate", adapter, "a cat", "--count", 1, "--steps", 1, "--out", tmp_path / "out")
     first, second = (Path(mascot(*words, "--guidance", guidance)[1].strip()) for guidance in (1, 9))

@@ -32,6 +32,7 @@ def bad_commands() -> list[Command]:
         *_bases(),
         *_resumed(),
         *_adapters(),
+        *_several(),
         *_pictures(),
         *_checkups(),
         *_sweeps(),
@@ -71,7 +72,8 @@ def _usage() -> Iterator[Command]:
     yield _command("requires an argument", "train", "photos", "--set")
     yield _command("does not take a value", "train", "photos", "--resume=yes")
     yield _command("missing argument", "generate")
-    yield _command("missing argument", "generate", "adapter.safetensors")
+    yield _command("no prompt is given", "generate", "adapter.safetensors")
+    yield _command("missing argument", "generate", "--adapter", "adapter.safetensors")
     for option in ("--steps", "--seed"):
         for value in ("x", "1.5", ""):
             yield _train(option, option, value)
@@ -437,6 +439,20 @@ def _adapters() -> Iterator[Command]:
     yield draw("adapters/metadata_text.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_list.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_rank.safetensors", "metadata is damaged")
+
+
+def _several() -> Iterator[Command]:
+    def draw(says: str, *words: str) -> Command:
+        return _command(says, "generate", *words, "--steps", "1", "--count", "1", "--out", "pictures")
+
+    yield draw("did you mean adapter.safetensors", "adaptr.safetensors", "a dog")
+    yield draw("did you mean adapter.safetensors", "adapter.safetensors", "adaptr.safetensors:0.5", "a dog")
+    yield draw("comes after a prompt", "adapter.safetensors", "a dog", "adapter.safetensors")
+    yield draw("the model hub cannot be reached", "someone/adapter", "a dog")
+    yield draw("not between 0 and 4", "adapter.safetensors:5", "a dog")
+    yield draw("gives a scale, and --unet-scale another", "adapter.safetensors:0.5", "a dog", "--unet-scale", "1")
+    yield draw("scale of the text encoders", "adapters/no_text.safetensors:0.5:1", "a dog")
+    yield draw("scale of the denoiser", "adapters/token.safetensors:0.5:1", "a dog")
 
 
 def _pictures() -> Iterator[Command]:

@@ -84,8 +84,7 @@ COMMANDS: Mapping[str, Words] = {
         "--out": ["--out", "{out}"],
     },
     "generate": {
-        "adapter": ["{run}"],
-        "prompts": ["a {subject}"],
+        "words": ["{run}", "a dog"],
         "--count": ["--count", "1"],
         "--steps": ["--steps", "1"],
         "--out": ["--out", "{out}"],
@@ -149,8 +148,6 @@ SHARED: Mapping[str, Sequence[Sequence[str]]] = {
     "--prompt": (["--prompt", "a {token} {class} on the beach", "--prompt", "a {subject}"],),
     "photos": (["{photos}"], ["{photos}/0.png", "{photos}/1.png"]),
     "run": (["{run}"], ["{run}/adapter.safetensors"]),
-    "adapter": (["{run}"], ["{run}/adapter.safetensors"]),
-    "prompts": (["a {subject}", "a dog"],),
 }
 """Option -> words of its cases, in every command that has it; beside the choices of its type."""
 
@@ -164,6 +161,13 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
         for option, value in (("--class-images", "{class_images}"), ("--caption-with", "{captioner}"))
     },
     ("doctor", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
+    ("generate", "words"): (
+        ["{run}", "a {subject}", "a dog"],
+        ["{run}/adapter.safetensors:0.5", "a dog"],
+        ["{run}:0.5:0", "a dog"],
+        ["nowhere", "a dog"],
+    ),
+    ("generate", "--adapter"): (["--adapter", "{other}"], ["--adapter", "nowhere"]),
     ("generate", "--count"): (["--count", "1"], ["--count", "0"]),
     ("generate", "--guidance"): (["--guidance", "0"], ["--guidance", "100"], ["--guidance", "nan"]),
     ("generate", "--unet-scale"): (["--unet-scale", "0"], ["--unet-scale", "4"], ["--unet-scale", "-1"]),

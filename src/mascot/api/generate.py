@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from mascot.generation.knob_checks import check_knobs
+from mascot.generation.adapter_sources import AdapterSource, read_source
+from mascot.generation.knob_checks import check_knobs, scale_changes
 from mascot.generation.knobs import Knobs
 from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.progress import OnEvent, ignore
@@ -15,7 +16,7 @@ from mascot.storage.run_folder import Run
 
 
 def generate(
-    run: str | Path | Run,
+    run: str | Path | Run | AdapterSource,
     prompts: Sequence[str],
     knobs: Knobs | None = None,
     *,
@@ -26,6 +27,8 @@ def generate(
 ) -> list[Image]:
     """Generate `count` images of each prompt, in order, by a run, or by its folder or adapter file.
 
+    `run` may also be `owner/name` on the model hub, and may end in scales, as `runs/owl:0.8`: see
+    `adapter_sources.read_source`.
     In prompts, `{subject}` stands for token and class noun. Image k of each prompt has `seed + k`.
     Without `knobs`, those that training recommends are used. `base` replaces the path or hub id of
     the base model that the adapter names. Event: `PromptTruncated`.
@@ -34,8 +37,10 @@ def generate(
         UserError: the adapter or its base model cannot be read, they do not fit together, or a
             knob has no effect.
     """
-    adapter, _ = resolve_adapter(run)
+    source = read_source(run)
+    adapter, path = resolve_adapter(source.file())
     recommended = recommended_knobs(adapter)
+    changed: dict[str, object] = {}
     if knobs is not None:
         given = {name: getattr(knobs, name) for name in knobs.model_fields_set}
         changed = {
@@ -44,6 +49,7 @@ def generate(
             if value not in {getattr(recommended, name), Knobs.model_fields[name].default}
         }
         check_knobs(adapter, changed, knobs, base=base, write=str)
+    chosen = (knobs or recommended).model_copy(update=scale_changes(source, adapter, changed))
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    generator, _, _ = open_generator(run, base=base, on_event=on_event)
-    return list(generator.generate(requests, knobs or recommended))
+    generator, _, _ = open_generator(path, base=base, on_event=on_event)
+    return list(generator.generate(requests, chosen))

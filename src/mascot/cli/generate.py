@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mascot.cli.options import AdapterBase, FirstSeed, RunOrAdapter, parse_size
+from mascot.cli.options import AdapterBase, FirstSeed, parse_size
 from mascot.errors import UserError
 
-Prompts = Annotated[
-    list[str], typer.Argument(help="Prompts; {subject} stands for token and class noun, {NAME} for one of several.")
+if TYPE_CHECKING:
+    from mascot.generation.adapter_sources import AdapterSource
+
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="adapters, prompts",
+        help="First adapters: a run's folder (RUN@200 for a kept step), a file, or owner/name on the model hub. "
+        "ADAPTER:0.8 sets its scale, ADAPTER:0.8:0.5 those of denoiser and text encoders. Then prompts: {subject} "
+        "stands for token and class noun, {NAME} for one of several.",
+    ),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(help="An adapter in the same form, or NAME=ADAPTER to call it {NAME}.", show_default=False),
 ]
 Count = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)]
@@ -33,9 +46,9 @@ Out = Annotated[
 
 
 def generate(
-    adapter: RunOrAdapter,
-    prompts: Prompts,
+    words: Words,
     *,
+    adapter: Adapters = None,
     count: Count = 4,
     seed: FirstSeed = 0,
     guidance: Guidance = None,
@@ -51,8 +64,10 @@ def generate(
 ) -> None:
     """Generate images with a trained adapter, by default with the knobs that training chose."""
     from mascot.cli.console import quiet_libraries
+    from mascot.generation.adapter_sources import split_words
 
     quiet_libraries()
+    sources, prompts = split_words(words, adapter or [])
     knobs = {
         "guidance": guidance,
         "unet_scale": unet_scale,
@@ -63,11 +78,11 @@ def generate(
         "solver": solver,
     }
     changes = {name: value for name, value in knobs.items() if value is not None} | parse_size(size)
-    write_images(adapter, prompts, changes, count=count, seed=seed, base=base, out=out)
+    write_images(sources, prompts, changes, count=count, seed=seed, base=base, out=out)
 
 
 def write_images(
-    source: Path,
+    sources: list[AdapterSource],
     prompts: list[str],
     changes: dict[str, float | str],
     *,
@@ -83,13 +98,18 @@ def write_images(
     from pydantic import ValidationError
 
     from mascot.cli.console import show_note
-    from mascot.generation.knob_checks import check_knobs
+    from mascot.generation.knob_checks import check_knobs, scale_changes
     from mascot.generation.knobs import Knobs, settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
     from mascot.storage.image_files import image_stem, write_new_image
     from mascot.storage.run_folder import images_folder
 
-    adapter, path = resolve_adapter(source)
+    if len(sources) > 1:
+        raise UserError(
+            f"one image is generated with one adapter; give one path or one --adapter, such as {sources[0].text}."
+        )
+    adapter, path = resolve_adapter(sources[0].file())
+    changes = changes | scale_changes(sources[0], adapter, changes)
     try:
         knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
     except ValidationError as error:
@@ -99,7 +119,7 @@ def write_images(
         raise UserError(f"{mistakes}.") from None
     check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    generator, _, name = open_generator(source, base=base, on_event=show_note)
+    generator, _, name = open_generator(path, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
         text = settings_text(request, knobs, generator.size(knobs), name, path.name)

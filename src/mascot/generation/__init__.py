@@ -1,11 +1,11 @@
 """Image generation: base + adapter + prompts + seeds + knobs -> images.
 
 `generator` is the only code that generates images, for previews, class images, scores and commands.
-`truncation` tells which prompts are too long for it. `loading` opens an adapter with its base
+`adapter_sources` reads which adapters a user names, and `loading` opens an adapter with its base
 model. `knobs` defines the inference settings, of which `knob_checks` refuses those that an adapter
 cannot use. `sample_cache` keeps images and their embeddings, so that nothing is generated or
-embedded twice. `image_grid` and `knob_grid` compose labeled grids, and `prompt_sets` lists the
-prompts of previews, validation and reports.
+embedded twice. `image_grid` and `knob_grid` compose labeled grids. `prompts` lists those of
+previews, validation and reports, and tells which are too long.
 
 The denoising loop and guidance are in `diffusion`, text and image encoders of a base in `models`,
 the scores of images in `evaluation`. The rooms `recipe`, `runs`, `evaluation`, `experiments`, `api`

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS
 from mascot.errors import UserError
+from mascot.generation.adapter_sources import AdapterSource
 from mascot.generation.knobs import Knobs
 from mascot.methods.registry import changes_of
 from mascot.models.families.registry import embeds_guidance
@@ -87,6 +88,28 @@ def check_knobs(
     base = base or (adapter.manifest.base if adapter.manifest else None)
     if base is not None:
         check_guidance(base, given.keys(), knobs, write=write)
+
+
+def scale_changes(source: AdapterSource, adapter: Adapter, given: Mapping[str, object]) -> dict[str, float]:
+    """Return the scales behind an adapter's path as knobs; one number holds for all it changes.
+
+    Raises:
+        UserError: a scale has no effect, or is also among the knobs that are `given`.
+    """
+    changed = changes_of(adapter.manifest.method if adapter.manifest else None)(adapter.tensors)
+    if len(source.scales) == len(SCALED):
+        scales = dict(zip(SCALED, source.scales, strict=True))
+        for knob, side in SCALED.items():
+            if side not in changed:
+                raise UserError(
+                    f"{source.text} gives a scale of the {side}, in which this adapter changes nothing; give one "
+                    f"scale, {source.place}:{scales[OTHER[knob]]:g}."
+                )
+    else:
+        scales = {knob: scale for scale in source.scales for knob, side in SCALED.items() if side in changed}
+    if both := [as_option(knob) for knob in scales if knob in given]:
+        raise UserError(f"{source.text} gives a scale, and {' and '.join(both)} another; leave one of them out.")
+    return scales
 
 
 def check_knob_axes(adapter: Adapter, over: Mapping[str, Sequence[object]], settings: Sequence[Knobs]) -> None:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mascot.storage.strict_parsing import is_unicode
 
+LARGEST_SCALE = 4
+"""Largest strength of an adapter."""
+
 
 class Knobs(BaseModel):
     """Inference settings: guidance scale, adapter strength, negative prompt, solver and size."""
@@ -21,9 +24,11 @@ class Knobs(BaseModel):
         description="classifier-free guidance scale (Ho & Salimans 2022); 1 generates without guidance",
     )
     unet_scale: float = Field(
-        default=1.0, ge=0, le=4, description="strength of the denoiser's part of the adapter; 0 is the base"
+        default=1.0, ge=0, le=LARGEST_SCALE, description="strength of the denoiser's part of the adapter; 0 is the base"
     )
-    text_scale: float = Field(default=1.0, ge=0, le=4, description="strength of the text encoder's part of the adapter")
+    text_scale: float = Field(
+        default=1.0, ge=0, le=LARGEST_SCALE, description="strength of the text encoder's part of the adapter"
+    )
     negative: str = Field(default="", description="negative prompt: what not to generate")
     true_guidance: float = Field(
         default=1.0,

@@ -55,6 +55,20 @@ def hub_file(source: str, name: str) -> Path:
     return Path(hf_hub_download(source, name, local_files_only=only_local(source)))
 
 
+def hub_files(source: str) -> list[str]:
+    """List the files of a hub repository, or those in the hub's cache while it is out of reach.
+
+    Raises:
+        Exception: any of the hub's library, if there is no such repository or none in the cache.
+    """
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    if not only_local(source):
+        return sorted(list_repo_files(source))
+    folder = Path(snapshot_download(source, local_files_only=True))
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def why_unavailable(source: str, error: Exception) -> str:
     """Explain in a few words why a file of a hub model could not be had."""
     if only_local(source):
