@@ -12,6 +12,7 @@ from mascot.errors import UserError
 
 if TYPE_CHECKING:
     from mascot.generation.adapter_sources import AdapterSource
+    from mascot.generation.knobs import Knobs
 
 Words = Annotated[
     list[str],
@@ -95,11 +96,9 @@ def write_images(
 
     `changes` are knobs that replace the recommended ones.
     """
-    from pydantic import ValidationError
-
     from mascot.cli.console import show_note
     from mascot.generation.knob_checks import check_knobs, scale_changes
-    from mascot.generation.knobs import Knobs, settings_text
+    from mascot.generation.knobs import settings_text
     from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
     from mascot.storage.image_files import image_stem, write_new_image
     from mascot.storage.run_folder import images_folder
@@ -110,13 +109,7 @@ def write_images(
         )
     adapter, path = resolve_adapter(sources[0].file())
     changes = changes | scale_changes(sources[0], adapter, changes)
-    try:
-        knobs = Knobs.model_validate(recommended_knobs(adapter).model_dump() | changes)
-    except ValidationError as error:
-        of_size = {"width": "size, width", "height": "size, height"}
-        named = [(of_size.get(str(m["loc"][0]), str(m["loc"][0]).replace("_", "-")), m) for m in error.errors()]
-        mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in named)
-        raise UserError(f"{mistakes}.") from None
+    knobs = change_knobs(recommended_knobs(adapter), changes)
     check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
     generator, _, name = open_generator(path, base=base, on_event=show_note)
@@ -125,3 +118,22 @@ def write_images(
         text = settings_text(request, knobs, generator.size(knobs), name, path.name)
         target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
         typer.echo(target)
+
+
+def change_knobs(recommended: Knobs, changes: dict[str, float | str]) -> Knobs:
+    """Return the knobs with some of them changed.
+
+    Raises:
+        UserError: a value is out of range; it names the option.
+    """
+    from pydantic import ValidationError
+
+    from mascot.generation.knobs import Knobs
+
+    try:
+        return Knobs.model_validate(recommended.model_dump() | changes)
+    except ValidationError as error:
+        of_size = {"width": "size, width", "height": "size, height"}
+        named = [(of_size.get(str(m["loc"][0]), str(m["loc"][0]).replace("_", "-")), m) for m in error.errors()]
+        mistakes = "; ".join(f"--{option} {m['input']}: {m['msg']}" for option, m in named)
+        raise UserError(f"{mistakes}.") from None
