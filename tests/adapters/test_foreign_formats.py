@@ -11,33 +11,20 @@ import torch
 from safetensors.torch import save_file
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.lora_keys import name_in_file
 from mascot.errors import UserError
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 MASKED = ATTENTION.replace(".", "_")
 MATRIX = torch.zeros(4, 4)
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "LoRA in kohya's format": (
-        f"lora_unet_{MASKED}_to_q.lora_down.weight",
-        f"lora_unet_{MASKED}_to_q.lora_up.weight",
-        f"lora_unet_{MASKED}_to_q.alpha",
-    ),
-    "a LoRA in kohya's format": ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",),
-    "LoCon": ("lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight",),
-    "LoHa of LyCORIS": (f"lora_unet_{MASKED}_to_q.hada_w1_a", f"lora_unet_{MASKED}_to_q.alpha"),
-    "LoKr of LyCORIS": (f"lycoris_{MASKED}_to_q.lokr_w1", f"lycoris_{MASKED}_to_q.alpha"),
     "OFT": (f"lora_unet_{MASKED}_to_q.oft_blocks",),
     "an adapter of LyCORIS": (f"lora_unet_{MASKED}_to_q.diff",),
-    "DoRA in kohya's": (f"lora_unet_{MASKED}_to_q.lora_down.weight", f"lora_unet_{MASKED}_to_q.dora_scale"),
-    "older format of diffusers": (f"unet.{ATTENTION}.processor.to_q_lora.down.weight",),
-    "a LoRA in an older format of diffusers": (f"{ATTENTION}.processor.to_q_lora.up.weight",),
-    "older format": ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",),
-    "format of diffusers": (f"unet.{ATTENTION}.to_q.lora.down.weight",),
     "custom diffusion": (f"unet.{ATTENTION}.processor.to_k_custom_diffusion.weight",),
-    "peft's own format": (f"base_model.model.{ATTENTION}.to_q.lora_A.weight",),
-    "a LoRA in peft's own": (f"unet.base_model.model.{ATTENTION}.to_q.lora_A.weight",),
-    "save_lora_adapter": (f"{ATTENTION}.to_q.lora_A.weight", f"{ATTENTION}.to_q.lora_B.weight"),
-    "ComfyUI": ("diffusion_model.blocks.0.attn.q.lora_A.weight",),
+    "no layer that mascot knows, diffusion_model.blocks": ("diffusion_model.blocks.0.attn.q.lora_A.weight",),
+    "no layer that mascot knows, lora_unet_no_layer": ("lora_unet_no_layer.lora_down.weight",),
+    "without the other half": (f"lora_unet_{MASKED}_to_q.lora_down.weight",),
+    "is not one number": ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",),
     "XLabs": ("double_blocks.0.processor.qkv_lora1.down.weight",),
     "Black Forest Labs": ("double_blocks.0.img_attn.qkv.lora_A.weight",),
     "numbered format of cloneofsimo": ("unet:0:up", "unet:0:down", "text_encoder:0:up"),
@@ -50,7 +37,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
     "ControlNet": ("controlnet_cond_embedding.conv_in.weight", "conv_in.weight"),
     "IP-Adapter": ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
-    "no adapter that mascot knows": ("layers.0.weight",),
+    "no layer that mascot knows, layers.0.weight": ("layers.0.weight",),
 }
 
 
@@ -74,7 +61,10 @@ def test_real_files_of_cloneofsimo_are_recognized(shared_data: Path, name: str) 
 def test_a_lora_in_the_format_of_diffusers_is_read(tmp_path: Path, part: str) -> None:
     names = (f"{part}.a.to_q.lora_A.weight", f"{part}.a.to_q.lora_B.weight")
     save_file({name: MATRIX.clone() for name in names}, tmp_path / "a.safetensors")
-    assert set(Adapter.read(tmp_path / "a.safetensors").tensors) == set(names)
+    layer = name_in_file(part, "a.to_q")
+    read = Adapter.read(tmp_path / "a.safetensors")
+    assert set(read.tensors) == {f"{part}.{layer}.lora_A.weight", f"{part}.{layer}.lora_B.weight"}
+    assert read.format == "diffusers"
 
 
 def test_pickled_files_are_named_without_being_opened(tmp_path: Path) -> None:

@@ -26,25 +26,43 @@ FACTORS: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
 """Kind -> what each layer needs: one of several sets of tensors, for each factor."""
 
 
-def check_adapter(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, foreign: bool) -> None:
-    """Check the content of an adapter file; `foreign` says that another tool wrote it.
+def check_adapter(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Check the content of an adapter file in our form.
 
     Raises:
-        UserError: it is of a format that mascot does not read, has NaN or infinite weights, an
-            incomplete layer, or metadata that contradicts its tensors.
+        UserError: it has NaN or infinite weights, an incomplete layer, or metadata that contradicts
+            its tensors.
     """
-    found = describe_foreign({key: tuple(tensor.shape) for key, tensor in tensors.items()}) if foreign else None
-    if found is not None:
-        raise UserError(f"{path} is {found[0]}, which mascot does not read as an adapter; {found[1]}.")
-    wrong = [key for key, tensor in tensors.items() if not is_finite(tensor)]
-    if wrong:
-        raise UserError(f"{path} has NaN or infinite weights, in {list_some(wrong)}; {AGAIN}")
+    check_finite(path, tensors)
     try:
         faults = list(low_rank_faults(tensors, metadata))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if faults:
         raise UserError(f"{path} is damaged: {list_some(faults)}; {AGAIN}")
+
+
+def check_foreign(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check the content of another tool's file, under its own names.
+
+    Raises:
+        UserError: it is no low-rank adapter, or has NaN or infinite weights.
+    """
+    found = describe_foreign({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    if found is not None:
+        raise UserError(f"{path} is {found[0]}, which mascot does not read as an adapter; {found[1]}.")
+    check_finite(path, tensors)
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse NaN and infinite weights.
+
+    Raises:
+        UserError: it names the tensors.
+    """
+    wrong = [key for key, tensor in tensors.items() if not is_finite(tensor)]
+    if wrong:
+        raise UserError(f"{path} has NaN or infinite weights, in {list_some(wrong)}; {AGAIN}")
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -59,12 +77,7 @@ def low_rank_faults(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     Raises:
         UserError: the metadata cannot be read.
     """
-    settings = {
-        f"{key.removesuffix(METADATA_KEY)}{part}": value
-        for key in metadata
-        if key.endswith(METADATA_KEY)
-        for part, value in read_settings(metadata, key).items()
-    }
+    settings = settings_by_part(metadata)
     low_rank = [key for key in tensors if ".lora_" in key or PRODUCT_TENSOR.match(key)]
     for key in low_rank:
         if not tensors[key].is_floating_point():
@@ -73,6 +86,20 @@ def low_rank_faults(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
             yield f"{key} is empty"
     yield from pair_faults(tensors, settings)
     yield from product_faults(tensors, settings)
+
+
+def settings_by_part(metadata: Mapping[str, str]) -> dict[str, PartSettings]:
+    """Read the settings of all parts, those of later stages under the prefix of their stage.
+
+    Raises:
+        UserError: the metadata cannot be read.
+    """
+    return {
+        f"{key.removesuffix(METADATA_KEY)}{part}": value
+        for key in metadata
+        if key.endswith(METADATA_KEY)
+        for part, value in read_settings(metadata, key).items()
+    }
 
 
 def pair_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettings]) -> Iterator[str]:

@@ -22,9 +22,10 @@ from pydantic import (
 from safetensors.torch import save
 from torch import Tensor
 
-from mascot.adapters.adapter_checks import AGAIN, check_adapter
+from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
 from mascot.adapters.foreign_formats import describe_pickle
-from mascot.adapters.lora_keys import first_mistake
+from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
+from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
 from mascot.errors import UserError
 from mascot.protocols import Subject
 from mascot.storage.atomic_write import atomic_write
@@ -151,6 +152,8 @@ class Adapter:
     """What the method needs besides the tensors, such as ranks and alphas."""
     manifest: Manifest | None
     """None in a file that another tool wrote."""
+    format: str | None = None
+    """The other tool's format that it was read from; None in our own form."""
 
     def write(self, path: Path) -> None:
         """Write a safetensors file atomically; equal adapters give equal bytes.
@@ -166,7 +169,7 @@ class Adapter:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read an adapter that mascot or another tool wrote.
+        """Read an adapter that mascot or another tool wrote; its tensors get our form.
 
         Raises:
             UserError: the file does not exist, is not a safetensors file or of a format that mascot
@@ -181,8 +184,27 @@ class Adapter:
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
         manifest = read_manifest(path, text) if text is not None else None
-        check_adapter(path, tensors, header, foreign=manifest is None)
-        return cls(tensors=tensors, metadata=header, manifest=manifest)
+        found = None
+        if manifest is None or is_foreign(tensors):
+            converted = convert_foreign(path, tensors, header)
+            tensors, header, found = dict(converted.tensors), dict(converted.metadata), converted.format
+        check_adapter(path, tensors, header)
+        return cls(tensors=tensors, metadata=header, manifest=manifest, format=found)
+
+
+def convert_foreign(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> ConvertedAdapter:
+    """Turn the content of another tool's file into our form.
+
+    Raises:
+        UserError: it is no low-rank adapter, or a tensor or layer cannot be read.
+    """
+    check_foreign(path, tensors)
+    if any(key.endswith(METADATA_KEY) for key in metadata):
+        check_adapter(path, tensors, metadata)  # before ranks are read from the tensors
+    try:
+        return read_format(tensors, metadata)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def describe_unreadable(path: Path) -> str:

@@ -11,13 +11,6 @@ from typing import Final
 
 from mascot.storage.untrusted_files import UnreadableFile, open_regular
 
-OWN_FORMAT: Final = "the format that diffusers writes with save_lora_weights"
-"""The format of other tools' LoRA files that mascot reads."""
-OWN_PREFIX: Final = re.compile(r"(stage\d+\.)?(unet|transformer|text_encoder(_\d+)?)\.")
-"""How tensor names of a readable LoRA begin."""
-OWN_LAYER: Final = re.compile(r"\.(lora_[AB]\.weight|lora_magnitude_vector|(hada|lokr)_\w+)$")
-"""How tensor names of a readable LoRA end."""
-
 
 @dataclass(frozen=True, slots=True)
 class ForeignFormat:
@@ -42,11 +35,10 @@ def every(pattern: str) -> Callable[[Collection[str]], bool]:
     return lambda names: all(compiled.search(name) for name in names)
 
 
-USE_THERE: Final = f"generate with that tool, or give a LoRA in {OWN_FORMAT}"
+USE_THERE: Final = "generate with that tool, or give a LoRA, LoCon, DoRA, LoHa or LoKr"
 RESAVE: Final = "load it in diffusers with load_lora_weights, and save it again with save_lora_weights"
 WHOLE: Final = "give it as --base, and an adapter that was trained on it"
 EMBEDDING: Final = "generate with the tool that wrote it, or train the token here with --method textual-inversion"
-KOHYA: Final = r"^(lora|lycoris)_(unet|te\d?|transformer|prior_unet|prior_te|\w+?)_"
 
 FORMATS: Final = (
     ForeignFormat(
@@ -69,22 +61,11 @@ FORMATS: Final = (
         some(r"^(unet|text_encoder|vae)(_\d+)?:\d+:(up|down|\w+)"),
         USE_THERE,
     ),
-    ForeignFormat("a LoHa of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.hada_"), USE_THERE),
-    ForeignFormat("a LoKr of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.lokr_"), USE_THERE),
-    ForeignFormat("an OFT or BOFT of LyCORIS in kohya's format", some(rf"{KOHYA}.*\.(oft_|boft_)"), USE_THERE),
+    ForeignFormat("an OFT or BOFT of LyCORIS", some(r"\.(oft_|boft_)\w+(\.weight)?$"), USE_THERE),
     ForeignFormat(
-        "an adapter of LyCORIS in kohya's format",
-        some(rf"{KOHYA}.*\.(diff|diff_b|w_norm|b_norm|on_input|a1\.weight)$"),
+        "an adapter of LyCORIS with whole weight changes, norms, IA3 or GLoRA",
+        some(r"^(lora|lycoris)_.*\.(diff|diff_b|w_norm|b_norm|on_input|a1\.weight|scalar)$"),
         USE_THERE,
-    ),
-    ForeignFormat("a DoRA in kohya's format", some(rf"{KOHYA}.*\.dora_scale$"), USE_THERE),
-    ForeignFormat(
-        "a LoCon (a LoRA of convolutions) in kohya's format",
-        some(rf"{KOHYA}.*(\.lora_mid\.weight|_(conv|conv1|conv2|conv_shortcut|conv_in|conv_out)\.lora_(up|down)\.)"),
-        USE_THERE,
-    ),
-    ForeignFormat(
-        "a LoRA in kohya's format", some(rf"{KOHYA}.*\.(lora_(up|down)\.weight|lora_[AB]\.|alpha$)"), USE_THERE
     ),
     ForeignFormat(
         "a custom diffusion adapter of diffusers",
@@ -92,35 +73,12 @@ FORMATS: Final = (
         "load it in diffusers with load_attn_procs",
     ),
     ForeignFormat(
-        "a LoRA in an older format of diffusers",
-        some(r"\.processor\.\w+_lora\.|\.lora_linear_layer\.|\.lora\.(up|down)\.weight$"),
-        RESAVE,
-    ),
-    ForeignFormat(
         "a LoRA of FLUX in the format of XLabs", some(r"\.processor\.(qkv|proj)_lora\d?\.(up|down)\.weight$"), RESAVE
-    ),
-    ForeignFormat(
-        "a LoRA in ComfyUI's format",
-        some(r"^diffusion_model\..*\.(lora_[AB]|lora_(up|down)|hada_|lokr_)"),
-        USE_THERE,
     ),
     ForeignFormat(
         "a LoRA of FLUX in the format of Black Forest Labs",
         some(r"^(double_blocks|single_blocks)\.\d+\..*lora_[AB]\."),
         RESAVE,
-    ),
-    ForeignFormat(
-        "a LoRA in peft's own format",
-        some(r"(^|\.)base_model\.model\."),
-        "save it with diffusers' save_lora_weights, which names the part of the base that it belongs to",
-    ),
-    ForeignFormat(
-        "a LoRA whose tensors do not name their part of the base, as save_lora_adapter writes it",
-        lambda names: (
-            every(r"\.lora_([AB]\.(weight|bias)|magnitude_vector)$")(names)
-            and not any(OWN_PREFIX.match(name) for name in names)
-        ),
-        "save it with diffusers' save_lora_weights, which names the part",
     ),
     ForeignFormat(
         "a textual inversion embedding in A1111's format", some(r"^(emb_params|string_to_param)(\.|$)"), EMBEDDING
@@ -150,22 +108,19 @@ FORMATS: Final = (
 
 
 def describe_foreign(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
-    """Recognize a file of another tool by the names and shapes of its tensors.
+    """Recognize a file that is no low-rank adapter by the names and shapes of its tensors.
 
-    Returns what the file is, and a remedy; None where mascot can read it as a LoRA, and where the
-    file is empty.
+    Returns what the file is, and a remedy; None where its layers may be read, and where it is
+    empty.
     """
     if not shapes:
         return None
     found = next((known for known in FORMATS if known.matches(shapes)), None)
     if found is not None:
         return found.name, found.remedy
-    if all(OWN_PREFIX.match(name) and OWN_LAYER.search(name) for name in shapes):
-        return None
     if all(len(shape) <= 2 and "." not in name for name, shape in shapes.items()):
         return "a textual inversion embedding of another tool", EMBEDDING
-    stray = next(name for name in shapes if not (OWN_PREFIX.match(name) and OWN_LAYER.search(name)))
-    return f"no adapter that mascot knows (it has a tensor called {stray!r})", f"give a LoRA in {OWN_FORMAT}"
+    return None
 
 
 def describe_pickle(path: Path) -> str | None:

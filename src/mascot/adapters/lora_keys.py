@@ -42,8 +42,12 @@ Alpha = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
 def name_in_file(part: str, key: str) -> str:
-    """Name a layer as other tools do: layers of text encoders begin with `text_model.`."""
-    return f"{TEXT_PREFIX}{key}" if part.startswith("text_encoder") and not key.startswith(TEXT_PREFIX) else key
+    """Name a layer as other tools do: layers of text encoders begin with `text_model.`.
+
+    A projection after the encoder stands outside it.
+    """
+    inside = part.startswith("text_encoder") and not key.startswith((TEXT_PREFIX, "text_projection"))
+    return f"{TEXT_PREFIX}{key}" if inside else key
 
 
 def name_in_module(module: nn.Module, part: str, key: str) -> str:
