@@ -76,25 +76,8 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> C
         UserError: a tensor has no layer that we know, a layer is not whole, or its kind has no
             form here; the sentence names it.
     """
-    grouped: dict[tuple[str, str], dict[str, Tensor]] = {}
-    words: dict[str, Tensor] = {}
-    strays: list[str] = []
-    formats: dict[str, None] = {}
-    for key, tensor in tensors.items():
-        split = split_key(key)
-        found = locate(split[0]) if split else None
-        if key.startswith(BUNDLE):
-            words[key] = tensor
-        elif split is None or found is None:
-            strays.append(key)
-        else:
-            formats[found.format] = None
-            own = grouped.setdefault((found.part, found.layer), {})
-            if split[1] in own:
-                raise UserError(f"it has {found.part}.{found.layer} twice, under two names; {AGAIN}")
-            own[split[1]] = tensor
-    if strays:
-        raise UserError(describe_strays(strays, len(tensors)))
+    words = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLE)}
+    grouped, formats = group_by_layer({key: tensor for key, tensor in tensors.items() if key not in words})
     settings = settings_by_part(metadata)
     layers = {
         (part, layer): with_alpha(read_layer(f"{part}.{layer}", own), layer, settings.get(part))
@@ -108,6 +91,33 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> C
         format=" and ".join(formats),
         architecture=architecture_of(own_tensors),
     )
+
+
+def group_by_layer(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[tuple[str, str], dict[str, Tensor]], dict[str, None]]:
+    """Group tensors by part and layer, each under its ending; return the formats of their names too.
+
+    Raises:
+        UserError: a name leads to no layer, or two names lead to one tensor.
+    """
+    grouped: dict[tuple[str, str], dict[str, Tensor]] = {}
+    strays: list[str] = []
+    formats: dict[str, None] = {}
+    for key, tensor in tensors.items():
+        split = split_key(key)
+        found = locate(split[0]) if split else None
+        if split is None or found is None:
+            strays.append(key)
+            continue
+        formats[found.format] = None
+        own = grouped.setdefault((found.part, found.layer), {})
+        if split[1] in own:
+            raise UserError(f"it has {found.part}.{found.layer} twice, under two names; {AGAIN}")
+        own[split[1]] = tensor
+    if strays:
+        raise UserError(describe_strays(strays, len(tensors)))
+    return grouped, formats
 
 
 def is_foreign(tensors: Mapping[str, Tensor]) -> bool:
