@@ -96,7 +96,7 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> C
 def group_by_layer(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[tuple[str, str], dict[str, Tensor]], dict[str, None]]:
-    """Group tensors by part and layer, each under its ending; return the formats of their names too.
+    """Group tensors by part and layer under their endings; return their formats beside them.
 
     Raises:
         UserError: a name leads to no layer, or two names lead to one tensor.
