@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import SEEK_END
@@ -17,6 +16,7 @@ from torch import nn
 from mascot.errors import UserError, raise_unrelated
 from mascot.models.base_files.file_contents import read_contents
 from mascot.models.base_files.part_checks import check_settings, quiet_reading
+from mascot.models.base_files.weight_places import variant_of
 from mascot.storage.model_hub import only_local
 from mascot.storage.tensor_files import read_header
 from mascot.storage.untrusted_files import open_regular
@@ -126,23 +126,6 @@ def open_pipeline(layout: PipelineLayout, source: str) -> DiffusionPipeline:
         raise UserError(
             f"the base {source} cannot be loaded ({reason}); check that it is a complete {name} model."
         ) from error
-
-
-PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
-VARIANT_WEIGHTS = re.compile(
-    r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.(?P<variant>[a-z]\w*)(-\d+-of-\d+)?\.safetensors"
-)
-
-
-def variant_of(source: str, part: str) -> str | None:
-    """Return the variant that a part's weights are in, such as `fp16`; None for plain weights.
-
-    Plain weights count first where a folder holds both.
-    """
-    names = sorted(file.name for file in Path(source, part).glob("*.safetensors"))
-    if any(PLAIN_WEIGHTS.fullmatch(name) for name in names):
-        return None
-    return next((found["variant"] for name in names if (found := VARIANT_WEIGHTS.fullmatch(name))), None)
 
 
 def open_single_file(kind: Any, path: Path, options: Mapping[str, object]) -> DiffusionPipeline:

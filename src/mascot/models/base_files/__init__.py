@@ -6,6 +6,8 @@ the tokenizer of every Stable Diffusion, which a single file lacks. `measured_pr
 a denoiser predicts where its file does not say it. `base_reading` holds what the
 user can say about a base. `part_checks` refuses settings and weights that no base has.
 
+`weight_places` finds where each weight lies, so that one can be read or replaced alone.
+
 What does not live here: folders in the diffusers layout (`pipeline_files`), and which family a base
 belongs to (`families`).
 

@@ -112,17 +112,26 @@ def read_contents(path: Path) -> FileContents:
     return contents
 
 
-def check_whole(path: Path, shapes: Shapes) -> None:
-    """Refuse a file that is no whole base, by what it is.
+def check_kind(path: Path, shapes: Shapes) -> None:
+    """Refuse a file that is no base, by what it is.
 
     Raises:
-        UserError: it is something else, or lacks a part.
+        UserError: it is something else.
     """
     for pattern, what in OTHER_FILES.items():
         if any(re.search(pattern, name) for name in shapes):
             raise UserError(f"the base {path} cannot be loaded (it is {what}); {REMEDY}.")
     if shapes and set(shapes) <= EMBEDDING_NAMES:
         raise UserError(f"the base {path} cannot be loaded (it is an embedding of a token); {REMEDY}.")
+
+
+def check_whole(path: Path, shapes: Shapes) -> None:
+    """Refuse a file that is no whole base, by what it is.
+
+    Raises:
+        UserError: it is something else, or lacks a part.
+    """
+    check_kind(path, shapes)
     held = [part for pattern, part in PARTS.items() if any(re.search(pattern, name) for name in shapes)]
     lacking = [part for part in ("an autoencoder", "a text encoder") if part not in held]
     if not held:
