@@ -27,6 +27,7 @@ FORMATS = {
     "adapters": {"lora", "textual_inversion"},
     "weight_changes": {"lora"},
     "formats": {"lora", "sd", "sdxl", "sd3", "flux"},
+    "headers": {"lora", "sd", "sdxl", "sd3", "flux"},
 }
 """Room -> the methods and families whose file formats that room reads and writes."""
 

@@ -7,6 +7,8 @@ names and the metadata of low-rank adapters, `token_rows` those of trained token
 `sides` tells what an adapter changes. `peft_layers` wraps the few functions of peft that mascot
 needs. `weight_changes` computes sums, extractions and smaller ranks.
 
+`headers` writes what other tools read in a file's header, such as ModelSpec's keys and hashes.
+
 What a method trains is in `methods`. Loading an adapter for generation is in `generation.loading`.
 
 It may be imported by `methods` and every room above it. It imports `storage` and `errors` only, and

@@ -25,6 +25,7 @@ from torch import Tensor
 from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
 from mascot.adapters.foreign_formats import describe_pickle
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
+from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
 from mascot.errors import UserError
 from mascot.protocols import Subject
@@ -158,14 +159,16 @@ class Adapter:
     def write(self, path: Path) -> None:
         """Write a safetensors file atomically; equal adapters give equal bytes.
 
+        The hashes in its header are computed anew (see `headers`).
+
         Raises:
             UserError: the file cannot be written; an older file at `path` is kept.
         """
-        header = {"format": "pt", **self.metadata}
+        header = {"format": "pt", **with_places(self.metadata)}
         if self.manifest is not None:
             header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
         with atomic_write(path) as temporary:
-            temporary.write_bytes(with_sorted_header(save(dict(self.tensors), metadata=header)))
+            temporary.write_bytes(with_hashes(with_sorted_header(save(dict(self.tensors), metadata=header))))
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord, join_stages
+from mascot.adapters.headers.adapter_facts import AdapterFacts, architecture_in
 from mascot.errors import UserError
-from mascot.protocols import Subject
+from mascot.protocols import Stage, Subject
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.run_folder import delete_model
 
@@ -14,7 +17,37 @@ from mascot.storage.run_folder import delete_model
 def export_adapter(run: TrainingRun) -> Adapter:
     """Collect the weights of all stages, as trained so far, as one `Adapter`."""
     tensors, metadata = join_stages([run.attached[stage].export() for stage in sorted(run.attached)])
-    return Adapter(tensors=tensors, metadata=metadata, manifest=make_manifest(run, run.span.phase.name))
+    header = adapter_facts(run).header(tensors, metadata, to="diffusers")
+    return Adapter(tensors=tensors, metadata=metadata | header, manifest=make_manifest(run, run.span.phase.name))
+
+
+def adapter_facts(run: TrainingRun, only: Subject | None = None) -> AdapterFacts:
+    """Say what other tools read in the header of a run's file; two runs of one recipe say the same.
+
+    So there is no date, and no name of the run's folder. `only` is the subject of a file that does
+    not hold the run's other ones.
+    """
+    subjects = run.recipe.subject.all if only is None else [only]
+    counts = Counter(photo.subject for photo in run.photos.photos)
+    known = {one.token: counts[number] for number, one in enumerate(run.recipe.subject.all)}
+    words = " and ".join(one.words for one in subjects)
+    base = Path(run.recipe.base).name
+    return AdapterFacts(
+        architecture=architecture_in(run.family.name, text_width(run.family.stages[0])),
+        family=run.family.name,
+        resolution=(run.resolution, run.resolution),
+        title=f"{words} ({base})",
+        output_name="_".join(re.findall(r"\w+", words)),
+        triggers={one.words: known[one.token] for one in subjects},
+        description=f"Trained on {counts.total()} photos to show {words} on {base}, by mascot.",
+        prediction=getattr(run.family.stages[0].objective, "prediction", None),
+    )
+
+
+def text_width(stage: Stage) -> int | None:
+    """Return the width of the text embeddings that a denoiser reads; None where it does not say."""
+    width = getattr(getattr(stage.parts[stage.denoiser], "config", None), "cross_attention_dim", None)
+    return width if isinstance(width, int) else None
 
 
 def make_manifest(run: TrainingRun, method: str, only: Subject | None = None) -> Manifest:
@@ -66,7 +99,10 @@ def write_companions(run: TrainingRun, adapter: Adapter) -> list[tuple[str, str]
         for name, companion in attached.companions().items():
             described = companion.method is not None and not number
             manifest = make_manifest(run, str(companion.method), companion.subject) if described else None
-            other = Adapter(tensors=companion.tensors, metadata=companion.metadata, manifest=manifest)
+            facts = adapter_facts(run, companion.subject)
+            header = facts.header(companion.tensors, companion.metadata, to="diffusers")
+            metadata = {**companion.metadata, **header}
+            other = Adapter(tensors=companion.tensors, metadata=metadata, manifest=manifest)
             other.write(run.files.companion(f"{name}{suffix}"))
             rows += companion.facts
         if attached.changes_base and not (finished and run.files.model(suffix).exists()):

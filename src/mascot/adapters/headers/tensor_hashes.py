@@ -1,0 +1,56 @@
+"""The hashes in a header, computed over the bytes of the very file that they stand in.
+
+A hash in a header cannot change the file's layout, as it has a fixed length: the header is laid out
+with zeros in its place, and the hash is written over them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from mascot.adapters.headers.model_spec import PREFIX
+
+SHA256: Final = f"{PREFIX}hash_sha256"
+"""ModelSpec's hash: SHA-256 of everything after the header, as `0x` and lower-case digits."""
+MODEL_HASH: Final = "sshs_model_hash"
+"""kohya's hash: the same bytes, without `0x`. A1111 shows its first digits."""
+LEGACY_HASH: Final = "sshs_legacy_hash"
+"""The hash of A1111's first versions: 8 digits of 64 KiB of the file, from 1 MiB on."""
+LEGACY_BYTES: Final = slice(0x100000, 0x110000)
+PLACES: Final[Mapping[str, str]] = {SHA256: "0x" + "0" * 64, MODEL_HASH: "0" * 64, LEGACY_HASH: "0" * 8}
+"""Key -> what stands in its place until the file is whole."""
+METADATA: Final = "__metadata__"
+
+
+def with_places(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Add the places of the hashes that belong to a header: ModelSpec's, kohya's, both or none."""
+    of_model_spec = any(key.startswith(PREFIX) for key in metadata)
+    of_kohya = any(key.startswith("ss_") for key in metadata)
+    wanted = [SHA256] * of_model_spec + [MODEL_HASH, LEGACY_HASH] * of_kohya
+    return {key: value for key, value in metadata.items() if key not in PLACES} | {key: PLACES[key] for key in wanted}
+
+
+def with_hashes(content: bytes) -> bytes:
+    """Fill in the hashes of a whole safetensors file where its header has places for them."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    metadata: dict[str, str] = header.get(METADATA, {})
+    digest = hashlib.sha256(content[end:]).hexdigest()
+    found = {SHA256: f"0x{digest}", MODEL_HASH: digest, LEGACY_HASH: legacy_hash(content)}
+    if end > LEGACY_BYTES.start:  # the hash would be one of the bytes that it is computed over
+        metadata.pop(LEGACY_HASH, None)
+    header[METADATA] = metadata | {key: value for key, value in found.items() if key in metadata}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode().ljust(end - 8)
+    assert len(text) == end - 8, "hashes have the length of their places"
+    return content[:8] + text + content[end:]
+
+
+def legacy_hash(content: bytes) -> str:
+    """Hash the bytes that A1111's first versions hashed.
+
+    In a file below 1 MiB these are no bytes at all, there as here.
+    """
+    return hashlib.sha256(content[LEGACY_BYTES]).hexdigest()[:8]
