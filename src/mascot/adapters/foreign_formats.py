@@ -36,7 +36,6 @@ def every(pattern: str) -> Callable[[Collection[str]], bool]:
 
 
 USE_THERE: Final = "generate with that tool, or give a LoRA, LoCon, DoRA, LoHa or LoKr"
-RESAVE: Final = "load it in diffusers with load_lora_weights, and save it again with save_lora_weights"
 WHOLE: Final = "give it as --base, and an adapter that was trained on it"
 EMBEDDING: Final = "generate with the tool that wrote it, or train the token here with --method textual-inversion"
 
@@ -73,12 +72,9 @@ FORMATS: Final = (
         "load it in diffusers with load_attn_procs",
     ),
     ForeignFormat(
-        "a LoRA of FLUX in the format of XLabs", some(r"\.processor\.(qkv|proj)_lora\d?\.(up|down)\.weight$"), RESAVE
-    ),
-    ForeignFormat(
-        "a LoRA of FLUX in the format of Black Forest Labs",
-        some(r"^(double_blocks|single_blocks)\.\d+\..*lora_[AB]\."),
-        RESAVE,
+        "a control LoRA of Black Forest Labs, which changes norms and biases too",
+        lambda names: some(r"_norm\.scale$")(names) and some(r"\.lora_[AB]\.")(names),
+        "load it in diffusers with FluxControlPipeline",
     ),
     ForeignFormat(
         "a textual inversion embedding in A1111's format", some(r"^(emb_params|string_to_param)(\.|$)"), EMBEDDING
@@ -95,7 +91,7 @@ FORMATS: Final = (
     ),
     ForeignFormat(
         "the denoiser of a base model, not an adapter",
-        some(r"^(conv_in\.weight|x_embedder\.|img_in\.weight|time_text_embed\.|pos_embed\.proj\.weight)"),
+        some(r"^(conv_in|(x_embedder|pos_embed)(\.proj)?|img_in|time_text_embed\.\w+\.linear_1)\.weight$"),
         "give an adapter's file; a base is its whole folder, as --base",
     ),
     ForeignFormat(

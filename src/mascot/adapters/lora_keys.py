@@ -44,9 +44,9 @@ Alpha = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 def name_in_file(part: str, key: str) -> str:
     """Name a layer as other tools do: layers of text encoders begin with `text_model.`.
 
-    A projection after the encoder stands outside it.
+    A projection after the encoder stands outside it, and a T5 has no such prefix.
     """
-    inside = part.startswith("text_encoder") and not key.startswith((TEXT_PREFIX, "text_projection"))
+    inside = part.startswith("text_encoder") and not key.startswith((TEXT_PREFIX, "text_projection", "encoder.block."))
     return f"{TEXT_PREFIX}{key}" if inside else key
 
 

@@ -54,9 +54,12 @@ PRODUCT_ENDINGS: Final = (
 ENDING: Final = re.compile(
     r"^(?P<layer>.+?)(?:\.(?P<ending>"
     + "|".join(re.escape(end) for end in sorted((*LORA_ENDINGS, *PRODUCT_ENDINGS), key=len, reverse=True))
-    + r")|(?P<old>_lora\.(?:down|up)\.weight))$"
+    + r")|(?P<old>(?:_lora|(?<=_lora[12]))\.(?:down|up)\.weight))$"
 )
-"""A tensor's name: its layer, and an ending; `old` is that of diffusers' attention processors."""
+"""A tensor's name: its layer, and an ending; `old` is that of attention processors.
+
+XLabs counts those of a block, where diffusers does not: `qkv_lora1.down.weight`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,15 @@ from mascot.adapters.formats import text_encoder_names
 from mascot.adapters.formats.layer_kinds import read_layer, split_key, write_kohya
 from mascot.adapters.formats.layer_names import DenoiserNames
 from mascot.adapters.formats.layer_settings import Layers, read_own, with_alpha, without_settings, write_own
+from mascot.adapters.formats.transformer_layers import (
+    ORIGINAL_NAMES,
+    PART,
+    TRANSFORMER,
+    find_original_name,
+    join_original,
+    separate_layers,
+    tell_transformer,
+)
 from mascot.adapters.formats.unet_names import UNET
 from mascot.adapters.lora_keys import DOWN, METADATA_KEY
 from mascot.adapters.token_rows import BUNDLE
@@ -26,7 +35,7 @@ from mascot.errors import UserError, list_some
 Architecture = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 FORMATS: Final = ("diffusers", "kohya", "peft", "comfyui")
 """Formats that are written."""
-DENOISERS: Final[tuple[DenoiserNames, ...]] = (UNET,)
+DENOISERS: Final[tuple[DenoiserNames, ...]] = (UNET, TRANSFORMER)
 """Names of each kind of denoiser; the first that knows a layer counts."""
 
 OWN: Final = re.compile(
@@ -83,7 +92,7 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> C
         (part, layer): with_alpha(read_layer(f"{part}.{layer}", own), layer, settings.get(part))
         for (part, layer), own in grouped.items()
     }
-    own_tensors, own_metadata = write_own(place_text_layers(layers))
+    own_tensors, own_metadata = write_own(place_text_layers(separate_layers(layers)))
     is_own = METADATA_KEY in metadata and own_tensors.keys() | words.keys() == tensors.keys()
     return ConvertedAdapter(
         tensors=own_tensors | words,
@@ -202,7 +211,8 @@ def locate_bare(name: str) -> Location | None:
     for denoiser in DENOISERS:
         ours = layer if denoiser.knows(layer) else denoiser.from_original(layer)
         if ours is not None:
-            return Location(part=denoiser.part, layer=ours, format=kind)
+            is_original = kind == "diffusers" and find_original_name(layer) is not None
+            return Location(part=denoiser.part, layer=ours, format="original" if is_original else kind)
     text = text_encoder_names.from_dotted(layer)
     return Location(part="text_encoder", layer=text, format=kind) if text_encoder_names.CLIP.knows(text) else None
 
@@ -212,7 +222,15 @@ READERS: Final[tuple[Callable[[str], Location | None], ...]] = (locate_own, loca
 
 
 def place_text_layers(layers: Layers) -> Layers:
-    """Give layers of a text encoder of SDXL's second width to the second, where none is named."""
+    """Give layers of text encoders to the one that has them in diffusers.
+
+    One of SDXL's second width is the second, where none is named so. FLUX.1's T5 is the second.
+    """
+    if any(part == "text_encoder_3" for part, _ in layers) and tell_transformer(layers) == "flux":
+        return {
+            ("text_encoder_2" if part == "text_encoder_3" else part, layer): own
+            for (part, layer), own in layers.items()
+        }
     text = [change for (part, layer), change in layers.items() if part == "text_encoder" and ".self_attn." in layer]
     wide = all(DOWN in change.tensors and change.tensors[DOWN].shape[1] == SECOND_ENCODER for change in text)
     if not text or not wide or any(part == "text_encoder_2" for part, _ in layers):
@@ -238,7 +256,9 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> Architecture | None:
         for key, tensor in tensors.items()
         if key.startswith("text_encoder") and key.endswith((f"_proj{DOWN}", f".fc1{DOWN}")) and tensor.ndim > 1
     }
-    if "transformer" in parts or "text_encoder_3" in parts or not text:
+    if PART in parts:
+        return tell_transformer(read_own(tensors, {})[0])
+    if "text_encoder_3" in parts or not text:
         return None
     if "text_encoder_2" in parts:
         return "sdxl" if SECOND_ENCODER in text else None
@@ -268,13 +288,45 @@ def write_format(
         return renamed | others, rest | settings
     write_name = name_in_kohya if to == "kohya" else name_in_comfyui
     several = any(part == "text_encoder_2" for part, _ in layers)
-    named = {key: write_name(key, architecture, several) for key in layers}
+    layers, apart = join_transformer(to, layers, architecture)
+    named = {key: write_name(key, architecture, several) for key in layers} | {key: name_apart(key) for key in apart}
+    layers |= apart
     if unnamed := [".".join(key) for key, name in named.items() if name is None]:
         raise UserError(
             f"{to} has no name for {len(unnamed)} of its {len(layers)} layers, {list_some(unnamed)}; "
             "give --to diffusers or peft."
         )
     return write_layers(layers, named) | others, rest
+
+
+def join_transformer(to: str, layers: Layers, architecture: Architecture | None) -> tuple[Layers, Layers]:
+    """Give a transformer's layers their original names, and join those that are one layer there.
+
+    Returns them, and the layers that can only be written apart, as ComfyUI alone reads them.
+
+    Raises:
+        UserError: it is unclear whose transformer it is, or the format cannot hold a layer.
+    """
+    if not any(part == PART for part, _ in layers):
+        return layers, {}
+    if architecture not in ORIGINAL_NAMES:
+        raise UserError(
+            "its layers do not tell whether they are of SD3 or of FLUX.1, whose names differ; "
+            "give --to diffusers or peft."
+        )
+    joined, refused = join_original(layers, architecture)
+    if refused and to != "comfyui":
+        (part, layer), reason = next(iter(refused.items()))
+        raise UserError(
+            f"{to} has one layer for several, and {len(refused)} of its {len(layers)} layers cannot be joined: "
+            f"{part}.{layer}, because {reason}; give --to comfyui, diffusers or peft."
+        )
+    return joined, {key: layers[key] for key in refused}
+
+
+def name_apart(key: tuple[str, str]) -> str | None:
+    """Write ComfyUI's name of a layer of diffusers that is a part of an original one."""
+    return f"lycoris_{key[1].replace('.', '_')}" if TRANSFORMER.knows(key[1]) else None
 
 
 def write_layers(layers: Layers, names: Mapping[tuple[str, str], str | None]) -> dict[str, Tensor]:

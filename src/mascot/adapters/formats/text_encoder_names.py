@@ -15,6 +15,14 @@ LAYERS: Final = (
 PROJECTION: Final = "text_projection"
 """Layer after the encoder of those that have it."""
 CLIP: Final = FlatNames((*LAYERS, PROJECTION))
+T5_BLOCK: Final = "encoder.block."
+"""How the layers of a T5 begin, which SD3 and FLUX.1 have beside CLIPs."""
+T5: Final = FlatNames(
+    (
+        *join_patterns((f"{T5_BLOCK}#.layer.#.SelfAttention",), ("q", "k", "v", "o")),
+        *join_patterns((f"{T5_BLOCK}#.layer.#.DenseReluDense",), ("wi_0", "wi_1", "wo")),
+    )
+)
 OLD_PROJECTIONS: Final[Mapping[str, str]] = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """Attention layer in old files of diffusers -> its name."""
 
@@ -29,13 +37,14 @@ COMFYUI_ENCODERS: Final[Mapping[str, str]] = {
     "clip_l": "text_encoder",
     "clip_h": "text_encoder",
     "clip_g": "text_encoder_2",
+    "t5xxl": "text_encoder_3",
 }
 """ComfyUI's name of a text encoder -> ours."""
 
 
 def from_flat(flat: str) -> str | None:
     """Turn an underscored name, with or without `text_model_`, into ours."""
-    return CLIP.unflatten(flat) or CLIP.unflatten(f"text_model_{flat}")
+    return CLIP.unflatten(flat) or CLIP.unflatten(f"text_model_{flat}") or T5.unflatten(flat)
 
 
 def from_dotted(name: str) -> str:
@@ -43,11 +52,16 @@ def from_dotted(name: str) -> str:
     start, _, last = name.rpartition(".")
     old = last in OLD_PROJECTIONS and start.endswith(".self_attn")
     current = f"{start}.{OLD_PROJECTIONS[last]}" if old else name
-    return current if current.startswith((TEXT_PREFIX, PROJECTION)) else f"{TEXT_PREFIX}{current}"
+    return current if current.startswith((TEXT_PREFIX, PROJECTION, T5_BLOCK)) else f"{TEXT_PREFIX}{current}"
 
 
 def to_kohya(part: str, layer: str, architecture: str | None, *, several: bool) -> str | None:
-    """Turn our name into kohya's whole one; `several` says that the base has two text encoders."""
+    """Turn our name into kohya's whole one; `several` says that the base has two text encoders.
+
+    A T5 is the third in kohya's files, though FLUX.1 has no second CLIP.
+    """
+    if T5.knows(layer):
+        return f"lora_te3_{layer.replace('.', '_')}"
     if not CLIP.knows(layer):
         return None
     numbered = several or architecture in {"sdxl", "sd3", "flux"}
@@ -58,6 +72,8 @@ def to_kohya(part: str, layer: str, architecture: str | None, *, several: bool) 
 
 def to_comfyui(part: str, layer: str, architecture: str | None) -> str | None:
     """Turn our name into ComfyUI's whole one."""
+    if T5.knows(layer):
+        return f"text_encoders.t5xxl.transformer.{layer}"
     if not CLIP.knows(layer):
         return None
     first = "clip_h" if architecture == "sd2" else "clip_l"
