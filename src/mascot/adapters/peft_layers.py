@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings
+from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings, find_pattern
 from mascot.errors import UserError, list_some
 
 ADAPTER = "default"
@@ -139,8 +140,85 @@ def product_config_from(mark: str, tensors: Mapping[str, Tensor], settings: Part
     if settings is None or settings.r is None or settings.alpha is None:
         raise UserError("this adapter's metadata lacks its rank or alpha; export it again with its metadata.")
     kind: Any = LoHaConfig if mark == ".hada_" else LoKrConfig
-    names = {key.partition(mark)[0] for key in tensors}
-    return kind(r=settings.r, alpha=settings.alpha, target_modules=sorted(names))
+    names = sorted({key.partition(mark)[0] for key in tensors})
+    alphas = {name: find_pattern(settings.alpha_pattern or {}, name, settings.alpha) for name in names}
+    ranks = {name: settings.rank_of(name) for name in names}
+    return kind(
+        r=settings.r,
+        alpha=settings.alpha,
+        target_modules=names,
+        rank_pattern={f"^{name}": rank for name, rank in ranks.items() if rank != settings.r},
+        alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items() if alpha != settings.alpha},
+    )
+
+
+def check_factors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the factors of each layer of a LoHa or a LoKr multiply to its weight's shape.
+
+    Raises:
+        UserError: some layers are missing in the module, or have another shape.
+    """
+    layers = dict(module.named_modules())
+    wrong: list[str] = []
+    for name, factors in group_factors(tensors).items():
+        shape = weight_shape(layers.get(name))
+        if shape is None or product_size(factors) != (shape[0], math.prod(shape)):
+            wrong += [f"{name}.{ending}" for ending in factors]
+    if wrong:
+        raise UserError(does_not_fit(wrong, len(tensors)))
+
+
+def group_factors(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Group the tensors of a LoHa or a LoKr by layer, under endings such as `hada_w1_a`."""
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, ending = key.rpartition(".")
+        grouped.setdefault(name, {})[ending] = tensor
+    return grouped
+
+
+def product_size(factors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Give the outputs and the number of values of a LoHa's or a LoKr's weight change.
+
+    None where its factors do not multiply at all.
+    """
+    if "hada_w1_a" in factors:
+        sizes = [factor_size(factors, f"hada_w{number}", f"hada_t{number}") for number in (1, 2)]
+        return sizes[0] if sizes[0] == sizes[1] else None
+    first, second = factor_size(factors, "lokr_w1", ""), factor_size(factors, "lokr_w2", "lokr_t2")
+    return None if first is None or second is None else (first[0] * second[0], first[1] * second[1])
+
+
+def factor_size(factors: Mapping[str, Tensor], name: str, core: str) -> tuple[int, int] | None:
+    """Give the outputs and the number of values of one factor: whole, a product, or with a core."""
+    if name in factors:
+        whole = factors[name]
+        return (whole.shape[0], whole.numel()) if whole.ndim > 1 else None
+    left, right = factors[f"{name}_a"], factors[f"{name}_b"]
+    if left.ndim != 2 or right.ndim != 2:
+        return None
+    if core not in factors:
+        return (left.shape[0], left.shape[0] * right.shape[1]) if left.shape[1] == right.shape[0] else None
+    middle = factors[core]
+    if tuple(middle.shape[:2]) != (left.shape[0], right.shape[0]):
+        return None
+    return left.shape[1], left.shape[1] * right.shape[1] * math.prod(middle.shape[2:])
+
+
+def load_factors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put the factors of a LoHa or a LoKr into the adapted layers, whatever ranks they have.
+
+    Other tools choose factors by rules of their own, so the shapes that peft made are replaced.
+    """
+    factors = group_factors(tensors)
+    device = next(module.parameters()).device
+    for name, layer in lora_layers(module):
+        for kind in layer.adapter_layer_names:
+            own = getattr(layer, kind)
+            if ADAPTER in own:
+                del own[ADAPTER]
+        for kind, tensor in factors[name].items():
+            getattr(layer, kind)[ADAPTER] = nn.Parameter(tensor.detach().clone().float().to(device))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -28,10 +28,12 @@ from mascot.adapters.peft_layers import (
     UNSUPPORTED_QUANTIZATION,
     adapter_parameters,
     cast_to_float32,
+    check_factors,
     check_fit,
     config_from,
     disable_dropout,
     does_not_fit,
+    load_factors,
     lora_layers,
     make_config,
     mismatched_keys,
@@ -308,8 +310,16 @@ def part_of(key: str) -> str:
 def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], settings: PartSettings | None) -> PartPlan:
     """Select one part's tensors and settings from a file, and check that the tensors fit."""
     own = part_tensors(module, part, tensors)
-    if any(".lora_" in key for key in own):
+    low_rank = [".lora_" in key for key in own]
+    if all(low_rank):
         check_fit(module, own)
+    elif any(low_rank):
+        raise UserError(
+            f"this adapter mixes LoRA with LoHa or LoKr in one part ({part}), which mascot cannot apply; "
+            "generate with the tool that wrote it."
+        )
+    else:
+        check_factors(module, own)
     return PartPlan(own, config_from(own, settings))
 
 
@@ -329,6 +339,8 @@ def inject_plans(stage: Stage, plans: Mapping[str, PartPlan]) -> LoraApplied:
     for part, plan in plans.items():
         module = stage.parts[part]
         inject_adapter_in_model(plan.config, module)
+        if not any(".lora_" in key for key in plan.tensors):
+            load_factors(module, plan.tensors)
         cast_to_float32(module)
         modules[part] = module
         if wrong := mismatched_keys(module, plan.tensors):
