@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
 from mascot.adapters.foreign_formats import describe_pickle
+from mascot.adapters.formats.peft_folder import is_peft_folder, read_peft_folder
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
 from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
@@ -178,12 +179,10 @@ class Adapter:
             UserError: the file does not exist, is not a safetensors file or of a format that mascot
                 does not read, is damaged, or has a manifest of a newer version.
         """
-        if not path.is_file():
-            raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
-        try:
-            tensors, header = read_tensors(path)
-        except UnreadableFile as error:
-            raise UserError(describe_unreadable(path)) from error
+        if is_peft_folder(path):
+            tensors, header = read_peft_folder(path)
+        else:
+            tensors, header = read_file(path)
         text = header.pop(MANIFEST_KEY, None)
         header.pop("format", None)
         manifest = read_manifest(path, text) if text is not None else None
@@ -193,6 +192,20 @@ class Adapter:
             tensors, header, found = dict(converted.tensors), dict(converted.metadata), converted.format
         check_adapter(path, tensors, header)
         return cls(tensors=tensors, metadata=header, manifest=manifest, format=found)
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a file under their own names, and the texts of its header.
+
+    Raises:
+        UserError: it does not exist, or is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
+    try:
+        return read_tensors(path)
+    except UnreadableFile as error:
+        raise UserError(describe_unreadable(path)) from error
 
 
 def convert_foreign(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> ConvertedAdapter:

@@ -182,7 +182,7 @@ def product_size(factors: Mapping[str, Tensor]) -> tuple[int, int] | None:
 
     None where its factors do not multiply at all.
     """
-    if "hada_w1_a" in factors:
+    if any(ending.startswith("hada_") for ending in factors):
         sizes = [factor_size(factors, f"hada_w{number}", f"hada_t{number}") for number in (1, 2)]
         return sizes[0] if sizes[0] == sizes[1] else None
     first, second = factor_size(factors, "lokr_w1", ""), factor_size(factors, "lokr_w2", "lokr_t2")
@@ -194,8 +194,8 @@ def factor_size(factors: Mapping[str, Tensor], name: str, core: str) -> tuple[in
     if name in factors:
         whole = factors[name]
         return (whole.shape[0], whole.numel()) if whole.ndim > 1 else None
-    left, right = factors[f"{name}_a"], factors[f"{name}_b"]
-    if left.ndim != 2 or right.ndim != 2:
+    left, right = factors.get(f"{name}_a"), factors.get(f"{name}_b")
+    if left is None or right is None or left.ndim != 2 or right.ndim != 2:
         return None
     if core not in factors:
         return (left.shape[0], left.shape[0] * right.shape[1]) if left.shape[1] == right.shape[0] else None

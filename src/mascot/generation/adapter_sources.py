@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from mascot.adapters.formats.peft_folder import is_peft_folder
 from mascot.errors import UserError, list_some, shorten
 from mascot.generation.knobs import LARGEST_SCALE
 from mascot.storage.model_hub import hub_file, hub_files, why_unavailable
@@ -15,8 +16,8 @@ from mascot.storage.run_folder import Run
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of adapter files."""
-IN_FOLDERS = ("recipe.toml", "adapter_config.json", "adapter.safetensors")
-"""A folder with one of these files is an adapter: a run, or a folder of peft."""
+IN_FOLDERS = ("recipe.toml", "adapter.safetensors")
+"""A folder with one of these files is an adapter's, such as a run's."""
 IN_REPOSITORIES = ("adapter.safetensors", "pytorch_lora_weights.safetensors")
 """Names of the adapter's file in a repository of the hub, the best first."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
@@ -142,7 +143,9 @@ def is_adapter(word: str) -> bool:
     if not isinstance(found, Path):
         return any(is_repository(str(one.place)) for one in readings)
     folder = found if found.exists() else Path(str(found).rpartition("@")[0])
-    return any((folder / name).exists() for name in IN_FOLDERS) if folder.is_dir() else found.suffix in ENDINGS
+    if not folder.is_dir():
+        return found.suffix in ENDINGS
+    return is_peft_folder(folder) or any((folder / name).exists() for name in IN_FOLDERS)
 
 
 def looks_like_path(word: str) -> bool:

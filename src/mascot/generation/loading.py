@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.formats.peft_folder import is_peft_folder
 from mascot.data.prompt_templates import expand
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -25,7 +26,7 @@ DEVICE_REMEDY = "give --device cpu"
 
 
 def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
-    """Read the adapter of a run, a run's folder or an adapter file; returns it with its path.
+    """Read the adapter of a run, a run's folder, a file or a folder of peft; returns its path too.
 
     `RUN@STEP` is the adapter of a step that a run keeps, finished or not.
 
@@ -33,7 +34,7 @@ def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
         UserError: the run is not finished, the step is not kept, or the file cannot be read.
     """
     path = source.adapter if isinstance(source, Run) else locate(Path(source))
-    if path.is_dir():
+    if path.is_dir() and not is_peft_folder(path):
         run = open_run(path)
         if not run.adapter.exists():
             raise UserError(f"{path} is not trained to the end; finish it with `mascot train --resume --out {path}`.")
