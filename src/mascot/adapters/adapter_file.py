@@ -24,10 +24,10 @@ from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
 from mascot.adapters.foreign_formats import describe_pickle
-from mascot.adapters.formats.peft_folder import is_peft_folder, read_peft_folder
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
 from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
+from mascot.adapters.peft_folder import is_peft_folder, read_peft_folder
 from mascot.errors import UserError
 from mascot.protocols import Subject
 from mascot.storage.atomic_write import atomic_write

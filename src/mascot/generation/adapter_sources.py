@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from mascot.adapters.formats.peft_folder import is_peft_folder
+from mascot.adapters.peft_folder import is_peft_folder
 from mascot.errors import UserError, list_some, shorten
 from mascot.generation.knobs import LARGEST_SCALE
 from mascot.storage.model_hub import hub_file, hub_files, why_unavailable

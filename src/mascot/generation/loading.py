@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.adapters.formats.peft_folder import is_peft_folder
+from mascot.adapters.peft_folder import is_peft_folder
 from mascot.data.prompt_templates import expand
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
