@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from mascot.adapters.lora_keys import name_in_file
 
@@ -52,6 +52,61 @@ def make_sdxl() -> Parts:
     }
 
 
+def make_sd3() -> Parts:
+    """Make Stable Diffusion 3 medium."""
+    return {
+        "transformer": sd3_transformer(1536, 24),
+        "text_encoder": CLIPTextModelWithProjection(text_config(768, 12)),
+        "text_encoder_2": CLIPTextModelWithProjection(text_config(1280, 32)),
+        "text_encoder_3": t5_xxl(),
+    }
+
+
+def make_flux() -> Parts:
+    """Make FLUX.1-dev."""
+    transformer = FluxTransformer2DModel(guidance_embeds=True)
+    return {
+        "transformer": transformer,
+        "text_encoder": CLIPTextModel(text_config(768, 12)),
+        "text_encoder_2": t5_xxl(),
+    }
+
+
+def sd3_transformer(width: int, layers: int, *, dual: int = 0, norm: str | None = None) -> SD3Transformer2DModel:
+    """Make a transformer of SD3, or of 3.5 with normalized queries and keys."""
+    return SD3Transformer2DModel(
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        num_layers=layers,
+        attention_head_dim=64,
+        num_attention_heads=width // 64,
+        joint_attention_dim=4096,
+        caption_projection_dim=width,
+        pooled_projection_dim=2048,
+        out_channels=16,
+        pos_embed_max_size=192,
+        dual_attention_layers=tuple(range(dual)),
+        qk_norm=norm,
+    )
+
+
+def t5_xxl() -> T5EncoderModel:
+    """Make the encoder of T5 1.1 XXL."""
+    config = T5Config(
+        vocab_size=32128,
+        d_model=4096,
+        d_ff=10240,
+        d_kv=64,
+        num_heads=64,
+        num_layers=24,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return T5EncoderModel(config)
+
+
 def text_config(width: int, layers: int) -> CLIPTextConfig:
     """Make the settings of a CLIP text encoder."""
     return CLIPTextConfig(
@@ -65,12 +120,19 @@ def text_config(width: int, layers: int) -> CLIPTextConfig:
 
 ARCHITECTURES: Mapping[str, Callable[[], Parts]] = {"sd1": make_sd1, "sd2": make_sd2, "sdxl": make_sdxl}
 """Name of an architecture -> the function that makes its parts."""
+TRANSFORMERS: Mapping[str, Callable[[], Parts]] = {
+    "sd3": make_sd3,
+    "flux": make_flux,
+    "sd3.5-medium": lambda: {"transformer": sd3_transformer(1536, 24, dual=13, norm="rms_norm")},
+    "sd3.5-large": lambda: {"transformer": sd3_transformer(2432, 38, norm="rms_norm")},
+}
+"""Name of a base whose denoiser is a transformer -> the function that makes its parts."""
 
 
 def adaptable_shapes(architecture: str) -> dict[tuple[str, str], tuple[int, ...]]:
     """Map each linear layer and convolution, by part and our name, to the shape of its weight."""
     with torch.device("meta"):
-        parts = ARCHITECTURES[architecture]()
+        parts = {**ARCHITECTURES, **TRANSFORMERS}[architecture]()
     return {
         (part, name_in_file(part, name)): tuple(layer.weight.shape)
         for part, module in parts.items()

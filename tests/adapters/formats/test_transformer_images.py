@@ -210,7 +210,7 @@ FORMATS: Mapping[str, tuple[Callable[[Changes], Tensors], float]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "kohya" else pytest.mark.slow) for n in FORMATS])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_file_with_original_names_is_the_plain_change(
     bases: Mapping[str, Path], family: str, name: str, tmp_path: Path
@@ -222,7 +222,7 @@ def test_a_file_with_original_names_is_the_plain_change(
     assert np.abs(ours - by_hand(bases[family], layers, changes, scale)).max() <= ONE_LEVEL
 
 
-@pytest.mark.parametrize("write", [kohya, comfyui])
+@pytest.mark.parametrize("write", [kohya, pytest.param(comfyui, marks=pytest.mark.slow)])
 def test_diffusers_draws_the_same_of_a_file_of_kohya(
     bases: Mapping[str, Path], write: Callable[[Changes], Tensors], tmp_path: Path
 ) -> None:
@@ -265,6 +265,14 @@ def onetrainer(changes: Changes, layers: Mapping[str, tuple[str, ...]]) -> Tenso
     }
 
 
+@pytest.mark.slow
+def test_diffusers_draws_the_same_of_a_file_of_onetrainer(bases: Mapping[str, Path], tmp_path: Path) -> None:
+    """Attention and text encoder alone: diffusers gives the rest of such a file to wrong layers."""
+    changes = random_changes(bases["flux"], {name: FLUX_LAYERS[name] for name in FLUX_LAYERS if ".proj" in name})
+    file = save(onetrainer(changes, FLUX_LAYERS) | text_file("lora_te1_text_model_"), tmp_path)
+    assert np.abs(with_file(bases["flux"], file) - by_diffusers(bases["flux"], file)).max() <= ONE_LEVEL
+
+
 def ai_toolkit(changes: Changes, layers: Mapping[str, tuple[str, ...]]) -> Tensors:
     """A file of ai-toolkit: diffusers' names, and no alpha."""
     return {
@@ -279,6 +287,7 @@ def own_changes(changes: Changes, layers: Mapping[str, tuple[str, ...]]) -> Chan
     return {layers[name][0]: change for name, change in changes.items() if len(layers[name]) == 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [onetrainer, ai_toolkit])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_files_with_names_of_diffusers_are_the_plain_change(

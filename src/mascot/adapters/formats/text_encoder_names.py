@@ -20,7 +20,7 @@ T5_BLOCK: Final = "encoder.block."
 T5: Final = FlatNames(
     (
         *join_patterns((f"{T5_BLOCK}#.layer.#.SelfAttention",), ("q", "k", "v", "o")),
-        *join_patterns((f"{T5_BLOCK}#.layer.#.DenseReluDense",), ("wi_0", "wi_1", "wo")),
+        *join_patterns((f"{T5_BLOCK}#.layer.#.DenseReluDense",), ("wi_#", "wo")),
     )
 )
 OLD_PROJECTIONS: Final[Mapping[str, str]] = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
