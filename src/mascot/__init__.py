@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mascot.api.adapters.inspect import inspect
     from mascot.api.diagnose import diagnose
     from mascot.api.doctor import doctor
     from mascot.api.evaluate import evaluate
@@ -46,6 +47,7 @@ PUBLIC = {
     "evaluate": "mascot.api.evaluate",
     "evaluate_suite": "mascot.api.experiments.evaluate_suite",
     "generate": "mascot.api.generate",
+    "inspect": "mascot.api.adapters.inspect",
     "sweep": "mascot.api.experiments.sweep",
     "train": "mascot.api.train",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "evaluate",
     "evaluate_suite",
     "generate",
+    "inspect",
     "sweep",
     "train",
 ]

@@ -26,6 +26,7 @@ ALLOWED = {"load_lora_weights", "save_lora_weights", "unload_lora_weights"}
 FORMATS = {
     "adapters": {"lora", "textual_inversion"},
     "weight_changes": {"lora"},
+    "inspection": {"lora", "sdxl", "sd3", "flux"},
     "formats": {"lora", "sd", "sdxl", "sd3", "flux"},
     "headers": {"lora", "sd", "sdxl", "sd3", "flux"},
 }

@@ -1,14 +1,19 @@
 """Safetensors files: their header, which is read without the tensors, and their tensors.
 
 `read_tensors` reads all of them. `open_tensors` reads each when it is asked for, and
-`stream_tensors` writes one at a time, so files may be larger than the memory. Pickled weights are
-never opened. This file imports no torch until tensors are read.
+`stream_tensors` writes one at a time, so files may be larger than the memory. Of pickled files,
+`read_pickled` reads tensors and plain values alone. This file imports no torch until tensors are
+read.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import pickle
+import re
+import struct
+import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
 
 HEADER_LIMIT = 100_000_000
 """Most bytes of a header; the format's own limit."""
+
+PICKLED_LIMIT = 2**28
+"""Most bytes of a file of pickled tensors, packed and unpacked: words and small adapters."""
 
 NOT_WHOLE = "it is not a whole .safetensors file"
 REMEDY = "copy or export it again"
@@ -256,3 +264,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with stream_tensors(path, {name: shape_of(tensor) for name, tensor in tensors.items()}, metadata) as write:
         for name, tensor in tensors.items():
             write(name, tensor)
+
+
+def read_pickled(path: Path, *, remedy: str = REMEDY) -> object:
+    """Read a small file of pickled tensors, without running code that it may hold.
+
+    torch's reader for weights alone builds tensors, numbers, texts, lists and dicts, and nothing
+    else. Tensors are on the CPU.
+
+    Raises:
+        UnreadableFile: it is larger than PICKLED_LIMIT, is damaged, or holds anything else.
+    """
+    import torch
+
+    with open_regular(path, limit=PICKLED_LIMIT, remedy=remedy) as file:
+        try:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    if sum(entry.file_size for entry in archive.infolist()) > PICKLED_LIMIT:
+                        raise UnreadableFile(path, f"it unpacks to more than {PICKLED_LIMIT // 2**20} MiB", remedy)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            needed = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = f"it holds a {needed[1]}, not tensors alone" if needed else "it holds more than tensors"
+            raise UnreadableFile(path, f"{reason}, and opening that could run code", remedy) from error
+        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError, struct.error, TypeError) as error:
+            raise UnreadableFile(path, "it is no whole file of pickled tensors", remedy) from error
+        except (AttributeError, AssertionError, NotImplementedError, MemoryError) as error:
+            raise UnreadableFile(path, "it is no whole file of pickled tensors", remedy) from error

@@ -16,7 +16,7 @@ from typing import Final
 
 from torch import Tensor
 
-from mascot.adapters.formats.numbered_layers import WORD_MARK
+from mascot.adapters.formats.numbered_layers import WORD_MARK, read_numbered
 from mascot.adapters.token_rows import (
     BUNDLE,
     ENCODERS,
@@ -220,3 +220,32 @@ def bundle_words(words: Sequence[Word]) -> dict[str, Tensor]:
         for name, rows_ND in zip(names, word.rows.values(), strict=True):
             tensors[f"{bundle_prefix(word.token)}{name}"] = rows_ND
     return tensors
+
+
+def tensors_in_pickle(value: object) -> dict[str, Tensor] | None:
+    """Name the tensors of a pickled file of words or numbered layers, as a safetensors file would.
+
+    Read are A1111's and kohya's words, diffusers' `learned_embeds.bin`, and cloneofsimo's lists of
+    up and down projections in turn. None stands for anything else.
+    """
+    if isinstance(value, dict) and "string_to_param" in value:
+        inner = value["string_to_param"]
+        value = {"string_to_param.*": next(iter(inner.values()))} if isinstance(inner, dict) and len(inner) == 1 else {}
+    if isinstance(value, list):
+        pairs = {f"{number // 2}:{('up', 'down')[number % 2]}": tensor for number, tensor in enumerate(value)}
+        value = name_pairs(pairs) if all(isinstance(tensor, Tensor) for tensor in value) else {}
+    if not isinstance(value, dict) or not value:
+        return None
+    if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items()):
+        return None
+    return {key: tensor.detach() for key, tensor in value.items()}
+
+
+def name_pairs(pairs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name pairs of projections by the part that they fit: a text encoder, or else a UNet."""
+    text = {f"text_encoder:{key}": tensor for key, tensor in pairs.items()}
+    try:
+        read_numbered(text)
+    except UserError:
+        return {f"unet:{key}": tensor for key, tensor in pairs.items()}
+    return text
