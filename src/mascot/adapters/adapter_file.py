@@ -24,18 +24,26 @@ from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
 from mascot.adapters.foreign_formats import describe_pickle
+from mascot.adapters.formats.numbered_layers import WORD_MARK
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
+from mascot.adapters.formats.word_files import tensors_in_pickle
 from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
 from mascot.adapters.peft_folder import is_peft_folder, read_peft_folder
 from mascot.errors import UserError
 from mascot.protocols import Subject
 from mascot.storage.atomic_write import atomic_write
-from mascot.storage.tensor_files import read_tensors
+from mascot.storage.tensor_files import read_pickled, read_tensors
 from mascot.storage.untrusted_files import UnreadableFile
 
 MANIFEST_KEY = "mascot"
 """Metadata key of the manifest."""
+
+PICKLED = (".pt", ".bin")
+"""File name extensions of pickled words and of cloneofsimo's layers."""
+BESIDE = (".text_encoder.pt", ".ti.pt")
+"""File name extensions of the files beside a UNet's that cloneofsimo's program wrote."""
+SAFE_REMEDY = "give a .safetensors file"
 
 Value = TypeVar("Value")
 
@@ -202,6 +210,8 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"the adapter {path} does not exist; give a run's folder or a .safetensors file.")
+    if path.suffix.lower() in PICKLED:
+        return read_pickled_words(path)
     try:
         return read_tensors(path)
     except UnreadableFile as error:
@@ -218,9 +228,28 @@ def convert_foreign(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     if any(key.endswith(METADATA_KEY) for key in metadata):
         check_adapter(path, tensors, metadata)  # before ranks are read from the tensors
     try:
-        return read_format(tensors, metadata)
+        return read_format(tensors, metadata, path.stem)
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def read_pickled_words(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a pickled file of tensors, mostly words, without running what it may hold as code.
+
+    cloneofsimo's program wrote three files side by side, for UNet, text encoder and words. They are
+    read together.
+
+    Raises:
+        UserError: it holds anything but tensors, or other tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    names = [path, *(path.with_suffix(ending) for ending in BESIDE if path.with_suffix(ending).is_file())]
+    for file in names:
+        found = tensors_in_pickle(read_pickled(file, remedy=SAFE_REMEDY))
+        if found is None:
+            raise UserError(f"{file} is a pickled file and holds no tensors of words or layers; {SAFE_REMEDY}.")
+        tensors |= found
+    return tensors, dict.fromkeys((key for key in tensors if ":" not in key), WORD_MARK) if len(names) > 1 else {}
 
 
 def describe_unreadable(path: Path) -> str:

@@ -55,11 +55,6 @@ FORMATS: Final = (
         some(r"^(ip_adapter|image_proj)\."),
         "use it in diffusers, A1111 or ComfyUI",
     ),
-    ForeignFormat(
-        "a LoRA in the numbered format of cloneofsimo's lora",
-        some(r"^(unet|text_encoder|vae)(_\d+)?:\d+:(up|down|\w+)"),
-        USE_THERE,
-    ),
     ForeignFormat("an OFT or BOFT of LyCORIS", some(r"\.(oft_|boft_)\w+(\.weight)?$"), USE_THERE),
     ForeignFormat(
         "an adapter of LyCORIS with whole weight changes, norms, IA3 or GLoRA",
@@ -75,14 +70,6 @@ FORMATS: Final = (
         "a control LoRA of Black Forest Labs, which changes norms and biases too",
         lambda names: some(r"_norm\.scale$")(names) and some(r"\.lora_[AB]\.")(names),
         "load it in diffusers with FluxControlPipeline",
-    ),
-    ForeignFormat(
-        "a textual inversion embedding in A1111's format", some(r"^(emb_params|string_to_param)(\.|$)"), EMBEDDING
-    ),
-    ForeignFormat(
-        "a textual inversion embedding of another tool, for a base with two or more text encoders",
-        every(r"^(clip_[lg]|t5(xxl)?|text_encoders?_\d)$"),
-        EMBEDDING,
     ),
     ForeignFormat(
         "the text encoder of a base model, not an adapter",
@@ -114,8 +101,6 @@ def describe_foreign(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] |
     found = next((known for known in FORMATS if known.matches(shapes)), None)
     if found is not None:
         return found.name, found.remedy
-    if all(len(shape) <= 2 and "." not in name for name, shape in shapes.items()):
-        return "a textual inversion embedding of another tool", EMBEDDING
     return None
 
 

@@ -13,6 +13,7 @@ import math
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -284,7 +285,9 @@ def read_pickled(path: Path, *, remedy: str = REMEDY) -> object:
                     if sum(entry.file_size for entry in archive.infolist()) > PICKLED_LIMIT:
                         raise UnreadableFile(path, f"it unpacks to more than {PICKLED_LIMIT // 2**20} MiB", remedy)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of unusual protocols, which say nothing to a user
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             needed = re.search(r"GLOBAL ([\w.]+)", str(error))
             reason = f"it holds a {needed[1]}, not tensors alone" if needed else "it holds more than tensors"

@@ -64,6 +64,17 @@ def read_numbered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
+def without_numbers(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what the header of such a file says of its numbers and words."""
+    numbered = re.compile(r"\w+:\d+:rank")
+    parts = {key.partition(":")[0] for key in metadata if numbered.fullmatch(key)}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not numbered.fullmatch(key) and key not in parts and value != WORD_MARK
+    }
+
+
 def layer_names(part: str, layers: Mapping[int, Mapping[str, Tensor]]) -> list[str]:
     """Find the names of a part's layers, in the order of their numbers.
 

@@ -18,6 +18,7 @@ from mascot.adapters.formats import text_encoder_names
 from mascot.adapters.formats.layer_kinds import read_layer, split_key, write_kohya
 from mascot.adapters.formats.layer_names import DenoiserNames
 from mascot.adapters.formats.layer_settings import Layers, read_own, with_alpha, without_settings, write_own
+from mascot.adapters.formats.numbered_layers import is_numbered, read_numbered, without_numbers
 from mascot.adapters.formats.transformer_layers import (
     ORIGINAL_NAMES,
     PART,
@@ -28,8 +29,8 @@ from mascot.adapters.formats.transformer_layers import (
     tell_transformer,
 )
 from mascot.adapters.formats.unet_names import UNET
+from mascot.adapters.formats.word_files import is_foreign_word, own_words, take_words, write_words
 from mascot.adapters.lora_keys import DOWN, METADATA_KEY
-from mascot.adapters.token_rows import BUNDLE
 from mascot.errors import UserError, list_some
 
 Architecture = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
@@ -76,17 +77,21 @@ class Location:
     format: str
 
 
-def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> ConvertedAdapter:
+def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str = "word") -> ConvertedAdapter:
     """Read the tensors of any tool's file into our form; those of our own form stay what they are.
 
-    Words that are bundled with a LoRA (`bundle_emb.`) are kept under their names.
+    `name` is the file's without its ending. It names a word that the file does not name.
 
     Raises:
         UserError: a tensor has no layer that we know, a layer is not whole, or its kind has no
             form here; the sentence names it.
     """
-    words = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLE)}
-    grouped, formats = group_by_layer({key: tensor for key, tensor in tensors.items() if key not in words})
+    rest, found_words = take_words(tensors, metadata, name)
+    numbered = is_numbered(tuple(rest))
+    grouped, formats = group_by_layer(read_numbered(rest) if numbered else rest)
+    formats = {"cloneofsimo": None} if numbered else formats or {"words": None}
+    metadata = without_numbers(metadata) if numbered else metadata
+    words, word_metadata = own_words(found_words, bundled=bool(rest))
     settings = settings_by_part(metadata)
     layers = {
         (part, layer): with_alpha(read_layer(f"{part}.{layer}", own), layer, settings.get(part))
@@ -96,7 +101,7 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> C
     is_own = METADATA_KEY in metadata and own_tensors.keys() | words.keys() == tensors.keys()
     return ConvertedAdapter(
         tensors=own_tensors | words,
-        metadata=metadata if is_own else without_settings(metadata) | own_metadata,
+        metadata=(metadata if is_own else without_settings(metadata) | own_metadata) | word_metadata,
         format=" and ".join(formats),
         architecture=architecture_of(own_tensors),
     )
@@ -131,6 +136,8 @@ def group_by_layer(
 
 def is_foreign(tensors: Mapping[str, Tensor]) -> bool:
     """Tell whether tensors have the names of another format than ours, which is diffusers'."""
+    if any(is_foreign_word(key) for key in tensors):
+        return True
     layers = dict.fromkeys(split[0] for key in tensors if (split := split_key(key)))
     return any(found.format != "diffusers" for layer in layers if (found := locate(layer)))
 
@@ -273,8 +280,10 @@ def write_format(
     Raises:
         UserError: the format has no name for a layer, or no form for a tensor.
     """
-    layers, others = read_own(tensors, metadata)
+    without_words, words = take_words(tensors, metadata, "word")
+    layers, others = read_own(without_words, metadata)
     check_others(to, others)
+    others |= write_words(to, words, bundled=bool(layers))
     rest = without_settings(metadata)
     if to == "diffusers":
         written, settings = write_own(layers)
@@ -339,10 +348,9 @@ def write_layers(layers: Layers, names: Mapping[tuple[str, str], str | None]) ->
 
 
 def check_others(to: str, others: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no layer and no bundled word, which only our own form can carry."""
-    strays = [key for key in others if not key.startswith(BUNDLE)]
-    if strays and to != "diffusers":
-        raise UserError(f"the form of {to} has no place for {list_some(strays)}; give --to diffusers.")
+    """Refuse tensors that are no layer and no word, which only our own form can carry."""
+    if others and to != "diffusers":
+        raise UserError(f"the form of {to} has no place for {list_some(others)}; give --to diffusers.")
 
 
 def name_in_kohya(key: tuple[str, str], architecture: str | None, several: bool) -> str | None:  # noqa: FBT001

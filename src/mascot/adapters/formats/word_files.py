@@ -100,6 +100,11 @@ def holds_named_words(shapes: Mapping[str, Sequence[int]]) -> bool:
     return len(widths) == 1 and not any(is_layer(key) or (len(shapes) > 1 and "." in key) for key in shapes)
 
 
+def is_foreign_word(key: str) -> bool:
+    """Tell whether a tensor's name is one of rows in another tool's file, which ours never has."""
+    return (key.removeprefix(BUNDLE) != key and key.endswith(f".{ALONE_NAMES[1]}")) or key in ALONE_NAMES
+
+
 def is_layer(key: str) -> bool:
     """Tell whether a tensor's name is that of a layer, not of a word: words have no weights."""
     ending = key.rpartition(".")[2]
@@ -200,6 +205,56 @@ def word_file(word: Word) -> dict[str, Tensor]:
     """Write a word as the file of its own that A1111, Forge, kohya and ComfyUI read."""
     names = (ALONE_NAMES[0],) if len(word.rows) == 1 else ENCODERS
     return dict(zip(names, word.rows.values(), strict=True))
+
+
+def write_words(to: str, words: Sequence[Word], *, bundled: bool) -> dict[str, Tensor]:
+    """Write words in one of the formats of the registry; `bundled` says that layers stand beside.
+
+    Raises:
+        UserError: the format has no form for them.
+    """
+    if to == "diffusers" or not words:
+        return own_words(words, bundled=bundled)[0]
+    if to == "peft":
+        raise UserError(
+            f"peft has no form for words, and this adapter holds {list_some(word.token for word in words)}; "
+            "give --to diffusers."
+        )
+    if bundled:
+        return bundle_words(words)
+    if len(words) > 1:
+        raise UserError(
+            f"a file of {to} holds one word, and this adapter {list_some(word.token for word in words)}; "
+            "give --to diffusers."
+        )
+    return word_file(words[0])
+
+
+Content = tuple[dict[str, Tensor], dict[str, str]]
+"""Tensors and metadata of a file."""
+
+
+def separate_words(
+    to: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[Content, dict[str, Content]]:
+    """Take out the words that need files of their own in a format, from tensors in our form.
+
+    diffusers reads layers by `load_lora_weights` and words by `load_textual_inversion`, from two
+    files; peft knows no words. Other tools read words beside layers, but one word from a file of
+    words.
+
+    Returns:
+        What remains, and each separated word's content in our form, by its token.
+    """
+    rest, words = take_words(tensors, metadata, "word")
+    if not words or (len(words) == 1 and not rest) or (rest and to not in {"diffusers", "peft"}):
+        return (dict(tensors), dict(metadata)), {}
+    others = {key: value for key, value in metadata.items() if key != RECORDS_KEY}
+    apart: dict[str, Content] = {}
+    for word in words:
+        own, record = own_words([word], bundled=False)
+        apart[word.token] = own, record
+    return (rest, others), apart
 
 
 def bundle_words(words: Sequence[Word]) -> dict[str, Tensor]:
