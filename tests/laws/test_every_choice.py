@@ -111,6 +111,7 @@ COMMANDS: Mapping[str, Words] = {
         "--out": ["--out", "{out}"],
     },
     "token": {"--candidates": ["--candidates", "1"]},
+    "inspect": {"files": ["{run}"]},
     "doctor": {
         "photos": ["{photos}"],
         "--class-noun": ["--class-noun", "dog"],
@@ -131,6 +132,7 @@ FILES: Mapping[str, Sequence[str]] = {
     "compare": ("{out}/page.html",),
     "sweep": ("{out}/leaderboard.json", "{out}/leaderboard.html"),
     "token": (),
+    "inspect": (),
     "doctor": (),
 }
 """Command -> the files that it promises, as patterns."""
