@@ -22,7 +22,7 @@ def inspect(files: Files, *, json: AsJson = False) -> None:
     No base is loaded.
     """
     from mascot.api.adapters.inspect import inspect as look_into
-    from mascot.api.adapters.inspection_text import write_json, write_text
+    from mascot.api.adapters.inspection.inspection_text import write_json, write_text
     from mascot.cli.console import quiet_libraries
 
     quiet_libraries()

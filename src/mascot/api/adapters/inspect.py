@@ -17,7 +17,7 @@ from mascot.adapters.adapter_file import MANIFEST_KEY, Manifest, read_manifest
 from mascot.adapters.foreign_formats import describe_foreign, describe_pickle
 from mascot.adapters.formats.registry import CROSS_ATTENTION
 from mascot.adapters.formats.word_files import take_words, tensors_in_pickle
-from mascot.adapters.inspection.file_facts import (
+from mascot.api.adapters.inspection.file_facts import (
     BlockFacts,
     FileFacts,
     PartFacts,
@@ -25,7 +25,7 @@ from mascot.adapters.inspection.file_facts import (
     read_file_facts,
     word_facts,
 )
-from mascot.adapters.inspection.stated import Statement
+from mascot.api.adapters.inspection.stated import Statement
 from mascot.errors import UserError
 from mascot.models.base_files.file_contents import PARTS, UNET, FileContents, read_contents
 from mascot.models.families.registry import family_name

@@ -14,8 +14,8 @@ from mascot.adapters.formats.layer_kinds import ALPHA, LayerChange, read_layer, 
 from mascot.adapters.formats.layer_settings import with_alpha
 from mascot.adapters.formats.numbered_layers import is_numbered, read_numbered
 from mascot.adapters.formats.registry import locate
-from mascot.adapters.inspection.energies import energy_of
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE, UP
+from mascot.api.adapters.inspection.energies import energy_of
 from mascot.errors import UserError
 from mascot.storage.tensor_files import StoredTensors, TensorEntry
 

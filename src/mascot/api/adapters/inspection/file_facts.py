@@ -13,9 +13,9 @@ import torch
 from mascot.adapters.adapter_checks import settings_by_part
 from mascot.adapters.formats.registry import architecture_of
 from mascot.adapters.formats.word_files import Word, take_words
-from mascot.adapters.inspection.blocks import block_of, exists
-from mascot.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
-from mascot.adapters.inspection.stated import Statement, Truth, read_statements
+from mascot.api.adapters.inspection.blocks import block_of, exists
+from mascot.api.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
+from mascot.api.adapters.inspection.stated import Statement, Truth, read_statements
 from mascot.errors import UserError, list_some
 from mascot.storage.tensor_files import StoredTensors, TensorEntry, open_tensors
 
