@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from mascot.api.adapters.inspect import Inspection
 from mascot.api.adapters.inspection.file_facts import BlockFacts, EnergyFacts, PartFacts
+from mascot.api.adapters.inspection.inspected import Inspection
 from mascot.errors import shorten
 
 BAR: Final = 24
