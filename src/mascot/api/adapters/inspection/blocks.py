@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from mascot.adapters.formats.transformer_layers import READ_NAMES, split_number, with_number
+
 UNET_BLOCK: Final = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.")
 TRANSFORMER_BLOCK: Final = re.compile(r"((?:single_)?transformer_blocks\.\d+)\.")
 OTHER: Final = "other layers"
@@ -49,10 +51,18 @@ TEXT_LAYERS: Final[Mapping[tuple[str, str], int]] = {
 """Architecture and text encoder -> the number of its layers."""
 
 
+def own_name(layer: str) -> str:
+    """Turn an original name of a transformer's layer into diffusers', the first of several."""
+    template, number = split_number(layer)
+    names = READ_NAMES.layers.get(template)
+    return layer if names is None else with_number(names[0], number)
+
+
 def block_of(part: str, layer: str) -> str:
     """Name the block of a part that a layer lies in; a text encoder is one block."""
     if "text_encoder" in part:
         return part
+    layer = own_name(layer)
     found = UNET_BLOCK.match(layer) or TRANSFORMER_BLOCK.match(layer)
     return found[1] if found else OTHER
 
@@ -62,6 +72,6 @@ def exists(architecture: str | None, part: str, layer: str) -> bool:
     if architecture not in LAYERS:
         return True
     if not part.startswith("text_encoder"):
-        return LAYERS[architecture].fullmatch(layer) is not None
+        return LAYERS[architecture].fullmatch(own_name(layer)) is not None
     number = re.search(r"encoder\.layers\.(\d+)\.", layer)
     return number is None or int(number[1]) < TEXT_LAYERS.get((architecture, part), 1000)

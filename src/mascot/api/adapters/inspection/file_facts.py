@@ -11,7 +11,10 @@ from typing import Final
 import torch
 
 from mascot.adapters.adapter_checks import settings_by_part
+from mascot.adapters.formats.layer_kinds import ALPHA
+from mascot.adapters.formats.layer_settings import read_own, write_own
 from mascot.adapters.formats.registry import architecture_of
+from mascot.adapters.formats.transformer_layers import separate_layers
 from mascot.adapters.formats.word_files import Word, take_words
 from mascot.api.adapters.inspection.blocks import block_of, exists
 from mascot.api.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
@@ -110,6 +113,7 @@ def read_file_facts(path: Path) -> FileFacts:
             located, others = [], list(entries)
             warnings.append(str(error).rstrip("."))
         words = read_word_facts(path, stored, others, warnings)
+        located.sort(key=lambda one: one.part.startswith("text_encoder"))
         layers, settings = read_layer_facts(stored, [one for one in located if one.part], metadata, warnings)
     architecture = architecture_in(located, entries)
     warnings += layer_warnings(layers, architecture, settings, lost=[one.layer for one in located if not one.part])
@@ -177,27 +181,38 @@ def read_layer_facts(
 
 
 def architecture_in(located: Iterable[Located], entries: Mapping[str, TensorEntry]) -> str | None:
-    """Tell the kind of base from the names and shapes of a file's layers."""
+    """Tell the kind of base from the names and shapes of a file's layers; None if they do not."""
     shapes = {
         f"{one.name}{ending}": torch.empty(entries[key].shape, device="meta")
         for one in located
         if one.part
         for ending, key in one.keys.items()
+        if ending != ALPHA  # an alpha is read as a number, and nothing is read here
     }
-    return architecture_of(shapes)
+    try:
+        return architecture_of(write_own(separate_layers(read_own(shapes, {})[0]))[0])
+    except UserError:  # a layer is damaged; whole ones may still tell
+        pass
+    try:
+        return architecture_of(shapes)
+    except UserError:
+        return None
 
 
 def layer_warnings(
     layers: Sequence[LayerFacts], architecture: str | None, metadata: Mapping[str, str], *, lost: Sequence[str]
 ) -> list[str]:
     """Say what is wrong with the layers of a file; `lost` are names that no base has."""
-    warnings = [f"{len(lost)} layers are of no base that is known: {list_some(lost)}"] if lost else []
+    total = len(layers) + len(lost)
+    warnings = [f"{len(lost)} of {total} layers are of no base that is known: {list_some(lost)}"] if lost else []
     absent = [one.where.name for one in layers if not exists(architecture, one.where.part, one.where.layer)]
     if absent:
-        warnings.append(f"{len(absent)} layers are in no base of its kind ({architecture}): {list_some(absent)}")
+        warnings.append(
+            f"{len(absent)} of {total} layers are in no base of its kind ({architecture}): {list_some(absent)}"
+        )
     for fault in dict.fromkeys(one.fault for one in layers if one.fault):
         names = [one.where.name for one in layers if one.fault == fault]
-        warnings.append(f"{len(names)} of {len(layers)} layers {fault}: {list_some(names)}")
+        warnings.append(f"{len(names)} of {total} layers {fault}: {list_some(names)}")
     settings = settings_by_part(metadata)
     lies = [
         one.where.name
@@ -206,7 +221,7 @@ def layer_warnings(
         if settings[one.where.part].rank_of(one.where.layer) not in {None, one.rank}
     ]
     if lies:
-        warnings.append(f"the header states another rank for {len(lies)} layers: {list_some(lies)}")
+        warnings.append(f"the header states another rank for {len(lies)} of {total} layers: {list_some(lies)}")
     for part in dict.fromkeys(one.where.part for one in layers):
         own = [one for one in layers if one.where.part == part]
         empty = [one.where.name for one in own if one.energy == 0 and not one.fault]
