@@ -42,7 +42,7 @@ def scale_of(layer: LayerChange) -> Fraction:
 
 def is_kronecker(layer: LayerChange) -> bool:
     """Tell whether a layer is a LoKr."""
-    return any(name in layer.tensors for name in KRONECKER)
+    return any(name.startswith(".lokr_") for name in layer.tensors)
 
 
 def outputs_of(layer: LayerChange) -> int:
@@ -296,11 +296,10 @@ def expand_kronecker(layer: LayerChange) -> LayerChange:
 
 
 def find_fault(layer: LayerChange) -> str | None:
-    """Say why a layer cannot be split or joined, as a verb phrase; None where it can."""
+    """Say why a linear layer cannot be split or joined, as a verb phrase; None where it can."""
     tensors = layer.tensors
-    if any(name.endswith(("_t1", "_t2")) for name in tensors):
-        return None  # a convolution's, which no layer shares
-    if any(tensor.ndim < 2 for name, tensor in tensors.items() if name != MAGNITUDE):
+    known = {*PAIRS, *PAIRS.values(), *KRONECKER, ".lokr_w2"}
+    if any(name not in known or tensor.ndim != 2 for name, tensor in tensors.items() if name != MAGNITUDE):
         return "has a factor that is no matrix"
     pairs = [(name, other) for name, other in PAIRS.items() if name in tensors or other in tensors]
     if any(not {name, other} <= tensors.keys() for name, other in pairs):
@@ -308,6 +307,7 @@ def find_fault(layer: LayerChange) -> str | None:
     if any(tensors[name].shape[1] != tensors[other].shape[0] for name, other in pairs):
         return "has factors that do not fit each other"
     if is_kronecker(layer):
-        return None if tensors.keys() & {".lokr_w2", ".lokr_w2_a"} else "lacks a factor of its weights"
-    rows = {len(tensors[name]) for name in OUTPUTS if name in tensors}
-    return None if len(rows) == 1 else "has factors that do not fit each other"
+        sides = [sum(name in tensors for name in (f".lokr_w{side}", f".lokr_w{side}_a")) for side in (1, 2)]
+        return None if sides == [1, 1] and len(tensors) == 2 + len(pairs) else "has a factor too few or too many"
+    shapes = {(len(tensors[name]), tensors[other].shape[1]) for name, other in pairs}
+    return None if len(shapes) == 1 else "has factors that do not fit each other"

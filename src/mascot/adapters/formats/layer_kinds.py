@@ -110,6 +110,9 @@ def read_layer(name: str, tensors: Mapping[str, Tensor], alpha: float | None = N
         alpha = float(stored) or alpha  # 0 stands for the rank, as in kohya's code
     if not own:
         raise UserError(f"{name} has an alpha and nothing else; {AGAIN}")
+    for ending, tensor in own.items():
+        if tensor.numel() == 0 or (tensor.ndim < 2 and ending not in {MAGNITUDE, DORA_SCALE}):
+            raise UserError(f"{name}{ending} is {'no matrix' if tensor.numel() else 'empty'}; {AGAIN}")
     if DOWN in own or UP in own:
         return read_lora(name, own, alpha)
     return read_product(name, own, alpha)
@@ -120,10 +123,13 @@ def read_lora(name: str, own: dict[str, Tensor], alpha: float | None) -> LayerCh
     if DOWN not in own or UP not in own:
         raise UserError(f"{name} is without the other half of its weights; {AGAIN}")
     down, up = own[DOWN], own[UP]
-    if down.ndim < 2 or up.ndim < 2 or down.shape[0] != up.shape[1]:
+    if down.shape[0] != up.shape[1]:
         raise UserError(f"{name} has halves of different rank, {tuple(down.shape)} and {tuple(up.shape)}; {AGAIN}")
     if MID in own:
-        own[DOWN] = fold_middle(own.pop(MID), down)
+        middle = own.pop(MID)
+        if middle.ndim != 4 or tuple(middle.shape[:2]) != (len(down), len(down)):
+            raise UserError(f"{name} has a middle factor of another rank, {tuple(middle.shape)}; {AGAIN}")
+        own[DOWN] = fold_middle(middle, down)
     scale = own.pop(DORA_SCALE, None)
     if scale is not None:
         own[MAGNITUDE] = read_magnitudes(name, scale, outputs=len(up), inputs=down.shape[1], ndim=down.ndim)

@@ -62,6 +62,10 @@ class LayerNames:
         """Give the relative numbers of outputs of a layer's parts."""
         return self.shares.get(name, (1,) * len(self.layers[name]))
 
+    def is_changed(self, name: str) -> bool:
+        """Tell whether a layer's tensors differ between the file and diffusers."""
+        return len(self.layers[name]) > 1 or name in self.shift_first
+
     def order_halves(self, name: str, layer: LayerChange) -> LayerChange:
         """Exchange scale and shift where the file has them in the other order than diffusers."""
         swapped = name in self.shift_first and outputs_of(layer) == SHIFT_AND_SCALE * inputs_of(layer)
@@ -141,9 +145,9 @@ def separate(written: str, layer: LayerChange) -> dict[str, LayerChange]:
     template, number = split_number(written)
     if template not in READ_NAMES.layers:
         return {written: layer}
-    if (fault := find_fault(layer)) is not None:
-        raise UserError(f"{written} {fault}; {AGAIN}")
     parts = READ_NAMES.layers[template]
+    if READ_NAMES.is_changed(template) and (fault := find_fault(layer)) is not None:
+        raise UserError(f"{written} {fault}; {AGAIN}")
     try:
         ordered = READ_NAMES.order_halves(template, layer)
         pieces = [ordered] if len(parts) == 1 else split_layer(ordered, READ_NAMES.shares_of(template))
@@ -173,7 +177,7 @@ def join_original(layers: Layers, architecture: str | None) -> tuple[Layers, dic
             original[part, own] = layer
         elif template not in names.places:
             refused[part, own] = "the original code has no such layer"
-        elif (fault := find_fault(layer)) is not None:
+        elif names.is_changed(names.places[template][0]) and (fault := find_fault(layer)) is not None:
             raise UserError(f"{part}.{own} {fault}; {AGAIN}")
         else:
             name, place = names.places[template]
