@@ -115,6 +115,14 @@ class PromptTruncated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRead(Event):
+    """A prompt is read with weights, or in several chunks."""
+
+    message: str
+    """The prompt, its weights and the number of its chunks, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGenerated(Event):
     """One image of the last `GenerationStarted` is on disk."""
 

@@ -181,7 +181,7 @@ def test_zero_terminal_snr_generates_with_ddim_alone(zero_snr_base: Path) -> Non
 def test_guidance_1_is_the_prompt_s_prediction_alone(family: Family) -> None:
     generator = Generator(family)
     x = gaussian((4, 8, 8), [seeded(0)])
-    (stage,), known = family.stages, generator.read_prompts(["a dog", ""], 64, 64)[0].conditioning
+    (stage,), known = family.stages, generator.read_prompts(["a dog", ""], KNOBS, 64, 64)[0].conditioning
     both = {
         "encoder_hidden_states": torch.cat(
             [known[""]["encoder_hidden_states"], known["a dog"]["encoder_hidden_states"]]

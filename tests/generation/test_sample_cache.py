@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mascot.errors import UserError
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.prompts.prompt_reading import Reading
 from mascot.generation.sample_cache import SampleCache
 from mascot.storage.image_files import image_stem, open_image, read_png, save_png, write_image
 
@@ -43,6 +44,11 @@ class FakeGenerator:
     def size(self, knobs: Knobs) -> tuple[int, int]:
         """Eight pixels by default."""
         return knobs.height or 8, knobs.width or 8
+
+    def reading(self, prompt: str, knobs: Knobs) -> Reading:
+        """Brackets are weights; every other prompt is read as letters."""
+        del knobs
+        return Reading(weighted="(" in prompt)
 
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Generate in batches."""

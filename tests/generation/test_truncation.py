@@ -12,7 +12,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.truncation import describe_truncations
 from mascot.models.families.registry import load_family
-from mascot.progress import Event, PromptTruncated
+from mascot.progress import Event, PromptRead, PromptTruncated
 from tiny.families import CASCADES, MAKERS, tiny_base
 from tiny.stable_diffusion import tiny_stable_diffusion
 from tiny.world import World
@@ -26,6 +26,10 @@ READS = {
     "deepfloyd_if": {"text encoder": 77},
     "deepfloyd_if_cascade": {"text encoder": 77},
 }
+
+CLIPS = {"text encoder", "text encoder 2"}
+WHOLE = {"sd": {"text encoder"}, "sdxl": CLIPS, "sd3": CLIPS}
+"""Family -> the text encoders that read prompts to their ends in chunks, when generating."""
 
 
 @pytest.mark.parametrize("name", READS)
@@ -44,24 +48,30 @@ def test_each_text_encoder_says_what_it_leaves_out(tmp_path: Path, name: str) ->
         line = describe_truncations(stage, [LONG, "a dog", LONG])
         assert line.keys() == {LONG}
         assert line[LONG].count("\n") == 0
+        typed = describe_truncations(stage, [f"(({LONG}))", "a dog"], typed=True)
+        kept = READS[name].keys() - WHOLE.get(name, set())
+        assert typed.keys() == ({f"(({LONG}))"} if kept else set())
+        assert all(f"{encoder} reads" in "".join(typed.values()) for encoder in kept)
     assert set(READS) == {"sd", *MAKERS, *CASCADES}
 
 
-def test_a_generator_tells_once_of_each_prompt(tmp_path: Path) -> None:
-    family, events = load_family(str(tiny_stable_diffusion(tmp_path / "base")), device="cpu", precision="fp32"), []
+@pytest.mark.parametrize(("name", "kinds"), [("sdxl", [PromptRead]), ("flux", [PromptTruncated])])
+def test_a_generator_tells_once_of_each_prompt(tmp_path: Path, name: str, kinds: list[type[Event]]) -> None:
+    family, events = load_family(str(tiny_base(name, tmp_path / "base")), device="cpu", precision="fp32"), []
     generator = Generator(family, on_event=events.append)
     for prompt in (LONG, LONG, "a dog"):
         list(generator.generate([ImageRequest(prompt, 0)], Knobs(steps=1, negative=f"no {LONG}")))
-    assert [type(event) for event in events] == [PromptTruncated, PromptTruncated]
+    assert [type(event) for event in events] == kinds * 2
 
 
 def test_scoring_says_so_even_where_all_images_are_cached(world: World) -> None:
     for _ in range(2):
         events: list[Event] = []
         world.evaluate(prompts=[f"a {{subject}} {LONG}"], on_event=events.append)
-        told = [event for event in events if isinstance(event, PromptTruncated)]
+        told = [event for event in events if isinstance(event, PromptRead)]
         assert len(told) == 2  # with the token, and by the base without it
         assert "a sks dog a photo" in told[0].message
+        assert "is read in 12 chunks" in told[0].message
 
 
 def test_generate_says_so_on_stderr(
@@ -76,7 +86,5 @@ def test_generate_says_so_on_stderr(
     assert stop.value.code in {0, None}
     notes = [line for line in err.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
-    assert "text encoder reads 77 of" in notes[0]
-    assert "with a purple hat'" not in notes[0]
-    assert notes[0].endswith("...'.")
+    assert "is read in 12 chunks" in notes[0]
     assert len(out.splitlines()) == 4

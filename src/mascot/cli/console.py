@@ -35,6 +35,7 @@ from mascot.progress import (
     ImageGenerated,
     KnobsChosen,
     PhotosRead,
+    PromptRead,
     PromptTruncated,
     RunFinished,
     RunsPlanned,
@@ -67,8 +68,8 @@ def quiet_libraries() -> None:
 
 
 def show_note(event: Event) -> None:
-    """Print on stderr that a prompt is too long, where stdout lists files."""
-    if isinstance(event, PromptTruncated):
+    """Print on stderr how a prompt is read, where stdout lists files."""
+    if isinstance(event, PromptTruncated | PromptRead):
         Console(stderr=True).print(f"note: {event.message}.", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -202,6 +203,7 @@ RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
             on(KnobsChosen, lambda display, event: display.say(f"knobs: {event.reason}")),
             on(GenerationStarted, lambda display, event: display.start("generating", event.images)),
             on(PromptTruncated, lambda display, event: display.say(f"note: {event.message}.", style="yellow")),
+            on(PromptRead, lambda display, event: display.say(f"note: {event.message}.")),
             on(ImageGenerated, lambda display, _: display.update(advance=1)),
             on(ScoringStarted, lambda display, _: display.update(description=f"scoring {display.name}".strip())),
             on(DiagnosisFinished, keep_diagnosis),

@@ -115,7 +115,14 @@ def write_images(
     generator, _, name = open_generator(path, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
-        text = settings_text(request, knobs, generator.size(knobs), name, path.name)
+        text = settings_text(
+            request,
+            knobs,
+            generator.size(knobs),
+            name,
+            path.name,
+            reading=generator.reading(request.prompt, knobs).facts,
+        )
         target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
         typer.echo(target)
 

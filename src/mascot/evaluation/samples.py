@@ -174,7 +174,7 @@ def generate_samples(
         (own, task.class_requests, task.knobs, trained),
         (shared, task.class_requests, base_knobs, base),
     )
-    generator.report_truncations([request.prompt for _, requests, _, _ in orders for request in requests], on_event)
+    generator.prompt_reader.report([request.prompt for _, requests, _, _ in orders for request in requests], on_event)
     on_event(GenerationStarted(images=more + sum(len(requests) for _, requests, _, _ in orders)))
     kinds: list[ImageSet] = []
     for sample_cache, requests, knobs, weights in orders:

@@ -24,10 +24,10 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.prompts.truncation import describe_truncations
+from mascot.generation.prompts.prompt_reading import PromptReader, Reading
 from mascot.methods.registry import restore_of
 from mascot.models.devices import available_memory, gib, inference_bytes
-from mascot.progress import OnEvent, PromptTruncated, ignore
+from mascot.progress import OnEvent, ignore
 from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
 
 SMALLER = (
@@ -52,6 +52,12 @@ class StagePrompts:
     """Pixels."""
     conditioning: Mapping[str, Conditioning]
     """Prompt to its conditioning, a batch of one."""
+    negative: Mapping[str, Conditioning]
+    """Prompt to the negative prompt's conditioning in as many chunks, a batch of one."""
+
+    def shapes(self, prompt: str) -> list[torch.Size]:
+        """Return the shapes of a prompt's conditioning: prompts of one shape make a batch."""
+        return [value.shape for value in self.conditioning[prompt].values()]
 
 
 class Generator:
@@ -64,13 +70,23 @@ class Generator:
 
     The stages of a cascade run one after the other, each on the image of the stage before. Sizes
     are those of the last stage.
+
+    Prompts are read as users type them, with weights and in chunks (see `parse_prompt`). Without
+    `typed` they are read as captions are read in training. The number of chunks decides an image,
+    so it depends on the prompt and its negative prompt alone, and not on others in the batch.
     """
 
     def __init__(
-        self, family: Family, adapter: Adapter | None = None, *, batch_size: int = 8, on_event: OnEvent = ignore
+        self,
+        family: Family,
+        adapter: Adapter | None = None,
+        *,
+        batch_size: int = 8,
+        typed: bool = True,
+        on_event: OnEvent = ignore,
     ) -> None:
         self.family, self.batch_size, self.on_event = family, batch_size, on_event
-        self.announced = set[str]()
+        self.prompt_reader = PromptReader(family, typed=typed)
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
         self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
@@ -89,13 +105,13 @@ class Generator:
         knobs = self.with_defaults(knobs)
         height, width = self.size(knobs)
         self.scale_adapter(knobs)
-        stages = self.read_prompts([request.prompt for request in requests] + [knobs.negative], height, width)
+        stages = self.read_prompts([request.prompt for request in requests], knobs, height, width)
         if height * width > (ROOMY * self.family.stages[-1].resolution) ** 2:
             check_memory(stages, available_memory(device_of(stages[-1].stage)))
         size, start = self.batch_size, 0
         while start < len(requests):
             check_interrupted()
-            batch = requests[start : start + size]
+            batch = batch_of_one_shape(requests[start : start + size - start % size], stages)
             try:
                 images = self.generate_batch(batch, knobs, stages)
             except (RuntimeError, MemoryError) as error:
@@ -151,29 +167,35 @@ class Generator:
         assert last % stage.resolution == 0
         return last // stage.resolution
 
-    def report_truncations(self, prompts: Sequence[str], on_event: OnEvent) -> None:
-        """Send one event for each prompt that a text encoder does not read to its end.
+    def negative(self, knobs: Knobs) -> str:
+        """Return the negative prompt, or an empty one where no guidance uses it."""
+        embeds = self.family.stages[0].embeds_guidance
+        return knobs.negative if (knobs.true_guidance if embeds else knobs.guidance) != 1 else ""
 
-        No prompt is reported twice.
+    def reading(self, prompt: str, knobs: Knobs) -> Reading:
+        """Tell how a prompt and the negative prompt are read for one image.
+
+        Raises:
+            UserError: a prompt cannot be read (see `PromptReader.parse`).
         """
-        for prompt, line in describe_truncations(self.family.stages[0], prompts).items():
-            if prompt not in self.announced:
-                on_event(PromptTruncated(message=line))
-                self.announced.add(prompt)
+        return self.prompt_reader.reading(prompt, self.negative(knobs))
 
     @torch.no_grad()
-    def read_prompts(self, prompts: Sequence[str], height: int, width: int) -> list[StagePrompts]:
+    def read_prompts(self, prompts: Sequence[str], knobs: Knobs, height: int, width: int) -> list[StagePrompts]:
         """Compute each stage's conditioning of each distinct prompt, one prompt at a time.
 
-        `height` and `width` are those of the final image, in pixels. Event: `PromptTruncated`.
+        `height` and `width` are those of the final image, in pixels. Events: `PromptTruncated`,
+        `PromptRead`.
         """
-        self.report_truncations(prompts, self.on_event)
+        self.prompt_reader.report([*prompts, knobs.negative], self.on_event)
         stages: list[StagePrompts] = []
         for stage in self.family.stages:
             size = height // self.upscale_factor(stage), width // self.upscale_factor(stage)
             framing = Framing(original=size, target=size)
-            conditioning = {prompt: stage.condition([prompt], [framing]) for prompt in dict.fromkeys(prompts)}
-            stages.append(StagePrompts(stage=stage, height=size[0], width=size[1], conditioning=conditioning))
+            positive, negative = self.prompt_reader.condition(stage, prompts, self.negative(knobs), framing)
+            stages.append(
+                StagePrompts(stage=stage, height=size[0], width=size[1], conditioning=positive, negative=negative)
+            )
         return stages
 
     @torch.no_grad()
@@ -195,6 +217,12 @@ class Generator:
                 "the adapter's scales, train with lower learning rates, or use another base."
             )
         return [to_image(pixels) for pixels in pixels_BCHW]
+
+
+def batch_of_one_shape(requests: Sequence[ImageRequest], stages: Sequence[StagePrompts]) -> Sequence[ImageRequest]:
+    """Return the first requests whose prompts have as many chunks, which one batch can hold."""
+    shapes = [[prompts.shapes(request.prompt) for prompts in stages] for request in requests]
+    return requests[: next((index for index, other in enumerate(shapes) if other != shapes[0]), len(requests))]
 
 
 def check_memory(stages: Sequence[StagePrompts], available: int) -> None:
@@ -257,7 +285,7 @@ def denoise_stage(
         else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
     )
     positive = {**stack_conditioning([prompts.conditioning[request.prompt] for request in requests]), **image}
-    negative = {**stack_conditioning([prompts.conditioning[knobs.negative]] * len(requests)), **image}
+    negative = {**stack_conditioning([prompts.negative[request.prompt] for request in requests]), **image}
     return denoise(
         stage,
         noise,

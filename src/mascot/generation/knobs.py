@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -65,7 +66,15 @@ class ImageRequest:
     seed: int
 
 
-def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], base: str, adapter: str | None) -> str:
+def settings_text(
+    request: ImageRequest,
+    knobs: Knobs,
+    size: tuple[int, int],
+    base: str,
+    adapter: str | None,
+    *,
+    reading: Mapping[str, object] | None = None,
+) -> str:
     """Format all settings of an image as A1111's web UI writes them, which many tools read.
 
     Arguments:
@@ -74,6 +83,7 @@ def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], ba
         size: height and width in pixels.
         base: name of the base model.
         adapter: name of the adapter; None where there is none.
+        reading: what is said of how the prompts are read (see `Generator.reading`).
     """
     facts: dict[str, object] = {
         "Steps": knobs.steps,
@@ -86,5 +96,6 @@ def settings_text(request: ImageRequest, knobs: Knobs, size: tuple[int, int], ba
     facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
     if adapter is not None:
         facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
+    facts |= reading or {}
     negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
     return f"{request.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())

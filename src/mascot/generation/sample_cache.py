@@ -26,6 +26,7 @@ from torch import Tensor
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs, settings_text
+from mascot.generation.prompts.prompt_reading import Reading
 from mascot.protocols import Family
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.image_files import SEAL, image_stem, open_image, read_sealed, warn_of_unsealed, write_image
@@ -98,7 +99,8 @@ class SampleCache:
         height, width = generator.size(knobs)
         knobs = knobs.model_copy(update={"height": height, "width": width})
         base = f"{generator.family.name} {generator.family.identity}"
-        paths = [self._path_of(request, knobs, weights) for request in requests]
+        readings = {request.prompt: generator.reading(request.prompt, knobs) for request in requests}
+        paths = [self._path_of(request, knobs, weights, readings[request.prompt]) for request in requests]
         if all(read_sealed(path, (width, height)) for path in paths):
             yield from paths
             return
@@ -113,7 +115,9 @@ class SampleCache:
                 if index in waiting:
                     image = next(generated)
                     if path not in whole:
-                        write_image(image, path, settings_text(requests[index], knobs, (height, width), base, weights))
+                        facts = readings[requests[index].prompt].facts
+                        text = settings_text(requests[index], knobs, (height, width), base, weights, reading=facts)
+                        write_image(image, path, text)
                         whole.add(path)
                 yield path
 
@@ -168,8 +172,8 @@ class SampleCache:
 
         return torch.stack(self._recall(f"embeddings: {encoder.describe()}", keys, measure))
 
-    def _path_of(self, request: ImageRequest, knobs: Knobs, weights: str) -> Path:
-        key = _key(weights, request.prompt, request.seed, json.dumps(knobs.as_key(), sort_keys=True))
+    def _path_of(self, request: ImageRequest, knobs: Knobs, weights: str, reading: Reading) -> Path:
+        key = _key(weights, request.prompt, request.seed, json.dumps(knobs.as_key(), sort_keys=True), *reading.key)
         return self.folder / f"{image_stem(request.prompt, request.seed)}_{key[:12]}.png"
 
     def _recall(

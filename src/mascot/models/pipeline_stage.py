@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from mascot.diffusion.prompt_chunks import Chunk
 from mascot.errors import UserError
 from mascot.models.autoencoder import AUTOENCODER, Autoencoder, PixelSpace
 from mascot.models.base_files.file_contents import TEXT_PREFIX
@@ -119,6 +120,34 @@ class TextEncoders:
         The output has the hidden states of every layer.
         """
         return self.text_encoder(name)(self.token_ids(name, prompts), output_hidden_states=True)
+
+    def chunk_length(self, name: str) -> int:
+        """Return the most tokens of a chunk of a CLIP text encoder, without start and end."""
+        return int(self.tokenizers[name].model_max_length) - 2
+
+    def token_groups(self, name: str, text: str) -> list[tuple[int, ...]]:
+        """Tokenize a text for one text encoder; tokens of one added token stand together."""
+        tokenizer, (text,) = self.prepare_prompts(name, [text])
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        added = {one[0]: one for one in (self.tokens[name].added_ids if name in self.tokens else ())}
+        groups: list[tuple[int, ...]] = []
+        while ids:
+            group = added.get(ids[0], ())
+            count = len(group) if group and tuple(ids[: len(group)]) == group else 1
+            groups.append(tuple(ids[:count]))
+            ids = ids[count:]
+        return groups
+
+    def read_chunks(self, name: str, chunks: Sequence[Chunk]) -> list[Any]:
+        """Encode the chunks of one prompt, each by itself, as `read_clip` does, without weights."""
+        tokenizer: Any = self.prepare_prompts(name, [])[0]
+        outputs: list[Any] = []
+        for chunk in chunks:
+            ids = [tokenizer.bos_token_id, *chunk.tokens, tokenizer.eos_token_id]
+            ids += [tokenizer.pad_token_id] * (int(tokenizer.model_max_length) - len(ids))
+            ids_1N = torch.tensor([ids], device=self.device)
+            outputs.append(self.text_encoder(name)(ids_1N, output_hidden_states=True))
+        return outputs
 
     @torch.no_grad()
     def read_t5(self, name: str, prompts: Sequence[str], length: int | None = None) -> Tensor:

@@ -118,6 +118,12 @@ class LearnedTokens:
         self._pooling.eos_token_id = self._end
         self._added = 0
 
+    @property
+    def added_ids(self) -> list[tuple[int, ...]]:
+        """The ids of each added token, one for each of its rows."""
+        ids = self.tokenizer.convert_tokens_to_ids
+        return [tuple(map(ids, extension.tokens)) for extension in self._extensions[: self._added]]
+
     def rewrite(self, prompts: Sequence[str]) -> list[str]:
         """Replace the added tokens in prompts by the tokenizer's tokens for them.
 

@@ -231,7 +231,7 @@ def make_class_images(
     """
     if not recipe.prior.uses_class_images:
         return {}
-    generator = Generator(family)
+    generator = Generator(family, typed=False)  # class nouns are what training reads, not what a user typed
     knobs = Knobs(guidance=recipe.prior.guidance, steps=recipe.prior.steps, height=resolution, width=resolution)
     made: dict[str, list[Image.Image]] = {}
     for noun in recipe.subjects.class_nouns:

@@ -29,7 +29,7 @@ from mascot.generation.loading import DEVICE_REMEDY
 from mascot.methods.registry import DEFAULT
 from mascot.models.devices import choose_device
 from mascot.models.starter import EMBEDDED
-from mascot.progress import Event, FileWritten, OnEvent, PromptTruncated, ignore
+from mascot.progress import Event, FileWritten, OnEvent, PromptRead, PromptTruncated, ignore
 from mascot.recipe.overrides import parse_overrides
 from mascot.recipe.recipe import Recipe
 from mascot.recipe.unused_settings import check_given_once, check_undiagnosed, check_used, flatten
@@ -159,10 +159,10 @@ def score_suite_run(
 
 
 def notes_of(on_event: OnEvent, engine: str) -> OnEvent:
-    """Pass on which prompts are truncated, and no other event of a run; nothing from a cluster."""
+    """Pass on how prompts are read, and no other event of a run; nothing from a cluster."""
 
     def forward(event: Event) -> None:
-        if isinstance(event, PromptTruncated):
+        if isinstance(event, PromptTruncated | PromptRead):
             on_event(event)
 
     return forward if engine == "local" else ignore

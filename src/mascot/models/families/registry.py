@@ -140,6 +140,15 @@ def embeds_guidance(base: str) -> bool:
     return own is not None and own(source_of(base))
 
 
+def reads_chunks(base: str) -> bool:
+    """Tell whether a base reads weighted words and long prompts in chunks, from its index alone.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    return bool(getattr(import_module(FAMILIES[str(describe(base)["_class_name"])]), "CHUNKED", ()))
+
+
 def check_reading(base: str, reading: BaseReading) -> None:
     """Refuse settings of reading that a base's family cannot use, from its index alone.
 

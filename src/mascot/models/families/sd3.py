@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from mascot.diffusion.prompt_chunks import Chunk, join_states
 from mascot.models.adaptable_layers import JOINT_ATTENTION, JOINT_FEED_FORWARD
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.flow_stage import FlowStage
@@ -23,6 +25,7 @@ from mascot.protocols import Conditioning, Framing
 NAME = "sd3"
 CLIPS = ("text_encoder", "text_encoder_2")
 T5 = "text_encoder_3"
+CHUNKED = CLIPS
 PARTS = ("transformer", "vae", *CLIPS, T5)
 READINGS = ("clip_skip",)
 LAYOUT = PipelineLayout(
@@ -70,7 +73,17 @@ class StableDiffusion3Stage(FlowStage):
         """
         del framings
         outputs = [self.read_clip(name, prompts) for name in CLIPS]
-        states = torch.cat([output.hidden_states[-2 - self.clip_skip] for output in outputs], dim=-1)
+        return self.join(
+            [self.states(output) for output in outputs], [output.text_embeds for output in outputs], prompts
+        )
+
+    def states(self, output: Any) -> Tensor:
+        """Return the states in a CLIP's output that the transformer reads. Shape B x N x D."""
+        return output.hidden_states[-2 - self.clip_skip]
+
+    def join(self, clip_states: Sequence[Tensor], pooled: Sequence[Tensor], prompts: Sequence[str]) -> Conditioning:
+        """Join both CLIPs' states and pooled projections, and add the T5's states of prompts."""
+        states = torch.cat([*clip_states], dim=-1)
         if T5 in self.tokenizers:
             t5_states = self.read_t5(T5, prompts, T5_LENGTH)
         else:
@@ -80,8 +93,23 @@ class StableDiffusion3Stage(FlowStage):
         states = F.pad(states, (0, t5_states.shape[-1] - states.shape[-1]))
         return {
             "encoder_hidden_states": torch.cat([states, t5_states.to(states)], dim=-2),
-            "pooled_projections": torch.cat([output.text_embeds for output in outputs], dim=-1),
+            "pooled_projections": torch.cat([*pooled], dim=-1),
         }
+
+    @property
+    def chunk_lengths(self) -> Mapping[str, int]:
+        """The most tokens of a chunk, by CLIP; the T5 reads one text of `T5_LENGTH` tokens."""
+        return {name: self.chunk_length(name) for name in CHUNKED}
+
+    def condition_chunks(self, text: str, chunks: Mapping[str, Sequence[Chunk]], framing: Framing) -> Conditioning:
+        """Return the CLIPs' weighted states of all chunks, and the T5's states of the text.
+
+        The pooled projections are those of the first chunk. The T5 reads no weights, as in A1111.
+        """
+        del framing
+        outputs = {name: self.read_chunks(name, chunks[name]) for name in CLIPS}
+        states = [join_states([self.states(one) for one in outputs[name]], chunks[name]) for name in CLIPS]
+        return self.join(states, [outputs[name][0].text_embeds for name in CLIPS], [text])
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the transformer once; the prediction is float32."""
