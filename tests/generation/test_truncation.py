@@ -60,7 +60,7 @@ def test_a_generator_tells_once_of_each_prompt(tmp_path: Path, name: str, kinds:
     family, events = load_family(str(tiny_base(name, tmp_path / "base")), device="cpu", precision="fp32"), []
     generator = Generator(family, on_event=events.append)
     for prompt in (LONG, LONG, "a dog"):
-        list(generator.generate([ImageRequest(prompt, 0)], Knobs(steps=1, negative=f"no {LONG}")))
+        list(generator.generate([ImageRequest(prompt, 0)], Knobs(steps=1, height=64, width=64, negative=f"no {LONG}")))
     assert [type(event) for event in events] == kinds * 2
 
 
