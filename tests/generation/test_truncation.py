@@ -71,7 +71,7 @@ def test_scoring_says_so_even_where_all_images_are_cached(world: World) -> None:
         told = [event for event in events if isinstance(event, PromptRead)]
         assert len(told) == 2  # with the token, and by the base without it
         assert "a sks dog a photo" in told[0].message
-        assert "is read in 12 chunks" in told[0].message
+        assert "is read in 9 chunks" in told[0].message
 
 
 def test_generate_says_so_on_stderr(
@@ -86,5 +86,5 @@ def test_generate_says_so_on_stderr(
     assert stop.value.code in {0, None}
     notes = [line for line in err.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
-    assert "is read in 12 chunks" in notes[0]
+    assert "is read in 9 chunks" in notes[0]
     assert len(out.splitlines()) == 4

@@ -10,7 +10,8 @@ from PIL.Image import Image
 from mascot.generation.adapter_sources import AdapterSource, read_source
 from mascot.generation.knob_checks import check_knobs, scale_changes
 from mascot.generation.knobs import Knobs
-from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.prompts.prompt_reading import check_prompts
 from mascot.progress import OnEvent, ignore
 from mascot.storage.run_folder import Run
 
@@ -31,11 +32,12 @@ def generate(
     `adapter_sources.read_source`.
     In prompts, `{subject}` stands for token and class noun. Image k of each prompt has `seed + k`.
     Without `knobs`, those that training recommends are used. `base` replaces the path or hub id of
-    the base model that the adapter names. Event: `PromptTruncated`.
+    the base model that the adapter names. Events: `PromptTruncated`,
+    `PromptRead`.
 
     Raises:
         UserError: the adapter or its base model cannot be read, they do not fit together, or a
-            knob has no effect.
+            knob has no effect; or a prompt cannot be read.
     """
     source = read_source(run)
     adapter, path = resolve_adapter(source.file())
@@ -51,5 +53,6 @@ def generate(
         check_knobs(adapter, changed, knobs, base=base, write=str)
     chosen = (knobs or recommended).model_copy(update=scale_changes(source, adapter, changed))
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
+    check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(adapter))
     generator, _, _ = open_generator(path, base=base, on_event=on_event)
     return list(generator.generate(requests, chosen))

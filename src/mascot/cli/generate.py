@@ -99,7 +99,8 @@ def write_images(
     from mascot.cli.console import show_note
     from mascot.generation.knob_checks import check_knobs, scale_changes
     from mascot.generation.knobs import settings_text
-    from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
+    from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+    from mascot.generation.prompts.prompt_reading import check_prompts
     from mascot.storage.image_files import image_stem, write_new_image
     from mascot.storage.run_folder import images_folder
 
@@ -112,6 +113,7 @@ def write_images(
     knobs = change_knobs(recommended_knobs(adapter), changes)
     check_knobs(adapter, changes, knobs, base=base)
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
+    check_prompts([*(request.prompt for request in requests), knobs.negative], base or base_of(adapter))
     generator, _, name = open_generator(path, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):

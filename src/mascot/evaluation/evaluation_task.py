@@ -32,6 +32,7 @@ from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.loading import recommended_knobs
 from mascot.generation.prompts.live_nouns import is_live
 from mascot.generation.prompts.prompt_sets import PAPER, STARTER, together_prompts
+from mascot.generation.prompts.prompt_weights import parse_prompt
 from mascot.models.starter import is_embedded
 from mascot.protocols import Subject
 from mascot.recipe.recipe import Recipe
@@ -96,6 +97,11 @@ class EvaluationTask:
         if any(one.class_noun is None for one in named):
             return ()
         return tuple(fill(without_token(template, self.subject), self.subject) for template in self.templates)
+
+    @cached_property
+    def clip_prompts(self) -> tuple[str, ...]:
+        """The prompts without the token as CLIP reads them: without weights."""
+        return tuple(parse_prompt(prompt).text for prompt in self.prompts_without_token)
 
     def requests(self, prompts: Sequence[str]) -> list[ImageRequest]:
         """Request each prompt at every seed: image k has `seed + k`."""

@@ -288,8 +288,8 @@ def notes_on(task: EvaluationTask, encoders: EncoderPair) -> list[str]:
     kind = "a live subject" if task.live else "an object"
     notes = [f"prompts for {kind}: {len(task.templates)}, images of each: {task.images}"]
     if task.prompts_without_token:
-        notes.append(f"CLIP-T reads the prompts without the token: {task.prompts_without_token[0]!r}")
-        truncated = encoders.clip.truncated(task.prompts_without_token)
+        notes.append(f"CLIP-T reads the prompts without the token: {task.clip_prompts[0]!r}")
+        truncated = encoders.clip.truncated(task.clip_prompts)
         if truncated:
             notes.append(f"CLIP reads only the beginning of {len(truncated)} prompts, such as {truncated[0]!r}")
     if task.held_out:

@@ -88,7 +88,7 @@ class EmbeddedSamples:
 
         Shape B x D; without a class noun there are no rows.
         """
-        prompts = self.task.prompts_without_token
+        prompts = self.task.clip_prompts
         if not prompts:
             return torch.empty(0, 0)
         return self.encoders.clip.embed_prompts(prompts).repeat_interleave(self.task.images, dim=0)

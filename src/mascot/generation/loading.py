@@ -88,6 +88,11 @@ def reading_of(adapter: Adapter, path: Path) -> BaseReading:
         ) from error
 
 
+def base_of(adapter: Adapter) -> str | None:
+    """Return the base that an adapter was trained on; adapters of other tools do not say."""
+    return adapter.manifest.base if adapter.manifest else None
+
+
 def recommended_knobs(adapter: Adapter) -> Knobs:
     """Return the knobs that the knob search chose, else those of the run's recipe.
 

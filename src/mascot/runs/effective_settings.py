@@ -159,7 +159,7 @@ def caption_rows(run: TrainingRun) -> Rows:
     rows = [("captions", " | ".join(sorted(captions)[:4])), *variation_rows(run)]
     previews = [fill(prompt, run.recipe.subject) for prompt in run.recipe.previews.prompts if run.recipe.previews.every]
     for name, prompts in {"captions": dataset.prompts, "prompts": [*previews, run.recipe.knobs.negative]}.items():
-        truncated = describe_truncations(run.stage, prompts).values()
+        truncated = describe_truncations(run.stage, prompts, typed=name == "prompts").values()
         rows += [(f"{name} truncated", " | ".join(truncated))] * bool(truncated)
     return rows
 

@@ -32,6 +32,7 @@ from mascot.protocols import Family, Method, Subject
 from mascot.recipe.optimizer_needs import check_optimizer
 from mascot.recipe.recipe import Recipe
 from mascot.runs.phase_schedule import PhaseSpan
+from mascot.runs.previews import preview_prompts
 
 
 def load_base(recipe: Recipe) -> Family:
@@ -204,13 +205,15 @@ def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> No
     """Check settings against the loaded base, before class images are generated.
 
     Raises:
-        UserError: the method finds nothing to train; or the image size, the solver, the kind of
-            prediction or the loss weighting does not suit the base.
+        UserError: the method finds nothing to train; or the image size, the solver, a prompt's
+            weights, the kind of prediction or the loss weighting does not suit the base.
     """
     recipe.training.check()
     for span in spans:
         span.phase.trains(family.stages[span.stage])
     generator = Generator(family)
+    for prompt in (*(preview_prompts(recipe) if recipe.previews.every else ()), recipe.knobs.negative):
+        generator.prompt_reader.parse(prompt)
     knobs = generator.with_defaults(recipe.knobs)
     height, width = generator.size(knobs)
     for stage in family.stages:

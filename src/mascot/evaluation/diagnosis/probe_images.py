@@ -148,7 +148,7 @@ class ProbeImages:
 
         Each has shape N x I x Q; None without a class noun.
         """
-        prompts, clip = self.task.prompts_without_token, self.scorers.encoders.clip
+        prompts, clip = self.task.clip_prompts, self.scorers.encoders.clip
         if not prompts:
             return None, None
         prompts_QD = F.normalize(clip.embed_prompts(prompts).double(), dim=-1)

@@ -10,6 +10,7 @@ from mascot.errors import UserError, shorten
 from mascot.generation.prompts.chunk_plan import pad_plan, plan_chunks
 from mascot.generation.prompts.prompt_weights import WeightedPrompt, as_letters, parse_prompt
 from mascot.generation.prompts.truncation import describe_truncations
+from mascot.models.families.registry import reads_chunks
 from mascot.progress import OnEvent, PromptRead, PromptTruncated
 from mascot.protocols import Conditioning, Family, Framing, Stage
 
@@ -124,6 +125,17 @@ class PromptReader:
                 on_event(PromptRead(message=said))
             if prompt in truncated:
                 on_event(PromptTruncated(message=truncated[prompt]))
+
+
+def check_prompts(prompts: Iterable[str], base: str | None) -> None:
+    """Refuse prompts that cannot be read, before a base is loaded; without one, wrong syntax alone.
+
+    Raises:
+        UserError: see `parse_prompt` and `check_readable`.
+    """
+    for read in map(parse_prompt, prompts):
+        if base is not None and (read.weighted or len(read.parts) > 1):
+            check_readable(read, base, reads_chunks=reads_chunks(base))
 
 
 def check_readable(prompt: WeightedPrompt, base: str, *, reads_chunks: bool) -> None:
