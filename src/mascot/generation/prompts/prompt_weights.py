@@ -82,8 +82,8 @@ def parse_prompt(prompt: str) -> WeightedPrompt:
     """
     if found := _EXTRA_NETWORK.search(prompt):
         raise UserError(
-            f"{shorten(found.group())} stands in a prompt, and prompts load no adapters; leave it out, and give the "
-            "adapter's file beside the prompt."
+            f"{shorten(found.group())!r} stands in a prompt, and prompts load no adapters; leave it out, and name the "
+            "adapter before the prompt, as in owl.safetensors:0.8."
         )
     parts: list[list[_Piece]] = [[]]
     for piece in _weighted_pieces(prompt):
@@ -153,7 +153,7 @@ def _refuse_editing(bracket: str) -> None:
     """
     if _EDITING.search(bracket[1:-1]):
         raise UserError(
-            f"{shorten(bracket)} would change the prompt between steps, which mascot does not do; write one of its "
+            f"{shorten(bracket)!r} would change the prompt between steps, which mascot does not do; write one of its "
             r"words, or write \[ and \] where brackets are letters."
         )
 
