@@ -154,7 +154,7 @@ WRONG_TOGETHER = {
         ("[]", "at least 1"),
     ),
     "previews.prompts": (("['a {dog}']", "unknown placeholder"), ("['a }']", "lone }"), ("['']", "empty")),
-    "knobs.solver": (("ddmi", "did you mean 'ddim'"), ("''", "unknown solver")),
+    "knobs.solver": (("ddmi", "give one of ddim"), ("''", "unknown solver")),
     "knobs.height": (("100", "does not divide"),),
     "knobs.width": (("72", "does not divide"),),
     "class_noun": (("''", "class noun is empty"), ("' '", "class noun is empty")),

@@ -54,7 +54,7 @@ REFUSED: frozenset[str] = frozenset(
         "generate --steps 0",
         "generate --solver bogus",
         "generate --size 8x8",
-        "generate --size 64",
+        "generate --size 64x",
         "generate --base nowhere",
         "evaluate --cross-validate x",
         "evaluate --identity nowhere",

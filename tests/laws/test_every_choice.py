@@ -177,7 +177,7 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("generate", "--true-guidance"): (["--true-guidance", "0"], ["--true-guidance", "3"], ["--true-guidance", "-1"]),
     ("generate", "--negative"): (["--negative", "blurry"], ["--negative", ""]),
     ("generate", "--solver"): tuple(["--solver", name] for name in ("ddim", "dpm++", "euler", "unipc", "bogus")),
-    ("generate", "--size"): (["--size", "64x128"], ["--size", "8x8"], ["--size", "64"]),
+    ("generate", "--size"): (["--size", "64x128"], ["--size", "64"], ["--size", "8x8"], ["--size", "64x"]),
     ("generate", "--out"): (["--out", "{out}/deeper"],),
     ("evaluate", "runs"): (["{run}"], ["{run}", "{other}"]),
     ("evaluate", "--real"): (["--real", "{photos}"],),

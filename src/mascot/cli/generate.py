@@ -40,7 +40,7 @@ TrueGuidance = Annotated[
 ]
 SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)]
 SolverName = Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)]
-Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default=False)]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, or the side of a square.", show_default=False)]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
 ]
@@ -117,14 +117,8 @@ def write_images(
     generator, _, name = open_generator(path, base=base, on_event=show_note)
     knobs = generator.with_defaults(knobs)
     for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
-        text = settings_text(
-            request,
-            knobs,
-            generator.size(knobs),
-            name,
-            path.name,
-            reading=generator.reading(request.prompt, knobs).facts,
-        )
+        facts = generator.reading(request.prompt, knobs).facts
+        text = settings_text(request, knobs, generator.size(knobs), name, path.name, reading=facts)
         target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
         typer.echo(target)
 

@@ -176,7 +176,7 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
 
 
 def parse_size(size: str | None) -> dict[str, int]:
-    """Parse `WIDTHxHEIGHT`, in pixels; empty if nothing was given.
+    """Parse `WIDTHxHEIGHT`, or the side of a square, in pixels; empty if nothing was given.
 
     Raises:
         UserError: it is not of that form.
@@ -184,6 +184,7 @@ def parse_size(size: str | None) -> dict[str, int]:
     if size is None:
         return {}
     width, cross, height = size.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise UserError(f"--size {size!r} is not of the form WIDTHxHEIGHT, such as 512x768.")
+    height = height if cross else width
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UserError(f"--size {size!r} is not of the form WIDTHxHEIGHT; give 512x768, or 768 for a square.")
     return {"width": int(width), "height": int(height)}

@@ -155,10 +155,7 @@ class Generator:
         sides = knobs.height or self.resolution, knobs.width or self.resolution
         multiple = math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
         if any(side % multiple for side in sides):
-            raise UserError(
-                f"a side of {sides[1]}x{sides[0]} does not divide by {multiple}; choose sides that do with --size, or "
-                "with knobs.width and knobs.height in a recipe."
-            )
+            raise UserError(describe_wrong_size(*sides, multiple))
         return sides
 
     def upscale_factor(self, stage: Stage) -> int:
@@ -167,18 +164,13 @@ class Generator:
         assert last % stage.resolution == 0
         return last // stage.resolution
 
-    def negative(self, knobs: Knobs) -> str:
-        """Return the negative prompt, or an empty one where no guidance uses it."""
-        embeds = self.family.stages[0].embeds_guidance
-        return knobs.negative if (knobs.true_guidance if embeds else knobs.guidance) != 1 else ""
-
     def reading(self, prompt: str, knobs: Knobs) -> Reading:
         """Tell how a prompt and the negative prompt are read for one image.
 
         Raises:
             UserError: a prompt cannot be read (see `PromptReader.parse`).
         """
-        return self.prompt_reader.reading(prompt, self.negative(knobs))
+        return self.prompt_reader.reading(prompt, used_negative(self.family, knobs))
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[str], knobs: Knobs, height: int, width: int) -> list[StagePrompts]:
@@ -188,11 +180,12 @@ class Generator:
         `PromptRead`.
         """
         self.prompt_reader.report([*prompts, knobs.negative], self.on_event)
+        unwanted = used_negative(self.family, knobs)
         stages: list[StagePrompts] = []
         for stage in self.family.stages:
             size = height // self.upscale_factor(stage), width // self.upscale_factor(stage)
             framing = Framing(original=size, target=size)
-            positive, negative = self.prompt_reader.condition(stage, prompts, self.negative(knobs), framing)
+            positive, negative = self.prompt_reader.condition(stage, prompts, unwanted, framing)
             stages.append(
                 StagePrompts(stage=stage, height=size[0], width=size[1], conditioning=positive, negative=negative)
             )
@@ -217,6 +210,24 @@ class Generator:
                 "the adapter's scales, train with lower learning rates, or use another base."
             )
         return [to_image(pixels) for pixels in pixels_BCHW]
+
+
+def describe_wrong_size(height: int, width: int, multiple: int) -> str:
+    """Say that a side does not divide by a number, and which sizes next to it would do."""
+    lower, upper = (
+        "x".join(str(max(multiple, (side + more) // multiple * multiple)) for side in (width, height))
+        for more in (0, multiple - 1)
+    )
+    return (
+        f"a side of {width}x{height} does not divide by {multiple}; choose sides that do, such as "
+        f"{' or '.join(dict.fromkeys((lower, upper)))}, with --size, or with knobs.width and knobs.height in a recipe."
+    )
+
+
+def used_negative(family: Family, knobs: Knobs) -> str:
+    """Return the negative prompt, or an empty one where no guidance uses it."""
+    scale = knobs.true_guidance if family.stages[0].embeds_guidance else knobs.guidance
+    return knobs.negative if scale != 1 else ""
 
 
 def batch_of_one_shape(requests: Sequence[ImageRequest], stages: Sequence[StagePrompts]) -> Sequence[ImageRequest]:

@@ -88,8 +88,8 @@ class FlowStage(PipelineStage):
         """
         if name not in FLOW_SOLVERS:
             raise UserError(
-                f"unknown solver {name!r} of a flow for --solver (in a recipe knobs.solver)"
-                f"{suggest(name, FLOW_SOLVERS)}"
+                f"unknown solver {name!r} of a flow; give {' or '.join(FLOW_SOLVERS)} with --solver, or knobs.solver "
+                "in a recipe."
             )
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         if scheduler.config.use_dynamic_shifting or self.even_sigmas:

@@ -155,7 +155,9 @@ class UNetStage(PipelineStage):
         """
         del height, width
         if name not in SOLVERS:
-            raise UserError(f"unknown solver {name!r} for --solver (in a recipe knobs.solver){suggest(name, SOLVERS)}")
+            raise UserError(
+                f"unknown solver {name!r}; give one of {', '.join(SOLVERS)} with --solver, or knobs.solver in a recipe."
+            )
         kind, options = SOLVERS[name]
         if float(self.scheduler.alphas_cumprod[-1]) == 0 and name != "ddim":
             # The first step has infinite noise over signal (Lin et al. 2023); only DDIM's formula

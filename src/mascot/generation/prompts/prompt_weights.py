@@ -36,7 +36,7 @@ DIGITS = 6
 _SYNTAX = re.compile(r"\\[\\()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _EDITING = re.compile(r"(?<!\\)\||:\s*[\d.]+\s*$")
-_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+_EXTRA_NETWORK = re.compile(r"<\w+:[^<>]+>")
 _ESCAPED = re.compile(r"[\\()\[\]]")
 _PARTNER = {")": "(", "]": "["}
 
