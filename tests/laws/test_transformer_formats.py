@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -112,12 +112,11 @@ def test_what_other_tools_train_as_one_layer_comes_back_bit_for_bit(base: str, k
     assert all(torch.equal(written[name], tensor) for name, tensor in file.items())
 
 
-def fused_layer(kind: str, shape: tuple[int, ...], blocks: int, generator: torch.Generator) -> LayerChange:
+def fused_layer(kind: str, shape: Sequence[int], blocks: int, generator: torch.Generator) -> LayerChange:
     """Make a layer as other tools train it; the first factor of a LoKr divides into all parts."""
-    if len(shape) > 2 and kind != "dora":
-        return random_layer("lora", shape, 2, 1.0, generator)
-    if kind != "lokr":
-        return random_layer(kind, shape, 2, 1.0, generator)
+    if kind != "lokr" or len(shape) > 2:
+        chosen = "lora" if len(shape) > 2 and kind != "dora" else kind
+        return random_layer(chosen, tuple(shape), 2, 1.0, generator)
     first = torch.randn(blocks, 2, generator=generator)
     second = torch.randn(shape[0] // len(first), 2, generator=generator)
     return layer_of(

@@ -26,6 +26,8 @@ MAGNITUDE: Final = ".lora_magnitude_vector"
 """Name ending of a DoRA's magnitudes."""
 TEXT_PREFIX: Final = "text_model."
 """Prefix of text encoder layers in files; transformers 5 dropped it from its modules."""
+T5_PREFIX: Final = "encoder.block."
+"""How the layers of a T5 begin, in files and modules."""
 MOST_RANK: Final = 4096
 """Largest rank that is read from a file."""
 MOST_PATTERNS: Final = 20_000
@@ -46,7 +48,7 @@ def name_in_file(part: str, key: str) -> str:
 
     A projection after the encoder stands outside it, and a T5 has no such prefix.
     """
-    inside = part.startswith("text_encoder") and not key.startswith((TEXT_PREFIX, "text_projection", "encoder.block."))
+    inside = part.startswith("text_encoder") and not key.startswith((TEXT_PREFIX, "text_projection", T5_PREFIX))
     return f"{TEXT_PREFIX}{key}" if inside else key
 
 

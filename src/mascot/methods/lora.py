@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import (
+    T5_PREFIX,
     PartSettings,
     name_in_file,
     name_in_module,
@@ -237,12 +238,17 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     """Apply an exported LoRA to a stage that has no adapter.
 
     Raises:
-        UserError: the file is empty, or some tensors have no layer in this base model.
+        UserError: the file is empty, changes a T5, or has tensors without a layer in this base.
     """
     settings = read_settings(metadata)
     stray = [key for key in tensors if part_of(key) not in stage.parts or not any(mark in key for mark in TENSOR_MARKS)]
     if not tensors:
         raise UserError("this adapter is empty; train or export it again.")
+    if t5 := [key for key in stray if key.partition(".")[2].startswith(T5_PREFIX)]:
+        raise UserError(
+            f"this adapter changes a T5, in {list_some(t5)}, and mascot adapts no T5; "
+            "generate with the tool that wrote it, or give an adapter that leaves the T5 alone."
+        )
     if stray:
         raise UserError(
             f"this adapter does not fit the base: it has no part called {list_some(stray)}; "

@@ -17,8 +17,11 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from adapters.formats.low_rank_layers import applied, layer_of, random_layer
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.formats.layer_kinds import LayerChange
 from mascot.diffusion.noise import gaussian, seeded
+from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.methods.lora import restore
@@ -82,6 +85,9 @@ TEXT_LAYERS = [
     for number in (0, 1)
     for name in (*(f"self_attn.{letter}_proj" for letter in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 ]
+
+KOHYA_ENDINGS = {".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight",
+                 ".lora_magnitude_vector": ".dora_scale"}  # fmt: skip
 
 Changes = dict[str, tuple[Tensor, Tensor]]
 """Original layer -> its down and its up projection."""
@@ -302,3 +308,87 @@ def test_files_with_names_of_diffusers_are_the_plain_change(
     ours = with_file(bases[family], save(write(changes, layers), tmp_path))
     scale = ALPHA / RANK if write is onetrainer else 1.0
     assert np.abs(ours - by_hand(bases[family], layers, changes, scale)).max() <= ONE_LEVEL
+
+
+def product_of(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> LayerChange:
+    """Make a layer as LyCORIS trains it; the first factor of a LoKr divides into all parts."""
+    if kind != "lokr":
+        return random_layer(kind, shape, 2, 0.5, generator)
+    first = 0.3 * torch.randn(shape[0] // 2, 4, generator=generator)
+    return layer_of({".lokr_w1": first, ".lokr_w2": torch.randn(2, shape[1] // 4, generator=generator)}, 1, 1.0)
+
+
+def with_weights(base: Path, layers: Mapping[str, tuple[str, ...]], changes: Mapping[str, LayerChange]) -> np.ndarray:
+    """One image after the base's own weights were changed as the method defines it."""
+    family = load_family(str(base), device="cpu", precision="fp32")
+    module = family.stages[0].parts["transformer"]
+    for name, change in changes.items():
+        weights: list[Any] = [module.get_submodule(own).weight for own in layers[name]]
+        whole = torch.cat([weight.data for weight in weights])
+        swap = name in SHIFT_FIRST
+        changed = applied(torch.cat(list(reversed(whole.chunk(2)))) if swap else whole, change)
+        changed = torch.cat(list(reversed(changed.chunk(2)))) if swap else changed
+        for weight, new in zip(weights, changed.split([len(weight) for weight in weights]), strict=True):
+            weight.data = new.to(weight.dtype)
+    return generated(family)
+
+
+@pytest.mark.parametrize("kind", ["dora", pytest.param("loha", marks=pytest.mark.slow), "lokr"])
+@pytest.mark.parametrize("family", [pytest.param("sd3", marks=pytest.mark.slow), "flux"])
+def test_other_kinds_of_layers_are_applied_as_defined(
+    bases: Mapping[str, Path], family: str, kind: str, tmp_path: Path
+) -> None:
+    """A DoRA, which diffusers reads as a LoRA, and LoHa and LoKr, which it refuses."""
+    base = bases[family]
+    layers = {name: own for name, own in (SD3_LAYERS if family == "sd3" else {**FLUX_LAYERS, **FLUX_MORE}).items()
+              if name != "x_embedder.proj"}  # fmt: skip
+    shapes = {name: (len(up), down.shape[1]) for name, (down, up) in random_changes(base, layers).items()}
+    generator = torch.Generator().manual_seed(2)
+    changes = {name: product_of(kind, shape, generator) for name, shape in shapes.items()}
+    file: Tensors = {}
+    for name, change in changes.items():
+        for ending, tensor in change.tensors.items():
+            theirs = KOHYA_ENDINGS.get(ending, ending)
+            file[f"lora_unet_{name.replace('.', '_')}{theirs}"] = tensor[:, None] if theirs == ".dora_scale" else tensor
+        file[f"lora_unet_{name.replace('.', '_')}.alpha"] = torch.tensor(change.alpha)
+    ours = with_file(base, save(file, tmp_path))
+    assert np.abs(ours - with_weights(base, layers, changes)).max() <= ONE_LEVEL
+
+
+def test_a_lokr_that_is_cut_inside_a_block_is_applied_as_the_lora_it_equals(
+    bases: Mapping[str, Path], tmp_path: Path
+) -> None:
+    base = bases["flux"]
+    layers = {name: FLUX_MORE.get(name) or FLUX_LAYERS[name] for name in
+              ("single_blocks.0.linear1", "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj")}  # fmt: skip
+    generator = torch.Generator().manual_seed(3)
+    changes: dict[str, LayerChange] = {}
+    file: Tensors = {}
+    for name, (down, up) in random_changes(base, layers).items():
+        tensors = {
+            ".lokr_w1": torch.randn(4, 4, generator=generator),
+            ".lokr_w2_a": torch.randn(len(up) // 4, 2, generator=generator),
+            ".lokr_w2_b": 0.3 * torch.randn(2, down.shape[1] // 4, generator=generator),
+        }
+        changes[name] = layer_of(tensors, 2, 1.0)
+        file |= {f"lora_unet_{name.replace('.', '_')}{ending}": tensor for ending, tensor in tensors.items()}
+        file[f"lora_unet_{name.replace('.', '_')}.alpha"] = torch.tensor(1.0)
+    ours = with_file(base, save(file, tmp_path))
+    assert np.abs(ours - with_weights(base, layers, changes)).max() <= ONE_LEVEL
+
+
+@pytest.mark.parametrize("prefix", ["lora_te3_", "text_encoders.t5xxl.transformer."])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_change_of_the_t5_is_refused_by_name(
+    bases: Mapping[str, Path], family: str, prefix: str, tmp_path: Path
+) -> None:
+    layer = "encoder.block.0.layer.0.SelfAttention.q"
+    name = prefix + (layer.replace(".", "_") if prefix.endswith("_") else layer)
+    layers = {"final_layer.linear": ("proj_out",), "x_embedder.proj": ("pos_embed.proj",)}
+    kept = {key: own for key, own in layers.items() if family == "sd3" or "final" in key}
+    file = kohya(random_changes(bases[family], kept))
+    file |= {f"{name}.lora_down.weight": torch.ones(2, 64), f"{name}.lora_up.weight": torch.ones(32, 2)}
+    adapter = Adapter.read(save(file, tmp_path))
+    stage = load_family(str(bases[family]), device="cpu", precision="fp32").stages[0]
+    with pytest.raises(UserError, match=rf"changes a T5, in text_encoder_\d\.{layer}.*mascot adapts no T5"):
+        restore(stage, adapter.tensors, adapter.metadata)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mascot.adapters.formats.layer_names import FlatNames, join_patterns
-from mascot.adapters.lora_keys import TEXT_PREFIX
+from mascot.adapters.lora_keys import T5_PREFIX, TEXT_PREFIX
 
 LAYERS: Final = (
     *join_patterns(("text_model.encoder.layers.#.self_attn",), ("q_proj", "k_proj", "v_proj", "out_proj")),
@@ -15,12 +15,10 @@ LAYERS: Final = (
 PROJECTION: Final = "text_projection"
 """Layer after the encoder of those that have it."""
 CLIP: Final = FlatNames((*LAYERS, PROJECTION))
-T5_BLOCK: Final = "encoder.block."
-"""How the layers of a T5 begin, which SD3 and FLUX.1 have beside CLIPs."""
 T5: Final = FlatNames(
     (
-        *join_patterns((f"{T5_BLOCK}#.layer.#.SelfAttention",), ("q", "k", "v", "o")),
-        *join_patterns((f"{T5_BLOCK}#.layer.#.DenseReluDense",), ("wi_#", "wo")),
+        *join_patterns((f"{T5_PREFIX}#.layer.#.SelfAttention",), ("q", "k", "v", "o")),
+        *join_patterns((f"{T5_PREFIX}#.layer.#.DenseReluDense",), ("wi_#", "wo")),
     )
 )
 OLD_PROJECTIONS: Final[Mapping[str, str]] = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -52,7 +50,7 @@ def from_dotted(name: str) -> str:
     start, _, last = name.rpartition(".")
     old = last in OLD_PROJECTIONS and start.endswith(".self_attn")
     current = f"{start}.{OLD_PROJECTIONS[last]}" if old else name
-    return current if current.startswith((TEXT_PREFIX, PROJECTION, T5_BLOCK)) else f"{TEXT_PREFIX}{current}"
+    return current if current.startswith((TEXT_PREFIX, PROJECTION, T5_PREFIX)) else f"{TEXT_PREFIX}{current}"
 
 
 def to_kohya(part: str, layer: str, architecture: str | None, *, several: bool) -> str | None:

@@ -16,8 +16,10 @@ from mascot.adapters.adapter_checks import AGAIN
 from mascot.adapters.formats import flux_names, sd3_names
 from mascot.adapters.formats.fused_layers import (
     InseparableLayerError,
+    expand_kronecker,
     find_fault,
     inputs_of,
+    is_kronecker,
     join_layers,
     outputs_of,
     split_layer,
@@ -137,7 +139,27 @@ def separate_layers(layers: Layers) -> Layers:
             if (part, name) in own:
                 raise UserError(f"it has {part}.{name} twice, under two names; {AGAIN}")
             own[part, name] = piece
-    return own
+    return expand_products(own) if is_cut(layers, own) else own
+
+
+def is_cut(layers: Layers, own: Layers) -> bool:
+    """Tell whether some LoKrs of a transformer were split inside a block, and became LoRAs."""
+    before, after = ([change for (part, _), change in each.items() if part == PART] for each in (layers, own))
+    return all(map(is_kronecker, before)) and any(map(is_kronecker, after)) and not all(map(is_kronecker, after))
+
+
+def expand_products(layers: Layers) -> Layers:
+    """Write all LoKrs of a transformer as the LoRAs that they equal, since a part has one kind.
+
+    They stay what they are where one of them is equal to no small LoRA.
+    """
+    try:
+        return {
+            key: expand_kronecker(layer) if key[0] == PART and is_kronecker(layer) else layer
+            for key, layer in layers.items()
+        }
+    except InseparableLayerError:
+        return layers
 
 
 def separate(written: str, layer: LayerChange) -> dict[str, LayerChange]:
