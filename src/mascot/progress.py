@@ -96,6 +96,33 @@ class KnobsChosen(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterReadBack(Event):
+    """Training has read the adapter's file and generated a small image with it.
+
+    Levels are those of a color, 0..255.
+    """
+
+    layer: str
+    """The layer that the adapter changes most."""
+    layer_change: float
+    """Norm of its change, as a share of the norm of its weights."""
+    image_change: float
+    """Mean difference of the image from the base's, in levels."""
+    difference: int
+    """Largest difference from the image by what was trained, in levels; 0 is the same image."""
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Name and value of each fact, for reports."""
+        same = "the same image, bit for bit" if not self.difference else f"an image up to {self.difference} levels off"
+        return (
+            ("largest change of a layer", f"{self.layer_change:.2g} of its weights' norm ({self.layer})"),
+            ("change of an image", f"{self.image_change:.2g} of 255 levels on average"),
+            ("adapter's file", f"read back: {same}"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationStarted(Event):
     """Evaluation, diagnosis, cross-validation or a token search is about to get images.
 

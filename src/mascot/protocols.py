@@ -10,7 +10,7 @@ Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -251,10 +251,7 @@ class Stage(Protocol):
         ...
 
     def release_encoders(self, *, text: bool) -> None:
-        """Remove the image encoder, and with `text` the text encoders, from memory.
-
-        The next call that needs one loads it again.
-        """
+        """Drop the image encoder, and with `text` the text encoders, until a call needs them."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -365,10 +362,7 @@ class Phase(Protocol):
         ...
 
     def trains(self, stage: Stage) -> tuple[str, ...]:
-        """Name the parts that will be trained; UserError where the stage has nothing to train.
-
-        Other text encoders run only once a prompt.
-        """
+        """Name the parts that are trained, UserError if none can be; others run once a prompt."""
         ...
 
 
@@ -419,6 +413,10 @@ class AppliedAdapter(Protocol):
 
     def remove(self) -> None:
         """Remove the adapter, which restores the base model exactly."""
+        ...
+
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield each layer's name and how far it changes: the share of its weights' norm."""
         ...
 
 

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings, find_pattern
@@ -58,6 +60,25 @@ def adapter_parameters(layer: Any) -> Iterator[nn.Parameter]:
     for group in (getattr(layer, name) for name in dict.fromkeys(layer.adapter_layer_names)):
         if ADAPTER in group:
             yield from (group[ADAPTER],) if isinstance(group, nn.ParameterDict) else group[ADAPTER].parameters()
+
+
+@torch.no_grad()
+def relative_change(layer: Any) -> float:
+    """Return the norm of what an adapted layer adds to its weights, as a share of their norm.
+
+    The adapter is taken at full strength. A DoRA's weights are those with its magnitudes.
+    """
+    scaling = layer.scaling[ADAPTER]
+    layer.set_scale(ADAPTER, 1.0)
+    change = layer.get_delta_weight(ADAPTER).float()
+    layer.scaling[ADAPTER] = scaling
+    weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
+    magnitudes = getattr(layer, "lora_magnitude_vector", {})
+    if ADAPTER in magnitudes:
+        directed = (weight + change).flatten(1)
+        scale = magnitudes[ADAPTER].weight.detach().float().flatten() / directed.norm(dim=1)
+        change = (scale[:, None] * directed).view_as(weight) - weight
+    return (change.norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)).item()
 
 
 def disable_dropout(module: nn.Module) -> None:

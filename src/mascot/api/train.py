@@ -16,7 +16,8 @@ from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation, with_knobs
 from mascot.experiments.base_pool import base_pool
-from mascot.generation.generator import Generator
+from mascot.generation.generator import Generator, NoEffectError
+from mascot.generation.read_back import TrainedImage, read_back
 from mascot.progress import (
     CheckpointChosen,
     DiagnosisFailed,
@@ -31,10 +32,11 @@ from mascot.progress import (
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.effective_settings import TIME
-from mascot.runs.export import export_adapter, write_companions
+from mascot.runs.export import Companions, export_adapter
 from mascot.runs.opening import open_training_run
 from mascot.runs.training_run import TrainingRun
 from mascot.runs.training_steps import train_steps
+from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
 
@@ -59,8 +61,8 @@ def train(
     several runs on one base. With `until`, training ends after that step.
 
     Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`,
-    `StepTrained`, `CheckpointChosen`, `KnobsChosen`, `GenerationStarted` and `ImageGenerated` of
-    the diagnosis, `DiagnosisFinished` or `DiagnosisFailed`, `FileWritten`.
+    `StepTrained`, `CheckpointChosen`, `AdapterReadBack`, `KnobsChosen`, `GenerationStarted` and
+    `ImageGenerated` of the diagnosis, `DiagnosisFinished` or `DiagnosisFailed`, `FileWritten`.
 
     Raises:
         UserError: anything that the user can mend; no file that was there is lost.
@@ -104,21 +106,43 @@ def command_time(run: TrainingRun, validation: Validation) -> str:
 def choose_result(run: TrainingRun, validation: Validation) -> tuple[Adapter, Generator]:
     """Keep the best checkpoint, then the best knobs, and write the adapter.
 
-    Returns the adapter, and a generator that has it applied.
+    Returns the adapter, and a generator that has its file applied.
     """
     reason = validation.restore_best()
     run.on_event(CheckpointChosen(reason=reason))
-    adapter = export_adapter(run)
-    run.settings += [("checkpoint", reason), *write_companions(run, adapter)]
+    adapter, companions = export_adapter(run), Companions.collect(run)
+    trained = TrainedImage.generate(Generator(run.family), run.recipe.subject, run.resolution)
+    run.settings += [("checkpoint", reason), *companions.facts]
     run.detach()
-    generator = Generator(run.family, adapter, on_event=run.on_event)
+    generator = apply_trained(run, adapter)
     recommendation = validation.recommend(generator)
     adapter = with_knobs(adapter, recommendation)
-    adapter.write(run.files.adapter)
+    with atomic_write(run.files.adapter) as temporary:
+        adapter.write(temporary)
+        found = read_back(temporary, generator, trained)
+        companions.write(run, adapter)
+    run.on_event(found)
+    run.settings += found.rows
     if recommendation is not None:
         run.on_event(KnobsChosen(reason=recommendation.reason))
         run.settings.append(("knobs", recommendation.reason))
     return adapter, generator
+
+
+def apply_trained(run: TrainingRun, adapter: Adapter) -> Generator:
+    """Apply a run's adapter to its base.
+
+    Raises:
+        UserError: the adapter changes nothing.
+    """
+    try:
+        return Generator(run.family, adapter, on_event=run.on_event)
+    except NoEffectError as error:
+        raise UserError(
+            f"the adapter changes nothing after {run.loop.done} steps, as every layer's change is 0, so it is not "
+            f"written, and {run.files.folder} keeps its checkpoints; train again with higher learning rates, with "
+            "another --out."
+        ) from error
 
 
 def diagnose_run(run: TrainingRun, generator: Generator) -> Diagnosis | str:

@@ -24,6 +24,7 @@ from rich.table import Table as RichTable
 
 from mascot.errors import check_interrupted
 from mascot.progress import (
+    AdapterReadBack,
     CheckpointChosen,
     ClassImagesStarted,
     DiagnosisFailed,
@@ -157,6 +158,14 @@ def show_checkpoint(display: Display, event: CheckpointChosen) -> None:
     display.update(completed=display.steps, description="writing the report")
 
 
+def show_read_back(display: Display, event: AdapterReadBack) -> None:
+    """Print how much the adapter changes, and that its file holds it."""
+    for name, value in event.rows:
+        display.say(f"{name}: {value}")
+    if not event.image_change:
+        display.say("note: no pixel of a small image changes; train longer, or at higher rates.", style="yellow")
+
+
 def show_fold(display: Display, event: FoldStarted) -> None:
     """Name the photo that is held out."""
     display.name = f"without {event.photo} ({event.number} of {event.folds})"
@@ -201,6 +210,7 @@ RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
             on(StepTrained, show_step),
             on(CheckpointChosen, show_checkpoint),
             on(KnobsChosen, lambda display, event: display.say(f"knobs: {event.reason}")),
+            on(AdapterReadBack, show_read_back),
             on(GenerationStarted, lambda display, event: display.start("generating", event.images)),
             on(PromptTruncated, lambda display, event: display.say(f"note: {event.message}.", style="yellow")),
             on(PromptRead, lambda display, event: display.say(f"note: {event.message}.")),

@@ -41,6 +41,15 @@ ROOMY = 2
 """From this many times the base's own side on, memory is counted before anything is generated."""
 
 
+NO_EFFECT = (
+    "this adapter changes nothing, as every layer's change is 0; train it again, longer or at higher learning rates."
+)
+
+
+class NoEffectError(UserError):
+    """An adapter of which nothing would be seen in any image."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrompts:
     """What one stage generates: the image size, and the conditioning of each prompt."""
@@ -90,8 +99,20 @@ class Generator:
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
         self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
-            check_base(adapter, family)
-            self.applied = apply_adapter(adapter, family)
+            self.apply(adapter)
+
+    def apply(self, adapter: Adapter) -> None:
+        """Apply an adapter in place of the present one.
+
+        Raises:
+            UserError: it does not fit, is for another base, or changes nothing; none is applied.
+        """
+        self.remove_adapter()
+        check_base(adapter, self.family)
+        self.applied = apply_adapter(adapter, self.family)
+        if not any(change for _, change in self.changes()):
+            self.remove_adapter()
+            raise NoEffectError(NO_EFFECT)
 
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Generate all requests in order, in batches.
@@ -138,6 +159,12 @@ class Generator:
                 applied.remove()
         self.applied = (None,) * len(self.family.stages)
 
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield each layer's name and how far the adapter changes it (see `AppliedAdapter`)."""
+        for applied in self.applied:
+            if applied is not None:
+                yield from applied.changes()
+
     def with_defaults(self, knobs: Knobs) -> Knobs:
         """Return the knobs with a solver: their own, or the base's default."""
         return (
@@ -152,11 +179,15 @@ class Generator:
         Raises:
             UserError: a side is not a multiple of what the stages need.
         """
-        sides = knobs.height or self.resolution, knobs.width or self.resolution
-        multiple = math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
+        sides, multiple = (knobs.height or self.resolution, knobs.width or self.resolution), self.multiple
         if any(side % multiple for side in sides):
             raise UserError(describe_wrong_size(*sides, multiple))
         return sides
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of the final image must divide by, in pixels."""
+        return math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
 
     def upscale_factor(self, stage: Stage) -> int:
         """Return the ratio of the final image's side to this stage's side."""

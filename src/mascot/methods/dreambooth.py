@@ -5,7 +5,7 @@ On request, it trains the weights of the text encoders too.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -229,6 +229,12 @@ class DreamBoothApplied:
         """Restore the base model's own weights."""
         self.scale(dict.fromkeys(self.modules, 0.0))
 
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield each weight's name and its change, as a share of the weight."""
+        for part, weights in self.trained.items():
+            for name, weight in weights.items():
+                yield f"{part}.{name}", share_of(weight.detach(), self.base[part][name].detach().float())
+
 
 changes = sides_of
 
@@ -300,6 +306,11 @@ def extractable_layers(stage: Stage, part: str) -> list[str]:
     In text encoders they read projections alone.
     """
     return representable(stage.parts[part]) if part == stage.denoiser else stage.adaptable(part, "all")
+
+
+def share_of(trained: Tensor, base: Tensor) -> float:
+    """Return the norm of a weight's change, as a share of its norm; of zeros, the change itself."""
+    return ((trained - base).norm() / (base.norm() or 1.0)).item()
 
 
 def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -5,7 +5,7 @@ It trains low-rank changes of weights in the denoiser and the text encoders.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from mascot.adapters.peft_layers import (
     make_config,
     mismatched_keys,
     peft_config,
+    relative_change,
     unwrap,
 )
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
@@ -221,6 +222,12 @@ class LoraApplied:
     def remove(self) -> None:
         """Restore the base model's own layers."""
         unwrap(self.modules)
+
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield each layer's name and its change at full strength, as a share of its weights."""
+        for part, module in self.modules.items():
+            for name, layer in lora_layers(module):
+                yield f"{part}.{name}", relative_change(layer)
 
 
 @dataclass(frozen=True, slots=True)

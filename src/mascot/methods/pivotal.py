@@ -7,7 +7,7 @@ a lower learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -161,6 +161,11 @@ class PivotalApplied:
         """Restore the base model."""
         self.layers.remove()
         self.token.remove()
+
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield the changes of its layers, then those of its token."""
+        yield from self.layers.changes()
+        yield from self.token.changes()
 
 
 def conflicts(settings: PivotalSettings, before: PivotalSettings) -> dict[str, object]:

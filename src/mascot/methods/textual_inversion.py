@@ -8,7 +8,7 @@ Shape suffixes: N embedding rows of the token, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -272,6 +272,13 @@ class TokenApplied:
         """Restore the base model's own vocabularies."""
         for vocabulary in self.vocabularies.values():
             vocabulary.remove()
+
+    def changes(self) -> Iterator[tuple[str, float]]:
+        """Yield each token's change in each text encoder, as a share of its initial rows."""
+        for token in self.tokens:
+            for part, rows_ND in token.trained.items():
+                before_ND = token.initial[part]
+                yield f"{part}, {token.record.token}", ((rows_ND - before_ND).norm() / (before_ND.norm() or 1.0)).item()
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TokenApplied:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord, join_stages
@@ -85,27 +87,50 @@ def holds_same_weights(path: Path, adapter: Adapter) -> bool:
     return names and all(before[key].equal(tensor) for key, tensor in adapter.tensors.items())
 
 
-def write_companions(run: TrainingRun, adapter: Adapter) -> list[tuple[str, str]]:
-    """Write the other forms of the adapter, and whole models if the method changes the base.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """The other forms of a run's adapter, which are written once the adapter is proven."""
 
-    A model that holds the weights of the adapter already, which is written after it, is kept.
+    files: Mapping[str, Adapter]
+    """File name, without its ending, to content."""
+    models: tuple[int, ...]
+    """Indices of the stages whose whole base is written too, as the method changes it."""
+    facts: tuple[tuple[str, str], ...]
+    """Names and values for the report."""
 
-    Returns facts about them for the report, as names and values.
-    """
-    rows: list[tuple[str, str]] = []
-    finished = holds_same_weights(run.files.adapter, adapter)
-    for number, attached in sorted(run.attached.items()):
-        suffix = f"_{number + 1}" if number else ""
-        for name, companion in attached.companions().items():
-            described = companion.method is not None and not number
-            manifest = make_manifest(run, str(companion.method), companion.subject) if described else None
-            facts = adapter_facts(run, companion.subject)
-            header = facts.header(companion.tensors, companion.metadata, to="diffusers")
-            metadata = {**companion.metadata, **header}
-            other = Adapter(tensors=companion.tensors, metadata=metadata, manifest=manifest)
-            other.write(run.files.companion(f"{name}{suffix}"))
-            rows += companion.facts
-        if attached.changes_base and not (finished and run.files.model(suffix).exists()):
-            delete_model(run.files, suffix)
-            run.family.stages[number].save(run.files.model(suffix))
-    return rows
+    @classmethod
+    def collect(cls, run: TrainingRun) -> Companions:
+        """Collect the companions of all stages, while their methods are attached."""
+        files: dict[str, Adapter] = {}
+        facts: list[tuple[str, str]] = []
+        for number, attached in sorted(run.attached.items()):
+            for name, companion in attached.companions().items():
+                described = companion.method is not None and not number
+                manifest = make_manifest(run, str(companion.method), companion.subject) if described else None
+                known = adapter_facts(run, companion.subject)
+                header = known.header(companion.tensors, companion.metadata, to="diffusers")
+                metadata = {**companion.metadata, **header}
+                other = Adapter(tensors=companion.tensors, metadata=metadata, manifest=manifest)
+                files[f"{name}{suffix_of(number)}"] = other
+                facts += companion.facts
+        models = tuple(number for number, attached in sorted(run.attached.items()) if attached.changes_base)
+        return cls(files=files, models=models, facts=tuple(facts))
+
+    def write(self, run: TrainingRun, adapter: Adapter) -> None:
+        """Write the files, and the models with the weights that the base has now.
+
+        A model that holds the weights of the adapter already, which is written after it, is kept.
+        """
+        for name, other in self.files.items():
+            other.write(run.files.companion(name))
+        finished = bool(self.models) and holds_same_weights(run.files.adapter, adapter)
+        for number in self.models:
+            suffix = suffix_of(number)
+            if not (finished and run.files.model(suffix).exists()):
+                delete_model(run.files, suffix)
+                run.family.stages[number].save(run.files.model(suffix))
+
+
+def suffix_of(stage: int) -> str:
+    """Return what the names of a stage's files end in; nothing for the first stage."""
+    return f"_{stage + 1}" if stage else ""
