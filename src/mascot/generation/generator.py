@@ -8,7 +8,7 @@ Shape suffixes: B batch, C channel, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,17 +102,9 @@ class Generator:
             self.apply(adapter)
 
     def apply(self, adapter: Adapter) -> None:
-        """Apply an adapter in place of the present one.
-
-        Raises:
-            UserError: it does not fit, is for another base, or changes nothing; none is applied.
-        """
+        """Apply an adapter in place of the present one; see `apply_adapter`."""
         self.remove_adapter()
-        check_base(adapter, self.family)
         self.applied = apply_adapter(adapter, self.family)
-        if not any(change for _, change in self.changes()):
-            self.remove_adapter()
-            raise NoEffectError(NO_EFFECT)
 
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Generate all requests in order, in batches.
@@ -159,12 +151,6 @@ class Generator:
                 applied.remove()
         self.applied = (None,) * len(self.family.stages)
 
-    def changes(self) -> Iterator[tuple[str, float]]:
-        """Yield each layer's name and how far the adapter changes it (see `AppliedAdapter`)."""
-        for applied in self.applied:
-            if applied is not None:
-                yield from applied.changes()
-
     def with_defaults(self, knobs: Knobs) -> Knobs:
         """Return the knobs with a solver: their own, or the base's default."""
         return (
@@ -179,15 +165,11 @@ class Generator:
         Raises:
             UserError: a side is not a multiple of what the stages need.
         """
-        sides, multiple = (knobs.height or self.resolution, knobs.width or self.resolution), self.multiple
+        sides = knobs.height or self.resolution, knobs.width or self.resolution
+        multiple = math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
         if any(side % multiple for side in sides):
             raise UserError(describe_wrong_size(*sides, multiple))
         return sides
-
-    @property
-    def multiple(self) -> int:
-        """What height and width of the final image must divide by, in pixels."""
-        return math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
 
     def upscale_factor(self, stage: Stage) -> int:
         """Return the ratio of the final image's side to this stage's side."""
@@ -343,8 +325,10 @@ def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | No
     """Apply an adapter to every stage that it changes; the other stages give None.
 
     Raises:
-        UserError: the adapter does not fit; it is then applied to no stage.
+        UserError: the adapter is for another base, does not fit, or changes nothing; it is then
+            applied to no stage.
     """
+    check_base(adapter, family)
     restore = restore_of(adapter.manifest.method if adapter.manifest else None)
     shares = split_stages(adapter.tensors, adapter.metadata, len(family.stages))
     applied: list[AppliedAdapter | None] = []
@@ -353,12 +337,21 @@ def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | No
             # The first stage's method refuses an adapter without any tensor.
             changes_stage = tensors or (number == 0 and not adapter.tensors)
             applied.append(restore(stage, tensors, metadata) if changes_stage else None)
+        if not any(change for _, change in layer_changes(applied)):
+            raise NoEffectError(NO_EFFECT)
     except UserError:
         for one in applied:
             if one is not None:
                 one.remove()
         raise
     return tuple(applied)
+
+
+def layer_changes(applied: Iterable[AppliedAdapter | None]) -> Iterator[tuple[str, float]]:
+    """Yield each layer's name and how far it is changed, of all stages (see `AppliedAdapter`)."""
+    for one in applied:
+        if one is not None:
+            yield from one.changes()
 
 
 def to_image(pixels_CHW: Tensor) -> Image.Image:

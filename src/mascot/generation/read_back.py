@@ -16,7 +16,7 @@ import numpy as np
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.generation.generator import Generator
+from mascot.generation.generator import Generator, layer_changes
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.prompt_sets import together
 from mascot.progress import AdapterReadBack
@@ -45,7 +45,7 @@ class TrainedImage:
         `resolution` is the side of the images that the adapter is for, in pixels.
         """
         request = ImageRequest(fill(f"a photo of {together(subject) if subject.others else '{subject}'}", subject), 0)
-        side = small_side(resolution, generator.multiple)
+        side = small_side(resolution, generator.family.stages[-1].multiple)
         knobs = Knobs(steps=STEPS, guidance=1.0, height=side, width=side)
         return cls(request, knobs, image_values(generator, request, knobs))
 
@@ -55,7 +55,7 @@ class TrainedImage:
         scales = {"unet_scale": 0.0, "text_scale": 0.0}
         base = image_values(generator, self.request, self.knobs.model_copy(update=scales))
         generator.scale_adapter(self.knobs)
-        layer, change = max(generator.changes(), key=lambda pair: pair[1])
+        layer, change = max(layer_changes(generator.applied), key=lambda pair: pair[1])
         return AdapterReadBack(
             layer=layer,
             layer_change=change,
