@@ -99,12 +99,7 @@ class Generator:
         self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
         self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
         if adapter is not None:
-            self.apply(adapter)
-
-    def apply(self, adapter: Adapter) -> None:
-        """Apply an adapter in place of the present one; see `apply_adapter`."""
-        self.remove_adapter()
-        self.applied = apply_adapter(adapter, self.family)
+            self.applied = apply_adapter(adapter, family)
 
     def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
         """Generate all requests in order, in batches.

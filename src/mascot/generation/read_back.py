@@ -16,7 +16,7 @@ import numpy as np
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.generation.generator import Generator, layer_changes
+from mascot.generation.generator import Generator, apply_adapter, layer_changes
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.prompt_sets import together
 from mascot.progress import AdapterReadBack
@@ -81,7 +81,8 @@ def read_back(path: Path, generator: Generator, trained: TrainedImage) -> Adapte
     Raises:
         UserError: the file gives another image than what was trained.
     """
-    generator.apply(Adapter.read(path))
+    generator.remove_adapter()
+    generator.applied = apply_adapter(Adapter.read(path), generator.family)
     found = trained.compare(generator)
     if found.difference > ROUNDING:
         raise UserError(
