@@ -150,6 +150,14 @@ class PromptRead(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFitted(Event):
+    """An image to start from was changed in reading, or is generated at another size."""
+
+    message: str
+    """The image, and what was done, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGenerated(Event):
     """One image of the last `GenerationStarted` is on disk."""
 

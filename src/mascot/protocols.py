@@ -139,6 +139,10 @@ class Solver(Protocol):
         """Take a step along the prediction; the first item returned is the new sample."""
         ...
 
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Mix images and noise as they are at timesteps, one for each image; B x C x H x W."""
+        ...
+
 
 class Vocabulary(Protocol):
     """The tokens of one text encoder, to which trainable tokens can be added."""
@@ -244,10 +248,7 @@ class Stage(Protocol):
         ...
 
     def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
-        """Tell by text encoder what it leaves out of a prompt; empty where all is read.
-
-        The values are the prompt's tokens, how many of them are read, and the text left out.
-        """
+        """Give tokens, tokens read and text left out by text encoder; empty where all is read."""
         ...
 
     def release_encoders(self, *, text: bool) -> None:

@@ -216,7 +216,7 @@ def test_the_settings_say_what_is_done(family: Family) -> None:
 
     def text(prompt: str, knobs: Knobs) -> list[str]:
         facts = generator.reading(prompt, knobs).facts
-        return settings_text(ImageRequest(prompt, 0), knobs, (64, 64), "base", None, reading=facts).splitlines()
+        return settings_text(ImageRequest(prompt, 0), knobs, (64, 64), "base", None, facts=facts).splitlines()
 
     prompt, negative, line = text(f"({LONG}:1.1)", knobs)
     assert (prompt, negative) == (f"({LONG}:1.1)", "Negative prompt: (blurry:1.2)")

@@ -178,6 +178,19 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("generate", "--negative"): (["--negative", "blurry"], ["--negative", ""]),
     ("generate", "--solver"): tuple(["--solver", name] for name in ("ddim", "dpm++", "euler", "unipc", "bogus")),
     ("generate", "--size"): (["--size", "64x128"], ["--size", "64"], ["--size", "8x8"], ["--size", "64x"]),
+    ("generate", "--image"): (
+        ["--image", "{photos}/0.png", "--steps", "4"],
+        ["--image", "nowhere.png"],
+    ),
+    ("generate", "--strength"): (
+        *(["--strength", value, "--image", "{photos}/0.png", "--steps", "4"] for value in ("1", "0.3", "0", "2")),
+        ["--strength", "0.6"],
+    ),
+    ("generate", "--mask"): (
+        ["--mask", "{mask}", "--image", "{photos}/0.png", "--steps", "4"],
+        ["--mask", "{photos}/0.mask.png", "--image", "{photos}/0.png", "--steps", "4"],
+        ["--mask", "{mask}"],
+    ),
     ("generate", "--out"): (["--out", "{out}/deeper"],),
     ("evaluate", "runs"): (["{run}"], ["{run}", "{other}"]),
     ("evaluate", "--real"): (["--real", "{photos}"],),
@@ -261,6 +274,7 @@ class Mascot:
         names = ("photos", "identity", "clip", "captioner", "class_images", "run", "other", "evaluated", "collection")
         self.places = {name: str(folder / name) for name in names}
         self.places |= {"base": str(base), "recipe": str(folder / "recipe.toml"), "out": str(folder / "out")}
+        self.places |= {"mask": str(folder / "mask.png")}
         tiny_identity(folder / "identity")
         tiny_clip(folder / "clip")
         tiny_captioner("blip", folder / "captioner")
@@ -272,6 +286,9 @@ class Mascot:
                 noise(64 + number, 64).save(target / f"{number}.png")
         for number in range(3):
             Image.new("L", (64 + number, 64), 255).save(folder / "photos" / f"{number}.mask.png")
+        half = Image.new("L", (64, 64))
+        half.paste(255, (0, 0, 64, 32))
+        half.save(self.places["mask"])
         (folder / "collection" / "prompts_and_classes.txt").write_text(FILE, encoding="utf-8")
 
     def words(self, command: str, changed: Words | None = None) -> list[str]:

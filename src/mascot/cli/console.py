@@ -33,6 +33,7 @@ from mascot.progress import (
     FileWritten,
     FoldStarted,
     GenerationStarted,
+    ImageFitted,
     ImageGenerated,
     KnobsChosen,
     PhotosRead,
@@ -69,8 +70,8 @@ def quiet_libraries() -> None:
 
 
 def show_note(event: Event) -> None:
-    """Print on stderr how a prompt is read, where stdout lists files."""
-    if isinstance(event, PromptTruncated | PromptRead):
+    """Print on stderr what was done to prompts and images, where stdout lists files."""
+    if isinstance(event, PromptTruncated | PromptRead | ImageFitted):
         Console(stderr=True).print(f"note: {event.message}.", markup=False, highlight=False, soft_wrap=True)
 
 

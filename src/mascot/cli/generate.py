@@ -13,6 +13,7 @@ from mascot.errors import UserError
 if TYPE_CHECKING:
     from mascot.generation.adapter_sources import AdapterSource
     from mascot.generation.knobs import Knobs
+    from mascot.generation.start_image import SourceImage
 
 Words = Annotated[
     list[str],
@@ -41,6 +42,24 @@ TrueGuidance = Annotated[
 SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)]
 SolverName = Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)]
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, or the side of a square.", show_default=False)]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(help="An image to start from; its size is generated unless --size is given.", show_default=False),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        help="How much of --image is redrawn, above 0 and up to 1. By default 0.6, and 1 with a mask on an inpainting "
+        "base.",
+        show_default=False,
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="White where --image is redrawn, black where no bit of it changes; grays blend.", show_default=False
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
 ]
@@ -60,12 +79,16 @@ def generate(
     steps: SolverSteps = None,
     solver: SolverName = None,
     size: Size = None,
+    image: StartFrom = None,
+    strength: Strength = None,
+    mask: Mask = None,
     base: AdapterBase = None,
     out: Out = None,
 ) -> None:
     """Generate images with a trained adapter, by default with the knobs that training chose."""
     from mascot.cli.console import quiet_libraries
     from mascot.generation.adapter_sources import split_words
+    from mascot.generation.start_image import read_source_image
 
     quiet_libraries()
     sources, prompts = split_words(words, adapter or [])
@@ -79,13 +102,15 @@ def generate(
         "solver": solver,
     }
     changes = {name: value for name, value in knobs.items() if value is not None} | parse_size(size)
-    write_images(sources, prompts, changes, count=count, seed=seed, base=base, out=out)
+    source_image = read_source_image(image, mask=mask, strength=strength)
+    write_images(sources, prompts, changes, source_image, count=count, seed=seed, base=base, out=out)
 
 
 def write_images(
     sources: list[AdapterSource],
     prompts: list[str],
     changes: dict[str, float | str],
+    source_image: SourceImage | None = None,
     *,
     count: int,
     seed: int,
@@ -97,6 +122,7 @@ def write_images(
     `changes` are knobs that replace the recommended ones.
     """
     from mascot.cli.console import show_note
+    from mascot.generation.generator import fit_start
     from mascot.generation.knob_checks import check_knobs, scale_changes
     from mascot.generation.knobs import settings_text
     from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
@@ -105,9 +131,7 @@ def write_images(
     from mascot.storage.run_folder import images_folder
 
     if len(sources) > 1:
-        raise UserError(
-            f"one image is generated with one adapter; give one path or one --adapter, such as {sources[0].text}."
-        )
+        raise UserError(f"one image is generated with one adapter; give one path or --adapter: {sources[0].text}.")
     adapter, path = resolve_adapter(sources[0].file())
     changes = changes | scale_changes(sources[0], adapter, changes)
     knobs = change_knobs(recommended_knobs(adapter), changes)
@@ -115,10 +139,11 @@ def write_images(
     requests = plan_requests(adapter, prompts, count=count, seed=seed)
     check_prompts([*(request.prompt for request in requests), knobs.negative], base or base_of(adapter))
     generator, _, name = open_generator(path, base=base, on_event=show_note)
-    knobs = generator.with_defaults(knobs)
-    for request, image in zip(requests, generator.generate(requests, knobs), strict=True):
-        facts = generator.reading(request.prompt, knobs).facts
-        text = settings_text(request, knobs, generator.size(knobs), name, path.name, reading=facts)
+    start, knobs = fit_start(source_image, generator, generator.with_defaults(knobs), sized="width" in changes)
+    started = start.facts if start else {}
+    for request, image in zip(requests, generator.generate(requests, knobs, start), strict=True):
+        facts = {**generator.reading(request.prompt, knobs).facts, **started}
+        text = settings_text(request, knobs, generator.size(knobs), name, path.name, facts=facts)
         target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
         typer.echo(target)
 

@@ -127,6 +127,27 @@ def check_file(path: Path) -> None:
     Raises:
         UnusableImage: the file does not exist, is not a regular file, is a mask or is not an image.
     """
+    _check_regular(path)
+    if is_mask(path):
+        raise UnusableImage(path, "is a mask; name the photo that it belongs to.")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UnusableImage(path, OTHER_KINDS.get(path.suffix.lower(), UNKNOWN_KIND))
+
+
+def check_image_file(path: Path) -> None:
+    """Check a file as `check_file` does, where it is given as the only image; it may be a mask.
+
+    Raises:
+        UnusableImage: the file does not exist, is not a regular file or is not an image.
+    """
+    _check_regular(path)
+    if path.suffix.lower() not in EXTENSIONS:
+        kind, semicolon, _ = OTHER_KINDS.get(path.suffix.lower(), "").partition(";")
+        raise UnusableImage(path, f"{kind.rstrip('.')}; give a jpg or png." if kind + semicolon else UNKNOWN_KIND)
+
+
+def _check_regular(path: Path) -> None:
+    """Check that there is a regular file with a name of text."""
     if not os.path.lexists(path):
         raise UnusableImage(path, "does not exist.", whole_path=True)
     if not is_unicode(path.name):
@@ -137,19 +158,16 @@ def check_file(path: Path) -> None:
         raise UnusableImage(path, "is a folder, though it is named like an image.")
     if not path.is_file():
         raise UnusableImage(path, "is not a regular file.")
-    if is_mask(path):
-        raise UnusableImage(path, "is a mask; name the photo that it belongs to.")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise UnusableImage(path, OTHER_KINDS.get(path.suffix.lower(), UNKNOWN_KIND))
 
 
-def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
-    """Decode the first image of a file: upright, in sRGB, at most `LONGEST_SIDE` pixels a side.
+def decode(path: Path, background: Color, remarks: list[str], *, longest_side: int = LONGEST_SIDE) -> DecodedImage:
+    """Decode the first image of a file: upright, in sRGB, at most `longest_side` pixels a side.
 
     Args:
-        path: a file that `check_file` accepts.
+        path: a file that `check_file` or `check_image_file` accepts.
         background: the color that replaces transparent parts.
         remarks: gets one clause for each thing that the user should know about the file.
+        longest_side: larger images are reduced to it.
 
     Raises:
         UnusableImage: the file cannot be decoded, whatever error the decoder raises.
@@ -160,7 +178,7 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
             # Pillow warns from 90 megapixels; PIXEL_LIMIT decides here.
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
             with _open(file, path) as image:
-                decoded = _convert(image, path, background, remarks)
+                decoded = _convert(image, path, background, remarks, longest_side)
         remarks += dict.fromkeys(f"read with a warning ({_shorten(warning.message)})" for warning in caught)
     except UnusableImage:
         raise
@@ -170,6 +188,23 @@ def decode(path: Path, background: Color, remarks: list[str]) -> DecodedImage:
         raise_unrelated(error)
         raise UnusableImage(path, _explain(error)) from error
     return decoded
+
+
+def convert_image(
+    image: Image.Image, name: str, background: Color, remarks: list[str], *, longest_side: int = LONGEST_SIDE
+) -> DecodedImage:
+    """Convert an image in memory as `decode` converts that of a file; `name` stands in messages.
+
+    Raises:
+        UnusableImage: it cannot be converted, whatever error Pillow raises.
+    """
+    try:
+        return _convert(image, Path(name), background, remarks, longest_side)
+    except UnusableImage:
+        raise
+    except Exception as error:  # an image that was closed, or whose file is damaged
+        raise_unrelated(error)
+        raise UnusableImage(Path(name), _explain(error)) from error
 
 
 def read_mask(path: Path, decoded: DecodedImage) -> Image.Image | None:
@@ -220,7 +255,7 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
     return HeifImageFile(file)
 
 
-def _convert(image: Image.Image, path: Path, background: Color, remarks: list[str]) -> DecodedImage:
+def _convert(image: Image.Image, path: Path, background: Color, remarks: list[str], longest_side: int) -> DecodedImage:
     """Decode an opened image, turn it upright, convert it to RGB and reduce it."""
     if image.width * image.height > PIXEL_LIMIT:
         raise UnusableImage(path, TOO_MANY_PIXELS)
@@ -233,7 +268,8 @@ def _convert(image: Image.Image, path: Path, background: Color, remarks: list[st
         raise UnusableImage(path, "is fully transparent.")
     if transpose is not None:
         image, alpha = image.transpose(transpose), alpha and alpha.transpose(transpose)
-    return DecodedImage(image=_reduce(image), alpha=alpha and _reduce(alpha), full_size=image.size)
+    small_alpha = alpha and _reduce(alpha, longest_side)
+    return DecodedImage(image=_reduce(image, longest_side), alpha=small_alpha, full_size=image.size)
 
 
 def _read_orientation(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
@@ -299,9 +335,9 @@ def _to_srgb(image: Image.Image, remarks: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reduce(image: Image.Image) -> Image.Image:
-    """Reduce an image to `LONGEST_SIDE`; smaller ones stay as they are."""
-    scale = LONGEST_SIDE / max(image.size)
+def _reduce(image: Image.Image, longest_side: int) -> Image.Image:
+    """Reduce an image to a longest side in pixels; smaller ones stay as they are."""
+    scale = longest_side / max(image.size)
     if scale >= 1:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mascot.diffusion.guidance import cfg_conditioning, guided_prediction
+from mascot.diffusion.image_start import ImageStart
 from mascot.protocols import Conditioning, Solver, Stage
 
 
@@ -20,6 +21,7 @@ def denoise(
     negative: Conditioning,
     guidance_scale: float,
     true_guidance: float = 1.0,
+    start: ImageStart | None = None,
 ) -> Tensor:
     """Solve the probability flow ODE from noise to x0 (Song et al. 2021, arXiv 2011.13456, eq. 13).
 
@@ -31,14 +33,21 @@ def denoise(
         negative: Conditioning of the negative prompts, one row for each of the B images.
         guidance_scale: The guidance scale; 1 means no guidance (see `guided_prediction`).
         true_guidance: The scale of classifier-free guidance where `guidance_scale` is embedded.
+        start: An image to start from, in place of noise alone.
 
     Returns:
         The denoised latents x0, on the CPU.
     """
-    x = noise_BCHW * float(solver.init_noise_sigma)
+    first = 0
+    if start is None:
+        x = noise_BCHW * float(solver.init_noise_sigma)
+    else:
+        x, first = start.begin(noise_BCHW, solver)
     scale = true_guidance if stage.embeds_guidance else guidance_scale
     conditioning = cfg_conditioning(stage, positive, negative, scale, guidance_scale)
-    for timestep in solver.timesteps:
+    for number, timestep in enumerate(solver.timesteps[first:], first):
         prediction = guided_prediction(stage, solver.scale_model_input(x, timestep), timestep, conditioning, scale)
         x = solver.step(prediction, timestep, x, return_dict=False)[0]
+        if start is not None:
+            x = start.blend(x, noise_BCHW, solver, number + 1)
     return x

@@ -53,6 +53,15 @@ class EulerSolver:
         """Take one step along the predicted velocity."""
         return self.scheduler.step(model_output, timestep, sample, **options)  # pyright: ignore[reportArgumentType]
 
+    def set_begin_index(self, begin_index: int) -> None:
+        """Say which step is taken first, from 0."""
+        self.scheduler.set_begin_index(begin_index)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Mix images and noise at timesteps: x_t = (1 - sigma) x0 + sigma eps."""
+        mixed: Any = self.scheduler
+        return mixed.scale_noise(original_samples, timesteps, noise)
+
 
 def timestep_shift(config: Mapping[str, Any], tokens: int) -> float:
     """Return the timestep shift mu for a number of image tokens.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,14 +20,16 @@ from torch.nn import functional
 
 from mascot.adapters.adapter_file import Adapter, split_stages
 from mascot.diffusion.guidance import stack_conditioning
+from mascot.diffusion.image_start import ImageStart
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.prompt_reading import PromptReader, Reading
+from mascot.generation.start_image import SourceImage, StartImage, broadcast
 from mascot.methods.registry import restore_of
 from mascot.models.devices import available_memory, gib, inference_bytes
-from mascot.progress import OnEvent, ignore
+from mascot.progress import ImageFitted, OnEvent, ignore
 from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
 
 SMALLER = (
@@ -63,6 +65,10 @@ class StagePrompts:
     """Prompt to its conditioning, a batch of one."""
     negative: Mapping[str, Conditioning]
     """Prompt to the negative prompt's conditioning in as many chunks, a batch of one."""
+    start: ImageStart | None = None
+    """The encoded image that denoising starts from, a batch of one; None starts from noise."""
+    shown: Conditioning = field(default_factory=dict[str, Tensor])
+    """What an inpainting base sees of that image, a batch of one."""
 
     def shapes(self, prompt: str) -> list[torch.Size]:
         """Return the shapes of a prompt's conditioning: prompts of one shape make a batch."""
@@ -101,25 +107,32 @@ class Generator:
         if adapter is not None:
             self.applied = apply_adapter(adapter, family)
 
-    def generate(self, requests: Sequence[ImageRequest], knobs: Knobs) -> Iterator[Image.Image]:
-        """Generate all requests in order, in batches.
+    def generate(
+        self, requests: Sequence[ImageRequest], knobs: Knobs, start: StartImage | None = None
+    ) -> Iterator[Image.Image]:
+        """Generate all requests in order, in batches; from an image, where one is given.
 
-        A batch that does not fit the memory is halved and tried again.
+        A batch that does not fit the memory is halved and tried again. An image to start from must
+        have the size of the knobs.
 
         Raises:
             UserError: the size or the solver does not suit the base, one image does not fit the
-                memory, or what is generated are no finite numbers.
+                memory, the start's strength leaves no step, or what is generated are no finite
+                numbers.
         """
         knobs = self.with_defaults(knobs)
         height, width = self.size(knobs)
+        assert start is None or start.image.size == (width, height), "see `fit_start`"
         self.scale_adapter(knobs)
         stages = self.read_prompts([request.prompt for request in requests], knobs, height, width)
         if height * width > (ROOMY * self.family.stages[-1].resolution) ** 2:
             check_memory(stages, available_memory(device_of(stages[-1].stage)))
-        size, start = self.batch_size, 0
-        while start < len(requests):
+        if start is not None:
+            stages = [with_start(prompts, start, knobs) for prompts in stages]
+        size, done = self.batch_size, 0
+        while done < len(requests):
             check_interrupted()
-            batch = batch_of_one_shape(requests[start : start + size - start % size], stages)
+            batch = batch_of_one_shape(requests[done : done + size - done % size], stages)
             try:
                 images = self.generate_batch(batch, knobs, stages)
             except (RuntimeError, MemoryError) as error:
@@ -129,8 +142,8 @@ class Generator:
                     raise UserError(f"one image does not fit the memory; {SMALLER}.") from None
                 size = max(1, size // 2)
                 continue
-            yield from images
-            start += len(batch)
+            yield from images if start is None else map(start.restore_outside, images)
+            done += len(batch)
 
     def scale_adapter(self, knobs: Knobs) -> None:
         """Set the strength of the adapter in the denoiser and in the text encoders."""
@@ -148,11 +161,8 @@ class Generator:
 
     def with_defaults(self, knobs: Knobs) -> Knobs:
         """Return the knobs with a solver: their own, or the base's default."""
-        return (
-            knobs
-            if knobs.solver is not None
-            else knobs.model_copy(update={"solver": self.family.stages[0].default_solver})
-        )
+        default = self.family.stages[0].default_solver
+        return knobs if knobs.solver is not None else knobs.model_copy(update={"solver": default})
 
     def size(self, knobs: Knobs) -> tuple[int, int]:
         """Return the height and width of the final image in pixels.
@@ -161,16 +171,10 @@ class Generator:
             UserError: a side is not a multiple of what the stages need.
         """
         sides = knobs.height or self.resolution, knobs.width or self.resolution
-        multiple = math.lcm(*(stage.multiple * self.upscale_factor(stage) for stage in self.family.stages))
+        multiple = size_multiple(self.family)
         if any(side % multiple for side in sides):
             raise UserError(describe_wrong_size(*sides, multiple))
         return sides
-
-    def upscale_factor(self, stage: Stage) -> int:
-        """Return the ratio of the final image's side to this stage's side."""
-        last = self.family.stages[-1].resolution
-        assert last % stage.resolution == 0
-        return last // stage.resolution
 
     def reading(self, prompt: str, knobs: Knobs) -> Reading:
         """Tell how a prompt and the negative prompt are read for one image.
@@ -191,7 +195,8 @@ class Generator:
         unwanted = used_negative(self.family, knobs)
         stages: list[StagePrompts] = []
         for stage in self.family.stages:
-            size = height // self.upscale_factor(stage), width // self.upscale_factor(stage)
+            ratio = upscale_factor(self.family, stage)
+            size = height // ratio, width // ratio
             framing = Framing(original=size, target=size)
             positive, negative = self.prompt_reader.condition(stage, prompts, unwanted, framing)
             stages.append(
@@ -242,6 +247,54 @@ def batch_of_one_shape(requests: Sequence[ImageRequest], stages: Sequence[StageP
     """Return the first requests whose prompts have as many chunks, which one batch can hold."""
     shapes = [[prompts.shapes(request.prompt) for prompts in stages] for request in requests]
     return requests[: next((index for index, other in enumerate(shapes) if other != shapes[0]), len(requests))]
+
+
+def fit_start(
+    source: SourceImage | None, generator: Generator, knobs: Knobs, *, sized: bool
+) -> tuple[StartImage | None, Knobs]:
+    """Size an image for a generator; returns it with the knobs of its size. None stays None.
+
+    `sized` says that the user chose the size in the knobs; otherwise the image decides it. Event:
+    `ImageFitted`, for each thing that was done to the image.
+
+    Raises:
+        UserError: the size does not suit the base, or leaves nothing of the mask.
+    """
+    if source is None:
+        return None, knobs
+    multiple = size_multiple(generator.family)
+    size = generator.size(knobs) if sized else source.fit_size(generator.resolution, multiple)
+    start = source.cut(size, generator.family.stages[0])
+    for note in start.notes:
+        generator.on_event(ImageFitted(message=note))
+    return start, knobs.model_copy(update={"height": size[0], "width": size[1]})
+
+
+def size_multiple(family: Family) -> int:
+    """Return the number that the sides of the final image must be divisible by, in pixels."""
+    return math.lcm(*(stage.multiple * upscale_factor(family, stage) for stage in family.stages))
+
+
+def upscale_factor(family: Family, stage: Stage) -> int:
+    """Return the ratio of the final image's side to a stage's side."""
+    last = family.stages[-1].resolution
+    assert last % stage.resolution == 0
+    return last // stage.resolution
+
+
+def with_start(prompts: StagePrompts, start: StartImage, knobs: Knobs) -> StagePrompts:
+    """Add an image to start from, encoded for a stage.
+
+    Raises:
+        UserError: the strength leaves no step, or encoding does not fit the memory.
+    """
+    try:
+        encoded, shown = start.encode(prompts.stage, prompts.height, prompts.width, knobs)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"encoding the image does not fit the memory; {SMALLER}.") from None
+    return replace(prompts, start=encoded, shown=shown)
 
 
 def check_memory(stages: Sequence[StagePrompts], available: int) -> None:
@@ -303,6 +356,7 @@ def denoise_stage(
         if before_BCHW is None
         else stage.image_conditioning(functional.interpolate(before_BCHW, shape[1:], mode="nearest"), generators)
     )
+    image = {**image, **broadcast(prompts.shown, len(requests))}
     positive = {**stack_conditioning([prompts.conditioning[request.prompt] for request in requests]), **image}
     negative = {**stack_conditioning([prompts.negative[request.prompt] for request in requests]), **image}
     return denoise(
@@ -313,6 +367,7 @@ def denoise_stage(
         negative=negative,
         guidance_scale=knobs.guidance,
         true_guidance=knobs.true_guidance,
+        start=prompts.start,
     )
 
 

@@ -73,7 +73,7 @@ def settings_text(
     base: str,
     adapter: str | None,
     *,
-    reading: Mapping[str, object] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> str:
     """Format all settings of an image as A1111's web UI writes them, which many tools read.
 
@@ -83,19 +83,19 @@ def settings_text(
         size: height and width in pixels.
         base: name of the base model.
         adapter: name of the adapter; None where there is none.
-        reading: what is said of how the prompts are read (see `Generator.reading`).
+        facts: how prompts are read (`Generator.reading`), and the start (`StartImage.facts`).
     """
-    facts: dict[str, object] = {
+    settings: dict[str, object] = {
         "Steps": knobs.steps,
         "Sampler": knobs.solver,
         "CFG scale": knobs.guidance,
         "Seed": request.seed,
     }
     if knobs.true_guidance != 1:
-        facts |= {"True CFG scale": knobs.true_guidance}
-    facts |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
+        settings |= {"True CFG scale": knobs.true_guidance}
+    settings |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
     if adapter is not None:
-        facts |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
-    facts |= reading or {}
+        settings |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
+    settings |= facts or {}
     negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
-    return f"{request.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
+    return f"{request.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in settings.items())

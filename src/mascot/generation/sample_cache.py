@@ -116,7 +116,7 @@ class SampleCache:
                     image = next(generated)
                     if path not in whole:
                         facts = readings[requests[index].prompt].facts
-                        text = settings_text(requests[index], knobs, (height, width), base, weights, reading=facts)
+                        text = settings_text(requests[index], knobs, (height, width), base, weights, facts=facts)
                         write_image(image, path, text)
                         whole.add(path)
                 yield path

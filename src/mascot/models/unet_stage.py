@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
 
 from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
@@ -23,7 +24,11 @@ from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_endi
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.base_files.file_contents import check_channels
 from mascot.models.pipeline_stage import PipelineStage
-from mascot.protocols import Solver
+from mascot.protocols import Conditioning, Solver, Stage
+
+MASK, SHOWN = "inpainting_mask", "shown_latents"
+"""Names in the conditioning of an inpainting base: mask, and latents of the image outside it."""
+NO_IMAGE: Conditioning = {}
 
 
 @dataclass(kw_only=True)
@@ -133,12 +138,21 @@ class UNetStage(PipelineStage):
                 self.image_codec.release()
         return self.encoded_empty[height, width]
 
-    def run_unet(self, noisy_BCHW: Tensor, timestep_B: Tensor, states_BND: Tensor, **conditioning: object) -> Tensor:
-        """Run the UNet once, with more keyword inputs; the prediction is float32."""
+    def run_unet(
+        self,
+        noisy_BCHW: Tensor,
+        timestep_B: Tensor,
+        states_BND: Tensor,
+        *,
+        image: Conditioning = NO_IMAGE,
+        **conditioning: object,
+    ) -> Tensor:
+        """Run the UNet once; the prediction is float32. `image` is for inpainting bases."""
         dtype = self.dtype_of(self.unet)
         noisy, states = noisy_BCHW.to(self.device, dtype), states_BND.to(dtype)
         if self.is_inpainting:
-            noisy = join_empty_image(self, noisy)
+            given = [image[name].to(noisy) for name in (MASK, SHOWN) if name in image]
+            noisy = torch.cat([noisy, *given], dim=1) if given else join_empty_image(self, noisy)
         unet: Any = self.unet
         return unet(noisy, timestep_B, encoder_hidden_states=states, return_dict=False, **conditioning)[0].float()
 
@@ -166,6 +180,24 @@ class UNetStage(PipelineStage):
         solver = kind.from_config(self.scheduler.config, **options)
         solver.set_timesteps(steps)
         return solver
+
+
+def reads_mask(stage: Stage) -> bool:
+    """Tell whether a stage's denoiser also reads a mask, and the image outside it."""
+    return isinstance(stage, UNetStage) and stage.is_inpainting
+
+
+@torch.no_grad()
+def inpainting_conditioning(stage: Stage, pixels_BCHW: Tensor, mask_B1HW: Tensor) -> Conditioning:
+    """Return what an inpainting base reads of an image: a mask, and the latents with gray in it.
+
+    Args:
+        stage: one that `reads_mask`.
+        pixels_BCHW: the image, in -1..1.
+        mask_B1HW: of the same size, 1 where pixels are hidden; so are the cells of such pixels.
+    """
+    shown = stage.encode(pixels_BCHW * (1 - mask_B1HW)).mean_BCHW
+    return {MASK: functional.adaptive_max_pool2d(mask_B1HW, shown.shape[-2:]), SHOWN: shown}
 
 
 def join_empty_image(stage: UNetStage, noisy_BCHW: Tensor) -> Tensor:

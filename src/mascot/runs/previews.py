@@ -27,5 +27,5 @@ def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: in
     requests = [ImageRequest(prompt, recipe.previews.seed + i) for i, prompt in enumerate(prompts)]
     for i, image in enumerate(generator.generate(requests, knobs)):
         facts = generator.reading(requests[i].prompt, knobs).facts
-        text = settings_text(requests[i], knobs, (resolution, resolution), recipe.base, f"step {step}", reading=facts)
+        text = settings_text(requests[i], knobs, (resolution, resolution), recipe.base, f"step {step}", facts=facts)
         write_image(image, files.preview(step, i), text)

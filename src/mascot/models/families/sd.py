@@ -70,7 +70,7 @@ class StableDiffusionStage(UNetStage):
 
     def predict(self, noisy_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the UNet once; the prediction is float32."""
-        return self.run_unet(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"])
+        return self.run_unet(noisy_BCHW, timestep_B, conditioning["encoder_hidden_states"], image=conditioning)
 
     def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
         """Return what the text encoder leaves out of a prompt."""

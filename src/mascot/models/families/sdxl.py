@@ -76,7 +76,7 @@ class StableDiffusionXLStage(UNetStage):
         """Run the UNet once; the prediction is float32."""
         added = {name: conditioning[name].to(self.dtype_of(self.unet)) for name in ("text_embeds", "time_ids")}
         states_BND = conditioning["encoder_hidden_states"]
-        return self.run_unet(noisy_BCHW, timestep_B, states_BND, added_cond_kwargs=added)
+        return self.run_unet(noisy_BCHW, timestep_B, states_BND, image=conditioning, added_cond_kwargs=added)
 
     def truncations(self, prompt: str) -> Mapping[str, tuple[int, int, str]]:
         """Return what each text encoder leaves out of a prompt."""
