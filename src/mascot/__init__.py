@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mascot.api.adapters.convert import convert
     from mascot.api.adapters.inspect import inspect
     from mascot.api.diagnose import diagnose
     from mascot.api.doctor import doctor
@@ -41,6 +42,7 @@ PUBLIC = {
     "Scores": "mascot.evaluation.scores",
     "UserError": "mascot.errors",
     "compare": "mascot.api.experiments.compare",
+    "convert": "mascot.api.adapters.convert",
     "cross_validate": "mascot.api.experiments.cross_validate",
     "diagnose": "mascot.api.diagnose",
     "doctor": "mascot.api.doctor",
@@ -60,6 +62,7 @@ __all__ = [
     "Scores",
     "UserError",
     "compare",
+    "convert",
     "cross_validate",
     "diagnose",
     "doctor",

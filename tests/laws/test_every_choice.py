@@ -112,6 +112,7 @@ COMMANDS: Mapping[str, Words] = {
     },
     "token": {"--candidates": ["--candidates", "1"]},
     "inspect": {"files": ["{run}"]},
+    "convert": {"adapter": ["{run}"], "out": ["{out}/a.safetensors"], "--to": ["--to", "diffusers"]},
     "doctor": {
         "photos": ["{photos}"],
         "--class-noun": ["--class-noun", "dog"],
@@ -133,6 +134,7 @@ FILES: Mapping[str, Sequence[str]] = {
     "sweep": ("{out}/leaderboard.json", "{out}/leaderboard.html"),
     "token": (),
     "inspect": (),
+    "convert": ("{out}/*",),
     "doctor": (),
 }
 """Command -> the files that it promises, as patterns."""
@@ -217,6 +219,10 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("sweep", "--out"): (["--out", "{out}/deeper"],),
     ("token", "--base"): (["--base", "starter"], ["--base", "nowhere"]),
     ("token", "--candidates"): (["--candidates", "1"], ["--candidates", "2"]),
+    ("convert", "adapter"): (["{run}"], ["{other}/adapter.safetensors"], ["nowhere"]),
+    ("convert", "out"): (["{out}/deeper/b.safetensors"], ["{out}/b.bin"]),
+    ("convert", "--to"): (["--to", "diffusers"], ["--to", "kohya"], ["--to", "comfyui"], ["--to", "peft"]),
+    ("convert", "--dtype"): (["--dtype", "fp32"], ["--dtype", "fp16"], ["--dtype", "bf16"]),
     ("doctor", "--measure"): (["--measure"], ["--no-measure"]),
 }
 """Command and option -> words of its cases, in place of those of its type."""

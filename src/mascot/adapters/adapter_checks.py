@@ -17,6 +17,8 @@ AGAIN = "get the file again from where it comes from, or train it again."
 """Remedy for a damaged file."""
 LARGEST_PRODUCT = 1e12
 """Bound of a down projection's largest value times the up projection's, beyond any healthy one."""
+PEFT_PREFIX = "base_model.model."
+"""How peft's own names begin, after the part."""
 PRODUCT_TENSOR = re.compile(r"^(?P<layer>.+)\.(?P<kind>hada|lokr)_(?P<name>\w+)$")
 """Name of a tensor of a LoHa or a LoKr."""
 FACTORS: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
@@ -149,7 +151,8 @@ def rank_faults(key: str, layer: str, rank: int, settings: Mapping[str, PartSett
         yield f"{key} has rank {rank}, above {MOST_RANK}"
     part = part_of(layer)
     own = settings.get(part)
-    recorded = own.rank_of(layer.removeprefix(f"{part}.")) if own is not None else None
+    name = layer.removeprefix(f"{part}.").removeprefix(PEFT_PREFIX)
+    recorded = own.rank_of(name) if own is not None else None
     if recorded is not None and recorded != rank:
         yield f"{key} has rank {rank}, and its metadata says {recorded}"
 

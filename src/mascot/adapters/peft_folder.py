@@ -15,6 +15,7 @@ from peft.tuners.lokr.layer import factorization
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mascot.adapters.adapter_checks import PEFT_PREFIX
 from mascot.adapters.formats.layer_kinds import split_key
 from mascot.adapters.formats.registry import locate
 from mascot.adapters.lora_keys import METADATA_KEY, PartSettings
@@ -27,7 +28,6 @@ CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 PARTS: Final = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Names of the subfolders that are read."""
-PREFIX: Final = "base_model.model."
 KINDS: Final[Mapping[str, str]] = {".lora_": "LORA", ".hada_": "LOHA", ".lokr_": "LOKR"}
 """Mark of a tensor's name -> peft's name of the method."""
 DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
@@ -121,7 +121,7 @@ def kind_settings(part: str, tensors: Mapping[str, Tensor], settings: PartSettin
     kind = kinds.pop()
     if kind == "LORA":
         return {"peft_type": kind, "bias": "none"}
-    layers = group_factors({key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()})
+    layers = group_factors({key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()})
     found: dict[str, object] = {
         "peft_type": kind,
         "use_effective_conv2d": any(ending.endswith(("t1", "t2")) for own in layers.values() for ending in own),

@@ -1,11 +1,13 @@
-"""The command `inspect`."""
+"""The commands on one adapter file: `inspect` and `convert`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from mascot.cli.options import RunOrAdapter
 
 Files = Annotated[
     list[Path],
@@ -14,6 +16,17 @@ Files = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list instead, one entry a file.")]
+OutFile = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The file to write, *.safetensors; for peft a folder.", show_default=False)
+]
+To = Annotated[
+    Literal["diffusers", "kohya", "peft", "comfyui"],
+    typer.Option(help="Format: diffusers, kohya (A1111, Forge, sd-scripts), peft or comfyui.", show_default=False),
+]
+Dtype = Annotated[
+    Literal["fp32", "fp16", "bf16"] | None,
+    typer.Option(help="Number format of the weights. By default that of the input.", show_default=False),
+]
 
 
 def inspect(files: Files, *, json: AsJson = False) -> None:
@@ -31,3 +44,18 @@ def inspect(files: Files, *, json: AsJson = False) -> None:
         return
     for number, file in enumerate(files):
         typer.echo(f"{chr(10) * bool(number)}{write_text(look_into(file))}")
+
+
+def convert(adapter: RunOrAdapter, out: OutFile, *, to: To, dtype: Dtype = None) -> None:
+    """Write an adapter in the format of another tool; any tool's file is read.
+
+    Ranks and alphas of each layer keep their meaning. What some tool would read otherwise is said.
+    """
+    from mascot.api.adapters.convert import convert as write_as
+    from mascot.cli.console import quiet_libraries
+
+    quiet_libraries()
+    conversion = write_as(adapter, out, to=to, dtype=dtype)
+    for note in conversion.notes:
+        typer.echo(f"mascot: note: {note}.", err=True)
+    typer.echo(f"{conversion.path}: {conversion.layers} layers, from {conversion.format} to {conversion.to}")

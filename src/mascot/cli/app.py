@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from mascot.cli.adapters import inspect
+from mascot.cli.adapters import convert, inspect
 from mascot.cli.evaluate import compare, diagnose, evaluate
 from mascot.cli.generate import generate
 from mascot.cli.interruptions import INTERRUPTED, ending_on_signals, exit_code
@@ -25,7 +25,7 @@ from mascot.storage.strict_parsing import is_unicode
 SUMMARY = (
     "Train a text-to-image model on a few photos of one subject, generate it in any context, and measure the result."
 )
-COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, inspect, doctor)
+COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, inspect, convert, doctor)
 
 FREE_MEMORY = "close other programs, or use a machine with more memory"
 SMALLER = {
