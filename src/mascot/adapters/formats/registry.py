@@ -51,6 +51,17 @@ CROSS_ATTENTION: Final[Mapping[int, Architecture]] = {768: "sd1", 1024: "sd2", 2
 """Width of the text embeddings that a UNet attends to -> its architecture."""
 TEXT_WIDTHS: Final[Mapping[int, Architecture]] = {768: "sd1", 1024: "sd2"}
 """Width of the only text encoder -> the architecture."""
+STATED: Final[Mapping[str, Architecture]] = {
+    "stable-diffusion-v1": "sd1",
+    "stable-diffusion-v2": "sd2",
+    "stable-diffusion-xl": "sdxl",
+    "sd_v1": "sd1",
+    "sd_v2": "sd2",
+    "sdxl": "sdxl",
+}
+"""How a header's statement of the base begins -> the architecture."""
+STATEMENTS: Final = ("modelspec.architecture", "ss_base_model_version")
+"""Keys of a header that state the base."""
 SECOND_ENCODER: Final = 1280
 """Width of SDXL's second text encoder."""
 
@@ -270,6 +281,14 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> Architecture | None:
     if "text_encoder_2" in parts:
         return "sdxl" if SECOND_ENCODER in text else None
     return TEXT_WIDTHS.get(text.pop()) if len(text) == 1 and "unet" in parts else None
+
+
+def stated_architecture(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Architecture | None:
+    """Tell the base by what a file's header states, where no layer has a shape that tells."""
+    if any(".attn2.to_" in key for key in tensors):
+        return None
+    stated = next((metadata[key] for key in STATEMENTS if key in metadata), "")
+    return next((found for start, found in STATED.items() if stated.startswith(start)), None)
 
 
 def write_format(

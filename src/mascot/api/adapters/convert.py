@@ -14,7 +14,7 @@ from mascot.adapters.adapter_checks import is_finite
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import Layers, read_own
-from mascot.adapters.formats.registry import Architecture, architecture_of, write_format
+from mascot.adapters.formats.registry import architecture_of, stated_architecture, write_format
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
 from mascot.errors import UserError, list_some
@@ -26,17 +26,6 @@ Format = Literal["diffusers", "kohya", "peft", "comfyui"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SUFFIX: Final = ".safetensors"
-STATED: Final[Mapping[str, Architecture]] = {
-    "stable-diffusion-v1": "sd1",
-    "stable-diffusion-v2": "sd2",
-    "stable-diffusion-xl": "sdxl",
-    "sd_v1": "sd1",
-    "sd_v2": "sd2",
-    "sdxl": "sdxl",
-}
-"""How a header's statement of the base begins -> the architecture."""
-STATEMENTS: Final = ("modelspec.architecture", "ss_base_model_version")
-"""Keys of a header that state the base."""
 OUT_PROJECTION: Final = ".self_attn.out_proj"
 
 
@@ -75,7 +64,7 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
     layers, _ = read_own(adapter.tensors, adapter.metadata)
     if not layers:
         raise UserError(f"{read} holds no low-rank layers, which alone have other formats; give a LoRA, LoHa or LoKr.")
-    architecture = architecture_of(adapter.tensors) or stated_architecture(adapter)
+    architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
     try:
         tensors, metadata = write_format(to, adapter.tensors, adapter.metadata, architecture)
     except UserError as error:
@@ -103,14 +92,6 @@ def check_out(path: Path, to: str) -> None:
         raise UserError(f"peft reads folders, and {path} is named like a file; give {path.with_suffix('')}.")
     if to != "peft" and path.suffix != SUFFIX:
         raise UserError(f"other tools read files that end in {SUFFIX}; give {path}{SUFFIX}.")
-
-
-def stated_architecture(adapter: Adapter) -> Architecture | None:
-    """Tell the base by the file's header, where no layer has a shape that tells."""
-    if any(".attn2.to_" in key for key in adapter.tensors):
-        return None
-    stated = next((adapter.metadata[key] for key in STATEMENTS if key in adapter.metadata), "")
-    return next((found for start, found in STATED.items() if stated.startswith(start)), None)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
