@@ -21,7 +21,7 @@ OutFile = Annotated[
 ]
 To = Annotated[
     Literal["diffusers", "kohya", "peft", "comfyui"],
-    typer.Option(help="Format: diffusers, kohya (A1111, Forge, sd-scripts), peft or comfyui.", show_default=False),
+    typer.Option(help="Format: diffusers, kohya (A1111, Forge too), peft or comfyui.", show_default=False),
 ]
 Dtype = Annotated[
     Literal["fp32", "fp16", "bf16"] | None,
