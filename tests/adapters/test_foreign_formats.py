@@ -24,7 +24,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "no layer that mascot knows, diffusion_model.blocks": ("diffusion_model.blocks.0.attn.q.lora_A.weight",),
     "no layer that mascot knows, lora_unet_no_layer": ("lora_unet_no_layer.lora_down.weight",),
     "without the other half": (f"lora_unet_{MASKED}_to_q.lora_down.weight",),
-    "is not one number": ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",),
+    "is not one finite number": ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",),
     "control LoRA of Black Forest Labs": ("img_in.lora_A.weight", "single_blocks.0.norm.query_norm.scale"),
     "without the other half of its": ("double_blocks.0.processor.qkv_lora1.down.weight",),
     "whole checkpoint": ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"),

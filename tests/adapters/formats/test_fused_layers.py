@@ -15,6 +15,8 @@ from mascot.adapters.formats.fused_layers import (
     swap_halves,
 )
 from mascot.adapters.formats.layer_kinds import LayerChange
+from mascot.adapters.formats.layer_settings import read_own, write_own
+from mascot.adapters.formats.registry import read_format, write_format
 
 QKV, LINEAR1 = (1, 1, 1), (1, 1, 1, 4)
 
@@ -88,6 +90,19 @@ def test_scales_that_differ_are_folded_into_one_factor() -> None:
     assert torch.equal(change(joined), torch.cat([change(part) for part in exact]))
     rounded = parts_of("lora", QKV, (4, 4, 4), (4, 3, 1))
     assert torch.allclose(change(join_layers(rounded, QKV)), torch.cat([change(part) for part in rounded]), atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 7.3, 1.0, 0.7, 100.0, 16])
+def test_alphas_of_few_digits_come_back_through_a_file(alpha: float) -> None:
+    layers = {("transformer", f"transformer_blocks.0.attn.to_{name}"): part
+              for name, part in zip("qkv", parts_of("lora", QKV, (5, 5, 5), (alpha,) * 3), strict=True)}  # fmt: skip
+    layers["transformer", "transformer_blocks.0.attn.to_out.0"] = layers[
+        "transformer", "transformer_blocks.0.attn.to_q"
+    ]
+    back = read_format(write_format("kohya", *write_own(layers), "flux")[0], {})
+    read, _ = read_own(back.tensors, back.metadata)
+    for key, layer in layers.items():
+        assert_same(read[key], layer)
 
 
 def test_a_dora_with_a_part_missing_cannot_be_joined() -> None:

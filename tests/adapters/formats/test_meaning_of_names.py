@@ -14,14 +14,17 @@ import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
+    convert_ldm_unet_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
 from torch import Tensor
 
 from adapters.formats.low_rank_layers import KINDS, applied, layer_of, random_layer
+from laws.real_architectures import adaptable_shapes
 from mascot.adapters.formats.layer_kinds import LayerChange
 from mascot.adapters.formats.layer_settings import Layers
 from mascot.adapters.formats.transformer_layers import ORIGINAL_NAMES, join_original, separate_layers, with_number
+from mascot.adapters.formats.unet_names import UNET
 
 WIDTH = 12
 CONVERSIONS: Mapping[str, Callable[..., Any]] = {
@@ -114,3 +117,23 @@ def test_a_layer_means_the_same_under_both_names(architecture: str, kind: str) -
     for name, layer in adapter.items():
         assert (back[name].rank, back[name].alpha) == (layer.rank, layer.alpha), name
         assert all(torch.equal(back[name].tensors[key], tensor) for key, tensor in layer.tensors.items()), name
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_a_layer_of_a_unet_has_the_original_name_that_diffusers_converts(architecture: str) -> None:
+    """A checkpoint under our original names is converted to the names that we started from."""
+    names = [name for part, name in adaptable_shapes(architecture) if part == "unet"]
+    original = {name: UNET.to_original(name, architecture) for name in names}
+    checkpoint = {
+        f"model.diffusion_model.{original[name]}.{kind}": torch.tensor(float(number))
+        for number, name in enumerate(names)
+        for kind in ("weight", "bias")
+    }
+    config = {"layers_per_block": 2, "addition_embed_type": "text_time" if architecture == "sdxl" else None}
+    converted: Mapping[str, Tensor] = convert_ldm_unet_checkpoint(checkpoint, config)
+    assert {name: float(converted[f"{name}.weight"]) for name in names} == {
+        name: float(number) for number, name in enumerate(names)
+    }
+    assert {name: UNET.from_original(theirs or "") for name, theirs in original.items()} == {
+        name: name for name in names
+    }

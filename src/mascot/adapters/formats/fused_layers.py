@@ -9,6 +9,7 @@ A = the down projection (rank x in), B = the up projection (out x rank).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -221,7 +222,14 @@ def cut(layer: LayerChange, outputs: slice, ranks: slice) -> LayerChange:
     if MAGNITUDE in layer.tensors:
         tensors[MAGNITUDE] = layer.tensors[MAGNITUDE][outputs].contiguous()
     rank = len(range(*ranks.indices(layer.rank)))
-    return LayerChange(tensors=tensors, rank=rank, alpha=float(scale_of(layer) * rank))
+    return LayerChange(tensors=tensors, rank=rank, alpha=share_of_alpha(scale_of(layer) * rank))
+
+
+def share_of_alpha(exact: Fraction) -> float:
+    """Round a part of an alpha, to few digits where it misses them by a rounding: 0.3 / 3."""
+    alpha = float(exact)
+    decimal = float(f"{alpha:.7g}")
+    return decimal if math.isclose(decimal, alpha, rel_tol=1e-14) else alpha
 
 
 def find_blocks(parts: Sequence[Tensor]) -> list[int]:

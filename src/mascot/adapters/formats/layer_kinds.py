@@ -105,9 +105,9 @@ def read_layer(name: str, tensors: Mapping[str, Tensor], alpha: float | None = N
     own = dict(tensors)
     stored = own.pop(ALPHA, None)
     if stored is not None:
-        if stored.numel() != 1:
-            raise UserError(f"the alpha of {name} is not one number; {AGAIN}")
-        alpha = float(stored) or alpha  # 0 stands for the rank, as in kohya's code
+        if stored.numel() != 1 or not torch.isfinite(stored.double()).all():
+            raise UserError(f"the alpha of {name} is not one finite number; {AGAIN}")
+        alpha = read_alpha(stored) or alpha  # 0 stands for the rank, as in kohya's code
     if not own:
         raise UserError(f"{name} has an alpha and nothing else; {AGAIN}")
     for ending, tensor in own.items():
@@ -116,6 +116,14 @@ def read_layer(name: str, tensors: Mapping[str, Tensor], alpha: float | None = N
     if DOWN in own or UP in own:
         return read_lora(name, own, alpha)
     return read_product(name, own, alpha)
+
+
+def read_alpha(stored: Tensor) -> float:
+    """Read an alpha; in float32, as the decimal of up to seven digits that it stands for: 0.1."""
+    alpha = float(stored)
+    decimal = float(f"{alpha:.7g}")
+    same = stored.dtype == torch.float32 and torch.tensor(decimal, dtype=torch.float32).item() == alpha
+    return decimal if same else alpha
 
 
 def read_lora(name: str, own: dict[str, Tensor], alpha: float | None) -> LayerChange:
