@@ -273,10 +273,10 @@ def empty_scores(*, seed: int) -> Scores:
     )
 
 
-def fresh_adapter(base: Path) -> Adapter:
+def fresh_adapter(base: Path, **settings: float) -> Adapter:
     """A LoRA of the base that has learned nothing yet."""
     family = load_family(str(base), device="cpu", precision="fp32")
-    tensors, metadata = settings_of("lora")(rank=2).attach(family.stages[0], SUBJECT, 0, None).export()
+    tensors, metadata = settings_of("lora")(rank=2, **settings).attach(family.stages[0], SUBJECT, 0, None).export()
     subject = {"token": "sks", "class_noun": "dog"}
     manifest = Manifest(
         method="lora", base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject

@@ -121,8 +121,8 @@ class LearnedTokens:
     @property
     def added_ids(self) -> list[tuple[int, ...]]:
         """The ids of each added token, one for each of its rows."""
-        ids = self.tokenizer.convert_tokens_to_ids
-        return [tuple(map(ids, extension.tokens)) for extension in self._extensions[: self._added]]
+        known: dict[str, int] = self.tokenizer.get_added_vocab()
+        return [tuple(known[token] for token in extension.tokens) for extension in self._extensions[: self._added]]
 
     def rewrite(self, prompts: Sequence[str]) -> list[str]:
         """Replace the added tokens in prompts by the tokenizer's tokens for them.

@@ -1,0 +1,149 @@
+"""Prompts through the commands: weights, long prompts, sizes, solvers and negative prompts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from laws.bad_places import fresh_adapter
+from mascot.adapters.adapter_file import Adapter
+from mascot.cli import app
+from mascot.errors import UserError
+from mascot.models.families.registry import load_family
+from mascot.recipe.recipe import Recipe
+from mascot.runs.inputs import check_base
+from mascot.storage.image_files import read_png
+from tiny.families import CASCADES, MAKERS, tiny_base
+from tiny.world import World
+
+QUICK = ("--count", "1", "--steps", "1")
+LONG = ", ".join(["a dog in the snow"] * 20)
+
+
+Command = Callable[..., tuple[int, list[str], str]]
+"""Runs a command, and returns its code, the lines of stdout, and stderr."""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """A command that ends in a code, and what it prints."""
+
+    def run(*words: str | Path) -> tuple[int, list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out.splitlines(), err
+
+    return run
+
+
+def test_generate_says_in_the_image_and_once_on_stderr_how_it_reads_prompts(
+    world: World, tmp_path: Path, command: Command
+) -> None:
+    typed = "a ({subject}:1.5) in [the snow]"
+    words = ["generate", world.run.folder, typed, LONG, "a dog", "--negative", "(blurry:1.2)", "--count", "2"]
+    code, out, err = command(*words, "--steps", "1", "--out", tmp_path)
+    assert (code, len(out)) == (0, 6)
+    assert sorted(line.split(" is read ")[1] for line in err.splitlines() if line.startswith("note: ")) == [
+        "in 2 chunks.",
+        "with the weights 'blurry' 1.2.",
+        "with the weights 'sks dog' 1.5, 'the snow' 0.909091.",
+    ]
+    texts = [read_png(Path(line))[1]["parameters"].splitlines() for line in out]
+    assert texts[0][:2] == ["a (sks dog:1.5) in [the snow]", "Negative prompt: (blurry:1.2)"]
+    assert ", Emphasis: Original" in texts[0][-1]
+    assert "Prompt chunks" not in texts[0][-1]
+    assert texts[2][-1].endswith("Emphasis: Original, Prompt chunks: 2")
+    weighted, plain = (read_png(Path(line))[0].tobytes() for line in (out[0], out[4]))
+    assert weighted != plain
+
+
+def test_weights_of_1_are_the_same_bytes_as_no_brackets(world: World, tmp_path: Path, command: Command) -> None:
+    images = [
+        command("generate", world.run.folder, prompt, *QUICK, "--out", tmp_path / str(number))[1]
+        for number, prompt in enumerate(("a {subject} in the snow", "a ({subject}:1.0) in (the:1) snow"))
+    ]
+    one, other = (read_png(Path(line))[0].tobytes() for [line] in images)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("a (red:13) dog",), "give a weight from 0 to 3"),
+        (("a [cat:dog:0.5]",), "between steps"),
+        (("a dog <lora:owl:0.8>",), "prompts load no adapters"),
+        (("a dog", "--negative", "(red:-2)"), "give a weight from 0 to 3"),
+        (("a dog", "--size", "x64"), "give 512x768, or 768 for a square"),
+        (("a dog", "--size", "100"), "such as 96x96 or 112x112"),
+        (("a dog", "--solver", "ddmi"), "give one of ddim, dpm++, euler, unipc"),
+    ],
+)
+def test_what_cannot_be_drawn_ends_in_one_sentence(
+    world: World, tmp_path: Path, command: Command, words: tuple[str, ...], says: str
+) -> None:
+    code, out, err = command("generate", world.run.folder, *words, *QUICK, "--out", tmp_path / "images")
+    assert (code, out) == (2, [])
+    assert says in err
+    assert not (tmp_path / "images").exists()
+
+
+def test_clip_t_reads_prompts_without_their_brackets(world: World) -> None:
+    """Weights change images and not what CLIP compares them with."""
+    plain, weighted = (world.evaluate(prompts=[prompt]) for prompt in ("a {subject} hat", "a {subject} (hat:1.7)"))
+    assert [prompt.prompt for prompt in weighted.prompts] == ["a sks dog (hat:1.7)"]
+    assert any("without the token: 'a dog hat'" in note for note in weighted.notes)
+    names = [
+        [Path(image.file).name for prompt in scores.prompts for image in prompt.images] for scores in (plain, weighted)
+    ]
+    assert not set(names[0]) & set(names[1])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "flux")) for name in (*MAKERS, *CASCADES)]
+)
+def test_every_family_takes_what_it_can_and_refuses_the_rest_by_name(
+    tmp_path: Path, command: Command, name: str
+) -> None:
+    base = tiny_base(name, tmp_path / "base")
+    adapter = fresh_adapter(base, **({"text_learning_rate": 0.0} if name.startswith("deepfloyd") else {}))
+    assert adapter.manifest is not None
+    manifest = adapter.manifest.model_copy(update={"base": str(base), "recipe": {"knobs": {"steps": 1}}})
+    path = tmp_path / "owl.safetensors"
+    Adapter(tensors=adapter.tensors, metadata=adapter.metadata, manifest=manifest).write(path)
+    chunked = name in {"sdxl", "sd3"}
+    words = ("generate", path, *QUICK, "--out", tmp_path / "images")
+    code, out, err = command(*words, "--size", "64", r"a \(red\) {subject}")
+    assert (code, len(out)) == (0, 1), err
+    assert read_png(Path(out[0]))[0].size == (64, 64)
+    for prompt in ("a (red:1.3) {subject}", "a {subject} BREAK snow"):
+        code, out, err = command(*words, "--size", "64", prompt)
+        assert code == (0 if chunked else 2), err
+        assert ("is read " if chunked else "leave ") in err
+    code, _, err = command(*words, "--size", "64", "--solver", "bogus", "a {subject}")
+    flow = name in {"sd3", "flux"}
+    assert (code, ("give euler with" if flow else "give one of ddim, dpm++, euler, unipc") in err) == (2, True)
+    negative = ("--negative", "a hat", *(("--true-guidance", "3") if name == "flux" else ("--guidance", "3")))
+    assert command(*words, "--size", "64", *negative, "a {subject}")[0] == 0
+    code, _, err = command(*words, "--size", "64", "--negative", "a hat", "--guidance", "1", "a {subject}")
+    assert (code, "--negative has no effect" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["flux", "sdxl"])
+def test_previews_that_a_base_cannot_read_are_refused_before_training(tmp_path: Path, name: str) -> None:
+    base = tiny_base(name, tmp_path / "base")
+    family = load_family(str(base), device="cpu", precision="fp32")
+    overrides = ['previews.prompts=["a (red:1.3) {subject}"]', "token=sks", "knobs.height=64", "knobs.width=64"]
+    recipe = Recipe.preset(photos=(str(tmp_path),), base=str(base), class_noun="dog", overrides=overrides)
+    if name == "sdxl":
+        check_base(recipe, family, ())
+        return
+    with pytest.raises(UserError, match="reads no weights"):
+        check_base(recipe, family, ())
+    escaped = [r'previews.prompts=["a \\(red\\) {subject}"]', *overrides[1:]]
+    check_base(Recipe.preset(photos=(str(tmp_path),), base=str(base), class_noun="dog", overrides=escaped), family, ())
