@@ -235,6 +235,26 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileWorkPlanned(Event):
+    """Work on the layers of adapter files or bases is about to begin."""
+
+    title: str
+    """What is done, in one or two words."""
+    rows: tuple[tuple[str, str], ...]
+    """Name and value of each fact: tensors, time, size."""
+    layers: int
+    """Number of layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayersDone(Event):
+    """Work on adapter files or bases has finished some layers."""
+
+    layers: int
+    """Number of layers that are done so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileWritten(Event):
     """A result is on disk."""
 

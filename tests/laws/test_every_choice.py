@@ -33,6 +33,7 @@ from laws.choices import (
     settings_to_train,
 )
 from laws.refusals import REFUSED
+from mascot.api.adapters.bake import bake
 from mascot.cli.app import main
 from mascot.cli.options import OPTION_OF
 from mascot.methods.registry import DEFAULT
@@ -113,6 +114,18 @@ COMMANDS: Mapping[str, Words] = {
     "token": {"--candidates": ["--candidates", "1"]},
     "inspect": {"files": ["{run}"]},
     "convert": {"adapter": ["{run}"], "out": ["{out}/a.safetensors"], "--to": ["--to", "diffusers"]},
+    "merge": {"adapters": ["{run}:0.7", "other={other}:0.5:0.2"], "--out": ["--out", "{out}/merged.safetensors"]},
+    "extract": {
+        "tuned": ["{tuned}"],
+        "--base": ["--base", "{base}"],
+        "--rank": ["--rank", "2"],
+        "--out": ["--out", "{out}/extracted.safetensors"],
+    },
+    "resize": {
+        "adapter": ["{run}"],
+        "--rank": ["--rank", "1"],
+        "--out": ["--out", "{out}/resized.safetensors"],
+    },
     "doctor": {
         "photos": ["{photos}"],
         "--class-noun": ["--class-noun", "dog"],
@@ -135,6 +148,9 @@ FILES: Mapping[str, Sequence[str]] = {
     "token": (),
     "inspect": (),
     "convert": ("{out}/*",),
+    "merge": ("{out}/*",),
+    "extract": ("{out}/extracted.safetensors",),
+    "resize": ("{out}/resized.safetensors",),
     "doctor": (),
 }
 """Command -> the files that it promises, as patterns."""
@@ -217,6 +233,27 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("sweep", "--engine"): (["--engine", "local"], ["--engine", "bogus"]),
     ("sweep", "--address"): (["--address", "nowhere:1"],),
     ("sweep", "--out"): (["--out", "{out}/deeper"],),
+    ("merge", "adapters"): (["{run}"], ["{run}", "two={run}:0:0.5"], ["nowhere"]),
+    ("merge", "--rank"): (["--rank", "1"], ["--rank", "0"]),
+    ("merge", "--energy"): (["--energy", "0.9"], ["--energy", "1"], ["--energy", "2"]),
+    ("merge", "--into"): (["--into", "{base}", "--out", "{out}/base"], ["--into", "nowhere"]),
+    ("merge", "--base"): (["--base", "{base}"],),
+    ("merge", "--to"): tuple(["--to", name] for name in ("diffusers", "kohya", "comfyui", "peft", "bogus")),
+    ("merge", "--out"): (["--out", "{out}/deeper/merged.safetensors"], ["--out", "{out}/merged"]),
+    ("extract", "tuned"): (["{tuned}"], ["nowhere"]),
+    ("extract", "--base"): (["--base", "{base}"], ["--base", "nowhere"]),
+    ("extract", "--rank"): (["--rank", "1"], ["--rank", "0"]),
+    ("extract", "--energy"): (["--energy", "0.9"], ["--energy", "1"], ["--energy", "2"]),
+    ("extract", "--conv-rank"): (["--conv-rank", "1"], ["--conv-rank", "0"]),
+    ("extract", "--to"): tuple(["--to", name] for name in ("diffusers", "kohya", "comfyui", "peft", "bogus")),
+    ("extract", "--out"): (["--out", "{out}/deeper/extracted.safetensors"],),
+    ("resize", "adapter"): (["{run}"], ["{run}/adapter.safetensors"], ["nowhere"]),
+    ("resize", "--rank"): (["--rank", "1"], ["--rank", "0"]),
+    ("resize", "--energy"): (["--energy", "0.9"], ["--energy", "1"], ["--energy", "2"]),
+    ("resize", "--ratio"): (["--ratio", "10"], ["--ratio", "0.5"]),
+    ("resize", "--base"): (["--base", "{base}"],),
+    ("resize", "--to"): tuple(["--to", name] for name in ("diffusers", "kohya", "comfyui", "peft", "bogus")),
+    ("resize", "--out"): (["--out", "{out}/deeper/resized.safetensors"],),
     ("token", "--base"): (["--base", "starter"], ["--base", "nowhere"]),
     ("token", "--candidates"): (["--candidates", "1"], ["--candidates", "2"]),
     ("convert", "adapter"): (["{run}"], ["{other}/adapter.safetensors"], ["nowhere"]),
@@ -278,7 +315,7 @@ class Mascot:
 
     def __init__(self, folder: Path, base: Path) -> None:
         names = ("photos", "identity", "clip", "captioner", "class_images", "run", "other", "evaluated", "collection")
-        self.places = {name: str(folder / name) for name in names}
+        self.places = {name: str(folder / name) for name in (*names, "tuned")}
         self.places |= {"base": str(base), "recipe": str(folder / "recipe.toml"), "out": str(folder / "out")}
         self.places |= {"mask": str(folder / "mask.png")}
         tiny_identity(folder / "identity")
@@ -335,6 +372,7 @@ def mascot(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterato
             assert stop.value.code == 0
         shutil.copytree(made.places["run"], made.places["evaluated"])
         shutil.copyfile(f"{made.places['run']}/recipe.toml", made.places["recipe"])
+        bake([made.places["run"]], made.places["base"], made.places["tuned"])
         for name in ("evaluated", "other"):
             patch.setattr(sys, "argv", ["mascot", *made.words("evaluate", {"runs": [made.places[name]]})])
             with pytest.raises(SystemExit) as stop:

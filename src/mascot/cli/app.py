@@ -16,6 +16,7 @@ from mascot.cli.adapters import convert, inspect
 from mascot.cli.evaluate import compare, diagnose, evaluate
 from mascot.cli.generate import generate
 from mascot.cli.interruptions import INTERRUPTED, ending_on_signals, exit_code
+from mascot.cli.merge import extract, merge, resize
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
@@ -25,7 +26,22 @@ from mascot.storage.strict_parsing import is_unicode
 SUMMARY = (
     "Train a text-to-image model on a few photos of one subject, generate it in any context, and measure the result."
 )
-COMMANDS = (train, generate, evaluate, suite, diagnose, compare, sweep, token, inspect, convert, doctor)
+COMMANDS = (
+    train,
+    generate,
+    evaluate,
+    suite,
+    diagnose,
+    compare,
+    sweep,
+    token,
+    inspect,
+    convert,
+    merge,
+    extract,
+    resize,
+    doctor,
+)
 
 FREE_MEMORY = "close other programs, or use a machine with more memory"
 SMALLER = {

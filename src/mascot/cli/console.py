@@ -30,12 +30,14 @@ from mascot.progress import (
     DiagnosisFailed,
     DiagnosisFinished,
     Event,
+    FileWorkPlanned,
     FileWritten,
     FoldStarted,
     GenerationStarted,
     ImageFitted,
     ImageGenerated,
     KnobsChosen,
+    LayersDone,
     PhotosRead,
     PromptRead,
     PromptTruncated,
@@ -181,6 +183,12 @@ def show_run(display: Display, event: RunFinished) -> None:
     display.update(advance=1)
 
 
+def show_file_work(display: Display, event: FileWorkPlanned) -> None:
+    """Print what work on files will take, and start the bar of the layers."""
+    show_rows(display.console, event.title, event.rows)
+    display.start("layers", event.layers)
+
+
 def keep_diagnosis(display: Display, event: DiagnosisFinished) -> None:
     """Keep a diagnosis until the job's tables are printed."""
     display.diagnosis = event
@@ -223,6 +231,8 @@ RENDERERS: Mapping[type[Event], Renderer] = MappingProxyType(
             on(RunsPlanned, lambda display, event: display.start("runs", event.runs)),
             on(RunFinished, show_run),
             on(FileWritten, keep_file),
+            on(FileWorkPlanned, show_file_work),
+            on(LayersDone, lambda display, event: display.update(completed=event.layers)),
         ]
     )
 )

@@ -63,6 +63,11 @@ def method_in(keys: Collection[str]) -> str:
     return LAYERS_AND_WORDS if any(key.startswith(BUNDLE) for key in keys) else DEFAULT
 
 
+def method_holding(*, layers: bool, words: bool) -> str:
+    """Name the method that restores a file with low-rank layers, with words, or with both."""
+    return ("pivotal" if words else DEFAULT) if layers else "textual-inversion"
+
+
 def changes_of(name: str | None) -> Changes:
     """Import the function that tells which sides of a base a method's export changes.
 

@@ -133,6 +133,24 @@ def read_tensors(path: Path, *, prefix: str = "", remedy: str = REMEDY) -> tuple
         raise UnreadableFile(path, NOT_WHOLE, remedy) from error
 
 
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """Type and shape of a tensor in a file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def shape_of(tensor: Tensor) -> TensorShape:
+    """Return the type and the shape of a tensor."""
+    return TensorShape(tensor.dtype, tuple(tensor.shape))
+
+
 class StoredTensors(Mapping[str, "Tensor"]):
     """The tensors of an open safetensors file, each read when it is asked for, and not kept.
 
@@ -145,28 +163,38 @@ class StoredTensors(Mapping[str, "Tensor"]):
         file.seek(0)
         self._start = 8 + int.from_bytes(file.read(8), "little")
 
-    def __getitem__(self, name: str) -> Tensor:
-        """Read one tensor, on the CPU.
+    def shape(self, name: str) -> TensorShape:
+        """Return the type and the shape of a tensor, without reading it.
 
         Raises:
-            UnreadableFile: its type is not one that torch has, or the file has become shorter.
+            UnreadableFile: its type is not one that torch has, or its size is not its shape's.
         """
         import torch
 
         entry = self.header.entries[name]
-        first, end = entry.data_offsets
         if entry.dtype not in DTYPES:
             raise UnreadableFile(self.path, f"{name} has the type {entry.dtype}", self._remedy)
-        dtype: torch.dtype = getattr(torch, DTYPES[entry.dtype])
-        if end - first != entry.size * dtype.itemsize:
+        found = TensorShape(getattr(torch, DTYPES[entry.dtype]), tuple(entry.shape))
+        if found.bytes != entry.data_offsets[1] - entry.data_offsets[0]:
             raise UnreadableFile(self.path, NOT_WHOLE, self._remedy)
-        if first == end:
-            return torch.empty(entry.shape, dtype=dtype)
-        content = bytearray(end - first)
+        return found
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor, on the CPU.
+
+        Raises:
+            UnreadableFile: see `shape`; or the file has become shorter.
+        """
+        import torch
+
+        found, first = self.shape(name), self.header.entries[name].data_offsets[0]
+        if not found.bytes:
+            return torch.empty(found.shape, dtype=found.dtype)
+        content = bytearray(found.bytes)
         self._file.seek(self._start + first)
         if self._file.readinto(content) != len(content):
             raise UnreadableFile(self.path, NOT_WHOLE, self._remedy)
-        return torch.frombuffer(content, dtype=dtype).view(entry.shape)
+        return torch.frombuffer(content, dtype=found.dtype).view(found.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.header.entries)
@@ -185,24 +213,6 @@ def open_tensors(path: Path, *, remedy: str = REMEDY) -> Generator[StoredTensors
     header = read_header(path, remedy=remedy)
     with open_regular(path, remedy=remedy) as file:
         yield StoredTensors(path, header, file, remedy)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorShape:
-    """Type and shape of a tensor that will be written."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its values."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def shape_of(tensor: Tensor) -> TensorShape:
-    """Return the type and the shape of a tensor."""
-    return TensorShape(tensor.dtype, tuple(tensor.shape))
 
 
 @contextmanager

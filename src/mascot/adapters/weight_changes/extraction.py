@@ -29,6 +29,8 @@ ATTENTION = (*ATTENTION_IN_DENOISERS, *ATTENTION_IN_TEXT_ENCODERS)
 """Name endings of attention projections."""
 FEED_FORWARD = ("net.0.proj", "net.2", "proj_mlp", "fc1", "fc2")
 """Name endings of feed-forward layers."""
+EMBEDDINGS = ("token_embedding", "position_embedding", "shared", "embed_tokens", "relative_attention_bias")
+"""Name endings of embedding tables."""
 WEIGHT_GROUPS = (
     "attention",
     "feed-forward",
@@ -80,14 +82,19 @@ class Extraction:
 
         A row gives a group's share of the part's change, and the kept share of the group's energy.
         """
-        total = self.energy
-        rows = [(f"{part}, all weights", f"{total.share:.1%} of the change kept" if total.changed else "unchanged")]
-        for group in (group for group in WEIGHT_GROUPS if group in self.energies):
-            energy = self.energies[group]
-            kept = f"{energy.share:.1%} kept" if energy.kept else "left out"
-            value = f"{kept}; {energy.changed / total.changed:.1%} of the change" if energy.changed else "unchanged"
-            rows.append((f"{part}, {group}", value))
-        return tuple(rows)
+        return group_rows(part, self.energies)
+
+
+def group_rows(part: str, energies: Mapping[str, Energy]) -> tuple[tuple[str, str], ...]:
+    """List name and value of each row of the report on a part, from the energy of each group."""
+    total = sum(energies.values(), Energy())
+    rows = [(f"{part}, all weights", f"{total.share:.1%} of the change kept" if total.changed else "unchanged")]
+    for group in (group for group in WEIGHT_GROUPS if group in energies):
+        energy = energies[group]
+        kept = f"{energy.share:.1%} kept" if energy.kept else "left out"
+        value = f"{kept}; {energy.changed / total.changed:.1%} of the change" if energy.changed else "unchanged"
+        rows.append((f"{part}, {group}", value))
+    return tuple(rows)
 
 
 def representable(module: nn.Module) -> list[str]:
@@ -172,3 +179,19 @@ def group_of(module: nn.Module, name: str) -> str:
     if isinstance(layer, nn.Embedding):
         return "embeddings"
     return "norms" if "norm" in type(layer).__name__.lower() else "other weights"
+
+
+def group_by_name(name: str, shape: tuple[int, ...]) -> str:
+    """Find the one of WEIGHT_GROUPS that a weight belongs to, by its name and shape alone."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf == "bias":
+        return "biases"
+    if owner.endswith(EMBEDDINGS):
+        return "embeddings"
+    if leaf == "weight" and len(shape) == 4:
+        return "convolutions"
+    if leaf == "weight" and len(shape) == 2:
+        if owner.endswith(ATTENTION):
+            return "attention"
+        return "feed-forward" if owner.endswith(FEED_FORWARD) else "other linear layers"
+    return "norms" if "norm" in owner.lower() else "other weights"

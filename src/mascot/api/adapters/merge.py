@@ -1,0 +1,138 @@
+"""`merge`: add the weight changes of adapters, in one adapter file or baked into a base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from mascot.adapters.weight_changes.decomposition import RankRule
+from mascot.adapters.weight_changes.extraction import Energy
+from mascot.adapters.weight_changes.low_rank import as_factors, to_tensors
+from mascot.adapters.weight_changes.merging import (
+    Kernels,
+    ScaledAdapter,
+    check_addable,
+    common_dtype,
+    join_words,
+    layers_of,
+    other_metadata,
+    summed_changes,
+)
+from mascot.adapters.weight_changes.resizing import (
+    Ranks,
+    energy_rows,
+    ranks_in,
+    settings_metadata,
+)
+from mascot.api.adapters.input_files import (
+    InputAdapter,
+    Source,
+    check_format,
+    check_one_base,
+    check_out,
+    joint_manifest,
+    kernels_for,
+    output_format,
+    read_inputs,
+    seconds_for,
+    show_bytes,
+    show_seconds,
+    write_output,
+)
+from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors
+from mascot.errors import UserError
+from mascot.progress import FileWorkPlanned, LayersDone, OnEvent, ignore
+
+
+def merge(
+    adapters: Sequence[Source],
+    out: str | Path,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str | None = None,
+    to: str | None = None,
+    on_event: OnEvent = ignore,
+) -> FileWork:
+    """Write the sum of the weight changes of several adapters, each at its scales, as one LoRA.
+
+    Without `rank` and `energy` the sum is exact: the rank of a layer is the sum of its ranks. With
+    them it is the closest change of at most that rank, or of that share of its energy.
+
+    Args:
+        adapters: `[NAME=]PATH[:SCALE[:TEXT_SCALE]]`, of one base.
+        out: The .safetensors file.
+        rank: Most singular values of a layer.
+        energy: Share of each layer's energy that is kept, 0..1.
+        base: Where the base is, which a LoHa or LoKr of convolutions needs.
+        to: Format of the file; by default that of the adapters.
+        on_event: Receives `FileWorkPlanned` and `LayersDone`.
+
+    Raises:
+        UserError: an adapter cannot be read or added, they do not fit together, or the file cannot
+            be written.
+    """
+    out, rule = Path(out), RankRule(rank=rank, energy=energy)
+    check_rule(rule)
+    check_format(to)
+    inputs = read_inputs(adapters)
+    check_out(out, inputs)
+    check_one_base(inputs)
+    parts = [one.scaled() for one in inputs]
+    check_addable(parts)
+    words, records = join_words(parts)
+    kernels = kernels_for(parts, inputs, base)
+    found = layers_of(parts)
+    if not found and not words:
+        raise UserError("nothing is left to merge at these scales; give a scale that is not 0, such as 1.")
+    manifest = joint_manifest(inputs, layers=bool(found), words=bool(words))
+    on_event(plan_merge(inputs, found, rule))
+    tensors, rows = summed_tensors(parts, kernels, rule, on_event)
+    metadata = {**other_metadata(parts), **settings_metadata(ranks_in(tensors)), **records}
+    write_output(out, {**tensors, **words}, metadata, manifest, output_format(inputs, to))
+    return FileWork(path=out, rows=(*rows, *word_rows(words, parts), ("size", show_bytes(out.stat().st_size))))
+
+
+def plan_merge(
+    inputs: Sequence[InputAdapter], found: Mapping[str, Sequence[object]], rule: RankRule
+) -> FileWorkPlanned:
+    """Say what a merge reads, how long it takes, and how large its file becomes."""
+    size = float(sum(tensor.nbytes for one in inputs for tensor in one.adapter.tensors.values()))
+    values = sum(tensor.numel() for one in inputs for tensor in one.adapter.tensors.values())
+    reduces = rule.rank is not None or rule.energy is not None
+    return FileWorkPlanned(
+        title="merge",
+        rows=(
+            ("adapters", ", ".join(f"{one.name} at {one.scale:g} and {one.text_scale:g} (text)" for one in inputs)),
+            ("tensors", f"{sum(len(one.adapter.tensors) for one in inputs)} of {len(found)} layers"),
+            ("time", show_seconds(seconds_for(values * 8 * 64) if reduces else 0)),
+            ("size of the output", f"{'at most ' if reduces else ''}about {show_bytes(size)}"),
+        ),
+        layers=len(found),
+    )
+
+
+def summed_tensors(
+    parts: Sequence[ScaledAdapter], kernels: Kernels, rule: RankRule, on_event: OnEvent
+) -> tuple[dict[str, Tensor], tuple[tuple[str, str], ...]]:
+    """Compute the tensors of the sum, and the rows that say what was kept."""
+    dtype = common_dtype(parts)
+    sums = summed_changes(parts, kernels)
+    if rule.rank is None and rule.energy is None:
+        tensors: dict[str, Tensor] = {}
+        for done, (layer, change) in enumerate(sums, 1):
+            tensors |= to_tensors(layer, as_factors(change), dtype)
+            on_event(LayersDone(layers=done))
+        ranks = ranks_in(tensors)
+        return tensors, energy_rows(dict.fromkeys(ranks, Energy()), ranks)
+    return reduced_tensors(sums, Ranks(linear=rule, convolution=rule), dtype, on_event)
+
+
+def word_rows(words: Mapping[str, Tensor], parts: Sequence[ScaledAdapter]) -> list[tuple[str, str]]:
+    """Say which words were kept; they are whole, as their scale would need the base's own rows."""
+    names = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in words)
+    scaled = any(one.text_scale != 1 and one.words for one in parts)
+    note = ", whole: a scale is of layers alone" if scaled else ""
+    return [("words", f"{', '.join(names)}{note}")] if names else []

@@ -1,0 +1,130 @@
+"""`resize`: give the layers of an adapter other ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from mascot.adapters.adapter_file import Manifest
+from mascot.adapters.token_rows import RECORDS_KEY
+from mascot.adapters.weight_changes.decomposition import RankRule
+from mascot.adapters.weight_changes.merging import ScaledAdapter, common_dtype, other_metadata, summed_changes
+from mascot.adapters.weight_changes.resizing import Ranks, magnitude_of, ranks_in, settings_metadata
+from mascot.api.adapters.input_files import (
+    InputAdapter,
+    Source,
+    check_format,
+    check_out,
+    kernels_for,
+    output_format,
+    read_inputs,
+    replace_manifest,
+    seconds_for,
+    show_bytes,
+    show_seconds,
+    write_output,
+)
+from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors
+from mascot.errors import UserError, list_some
+from mascot.progress import FileWorkPlanned, OnEvent, ignore
+
+
+def resize(
+    adapter: Source,
+    out: str | Path,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    ratio: float | None = None,
+    base: str | None = None,
+    to: str | None = None,
+    on_event: OnEvent = ignore,
+) -> FileWork:
+    """Write an adapter again with other ranks, each layer's change as close as its rank allows.
+
+    A LoHa or a LoKr becomes a LoRA. A DoRA keeps its magnitudes, and its direction gets the rank.
+    Words are kept.
+
+    Args:
+        adapter: A run, `RUN@STEP`, or a file of any format.
+        out: The .safetensors file.
+        rank: Most singular values of a layer.
+        energy: Share of each layer's energy that is kept, 0..1.
+        ratio: Largest singular value of a layer over the smallest that is kept.
+        base: Where the base is, which a LoHa or LoKr of convolutions needs.
+        to: Format of the file; by default that of the adapter.
+        on_event: Receives `FileWorkPlanned` and `LayersDone`.
+
+    Raises:
+        UserError: the adapter cannot be read, has no low-rank layers, or the file cannot be
+            written.
+    """
+    out, rule = Path(out), RankRule(rank=rank, energy=energy, ratio=ratio)
+    check_rule(rule)
+    if rule == RankRule():
+        raise UserError("no rank is given; give --rank, --energy or --ratio.")
+    check_format(to)
+    (one,) = read_inputs([adapter])
+    check_out(out, [one])
+    part = one.scaled()
+    check_resizable(one, part)
+    kernels = kernels_for([part], [one], base)
+    on_event(plan_resize(one, part))
+    dtype = common_dtype([part])
+    changes = summed_changes([part], kernels)
+    tensors, rows = reduced_tensors(changes, Ranks(linear=rule, convolution=rule), dtype, on_event)
+    magnitudes = kept_magnitudes(part)
+    metadata = {**other_metadata([part]), **settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes))}
+    metadata |= {key: value for key, value in part.metadata.items() if key == RECORDS_KEY}
+    words = {key: part.tensors[key] for key in part.word_keys}
+    write_output(out, {**tensors, **magnitudes, **words}, metadata, described(one, rule), output_format([one], to))
+    before, after = one.path.stat().st_size, out.stat().st_size
+    dora = [("magnitudes", "kept; the energy is that of the directions")] if magnitudes else []
+    return FileWork(path=out, rows=(*rows, *dora, ("size", f"{show_bytes(after)}, before {show_bytes(before)}")))
+
+
+def check_resizable(one: InputAdapter, part: ScaledAdapter) -> None:
+    """Refuse what has no ranks, and scales, which belong to sums.
+
+    Raises:
+        UserError: it is such an adapter, or scales are given.
+    """
+    if one.scales:
+        raise UserError(f"{one.name} is resized as it is; leave the scale out, or give it to mascot merge.")
+    if part.others:
+        raise UserError(
+            f"{one.name} holds whole weights ({list_some(part.others)}), which have no rank; "
+            "extract a LoRA from it with mascot extract."
+        )
+    if not part.layers:
+        raise UserError(f"{one.name} holds words alone, which have no rank; give an adapter with low-rank layers.")
+
+
+def kept_magnitudes(part: ScaledAdapter) -> dict[str, Tensor]:
+    """Collect the magnitudes of a DoRA; empty for other adapters."""
+    return {key: value for layer in part.layers.values() for key, value in magnitude_of(layer, part.tensors).items()}
+
+
+def described(one: InputAdapter, rule: RankRule) -> Manifest | None:
+    """Describe the resized adapter as the adapter was, with the rule that its ranks follow."""
+    manifest = one.adapter.manifest
+    if manifest is None:
+        return None
+    given = {name: getattr(rule, name) for name in ("rank", "energy", "ratio") if getattr(rule, name) is not None}
+    return replace_manifest(manifest, recipe={**manifest.recipe, "resized": given})
+
+
+def plan_resize(one: InputAdapter, part: ScaledAdapter) -> FileWorkPlanned:
+    """Say what is resized, how long it takes, and how large the file becomes at most."""
+    tensors = one.adapter.tensors.values()
+    return FileWorkPlanned(
+        title="resize",
+        rows=(
+            ("adapter", one.name),
+            ("tensors", f"{len(one.adapter.tensors)} of {len(part.layers)} layers"),
+            ("time", show_seconds(seconds_for(sum(tensor.numel() for tensor in tensors) * 8 * 64))),
+            ("size of the output", f"usually below {show_bytes(sum(tensor.nbytes for tensor in tensors))}"),
+        ),
+        layers=len(part.layers),
+    )
