@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from mascot.api.adapters.input_files import (
     write_output,
 )
 from mascot.api.adapters.rank_reduction import FileWork, check_rule
-from mascot.api.adapters.word_extraction import TOKEN_TABLE, TwoBases, extract_words
+from mascot.api.adapters.word_extraction import TOKEN_TABLE, ExtractedWords, TwoBases, extract_words
 from mascot.errors import UserError, list_some
 from mascot.models.base_files.weight_places import BaseFiles, locate_weights
 from mascot.progress import FileWorkPlanned, LayersDone, OnEvent, ignore
@@ -73,46 +73,48 @@ def extract(
 ) -> FileWork:
     """Write the LoRA that is closest to what turned one base into another, layer by layer.
 
-    Weights are read one at a time, in any layout. Added and changed rows of the token embeddings
-    become words. What no LoRA can hold (norms, biases, other rows) is reported.
+    Weights are read one at a time, in any layout. Added and changed token embeddings become words.
+    What no LoRA can hold (norms, biases, other rows) is reported.
 
-    Args:
-        tuned: A trained base: a folder in the diffusers layout, a single file, or a cached hub id.
-        base: The base that it was trained from, in either layout.
-        out: The .safetensors file.
-        rank: Most singular values of a layer.
-        energy: Share of each layer's energy that is kept, 0..1.
-        conv_rank: Most singular values of a convolution with a kernel; by default `rank`.
-        to: Format of the file; by default diffusers'.
-        on_event: Receives `FileWorkPlanned` and `LayersDone`.
+    `tuned` and `base` are folders in the diffusers layout, single files, or cached hub ids, alike or
+    not. `rank` is the most singular values of a layer, `conv_rank` that of convolutions with a
+    kernel, and `energy` the share of each layer's energy that is kept. `to` is the format of the
+    file. Events: `FileWorkPlanned`, `LayersDone`.
 
     Raises:
-        UserError: a base cannot be read, they are of different kinds or alike, or the file cannot
-            be written.
+        UserError: a base cannot be read, both are alike, or the file cannot be written.
     """
     out, ranks = Path(out), choose_ranks(rank, energy, conv_rank)
     check_format(to)
-    before, after = locate_weights(base_path(base, "--base")), locate_weights(base_path(tuned, "the model"))
+    before, after = (locate_weights(base_path(*given)) for given in ((base, "--base"), (tuned, "the model")))
     check_out(out, [])
     names = check_alike(before, after)
-    layers = [name for name in names if is_layer(name, before.places[name].shape)]
-    on_event(plan_extract(before, after, layers, ranks))
     found = Findings()
     with before.opened() as read_before, after.opened() as read_after, torch.no_grad():
         bases = TwoBases(before=before, after=after, read_before=read_before, read_after=read_after)
-        tensors = extract_layers(layers, bases, ranks, found, on_event)
-        for name in names:
-            if not is_layer(name, before.places[name].shape) and not name.endswith(TOKEN_TABLE):
-                change = bases.change(name)
-                found.add(name, tuple(change.shape), Energy(changed=float(change.double().square().sum())))
-        words = extract_words(bases)
-    for name, energy_of_words in words.energies.items():
-        found.add(name, before.places[name].shape, energy_of_words)
-    if not tensors and not words.tensors:
-        raise UserError(describe_nothing(tuned, base, found))
+        tensors, words = compare(names, bases, ranks, found, on_event)
+    check_changed(tensors, words, found, before, after)
     metadata = {**settings_metadata(ranks_in(tensors)), **words.metadata}
     write_output(out, {**tensors, **words.tensors}, metadata, None, to or OWN)
     return FileWork(path=out, rows=(*found.rows(), *words.rows, ("size", show_bytes(out.stat().st_size))))
+
+
+def compare(
+    names: Sequence[str], bases: TwoBases, ranks: Ranks, found: Findings, on_event: OnEvent
+) -> tuple[dict[str, Tensor], ExtractedWords]:
+    """Compare all weights: extract layers and words, and measure what else changed."""
+    shapes = {name: bases.before.places[name].shape for name in names}
+    layers = [name for name in names if is_layer(name, shapes[name])]
+    on_event(plan_extract(bases.before, bases.after, layers, ranks))
+    tensors = extract_layers(layers, bases, ranks, found, on_event)
+    for name in names:
+        if not is_layer(name, shapes[name]) and not name.endswith(TOKEN_TABLE):
+            changed = float(bases.change(name).double().square().sum())
+            found.add(name, shapes[name], Energy(changed=changed))
+    words = extract_words(bases)
+    for name, energy in words.energies.items():
+        found.add(name, shapes[name], energy)
+    return tensors, words
 
 
 def choose_ranks(rank: int | None, energy: float | None, conv_rank: int | None) -> Ranks:
@@ -216,13 +218,24 @@ def layer_in_file(name: str) -> str:
     return f"{part}.{name_in_file(part, rest)}"
 
 
-def describe_nothing(tuned: str, base: str, found: Findings) -> str:
-    """Write the error message for two bases without a change that an adapter can hold."""
+def check_changed(
+    tensors: Mapping[str, Tensor], words: ExtractedWords, found: Findings, before: BaseFiles, after: BaseFiles
+) -> None:
+    """Refuse two bases without a change that an adapter can hold.
+
+    Raises:
+        UserError: they are alike, or differ in other weights alone.
+    """
+    if tensors or words.tensors:
+        return
     others = [f"{part} {group}" for (part, group), energy in found.energies.items() if energy.changed]
     if not others:
-        return f"{tuned} has the weights of {base}, so there is nothing to extract; give the model that was trained."
-    return (
-        f"{tuned} differs from {base} only in what no adapter holds ({list_some(others)}); "
+        raise UserError(
+            f"{after.path} has the weights of {before.path}, so there is nothing to extract; "
+            "give the model that was trained."
+        )
+    raise UserError(
+        f"{after.path} differs from {before.path} only in what no adapter holds ({list_some(others)}); "
         "use the whole model as --base."
     )
 

@@ -58,33 +58,22 @@ def merge(
 ) -> FileWork:
     """Write the sum of the weight changes of several adapters, each at its scales, as one LoRA.
 
-    Without `rank` and `energy` the sum is exact: the rank of a layer is the sum of its ranks. With
-    them it is the closest change of at most that rank, or of that share of its energy.
+    Without `rank` and `energy` the sum is exact: ranks add up. With them it is the closest change
+    of at most that rank, or of that share of its energy.
 
-    Args:
-        adapters: `[NAME=]PATH[:SCALE[:TEXT_SCALE]]`, of one base.
-        out: The .safetensors file.
-        rank: Most singular values of a layer.
-        energy: Share of each layer's energy that is kept, 0..1.
-        base: Where the base is, which a LoHa or LoKr of convolutions needs.
-        to: Format of the file; by default that of the adapters.
-        on_event: Receives `FileWorkPlanned` and `LayersDone`.
+    `adapters` are `[NAME=]PATH[:SCALE[:TEXT_SCALE]]`, of one base. `base` says where that is, which a
+    LoHa or LoKr of convolutions needs. `to` is the format of the file, by default that of the
+    adapters. Events: `FileWorkPlanned`, `LayersDone`.
 
     Raises:
-        UserError: an adapter cannot be read or added, they do not fit together, or the file cannot
-            be written.
+        UserError: an adapter cannot be read, they do not fit together, or nothing can be written.
     """
     out, rule = Path(out), RankRule(rank=rank, energy=energy)
     check_rule(rule)
     check_format(to)
-    inputs = read_inputs(adapters)
-    check_out(out, inputs)
-    check_one_base(inputs)
-    parts = [one.scaled() for one in inputs]
-    check_addable(parts)
+    inputs, parts = addable_inputs(adapters, out)
     words, records = join_words(parts)
-    kernels = kernels_for(parts, inputs, base)
-    found = layers_of(parts)
+    kernels, found = kernels_for(parts, inputs, base), layers_of(parts)
     if not found and not words:
         raise UserError("nothing is left to merge at these scales; give a scale that is not 0, such as 1.")
     manifest = joint_manifest(inputs, layers=bool(found), words=bool(words))
@@ -93,6 +82,20 @@ def merge(
     metadata = {**other_metadata(parts), **settings_metadata(ranks_in(tensors)), **records}
     write_output(out, {**tensors, **words}, metadata, manifest, output_format(inputs, to))
     return FileWork(path=out, rows=(*rows, *word_rows(words, parts), ("size", show_bytes(out.stat().st_size))))
+
+
+def addable_inputs(adapters: Sequence[Source], out: Path) -> tuple[list[InputAdapter], list[ScaledAdapter]]:
+    """Read adapters that can be added without their base, and check where the sum is written.
+
+    Raises:
+        UserError: one cannot be read or added, or the sum cannot be written there.
+    """
+    inputs = read_inputs(adapters)
+    check_out(out, inputs)
+    check_one_base(inputs)
+    parts = [one.scaled() for one in inputs]
+    check_addable(parts)
+    return inputs, parts
 
 
 def plan_merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -43,53 +44,54 @@ def resize(
 ) -> FileWork:
     """Write an adapter again with other ranks, each layer's change as close as its rank allows.
 
-    A LoHa or a LoKr becomes a LoRA. A DoRA keeps its magnitudes, and its direction gets the rank.
-    Words are kept.
+    A LoHa or a LoKr becomes a LoRA. A DoRA keeps its magnitudes; words are kept too.
 
-    Args:
-        adapter: A run, `RUN@STEP`, or a file of any format.
-        out: The .safetensors file.
-        rank: Most singular values of a layer.
-        energy: Share of each layer's energy that is kept, 0..1.
-        ratio: Largest singular value of a layer over the smallest that is kept.
-        base: Where the base is, which a LoHa or LoKr of convolutions needs.
-        to: Format of the file; by default that of the adapter.
-        on_event: Receives `FileWorkPlanned` and `LayersDone`.
+    `rank` is the most singular values of a layer, `energy` the share of its energy that is kept,
+    and `ratio` the largest of them over the smallest. `base` says where the base is, which a LoHa
+    or LoKr of convolutions needs. `to` is the format of the file, by default that of the adapter.
+    Events: `FileWorkPlanned`, `LayersDone`.
 
     Raises:
-        UserError: the adapter cannot be read, has no low-rank layers, or the file cannot be
-            written.
+        UserError: the adapter cannot be read or has no ranks, or nothing can be written.
     """
     out, rule = Path(out), RankRule(rank=rank, energy=energy, ratio=ratio)
-    check_rule(rule)
-    if rule == RankRule():
-        raise UserError("no rank is given; give --rank, --energy or --ratio.")
     check_format(to)
     (one,) = read_inputs([adapter])
     check_out(out, [one])
     part = one.scaled()
-    check_resizable(one, part)
-    kernels = kernels_for([part], [one], base)
+    check_resizable(one, part, rule)
+    changes = summed_changes([part], kernels_for([part], [one], base))
     on_event(plan_resize(one, part))
-    dtype = common_dtype([part])
-    changes = summed_changes([part], kernels)
-    tensors, rows = reduced_tensors(changes, Ranks(linear=rule, convolution=rule), dtype, on_event)
+    ranks = Ranks(linear=rule, convolution=rule)
+    tensors, rows = reduced_tensors(changes, ranks, common_dtype([part]), on_event)
     magnitudes = kept_magnitudes(part)
-    metadata = {**other_metadata([part]), **settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes))}
-    metadata |= {key: value for key, value in part.metadata.items() if key == RECORDS_KEY}
-    words = {key: part.tensors[key] for key in part.word_keys}
-    write_output(out, {**tensors, **magnitudes, **words}, metadata, described(one, rule), output_format([one], to))
-    before, after = one.path.stat().st_size, out.stat().st_size
-    dora = [("magnitudes", "kept; the energy is that of the directions")] if magnitudes else []
-    return FileWork(path=out, rows=(*rows, *dora, ("size", f"{show_bytes(after)}, before {show_bytes(before)}")))
+    metadata = settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes)) | kept_metadata(part)
+    tensors |= magnitudes | {key: part.tensors[key] for key in part.word_keys}
+    write_output(out, tensors, metadata, described(one, rule), output_format([one], to))
+    sizes = ("size", f"{show_bytes(out.stat().st_size)}, before {show_bytes(one.path.stat().st_size)}")
+    return FileWork(path=out, rows=(*rows, *magnitude_rows(magnitudes), sizes))
 
 
-def check_resizable(one: InputAdapter, part: ScaledAdapter) -> None:
-    """Refuse what has no ranks, and scales, which belong to sums.
+def kept_metadata(part: ScaledAdapter) -> dict[str, str]:
+    """Keep the texts of the header that say nothing about ranks."""
+    records = {key: value for key, value in part.metadata.items() if key == RECORDS_KEY}
+    return {**other_metadata([part]), **records}
+
+
+def magnitude_rows(magnitudes: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Say what is approximated of a DoRA."""
+    return [("magnitudes", "kept; the energy is that of the directions")] if magnitudes else []
+
+
+def check_resizable(one: InputAdapter, part: ScaledAdapter, rule: RankRule) -> None:
+    """Refuse what has no ranks, rules that are none, and scales, which belong to sums.
 
     Raises:
-        UserError: it is such an adapter, or scales are given.
+        UserError: it is such an adapter or rule, or scales are given.
     """
+    check_rule(rule)
+    if rule == RankRule():
+        raise UserError("no rank is given; give --rank, --energy or --ratio.")
     if one.scales:
         raise UserError(f"{one.name} is resized as it is; leave the scale out, or give it to mascot merge.")
     if part.others:
