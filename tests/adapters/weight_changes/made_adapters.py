@@ -82,7 +82,8 @@ def changed_weights(family: Family, path: Path, scales: Mapping[str, float]) -> 
     applied.scale(scales)
     after: dict[str, Tensor] = {}
     for part, module in stage.parts.items():
-        for name, layer in module.named_modules():
+        layers: list[tuple[str, Any]] = list(module.named_modules())
+        for name, layer in layers:
             merge: Any = getattr(layer, "merge", None)
             if merge is not None and hasattr(layer, "base_layer") and scales.get(part, 1.0) != 0:
                 merge()

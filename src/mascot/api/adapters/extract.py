@@ -76,8 +76,8 @@ def extract(
     Weights are read one at a time, in any layout. Added and changed token embeddings become words.
     What no LoRA can hold (norms, biases, other rows) is reported.
 
-    `tuned` and `base` are folders in the diffusers layout, single files, or cached hub ids, alike or
-    not. `rank` is the most singular values of a layer, `conv_rank` that of convolutions with a
+    `tuned` and `base` are folders in the diffusers layout, single files, or cached hub ids, in any
+    pair. `rank` is the most singular values of a layer, `conv_rank` that of convolutions with a
     kernel, and `energy` the share of each layer's energy that is kept. `to` is the format of the
     file. Events: `FileWorkPlanned`, `LayersDone`.
 
@@ -160,7 +160,7 @@ def check_alike(before: BaseFiles, after: BaseFiles) -> list[str]:
 
 def has_alike(name: str, shape: tuple[int, ...], after: BaseFiles) -> bool:
     """Tell whether a base has a weight of a shape; token embeddings may have more rows."""
-    found = after.places[name].shape if name in after.places else ()
+    found: tuple[int, ...] = after.places[name].shape if name in after.places else ()
     return found == shape or (name.endswith(TOKEN_TABLE) and found[1:] == shape[1:] and found[0] > shape[0])
 
 

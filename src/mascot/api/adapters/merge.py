@@ -61,7 +61,7 @@ def merge(
     Without `rank` and `energy` the sum is exact: ranks add up. With them it is the closest change
     of at most that rank, or of that share of its energy.
 
-    `adapters` are `[NAME=]PATH[:SCALE[:TEXT_SCALE]]`, of one base. `base` says where that is, which a
+    `adapters` are `[NAME=]PATH[:SCALE[:TEXT_SCALE]]`, of one base. `base` says where it is, which a
     LoHa or LoKr of convolutions needs. `to` is the format of the file, by default that of the
     adapters. Events: `FileWorkPlanned`, `LayersDone`.
 
