@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -128,10 +129,16 @@ def find_pattern(patterns: Mapping[str, Value], layer: str, default: Value) -> V
     short = layer.removeprefix(TEXT_PREFIX)
     words = [TEXT_PREFIX.removesuffix("."), *short.split(".")]
     ends = [".".join(words[start:]) for start in range(len(words))]
-    for pattern in (pattern for pattern in patterns if not PLAIN.fullmatch(pattern)):
+    for pattern in with_wildcards(tuple(patterns)):
         if any(re.match(rf"(.*\.)?({pattern})$", name) for name in (short, f"{TEXT_PREFIX}{short}")):
             return patterns[pattern]
     return next((patterns[end] for end in ends if end in patterns), default)
+
+
+@lru_cache(maxsize=16)
+def with_wildcards(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Select the patterns that are more than a name; a file's are the same for all its layers."""
+    return tuple(pattern for pattern in patterns if not PLAIN.fullmatch(pattern))
 
 
 def first_mistake(error: ValidationError) -> str:
