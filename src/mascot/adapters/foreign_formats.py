@@ -73,7 +73,10 @@ FORMATS: Final = (
     ),
     ForeignFormat(
         "the text encoder of a base model, not an adapter",
-        every(r"^(text_model|encoder|embeddings|final_layer_norm|text_projection|shared|vision_model)\b"),
+        every(
+            r"^(text_model|encoder|embeddings|final_layer_norm|text_projection|shared|vision_model)\b"
+            r"(?!.*[._](lora|hada|lokr|alpha$|dora_scale$))"
+        ),
         "give an adapter's file",
     ),
     ForeignFormat(
