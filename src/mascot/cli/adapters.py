@@ -58,4 +58,8 @@ def convert(adapter: RunOrAdapter, out: OutFile, *, to: To, dtype: Dtype = None)
     conversion = write_as(adapter, out, to=to, dtype=dtype)
     for note in conversion.notes:
         typer.echo(f"mascot: note: {note}.", err=True)
-    typer.echo(f"{conversion.path}: {conversion.layers} layers, from {conversion.format} to {conversion.to}")
+    layers = f"{conversion.layers} layers" if conversion.layers else "words"
+    if conversion.path not in conversion.words:
+        typer.echo(f"{conversion.path}: {layers}, from {conversion.format} to {conversion.to}")
+    for word in conversion.words:
+        typer.echo(f"{word}: a word, from {conversion.format} to {conversion.to}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,10 +16,13 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import Layers, read_own
 from mascot.adapters.formats.registry import architecture_of, stated_architecture, write_format
+from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
+from mascot.adapters.token_rows import ENCODERS, RECORDS_KEY, read_records
 from mascot.errors import UserError, list_some
 from mascot.generation.loading import resolve_adapter
+from mascot.methods.registry import LAYERS_AND_WORDS, WORDS, method_in
 from mascot.storage.atomic_write import atomic_write
 from mascot.storage.run_folder import Run
 
@@ -38,6 +42,8 @@ class Conversion:
     """The format that was read; `mascot` is our own."""
     to: str
     layers: int
+    words: tuple[Path, ...]
+    """Files of their own of the words, where the format needs them."""
     notes: tuple[str, ...]
     """What some tool would make of the file other than what is in it; each one sentence."""
 
@@ -46,7 +52,8 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
     """Write an adapter, a run's or any tool's file, in another format.
 
     Tensors keep their values, and ranks and alphas of each layer their meaning. Words that are
-    bundled with the layers go with them.
+    bundled with the layers stay beside them for kohya and comfyui. For diffusers and peft, each
+    gets a file of its own beside `out`.
 
     Args:
         source: A run, its folder, `RUN@STEP`, an adapter file or a folder of peft.
@@ -56,28 +63,93 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
 
     Raises:
         UserError: the source cannot be read, the format has no name for a layer, a value is too
-            large for the dtype, or there is something at `out`.
+            large for the dtype, or there is something at `out` or in the place of a word's file.
     """
     path = Path(out)
     check_out(path, to)
     adapter, read = resolve_adapter(source)
-    layers, _ = read_own(adapter.tensors, adapter.metadata)
-    if not layers:
-        raise UserError(f"{read} holds no low-rank layers, which alone have other formats; give a LoRA, LoHa or LoKr.")
+    (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
+    words = {word_path(path, to, token): content for token, content in apart.items()}
+    for file in words:
+        check_out(file, "words")
+    layers, others = read_own(tensors, metadata)
+    if not layers and not others and not words:
+        raise UserError(f"{read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
+    main = replace(adapter, tensors=tensors, metadata=metadata)
+    contents = {path: main} if tensors else {}
+    contents |= {file: replace(adapter, tensors=own, metadata=record) for file, (own, record) in words.items()}
+    written = {
+        file: written_as(to if file == path else as_words(to), one, read, dtype) for file, one in contents.items()
+    }
+    for file, one in written.items():
+        write_one(file, one, folder=to == "peft" and file == path)
+    return Conversion(
+        path=path if tensors else next(iter(words)),
+        format=adapter.format or "mascot",
+        to=to,
+        layers=len(layers),
+        words=tuple(words),
+        notes=(*notes_on(to, main, layers), *notes_on_words(to, path, adapter, words)),
+    )
+
+
+def written_as(to: str, adapter: Adapter, read: Path, dtype: Dtype | None) -> Adapter:
+    """Turn an adapter in our form into one in another, with another dtype.
+
+    Its manifest names the method that the tensors alone amount to.
+
+    Raises:
+        UserError: the format has no name for a layer, or a value is too large for the dtype.
+    """
     architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
     try:
         tensors, metadata = write_format(to, adapter.tensors, adapter.metadata, architecture)
     except UserError as error:
         raise UserError(f"{read} cannot be written for {to}: {error}") from error
-    if dtype is not None:
-        tensors = cast(tensors, dtype)
-    if to == "peft":
-        with atomic_write(path) as temporary:
-            write_peft_folder(temporary, tensors, metadata)
-    else:
-        Adapter(tensors=tensors, metadata=metadata, manifest=adapter.manifest).write(path)
-    notes = tuple(notes_on(to, adapter, layers))
-    return Conversion(path=path, format=adapter.format or "mascot", to=to, layers=len(layers), notes=notes)
+    manifest = adapter.manifest
+    if manifest is not None and manifest.method in {LAYERS_AND_WORDS, WORDS}:
+        manifest = manifest.model_copy(update={"method": method_in(adapter.tensors)})
+    return Adapter(tensors=tensors if dtype is None else cast(tensors, dtype), metadata=metadata, manifest=manifest)
+
+
+def write_one(path: Path, adapter: Adapter, *, folder: bool) -> None:
+    """Write one file, or a folder of peft.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if not folder:
+        adapter.write(path)
+        return
+    with atomic_write(path) as temporary:
+        write_peft_folder(temporary, adapter.tensors, adapter.metadata)
+
+
+def as_words(to: str) -> str:
+    """Return the format of a word's own file: peft has none, and diffusers' is taken."""
+    return "diffusers" if to == "peft" else to
+
+
+def word_path(path: Path, to: str, token: str) -> Path:
+    """Name the file of a word that needs one of its own.
+
+    Tools of kohya's forms call a word by its file's name. In diffusers' form the file says it.
+    """
+    safe = re.sub(r"[^\w-]+", "", token) or "word"
+    name = f"{path.stem if path.suffix == SUFFIX else path.name}_{safe}" if to in {"diffusers", "peft"} else safe
+    return path.with_name(f"{name}{SUFFIX}")
+
+
+def notes_on_words(to: str, path: Path, adapter: Adapter, words: Collection[Path]) -> Iterator[str]:
+    """Say how other tools come by the words."""
+    tokens = [record.token for record in read_records(adapter.metadata)] if RECORDS_KEY in adapter.metadata else []
+    if words and to in {"diffusers", "peft"}:
+        files = list_some(file.name for file in words)
+        yield f"the words are in {files}; diffusers reads them with load_textual_inversion"
+    elif words:
+        yield f"each word has a file of its own, whose name is the word for other tools: {list_some(map(str, words))}"
+    elif len(adapter.tensors) <= len(ENCODERS) and to in {"kohya", "comfyui"} and tokens not in ([], [path.stem]):
+        yield f"A1111, Forge and ComfyUI call a word by its file's name, here {path.stem} and not {tokens[0]}"
 
 
 def check_out(path: Path, to: str) -> None:
