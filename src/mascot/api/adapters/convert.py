@@ -76,11 +76,10 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
     if not layers and not others and not words:
         raise UserError(f"{read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
     main = replace(adapter, tensors=tensors, metadata=metadata)
-    contents = {path: main} if tensors else {}
-    contents |= {file: replace(adapter, tensors=own, metadata=record) for file, (own, record) in words.items()}
-    written = {
-        file: written_as(to if file == path else as_words(to), one, read, dtype) for file, one in contents.items()
-    }
+    written = {path: written_as(to, main, read, dtype)} if tensors else {}
+    for file, (own, record) in words.items():
+        word = replace(adapter, tensors=own, metadata=record)
+        written[file] = written_as("diffusers" if to == "peft" else to, word, read, dtype)
     for file, one in written.items():
         write_one(file, one, folder=to == "peft" and file == path)
     return Conversion(
@@ -123,11 +122,6 @@ def write_one(path: Path, adapter: Adapter, *, folder: bool) -> None:
         return
     with atomic_write(path) as temporary:
         write_peft_folder(temporary, adapter.tensors, adapter.metadata)
-
-
-def as_words(to: str) -> str:
-    """Return the format of a word's own file: peft has none, and diffusers' is taken."""
-    return "diffusers" if to == "peft" else to
 
 
 def word_path(path: Path, to: str, token: str) -> Path:
