@@ -80,8 +80,7 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
     for file, (own, record) in words.items():
         word = replace(adapter, tensors=own, metadata=record)
         written[file] = written_as("diffusers" if to == "peft" else to, word, read, dtype)
-    for file, one in written.items():
-        write_one(file, one, folder=to == "peft" and file == path)
+    write_all(written, folder=path if to == "peft" else None)
     return Conversion(
         path=path if tensors else next(iter(words)),
         format=adapter.format or "mascot",
@@ -111,17 +110,18 @@ def written_as(to: str, adapter: Adapter, read: Path, dtype: Dtype | None) -> Ad
     return Adapter(tensors=tensors if dtype is None else cast(tensors, dtype), metadata=metadata, manifest=manifest)
 
 
-def write_one(path: Path, adapter: Adapter, *, folder: bool) -> None:
-    """Write one file, or a folder of peft.
+def write_all(adapters: Mapping[Path, Adapter], folder: Path | None) -> None:
+    """Write files by their paths; `folder` is the one that becomes a folder of peft.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: one cannot be written.
     """
-    if not folder:
-        adapter.write(path)
-        return
-    with atomic_write(path) as temporary:
-        write_peft_folder(temporary, adapter.tensors, adapter.metadata)
+    for path, adapter in adapters.items():
+        if path != folder:
+            adapter.write(path)
+            continue
+        with atomic_write(path) as temporary:
+            write_peft_folder(temporary, adapter.tensors, adapter.metadata)
 
 
 def word_path(path: Path, to: str, token: str) -> Path:
