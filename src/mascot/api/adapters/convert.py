@@ -51,9 +51,8 @@ class Conversion:
 def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dtype | None = None) -> Conversion:
     """Write an adapter, a run's or any tool's file, in another format.
 
-    Tensors keep their values, and ranks and alphas of each layer their meaning. Words that are
-    bundled with the layers stay beside them for kohya and comfyui. For diffusers and peft, each
-    gets a file of its own beside `out`.
+    Tensors keep their values, and ranks and alphas of each layer their meaning. Words stay beside
+    layers for kohya and comfyui. For diffusers and peft, each gets a file of its own beside `out`.
 
     Args:
         source: A run, its folder, `RUN@STEP`, an adapter file or a folder of peft.
@@ -65,13 +64,10 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
         UserError: the source cannot be read, the format has no name for a layer, a value is too
             large for the dtype, or there is something at `out` or in the place of a word's file.
     """
-    path = Path(out)
-    check_out(path, to)
+    path = check_out(Path(out), to)
     adapter, read = resolve_adapter(source)
     (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
-    words = {word_path(path, to, token): content for token, content in apart.items()}
-    for file in words:
-        check_out(file, "words")
+    words = {check_out(word_path(path, to, token), "words"): content for token, content in apart.items()}
     layers, others = read_own(tensors, metadata)
     if not layers and not others and not words:
         raise UserError(f"{read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
@@ -146,8 +142,8 @@ def notes_on_words(to: str, path: Path, adapter: Adapter, words: Collection[Path
         yield f"A1111, Forge and ComfyUI call a word by its file's name, here {path.stem} and not {tokens[0]}"
 
 
-def check_out(path: Path, to: str) -> None:
-    """Refuse a place that is taken, or a name that other tools would not find.
+def check_out(path: Path, to: str) -> Path:
+    """Return a place, unless it is taken or has a name that other tools would not find.
 
     Raises:
         UserError: there is something, or the name of a file does not end in `.safetensors`.
@@ -158,6 +154,7 @@ def check_out(path: Path, to: str) -> None:
         raise UserError(f"peft reads folders, and {path} is named like a file; give {path.with_suffix('')}.")
     if to != "peft" and path.suffix != SUFFIX:
         raise UserError(f"other tools read files that end in {SUFFIX}; give {path}{SUFFIX}.")
+    return path
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
