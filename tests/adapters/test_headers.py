@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter
-from mascot.adapters.headers.adapter_facts import AdapterFacts, architecture_in, kept_keys, without_header
+from mascot.adapters.headers.adapter_facts import AdapterFacts, architecture_in
 from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
 from mascot.adapters.headers.thumbnails import thumbnail
 from mascot.adapters.lora_keys import write_metadata
+from mascot.api.adapters.convert import convert
 from mascot.api.train import train
+from mascot.errors import UserError
 from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 
@@ -102,6 +105,47 @@ def test_companions_have_headers_of_their_own(run: Run) -> None:
         kind = {"token": "/textual-inversion", "layers": "/lora", "low_rank": "/lora"}.get(path.stem)
         assert kind is None or found["modelspec.architecture"] == f"stable-diffusion-v1{kind}"
         assert found["modelspec.hash_sha256"] == "0x" + hashlib.sha256(tensors).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("to", "code"), [("kohya", "diffusers"), ("comfyui", "https://github.com/comfyanonymous/ComfyUI")]
+)
+def test_a_converted_file_has_a_header_of_its_own(run: Run, to: Any, code: str, tmp_path: Path) -> None:
+    """Hashes are of this file, the date is the run's end; what was said before still is."""
+    if run.folder.name != "lora":
+        return
+    image = tmp_path / "owl.jpg"
+    Image.new("RGB", (300, 400), "green").save(image)
+    out = tmp_path / "owl.safetensors"
+    convert(run.adapter, out, to=to, thumbnail=image)
+    found, tensors, content = header_of(out)
+    before = header_of(run.adapter)[0]
+    digest = hashlib.sha256(tensors).hexdigest()
+    assert (found["modelspec.hash_sha256"], found["sshs_model_hash"]) == (f"0x{digest}", digest)
+    assert found["sshs_legacy_hash"] == hashlib.sha256(content[2**20 : 2**20 + 2**16]).hexdigest()[:8]
+    assert found["modelspec.implementation"] == code
+    ended = datetime.fromisoformat(found["modelspec.date"])
+    assert ended == datetime.fromtimestamp(int(run.adapter.stat().st_mtime), UTC)
+    assert found["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert found["ss_output_name"] == "owl"
+    changed = {"modelspec.implementation", "ss_output_name"}
+    kept = {key for key in before if key.startswith(("modelspec", "ss_")) and "hash" not in key} - changed
+    assert {key: found[key] for key in kept} == {key: before[key] for key in kept}
+    convert(out, tmp_path / "private.safetensors", to=to, private=True)
+    private = header_of(tmp_path / "private.safetensors")[0]
+    assert not [key for key in private if key.startswith(("modelspec", "ss"))]
+    assert Adapter.read(tmp_path / "private.safetensors").manifest == Adapter.read(run.adapter).manifest
+
+
+def test_options_of_the_header_are_refused_where_they_mean_nothing(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--private is about the header of a file, and folders of peft have none"):
+        convert(run.adapter, tmp_path / "peft", to="peft", private=True)
+    with pytest.raises(UserError, match="--private leaves out what --thumbnail adds"):
+        convert(run.adapter, tmp_path / "a.safetensors", to="kohya", private=True, thumbnail="run")
+    if run.folder.name == "lora":
+        with pytest.raises(UserError, match="has no preview images"):
+            convert(run.adapter, tmp_path / "a.safetensors", to="kohya", thumbnail="run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def low_rank(rank: int = 4, *, part: str = "unet", layer: str = "mid_block.attn", width: int = 8) -> dict[str, Tensor]:
@@ -267,18 +311,6 @@ def test_a_file_without_a_header_gets_no_hash(tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
     Adapter(tensors=low_rank(), metadata={"mine": "1"}, manifest=None).write(path)
     assert header_of(path)[0] == {"format": "pt", "mine": "1"}
-
-
-def test_what_holds_in_another_format_is_kept() -> None:
-    tensors = low_rank()
-    found = facts(license="mit", triggers={"zwx owl": 5}).header(tensors, {}, to="diffusers") | {"mine": "1"}
-    assert without_header(found) == {"mine": "1"}
-    assert set(kept_keys(found)) == {
-        "modelspec.title",
-        "modelspec.license",
-        "ss_num_train_images",
-        "ss_tag_frequency",
-    }
 
 
 def test_a_thumbnail_is_a_small_square_jpeg() -> None:

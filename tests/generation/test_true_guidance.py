@@ -83,7 +83,8 @@ def adapter_of(base: Path, path: Path) -> Path:
     """Write an adapter of a base."""
     family = load_family(str(base), device="cpu", precision="fp32")
     attached = LoraSettings(rank=2, text_learning_rate=0).attach(family.stages[0], SUBJECT, 0, None)
-    tensors, metadata = attached.export()
+    fresh, metadata = attached.export()
+    tensors = {key: tensor + 0.01 for key, tensor in fresh.items()}
     manifest = Manifest(
         method="lora",
         base=str(base),

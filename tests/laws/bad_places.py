@@ -274,9 +274,10 @@ def empty_scores(*, seed: int) -> Scores:
 
 
 def fresh_adapter(base: Path, **settings: float) -> Adapter:
-    """A LoRA of the base that has learned nothing yet."""
+    """A LoRA of the base that changes it a little."""
     family = load_family(str(base), device="cpu", precision="fp32")
-    tensors, metadata = settings_of("lora")(rank=2, **settings).attach(family.stages[0], SUBJECT, 0, None).export()
+    fresh, metadata = settings_of("lora")(rank=2, **settings).attach(family.stages[0], SUBJECT, 0, None).export()
+    tensors = {key: tensor + 0.01 for key, tensor in fresh.items()}
     subject = {"token": "sks", "class_noun": "dog"}
     manifest = Manifest(
         method="lora", base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject
@@ -285,10 +286,11 @@ def fresh_adapter(base: Path, **settings: float) -> Adapter:
 
 
 def fresh_token(base: Path) -> Adapter:
-    """A token of the base that has learned nothing yet."""
+    """A token of the base that has learned a little."""
     family = load_family(str(base), device="cpu", precision="fp32")
     method = settings_of("textual-inversion")()
-    tensors, metadata = method.attach(family.stages[0], SUBJECT, 0, None).export()
+    fresh, metadata = method.attach(family.stages[0], SUBJECT, 0, None).export()
+    tensors = {key: tensor + 0.01 for key, tensor in fresh.items()}
     subject = {"token": SUBJECT.token, "class_noun": "dog"}
     manifest = Manifest(
         method=method.name, base="base", base_identity=family.identity, resolution=64, step=0, recipe={}, **subject

@@ -44,6 +44,7 @@ REFUSED: frozenset[str] = frozenset(
         "convert nowhere",
         "convert {out}/b.bin",
         "convert --to peft",
+        "convert --thumbnail nowhere.png",
         "generate nowhere a dog",
         "generate --adapter {other}",
         "generate --adapter nowhere",

@@ -259,6 +259,12 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("convert", "adapter"): (["{run}"], ["{other}/adapter.safetensors"], ["nowhere"]),
     ("convert", "out"): (["{out}/deeper/b.safetensors"], ["{out}/b.bin"]),
     ("convert", "--to"): (["--to", "diffusers"], ["--to", "kohya"], ["--to", "comfyui"], ["--to", "peft"]),
+    ("convert", "--private"): (["--private"],),
+    ("convert", "--thumbnail"): (
+        ["--thumbnail", "{photos}/0.png"],
+        ["--thumbnail", "run"],
+        ["--thumbnail", "nowhere.png"],
+    ),
     ("convert", "--dtype"): (["--dtype", "fp32"], ["--dtype", "fp16"], ["--dtype", "bf16"]),
     ("doctor", "--measure"): (["--measure"], ["--no-measure"]),
 }

@@ -46,7 +46,22 @@ def inspect(files: Files, *, json: AsJson = False) -> None:
         typer.echo(f"{chr(10) * bool(number)}{write_text(look_into(file))}")
 
 
-def convert(adapter: RunOrAdapter, out: OutFile, *, to: To, dtype: Dtype = None) -> None:
+Private = Annotated[bool, typer.Option("--private", help="Write no header for other tools.")]
+Thumbnail = Annotated[
+    str | None,
+    typer.Option(help="Image for the header; run takes the last preview of the adapter's run.", show_default=False),
+]
+
+
+def convert(
+    adapter: RunOrAdapter,
+    out: OutFile,
+    *,
+    to: To,
+    dtype: Dtype = None,
+    private: Private = False,
+    thumbnail: Thumbnail = None,
+) -> None:
     """Write an adapter in the format of another tool; any tool's file is read.
 
     Ranks and alphas of each layer keep their meaning. What some tool would read otherwise is said.
@@ -55,7 +70,7 @@ def convert(adapter: RunOrAdapter, out: OutFile, *, to: To, dtype: Dtype = None)
     from mascot.cli.console import quiet_libraries
 
     quiet_libraries()
-    conversion = write_as(adapter, out, to=to, dtype=dtype)
+    conversion = write_as(adapter, out, to=to, dtype=dtype, private=private, thumbnail=thumbnail)
     for note in conversion.notes:
         typer.echo(f"mascot: note: {note}.", err=True)
     layers = f"{conversion.layers} layers" if conversion.layers else "words"

@@ -21,10 +21,6 @@ FAMILIES: Final[Mapping[str, str]] = {"sd": "sd1", "sdxl": "sdxl", "sd3": "sd3",
 """Family of a base -> the architecture of its adapters, as the registry of formats names it."""
 TEXT_WIDTH_2: Final = 1024
 """Width of the text embeddings of Stable Diffusion 2, of the same family as 1."""
-KEPT: Final = ("author", "license", "tags", "description", "title")
-"""ModelSpec keys of a file that hold for the same adapter in another format too."""
-KEPT_COUNTS: Final = ("ss_num_train_images", "ss_tag_frequency")
-"""kohya's keys of a file that hold for the same adapter in another format too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +31,13 @@ class AdapterFacts:
     """As the registry of formats names it; None where no other tool has a name for it."""
     family: str
     """Name of the base's family."""
-    resolution: tuple[int, int]
-    """Width and height in pixels."""
+    resolution: tuple[int, int] | None
+    """Width and height in pixels; None where it is not known."""
     title: str
     output_name: str
     """The adapter's name in A1111's prompts, and usually its file's."""
     triggers: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Trigger words of each subject -> the number of its photos."""
+    """Trigger words of each subject -> the number of its photos, 0 where it is not known."""
     description: str = ""
     prediction: str | None = None
     license: str | None = None
@@ -110,9 +106,3 @@ def is_header_key(key: str) -> bool:
 def without_header(metadata: Mapping[str, str]) -> dict[str, str]:
     """Remove what is written for other tools alone, such as hashes of another file."""
     return {key: value for key, value in metadata.items() if not is_header_key(key)}
-
-
-def kept_keys(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Select the keys that another tool wrote about an adapter, and that hold in another format."""
-    names = {f"{PREFIX}{key}" for key in KEPT} | set(KEPT_COUNTS)
-    return {key: value for key, value in metadata.items() if key in names}

@@ -60,7 +60,7 @@ def kohya_keys(
     *,
     architecture: str,
     prediction: str | None,
-    resolution: tuple[int, int],
+    resolution: tuple[int, int] | None,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
 ) -> dict[str, str]:
@@ -76,12 +76,13 @@ def kohya_keys(
         "ss_output_name": facts.output_name,
         "ss_base_model_version": version,
         "ss_v2": str(architecture == "sd2"),
-        "ss_resolution": str(resolution),
         **network_keys(architecture, tensors, metadata),
     }
+    if resolution is not None:
+        keys["ss_resolution"] = str(resolution)
     if facts.images is not None:
         keys["ss_num_train_images"] = str(facts.images)
-    if facts.triggers:
+    if facts.images and facts.triggers:
         keys["ss_tag_frequency"] = tag_frequency(facts.triggers)
     return keys
 

@@ -26,7 +26,7 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
 One id stands for both of FLUX.1's bases, dev and schnell: a LoRA of one is read for the other.
 """
 VELOCITY: Final[Mapping[str, str]] = {"sd2": "stable-diffusion-v2-768-v"}
-"""Architecture -> its id where the base predicts the velocity, if that is another one."""
+"""Architecture -> its id unless the base is known to predict noise, if that is another one."""
 NEWER: Final[Mapping[str, str]] = {"5-large": "stable-diffusion-v3.5-large", "5-medium": "stable-diffusion-v3.5-medium"}
 """Version of Stable Diffusion 3 after the first (see `version_3`) -> its architecture's id."""
 LARGE_WIDTH: Final = 2432
@@ -55,8 +55,8 @@ class ModelSpec:
     kind: str
     """One of KINDS."""
     title: str
-    resolution: tuple[int, int]
-    """Width and height in pixels."""
+    resolution: tuple[int, int] | None
+    """Width and height in pixels; None where it is not known."""
     trigger: str = ""
     """The words that a prompt must have; empty where there are none."""
     description: str = ""
@@ -84,7 +84,7 @@ class ModelSpec:
             "description": self.description or None,
             "date": self.date,
             "license": self.license,
-            "resolution": f"{self.resolution[0]}x{self.resolution[1]}",
+            "resolution": f"{self.resolution[0]}x{self.resolution[1]}" if self.resolution else None,
             "trigger_phrase": self.trigger or None,
             "usage_hint": f"Trigger word: {self.trigger}" if self.trigger else None,
             "prediction_type": PREDICTIONS.get(self.prediction or ""),
@@ -95,7 +95,7 @@ class ModelSpec:
     def architecture_id(self, names: Iterable[str], widths: Iterable[int]) -> str:
         """Return the architecture's id with the kind of file: `stable-diffusion-v1/lora`."""
         known = ARCHITECTURES.get(self.architecture or "", self.family.replace("_", "-"))
-        if self.prediction == "v_prediction":
+        if self.prediction != "epsilon":
             known = VELOCITY.get(self.architecture or "", known)
         if self.architecture == "sd3":
             known = NEWER.get(version_3(names, widths), known)

@@ -20,6 +20,7 @@ from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
 from mascot.adapters.token_rows import ENCODERS, RECORDS_KEY, read_records
+from mascot.api.adapters.written_header import facts_of, header_metadata, read_thumbnail
 from mascot.errors import UserError, list_some
 from mascot.generation.loading import resolve_adapter
 from mascot.methods.registry import LAYERS_AND_WORDS, WORDS, method_in
@@ -48,7 +49,15 @@ class Conversion:
     """What some tool would make of the file other than what is in it; each one sentence."""
 
 
-def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dtype | None = None) -> Conversion:
+def convert(
+    source: str | Path | Run,
+    out: str | Path,
+    *,
+    to: Format,
+    dtype: Dtype | None = None,
+    private: bool = False,
+    thumbnail: str | Path | None = None,
+) -> Conversion:
     """Write an adapter, a run's or any tool's file, in another format.
 
     Tensors keep their values, and ranks and alphas of each layer their meaning. Words stay beside
@@ -59,23 +68,26 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
         out: The file to write; for `peft` a folder, with a subfolder for each part.
         to: The format.
         dtype: The tensors' dtype; None keeps what they have.
+        private: Leave everything out of headers but our own manifest.
+        thumbnail: An image file for headers, or `run` for the last preview of the source's run.
 
     Raises:
-        UserError: the source cannot be read, the format has no name for a layer, a value is too
-            large for the dtype, or there is something at `out` or in the place of a word's file.
+        UserError: the source cannot be read, or is nothing that has other formats; or as
+            `check_out`, `Target.of` and `Target.write`.
     """
     path = check_out(Path(out), to)
     adapter, read = resolve_adapter(source)
+    target = Target.of(to, read, dtype, private=private, thumbnail=thumbnail)
     (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
     words = {check_out(word_path(path, to, token), "words"): content for token, content in apart.items()}
     layers, others = read_own(tensors, metadata)
     if not layers and not others and not words:
         raise UserError(f"{read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
     main = replace(adapter, tensors=tensors, metadata=metadata)
-    written = {path: written_as(to, main, read, dtype)} if tensors else {}
+    written = {path: target.written(main, path)} if tensors else {}
     for file, (own, record) in words.items():
         word = replace(adapter, tensors=own, metadata=record)
-        written[file] = written_as("diffusers" if to == "peft" else to, word, read, dtype)
+        written[file] = replace(target, to="diffusers" if to == "peft" else to).written(word, file)
     write_all(written, folder=path if to == "peft" else None)
     return Conversion(
         path=path if tensors else next(iter(words)),
@@ -87,23 +99,54 @@ def convert(source: str | Path | Run, out: str | Path, *, to: Format, dtype: Dty
     )
 
 
-def written_as(to: str, adapter: Adapter, read: Path, dtype: Dtype | None) -> Adapter:
-    """Turn an adapter in our form into one in another, with another dtype.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What files are written as."""
 
-    Its manifest names the method that the tensors alone amount to.
+    to: str
+    read: Path
+    """The file that the adapter was read from."""
+    dtype: Dtype | None
+    private: bool
+    thumbnail: str | None
+    """A data URI."""
 
-    Raises:
-        UserError: the format has no name for a layer, or a value is too large for the dtype.
-    """
-    architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
-    try:
-        tensors, metadata = write_format(to, adapter.tensors, adapter.metadata, architecture)
-    except UserError as error:
-        raise UserError(f"{read} cannot be written for {to}: {error}") from error
-    manifest = adapter.manifest
-    if manifest is not None and manifest.method in {LAYERS_AND_WORDS, WORDS}:
-        manifest = manifest.model_copy(update={"method": method_in(adapter.tensors)})
-    return Adapter(tensors=tensors if dtype is None else cast(tensors, dtype), metadata=metadata, manifest=manifest)
+    @classmethod
+    def of(cls, to: str, read: Path, dtype: Dtype | None, *, private: bool, thumbnail: str | Path | None) -> Target:
+        """Read the image for the header.
+
+        Raises:
+            UserError: it cannot be used, or the format has no header; or as `read_thumbnail`.
+        """
+        if to == "peft" and (private or thumbnail is not None):
+            option = "--private" if private else "--thumbnail"
+            raise UserError(f"{option} is about the header of a file, and folders of peft have none; leave it out.")
+        if private and thumbnail is not None:
+            raise UserError("--private leaves out what --thumbnail adds; give one of them.")
+        image = None if thumbnail is None else read_thumbnail(thumbnail, read)
+        return cls(to=to, read=read, dtype=dtype, private=private, thumbnail=image)
+
+    def written(self, adapter: Adapter, path: Path) -> Adapter:
+        """Turn an adapter in our form into one in another, with another dtype, for a path.
+
+        Its manifest names the method that the tensors alone amount to. Its header describes it.
+
+        Raises:
+            UserError: the format has no name for a layer, or a value is too large for the dtype.
+        """
+        architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
+        try:
+            tensors, metadata = write_format(self.to, adapter.tensors, adapter.metadata, architecture)
+        except UserError as error:
+            raise UserError(f"{self.read} cannot be written for {self.to}: {error}") from error
+        manifest = adapter.manifest
+        if manifest is not None and manifest.method in {LAYERS_AND_WORDS, WORDS}:
+            manifest = manifest.model_copy(update={"method": method_in(adapter.tensors)})
+        facts = facts_of(adapter, self.read, architecture, path.stem)
+        facts = replace(facts, thumbnail=self.thumbnail or facts.thumbnail)
+        metadata = header_metadata(adapter, facts, metadata, to=self.to, private=self.private)
+        cast_tensors = tensors if self.dtype is None else cast(tensors, self.dtype)
+        return Adapter(tensors=cast_tensors, metadata=metadata, manifest=manifest)
 
 
 def write_all(adapters: Mapping[Path, Adapter], folder: Path | None) -> None:
