@@ -73,16 +73,26 @@ def convert(
 
     Raises:
         UserError: the source cannot be read, or is nothing that has other formats; or as
-            `check_out`, `Target.of` and `Target.write`.
+            `check_out`, `Target.of` and `write_target`.
     """
     path = check_out(Path(out), to)
     adapter, read = resolve_adapter(source)
     target = Target.of(to, read, dtype, private=private, thumbnail=thumbnail)
+    return write_target(adapter, target, path)
+
+
+def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
+    """Write an adapter at a path, and the words that need files of their own beside it.
+
+    Raises:
+        UserError: it holds nothing that has other formats; or as `check_out` and `Target.written`.
+    """
+    to = target.to
     (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
     words = {check_out(word_path(path, to, token), "words"): content for token, content in apart.items()}
     layers, others = read_own(tensors, metadata)
     if not layers and not others and not words:
-        raise UserError(f"{read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
+        raise UserError(f"{target.read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
     main = replace(adapter, tensors=tensors, metadata=metadata)
     written = {path: target.written(main, path)} if tensors else {}
     for file, (own, record) in words.items():
