@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mascot.adapters import adapter_file
 from mascot.adapters.adapter_file import Adapter, Manifest
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
@@ -73,12 +74,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     made().write(path)
     before = path.read_bytes()
 
-    def full(target: Path, content: bytes) -> None:
-        with target.open("wb") as file:
-            file.write(content[:50])
+    def full(target: Path) -> None:
+        assert target.exists()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(adapter_file, "fill_hashes", full)
     with pytest.raises(UserError, match="No space left"):
         made(names="x").write(path)
     assert path.read_bytes() == before

@@ -60,12 +60,23 @@ def test_the_order_of_writing_changes_no_byte(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_older_file(tmp_path: Path) -> None:
-    path, shapes = tmp_path / "a.safetensors", {name: shape_of(tensor) for name, tensor in some_tensors().items()}
+    path = tmp_path / "a.safetensors"
     path.write_bytes(b"older")
-    with pytest.raises(AssertionError, match="every tensor"), stream_tensors(path, shapes, {}) as write:
-        write("number", torch.tensor(4.0))
+
+    def fail(temporary: Path) -> None:
+        assert temporary.stat().st_size > 100
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"a\.safetensors cannot be written \(No space left on device\)"):
+        write_tensors(path, some_tensors(), {}, finish=fail)
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     assert path.read_bytes() == b"older"
+
+
+def test_a_tensor_that_is_not_written_is_noticed(tmp_path: Path) -> None:
+    shapes = {name: shape_of(tensor) for name, tensor in some_tensors().items()}
+    with pytest.raises(AssertionError, match="every tensor"), stream_tensors(tmp_path / "a", shapes, {}) as write:
+        write("number", torch.tensor(4.0))
 
 
 def test_a_file_that_becomes_shorter_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from safetensors.torch import save
 from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
@@ -27,13 +26,12 @@ from mascot.adapters.foreign_formats import describe_pickle
 from mascot.adapters.formats.numbered_layers import WORD_MARK
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
 from mascot.adapters.formats.word_files import tensors_in_pickle
-from mascot.adapters.headers.tensor_hashes import with_hashes, with_places
+from mascot.adapters.headers.tensor_hashes import fill_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
 from mascot.adapters.peft_folder import is_peft_folder, read_peft_folder
 from mascot.errors import UserError
 from mascot.protocols import Subject
-from mascot.storage.atomic_write import atomic_write
-from mascot.storage.tensor_files import read_pickled, read_tensors
+from mascot.storage.tensor_files import read_pickled, read_tensors, write_tensors
 from mascot.storage.untrusted_files import UnreadableFile
 
 MANIFEST_KEY = "mascot"
@@ -176,8 +174,7 @@ class Adapter:
         header = {"format": "pt", **with_places(self.metadata)}
         if self.manifest is not None:
             header[MANIFEST_KEY] = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(with_hashes(with_sorted_header(save(dict(self.tensors), metadata=header))))
+        write_tensors(path, self.tensors, header, finish=fill_hashes)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -261,17 +258,6 @@ def describe_unreadable(path: Path) -> str:
         f"{path} is {pickled}, which can run code when it is opened, so mascot never opens it; "
         "give a .safetensors file."
     )
-
-
-def with_sorted_header(content: bytes) -> bytes:
-    """Sort the keys of a safetensors file's header.
-
-    The safetensors library writes metadata in an order that differs between calls.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the format requires aligned tensors
-    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_manifest(path: Path, text: str) -> Manifest:

@@ -219,17 +219,14 @@ def open_tensors(path: Path, *, remedy: str = REMEDY) -> Generator[StoredTensors
 def stream_tensors(
     path: Path, shapes: Mapping[str, TensorShape], metadata: Mapping[str, str]
 ) -> Generator[Callable[[str, Tensor], None]]:
-    """Write a safetensors file atomically, one tensor at a time, in any order.
+    """Write a safetensors file one tensor at a time, in any order, at a temporary path.
 
     Yields a function that writes one tensor. All must be written before the context ends. Equal
-    tensors and metadata give equal bytes.
-
-    Raises:
-        UserError: the file cannot be written; an older file at `path` is kept.
+    tensors and metadata give equal bytes. The caller gives the file its name (`atomic_write`).
     """
     header, starts = lay_out(shapes, metadata)
     left = set(shapes)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:
         file.write(header)
 
         def write(name: str, tensor: Tensor) -> None:
@@ -266,15 +263,34 @@ def lay_out(shapes: Mapping[str, TensorShape], metadata: Mapping[str, str]) -> t
     return len(text).to_bytes(8, "little") + text, starts
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Write tensors as a safetensors file, atomically, without a second copy in memory.
+
+    `finish` gets the temporary path when all is written.
 
     Raises:
         UserError: the file cannot be written; an older file at `path` is kept.
     """
-    with stream_tensors(path, {name: shape_of(tensor) for name, tensor in tensors.items()}, metadata) as write:
-        for name, tensor in tensors.items():
-            write(name, tensor)
+    shapes = {name: shape_of(tensor) for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        with stream_tensors(temporary, shapes, metadata) as write:
+            for name, tensor in tensors.items():
+                write(name, tensor)
+        if finish is not None:
+            finish(temporary)
+
+
+def replace_header(path: Path, text: bytes) -> None:
+    """Replace the header of a file that is being written by one of the same length."""
+    with path.open("r+b") as file:
+        assert len(text) == int.from_bytes(file.read(8), "little"), "the tensors stay where they are"
+        file.write(text)
 
 
 def read_pickled(path: Path, *, remedy: str = REMEDY) -> object:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from mascot.adapters.headers.model_spec import PREFIX
+from mascot.storage.tensor_files import replace_header
+from mascot.storage.untrusted_files import open_regular
 
 SHA256: Final = f"{PREFIX}hash_sha256"
 """ModelSpec's hash: SHA-256 of everything after the header, as `0x` and lower-case digits."""
@@ -36,21 +39,40 @@ def with_places(metadata: Mapping[str, str]) -> dict[str, str]:
 def with_hashes(content: bytes) -> bytes:
     """Fill in the hashes of a whole safetensors file where its header has places for them."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    metadata: dict[str, str] = header.get(METADATA, {})
     digest = hashlib.sha256(content[end:]).hexdigest()
-    found = {SHA256: f"0x{digest}", MODEL_HASH: digest, LEGACY_HASH: legacy_hash(content)}
-    if end > LEGACY_BYTES.start:  # the hash would be one of the bytes that it is computed over
+    return content[:8] + filled_header(content[8:end], digest, legacy_hash(content[LEGACY_BYTES])) + content[end:]
+
+
+def fill_hashes(path: Path) -> None:
+    """Fill in the hashes of a safetensors file that was just written, in place.
+
+    The file is read in pieces, so it may be larger than the memory.
+    """
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(LEGACY_BYTES.start)
+        legacy = legacy_hash(file.read(LEGACY_BYTES.stop - LEGACY_BYTES.start))
+    replace_header(path, filled_header(header, digest, legacy))
+
+
+def filled_header(header: bytes, digest: str, legacy: str) -> bytes:
+    """Put hashes into a header in place of zeros; its length stays the same."""
+    values = json.loads(header)
+    metadata: dict[str, str] = values.get(METADATA, {})
+    found = {SHA256: f"0x{digest}", MODEL_HASH: digest, LEGACY_HASH: legacy}
+    if 8 + len(header) > LEGACY_BYTES.start:  # the hash would be one of the bytes that it is computed over
         metadata.pop(LEGACY_HASH, None)
-    header[METADATA] = metadata | {key: value for key, value in found.items() if key in metadata}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode().ljust(end - 8)
-    assert len(text) == end - 8, "hashes have the length of their places"
-    return content[:8] + text + content[end:]
+    values[METADATA] = metadata | {key: value for key, value in found.items() if key in metadata}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":")).encode().ljust(len(header))
+    assert len(text) == len(header), "hashes have the length of their places"
+    return text
 
 
 def legacy_hash(content: bytes) -> str:
-    """Hash the bytes that A1111's first versions hashed.
+    """Hash the bytes LEGACY_BYTES of a file, as A1111's first versions did.
 
     In a file below 1 MiB these are no bytes at all, there as here.
     """
-    return hashlib.sha256(content[LEGACY_BYTES]).hexdigest()[:8]
+    return hashlib.sha256(content).hexdigest()[:8]

@@ -187,8 +187,8 @@ def write_base(base: BaseFiles, changes: Contributions, out: Path, on_event: OnE
     """Write the base with changed weights, whole or not at all."""
     done = counted(on_event)
     if base.path.is_file():
-        with base.opened() as read:
-            write_weights(base, base.path, out, ChangedWeights(changes, read, done))
+        with atomic_write(out) as temporary, base.opened() as read:
+            write_weights(base, base.path, temporary, ChangedWeights(changes, read, done))
         return
     with atomic_write(out) as temporary, base.opened() as read:
         worked = ChangedWeights(changes, read, done)

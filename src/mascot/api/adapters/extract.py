@@ -161,9 +161,7 @@ def check_alike(before: BaseFiles, after: BaseFiles) -> list[str]:
 def has_alike(name: str, shape: tuple[int, ...], after: BaseFiles) -> bool:
     """Tell whether a base has a weight of a shape; token embeddings may have more rows."""
     found = list(after.places[name].shape) if name in after.places else [0]
-    return found == list(shape) or (
-        name.endswith(TOKEN_TABLE) and found[1:] == list(shape[1:]) and found[0] > shape[0]
-    )
+    return found == list(shape) or (name.endswith(TOKEN_TABLE) and found[1:] == list(shape[1:]) and found[0] > shape[0])
 
 
 def is_layer(name: str, shape: tuple[int, ...]) -> bool:
