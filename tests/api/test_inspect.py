@@ -20,6 +20,7 @@ from mascot.adapters.formats.layer_settings import read_own
 from mascot.adapters.formats.numbered_layers import read_numbered
 from mascot.adapters.formats.registry import write_format
 from mascot.adapters.lora_keys import DOWN, UP, write_metadata
+from mascot.adapters.peft_folder import write_peft_folder
 from mascot.api.adapters.inspect import inspect
 from mascot.api.adapters.inspection.energies import energy_of
 from mascot.api.adapters.inspection.inspection_text import write_json
@@ -94,11 +95,14 @@ def plain_energy(tensors: Mapping[str, Tensor], start: str, scale: float) -> flo
     return sum(float(change.square().sum()) for change in changes)
 
 
-@pytest.mark.parametrize("to", ["diffusers", "kohya", "comfyui"])
+@pytest.mark.parametrize("to", ["diffusers", "kohya", "comfyui", "peft"])
 def test_every_format_of_one_adapter_is_told_alike(tmp_path: Path, to: str) -> None:
     tensors, metadata = unet_file()
     written, header = write_format(to, tensors, metadata, "sd1")
-    save_file(written, tmp_path / "a.safetensors", header)
+    if to == "peft":
+        write_peft_folder(tmp_path / "a.safetensors", written, header)
+    else:
+        save_file(written, tmp_path / "a.safetensors", header)
     found = inspect(tmp_path / "a.safetensors")
     assert (found.what, found.architecture, found.format) == ("a LoRA", "sd1", to)
     assert {part.part: (part.layers, part.ranks, part.alphas) for part in found.parts} == {

@@ -109,10 +109,10 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name
         for (part, layer), own in grouped.items()
     }
     own_tensors, own_metadata = write_own(place_text_layers(separate_layers(layers)))
-    is_own = METADATA_KEY in metadata and own_tensors.keys() | words.keys() == tensors.keys()
+    is_own = METADATA_KEY in metadata and {*own_tensors, *words} == set(tensors)
     return ConvertedAdapter(
         tensors=own_tensors | words,
-        metadata=(metadata if is_own else without_settings(metadata) | own_metadata) | word_metadata,
+        metadata={**(metadata if is_own else without_settings(metadata) | own_metadata), **word_metadata},
         format=" and ".join(formats),
         architecture=architecture_of(own_tensors),
     )

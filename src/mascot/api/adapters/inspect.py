@@ -17,13 +17,16 @@ from mascot.adapters.adapter_file import MANIFEST_KEY, Manifest, read_manifest
 from mascot.adapters.foreign_formats import describe_foreign, describe_pickle
 from mascot.adapters.formats.registry import CROSS_ATTENTION
 from mascot.adapters.formats.word_files import take_words, tensors_in_pickle
+from mascot.adapters.peft_folder import is_peft_folder
 from mascot.api.adapters.inspection.file_facts import (
     FileFacts,
     read_file_facts,
+    read_folder_facts,
     word_facts,
 )
 from mascot.api.adapters.inspection.inspected import Inspection, PartSize
 from mascot.errors import UserError
+from mascot.generation.adapter_sources import download_adapter, is_repository
 from mascot.models.base_files.file_contents import PARTS, UNET, FileContents, read_contents
 from mascot.models.families.registry import family_name
 from mascot.storage.run_folder import Run, kept_steps, locate
@@ -43,12 +46,16 @@ AGAIN: Final = "get it again from where it comes from"
 
 
 def inspect(source: str | Path) -> Inspection:
-    """Tell what a file, a run, `RUN@STEP`, or a folder of an adapter or of a base holds.
+    """Tell what a file, a run, `RUN@STEP`, a folder or a repository of the hub holds.
+
+    A folder is a run's, a base's, or one of an adapter.
 
     Raises:
         UserError: nothing is there, or it is damaged, or it is nothing that mascot knows.
     """
     path = locate(Path(source))
+    if not path.exists() and is_repository(str(source)):
+        path = download_adapter(str(source))
     if path.is_dir():
         return inspect_folder(path)
     if not path.exists():
@@ -73,7 +80,7 @@ def inspect_adapter(path: Path, facts: FileFacts, metadata: Mapping[str, str]) -
     found = Inspection(
         path=str(path),
         what=facts.what,
-        bytes=path.stat().st_size,
+        bytes=size_of(path),
         architecture=facts.architecture,
         format=facts.format or None,
         trigger=metadata.get("modelspec.trigger_phrase") or " ".join(word.token for word in facts.words) or None,
@@ -93,6 +100,12 @@ def inspect_adapter(path: Path, facts: FileFacts, metadata: Mapping[str, str]) -
         return with_manifest(found, read_manifest(path, metadata[MANIFEST_KEY]))
     except UserError as error:
         return replace(found, warnings=(*found.warnings, str(error).rstrip(".")))
+
+
+def size_of(path: Path) -> int:
+    """Count the bytes of a file, or of the files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def with_manifest(found: Inspection, manifest: Manifest) -> Inspection:
@@ -196,6 +209,8 @@ def inspect_folder(path: Path) -> Inspection:
     """
     if (path / "model_index.json").is_file():
         return inspect_base(path)
+    if is_peft_folder(path):
+        return inspect_adapter(path, read_folder_facts(path), {})
     run = Run(path)
     if run.recipe.is_file() and not run.adapter.is_file():
         kept = [f"{path}@{step}" for step in kept_steps(run)]
@@ -240,7 +255,7 @@ def inspect_base(path: Path) -> Inspection:
     return Inspection(
         path=str(path),
         what=f"a base folder ({index.get('_class_name')})",
-        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        bytes=size_of(path),
         architecture=architecture_of_folder(path) or name,
         prediction=stated_prediction(path),
         sizes=tuple(sizes),

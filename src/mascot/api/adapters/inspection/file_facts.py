@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from mascot.adapters.adapter_checks import settings_by_part
 from mascot.adapters.formats.layer_kinds import ALPHA
@@ -16,11 +17,12 @@ from mascot.adapters.formats.layer_settings import read_own, write_own
 from mascot.adapters.formats.registry import architecture_of
 from mascot.adapters.formats.transformer_layers import separate_layers
 from mascot.adapters.formats.word_files import Word, take_words
+from mascot.adapters.peft_folder import read_peft_folder
 from mascot.api.adapters.inspection.blocks import block_of, exists
 from mascot.api.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
 from mascot.api.adapters.inspection.stated import Statement, Truth, read_statements
 from mascot.errors import UserError, list_some
-from mascot.storage.tensor_files import StoredTensors, TensorEntry, open_tensors
+from mascot.storage.tensor_files import DTYPES, TensorEntry, open_tensors
 
 KINDS: Final[Mapping[str, str]] = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 """Kind of a layer's change -> its name in sentences."""
@@ -105,16 +107,37 @@ def read_file_facts(path: Path) -> FileFacts:
         UserError: the file is no whole safetensors file.
     """
     with open_tensors(path) as stored:
-        entries, metadata = stored.header.entries, stored.header.metadata
-        warnings: list[str] = [] if entries else ["it holds no tensors"]
-        try:
-            located, others = locate_layers(entries)
-        except UserError as error:
-            located, others = [], list(entries)
-            warnings.append(str(error).rstrip("."))
-        words = read_word_facts(path, stored, others, warnings)
-        located.sort(key=lambda one: one.part.startswith("text_encoder"))
-        layers, settings = read_layer_facts(stored, [one for one in located if one.part], metadata, warnings)
+        return describe(stored, stored.header.entries, stored.header.metadata, path)
+
+
+def read_folder_facts(path: Path) -> FileFacts:
+    """Read what a folder of peft holds, with a subfolder for each part or for one.
+
+    Raises:
+        UserError: a file is missing or damaged, or the method is none that is read.
+    """
+    tensors, metadata = read_peft_folder(path)
+    names = {f"torch.{name}": short for short, name in DTYPES.items()}
+    entries = {
+        key: TensorEntry(dtype=names[str(tensor.dtype)], shape=list(tensor.shape), data_offsets=[0, tensor.nbytes])
+        for key, tensor in tensors.items()
+    }
+    return describe(tensors, entries, metadata, path)
+
+
+def describe(
+    tensors: Mapping[str, Tensor], entries: Mapping[str, TensorEntry], metadata: Mapping[str, str], path: Path
+) -> FileFacts:
+    """Describe tensors, each of which is read when its layer's turn comes."""
+    warnings: list[str] = [] if entries else ["it holds no tensors"]
+    try:
+        located, others = locate_layers(entries)
+    except UserError as error:
+        located, others = [], list(entries)
+        warnings.append(str(error).rstrip("."))
+    words = read_word_facts({key: tensors[key] for key in others}, metadata, path.stem, warnings)
+    located.sort(key=lambda one: one.part.startswith("text_encoder"))
+    layers, settings = read_layer_facts(tensors, [one for one in located if one.part], metadata, warnings)
     architecture = architecture_in(located, entries)
     warnings += layer_warnings(layers, architecture, settings, lost=[one.layer for one in located if not one.part])
     truth = truth_of(layers, architecture)
@@ -140,11 +163,11 @@ def read_file_facts(path: Path) -> FileFacts:
 
 
 def read_word_facts(
-    path: Path, stored: StoredTensors, others: Iterable[str], faults: list[str]
+    others: Mapping[str, Tensor], metadata: Mapping[str, str], name: str, faults: list[str]
 ) -> tuple[WordFacts, ...]:
     """Read the words among the tensors that are of no layer; faults are added to a list."""
     try:
-        rest, words = take_words({key: stored[key] for key in others}, stored.header.metadata, path.stem)
+        rest, words = take_words(others, metadata, name)
     except UserError as error:
         faults.append(str(error).rstrip("."))
         return ()
@@ -166,7 +189,7 @@ def word_facts(words: Iterable[Word]) -> tuple[WordFacts, ...]:
 
 
 def read_layer_facts(
-    stored: StoredTensors, located: list[Located], metadata: Mapping[str, str], faults: list[str]
+    tensors: Mapping[str, Tensor], located: list[Located], metadata: Mapping[str, str], faults: list[str]
 ) -> tuple[list[LayerFacts], Mapping[str, str]]:
     """Read the facts of all layers; metadata that cannot be read are a fault, and left out.
 
@@ -177,7 +200,7 @@ def read_layer_facts(
     except UserError as error:
         faults.append(str(error).rstrip("."))
         metadata = {}
-    return list(read_facts(located, stored, metadata)), metadata
+    return list(read_facts(located, tensors, metadata)), metadata
 
 
 def architecture_in(located: Iterable[Located], entries: Mapping[str, TensorEntry]) -> str | None:

@@ -17,7 +17,7 @@ from mascot.adapters.formats.registry import locate
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE, UP
 from mascot.api.adapters.inspection.energies import energy_of
 from mascot.errors import UserError
-from mascot.storage.tensor_files import StoredTensors, TensorEntry
+from mascot.storage.tensor_files import TensorEntry
 
 HALF: Final = "lack half of their weights"
 NOT_FINITE: Final = "have NaN or infinite weights"
@@ -103,7 +103,9 @@ def locate_numbered(entries: Mapping[str, TensorEntry]) -> tuple[list[Located], 
     return located, list(keys.values())
 
 
-def read_facts(layers: list[Located], stored: StoredTensors, metadata: Mapping[str, str]) -> Iterator[LayerFacts]:
+def read_facts(
+    layers: list[Located], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Iterator[LayerFacts]:
     """Read one layer after another, and tell its facts.
 
     Raises:
@@ -111,7 +113,7 @@ def read_facts(layers: list[Located], stored: StoredTensors, metadata: Mapping[s
     """
     settings = settings_by_part(metadata)
     for where in layers:
-        own = {ending: stored[key] for ending, key in where.keys.items()}
+        own = {ending: tensors[key] for ending, key in where.keys.items()}
         if fault := find_fault(own):
             yield LayerFacts(where=where, fault=fault)
             continue
@@ -139,7 +141,7 @@ def find_fault(own: Mapping[str, Tensor]) -> str:
         return NOT_FINITE
     if not all(tensor.is_floating_point() for ending, tensor in own.items() if ending != ALPHA):
         return WHOLE_NUMBERS
-    return HALF if (DOWN in own) != (UP in own) or own.keys() == {ALPHA} else ""
+    return HALF if (DOWN in own) != (UP in own) or set(own) == {ALPHA} else ""
 
 
 def kind_of(change: LayerChange) -> str:
