@@ -158,6 +158,14 @@ class ImageFitted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenShared(Event):
+    """Two adapters that generate together were trained with one token."""
+
+    message: str
+    """Both adapters and the token, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGenerated(Event):
     """One image of the last `GenerationStarted` is on disk."""
 

@@ -10,7 +10,7 @@ Shape suffixes: B batch, C channel, H height, W width, N tokens, D width of an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,8 +160,8 @@ class Vocabulary(Protocol):
         """Let a token stand for N trainable rows in every prompt; the table itself stays frozen."""
         ...
 
-    def remove(self) -> None:
-        """Remove all added tokens, which restores the base's vocabulary."""
+    def remove(self, tokens: Collection[str] | None = None) -> None:
+        """Remove some added tokens, or all; without any left it is the base's own vocabulary."""
         ...
 
 
@@ -406,14 +406,14 @@ class Method(Protocol):
 
 
 class AppliedAdapter(Protocol):
-    """An adapter that is applied to a stage."""
+    """An adapter that is applied to a stage, alone or beside others."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set the strength of each part: 0 is exactly the base model, 1 the trained strength."""
         ...
 
     def remove(self) -> None:
-        """Remove the adapter, which restores the base model exactly."""
+        """Remove the adapter; when the last one is removed, this is the base model, bit by bit."""
         ...
 
     def changes(self) -> Iterator[tuple[str, float]]:
@@ -425,5 +425,8 @@ class Restore(Protocol):
     """The function that applies an adapter: the inverse of `AttachedMethod.export`."""
 
     def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
-        """Apply exported tensors to a stage; UserError names keys or shapes that do not fit."""
+        """Apply exported tensors to a stage, beside the adapters that it has.
+
+        The weight changes of all adapters add up. UserError names keys or shapes that do not fit.
+        """
         ...

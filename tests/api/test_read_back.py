@@ -14,9 +14,10 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.api import train as module
 from mascot.api.train import train
 from mascot.errors import UserError
-from mascot.generation.generator import NO_EFFECT, Generator, layer_changes
+from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.read_back import SMALLEST, small_side
+from mascot.generation.stack.applied_stack import NO_EFFECT
 from mascot.models.families.registry import load_family
 from mascot.progress import AdapterReadBack, Event
 from mascot.recipe.recipe import Recipe
@@ -76,7 +77,7 @@ def check_proof(run: Run, proof: AdapterReadBack, base: Path) -> None:
     assert 0 < proof.layer_change < 10
     assert proof.image_change >= 0
     generator = Generator(load_family(str(base), device="cpu", precision="fp32"), Adapter.read(run.adapter))
-    assert dict(layer_changes(generator.applied))[proof.layer] == pytest.approx(proof.layer_change)
+    assert dict(generator.applied.changes())[proof.layer] == pytest.approx(proof.layer_change)
 
 
 @pytest.mark.parametrize(

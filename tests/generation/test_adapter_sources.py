@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from mascot.errors import UserError
-from mascot.generation.adapter_sources import AdapterSource, name_of, read_source, split_words
+from mascot.generation.stack.adapter_sources import AdapterSource, name_of, read_source, split_words
 from mascot.storage.run_folder import Run
 
 

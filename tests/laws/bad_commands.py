@@ -450,7 +450,9 @@ def _several() -> Iterator[Command]:
     yield draw("comes after a prompt", "adapter.safetensors", "a dog", "adapter.safetensors")
     yield draw("the model hub cannot be reached", "someone/adapter", "a dog")
     yield draw("not between 0 and 4", "adapter.safetensors:5", "a dog")
-    yield draw("gives a scale, and --unet-scale another", "adapter.safetensors:0.5", "a dog", "--unet-scale", "1")
+    yield draw(
+        "has a scale behind it, and --unet-scale gives another", "adapter.safetensors:0.5", "a dog", "--unet-scale", "1"
+    )
     yield draw("scale of the text encoders", "adapters/no_text.safetensors:0.5:1", "a dog")
     yield draw("scale of the denoiser", "adapters/token.safetensors:0.5:1", "a dog")
 

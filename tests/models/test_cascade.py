@@ -281,7 +281,9 @@ def test_one_adapter_applies_to_every_stage(base: Path, family: Family) -> None:
     images = [plain]
     for exports in ((one, NOTHING), (NOTHING, two), (one, two)):
         generator = Generator(load_family(str(base), device="cpu", precision="fp32"), adapter_of(*exports))
-        assert [applied is None for applied in generator.applied] == [export is NOTHING for export in exports]
+        assert [applied is None for applied in generator.applied.adapters[0][1]] == [
+            export is NOTHING for export in exports
+        ]
         images += generated(generator)
         assert np.array_equal(generated(generator, knobs=KNOBS.model_copy(update={"unet_scale": 0.0}))[0], plain)
     assert len({image.tobytes() for image in images}) == 4

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_state_dict
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.loha.layer import LoHaLayer
+from peft.tuners.lokr.layer import LoKrLayer
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
@@ -17,7 +30,7 @@ from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings, find_patter
 from mascot.errors import UserError, list_some
 
 ADAPTER = "default"
-"""Name of the adapter inside peft's layers."""
+"""Name inside peft's layers of the adapter that is trained, and of the first that is applied."""
 VARIANTS: Mapping[str, tuple[type[PeftConfig], Mapping[str, bool]]] = {
     "lora": (LoraConfig, {}),
     "rslora": (LoraConfig, {"use_rslora": True}),
@@ -45,38 +58,49 @@ UNSUPPORTED_QUANTIZATION: Mapping[str, tuple[str, ...]] = {
 """Variant -> attributes of quantized modules on which it fails inside peft or bitsandbytes."""
 TENSOR_MARKS = (".lora_", ".hada_", ".lokr_")
 """One of these stands in the name of every low-rank tensor: LoRA and DoRA, LoHa, LoKr."""
+KINDS: tuple[type[PeftConfig], ...] = (LoraConfig, LoHaConfig, LoKrConfig)
+"""Kinds of layers, in the order of TENSOR_MARKS."""
+LAYER_KINDS: Mapping[type[BaseTunerLayer], type[PeftConfig]] = {
+    LoraLayer: LoraConfig,
+    LoHaLayer: LoHaConfig,
+    LoKrLayer: LoKrConfig,
+}
+"""Class of peft's layers -> their kind."""
 
 
 def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:
-    """List the adapted layers of a module, each with its name."""
+    """List the adapted layers of a module, each with its name.
+
+    Layers of different kinds on one layer of the base lie inside each other, the outer one first.
+    """
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
 
 
-def adapter_parameters(layer: Any) -> Iterator[nn.Parameter]:
-    """Yield the trainable parameters of an adapted layer, each once.
+def adapter_parameters(layer: Any, adapter: str = ADAPTER) -> Iterator[nn.Parameter]:
+    """Yield the parameters of an adapter in a layer, each once.
 
     peft lists DoRA's magnitudes twice among a layer's groups.
     """
     for group in (getattr(layer, name) for name in dict.fromkeys(layer.adapter_layer_names)):
-        if ADAPTER in group:
-            yield from (group[ADAPTER],) if isinstance(group, nn.ParameterDict) else group[ADAPTER].parameters()
+        if adapter in group:
+            yield from (group[adapter],) if isinstance(group, nn.ParameterDict) else group[adapter].parameters()
 
 
 @torch.no_grad()
-def relative_change(layer: Any) -> float:
+def relative_change(layer: Any, adapter: str = ADAPTER) -> float:
     """Return the norm of what an adapted layer adds to its weights, as a share of their norm.
 
     The adapter is taken at full strength. A DoRA's weights are those with its magnitudes.
     """
-    scaling = layer.scaling[ADAPTER]
-    layer.set_scale(ADAPTER, 1.0)
-    change = layer.get_delta_weight(ADAPTER).float()
-    layer.scaling[ADAPTER] = scaling
+    scaling = layer.scaling[adapter]
+    layer.set_scale(adapter, 1.0)
+    change = layer.get_delta_weight(adapter).float()
+    layer.scaling[adapter] = scaling
     weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
     magnitudes = getattr(layer, "lora_magnitude_vector", {})
-    if ADAPTER in magnitudes:
+    if adapter in magnitudes:
         directed = (weight + change).flatten(1)
-        scale = magnitudes[ADAPTER].weight.detach().float().flatten() / directed.norm(dim=1)
+        scale = magnitudes[adapter].weight.detach().float().flatten() / directed.norm(dim=1)
         change = (scale[:, None] * directed).view_as(weight) - weight
     return (change.norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)).item()
 
@@ -96,20 +120,124 @@ def peft_config(module: nn.Module) -> dict[str, Any]:
     return configs[ADAPTER].to_dict()
 
 
-def unwrap(modules: Mapping[str, nn.Module]) -> None:
-    """Replace every adapted layer by the base layer inside it."""
-    for module in modules.values():
-        for name, layer in lora_layers(module):
-            parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, layer.get_base_layer())
-        del module.peft_config
+def unwrap(modules: Iterable[nn.Module], adapter: str = ADAPTER) -> None:
+    """Remove an adapter; a layer without another is replaced by the layer inside it."""
+    for module in modules:
+        for name, layer in reversed(lora_layers(module)):  # inner layers first
+            if adapter not in layer.r:
+                continue
+            activate(layer, [other for other in active_adapters(layer) if other != adapter])
+            layer.delete_adapter(adapter)
+            getattr(layer, "lora_variant", {}).pop(adapter, None)  # peft forgets this, and would use it again
+            if not layer.r:
+                put(module, name, layer.base_layer)
+        configs: Any = module.peft_config
+        del configs[adapter]
+        if not configs:
+            del module.peft_config
 
 
-def cast_to_float32(module: nn.Module) -> None:
+def name_in_base(name: str) -> str:
+    """Name a layer or a parameter as the base does, which has no layers around others."""
+    return re.sub(r"(\.base_layer)+(?=\.|$)", "", name)
+
+
+def active_adapters(layer: Any) -> list[str]:
+    """List the adapters of a layer that are switched on."""
+    return [] if layer.disable_adapters else list(layer.active_adapters)
+
+
+def activate(layer: Any, adapters: Iterable[str]) -> None:
+    """Switch adapters of a layer on, in the order in which they were added, and all others off.
+
+    Without any the layer computes exactly what the layer inside it does.
+    """
+    wanted = set(adapters)
+    active = [adapter for adapter in layer.r if adapter in wanted]
+    layer.set_adapter(active, inference_mode=True)
+    layer.enable_adapters(enabled=bool(active))
+    layer.set_adapter(active, inference_mode=True)  # peft makes every parameter trainable that it enables
+
+
+def set_strength(modules: Iterable[nn.Module], adapter: str, strength: float) -> None:
+    """Set the strength of an adapter in some modules; at 0 it is switched off."""
+    for module in modules:
+        for _, layer in lora_layers(module):
+            if adapter in layer.r:
+                layer.set_scale(adapter, strength)
+                others = [other for other in active_adapters(layer) if other != adapter]
+                activate(layer, [*others, adapter] if strength else others)
+
+
+def unused_name(modules: Iterable[nn.Module]) -> str:
+    """Return a name for one more adapter in some modules."""
+    names = {name for module in modules for name in getattr(module, "peft_config", {})}
+    return next(name for number in range(len(names) + 1) if (name := f"{ADAPTER}{number or ''}") not in names)
+
+
+def inject(module: nn.Module, config: Any, tensors: Mapping[str, Tensor], adapter: str) -> list[str]:
+    """Add an adapter to a module beside those that it has, at full strength.
+
+    Returns the names of tensors that fit no layer, or are missing; then nothing is loaded.
+    """
+    before = {id(layer): active_adapters(layer) for _, layer in lora_layers(module)}
+    with outer_layers_apart(module, type(config)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        inject_adapter_in_model(config, module, adapter_name=adapter)
+        if type(config) is not LoraConfig:
+            load_factors(module, tensors, adapter)
+        cast_to_float32(module, adapter)
+        wrong = mismatched_keys(module, tensors, adapter)
+        if not wrong:
+            set_peft_model_state_dict(module, dict(tensors), adapter_name=adapter)
+    for _, layer in lora_layers(module):
+        activate(layer, [*before.get(id(layer), ()), adapter])
+    module.requires_grad_(requires_grad=False).eval()
+    return wrong
+
+
+@contextmanager
+def outer_layers_apart(module: nn.Module, kind: type[PeftConfig]) -> Generator[None]:
+    """Take off the layers that belong around those of a kind, while the context lasts.
+
+    Layers of several kinds on one layer of the base always lie in the order of `KINDS`, the first
+    innermost. So all LoRAs of a layer are in one layer of peft, which adds them up as diffusers
+    does; the other kinds add their own changes around it.
+    """
+    outside = set(KINDS[KINDS.index(kind) + 1 :])
+    apart: list[tuple[str, Any, Any]] = []
+    for name, layer in lora_layers(module):
+        if name.endswith(".base_layer") or kind_of(layer) not in outside:
+            continue
+        last = layer
+        while kind_of(last.base_layer) in outside:
+            last = last.base_layer
+        apart.append((name, layer, last))
+        put(module, name, last.base_layer)
+    try:
+        yield
+    finally:
+        for name, first, last in apart:
+            last.base_layer = module.get_submodule(name)
+            put(module, name, first)
+
+
+def kind_of(layer: nn.Module) -> type[PeftConfig] | None:
+    """Tell the kind of one of peft's layers; None for a layer of the base."""
+    return next((kind for layers, kind in LAYER_KINDS.items() if isinstance(layer, layers)), None)
+
+
+def put(module: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one."""
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, layer)
+
+
+def cast_to_float32(module: nn.Module, adapter: str = ADAPTER) -> None:
     """Cast adapter parameters to float32, on the module's device, whatever the base's dtype."""
     device = next(module.parameters()).device
     for _, layer in lora_layers(module):
-        for parameter in adapter_parameters(layer):
+        for parameter in adapter_parameters(layer, adapter):
             parameter.data = parameter.data.float().to(device)
 
 
@@ -226,7 +354,7 @@ def factor_size(factors: Mapping[str, Tensor], name: str, core: str) -> tuple[in
     return left.shape[1], left.shape[1] * right.shape[1] * math.prod(middle.shape[2:])
 
 
-def load_factors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_factors(module: nn.Module, tensors: Mapping[str, Tensor], adapter: str = ADAPTER) -> None:
     """Put the factors of a LoHa or a LoKr into the adapted layers, whatever ranks they have.
 
     Other tools choose factors by rules of their own, so the shapes that peft made are replaced.
@@ -234,12 +362,14 @@ def load_factors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     factors = group_factors(tensors)
     device = next(module.parameters()).device
     for name, layer in lora_layers(module):
+        if adapter not in layer.r:
+            continue
         for kind in layer.adapter_layer_names:
             own = getattr(layer, kind)
-            if ADAPTER in own:
-                del own[ADAPTER]
+            if adapter in own:
+                del own[adapter]
         for kind, tensor in factors[name].items():
-            getattr(layer, kind)[ADAPTER] = nn.Parameter(tensor.detach().clone().float().to(device))
+            getattr(layer, kind)[adapter] = nn.Parameter(tensor.detach().clone().float().to(device))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -276,6 +406,8 @@ def weight_shape(layer: nn.Module | None) -> tuple[int, ...] | None:
 
     Quantized layers store their weight in another shape, so linear layers are asked for sizes.
     """
+    if isinstance(layer, BaseTunerLayer):
+        layer = layer.get_base_layer()
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     weight = getattr(layer, "weight", None)
@@ -295,8 +427,8 @@ def fits(key: str, tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return tuple(tensor.shape[1:]) == shape[1:] if ".lora_A." in key else len(tensor) == shape[0]
 
 
-def mismatched_keys(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+def mismatched_keys(module: nn.Module, tensors: Mapping[str, Tensor], adapter: str = ADAPTER) -> list[str]:
     """List names that are in only one of an adapted module and a file, or in another shape."""
-    expected = {key: tensor.shape for key, tensor in get_peft_model_state_dict(module, adapter_name=ADAPTER).items()}
+    expected = {key: tensor.shape for key, tensor in get_peft_model_state_dict(module, adapter_name=adapter).items()}
     given = {key: tensor.shape for key, tensor in tensors.items()}
     return sorted({key for key, _ in expected.items() ^ given.items()})

@@ -1,4 +1,4 @@
-"""`generate`: generate images with a trained adapter."""
+"""`generate`: generate images with one trained adapter, or several."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from mascot.adapters.adapter_file import Adapter
-from mascot.generation.adapter_sources import AdapterSource, read_source
+from mascot.errors import UserError
 from mascot.generation.generator import fit_start
-from mascot.generation.knob_checks import check_knobs, scale_changes
+from mascot.generation.knob_checks import check_stack_knobs
 from mascot.generation.knobs import Knobs
-from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.loading import (
+    base_of,
+    open_stack,
+    open_stack_generator,
+    plan_requests,
+    stack_knobs,
+    with_scales,
+)
 from mascot.generation.prompts.prompt_reading import check_prompts
+from mascot.generation.stack.adapter_sources import AdapterSource, read_source
+from mascot.generation.stack.stacked_adapter import Stack
 from mascot.generation.start_image import ImageSource, read_source_image
 from mascot.progress import OnEvent, ignore
 from mascot.storage.run_folder import Run
 
 
 def generate(
-    run: str | Path | Run | AdapterSource,
+    run: str | Path | Run | AdapterSource | Sequence[str | Path | Run | AdapterSource],
     prompts: Sequence[str],
     knobs: Knobs | None = None,
     *,
@@ -32,37 +40,44 @@ def generate(
     mask: ImageSource | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Image]:
-    """Generate `count` images of each prompt, in order, by a run, or by its folder or adapter file.
+    """Generate `count` images of each prompt, in order, with one adapter or several at once.
 
-    `run` may also be `owner/name` on the model hub, and may end in scales, as `runs/owl:0.8`: see
-    `adapter_sources.read_source`. In prompts, `{subject}` stands for token and class noun. Image k
-    of each prompt has `seed + k`. Without `knobs`, those that training recommends are used. `base`
-    replaces the path or hub id of the base model that the adapter names. Generation may start from
-    an `image`: see `start_image.read_source_image`. It then has the image's size, unless the knobs
-    have one. Events: `PromptTruncated`, `PromptRead`, `ImageFitted`.
+    `run` is a run, its folder, an adapter file, or `owner/name` on the model hub. It may end in
+    scales, as `runs/owl:0.8`, or begin with a name, as `owl=runs/a`: see `read_source`. Several
+    are given as a list.
+
+    In prompts, `{subject}` stands for token and class noun, and `{owl}` for those of the adapter of
+    that name. Image k of each prompt has `seed + k`. Without `knobs`, those that training
+    recommends are used. `base` replaces the path or hub id of the base model that the adapter
+    names. Generation may start from an `image`: see `start_image.read_source_image`. It then has
+    the image's size, unless the knobs have one. Events: `PromptTruncated`, `PromptRead`,
+    `ImageFitted`, `TokenShared`.
 
     Raises:
-        UserError: the adapter or its base model cannot be read, they do not fit together, a knob
+        UserError: an adapter or its base model cannot be read, they do not fit together, a knob
             has no effect, or prompts, image, strength or mask cannot be used.
     """
     source_image = read_source_image(image, mask=mask, strength=strength, write=str)
-    source = read_source(run)
-    adapter, path = resolve_adapter(source.file())
-    recommended = recommended_knobs(adapter)
-    changed = {} if knobs is None else check_changes(adapter, knobs, recommended, base)
-    chosen = (knobs or recommended).model_copy(update=scale_changes(source, adapter, changed))
-    requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(adapter))
-    generator, _, _ = open_generator(path, base=base, on_event=on_event)
+    sources = [run] if isinstance(run, str | Path | Run | AdapterSource) else list(run)
+    if not sources:
+        raise UserError("no adapter is given; give a run, its folder or an adapter file.")
+    stack = open_stack([read_source(source) for source in sources], on_event)
+    recommended = stack_knobs(stack)
+    if knobs is not None:
+        check_changes(stack, knobs, recommended, base)
+    chosen = with_scales(stack, knobs or recommended)
+    requests = plan_requests(stack, prompts, count=count, seed=seed)
+    check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(stack))
+    generator, _ = open_stack_generator(stack, base=base, on_event=on_event)
     start, chosen = fit_start(source_image, generator, chosen, sized=bool(knobs and (knobs.width or knobs.height)))
     return list(generator.generate(requests, chosen, start))
 
 
-def check_changes(adapter: Adapter, knobs: Knobs, recommended: Knobs, base: str | None) -> dict[str, object]:
-    """Return the knobs that were chosen and are neither recommended nor default, by name.
+def check_changes(stack: Stack, knobs: Knobs, recommended: Knobs, base: str | None) -> None:
+    """Check the knobs that were chosen and are neither recommended nor default.
 
     Raises:
-        UserError: one of them has no effect.
+        UserError: one of them has no effect, or is unclear.
     """
     given = {name: getattr(knobs, name) for name in knobs.model_fields_set}
     changed = {
@@ -70,5 +85,4 @@ def check_changes(adapter: Adapter, knobs: Knobs, recommended: Knobs, base: str 
         for name, value in given.items()
         if value not in {getattr(recommended, name), Knobs.model_fields[name].default}
     }
-    check_knobs(adapter, changed, knobs, base=base, write=str)
-    return changed
+    check_stack_knobs(stack, changed, knobs, base=base, write=str)

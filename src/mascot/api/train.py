@@ -16,8 +16,9 @@ from mascot.evaluation.diagnosis.findings import Diagnosis
 from mascot.evaluation.selection.token_choice import choose_token
 from mascot.evaluation.selection.validation import Validation, with_knobs
 from mascot.experiments.base_pool import base_pool
-from mascot.generation.generator import Generator, NoEffectError
+from mascot.generation.generator import Generator
 from mascot.generation.read_back import TrainedImage, read_back
+from mascot.generation.stack.applied_stack import NoEffectError
 from mascot.progress import (
     CheckpointChosen,
     DiagnosisFailed,

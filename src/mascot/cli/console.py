@@ -47,6 +47,7 @@ from mascot.progress import (
     SettingsResolved,
     StepTrained,
     TokenSearchStarted,
+    TokenShared,
 )
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def quiet_libraries() -> None:
 
 
 def show_note(event: Event) -> None:
-    """Print on stderr what was done to prompts and images, where stdout lists files."""
-    if isinstance(event, PromptTruncated | PromptRead | ImageFitted):
+    """Print on stderr what was done to prompts, images and adapters, where stdout lists files."""
+    if isinstance(event, PromptTruncated | PromptRead | ImageFitted | TokenShared):
         Console(stderr=True).print(f"note: {event.message}.", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -11,8 +11,8 @@ from mascot.cli.options import AdapterBase, FirstSeed, parse_size
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
-    from mascot.generation.adapter_sources import AdapterSource
     from mascot.generation.knobs import Knobs
+    from mascot.generation.stack.adapter_sources import AdapterSource
     from mascot.generation.start_image import SourceImage
 
 Words = Annotated[
@@ -87,7 +87,7 @@ def generate(
 ) -> None:
     """Generate images with a trained adapter, by default with the knobs that training chose."""
     from mascot.cli.console import quiet_libraries
-    from mascot.generation.adapter_sources import split_words
+    from mascot.generation.stack.adapter_sources import split_words
     from mascot.generation.start_image import read_source_image
 
     quiet_libraries()
@@ -123,29 +123,35 @@ def write_images(
     """
     from mascot.cli.console import show_note
     from mascot.generation.generator import fit_start
-    from mascot.generation.knob_checks import check_knobs, scale_changes
+    from mascot.generation.knob_checks import check_stack_knobs
     from mascot.generation.knobs import settings_text
-    from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+    from mascot.generation.loading import base_of, open_stack, open_stack_generator, plan_requests, stack_knobs
     from mascot.generation.prompts.prompt_reading import check_prompts
+    from mascot.generation.stack.stacked_adapter import describe_adapters
     from mascot.storage.image_files import image_stem, write_new_image
-    from mascot.storage.run_folder import images_folder
 
-    if len(sources) > 1:
-        raise UserError(f"one image is generated with one adapter; give one path or --adapter: {sources[0].text}.")
-    adapter, path = resolve_adapter(sources[0].file())
-    changes = changes | scale_changes(sources[0], adapter, changes)
-    knobs = change_knobs(recommended_knobs(adapter), changes)
-    check_knobs(adapter, changes, knobs, base=base)
-    requests = plan_requests(adapter, prompts, count=count, seed=seed)
-    check_prompts([*(request.prompt for request in requests), knobs.negative], base or base_of(adapter))
-    generator, _, name = open_generator(path, base=base, on_event=show_note)
+    stack = open_stack(sources, on_event=show_note)
+    knobs = change_knobs(stack_knobs(stack), changes)
+    check_stack_knobs(stack, changes, knobs, base=base)
+    requests = plan_requests(stack, prompts, count=count, seed=seed)
+    check_prompts([*(request.prompt for request in requests), knobs.negative], base or base_of(stack))
+    generator, name = open_stack_generator(stack, base=base, on_event=show_note)
     start, knobs = fit_start(source_image, generator, generator.with_defaults(knobs), sized="width" in changes)
-    started = start.facts if start else {}
+    adapter, started = describe_adapters(stack, knobs), start.facts if start else {}
+    folder = out or default_folder(sources[0], stack[0].path)
     for request, image in zip(requests, generator.generate(requests, knobs, start), strict=True):
         facts = {**generator.reading(request.prompt, knobs).facts, **started}
-        text = settings_text(request, knobs, generator.size(knobs), name, path.name, facts=facts)
-        target = write_new_image(image, out or images_folder(path), image_stem(request.prompt, request.seed), text)
+        text = settings_text(request, knobs, generator.size(knobs), name, adapter, facts=facts)
+        target = write_new_image(image, folder, image_stem(request.prompt, request.seed), text)
         typer.echo(target)
+
+
+def default_folder(source: AdapterSource, path: Path) -> Path:
+    """Return the folder for images where none is given: beside the first adapter, or here."""
+    from mascot.generation.stack.adapter_sources import is_repository
+    from mascot.storage.run_folder import images_folder
+
+    return Path("images") if is_repository(str(source.place)) else images_folder(path)
 
 
 def change_knobs(recommended: Knobs, changes: dict[str, float | str]) -> Knobs:

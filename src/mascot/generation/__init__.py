@@ -1,8 +1,8 @@
 """Image generation: base + adapter + prompts + seeds + knobs -> images.
 
 `generator` is the only code that generates images, for previews, class images, scores and commands.
-`adapter_sources` reads which adapters a user names, and `loading` opens an adapter with its base
-model. `knobs` defines the inference settings, of which `knob_checks` refuses those that an adapter
+`stack` is about one adapter or several in an image, and `loading` opens them with their base model.
+`knobs` defines the inference settings, of which `knob_checks` refuses those that an adapter
 cannot use. `sample_cache` keeps images and their embeddings, so that nothing is generated or
 embedded twice. `image_grid` and `knob_grid` compose labeled grids. `prompts` lists those of
 previews, validation and reports, and tells which are too long.

@@ -8,7 +8,7 @@ Shape suffixes: B batch, C channel, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from mascot.adapters.adapter_file import Adapter, split_stages
+from mascot.adapters.adapter_file import Adapter
 from mascot.diffusion.guidance import stack_conditioning
 from mascot.diffusion.image_start import ImageStart
 from mascot.diffusion.noise import gaussian, seeded
@@ -26,11 +26,12 @@ from mascot.diffusion.sampling import denoise
 from mascot.errors import UserError, check_interrupted, is_out_of_memory
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.prompt_reading import PromptReader, Reading
+from mascot.generation.stack.applied_stack import AppliedStack, apply_stack
+from mascot.generation.stack.stacked_adapter import Stack, StackedAdapter
 from mascot.generation.start_image import SourceImage, StartImage, broadcast
-from mascot.methods.registry import restore_of
 from mascot.models.devices import available_memory, gib, inference_bytes
 from mascot.progress import ImageFitted, OnEvent, ignore
-from mascot.protocols import AppliedAdapter, Conditioning, Family, Framing, Stage
+from mascot.protocols import Conditioning, Family, Framing, Stage
 
 SMALLER = (
     "generate smaller images: --size of mascot generate, or dataset.resolution, knobs.height and knobs.width of a "
@@ -41,15 +42,6 @@ SMALLER = (
 
 ROOMY = 2
 """From this many times the base's own side on, memory is counted before anything is generated."""
-
-
-NO_EFFECT = (
-    "this adapter changes nothing, as every layer's change is 0; train it again, longer or at higher learning rates."
-)
-
-
-class NoEffectError(UserError):
-    """An adapter of which nothing would be seen in any image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +68,7 @@ class StagePrompts:
 
 
 class Generator:
-    """A loaded base model, with or without an adapter, that generates images.
+    """A loaded base model, with or without adapters, that generates images.
 
     Each image has its own seeded noise. It is the same bytes at the same batch size, and the same
     up to rounding at any other. In float32 the difference was at most 1 of 255 levels with the base
@@ -94,7 +86,7 @@ class Generator:
     def __init__(
         self,
         family: Family,
-        adapter: Adapter | None = None,
+        adapter: Adapter | Stack | None = None,
         *,
         batch_size: int = 8,
         typed: bool = True,
@@ -102,10 +94,10 @@ class Generator:
     ) -> None:
         self.family, self.batch_size, self.on_event = family, batch_size, on_event
         self.prompt_reader = PromptReader(family, typed=typed)
-        self.resolution = adapter.manifest.resolution if adapter and adapter.manifest else family.stages[-1].resolution
-        self.applied: tuple[AppliedAdapter | None, ...] = (None,) * len(family.stages)
-        if adapter is not None:
-            self.applied = apply_adapter(adapter, family)
+        stack = (StackedAdapter(adapter=adapter),) if isinstance(adapter, Adapter) else adapter or ()
+        sides = [one.adapter.manifest.resolution for one in stack if one.adapter.manifest]
+        self.resolution = max(sides, default=family.stages[-1].resolution)
+        self.applied = apply_stack(stack, family)
 
     def generate(
         self, requests: Sequence[ImageRequest], knobs: Knobs, start: StartImage | None = None
@@ -146,18 +138,13 @@ class Generator:
             done += len(batch)
 
     def scale_adapter(self, knobs: Knobs) -> None:
-        """Set the strength of the adapter in the denoiser and in the text encoders."""
-        for stage, applied in zip(self.family.stages, self.applied, strict=True):
-            if applied is not None:
-                others = {part: knobs.text_scale for part in stage.parts if part != stage.denoiser}
-                applied.scale({stage.denoiser: knobs.unet_scale, **others})
+        """Set the strength of the adapters in the denoiser and in the text encoders."""
+        self.applied.scale(knobs.unet_scale, knobs.text_scale)
 
     def remove_adapter(self) -> None:
-        """Remove the adapter; from here on the base model generates."""
-        for applied in self.applied:
-            if applied is not None:
-                applied.remove()
-        self.applied = (None,) * len(self.family.stages)
+        """Remove the adapters; from here on the base model generates."""
+        self.applied.remove()
+        self.applied = AppliedStack(self.family)
 
     def with_defaults(self, knobs: Knobs) -> Knobs:
         """Return the knobs with a solver: their own, or the base's default."""
@@ -371,55 +358,7 @@ def denoise_stage(
     )
 
 
-def apply_adapter(adapter: Adapter, family: Family) -> tuple[AppliedAdapter | None, ...]:
-    """Apply an adapter to every stage that it changes; the other stages give None.
-
-    Raises:
-        UserError: the adapter is for another base, does not fit, or changes nothing; it is then
-            applied to no stage.
-    """
-    check_base(adapter, family)
-    restore = restore_of(adapter.manifest.method if adapter.manifest else None)
-    shares = split_stages(adapter.tensors, adapter.metadata, len(family.stages))
-    applied: list[AppliedAdapter | None] = []
-    try:
-        for number, (stage, (tensors, metadata)) in enumerate(zip(family.stages, shares, strict=True)):
-            # The first stage's method refuses an adapter without any tensor.
-            changes_stage = tensors or (number == 0 and not adapter.tensors)
-            applied.append(restore(stage, tensors, metadata) if changes_stage else None)
-        if not any(change for _, change in layer_changes(applied)):
-            raise NoEffectError(NO_EFFECT)
-    except UserError:
-        for one in applied:
-            if one is not None:
-                one.remove()
-        raise
-    return tuple(applied)
-
-
-def layer_changes(applied: Iterable[AppliedAdapter | None]) -> Iterator[tuple[str, float]]:
-    """Yield each layer's name and how far it is changed, of all stages (see `AppliedAdapter`)."""
-    for one in applied:
-        if one is not None:
-            yield from one.changes()
-
-
 def to_image(pixels_CHW: Tensor) -> Image.Image:
     """Convert pixels in 0..1 to a PIL image."""
     values = (pixels_CHW.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(values.cpu().numpy()))
-
-
-def check_base(adapter: Adapter, family: Family) -> None:
-    """Refuse an adapter of ours on another base, where it would silently generate nonsense.
-
-    Raises:
-        UserError: the adapter names another base.
-    """
-    manifest = adapter.manifest
-    if manifest is not None and manifest.base_identity != family.identity:
-        raise UserError(
-            f"this adapter was trained on {manifest.base} ({manifest.base_identity}), "
-            f"not on this base ({family.identity}); "
-            f"give --base {manifest.base} as it was then."
-        )

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS
 from mascot.errors import UserError
-from mascot.generation.adapter_sources import AdapterSource
 from mascot.generation.knobs import Knobs
+from mascot.generation.stack.adapter_sources import AdapterSource
+from mascot.generation.stack.stacked_adapter import Stack
 from mascot.methods.registry import changes_of
 from mascot.models.families.registry import embeds_guidance
 
@@ -90,25 +91,55 @@ def check_knobs(
         check_guidance(base, given.keys(), knobs, write=write)
 
 
-def scale_changes(source: AdapterSource, adapter: Adapter, given: Mapping[str, object]) -> dict[str, float]:
+def check_stack_knobs(
+    stack: Stack,
+    given: Mapping[str, object],
+    knobs: Knobs,
+    *,
+    base: str | None = None,
+    write: Callable[[str], str] = as_option,
+) -> None:
+    """Refuse knobs that the user gave for one or several adapters and that are unclear or unused.
+
+    The arguments are those of `check_knobs`.
+
+    Raises:
+        UserError: a scale stands behind an adapter's path and among the knobs, or is given for
+            several adapters at once; or `check_knobs` would refuse a knob.
+    """
+    if len(stack) == 1:
+        if both := [write(knob) for knob in stack[0].scales if knob in given]:
+            raise UserError(
+                f"{stack[0].place} has a scale behind it, and {' and '.join(both)} gives another; leave one out."
+            )
+        check_knobs(stack[0].adapter, given, knobs, base=base, write=write)
+        return
+    if unclear := [write(knob) for knob in SCALED if knob in given]:
+        raise UserError(
+            f"{unclear[0]} is for one adapter, and {len(stack)} are given; write a scale behind each, such as "
+            f"{stack[0].place}:0.8."
+        )
+    bases = [one.adapter.manifest.base for one in stack if one.adapter.manifest]
+    for name in [base] if base else bases[:1]:
+        check_guidance(name, given.keys(), knobs, write=write)
+
+
+def scales_of(source: AdapterSource, adapter: Adapter) -> dict[str, float]:
     """Return the scales behind an adapter's path as knobs; one number holds for all it changes.
 
     Raises:
-        UserError: a scale has no effect, or is also among the knobs that are `given`.
+        UserError: a scale has no effect.
     """
     changed = changes_of(adapter.manifest.method if adapter.manifest else None)(adapter.tensors)
-    if len(source.scales) == len(SCALED):
-        scales = dict(zip(SCALED, source.scales, strict=True))
-        for knob, side in SCALED.items():
-            if side not in changed:
-                raise UserError(
-                    f"{source.text} gives a scale of the {side}, in which this adapter changes nothing; give one "
-                    f"scale, {source.place}:{scales[OTHER[knob]]:g}."
-                )
-    else:
-        scales = {knob: scale for scale in source.scales for knob, side in SCALED.items() if side in changed}
-    if both := [as_option(knob) for knob in scales if knob in given]:
-        raise UserError(f"{source.text} gives a scale, and {' and '.join(both)} another; leave one of them out.")
+    if len(source.scales) < len(SCALED):
+        return {knob: scale for scale in source.scales for knob, side in SCALED.items() if side in changed}
+    scales = dict(zip(SCALED, source.scales, strict=True))
+    for knob, side in SCALED.items():
+        if side not in changed:
+            raise UserError(
+                f"{source.text} gives a scale of the {side}, in which this adapter changes nothing; give one "
+                f"scale, {source.place}:{scales[OTHER[knob]]:g}."
+            )
     return scales
 
 

@@ -71,7 +71,7 @@ def settings_text(
     knobs: Knobs,
     size: tuple[int, int],
     base: str,
-    adapter: str | None,
+    adapter: str | Mapping[str, object] | None,
     *,
     facts: Mapping[str, object] | None = None,
 ) -> str:
@@ -82,7 +82,7 @@ def settings_text(
         knobs: the knobs, with their solver.
         size: height and width in pixels.
         base: name of the base model.
-        adapter: name of the adapter; None where there is none.
+        adapter: name of the adapter, or what is said of several; None where there is none.
         facts: how prompts are read (`Generator.reading`), and the start (`StartImage.facts`).
     """
     settings: dict[str, object] = {
@@ -93,9 +93,15 @@ def settings_text(
     }
     if knobs.true_guidance != 1:
         settings |= {"True CFG scale": knobs.true_guidance}
-    settings |= {"Size": f"{size[1]}x{size[0]}", "Model": base.replace(",", " ")}
-    if adapter is not None:
-        settings |= {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
+    settings |= {"Size": f"{size[1]}x{size[0]}", "Model": plain_name(base)}
+    if isinstance(adapter, str):
+        adapter = {"Adapter": adapter, "UNet scale": knobs.unet_scale, "Text encoder scale": knobs.text_scale}
+    settings |= {key: plain_name(value) if isinstance(value, str) else value for key, value in (adapter or {}).items()}
     settings |= facts or {}
     negative = f"\nNegative prompt: {knobs.negative}" if knobs.negative else ""
     return f"{request.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in settings.items())
+
+
+def plain_name(name: str) -> str:
+    """Write a name as every reader of these settings can: no comma, quote or backslash."""
+    return name.replace("\\", "/").replace(",", " ").replace('"', " ")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_folder import is_peft_folder
-from mascot.data.prompt_templates import expand
-from mascot.errors import UserError
+from mascot.errors import UserError, list_some
 from mascot.generation.generator import Generator
+from mascot.generation.knob_checks import scales_of
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.stack.adapter_sources import AdapterSource, name_of
+from mascot.generation.stack.stack_checks import check_stack, report_shared_tokens
+from mascot.generation.stack.stacked_adapter import Stack, StackedAdapter
+from mascot.generation.stack.subject_names import fill_prompts
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
@@ -42,6 +47,62 @@ def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
     return Adapter.read(path), path
 
 
+def open_stack(sources: Sequence[AdapterSource], on_event: OnEvent = ignore) -> tuple[StackedAdapter, ...]:
+    """Read the adapters that are to be in one image; event: `TokenShared`.
+
+    Each of several has scales of its own: those that the user gave, else those that its training
+    recommends.
+
+    Raises:
+        UserError: an adapter cannot be read, a scale has no effect, or the adapters cannot be
+            together (see `check_stack`).
+    """
+    stack: list[StackedAdapter] = []
+    for source in sources:
+        adapter, path = resolve_adapter(source.file())
+        scales = scales_of(source, adapter)
+        one = StackedAdapter(
+            adapter=adapter,
+            path=path,
+            name=name_of(source),
+            named=source.name is not None,
+            place=str(source.place.folder if isinstance(source.place, Run) else source.place),
+            scales=scales,
+        )
+        if len(sources) > 1:
+            knobs = recommended_knobs(adapter).model_copy(update=scales)
+            one = replace(one, unet_scale=knobs.unet_scale, text_scale=knobs.text_scale)
+        stack.append(one)
+    check_stack(stack)
+    report_shared_tokens(stack, on_event)
+    return tuple(stack)
+
+
+def stack_knobs(stack: Stack) -> Knobs:
+    """Return the recommended knobs of adapters: those of the first that has some.
+
+    The images of several are as large as the largest that one of them recommends.
+
+    Raises:
+        UserError: another version of mascot wrote the knobs.
+    """
+    with_knobs = [one for one in stack if one.adapter.manifest] or list(stack)
+    recommended = [recommended_knobs(one.adapter) for one in with_knobs]
+    if len(stack) == 1:
+        return with_scales(stack, recommended[0])
+    sides = [one.adapter.manifest.resolution if one.adapter.manifest else 0 for one in with_knobs]
+    sizes = [(knobs.height or side, knobs.width or side) for knobs, side in zip(recommended, sides, strict=True)]
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    size = {"height": largest[0] or None, "width": largest[1] or None}
+    return with_scales(stack, recommended[0].model_copy(update=size))
+
+
+def with_scales(stack: Stack, knobs: Knobs) -> Knobs:
+    """Set the scales of knobs: those behind the path of one adapter, and 1 for several."""
+    scales = stack[0].scales if len(stack) == 1 else {"unet_scale": 1.0, "text_scale": 1.0}
+    return knobs.model_copy(update=scales)
+
+
 def open_generator(
     source: str | Path | Run,
     *,
@@ -63,14 +124,55 @@ def open_generator(
         UserError: the adapter names no base, or the adapter, the base or the device cannot be used.
     """
     adapter, path = resolve_adapter(source)
-    if base is None and adapter.manifest is None:
-        raise UserError(f"{path} does not say which base it is for; give --base.")
-    name = base or (adapter.manifest.base if adapter.manifest else "")
+    stack = (StackedAdapter(adapter=adapter, path=path),)
+    generator, name = open_stack_generator(stack, base=base, device=device, family=family, on_event=on_event)
+    return generator, adapter, name
+
+
+def open_stack_generator(
+    stack: Stack,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    family: Family | None = None,
+    on_event: OnEvent = ignore,
+) -> tuple[Generator, str]:
+    """Load the base of adapters and apply them; returns the generator and the base's name.
+
+    The arguments are those of `open_generator`. The base is that of the first adapter that names
+    one.
+
+    Raises:
+        UserError: no adapter names a base, two were trained with other readings of it, or an
+            adapter, the base or the device cannot be used.
+    """
+    manifests = [(one, one.adapter.manifest) for one in stack if one.adapter.manifest is not None]
+    if base is None and not manifests:
+        raise UserError(f"{stack[0].path} does not say which base it is for; give --base.")
+    first, manifest = manifests[0] if manifests else (stack[0], None)
+    name = base or (manifest.base if manifest else "")
     chosen = choose_device(device, DEVICE_REMEDY)
-    recipe = adapter.manifest.recipe if adapter.manifest else {}
+    recipe = manifest.recipe if manifest else {}
     precision = "fp32" if chosen == "cpu" else recipe.get("precision", "bf16")
-    family = family or load_family(name, device=chosen, precision=precision, reading=reading_of(adapter, path))
-    return Generator(family, adapter, on_event=on_event), adapter, name
+    reading = reading_of(first.adapter, first.path)
+    for other, _ in manifests[1:]:
+        check_same_reading(first, reading, other, reading_of(other.adapter, other.path))
+    family = family or load_family(name, device=chosen, precision=precision, reading=reading)
+    return Generator(family, stack, on_event=on_event), name
+
+
+def check_same_reading(first: StackedAdapter, reading: BaseReading, other: StackedAdapter, read: BaseReading) -> None:
+    """Refuse two adapters whose bases were read in other ways, which no image can do at once.
+
+    Raises:
+        UserError: it names the settings.
+    """
+    own, others = reading.model_dump(), read.model_dump()
+    if different := [key for key, value in own.items() if value != others[key]]:
+        raise UserError(
+            f"{first.place} and {other.place} were trained with other settings of their base ({list_some(different)}), "
+            "and one image has one base; leave out one of them."
+        )
 
 
 def reading_of(adapter: Adapter, path: Path) -> BaseReading:
@@ -88,9 +190,9 @@ def reading_of(adapter: Adapter, path: Path) -> BaseReading:
         ) from error
 
 
-def base_of(adapter: Adapter) -> str | None:
-    """Return the base that an adapter was trained on; adapters of other tools do not say."""
-    return adapter.manifest.base if adapter.manifest else None
+def base_of(stack: Stack) -> str | None:
+    """Return the base that the first of some adapters names; those of other tools do not say."""
+    return next((one.adapter.manifest.base for one in stack if one.adapter.manifest), None)
 
 
 def recommended_knobs(adapter: Adapter) -> Knobs:
@@ -108,21 +210,17 @@ def recommended_knobs(adapter: Adapter) -> Knobs:
         ) from error
 
 
-def plan_requests(adapter: Adapter, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
-    """Fill the prompts with the adapter's subjects, and request `count` images of each.
+def plan_requests(adapter: Adapter | Stack, prompts: Sequence[str], *, count: int, seed: int) -> list[ImageRequest]:
+    """Fill the prompts with the subjects of adapters, and request `count` images of each.
 
-    With several subjects, a prompt with `{subject}` becomes one prompt for each of them. Image k of
-    every prompt has the seed `seed + k`.
+    With several subjects, a prompt with `{subject}` becomes one prompt for each of them (see
+    `fill_prompts`). Image k of every prompt has the seed `seed + k`.
 
     Raises:
         UserError: a prompt has a placeholder that cannot be filled, or is not UTF-8.
     """
-    manifest = adapter.manifest
-    if manifest is None and any("{" in prompt for prompt in prompts):
-        raise UserError("this adapter does not name its subject; write the token into the prompt instead of {subject}.")
-    subject = manifest.subject if manifest else None
     for prompt in prompts:
         if not is_unicode(prompt):
             raise UserError(f"the prompt {prompt!a} is not UTF-8; write it with that encoding.")
-    filled = [text for prompt in prompts for text in (expand(prompt, subject) if subject else [prompt])]
-    return [ImageRequest(prompt, seed + k) for prompt in filled for k in range(count)]
+    stack = (StackedAdapter(adapter=adapter),) if isinstance(adapter, Adapter) else adapter
+    return [ImageRequest(prompt, seed + k) for prompt in fill_prompts(prompts, stack) for k in range(count)]

@@ -16,9 +16,11 @@ import numpy as np
 from mascot.adapters.adapter_file import Adapter
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
-from mascot.generation.generator import Generator, apply_adapter, layer_changes
+from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.generation.prompts.prompt_sets import together
+from mascot.generation.stack.applied_stack import apply_stack
+from mascot.generation.stack.stacked_adapter import StackedAdapter
 from mascot.progress import AdapterReadBack
 from mascot.protocols import Subject
 
@@ -55,7 +57,7 @@ class TrainedImage:
         scales = {"unet_scale": 0.0, "text_scale": 0.0}
         base = image_values(generator, self.request, self.knobs.model_copy(update=scales))
         generator.scale_adapter(self.knobs)
-        layer, change = max(layer_changes(generator.applied), key=lambda pair: pair[1])
+        layer, change = max(generator.applied.changes(), key=lambda pair: pair[1])
         return AdapterReadBack(
             layer=layer,
             layer_change=change,
@@ -82,7 +84,7 @@ def read_back(path: Path, generator: Generator, trained: TrainedImage) -> Adapte
         UserError: the file gives another image than what was trained.
     """
     generator.remove_adapter()
-    generator.applied = apply_adapter(Adapter.read(path), generator.family)
+    generator.applied = apply_stack((StackedAdapter(adapter=Adapter.read(path)),), generator.family)
     found = trained.compare(generator)
     if found.difference > ROUNDING:
         raise UserError(

@@ -5,10 +5,10 @@ On request, it trains the weights of the text encoders too.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
 import torch
 from peft import LoraConfig
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import name_in_file, write_metadata
+from mascot.adapters.peft_layers import adapter_parameters, lora_layers, name_in_base
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
 from mascot.adapters.weight_changes.extraction import extract, representable
 from mascot.errors import UserError, list_some
@@ -32,6 +33,13 @@ Weights = Mapping[str, nn.Parameter]
 """Every parameter of a module, under its name."""
 COMPANION: Final = "low_rank"
 """File name, without its ending, of the extracted LoRA."""
+
+
+class WeightsAndLayers(TypedDict):
+    """A module's parameters, and the layers that hold them, by name."""
+
+    layers: Mapping[str, nn.Module]
+    base: Weights
 
 
 class DreamBoothSettings(BaseModel):
@@ -191,49 +199,93 @@ class DreamBoothTraining:
             set_weights(module, self.base[part])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DreamBoothApplied:
-    """Trained weights of a loaded adapter, for generation, beside the base model's own.
+@dataclass(slots=True, kw_only=True)
+class TrainedWeights:
+    """The trained weights of one part in a loaded adapter, and their present strength."""
 
-    Both stay on the module's device.
+    weights: Weights
+    strength: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSum:
+    """The weights of one part: the base model's, and those of all adapters that change them.
+
+    They stay on the module's device, and the base's parameters are never written to.
     """
 
+    layers: Mapping[str, nn.Module]
+    """Name of a parameter -> the layer that holds it, inside those of low-rank adapters."""
+    base: Weights
+    added: list[TrainedWeights] = field(default_factory=list[TrainedWeights])
+
+    def update(self) -> None:
+        """Use base + sum of strength x (trained - base), which is the base alone at 0."""
+        for name, weight in self.weights().items():
+            setattr(self.layers[name], name.rpartition(".")[2], weight)
+
+    def weights(self) -> Weights:
+        """Compute the weights; one adapter at 1 gives exactly the trained ones."""
+        active = [one for one in self.added if one.strength]
+        if not active:
+            return self.base
+        if len(active) == 1 and active[0].strength == 1:
+            return active[0].weights
+        return {
+            name: nn.Parameter(sum_weights(weight, name, active), requires_grad=False)
+            for name, weight in self.base.items()
+        }
+
+
+@torch.no_grad()
+def sum_weights(base: Tensor, name: str, active: Sequence[TrainedWeights]) -> Tensor:
+    """Add the changes of one weight by several adapters to the base's, in float32."""
+    first, *others = active
+    total = torch.lerp(base.float(), first.weights[name], first.strength)
+    for one in others:
+        total += one.strength * (one.weights[name] - base.float())
+    return total
+
+
+SUM: Final = "weight_sum"
+"""Attribute of a module that has a `WeightSum`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DreamBoothApplied:
+    """Trained weights of a loaded adapter, for generation; other adapters may be beside them."""
+
     modules: Mapping[str, nn.Module]
-    base: Mapping[str, Weights]
-    trained: Mapping[str, Weights]
-    strengths: dict[str, float] = field(default_factory=dict[str, float])
-    """Part -> its present strength."""
+    trained: Mapping[str, TrainedWeights]
+    """Trained part -> its weights."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set each part to base + strength x (trained - base); the strength is 1 where missing.
 
-        At 0 the base model's own weights are used, at 1 the trained ones.
+        At 0 the base model's own weights are used, at 1 the trained ones. What other adapters add
+        stays.
         """
-        for part, module in self.modules.items():
+        for part, trained in self.trained.items():
             strength = scales.get(part, 1.0)
-            if strength != self.strengths.get(part):
-                set_weights(module, self.weights(part, strength))
-                self.strengths[part] = strength
-
-    def weights(self, part: str, strength: float) -> Weights:
-        """Compute a part's weights at a strength."""
-        base, trained = self.base[part], self.trained[part]
-        if strength in {0, 1}:
-            return trained if strength else base
-        return {
-            name: nn.Parameter(torch.lerp(base[name].detach().float(), weight.detach(), strength), requires_grad=False)
-            for name, weight in trained.items()
-        }
+            if strength != trained.strength:
+                trained.strength = strength
+                sum_of(self.modules[part]).update()
 
     def remove(self) -> None:
-        """Restore the base model's own weights."""
+        """Take the trained weights out; the last to go leaves the base model's own."""
         self.scale(dict.fromkeys(self.modules, 0.0))
+        for part, module in self.modules.items():
+            added = sum_of(module).added
+            added[:] = [one for one in added if one is not self.trained[part]]
+            if not added and hasattr(module, SUM):
+                delattr(module, SUM)
 
     def changes(self) -> Iterator[tuple[str, float]]:
         """Yield each weight's name and its change, as a share of the weight."""
-        for part, weights in self.trained.items():
-            for name, weight in weights.items():
-                yield f"{part}.{name}", share_of(weight.detach(), self.base[part][name].detach().float())
+        for part, trained in self.trained.items():
+            base = sum_of(self.modules[part]).base
+            for name, weight in trained.weights.items():
+                yield f"{part}.{name}", share_of(weight.detach(), base[name].detach().float())
 
 
 changes = sides_of
@@ -241,6 +293,8 @@ changes = sides_of
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DreamBoothApplied:
     """Replace the base model's weights by exported ones, in float32 as they were trained.
+
+    Beside the weights of another adapter, the changes of both add up.
 
     Raises:
         UserError: the file is empty, or its tensors are not those of this base model's parts.
@@ -251,19 +305,19 @@ def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     parts = [part for part in stage.parts if any(key.startswith(f"{part}.") for key in tensors)]
     modules = {part: stage.parts[part] for part in parts}
     expected = {
-        f"{part}.{name}": tensor.shape
-        for part, module in modules.items()
-        for name, tensor in module.state_dict().items()
+        f"{part}.{name}": shape for part, module in modules.items() for name, shape in shapes_of_base(module).items()
     }
-    given = {key: tensor.shape for key, tensor in tensors.items()}
+    given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if wrong := sorted({key for key, _ in expected.items() ^ given.items()}):
         raise UserError(f"these weights do not fit the base: {list_some(wrong)}; use the base they were trained on.")
-    base = {part: weights_of(module) for part, module in modules.items()}
-    trained = {
-        part: {name: frozen_copy(tensors[f"{part}.{name}"], weight) for name, weight in weights.items()}
-        for part, weights in base.items()
-    }
-    applied = DreamBoothApplied(modules=modules, base=base, trained=trained)
+    trained: dict[str, TrainedWeights] = {}
+    for part, module in modules.items():
+        weights = sum_of(module)
+        setattr(module, SUM, weights)
+        copies = {name: frozen_copy(tensors[f"{part}.{name}"], weight) for name, weight in weights.base.items()}
+        trained[part] = TrainedWeights(weights=copies)
+        weights.added.append(trained[part])
+    applied = DreamBoothApplied(modules=modules, trained=trained)
     applied.scale({})
     return applied
 
@@ -318,6 +372,47 @@ def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:
     weights = dict(module.named_parameters(remove_duplicate=False))
     assert len({id(weight) for weight in weights.values()}) == len(weights), "no two layers share a weight"
     return weights
+
+
+def sum_of(module: nn.Module) -> WeightSum:
+    """Return the `WeightSum` that a module has, or a new one of its present weights."""
+    found: WeightSum | None = getattr(module, SUM, None)
+    return found if found is not None else WeightSum(**weights_of_base(module))
+
+
+def shapes_of_base(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a module's state as it is without low-rank adapters, by name."""
+    values = dict(module.named_parameters(remove_duplicate=False)) | dict(module.state_dict(keep_vars=True))
+    own = parameters_of_adapters(module)
+    return {
+        name_in_base(name): tuple(values[name].shape) for name in module.state_dict() if id(values[name]) not in own
+    }
+
+
+def weights_of_base(module: nn.Module) -> WeightsAndLayers:
+    """Collect a module's own parameters and the layers that hold them.
+
+    Both have the names that they have without low-rank adapters, which put layers around others.
+    """
+    layers: dict[str, nn.Module] = {}
+    base: dict[str, nn.Parameter] = {}
+    own = parameters_of_adapters(module)
+    for name, weight in weights_of(module).items():
+        if id(weight) in own:
+            continue
+        path, _, leaf = name_in_base(name).rpartition(".")
+        layer = module.get_submodule(path)
+        while isinstance(inner := getattr(layer, "base_layer", None), nn.Module):
+            layer = inner
+        full = f"{path}.{leaf}".lstrip(".")
+        layers[full], base[full] = layer, weight
+    return {"layers": layers, "base": base}
+
+
+def parameters_of_adapters(module: nn.Module) -> set[int]:
+    """Collect the ids of the parameters that low-rank adapters have added to a module."""
+    layers = [layer for _, layer in lora_layers(module)]
+    return {id(weight) for layer in layers for adapter in layer.r for weight in adapter_parameters(layer, adapter)}
 
 
 def trainable_copy(weight: nn.Parameter) -> nn.Parameter:

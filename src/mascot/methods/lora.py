@@ -34,12 +34,15 @@ from mascot.adapters.peft_layers import (
     config_from,
     disable_dropout,
     does_not_fit,
-    load_factors,
+    inject,
     lora_layers,
     make_config,
     mismatched_keys,
+    name_in_base,
     peft_config,
     relative_change,
+    set_strength,
+    unused_name,
     unwrap,
 )
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
@@ -198,15 +201,17 @@ class LoraTraining:
 
     def detach(self) -> None:
         """Restore the base model's own layers."""
-        unwrap(self.modules)
+        unwrap(self.modules.values())
 
 
 @dataclass(frozen=True, slots=True)
 class LoraApplied:
-    """LoRA layers of a loaded adapter, for generation."""
+    """LoRA layers of a loaded adapter, for generation; other adapters may be beside them."""
 
     modules: Mapping[str, nn.Module]
     """Adapted part -> its module."""
+    adapter: str
+    """Its name inside peft's layers."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set each part's strength, 1 where it is missing; at 0 its layers are disabled.
@@ -214,20 +219,18 @@ class LoraApplied:
         Disabled layers give exactly the base model's outputs.
         """
         for part, module in self.modules.items():
-            strength = scales.get(part, 1.0)
-            for _, layer in lora_layers(module):
-                layer.enable_adapters(enabled=strength != 0)
-                layer.set_scale(ADAPTER, strength)
+            set_strength([module], self.adapter, scales.get(part, 1.0))
 
     def remove(self) -> None:
-        """Restore the base model's own layers."""
-        unwrap(self.modules)
+        """Restore the base model's own layers, or those of other adapters."""
+        unwrap(self.modules.values(), self.adapter)
 
     def changes(self) -> Iterator[tuple[str, float]]:
         """Yield each layer's name and its change at full strength, as a share of its weights."""
         for part, module in self.modules.items():
             for name, layer in lora_layers(module):
-                yield f"{part}.{name}", relative_change(layer)
+                if self.adapter in layer.r:
+                    yield f"{part}.{name_in_base(name)}", relative_change(layer, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ changes = sides_of
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraApplied:
-    """Apply an exported LoRA to a stage that has no adapter.
+    """Apply an exported LoRA to a stage, beside the adapters that it has.
 
     Raises:
         UserError: the file is empty, changes a T5, or has tensors without a layer in this base.
@@ -348,17 +351,11 @@ def part_tensors(module: nn.Module, part: str, tensors: Mapping[str, Tensor]) ->
 
 def inject_plans(stage: Stage, plans: Mapping[str, PartPlan]) -> LoraApplied:
     """Inject and load the low-rank layers of all parts; a part that does not fit undoes them."""
+    adapter = unused_name(stage.parts.values())
     modules: dict[str, nn.Module] = {}
     for part, plan in plans.items():
-        module = stage.parts[part]
-        inject_adapter_in_model(plan.config, module)
-        if not any(".lora_" in key for key in plan.tensors):
-            load_factors(module, plan.tensors)
-        cast_to_float32(module)
-        modules[part] = module
-        if wrong := mismatched_keys(module, plan.tensors):
-            unwrap(modules)
+        modules[part] = stage.parts[part]
+        if wrong := inject(modules[part], plan.config, plan.tensors, adapter):
+            unwrap(modules.values(), adapter)
             raise UserError(does_not_fit(wrong, len(plan.tensors)))
-        set_peft_model_state_dict(module, dict(plan.tensors), adapter_name=ADAPTER)
-        modules[part] = module.requires_grad_(requires_grad=False).eval()
-    return LoraApplied(modules)
+    return LoraApplied(modules, adapter)

@@ -209,7 +209,7 @@ def split_bundle(
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> PivotalApplied:
-    """Apply exported LoRA layers and token to a stage that has no adapter.
+    """Apply exported LoRA layers and token to a stage, beside the adapters that it has.
 
     Raises:
         UserError: the file lacks one of the two, or does not fit the base model.

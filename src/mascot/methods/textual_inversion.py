@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -253,6 +253,8 @@ class TokenApplied:
 
     tokens: tuple[AppliedToken, ...]
     vocabularies: Mapping[str, Vocabulary]
+    strengths: dict[str, float] = field(default_factory=dict[str, float])
+    """Text encoder -> its present strength."""
 
     def scale(self, scales: Mapping[str, float]) -> None:
         """Set each text encoder's strength s, 1 where missing.
@@ -262,16 +264,18 @@ class TokenApplied:
         """
         for part, vocabulary in self.vocabularies.items():
             strength = scales.get(part, 1.0)
-            vocabulary.remove()
+            if strength == self.strengths.get(part, 0.0):
+                continue
+            vocabulary.remove([token.record.token for token in self.tokens])
             for token in self.tokens if strength != 0 else ():
                 trained_ND = token.trained[part]
                 rows_ND = trained_ND if strength == 1 else torch.lerp(token.initial[part], trained_ND, strength)
                 vocabulary.add(token.record.token, nn.Parameter(rows_ND, requires_grad=False))
+            self.strengths[part] = strength
 
     def remove(self) -> None:
-        """Restore the base model's own vocabularies."""
-        for vocabulary in self.vocabularies.values():
-            vocabulary.remove()
+        """Remove the tokens from the vocabularies."""
+        self.scale(dict.fromkeys(self.vocabularies, 0.0))
 
     def changes(self) -> Iterator[tuple[str, float]]:
         """Yield each token's change in each text encoder, as a share of its initial rows."""
@@ -282,7 +286,7 @@ class TokenApplied:
 
 
 def restore(stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TokenApplied:
-    """Apply exported tokens, at full strength, to a stage that has no adapter.
+    """Apply exported tokens, at full strength, to a stage, beside the adapters that it has.
 
     Raises:
         UserError: the file does not name its tokens, or their rows do not fit this base model.

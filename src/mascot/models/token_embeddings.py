@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,11 @@ class ExtendedEmbedding(nn.Module):
         self.first = first
         self._beside = (base, rows_ND)  # torch looks for parameters and modules in attributes, not inside a tuple
 
+    @property
+    def base_layer(self) -> nn.Module:
+        """The table itself, or one with earlier rows beside it."""
+        return self._beside[0]
+
     def forward(self, ids_BN: Tensor) -> Tensor:
         """Look up the embeddings of ids, in the table's dtype. Shape B x N x D."""
         base, rows_ND = self._beside
@@ -67,15 +72,15 @@ class LearnedTokens:
         self._table: Any = self._encoder.get_input_embeddings()
         self._end: int = self._pooling.eos_token_id
         self._base_tokenizer = tokenizer
-        self._extensions: list[Extension] = []
-        """Extended tokenizers, one an added token; kept after `remove`, as copying is slow."""
-        self._added = 0
-        """How many of the extensions hold, from the first on."""
+        self._added: list[tuple[Extension, nn.Parameter]] = []
+        """The added tokens with their rows, in order."""
+        self._known: dict[tuple[tuple[str, int], ...], Extension] = {}
+        """Extended tokenizers by the tokens and numbers of rows; kept, as copying is slow."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's own tokenizer, or a copy that knows the added tokens (see `rewrite`)."""
-        return self._extensions[self._added - 1].tokenizer if self._added else self._base_tokenizer
+        return self._added[-1][0].tokenizer if self._added else self._base_tokenizer
 
     @property
     def typical_norm(self) -> float:
@@ -97,32 +102,38 @@ class LearnedTokens:
         The rows are looked up and never copied, so the next forward pass sees an optimizer's
         changes.
         """
-        active = self._extensions[: self._added]
-        assert token not in [extension.token for extension in active], "a token is added once; remove it first"
+        active = [(extension.token, len(extension.tokens)) for extension, _ in self._added]
+        assert token not in dict(active), "a token is added once; remove it first"
         assert rows_ND.shape[1:] == self._table.weight.shape[1:]
-        known = self._extensions[self._added] if self._added < len(self._extensions) else None
-        if known is None or known.token != token or len(known.tokens) != len(rows_ND):
-            known = Extension(token, *extend_tokenizer(self.tokenizer, token, len(rows_ND)))
-            self._extensions = [*active, known]
+        key = (*active, (token, len(rows_ND)))
+        if key not in self._known:
+            self._known[key] = Extension(token, *extend_tokenizer(self.tokenizer, token, len(rows_ND)))
+        known = self._known[key]
         ids = known.tokenizer.convert_tokens_to_ids(list(known.tokens))
         assert isinstance(ids, list)
         assert ids == list(range(ids[0], ids[0] + len(ids))), "a tokenizer gives new tokens consecutive ids"
         self._encoder.set_input_embeddings(ExtendedEmbedding(self._encoder.get_input_embeddings(), rows_ND, ids[0]))
         if self._end == LEGACY_END:
             self._pooling.eos_token_id = known.tokenizer.eos_token_id
-        self._added += 1
+        self._added.append((known, rows_ND))
 
-    def remove(self) -> None:
-        """Remove all added tokens: restore embedding table, tokenizer and end token of the base."""
+    def remove(self, tokens: Collection[str] | None = None) -> None:
+        """Remove some added tokens, or all.
+
+        Without any left, embedding table, tokenizer and end token are the base's own again.
+        """
+        kept = [(one.token, rows_ND) for one, rows_ND in self._added if tokens is not None and one.token not in tokens]
         self._encoder.set_input_embeddings(self._table)
         self._pooling.eos_token_id = self._end
-        self._added = 0
+        self._added = []
+        for token, rows_ND in kept:
+            self.add(token, rows_ND)
 
     @property
     def added_ids(self) -> list[tuple[int, ...]]:
         """The ids of each added token, one for each of its rows."""
         known: dict[str, int] = self.tokenizer.get_added_vocab()
-        return [tuple(known[token] for token in extension.tokens) for extension in self._extensions[: self._added]]
+        return [tuple(known[token] for token in extension.tokens) for extension, _ in self._added]
 
     def rewrite(self, prompts: Sequence[str]) -> list[str]:
         """Replace the added tokens in prompts by the tokenizer's tokens for them.
@@ -132,7 +143,7 @@ class LearnedTokens:
         """
         if not self._added:
             return list(prompts)
-        added = {normalize_token(e.token): " ".join(e.tokens) for e in self._extensions[: self._added]}
+        added = {normalize_token(one.token): " ".join(one.tokens) for one, _ in self._added}
         words = [r"\s+".join(map(re.escape, token.split())) for token in sorted(added, key=len, reverse=True)]
         pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
         return [

@@ -16,8 +16,8 @@ from mascot.data.encoding_cache import EncodingCache
 from mascot.data.photo_audit import PhotoFinding
 from mascot.data.photos import PhotoSet
 from mascot.errors import UserError, printable
-from mascot.generation.generator import check_base as check_adapter_base
 from mascot.generation.measured_time import MeasuredTime
+from mascot.generation.stack.applied_stack import check_base as check_adapter_base
 from mascot.models.devices import choose_device
 from mascot.progress import ClassImagesStarted, OnEvent, PhotosRead
 from mascot.protocols import Family, Method

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mascot.adapters.peft_folder import is_peft_folder
+from mascot.data.prompt_templates import PLACEHOLDERS
 from mascot.errors import UserError, list_some, shorten
 from mascot.generation.knobs import LARGEST_SCALE
 from mascot.storage.model_hub import hub_file, hub_files, why_unavailable
@@ -67,6 +68,11 @@ def read_source(source: str | Path | Run | AdapterSource, called: str = "the ada
     readings = list(readings_of(text))
     found = next((one for one in readings if is_there(str(one.place))), None)
     found = found or next((one for one in readings if is_repository(str(one.place))), None)
+    if found is not None and found.name in PLACEHOLDERS:
+        raise UserError(
+            f"{called} {shorten(text)} cannot be called {found.name}, as {{{found.name}}} has a meaning in "
+            "prompts; choose another name."
+        )
     if found is None:
         raise UserError(f"{called} {shorten(str(readings[-1].place))} does not exist; {similar(readings[-1])}")
     for scale in found.scales:
@@ -192,12 +198,13 @@ def download_adapter(repository: str) -> Path:
 
 
 def name_of(source: AdapterSource) -> str:
-    """Return the name of an adapter in prompts and in the settings of an image."""
+    """Return the name of an adapter in prompts: its own, or that of its folder or file."""
     if source.name is not None:
         return source.name
     place = source.place.folder if isinstance(source.place, Run) else source.place
     whole = str(place) if place.exists() else str(place).rpartition("@")[0] or str(place)
     path = Path(whole).absolute()
-    if path.is_dir() or not path.suffix:
-        return path.name
-    return path.parent.name if path.stem in {Path(name).stem for name in (*IN_FOLDERS, *IN_REPOSITORIES)} else path.stem
+    common = {Path(name).stem for name in (*IN_FOLDERS, *IN_REPOSITORIES)}
+    name = path.name if path.is_dir() or path.suffix not in ENDINGS else path.stem
+    name = path.parent.name if name in common else name
+    return f"{name}_adapter" if name in PLACEHOLDERS else name
