@@ -5,7 +5,8 @@ damaged ones, `formats` turns those of other tools into our form and back (`peft
 peft, which are folders), and `foreign_formats` recognizes what is no adapter that we read.
 `lora_keys` holds the tensor names and the metadata of low-rank adapters, `token_rows` those of
 trained token embeddings, and `sides` tells what an adapter changes. `peft_layers` wraps the few
-functions of peft that mascot needs. `weight_changes` computes sums, extractions and smaller ranks.
+functions of peft that mascot needs, and `stacked_layers` puts several adapters into one layer.
+`weight_changes` computes sums, extractions and smaller ranks.
 
 `headers` writes what other tools read in a file's header, such as ModelSpec's keys and hashes.
 

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import name_in_file, write_metadata
-from mascot.adapters.peft_layers import adapter_parameters, lora_layers, name_in_base
+from mascot.adapters.peft_layers import adapter_parameters, lora_layers
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
+from mascot.adapters.stacked_layers import name_in_base
 from mascot.adapters.weight_changes.extraction import extract, representable
 from mascot.errors import UserError, list_some
 from mascot.protocols import (

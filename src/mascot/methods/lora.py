@@ -34,18 +34,14 @@ from mascot.adapters.peft_layers import (
     config_from,
     disable_dropout,
     does_not_fit,
-    inject,
     lora_layers,
     make_config,
     mismatched_keys,
-    name_in_base,
     peft_config,
     relative_change,
-    set_strength,
-    unused_name,
-    unwrap,
 )
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
+from mascot.adapters.stacked_layers import inject, name_in_base, set_strength, unused_name, unwrap
 from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, list_some
 from mascot.protocols import (
