@@ -26,9 +26,12 @@ from mascot.generation.start_image import ImageSource, read_source_image
 from mascot.progress import OnEvent, ignore
 from mascot.storage.run_folder import Run
 
+Source = str | Path | Run | AdapterSource
+"""How a caller names an adapter; see `read_source` for texts."""
+
 
 def generate(
-    run: str | Path | Run | AdapterSource | Sequence[str | Path | Run | AdapterSource],
+    run: Source | Sequence[Source],
     prompts: Sequence[str],
     knobs: Knobs | None = None,
     *,
@@ -58,14 +61,8 @@ def generate(
             has no effect, or prompts, image, strength or mask cannot be used.
     """
     source_image = read_source_image(image, mask=mask, strength=strength, write=str)
-    sources = [run] if isinstance(run, str | Path | Run | AdapterSource) else list(run)
-    if not sources:
-        raise UserError("no adapter is given; give a run, its folder or an adapter file.")
-    stack = open_stack([read_source(source) for source in sources], on_event)
-    recommended = stack_knobs(stack)
-    if knobs is not None:
-        check_changes(stack, knobs, recommended, base)
-    chosen = with_scales(stack, knobs or recommended)
+    stack = open_stack(read_sources(run), on_event)
+    chosen = choose_knobs(stack, knobs, base)
     requests = plan_requests(stack, prompts, count=count, seed=seed)
     check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(stack))
     generator, _ = open_stack_generator(stack, base=base, on_event=on_event)
@@ -73,12 +70,27 @@ def generate(
     return list(generator.generate(requests, chosen, start))
 
 
-def check_changes(stack: Stack, knobs: Knobs, recommended: Knobs, base: str | None) -> None:
-    """Check the knobs that were chosen and are neither recommended nor default.
+def read_sources(run: Source | Sequence[Source]) -> list[AdapterSource]:
+    """Read what a caller names: one adapter, or several in a list.
 
     Raises:
-        UserError: one of them has no effect, or is unclear.
+        UserError: nothing is there, or the list is empty.
     """
+    sources = [run] if isinstance(run, str | Path | Run | AdapterSource) else list(run)
+    if not sources:
+        raise UserError("no adapter is given; give a run, its folder or an adapter file.")
+    return [read_source(source) for source in sources]
+
+
+def choose_knobs(stack: Stack, knobs: Knobs | None, base: str | None) -> Knobs:
+    """Return the knobs that were chosen, or those that are recommended, with the adapters' scales.
+
+    Raises:
+        UserError: a knob that is neither recommended nor default has no effect, or is unclear.
+    """
+    recommended = stack_knobs(stack)
+    if knobs is None:
+        return recommended
     given = {name: getattr(knobs, name) for name in knobs.model_fields_set}
     changed = {
         name: value
@@ -86,3 +98,4 @@ def check_changes(stack: Stack, knobs: Knobs, recommended: Knobs, base: str | No
         if value not in {getattr(recommended, name), Knobs.model_fields[name].default}
     }
     check_stack_knobs(stack, changed, knobs, base=base, write=str)
+    return with_scales(stack, knobs)
