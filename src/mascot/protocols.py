@@ -425,8 +425,5 @@ class Restore(Protocol):
     """The function that applies an adapter: the inverse of `AttachedMethod.export`."""
 
     def __call__(self, stage: Stage, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AppliedAdapter:
-        """Apply exported tensors to a stage, beside the adapters that it has.
-
-        The weight changes of all adapters add up. UserError names keys or shapes that do not fit.
-        """
+        """Apply exported tensors beside a stage's adapters; UserError names what does not fit."""
         ...
