@@ -234,8 +234,8 @@ def notes_on(to: str, adapter: Adapter, layers: Layers) -> Iterator[str]:
     text = [name for name in names if name.startswith("text_encoder")]
     if is_dora and to in {"kohya", "comfyui"}:
         yield (
-            "diffusers drops the magnitudes of a DoRA in this form; give --to diffusers for it. "
-            "ComfyUI divides them by the norms of the base's weights, not of the changed ones, so its images differ"
+            "of a DoRA in this form diffusers drops the magnitudes, ComfyUI divides them by norms of the base's "
+            "weights, and A1111 by norms of inputs, so their images differ; give --to diffusers for diffusers"
         )
     if is_dora and to == "diffusers" and text:
         yield "diffusers misreads a DoRA of a text encoder; mascot and peft read it"
