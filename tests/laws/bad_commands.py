@@ -476,6 +476,13 @@ def _pictures() -> Iterator[Command]:
         for value in values:
             yield draw(option, option, value)
     yield draw("does not divide", "--size", "100x64")
+    for value in ("0", "-1", "1.01", "nan", "inf", "x", ""):
+        yield draw("--strength", "--strength", value, "--image", "photos/1.png")
+    yield draw("--image", "--strength", "0.5")
+    yield draw("--image", "--mask", "photos/1.png")
+    for option, others in {"--image": (), "--mask": ("--image", "photos/1.png")}.items():
+        for value in ("nowhere.png", "photos", "note.txt", "adapter.safetensors", "", "a" * 300 + ".png"):
+            yield draw(option, option, value, *others)
     yield draw("negative has no effect at", "--negative", "fog", "--guidance", "1")
     for name, option in {"no_text": "--text-scale", "token": "--unet-scale"}.items():
         for value in ("0", "0.5", "1"):

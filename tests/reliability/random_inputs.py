@@ -197,6 +197,21 @@ def photos(draw: Draw) -> Attempt:
 
 
 @st.composite
+def start_images(draw: Draw) -> Attempt:
+    """A file that is called the image to start from, or its mask."""
+    name = draw(st.sampled_from(["p", "é", "a b", "x" * 200, "%s", "p.mask"])) + draw(
+        st.sampled_from([*EXTENSIONS, ".JPG", ".txt", ".csv", ""])
+    )
+    given = draw(st.sampled_from([("--image",), ("--image", "photos/1.png", "--mask")]))
+    words = ("generate", "adapter.safetensors", "a {subject}", "--count", "1", "--steps", "2", "--out", "out", *given)
+    words = (*words, f"{OWN}/{name}")
+    if draw(st.integers(0, 5)) == 0:
+        return Attempt(words=words, special={name: draw(SPECIAL)})
+    kind = draw(st.sampled_from(sorted(photo_bytes())))
+    return Attempt(words=words, files={name: draw(spoiled(photo_bytes()[kind]))})
+
+
+@st.composite
 def captions(draw: Draw) -> Attempt:
     """A caption that cannot be used, beside a photo that can."""
     files = {"1.png": photo_bytes()["PNG"]}
@@ -529,6 +544,7 @@ def kinds(places_folder: Path) -> dict[str, Strategy]:
     run = read_files(places_folder / "trained")
     return {
         "photos": photos,
+        "start_images": start_images,
         "captions": captions,
         "metadata": metadata,
         "recipes": recipes,
