@@ -93,9 +93,15 @@ def spread(values: Sequence[float]) -> str:
 
 def energy_text(energy: EnergyFacts) -> str:
     """Write an energy; that of a DoRA is not known."""
+    known = number_text(energy.energy)
     if not energy.unknown:
-        return f"{energy.energy:.4g}"
-    return f"{energy.energy:.4g} and {energy.unknown} layers {UNKNOWN}" if energy.energy else UNKNOWN
+        return known
+    return f"{known} and {energy.unknown} layers {UNKNOWN}" if energy.energy else UNKNOWN
+
+
+def number_text(value: float) -> str:
+    """Write a number of four digits, or a large one with commas."""
+    return f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:.4g}"
 
 
 def write_blocks(blocks: Sequence[BlockFacts]) -> list[str]:
