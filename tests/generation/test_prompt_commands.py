@@ -93,6 +93,19 @@ def test_what_cannot_be_drawn_ends_in_one_sentence(
     assert not (tmp_path / "images").exists()
 
 
+def test_a_grid_fills_the_prompts_of_its_axis(world: World, tmp_path: Path, command: Command) -> None:
+    over = ("--over", "prompt=a {subject} hat,a ({subject}:1.5) hat", "--over", "guidance=3,5")
+    code, out, err = command("sweep", world.run.folder, *over, "--out", tmp_path / "grid.png")
+    assert (code, out) == (0, [str(tmp_path / "grid.png")]), err
+    assert "note: 'a (sks dog:1.5) hat' is read with the weights 'sks dog' 1.5." in err
+    assert read_png(tmp_path / "grid.png")[1]["parameters"].startswith("a sks dog hat\n")
+    code, _, err = command("sweep", world.run.folder, "--over", "prompt=a {owl}", "--out", tmp_path / "none.png")
+    assert (code, "unknown placeholder {owl}" in err) == (2, True)
+    code, _, err = command("sweep", world.run.folder, "--over", "prompt=a (b:9)", "--out", tmp_path / "none.png")
+    assert (code, "give a weight from 0 to 3" in err) == (2, True)
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_clip_t_reads_prompts_without_their_brackets(world: World) -> None:
     """Weights change images and not what CLIP compares them with."""
     plain, weighted = (world.evaluate(prompts=[prompt]) for prompt in ("a {subject} hat", "a {subject} (hat:1.7)"))
@@ -147,3 +160,13 @@ def test_previews_that_a_base_cannot_read_are_refused_before_training(tmp_path: 
         check_base(recipe, family, ())
     escaped = [r'previews.prompts=["a \\(red\\) {subject}"]', *overrides[1:]]
     check_base(Recipe.preset(photos=(str(tmp_path),), base=str(base), class_noun="dog", overrides=escaped), family, ())
+
+
+@pytest.mark.parametrize("words", [{"class_noun": "dog (small)"}, {"token": "s[ks"}, {"class_noun": "BREAK"}])
+def test_names_of_subjects_have_no_brackets(tmp_path: Path, tiny_base: Path, words: dict[str, str]) -> None:
+    """Training reads them as letters, and every prompt would read them as weights."""
+    family = load_family(str(tiny_base), device="cpu", precision="fp32")
+    given = {"class_noun": "dog", "token": "sks", **words}
+    recipe = Recipe.preset(photos=(str(tmp_path),), base=str(tiny_base), **given)
+    with pytest.raises(UserError, match="weigh words in prompts; give another --token or --class-noun"):
+        check_base(recipe, family, ())

@@ -394,10 +394,17 @@ def bases(draw: Draw, base: dict[str, bytes]) -> Attempt:
     return Attempt(words=words, copies=copies, files={f"base/{name}": json.dumps(values).encode()})
 
 
+SYNTAX = "( ) [ ] \\ | , : :1.3) :-1) :9e9) :nan) :\u0663) BREAK <owl:0.8> red {subject} \x00 \u00ad".split(" ")
+BRACKETS = st.lists(
+    st.sampled_from([*SYNTAX, " ", " BREAK ", "a dog in the snow, " * 20, "sks " * 80]), max_size=12
+).map("".join)
+"""Prompts with weights, escapes, chunks and the syntax of other tools, in any order."""
+
+
 @st.composite
 def prompts(draw: Draw) -> Attempt:
     """An odd prompt, negative prompt, token or class noun."""
-    text = draw(ODD_TEXT)
+    text = draw(st.one_of(ODD_TEXT, BRACKETS))
     generate = ("generate", "adapter.safetensors")
     few = ("--count", "1", "--steps", "1", "--out", "out")
     return Attempt(

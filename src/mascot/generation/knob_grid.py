@@ -120,8 +120,11 @@ def sweep_knobs(
     axes = [GridAxis(key, tuple(map(format_value, values))) for key, values in over.items()]
     first = settings[0]
     resolved = generator.with_defaults(first.knobs)
-    text = f"{settings_text(first.request, resolved, generator.size(resolved), base, adapter)}, {axes_text(axes)}"
-    grid = compose(axes, cells, title=f"{prompt} (seed {seed})")
+    facts = generator.reading(first.request.prompt, resolved).facts
+    written = settings_text(first.request, resolved, generator.size(resolved), base, adapter, facts=facts)
+    text = f"{written}, {axes_text(axes)}"
+    fixed = {"prompt": prompt, "seed": f"(seed {seed})"}
+    grid = compose(axes, cells, title=" ".join(text for name, text in fixed.items() if name not in over))
     if not overwrite:
         return write_new_image(grid, out.parent, out.stem, text)
     write_image(grid, out, text)

@@ -132,7 +132,8 @@ class LearnedTokens:
     @property
     def added_ids(self) -> list[tuple[int, ...]]:
         """The ids of each added token, one for each of its rows."""
-        known: dict[str, int] = self.tokenizer.get_added_vocab()
+        tokenizer: Any = self.tokenizer
+        known: dict[str, int] = tokenizer.get_added_vocab()
         return [tuple(known[token] for token in extension.tokens) for extension, _ in self._added]
 
     def rewrite(self, prompts: Sequence[str]) -> list[str]:

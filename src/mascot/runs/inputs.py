@@ -25,6 +25,7 @@ from mascot.diffusion.noise import seeded
 from mascot.errors import UserError, printable
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.prompts.prompt_weights import has_syntax
 from mascot.models.devices import choose_device
 from mascot.models.families.registry import load_family
 from mascot.models.quantization import quantize
@@ -205,13 +206,18 @@ def check_base(recipe: Recipe, family: Family, spans: Sequence[PhaseSpan]) -> No
     """Check settings against the loaded base, before class images are generated.
 
     Raises:
-        UserError: the method finds nothing to train; or the image size, the solver, a prompt's
-            weights, the kind of prediction or the loss weighting does not suit the base.
+        UserError: the method finds nothing to train; or the image size, the solver, a prompt, the
+            subject's name, the kind of prediction or the loss weighting does not suit the base.
     """
     recipe.training.check()
     for span in spans:
         span.phase.trains(family.stages[span.stage])
     generator = Generator(family)
+    for one in recipe.subject.all:
+        if has_syntax(one.words):
+            raise UserError(
+                f"{one.words!r} has brackets, which weigh words in prompts; give another --token or --class-noun."
+            )
     for prompt in (*(preview_prompts(recipe) if recipe.previews.every else ()), recipe.knobs.negative):
         generator.prompt_reader.parse(prompt)
     knobs = generator.with_defaults(recipe.knobs)

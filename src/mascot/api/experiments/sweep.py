@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.api.diagnose import name_of
 from mascot.api.evaluate import evaluate
 from mascot.api.train import train_on_pooled_base
@@ -25,7 +26,8 @@ from mascot.experiments.sweep import SweepFolder, SweepJob, sweep_recipes
 from mascot.generation.knob_checks import check_knob_axes
 from mascot.generation.knob_grid import plan_settings, sweep_knobs
 from mascot.generation.knobs import ImageRequest, settings_text
-from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.prompts.prompt_reading import check_prompts
 from mascot.generation.prompts.prompt_sets import KNOBS_PROMPT
 from mascot.progress import OnEvent, ignore
 from mascot.recipe.recipe import Recipe
@@ -115,7 +117,10 @@ def write_sweep_image(run: Run, request: ImageRequest, path: Path) -> None:
         knobs = generator.with_defaults(recommended_knobs(adapter))
         [filled] = plan_requests(adapter, [request.prompt], count=1, seed=request.seed)
         image = next(generator.generate([filled], knobs))
-        write_image(image, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name))
+        facts = generator.reading(filled.prompt, knobs).facts
+        write_image(
+            image, path, settings_text(filled, knobs, generator.size(knobs), name, run.folder.name, facts=facts)
+        )
         generator.remove_adapter()
 
 
@@ -129,18 +134,22 @@ def generate_knob_grid(
 ) -> Path:
     """Generate one prompt and seed with up to three inference knobs varied, as one labelled grid.
 
-    `over` maps knobs to values. Returns the grid's file, a PNG. Without `out` it has a free name
-    beside the adapter. Event: `PromptTruncated`.
+    `over` maps knobs to values, and `prompt` to prompts, which are filled as `prompt` is. Returns
+    the grid's file, a PNG. Without `out` it has a free name beside the adapter. Events:
+    `PromptTruncated`, `PromptRead`.
 
     Raises:
         UserError: the adapter, a knob or a value cannot be used, or the file cannot be written.
     """
     adapter, path = resolve_adapter(run)
     request, knobs = plan_requests(adapter, [prompt], count=1, seed=0)[0], recommended_knobs(adapter)
+    over = {key: fill_axis(adapter, values) if key == "prompt" else values for key, values in over.items()}
     target = images_folder(path).with_name("knobs.png") if out is None else Path(out)
     # Mistakes are found before the base is loaded.
     settings = plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
     check_knob_axes(adapter, over, [setting.knobs for setting in settings])
+    typed = {text for setting in settings for text in (setting.request.prompt, setting.knobs.negative)}
+    check_prompts(sorted(typed), base_of(adapter))
     if (out is not None and target.is_dir()) or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, base = open_generator(run, on_event=on_event)
@@ -155,3 +164,12 @@ def generate_knob_grid(
         base=base,
         adapter=name,
     )
+
+
+def fill_axis(adapter: Adapter, prompts: Sequence[object]) -> list[str]:
+    """Fill the prompts of a grid's axis, each with the adapter's first subject.
+
+    Raises:
+        UserError: a prompt has a placeholder that cannot be filled.
+    """
+    return [plan_requests(adapter, [str(prompt)], count=1, seed=0)[0].prompt for prompt in prompts]

@@ -100,6 +100,11 @@ def parse_prompt(prompt: str) -> WeightedPrompt:
     return read
 
 
+def has_syntax(text: str) -> bool:
+    """Tell whether a text holds anything that is no letter in a prompt, or may be none."""
+    return any(pattern.search(text) for pattern in (_SYNTAX, _BREAK, _EXTRA_NETWORK))
+
+
 def escape(text: str) -> str:
     """Write a text so that `parse_prompt` reads its brackets as letters."""
     return _ESCAPED.sub(lambda match: f"\\{match.group()}", text)
