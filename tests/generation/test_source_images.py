@@ -157,7 +157,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "strength nan": ({"strength": float("nan")}, "is not above 0"),
     "strength below 0": ({"strength": -1.0}, "is not above 0"),
     "black mask": ({"mask": Image.new("L", (64, 64))}, "--mask: the image marks nothing .*paint white"),
-    "mask of labels": ({"mask": half().point(lambda value: value // 255)}, "its brightest value is 1 of 255"),
+    "mask of labels": ({"mask": half().point([0] * 255 + [1])}, "its brightest value is 1 of 255"),
     "white mask": ({"mask": Image.new("L", (64, 64), 255)}, "is white everywhere.*leave --mask out"),
     "clear mask": ({"mask": Image.new("RGBA", (64, 64))}, "fully transparent"),
     "other shape": ({"mask": half(64, 80)}, "another shape.*64x80 and 64x64 pixels"),
