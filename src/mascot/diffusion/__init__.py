@@ -1,7 +1,8 @@
 """The room of the papers: the algebra of diffusion and flow models, on tensors.
 
 Training objectives, seeded noise, the denoising loss, classifier-free guidance, the denoising loop,
-its start from an image and the solvers live here. Every public function names its algorithm, with paper and equation.
+its start from an image and the solvers live here. Every public function names its algorithm, with
+paper and equation.
 
 What does not live here: base models and their schedules (`models`), the training loop (`training`),
 prompts, seeds and image files of a generation (`generation`).
