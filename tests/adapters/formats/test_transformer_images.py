@@ -6,6 +6,7 @@ measure: its names, halves and alphas are written out here, not taken from the c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapters.formats.low_rank_layers import applied, layer_of, random_layer
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import LayerChange
+from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -375,6 +377,37 @@ def test_a_lokr_that_is_cut_inside_a_block_is_applied_as_the_lora_it_equals(
         file[f"lora_unet_{name.replace('.', '_')}.alpha"] = torch.tensor(1.0)
     ours = with_file(base, save(file, tmp_path))
     assert np.abs(ours - with_weights(base, layers, changes)).max() <= ONE_LEVEL
+
+
+def run_convert(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Run the command `convert` in this process, and expect success."""
+    monkeypatch.setattr(sys, "argv", ["mascot", "convert", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_the_command_writes_what_diffusers_draws(
+    bases: Mapping[str, Path], family: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """From kohya to diffusers and back, also layers that diffusers drops in kohya's form."""
+    layers = SD3_LAYERS if family == "sd3" else {**FLUX_LAYERS, **FLUX_MORE}
+    texts = text_file("lora_te1_text_model_")
+    theirs = save(kohya(random_changes(bases[family], layers)) | texts, tmp_path)
+    own, back, comfy = (tmp_path / f"{name}.safetensors" for name in ("own", "back", "comfy"))
+    run_convert(monkeypatch, theirs, own, "--to", "diffusers")
+    run_convert(monkeypatch, own, comfy, "--to", "comfyui")
+    capsys.readouterr()
+    run_convert(monkeypatch, comfy, back, "--to", "kohya")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert ("reads no file of SD3" if family == "sd3" else "drops layers outside the blocks") in said
+    before, after = load_file(theirs), load_file(back)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    ours = with_file(bases[family], theirs)
+    assert np.abs(ours - by_diffusers(bases[family], own)).max() <= ONE_LEVEL
 
 
 @pytest.mark.parametrize("prefix", ["lora_te3_", "text_encoders.t5xxl.transformer."])

@@ -217,12 +217,17 @@ def cut(layer: LayerChange, outputs: slice, ranks: slice) -> LayerChange:
     """Take some outputs of a layer, and the ranks that they need, at the same scale."""
     tensors: dict[str, Tensor] = {}
     for name in (name for name in OUTPUTS if name in layer.tensors):
-        tensors[OUTPUTS[name]] = layer.tensors[OUTPUTS[name]][ranks].contiguous()
-        tensors[name] = layer.tensors[name][outputs, ranks].contiguous()
+        tensors[OUTPUTS[name]] = copied(layer.tensors[OUTPUTS[name]][ranks])
+        tensors[name] = copied(layer.tensors[name][outputs, ranks])
     if MAGNITUDE in layer.tensors:
-        tensors[MAGNITUDE] = layer.tensors[MAGNITUDE][outputs].contiguous()
+        tensors[MAGNITUDE] = copied(layer.tensors[MAGNITUDE][outputs])
     rank = len(range(*ranks.indices(layer.rank)))
     return LayerChange(tensors=tensors, rank=rank, alpha=share_of_alpha(scale_of(layer) * rank))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """Copy a tensor, since those of a file must not share their memory."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def share_of_alpha(exact: Fraction) -> float:
@@ -268,7 +273,9 @@ def split_kronecker(layer: LayerChange, shares: Sequence[int]) -> list[LayerChan
         return split_layer(expand_kronecker(layer), shares)
     rows = [share * len(blocks) // sum(shares) for share in shares]
     return [
-        replace(layer, tensors={**layer.tensors, name: block.contiguous()}) if block.any() else None
+        replace(layer, tensors={key: copied(tensor) for key, tensor in {**layer.tensors, name: block}.items()})
+        if block.any()
+        else None
         for block in blocks.split(rows)
     ]
 

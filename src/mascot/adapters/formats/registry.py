@@ -337,7 +337,7 @@ def join_transformer(to: str, layers: Layers, architecture: Architecture | None)
     """
     if not any(part == PART for part, _ in layers):
         return layers, {}
-    if architecture not in ORIGINAL_NAMES:
+    if architecture is None or architecture not in ORIGINAL_NAMES:
         raise UserError(
             "its layers do not tell whether they are of SD3 or of FLUX.1, whose names differ; "
             "give --to diffusers or peft."

@@ -7,8 +7,9 @@ other order (see `fused_layers`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Final, Literal
 
@@ -22,6 +23,7 @@ from mascot.adapters.formats.fused_layers import (
     is_kronecker,
     join_layers,
     outputs_of,
+    scale_of,
     split_layer,
     swap_halves,
 )
@@ -74,7 +76,7 @@ class LayerNames:
         return swap_halves(layer) if swapped else layer
 
 
-ORIGINAL_NAMES: Final[Mapping[TransformerKind, LayerNames]] = {
+ORIGINAL_NAMES: Final[Mapping[str, LayerNames]] = {
     "sd3": LayerNames(sd3_names.LAYERS, sd3_names.SHIFT_FIRST),
     "flux": LayerNames(flux_names.LAYERS, flux_names.SHIFT_FIRST, flux_names.SHARES),
 }
@@ -181,7 +183,7 @@ def separate(written: str, layer: LayerChange) -> dict[str, LayerChange]:
     return {with_number(part, number): piece for part, piece in zip(parts, pieces, strict=True) if piece is not None}
 
 
-def join_original(layers: Layers, architecture: str | None) -> tuple[Layers, dict[tuple[str, str], str]]:
+def join_original(layers: Layers, architecture: str) -> tuple[Layers, dict[tuple[str, str], str]]:
     """Give layers of a transformer their original names, and join those that are one there.
 
     Returns the layers, and those of diffusers that have no original layer, each with the reason.
@@ -189,7 +191,7 @@ def join_original(layers: Layers, architecture: str | None) -> tuple[Layers, dic
     Raises:
         UserError: a layer is damaged.
     """
-    names = next(names for kind, names in ORIGINAL_NAMES.items() if kind == architecture)
+    names = ORIGINAL_NAMES[architecture]
     groups: dict[tuple[str, str], dict[int, str]] = {}
     original: Layers = {}
     refused: dict[tuple[str, str], str] = {}
@@ -234,15 +236,29 @@ def tell_architecture(outputs: Mapping[str, int]) -> TransformerKind | None:
     the last block of SD3 does not change the text any more.
     """
     templates = {split_number(name)[0] for name in outputs}
-    ours: dict[TransformerKind, set[str]] = {
-        architecture: set(names.places) for architecture, names in ORIGINAL_NAMES.items()
-    }
-    for architecture, known in ours.items():
-        if templates & known.difference(*(names for other, names in ours.items() if other != architecture)):
-            return architecture
+    sd3, flux = (set(ORIGINAL_NAMES[architecture].places) for architecture in ("sd3", "flux"))
+    if templates & (sd3 ^ flux):
+        return "sd3" if templates & (sd3 - flux) else "flux"
     blocks = [int(split_number(name)[1]) for name in outputs if name.startswith("transformer_blocks.")]
     last, first = (f"transformer_blocks.{number}.attn." for number in (max(blocks, default=0), min(blocks, default=0)))
     if f"{last}add_q_proj" in outputs and f"{first}to_add_out" in outputs:
         return "flux" if f"{last}to_add_out" in outputs else "sd3"
     widths = {count for name, count in outputs.items() if ".attn." in name}
     return WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+
+
+def notes_on_transformer(to: str, layers: Layers, architecture: str | None) -> Iterator[str]:
+    """Say what happens to a transformer's layers in the original names of a format."""
+    own = {layer: change for (part, layer), change in layers.items() if part == PART}
+    if to not in {"kohya", "comfyui"} or not own or architecture not in ORIGINAL_NAMES:
+        return
+    if architecture == "sd3":
+        yield "diffusers reads no file of SD3 in this form; give --to diffusers for it"
+    elif any("blocks." not in layer for layer in own):
+        yield "diffusers drops layers outside the blocks of FLUX.1 in this form; give --to diffusers for it"
+    scales: dict[tuple[str, str], set[Fraction]] = {}
+    for layer, change in own.items():
+        template, number = split_number(layer)
+        scales.setdefault((READ_NAMES.places.get(template, (layer, 0))[0], number), set()).add(scale_of(change))
+    if rounded := sum(len(each) > 1 for each in scales.values()):
+        yield f"{rounded} layers join parts with different alpha / rank, so one factor of each was multiplied"

@@ -16,6 +16,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import Layers, read_own
 from mascot.adapters.formats.registry import architecture_of, stated_architecture, write_format
+from mascot.adapters.formats.transformer_layers import notes_on_transformer
 from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
@@ -105,7 +106,11 @@ def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
         to=to,
         layers=len(layers),
         words=tuple(words),
-        notes=(*notes_on(to, main, layers), *notes_on_words(to, path, adapter, words)),
+        notes=(
+            *notes_on(to, main, layers),
+            *notes_on_transformer(to, layers, architecture_of(tensors) or stated_architecture(tensors, metadata)),
+            *notes_on_words(to, path, adapter, words),
+        ),
     )
 
 
@@ -243,7 +248,8 @@ def notes_on(to: str, adapter: Adapter, layers: Layers) -> Iterator[str]:
         yield "diffusers reads no LoHa or LoKr; mascot, peft and, in kohya's form, ComfyUI, A1111 and LyCORIS do"
     if text and to == "kohya" and not is_product and not any(OUT_PROJECTION in name for name in text):
         yield "diffusers cannot read text encoder layers without out_proj in this form; give --to diffusers for it"
-    if to == "kohya" and not is_product and any(len(own) > 1 for own in alphas.values()):
+    is_unet = any(part.endswith("unet") for part, _ in layers)
+    if to == "kohya" and is_unet and not is_product and any(len(own) > 1 for own in alphas.values()):
         yield "diffusers gives attention layers the commonest alpha of a file in this form; give --to diffusers for it"
     if text and to == "peft":
         yield "layers of text encoders have the names of transformers 5, which older versions do not find"
