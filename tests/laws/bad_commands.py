@@ -32,6 +32,7 @@ def bad_commands() -> list[Command]:
         *_bases(),
         *_resumed(),
         *_adapters(),
+        *_file_work(),
         *_several(),
         *_pictures(),
         *_checkups(),
@@ -439,6 +440,44 @@ def _adapters() -> Iterator[Command]:
     yield draw("adapters/metadata_text.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_list.safetensors", "metadata is damaged")
     yield draw("adapters/metadata_rank.safetensors", "metadata is damaged")
+
+
+def _file_work() -> Iterator[Command]:
+    out = ("--out", "out.safetensors")
+    yield _command("missing argument", "merge", *out)
+    yield _command("missing option", "merge", "fresh.safetensors")
+    yield _command("does not exist", "merge", "nowhere", *out)
+    yield _command("not between 0 and", "merge", "fresh.safetensors:-1", *out)
+    yield _command("give a scale that is not 0", "merge", "fresh.safetensors:0", *out)
+    yield _command("two adapters are called fresh", "merge", "fresh.safetensors", "fresh.safetensors", *out)
+    yield _command("--rank 0 is below 1", "merge", "fresh.safetensors", "--rank", "0", *out)
+    yield _command("--energy 1.5 is not a share", "merge", "fresh.safetensors", "--energy", "1.5", *out)
+    yield _command("--energy nan is not a share", "resize", "fresh.safetensors", "--energy", "nan", *out)
+    yield _command("leave it out", "merge", "fresh.safetensors", "--to", "peft", *out)
+    yield _command("did you mean 'kohya'", "merge", "fresh.safetensors", "--to", "kohia", *out)
+    yield _command("is not the name of a .safetensors file", "merge", "fresh.safetensors", "--out", "out")
+    yield _command("exists already", "merge", "fresh.safetensors", "--out", "note.safetensors", files=NOTE)
+    yield _command("is one of the files that are read", "resize", "fresh.safetensors", "--rank", "1", *SAME)
+    yield _command("trained on different bases", "merge", "fresh.safetensors", "adapters/other_base.safetensors", *out)
+    for name in ("half", "other_rank", "flat", "scalar"):
+        yield _command("is damaged", "merge", f"adapters/{name}.safetensors", *out)
+        yield _command("is damaged", "resize", f"adapters/{name}.safetensors", "--rank", "1", *out)
+    yield _command("no rank is given", "resize", "fresh.safetensors", *out)
+    yield _command("give one of them", "resize", "fresh.safetensors", "--energy", "0.9", "--ratio", "3", *out)
+    yield _command("leave the scale out", "resize", "fresh.safetensors:0.5", "--rank", "1", *out)
+    yield _command("--ratio 0.5", "resize", "fresh.safetensors", "--ratio", "0.5", *out)
+    yield _command("has no effect beside --into", "merge", "fresh.safetensors", "--into", "base", "--rank", "4", *out)
+    yield _command("is baked into a folder", "merge", "fresh.safetensors", "--into", "base", *out)
+    yield _command("--into 'nowhere' is not there", "merge", "fresh.safetensors", "--into", "nowhere", "--out", "out")
+    yield _command("no weights of a base", "merge", "fresh.safetensors", "--into", "empty", "--out", "out")
+    yield _command("no rank is given", "extract", "base", "--base", "base", *out)
+    yield _command("is the base itself", "extract", "base", "--base", "base", "--rank", "2", *out)
+    yield _command("it is a LoRA", "extract", "fresh.safetensors", "--base", "base", "--rank", "2", *out)
+    yield _command("--conv-rank 0", "extract", "base", "--base", "base", "--rank", "2", "--conv-rank", "0", *out)
+
+
+NOTE = {"note.safetensors": b"a note"}
+SAME = ("--out", "fresh.safetensors")
 
 
 def _several() -> Iterator[Command]:

@@ -23,7 +23,7 @@ READERS = {
     "storage/tensor_files.py": "opens safetensors files whose header it has checked",
     "storage/image_files.py": "decodes images whose bytes it has read",
     "data/image_decoding.py": "decodes photos from an opened file",
-    "adapters/adapter_file.py": "parses bytes that mascot itself has just made",
+    "adapters/headers/tensor_hashes.py": "parses the header of a file that mascot itself has just made",
     "adapters/foreign_formats.py": "looks into an archive from an opened file",
     "runs/training_log.py": "writes the step log",
     "reports/html.py": "writes pages",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import re
 import struct
@@ -211,7 +212,9 @@ def open_tensors(path: Path, *, remedy: str = REMEDY) -> Generator[StoredTensors
         UnreadableFile: see `read_header`.
     """
     header = read_header(path, remedy=remedy)
-    with open_regular(path, remedy=remedy) as file:
+    with open_regular(path, remedy=remedy) as opened:
+        file = os.fdopen(os.dup(opened.fileno()), "rb")  # what the caller then fails to write is not this file's fault
+    with file:
         yield StoredTensors(path, header, file, remedy)
 
 

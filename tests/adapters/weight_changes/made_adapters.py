@@ -33,13 +33,13 @@ def write_adapter(
     path: Path,
     method: str = "lora",
     *,
-    token: str = "sks",  # noqa: S107 - a word of prompts
+    word: str = "sks",
     seed: int = 1,
     size: float = 0.15,
     **options: Any,
 ) -> Path:
     """Write an adapter of a method with random weights; `size` is their deviation."""
-    family, subject = load(base), Subject(token, "dog")
+    family, subject = load(base), Subject(word, "dog")
     settings = settings_of(method)(**options)
     attached = None
     for phase in settings.phases:
@@ -55,7 +55,7 @@ def write_adapter(
         method=method,
         base=str(base),
         base_identity=family.identity,
-        token=token,
+        token=word,
         class_noun="dog",
         resolution=64,
         step=seed,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mascot.adapters.lora_keys import METADATA_KEY
+from mascot.adapters.lora_keys import DOWN, METADATA_KEY, UP
 from mascot.adapters.sides import TEXT_ENCODERS, sides_of
 from mascot.adapters.token_rows import (
     BUNDLE,
@@ -27,8 +27,10 @@ from mascot.adapters.weight_changes.low_rank import (
     TENSOR,
     StoredLayer,
     WeightChange,
+    as_factors,
     change_of,
     read_layers,
+    to_tensors,
     total,
 )
 from mascot.errors import UserError, list_some
@@ -103,6 +105,42 @@ def summed_changes(adapters: Sequence[ScaledAdapter], kernels: Kernels) -> Itera
     """
     for name, found in layers_of(adapters).items():
         yield name, total([scaled_change(adapter, layer, kernels) for adapter, layer in found])
+
+
+class SummedTensors(Mapping[str, Tensor]):
+    """The tensors of the exact sum of adapters, each layer computed when it is asked for.
+
+    So the sum of two large files needs no memory of its own. One layer is remembered. `beside` are
+    tensors that the file holds too.
+    """
+
+    def __init__(
+        self, adapters: Sequence[ScaledAdapter], kernels: Kernels, dtype: torch.dtype, beside: Mapping[str, Tensor]
+    ) -> None:
+        self._beside = beside
+        self._found, self._kernels, self._dtype = layers_of(adapters), kernels, dtype
+        self._names = {f"{layer}{ending}": layer for layer in self._found for ending in (DOWN, UP)}
+        self._last: tuple[str, dict[str, Tensor]] = ("", {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Compute one tensor.
+
+        Raises:
+            UserError: the adapters change the layer in different shapes.
+        """
+        if name in self._beside:
+            return self._beside[name]
+        layer = self._names[name]
+        if self._last[0] != layer:
+            change = total([scaled_change(*found, self._kernels) for found in self._found[layer]])
+            self._last = (layer, to_tensors(layer, as_factors(change), self._dtype))
+        return self._last[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._names, *self._beside])
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._beside)
 
 
 def scaled_change(adapter: ScaledAdapter, layer: StoredLayer, kernels: Kernels) -> WeightChange:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mascot.adapters.weight_changes.decomposition import RankRule
 from mascot.adapters.weight_changes.extraction import Energy
-from mascot.adapters.weight_changes.low_rank import as_factors, to_tensors
 from mascot.adapters.weight_changes.merging import (
     Kernels,
     ScaledAdapter,
+    SummedTensors,
     check_addable,
     common_dtype,
     join_words,
@@ -78,9 +78,9 @@ def merge(
         raise UserError("nothing is left to merge at these scales; give a scale that is not 0, such as 1.")
     manifest = joint_manifest(inputs, layers=bool(found), words=bool(words))
     on_event(plan_merge(inputs, found, rule))
-    tensors, rows = summed_tensors(parts, kernels, rule, on_event)
+    tensors, rows = summed_tensors(parts, kernels, rule, words, on_event)
     metadata = {**other_metadata(parts), **settings_metadata(ranks_in(tensors)), **records}
-    write_output(out, {**tensors, **words}, metadata, manifest, output_format(inputs, to))
+    write_output(out, tensors, metadata, manifest, output_format(inputs, to))
     return FileWork(path=out, rows=(*rows, *word_rows(words, parts), ("size", show_bytes(out.stat().st_size))))
 
 
@@ -118,19 +118,22 @@ def plan_merge(
 
 
 def summed_tensors(
-    parts: Sequence[ScaledAdapter], kernels: Kernels, rule: RankRule, on_event: OnEvent
-) -> tuple[dict[str, Tensor], tuple[tuple[str, str], ...]]:
-    """Compute the tensors of the sum, and the rows that say what was kept."""
+    parts: Sequence[ScaledAdapter],
+    kernels: Kernels,
+    rule: RankRule,
+    words: Mapping[str, Tensor],
+    on_event: OnEvent,
+) -> tuple[Mapping[str, Tensor], tuple[tuple[str, str], ...]]:
+    """Compute the tensors of the sum, with those of words, and the rows that say what was kept."""
     dtype = common_dtype(parts)
-    sums = summed_changes(parts, kernels)
     if rule.rank is None and rule.energy is None:
-        tensors: dict[str, Tensor] = {}
-        for done, (layer, change) in enumerate(sums, 1):
-            tensors |= to_tensors(layer, as_factors(change), dtype)
-            on_event(LayersDone(layers=done))
+        tensors = SummedTensors(parts, kernels, dtype, words)
         ranks = ranks_in(tensors)
+        on_event(LayersDone(layers=len(ranks)))
         return tensors, energy_rows(dict.fromkeys(ranks, Energy()), ranks)
-    return reduced_tensors(sums, Ranks(linear=rule, convolution=rule), dtype, on_event)
+    ranks_of_sums, sums = Ranks(linear=rule, convolution=rule), summed_changes(parts, kernels)
+    reduced, rows = reduced_tensors(sums, ranks_of_sums, dtype, on_event)
+    return {**reduced, **words}, rows
 
 
 def word_rows(words: Mapping[str, Tensor], parts: Sequence[ScaledAdapter]) -> list[tuple[str, str]]:
