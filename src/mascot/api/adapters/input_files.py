@@ -17,8 +17,8 @@ from mascot.adapters.formats.registry import FORMATS, architecture_of, write_for
 from mascot.adapters.weight_changes.merging import Kernels, ScaledAdapter, needs_kernels
 from mascot.data.prompt_templates import PLACEHOLDERS
 from mascot.errors import UserError, list_some, suggest
-from mascot.generation.adapter_sources import AdapterSource, name_of, read_source
 from mascot.generation.loading import resolve_adapter
+from mascot.generation.stack.adapter_sources import AdapterSource, name_of, read_source
 from mascot.methods.registry import method_holding
 from mascot.models.base_files.weight_places import locate_weights, plain_name
 from mascot.models.families.base_source import is_hub_id, source_of

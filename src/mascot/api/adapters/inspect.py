@@ -26,7 +26,7 @@ from mascot.api.adapters.inspection.file_facts import (
 )
 from mascot.api.adapters.inspection.inspected import Inspection, PartSize
 from mascot.errors import UserError
-from mascot.generation.adapter_sources import download_adapter, is_repository
+from mascot.generation.stack.adapter_sources import download_adapter, is_repository
 from mascot.models.base_files.file_contents import PARTS, UNET, FileContents, read_contents
 from mascot.models.families.registry import family_name
 from mascot.storage.run_folder import Run, kept_steps, locate
