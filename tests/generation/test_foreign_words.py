@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -19,6 +20,9 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.registry import write_format
 from mascot.adapters.formats.word_files import Word, own_words
 from mascot.cli.app import app
+from mascot.diffusion.noise import gaussian, seeded
+from mascot.generation.generator import Generator
+from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from tiny.families import tiny_base as tiny_family
 
@@ -109,3 +113,55 @@ def test_a_word_of_another_base_is_refused(bases: Mapping[str, Path], tmp_path: 
         result = CliRunner().invoke(app, command)
         assert result.exit_code != 0
         assert "use the base it was trained on" in str(result.exception)
+
+
+KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
+
+
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_diffusers_draws_our_image_from_converted_layers_and_words(
+    bases: Mapping[str, Path], tmp_path: Path, kind: str
+) -> None:
+    layers = fresh_adapter(bases[kind])
+    generator = torch.Generator().manual_seed(3)
+    moved = {
+        key: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) for key, tensor in layers.tensors.items()
+    }
+    own, record = own_words([word_for(bases[kind])], bundled=True)
+    ours = Adapter(tensors=moved | own, metadata={**layers.metadata, **record}, manifest=None)
+    ours.write(tmp_path / "ours.safetensors")
+    command = ["convert", str(tmp_path / "ours.safetensors"), str(tmp_path / "out.safetensors"), "--to", "diffusers"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    family = load_family(str(bases[kind]), device="cpu", precision="fp32")
+    (image,) = Generator(family, Adapter.read(tmp_path / "ours.safetensors")).generate([ImageRequest(PROMPT, 5)], KNOBS)
+    pipeline: Any = DiffusionPipeline.from_pretrained(bases[kind], local_files_only=True, dtype=torch.float32)
+    pipeline.load_lora_weights(tmp_path, weight_name="out.safetensors")
+    name = f"out_{WORD}.safetensors"
+    if kind == "one":
+        pipeline.load_textual_inversion(tmp_path, weight_name=name)
+    else:
+        for key, encoder, tokenizer in (
+            ("clip_l", "text_encoder", "tokenizer"),
+            ("clip_g", "text_encoder_2", "tokenizer_2"),
+        ):
+            pipeline.load_textual_inversion(
+                load_file(tmp_path / name)[key],
+                token=WORD,
+                text_encoder=getattr(pipeline, encoder),
+                tokenizer=getattr(pipeline, tokenizer),
+            )
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    theirs = pipeline(
+        PROMPT,
+        negative_prompt="",
+        latents=gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)]),
+        output_type="np",
+        num_inference_steps=KNOBS.steps,
+        guidance_scale=KNOBS.guidance,
+        height=64,
+        width=64,
+    ).images[0]
+    wordless = Adapter(tensors=moved, metadata=layers.metadata, manifest=None)
+    (other,) = Generator(family, wordless).generate([ImageRequest(PROMPT, 5)], KNOBS)
+    assert np.abs(np.asarray(image, np.float64) - np.asarray(other, np.float64)).max() > 2
+    assert np.abs(np.asarray(image, np.float64) - 255 * np.asarray(theirs, np.float64)).max() <= 1.01
