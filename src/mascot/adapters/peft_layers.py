@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from peft import (
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings, find_pattern
 from mascot.errors import UserError, list_some
+
+Value = TypeVar("Value", bound=Hashable)
 
 ADAPTER = "default"
 """Name inside peft's layers of the adapter that is trained, and of the first that is applied."""
@@ -143,10 +145,10 @@ def lora_config_from(tensors: Mapping[str, Tensor], settings: PartSettings | Non
     alpha: Any = float(rank) if given.lora_alpha is None else given.lora_alpha  # peft annotates a whole number
     return LoraConfig(
         r=rank,
-        target_modules=list(ranks),
+        target_modules=exactly(ranks),
         lora_alpha=alpha,
-        rank_pattern={name: r for name, r in ranks.items() if r != rank},
-        alpha_pattern={name: own for name, own in alphas.items() if own != alpha},
+        rank_pattern=patterns_of(ranks, rank),
+        alpha_pattern=patterns_of(alphas, alpha),
         use_rslora=bool(given.use_rslora),
         use_dora=any(key.endswith(MAGNITUDE) for key in tensors),
     )
@@ -167,10 +169,46 @@ def product_config_from(mark: str, tensors: Mapping[str, Tensor], settings: Part
     return kind(
         r=settings.r,
         alpha=settings.alpha,
-        target_modules=names,
-        rank_pattern={f"^{name}": rank for name, rank in ranks.items() if rank != settings.r},
-        alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items() if alpha != settings.alpha},
+        target_modules=exactly(names),
+        rank_pattern=patterns_of(ranks, settings.r),
+        alpha_pattern=patterns_of(alphas, settings.alpha),
     )
+
+
+def exactly(names: Iterable[str]) -> str:
+    """Write a pattern that matches these names and no longer ones, which end as they do."""
+    return f"^(?:{'|'.join(map(re.escape, names))})"
+
+
+def patterns_of(values: Mapping[str, Value], default: Value) -> dict[str, Value]:
+    """Write peft's patterns of the layers that have another value: one for each value.
+
+    peft compares each layer with each pattern, so one for each layer takes minutes in a file whose
+    layers all have ranks of their own.
+    """
+    names: dict[Value, list[str]] = {}
+    for name, value in values.items():
+        if value != default:
+            names.setdefault(value, []).append(name)
+    return {exactly(same): value for value, same in names.items()}
+
+
+def shaped_like_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a LoRA of 1 x 1 convolutions the shape of the weight that they change.
+
+    Some tools write them as matrices, or those of linear layers as convolutions.
+    """
+    layers = dict(module.named_modules())
+    shaped: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        shape = weight_shape(layers.get(re.sub(r"\.lora_[AB]\.weight$", "", key)))
+        if shape is not None and tensor.ndim == 2 and shape[2:] == (1, 1):
+            shaped[key] = tensor[..., None, None]
+        elif shape is not None and len(shape) == 2 and tensor.shape[2:] == (1, 1):
+            shaped[key] = tensor[..., 0, 0].contiguous()
+        else:
+            shaped[key] = tensor
+    return shaped
 
 
 def check_factors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.formats.registry import BASE_NAMES, architecture_of
+from mascot.adapters.headers.adapter_facts import architecture_in
 from mascot.adapters.peft_folder import is_peft_folder
 from mascot.errors import UserError, list_some
 from mascot.generation.generator import Generator
@@ -20,7 +22,7 @@ from mascot.generation.stack.stacked_adapter import Stack, StackedAdapter
 from mascot.generation.stack.subject_names import fill_prompts
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.devices import choose_device
-from mascot.models.families.registry import load_family
+from mascot.models.families.registry import family_name, load_family, text_width
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family
 from mascot.storage.run_folder import Run, locate, open_run
@@ -157,8 +159,27 @@ def open_stack_generator(
     reading = reading_of(first.adapter, first.path)
     for other, _ in manifests[1:]:
         check_same_reading(first, reading, other, reading_of(other.adapter, other.path))
-    family = family or load_family(name, device=chosen, precision=precision, reading=reading)
+    if family is None:
+        check_architectures(stack, name)
+        family = load_family(name, device=chosen, precision=precision, reading=reading)
     return Generator(family, stack, on_event=on_event), name
+
+
+def check_architectures(stack: Stack, base: str) -> None:
+    """Refuse an adapter of another kind of base before the base is loaded, where shapes tell.
+
+    Raises:
+        UserError: it names both kinds.
+    """
+    found = architecture_in(family_name(base), text_width(base))
+    for one in stack:
+        own = architecture_of(one.adapter.tensors)
+        if own is not None and own != found:
+            other = f"one of {BASE_NAMES[found]}" if found in BASE_NAMES else "another kind of base"
+            raise UserError(
+                f"{one.path} is an adapter of {BASE_NAMES[own]}, and the base {base} is {other}; "
+                f"give --base a base of {BASE_NAMES[own]}."
+            )
 
 
 def check_same_reading(first: StackedAdapter, reading: BaseReading, other: StackedAdapter, read: BaseReading) -> None:

@@ -39,6 +39,7 @@ from mascot.adapters.peft_layers import (
     mismatched_keys,
     peft_config,
     relative_change,
+    shaped_like_weights,
 )
 from mascot.adapters.sides import DENOISER, TEXT_ENCODERS, Sides, sides_of
 from mascot.adapters.stacked_layers import inject, name_in_base, set_strength, unused_name, unwrap
@@ -324,6 +325,7 @@ def plan_part(module: nn.Module, part: str, tensors: Mapping[str, Tensor], setti
     own = part_tensors(module, part, tensors)
     low_rank = [".lora_" in key for key in own]
     if all(low_rank):
+        own = shaped_like_weights(module, own)
         check_fit(module, own)
     elif any(low_rank):
         raise UserError(

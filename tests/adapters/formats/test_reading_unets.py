@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_settings import read_own
 from mascot.adapters.formats.registry import architecture_of, read_format, write_format
-from mascot.adapters.lora_keys import METADATA_KEY
+from mascot.adapters.lora_keys import METADATA_KEY, PartSettings
+from mascot.adapters.peft_layers import config_from
 from mascot.errors import UserError
 from mascot.methods.lora import restore
 from mascot.models.families.registry import load_family
@@ -233,3 +236,47 @@ def test_products_of_lycoris_change_the_weights_as_their_formula_says(
         expected = layer.base_layer(x) + scale * x @ product_change(own).T
         assert torch.allclose(layer(x), expected, atol=1e-5)
     applied.remove()
+
+
+@pytest.mark.parametrize("flat_file", [True, False])
+def test_a_1_x_1_convolution_may_be_written_as_a_matrix_and_the_reverse(tiny_base: Path, *, flat_file: bool) -> None:
+    stage = load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
+    name = "down_blocks.0.attentions.0.proj_in" if flat_file else DOTTED.replace("down_blocks.1", "down_blocks.0")
+    layer: Any = stage.parts["unet"].get_submodule(name)
+    down, up = torch.rand(2, 16), torch.rand(16, 2)
+    ones = () if flat_file else (1, 1)
+    pair = {f"{name}.lora_A.weight": down.reshape(2, 16, *ones), f"{name}.lora_B.weight": up.reshape(16, 2, *ones)}
+    read = read_format({f"unet.{key}": tensor for key, tensor in pair.items()}, {})
+    applied = restore(stage, read.tensors, read.metadata)
+    x = torch.rand(1, 16, 3, 3) if flat_file else torch.rand(3, 16)
+    change = torch.einsum("oi,bihw->bohw", up @ down, x) if flat_file else x @ (up @ down).T
+    assert torch.allclose(stage.parts["unet"].get_submodule(name)(x), layer(x) + change, atol=1e-5)
+    applied.remove()
+
+
+def test_ranks_of_every_layer_of_its_own_are_applied_in_seconds() -> None:
+    names = [f"blocks.{number}.attn{half}.to_{letter}" for number in range(100) for half in (1, 2) for letter in "qkv"]
+    module = nn.ModuleDict(
+        {"blocks": nn.ModuleList([nn.ModuleDict({"attn1": qkv(), "attn2": qkv()}) for _ in range(100)])}
+    )
+    tensors: dict[str, Tensor] = {}
+    for number, name in enumerate(names):
+        rank = 1 + number % 60
+        tensors |= {f"{name}.lora_A.weight": torch.rand(rank, 4), f"{name}.lora_B.weight": torch.rand(4, rank)}
+    settings = PartSettings(
+        r=1,
+        lora_alpha=1.0,
+        rank_pattern={name: 1 + number % 60 for number, name in enumerate(names)},
+        alpha_pattern={name: 0.5 + number % 60 for number, name in enumerate(names)},
+    )
+    began = time.perf_counter()
+    inject_adapter_in_model(config_from(tensors, settings), module)
+    assert time.perf_counter() - began < 10
+    layer: Any = module.get_submodule(names[130])
+    assert layer.scaling["default"] == 10.5 / 11
+    assert layer.r["default"] == 11
+
+
+def qkv() -> nn.ModuleDict:
+    """Make the projections of an attention layer."""
+    return nn.ModuleDict({f"to_{letter}": nn.Linear(4, 4) for letter in "qkv"})

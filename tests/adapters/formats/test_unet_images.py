@@ -22,6 +22,8 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.lora_keys import METADATA_KEY, name_in_file
 from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
+from mascot.errors import UserError
+from mascot.generation import loading
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
@@ -175,3 +177,15 @@ def test_every_format_draws_the_same_image(
         code, _, errors = convert(even, tmp_path / "k.safetensors", "--to", "kohya")
         assert (code, errors) == (0, "")
         assert difference(theirs(base, tmp_path / "k.safetensors"), ours(base, even)) <= 1
+
+
+@pytest.mark.parametrize(("width", "says"), [(2048, "Stable Diffusion XL"), (1024, "Stable Diffusion 2")])
+def test_an_adapter_of_another_base_is_refused_before_the_base_is_loaded(
+    bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, says: str
+) -> None:
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{name}.lora_A.weight": torch.rand(2, width), f"{name}.lora_B.weight": torch.rand(640, 2)}
+    Adapter(tensors=tensors, metadata={}, manifest=None).write(tmp_path / "a.safetensors")
+    monkeypatch.setattr(loading, "load_family", lambda *_, **__: pytest.fail("the base is loaded"))
+    with pytest.raises(UserError, match=rf"a.safetensors is an adapter of {says}, and the base .*sd is one of Stable"):
+        loading.open_generator(tmp_path / "a.safetensors", base=str(bases["sd"]), device="cpu")

@@ -34,6 +34,14 @@ from mascot.adapters.lora_keys import DOWN, METADATA_KEY
 from mascot.errors import UserError, list_some
 
 Architecture = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
+BASE_NAMES: Final[Mapping[str | None, str]] = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX.1",
+}
+"""Architecture -> its name in messages."""
 FORMATS: Final = ("diffusers", "kohya", "peft", "comfyui")
 """Formats that are written."""
 DENOISERS: Final[tuple[DenoiserNames, ...]] = (UNET, TRANSFORMER)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mascot.errors import UserError, suggest
 from mascot.models.base_files.base_reading import BaseReading
-from mascot.models.base_files.file_contents import check_channels
+from mascot.models.base_files.file_contents import check_channels, read_contents
 from mascot.models.families.base_source import read_index_of, source_of, split_cascade
 from mascot.models.pipeline_files import Precision
 from mascot.protocols import Family
@@ -176,3 +176,20 @@ def load_family(base: str, *, device: str, precision: Precision, reading: BaseRe
     options: dict[str, object] = {"continuation": more[0]} if more else {}
     options |= {"reading": reading} if module.READINGS else {}
     return module.load(first, device=device, precision=precision, **options)
+
+
+def text_width(base: str) -> int | None:
+    """Return the width of the texts that a base's UNet attends to, from settings or shapes alone.
+
+    None stands for a base that has no UNet here, or is not on this machine.
+    """
+    source = Path(source_of(split_cascade(base)[0]))
+    settings = source / "unet" / "config.json"
+    try:
+        if settings.is_file():
+            width = read_json_object(settings).get("cross_attention_dim")
+            return width if isinstance(width, int) else None
+        shapes = read_contents(source).shapes if source.is_file() else {}
+    except UserError:  # said where the base is loaded
+        return None
+    return next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
