@@ -17,6 +17,7 @@ from mascot.adapters.formats.fused_layers import (
 from mascot.adapters.formats.layer_kinds import LayerChange
 from mascot.adapters.formats.layer_settings import read_own, write_own
 from mascot.adapters.formats.registry import read_format, write_format
+from mascot.errors import UserError
 
 QKV, LINEAR1 = (1, 1, 1), (1, 1, 1, 4)
 
@@ -156,3 +157,14 @@ def test_halves_are_exchanged(kind: str) -> None:
 def test_halves_inside_a_block_are_refused() -> None:
     with pytest.raises(InseparableLayerError, match="inside a block"):
         swap_halves(layer_of({".lokr_w1": torch.randn(3, 3), ".lokr_w2": torch.randn(4, 4)}, 4, 4.0))
+
+
+def test_halves_that_comfyui_would_leave_unexchanged_are_refused_by_name() -> None:
+    odd = layer_of({".lokr_w1": torch.randn(3, 3), ".lokr_w2": torch.randn(8, 4)}, 1, 1.0)
+    others = {("transformer", f"transformer_blocks.{number}.attn.add_q_proj"): random_layer(
+        "lokr", (12, 12), 1, 1.0, seed(number)) for number in (0, 23)}  # fmt: skip
+    tensors, metadata = write_own({**others, ("transformer", "norm_out.linear"): odd})
+    assert "lycoris_norm_out_linear.lokr_w1" in write_format("comfyui", tensors, metadata, "sd3")[0]
+    tensors, metadata = write_own({**others, ("transformer", "transformer_blocks.23.norm1_context.linear"): odd})
+    with pytest.raises(UserError, match=r"no name for 1 .*transformer_blocks\.23\.norm1_context"):
+        write_format("comfyui", tensors, metadata, "sd3")

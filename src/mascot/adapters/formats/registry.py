@@ -361,8 +361,14 @@ def join_transformer(to: str, layers: Layers, architecture: Architecture | None)
 
 
 def name_apart(key: tuple[str, str]) -> str | None:
-    """Write ComfyUI's name of a layer of diffusers that is a part of an original one."""
-    return f"lycoris_{key[1].replace('.', '_')}" if TRANSFORMER.knows(key[1]) else None
+    """Write ComfyUI's name of a layer of diffusers that is a part of an original one.
+
+    ComfyUI leaves scale and shift of SD3's last block as they stand under that name, so that layer
+    has none.
+    """
+    layer = key[1]
+    has_name = TRANSFORMER.knows(layer) and not layer.endswith("norm1_context.linear")
+    return f"lycoris_{layer.replace('.', '_')}" if has_name else None
 
 
 def write_layers(layers: Layers, names: Mapping[tuple[str, str], str | None]) -> dict[str, Tensor]:
