@@ -93,6 +93,19 @@ def test_what_cannot_be_drawn_ends_in_one_sentence(
     assert not (tmp_path / "images").exists()
 
 
+def test_subjects_of_several_adapters_are_weighted_by_their_names(
+    world: World, tmp_path: Path, command: Command
+) -> None:
+    other = world.write("other", seed=1)
+    words = ("generate", world.run.folder, other.folder, "a ({run}:1.5) BREAK a [{other}]", *QUICK, "--out", tmp_path)
+    code, out, err = command(*words)
+    assert (code, len(out)) == (0, 1), err
+    assert "is read in 2 chunks, with the weights 'sks dog' 1.5, 'sks dog' 0.909091." in err
+    parameters = read_png(Path(out[0]))[1]["parameters"]
+    assert parameters.startswith("a (sks dog:1.5) BREAK a [sks dog]\n")
+    assert parameters.endswith("Emphasis: Original, Prompt chunks: 2")
+
+
 def test_a_grid_fills_the_prompts_of_its_axis(world: World, tmp_path: Path, command: Command) -> None:
     over = ("--over", "prompt=a {subject} hat,a ({subject}:1.5) hat", "--over", "guidance=3,5")
     code, out, err = command("sweep", world.run.folder, *over, "--out", tmp_path / "grid.png")

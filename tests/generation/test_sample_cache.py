@@ -6,6 +6,8 @@ image names its settings.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -343,3 +345,19 @@ def test_any_prompt_becomes_a_file_name() -> None:
     assert image_stem("A sks/Dog, wearing a HAT!", 3) == "a-sks-dog-wearing-a-hat_3"
     assert image_stem("?!", 0) == "picture_0"
     assert len(image_stem("犬" * 300, 12).encode()) <= 204
+
+
+def test_keys_change_only_where_a_prompt_is_read_otherwise(tmp_path: Path) -> None:
+    """The first name is that of earlier versions, whose images stay valid."""
+    plain, weighted = (
+        generate(tmp_path, FakeGenerator(), [ImageRequest(prompt, 3)])[0] for prompt in ("a dog", "a (dog:1.2)")
+    )
+    assert plain.name == "a-dog_3_da57ac0453ee.png"
+    knobs = KNOBS.model_copy(update={"solver": "ddim", "height": 8, "width": 8})
+    known = hashlib.sha256()
+    for fact in ("weights", "a (dog:1.2)", 3, json.dumps(knobs.as_key(), sort_keys=True), "typed"):
+        part = str(fact).encode()
+        known.update(len(part).to_bytes(8, "little") + part)
+    assert weighted.stem.endswith(known.hexdigest()[:12])
+    assert "Emphasis: Original" in read_png(weighted)[1]["parameters"]
+    assert "Emphasis" not in read_png(plain)[1]["parameters"]
