@@ -318,3 +318,27 @@ def test_real_files_are_told_whole(shared_data: Path, name: str, words: int, ran
     own = read_numbered({key: value for key, value in load_file(path).items() if ":" in key})
     for part in found.parts:
         assert part.energy.energy == pytest.approx(plain_energy(own, f"{part.part}.", 1.0))
+
+
+def test_fused_layers_have_the_energy_of_the_layers_in_them(tmp_path: Path) -> None:
+    shapes = {
+        **{f"transformer_blocks.0.attn.{name}": (3072, 3072) for name in ("to_q", "to_k", "to_v")},
+        **{f"single_transformer_blocks.1.attn.{name}": (3072, 3072) for name in ("to_q", "to_k", "to_v")},
+        "single_transformer_blocks.1.proj_mlp": (12288, 3072),
+    }
+    tensors: dict[str, Tensor] = {}
+    for name, (out, inner) in shapes.items():
+        generator = torch.Generator().manual_seed(len(tensors))
+        tensors[f"transformer.{name}{DOWN}"] = torch.randn(1, inner, generator=generator)
+        tensors[f"transformer.{name}{UP}"] = torch.randn(out, 1, generator=generator)
+    written, header = write_format("kohya", tensors, {}, "flux")
+    assert len(written) == 2 * 3
+    save_file(written, tmp_path / "a.safetensors", header)
+    found = inspect(tmp_path / "a.safetensors")
+    assert (found.architecture, found.format, found.warnings) == ("flux", "kohya", ())
+    assert {block.block: block.energy.energy for block in found.blocks} == pytest.approx(
+        {
+            "transformer_blocks.0": plain_energy(tensors, "transformer.transformer_blocks", 1.0),
+            "single_transformer_blocks.1": plain_energy(tensors, "transformer.single", 1.0),
+        }
+    )

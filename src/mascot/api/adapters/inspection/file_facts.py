@@ -204,13 +204,16 @@ def read_layer_facts(
 
 
 def architecture_in(located: Iterable[Located], entries: Mapping[str, TensorEntry]) -> str | None:
-    """Tell the kind of base from the names and shapes of a file's layers; None if they do not."""
+    """Tell the kind of base from the names and shapes of a file's layers; None if they do not.
+
+    No tensor is read: views of a single number, repeated, have the same shapes.
+    """
     shapes = {
-        f"{one.name}{ending}": torch.empty(entries[key].shape, device="meta")
+        f"{one.name}{ending}": torch.ones(()).expand(entries[key].shape)
         for one in located
         if one.part
         for ending, key in one.keys.items()
-        if ending != ALPHA  # an alpha is read as a number, and nothing is read here
+        if ending != ALPHA
     }
     try:
         return architecture_of(write_own(separate_layers(read_own(shapes, {})[0]))[0])
