@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mascot.api.adapters.convert import convert
     from mascot.api.adapters.inspect import inspect
+    from mascot.api.adapters.publish import publish
     from mascot.api.diagnose import diagnose
     from mascot.api.doctor import doctor
     from mascot.api.evaluate import evaluate
@@ -50,6 +51,7 @@ PUBLIC = {
     "evaluate_suite": "mascot.api.experiments.evaluate_suite",
     "generate": "mascot.api.generate",
     "inspect": "mascot.api.adapters.inspect",
+    "publish": "mascot.api.adapters.publish",
     "sweep": "mascot.api.experiments.sweep",
     "train": "mascot.api.train",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "evaluate_suite",
     "generate",
     "inspect",
+    "publish",
     "sweep",
     "train",
 ]

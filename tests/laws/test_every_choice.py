@@ -126,6 +126,12 @@ COMMANDS: Mapping[str, Words] = {
         "--rank": ["--rank", "1"],
         "--out": ["--out", "{out}/resized.safetensors"],
     },
+    "publish": {
+        "run": ["{run}"],
+        "--repo": ["--repo", "me/owl"],
+        "--dry-run": ["--dry-run"],
+        "--out": ["--out", "{out}/files"],
+    },
     "doctor": {
         "photos": ["{photos}"],
         "--class-noun": ["--class-noun", "dog"],
@@ -151,6 +157,7 @@ FILES: Mapping[str, Sequence[str]] = {
     "merge": ("{out}/*",),
     "extract": ("{out}/extracted.safetensors",),
     "resize": ("{out}/resized.safetensors",),
+    "publish": ("{out}/files/README.md", "{out}/files/*.safetensors", "{out}/files/images/*.png"),
     "doctor": (),
 }
 """Command -> the files that it promises, as patterns."""
@@ -266,6 +273,12 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
         ["--thumbnail", "nowhere.png"],
     ),
     ("convert", "--dtype"): (["--dtype", "fp32"], ["--dtype", "fp16"], ["--dtype", "bf16"]),
+    ("publish", "run"): (["{run}"], ["{photos}"]),
+    ("publish", "--repo"): (["--repo", "me/owl"], ["--repo", "owl"]),
+    ("publish", "--license"): (["--license", "mit"], ["--license", "bogus"]),
+    ("publish", "--private"): (["--private"],),
+    ("publish", "--dry-run"): (["--dry-run"],),
+    ("publish", "--out"): (["--out", "{out}/files"], ["--out", "{photos}"]),
     ("doctor", "--measure"): (["--measure"], ["--no-measure"]),
 }
 """Command and option -> words of its cases, in place of those of its type."""

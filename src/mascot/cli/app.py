@@ -17,6 +17,7 @@ from mascot.cli.evaluate import compare, diagnose, evaluate
 from mascot.cli.generate import generate
 from mascot.cli.interruptions import INTERRUPTED, ending_on_signals, exit_code
 from mascot.cli.merge import extract, merge, resize
+from mascot.cli.publish import publish
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
@@ -40,6 +41,7 @@ COMMANDS = (
     merge,
     extract,
     resize,
+    publish,
     doctor,
 )
 

@@ -7,7 +7,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from mascot.errors import check_interrupted
+from mascot.errors import UserError, check_interrupted
 from mascot.storage.untrusted_files import check_regular, read_json_object
 
 PATIENCE = 5.0
@@ -95,3 +95,61 @@ def check_model_folder(folder: Path) -> None:
             check_regular(mode, path, REMEDY)
             if path.name.endswith("config.json") or path.name == "model_index.json":
                 read_json_object(path, finite=False, remedy=REMEDY)
+
+
+LOG_IN = "run `hf auth login`, or set HF_TOKEN, and run the same command again"
+"""Remedy where the hub does not know who asks."""
+
+
+def check_hub() -> None:
+    """Check that something could be uploaded, before work is done for it.
+
+    Raises:
+        UserError: there is no token of the hub here, or the hub cannot be reached.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.is_offline_mode():
+        raise UserError("the model hub is switched off by HF_HUB_OFFLINE; unset it, or give --dry-run.")
+    if get_token() is None:
+        raise UserError(f"there is no token of the model hub on this machine; {LOG_IN}.")
+    if not reaches_hub(int(time.monotonic() / REMEMBERED)):
+        raise UserError("the model hub cannot be reached; connect this machine to it, or give --dry-run.")
+
+
+def upload_folder(folder: Path, repository: str, *, private: bool) -> str:
+    """Upload a folder as a repository, which is made if there is none; returns its address.
+
+    Raises:
+        UserError: the hub refuses, or the connection breaks.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        url = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by mascot")
+    except Exception as error:  # each transport has errors of its own
+        check_interrupted()
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            raise UserError(describe_refusal(status, folder, repository)) from error
+        raise UserError(
+            f"the upload to {repository} broke off ({type(error).__name__}); run the same command again, which "
+            f"uploads what is missing ({folder} holds everything)."
+        ) from error
+    return str(url)
+
+
+def describe_refusal(status: int, folder: Path, repository: str) -> str:
+    """Say why the hub refuses an upload, by its status, and what helps."""
+    reasons = {
+        401: f"the model hub does not accept this machine's token; {LOG_IN}.",
+        403: f"your token may not write to {repository}; give a --repo of your own, or a token that may write.",
+        404: f"your token may not write to {repository}, or its owner does not exist; give a --repo of your own.",
+        409: f"{repository} was changed while it was uploaded to; run the same command again.",
+        429: "the model hub has had too many requests; wait a few minutes, and run the same command again.",
+    }
+    return reasons.get(
+        status, f"the model hub answered with status {status}; run the same command again later ({folder} is kept)."
+    )

@@ -40,3 +40,13 @@ def hub_tags(architecture: str | None, kind: str) -> tuple[str, ...]:
 def prompt_name(name: str, scale: float) -> str:
     """Write how A1111's prompts call an adapter's file: `<lora:NAME:1>`."""
     return f"<lora:{name}:{scale:g}>"
+
+
+LICENSES: Final = (
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-nd-4.0", "creativeml-openrail-m", "openrail", "openrail++", "bsd-2-clause", "bsd-3-clause"),
+    *("gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense", "wtfpl", "other", "unknown"),
+)
+"""Licenses that the hub has a name for."""
+USUAL_LICENSES: Final = "apache-2.0, mit, cc0-1.0, cc-by-4.0, cc-by-nc-4.0, creativeml-openrail-m, openrail++, other"
+"""Licenses of most adapters; that of the base may demand one."""

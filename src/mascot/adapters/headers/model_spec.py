@@ -35,7 +35,9 @@ SECOND_ATTENTION: Final = ".attn2."
 """Stands in layer names of Stable Diffusion 3.5 medium, in no other transformer's."""
 PREDICTIONS: Final[Mapping[str, str]] = {"epsilon": "epsilon", "v_prediction": "v"}
 """What a denoiser predicts -> the standard's word; what has no word there is left out."""
-KINDS: Final = ("lora", "textual-inversion", "")
+LAYERS: Final = "lora"
+"""The kind of a file with low-rank layers."""
+KINDS: Final = (LAYERS, "textual-inversion", "")
 """What an adapter file can be, as the end of an architecture's id; a whole model's has none."""
 COMFYUI: Final = "https://github.com/comfyanonymous/ComfyUI"
 GENERATIVE_MODELS: Final = "https://github.com/Stability-AI/generative-models"
