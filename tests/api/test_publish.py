@@ -196,7 +196,10 @@ def test_without_token_or_hub_nothing_is_begun(
     [
         (("--repo", REPO), "without a license nobody may use what you publish; give --license with one of apache-2.0"),
         (("--repo", "my-owl", "--dry-run"), "--repo my-owl is no repository of the model hub; give owner/name"),
-        (("--repo", REPO, "--license", "mitt"), "the model hub knows no license 'mitt'; did you mean 'mit'?"),
+        (
+            ("--repo", REPO, "--license", "mitt"),
+            "--license mitt: the model hub knows no such license; did you mean 'mit'?",
+        ),
         (("--repo", REPO, "--dry-run", "--private"), "--private is about the repository, and --dry-run makes none"),
         (("--repo", REPO, "--dry-run", "--out", "{photos}"), "is not empty; give another --out"),
     ],

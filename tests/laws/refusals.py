@@ -45,7 +45,7 @@ REFUSED: frozenset[str] = frozenset(
         "convert {out}/b.bin",
         "convert --to peft",
         "convert --thumbnail nowhere.png",
-        "publish {photos}",
+        "publish nowhere",
         "publish --base nowhere",
         "publish --repo owl",
         "publish --license bogus",

@@ -273,7 +273,7 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
         ["--thumbnail", "nowhere.png"],
     ),
     ("convert", "--dtype"): (["--dtype", "fp32"], ["--dtype", "fp16"], ["--dtype", "bf16"]),
-    ("publish", "run"): (["{run}"], ["{photos}"]),
+    ("publish", "run"): (["{run}"], ["nowhere"]),
     ("publish", "--repo"): (["--repo", "me/owl"], ["--repo", "owl"]),
     ("publish", "--license"): (["--license", "mit"], ["--license", "bogus"]),
     ("publish", "--private"): (["--private"],),

@@ -37,7 +37,9 @@ PREDICTIONS: Final[Mapping[str, str]] = {"epsilon": "epsilon", "v_prediction": "
 """What a denoiser predicts -> the standard's word; what has no word there is left out."""
 LAYERS: Final = "lora"
 """The kind of a file with low-rank layers."""
-KINDS: Final = (LAYERS, "textual-inversion", "")
+WORDS_ALONE: Final = "textual-inversion"
+"""The kind of a file with trained words and no layers."""
+KINDS: Final = (LAYERS, WORDS_ALONE, "")
 """What an adapter file can be, as the end of an architecture's id; a whole model's has none."""
 COMFYUI: Final = "https://github.com/comfyanonymous/ComfyUI"
 GENERATIVE_MODELS: Final = "https://github.com/Stability-AI/generative-models"

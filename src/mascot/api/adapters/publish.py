@@ -82,7 +82,7 @@ def check_options(repo: str, license: str | None, *, private: bool, dry_run: boo
     if not REPOSITORY.fullmatch(repo):
         raise UserError(f"--repo {repo} is no repository of the model hub; give owner/name, such as me/my-owl.")
     if license is not None and license not in LICENSES:
-        raise UserError(f"the model hub knows no license {license!r}{suggest(license, LICENSES)}")
+        raise UserError(f"--license {license}: the model hub knows no such license{suggest(license, LICENSES)}")
     if license is None and not dry_run:
         raise UserError(
             f"without a license nobody may use what you publish; give --license with one of {USUAL_LICENSES}, or look "

@@ -77,7 +77,7 @@ def read_thumbnail(image: str | Path, source: Path) -> str:
     Raises:
         UserError: it is no image, or the run has no previews.
     """
-    if str(image) == OF_RUN and not Path(image).exists():
+    if str(image) == OF_RUN and not Path(image).is_file():
         run = Run(source if source.is_dir() else source.parent)
         previews = run.previews()
         if not previews:

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from PIL import Image
+from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.registry import Architecture, architecture_of, stated_architecture, write_format
 from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.headers.adapter_facts import AdapterFacts, kind_of
 from mascot.adapters.headers.hub_facts import WEIGHTS
-from mascot.adapters.headers.model_spec import LAYERS
+from mascot.adapters.headers.model_spec import LAYERS, WORDS_ALONE
 from mascot.adapters.headers.thumbnails import thumbnail
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE
+from mascot.adapters.token_rows import read_records, rows_of, write_records
 from mascot.api.adapters.publication.card import make_card
 from mascot.api.adapters.publication.card_usage import PublishedAdapter
 from mascot.api.adapters.publication.gallery import generated_images, scored_images
@@ -107,6 +109,8 @@ def weight_files(run: Run, adapter: Adapter, facts: AdapterFacts, name: str) -> 
             return
         layers = Adapter.read(low_rank)
     (tensors, metadata), words = separate_words("diffusers", layers.tensors, layers.metadata)
+    if kind == WORDS_ALONE:
+        tensors, words = {}, words_alone(adapter)
     several_stages = any(key.startswith("stage") for key in layers.tensors)
     main_is_layers = kind == LAYERS and not words and not several_stages
     if kind and not main_is_layers:
@@ -121,6 +125,18 @@ def weight_files(run: Run, adapter: Adapter, facts: AdapterFacts, name: str) -> 
         manifest = adapter.manifest and adapter.manifest.model_copy(update={"method": method_in(rows)})
         word = Adapter(tensors=rows, metadata=record, manifest=manifest)
         yield f"{token}.safetensors", described(word, word, facts, "diffusers"), token
+
+
+def words_alone(adapter: Adapter) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
+    """Split an adapter of words alone: token to tensors and metadata of a file of its own."""
+    records = read_records(adapter.metadata)
+    return {
+        record.token: (
+            rows_of(record.token, adapter.tensors) if len(records) > 1 else dict(adapter.tensors),
+            write_records([record]),
+        )
+        for record in records
+    }
 
 
 def kohya_file(adapter: Adapter, facts: AdapterFacts, name: str) -> Iterator[Form]:
