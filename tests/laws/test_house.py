@@ -28,6 +28,7 @@ FORMATS = {
     "weight_changes": {"lora"},
     "inspection": {"lora", "sdxl", "sd3", "flux"},
     "formats": {"lora", "sd", "sdxl", "sd3", "flux"},
+    "publication": {"lora"},
     "headers": {"lora", "dreambooth", "textual_inversion", "sd", "sdxl", "sd3", "flux"},
 }
 """Room -> the methods and families whose file formats that room reads and writes."""

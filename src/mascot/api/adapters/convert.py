@@ -21,7 +21,7 @@ from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
 from mascot.adapters.token_rows import ENCODERS, RECORDS_KEY, read_records
-from mascot.api.adapters.written_header import facts_of, header_metadata, read_thumbnail
+from mascot.api.adapters.publication.written_header import facts_of, header_metadata, read_thumbnail
 from mascot.errors import UserError, list_some
 from mascot.generation.loading import resolve_adapter
 from mascot.methods.registry import LAYERS_AND_WORDS, WORDS, method_in

@@ -23,7 +23,7 @@ from mascot.api.adapters.publication.card import make_card
 from mascot.api.adapters.publication.card_usage import PublishedAdapter
 from mascot.api.adapters.publication.gallery import generated_images, scored_images
 from mascot.api.adapters.publication.privacy import Privacy, public_name
-from mascot.api.adapters.written_header import facts_of, header_metadata
+from mascot.api.adapters.publication.written_header import facts_of, header_metadata
 from mascot.data.prompt_templates import fill
 from mascot.errors import UserError
 from mascot.evaluation.scores import Scores
@@ -79,8 +79,7 @@ def collect(
     model = run.model() if run.model().is_dir() else None
     forms = list(weight_files(run, adapter, facts, name))
     published = describe(repository, adapter, facts, forms, is_whole=model is not None)
-    names = [file for file, *_ in forms]
-    card = make_card(run, adapter, published, facts=facts, images=images, scores=scores, files=names)
+    card = make_card(run, adapter, published, facts=facts, images=images, scores=scores, files=[n for n, *_ in forms])
     texts = {"README.md": render_card(card)}
     files = {chosen.source: chosen.file for chosen in images if chosen.source}
     if scores is not None:
