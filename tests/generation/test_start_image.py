@@ -24,8 +24,6 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from mascot.diffusion.image_start import first_step
@@ -172,8 +170,14 @@ def cases() -> list[Any]:
     """Base, solver and strength; the default run takes one strength of each base and solver."""
     solvers = {name: ("euler",) if name in {"sd3", "flux", "schnell"} else tuple(SOLVERS) for name in BASES}
     chosen = [(name, solver, strength) for name in BASES for solver in solvers[name] for strength in (0.5, 0.3, 0.9)]
-    usual = {("sd", solver, 0.5) for solver in SOLVERS} | {(name, solvers[name][-1], 0.5) for name in BASES}
-    return [pytest.param(*case, marks=() if case in usual else pytest.mark.slow) for case in chosen]
+    usual = {(name, solvers[name][-1], 0.5) for name in ("sdxl", "sd3", "flux")}
+    usual |= {("sd", solver, 0.5) for solver in SOLVERS}
+    return [case if case in usual else slow(*case) for case in chosen]
+
+
+def slow(*case: object) -> Any:
+    """A case of the slow run."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "solver", "strength"), cases())
@@ -276,13 +280,16 @@ def test_a_soft_mask_is_a_weight_at_every_step_and_in_the_pixels(families: dict[
     assert 0 < (weights == 0).mean() < 0.9
 
 
-@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
-def test_the_paste_is_exact(weight: int, new: int, old: int) -> None:
-    one, other = (Image.new("RGB", (1, 1), (value, value, value)) for value in (new, old))
-    start = StartImage(image=other, mask=Image.new("L", (1, 1), weight), strength=1.0, source_size=(1, 1))
-    mixed = np.asarray(start.restore_outside(one))[0, 0, 0]
-    assert mixed == (2 * (weight * new + (255 - weight) * old) + 255) // 510
-    assert weight not in {0, 255} or mixed == (new if weight else old)
+@pytest.mark.parametrize("weight", [0, 1, 100, 127, 128, 254, 255])
+def test_the_paste_is_exact(weight: int) -> None:
+    """Every pair of values, rounded as fractions are."""
+    new, old = np.meshgrid(np.arange(256), np.arange(256))
+    one, other = (Image.fromarray(np.repeat(values[..., None], 3, 2).astype(np.uint8)) for values in (new, old))
+    start = StartImage(image=other, mask=Image.new("L", (256, 256), weight), strength=1.0, source_size=(256, 256))
+    mixed = np.asarray(start.restore_outside(one))[..., 0]
+    assert np.array_equal(mixed, (2 * (weight * new + (255 - weight) * old) + 255) // 510)
+    if weight in {0, 255}:
+        assert np.array_equal(mixed, new if weight else old)
 
 
 def test_a_strength_that_leaves_no_step_is_refused_with_one_that_does(families: dict[str, Family]) -> None:
@@ -299,7 +306,7 @@ def test_a_strength_that_leaves_no_step_is_refused_with_one_that_does(families: 
     drawn(families["flux"], KNOBS.model_copy(update={"solver": "euler"}), strength=0.001)  # a step in part is taken
 
 
-@pytest.mark.parametrize(("name", "strength"), [("sd", 1.0), ("sd", 0.6), ("sdxl", 0.6)])
+@pytest.mark.parametrize(("name", "strength"), [("sd", 1.0), ("sd", 0.6), slow("sdxl", 0.6)])
 def test_an_inpainting_base_reads_the_mask_as_in_diffusers(
     name: str, strength: float, bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -318,6 +325,7 @@ def test_an_inpainting_base_reads_the_mask_as_in_diffusers(
         )
 
 
+@pytest.mark.slow
 def test_zero_terminal_snr_starts_from_an_image(bases: dict[str, Path], tmp_path: Path) -> None:
     base = Path(shutil.copytree(bases["velocity"], tmp_path / "base"))
     file = base / "scheduler" / "scheduler_config.json"
