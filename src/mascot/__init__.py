@@ -16,9 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mascot.api.adapters.bake import bake
     from mascot.api.adapters.convert import convert
+    from mascot.api.adapters.extract import extract
     from mascot.api.adapters.inspect import inspect
+    from mascot.api.adapters.merge import merge
     from mascot.api.adapters.publish import publish
+    from mascot.api.adapters.resize import resize
     from mascot.api.diagnose import diagnose
     from mascot.api.doctor import doctor
     from mascot.api.evaluate import evaluate
@@ -42,6 +46,10 @@ PUBLIC = {
     "Run": "mascot.storage.run_folder",
     "Scores": "mascot.evaluation.scores",
     "UserError": "mascot.errors",
+    "bake": "mascot.api.adapters.bake",
+    "extract": "mascot.api.adapters.extract",
+    "merge": "mascot.api.adapters.merge",
+    "resize": "mascot.api.adapters.resize",
     "compare": "mascot.api.experiments.compare",
     "convert": "mascot.api.adapters.convert",
     "cross_validate": "mascot.api.experiments.cross_validate",
@@ -63,6 +71,7 @@ __all__ = [
     "Run",
     "Scores",
     "UserError",
+    "bake",
     "compare",
     "convert",
     "cross_validate",
@@ -70,9 +79,12 @@ __all__ = [
     "doctor",
     "evaluate",
     "evaluate_suite",
+    "extract",
     "generate",
     "inspect",
+    "merge",
     "publish",
+    "resize",
     "sweep",
     "train",
 ]

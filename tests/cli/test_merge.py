@@ -71,6 +71,10 @@ def test_a_merged_file_generates_what_both_adapters_do(tiny_base: Path, tmp_path
     prompt = "a photo of a zwx dog and a sks dog"
     expected = draw_sum(tiny_base, [(one, 0.7, 0.2), (other, 0.5, 0.5)], prompt)
     assert difference(np.asarray(Image.open(image)), expected) <= 1
+    both = (f"{one}:0.7:0.2", f"{other}:0.5")
+    mascot("generate", *both, "a photo of a {cat} and a {owl}", *options[:-1], tmp_path / "together")
+    (together,) = (tmp_path / "together").glob("*.png")
+    assert difference(np.asarray(Image.open(together)), expected) <= 1
 
 
 def test_a_rank_and_an_energy_are_kept_and_printed(tiny_base: Path, tmp_path: Path, mascot: Run) -> None:
