@@ -33,6 +33,7 @@ def bad_commands() -> list[Command]:
         *_resumed(),
         *_adapters(),
         *_file_work(),
+        *_inspections(),
         *_several(),
         *_pictures(),
         *_checkups(),
@@ -479,6 +480,22 @@ def _file_work() -> Iterator[Command]:
 
 
 SAME = ("--out", "adapter.safetensors")
+
+
+def _inspections() -> Iterator[Command]:
+    def look(says: str, *words: str, files: dict[str, bytes] | None = None) -> Command:
+        return _command(says, "inspect", *words, files=files)
+
+    yield look("missing argument")
+    yield look("no such option", "adapter.safetensors", "--jsn")
+    yield look("does not exist", "nowhere")
+    yield look("does not exist", "adapter.safetensors", "nowhere.safetensors")
+    yield look("holds no run, no base and no adapter", "empty")
+    yield look("not a whole .safetensors file", "note.txt")
+    yield look("not a whole .safetensors file", "own/short.safetensors", files={"own/short.safetensors": b"x" * 9})
+    yield look("no whole file of pickled tensors", "own/word.pt", files={"own/word.pt": b"PK\x03\x04"})
+    yield look("not valid JSON", "bases/index_truncated")
+    yield look("AudioPipeline", "bases/other_kind")
 
 
 def _several() -> Iterator[Command]:
