@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord
+from mascot.api.generate import generate
 from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
@@ -356,3 +357,36 @@ def test_a_token_of_two_adapters_is_told() -> None:
     [event] = events
     assert isinstance(event, TokenShared)
     assert event.message.startswith("owl and cat were both trained with the token sks")
+
+
+def test_the_command_and_the_verb_name_and_scale_every_adapter(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scales behind a path count, else those that training recommends; the largest size counts."""
+    family = load_family(str(tiny_base), device="cpu", precision="fp32")
+    facts = {"base": str(tiny_base), "base_identity": family.identity, "knobs": {"steps": 2, "unet_scale": 0.6}}
+    for number, (name, word) in enumerate((("owl", "bluf"), ("cat", "zwx"))):
+        tensors, metadata = disturbed(family.stages[0], "lora", number)
+        own = manifest("lora", **facts, token=word, class_noun=name, resolution=64 - 32 * number)
+        Adapter(tensors=tensors, metadata=metadata, manifest=own).write(tmp_path / f"{name}.safetensors")
+    owl, cat = tmp_path / "owl.safetensors", tmp_path / "cat.safetensors"
+    prompt = "an {owl} and a {cat}"
+    sheet = command(monkeypatch, tmp_path, owl, f"{cat}:0.5:0", prompt, "--count", 1)
+    [path] = (tmp_path / "images0").iterdir()
+    with Image.open(path) as image:
+        assert image.info["parameters"] == (
+            "a bluf owl and a zwx cat\nSteps: 2, Sampler: ddim, CFG scale: 7.5, Seed: 0, Size: 64x64, "
+            f"Model: {tiny_base}, Adapter: owl.safetensors, UNet scale: 0.6, Text encoder scale: 1.0, "
+            "Adapter 2: cat.safetensors, UNet scale 2: 0.5, Text encoder scale 2: 0.0"
+        )
+    [again] = generate([owl, f"{cat}:0.5:0"], [prompt], count=1)
+    assert (np.asarray(again.convert("RGB")) == sheet).all()
+    for option in ("--unet-scale", "--text-scale"):
+        monkeypatch.setattr(sys, "argv", ["mascot", "generate", str(owl), str(cat), "a dog", option, "1"])
+        with pytest.raises(SystemExit):
+            main()
+        assert f"{option} is for one adapter, and 2 are given; write a scale behind each" in capsys.readouterr().err
+    with pytest.raises(UserError, match="unet_scale is for one adapter"):
+        generate([owl, cat], ["a dog"], Knobs(unet_scale=0.3))
+    with pytest.raises(UserError, match="no adapter is given"):
+        generate([], ["a dog"])

@@ -385,7 +385,10 @@ def mascot(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterato
         patch.chdir(folder)
         made = Mascot(folder, tiny_base)
         for name in ("run", "other"):
-            patch.setattr(sys, "argv", ["mascot", *made.words("train", {"--out": ["--out", made.places[name]]})])
+            token = {"--token": ["--token", {"run": "sks", "other": "zwx"}[name]]}
+            patch.setattr(
+                sys, "argv", ["mascot", *made.words("train", {"--out": ["--out", made.places[name]], **token})]
+            )
             with pytest.raises(SystemExit) as stop:
                 main()
             assert stop.value.code == 0
