@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord
+from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord, join_stages
 from mascot.api.generate import generate
 from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
@@ -196,6 +196,31 @@ def test_weight_changes_add_up_in_every_layer(kinds: Sequence[str], family: Fami
     changes = [output([one]) - base for one in members]
     assert all(change.abs().max() > 1e-4 for change in changes)
     torch.testing.assert_close(output(members), base + sum(changes), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_cascade_has_its_share_of_several_adapters(tmp_path: Path) -> None:
+    """One adapter of both stages, one of the second alone; each can be removed first."""
+    cascade = load_family(str(make_base("deepfloyd_if_cascade", tmp_path)), device="cpu", precision="fp32")
+    first, second = cascade.stages
+    before = [state(stage) for stage in cascade.stages]
+    tensors, metadata = join_stages([disturbed(first, "lora", 0), disturbed(second, "lora", 1)])
+    whole = StackedAdapter(adapter=Adapter(tensors=tensors, metadata=metadata, manifest=None), name="whole")
+    tensors, metadata = join_stages([({}, {}), disturbed(second, "loha", 2)])
+    later = StackedAdapter(adapter=Adapter(tensors=tensors, metadata=metadata, manifest=None), name="later")
+    assert [state(stage) for stage in cascade.stages] == before
+    images: list[np.ndarray] = []
+    for order in ([whole, later], [later, whole]):
+        generator = Generator(cascade, order)
+        images.append(np.asarray(next(iter(generator.generate([ImageRequest(PROMPT, 5)], CASCADE_KNOBS)))).astype(int))
+        generator.remove_adapter()
+        assert [state(stage) for stage in cascade.stages] == before
+    [alone] = Generator(cascade, [whole]).generate([ImageRequest(PROMPT, 5)], CASCADE_KNOBS)
+    assert np.abs(images[0] - images[1]).max() <= 1
+    assert np.abs(images[0] - np.asarray(alone).astype(int)).max() > 1
+
+
+CASCADE_KNOBS = KNOBS.model_copy(update={"height": None, "width": None})
 
 
 def test_an_adapter_that_does_not_fit_leaves_the_base(family: Family) -> None:
