@@ -77,7 +77,7 @@ def make(family: Family, kind: str, *, even: bool = False) -> Adapter:
         pattern = layer.removeprefix("text_model.")
         own["rank_pattern"][pattern], own["alpha_pattern"][pattern] = rank, 3.0 if even else 1.5 * rank + number % 2
         if kind == "dora":
-            weight = family.stages[0].parts[part].get_submodule(layer).weight
+            weight: Any = family.stages[0].parts[part].get_submodule(layer).weight
             norms = weight.detach().flatten(1).norm(dim=1) * (1 + 0.1 * torch.randn(shape[0], generator=generator))
             tensors[f"{name}.lora_magnitude_vector"] = norms if len(shape) == 2 else norms.reshape(1, -1, 1, 1)
             own["use_dora"] = True

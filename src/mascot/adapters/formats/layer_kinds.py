@@ -94,6 +94,20 @@ def split_key(key: str) -> tuple[str, str] | None:
     return found["layer"], LORA_ENDINGS.get(ending, f".{ending}")
 
 
+def input_widths(tensors: Mapping[str, Tensor], start: str, ends: tuple[str, ...]) -> set[int]:
+    """Collect the input widths of linear layers whose names start and end so, by shapes."""
+    layers: dict[str, dict[str, int]] = {}
+    for key, tensor in tensors.items():
+        split = split_key(key) if key.startswith(start) else None
+        if split is not None and split[0].endswith(ends) and tensor.ndim > 1:
+            layers.setdefault(split[0], {})[split[1]] = tensor.shape[1]
+    widths: set[int] = set()
+    for own in layers.values():
+        first, second = (own.get(f".lokr_{name}", own.get(f".lokr_{name}_b", 0)) for name in ("w1", "w2"))
+        widths.add(own.get(DOWN) or own.get(".hada_w1_b") or first * second)
+    return widths - {0}
+
+
 def read_layer(name: str, tensors: Mapping[str, Tensor], alpha: float | None = None) -> LayerChange:
     """Read one layer's tensors, by the endings of `split_key`, into our form.
 

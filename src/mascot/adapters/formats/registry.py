@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN, settings_by_part
 from mascot.adapters.formats import text_encoder_names
-from mascot.adapters.formats.layer_kinds import read_layer, split_key, write_kohya
+from mascot.adapters.formats.layer_kinds import input_widths, read_layer, split_key, write_kohya
 from mascot.adapters.formats.layer_names import DenoiserNames
 from mascot.adapters.formats.layer_settings import Layers, read_own, with_alpha, without_settings, write_own
 from mascot.adapters.formats.numbered_layers import is_numbered, read_numbered, without_numbers
@@ -269,19 +269,11 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> Architecture | None:
 
     A UNet is told by the width of the text embeddings that it attends to.
     """
-    widths = {
-        tensor.shape[1]
-        for key, tensor in tensors.items()
-        if key.startswith("unet.") and key.endswith((f".attn2.to_k{DOWN}", f".attn2.to_v{DOWN}")) and tensor.ndim > 1
-    }
+    widths = input_widths(tensors, "unet.", (".attn2.to_k", ".attn2.to_v"))
     if widths:
         return CROSS_ATTENTION.get(widths.pop()) if len(widths) == 1 else None
     parts = {key.partition(".")[0] for key in tensors}
-    text = {
-        tensor.shape[1]
-        for key, tensor in tensors.items()
-        if key.startswith("text_encoder") and key.endswith((f"_proj{DOWN}", f".fc1{DOWN}")) and tensor.ndim > 1
-    }
+    text = input_widths(tensors, "text_encoder", ("q_proj", "k_proj", "v_proj", "out_proj", ".fc1"))
     if PART in parts:
         return tell_transformer(read_own(tensors, {})[0])
     if "text_encoder_3" in parts or not text:
