@@ -398,6 +398,7 @@ def test_the_command_writes_what_diffusers_draws(
     theirs = save(kohya(random_changes(bases[family], layers)) | texts, tmp_path)
     own, back, comfy = (tmp_path / f"{name}.safetensors" for name in ("own", "back", "comfy"))
     run_convert(monkeypatch, theirs, own, "--to", "diffusers")
+    assert "ComfyUI reads no alphas" in " ".join("".join(capsys.readouterr()).split())
     run_convert(monkeypatch, own, comfy, "--to", "comfyui")
     capsys.readouterr()
     run_convert(monkeypatch, comfy, back, "--to", "kohya")

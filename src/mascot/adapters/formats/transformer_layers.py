@@ -248,8 +248,10 @@ def tell_architecture(outputs: Mapping[str, int]) -> TransformerKind | None:
 
 
 def notes_on_transformer(to: str, layers: Layers, architecture: str | None) -> Iterator[str]:
-    """Say what happens to a transformer's layers in the original names of a format."""
+    """Say what other tools make of a transformer's layers in a format."""
     own = {layer: change for (part, layer), change in layers.items() if part == PART}
+    if to == "diffusers" and any(change.alpha != change.rank for change in own.values()):
+        yield "ComfyUI reads no alphas in this form; give --to comfyui for it"
     if to not in {"kohya", "comfyui"} or not own or architecture not in ORIGINAL_NAMES:
         return
     if architecture == "sd3":
