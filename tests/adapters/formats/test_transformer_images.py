@@ -21,16 +21,18 @@ from torch import Tensor
 from adapters.formats.low_rank_layers import applied, layer_of, random_layer
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import LayerChange
+from mascot.api.adapters.convert import convert
 from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.methods.lora import restore
+from mascot.methods.lora import LoraSettings, restore
 from mascot.models.families.flux import pack
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
 from tiny.families import tiny_base
+from tiny.stable_diffusion import SUBJECT
 
 Tensors = dict[str, Tensor]
 PROMPT = "a photo of a sks dog in the snow"
@@ -409,6 +411,31 @@ def test_the_command_writes_what_diffusers_draws(
     assert all(torch.equal(before[name], after[name]) for name in before)
     ours = with_file(bases[family], theirs)
     assert np.abs(ours - by_diffusers(bases[family], own)).max() <= ONE_LEVEL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_what_is_trained_here_draws_the_same_in_every_format(
+    bases: Mapping[str, Path], family: str, variant: Any, tmp_path: Path
+) -> None:
+    """All layers and text encoders: to the bit, but for the alpha of rsLoRA."""
+    stage = load_family(str(bases[family]), device="cpu", precision="fp32").stages[0]
+    attached = LoraSettings(rank=2, alpha=3, variant=variant, layers="all").attach(stage, SUBJECT, 0, None)
+    tensors, metadata = attached.export()
+    generator = torch.Generator().manual_seed(4)
+    tensors = {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in tensors.items()}
+    Adapter(tensors=tensors, metadata=metadata, manifest=None).write(tmp_path / "own.safetensors")
+    own = with_file(bases[family], tmp_path / "own.safetensors")
+    for to in ("kohya", "comfyui", "diffusers"):
+        file = tmp_path / f"{to}.safetensors"
+        if (variant, to) == ("lokr", "kohya"):
+            with pytest.raises(UserError, match=r"second factors; give --to comfyui"):
+                convert(tmp_path / "own.safetensors", file, to=to)
+            continue
+        convert(tmp_path / "own.safetensors", file, to=to)
+        difference = np.abs(with_file(bases[family], file) - own).max()
+        assert difference <= (ONE_LEVEL if variant == "rslora" else 0), to
 
 
 @pytest.mark.parametrize("prefix", ["lora_te3_", "text_encoders.t5xxl.transformer."])
