@@ -100,6 +100,7 @@ def test_the_format_of_a_file_is_kept(tiny_base: Path, tmp_path: Path, mascot: R
     mascot("resize", tmp_path / "kohya.safetensors", "--energy", 1, "--out", tmp_path / "small.safetensors")
     with safe_open(tmp_path / "small.safetensors", framework="pt") as file:
         assert all(key.startswith(("lora_unet_", "lora_te")) for key in file.keys())  # noqa: SIM118 - not a mapping
+        assert "sks dog" in file.metadata()["modelspec.trigger_phrase"]
     one, other = changes_in(adapter), changes_in(tmp_path / "small.safetensors")
     assert one.keys() == other.keys()
     for name, change in one.items():

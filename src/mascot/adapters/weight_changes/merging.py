@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mascot.adapters.headers.adapter_facts import without_header
 from mascot.adapters.lora_keys import DOWN, METADATA_KEY, UP
 from mascot.adapters.sides import TEXT_ENCODERS, sides_of
 from mascot.adapters.token_rows import (
@@ -223,6 +224,6 @@ def common_dtype(adapters: Sequence[ScaledAdapter]) -> torch.dtype:
 
 
 def other_metadata(adapters: Sequence[ScaledAdapter]) -> dict[str, str]:
-    """Keep the texts of the first adapter's header that say nothing about ranks or words."""
-    first = adapters[0].metadata
+    """Keep the texts of the first adapter's header that say nothing about it alone."""
+    first = without_header(adapters[0].metadata)
     return {key: value for key, value in first.items() if not key.endswith((METADATA_KEY, RECORDS_KEY))}

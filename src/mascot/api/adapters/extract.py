@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.lora_keys import name_in_file
 from mascot.adapters.weight_changes.decomposition import RankRule
 from mascot.adapters.weight_changes.extraction import Energy, group_by_name, group_rows
@@ -95,7 +96,8 @@ def extract(
         tensors, words = compare(names, bases, ranks, found, on_event)
     check_changed(tensors, words, found, before, after)
     metadata = {**settings_metadata(ranks_in(tensors)), **words.metadata}
-    write_output(out, {**tensors, **words.tensors}, metadata, None, to or OWN)
+    made = Adapter(tensors={**tensors, **words.tensors}, metadata=metadata, manifest=None)
+    write_output(out, made, after.files[0], to or OWN)
     return FileWork(path=out, rows=(*found.rows(), *words.rows, ("size", show_bytes(out.stat().st_size))))
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord
-from mascot.adapters.formats.registry import FORMATS, architecture_of, write_format
+from mascot.adapters.formats.registry import FORMATS, architecture_of, stated_architecture, write_format
 from mascot.adapters.weight_changes.merging import Kernels, ScaledAdapter, needs_kernels
+from mascot.api.adapters.publication.written_header import facts_of, header_metadata
 from mascot.data.prompt_templates import PLACEHOLDERS
 from mascot.errors import UserError, list_some, suggest
 from mascot.generation.loading import resolve_adapter
@@ -214,19 +214,26 @@ def output_format(inputs: Sequence[InputAdapter], to: str | None) -> str:
 
 def write_output(
     out: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    manifest: Manifest | None,
+    adapter: Adapter,
+    source: Path,
     to: str,
 ) -> None:
-    """Write an adapter in a format, as a whole file or not at all.
+    """Write an adapter in a format, as a whole file or not at all, with a header for other tools.
+
+    `source` is a file that it was made from.
 
     Raises:
         UserError: the format has no name for a layer, or the file cannot be written.
     """
+    outline = replace(adapter, tensors={key: tensor.to("meta") for key, tensor in adapter.tensors.items()})
+    architecture = architecture_of(outline.tensors) or stated_architecture(outline.tensors, adapter.metadata)
+    tensors, metadata = adapter.tensors, adapter.metadata
     if to != OWN:
-        tensors, metadata = write_format(to, tensors, metadata, architecture_of(tensors))
-    Adapter(tensors=tensors, metadata=metadata, manifest=manifest).write(out)
+        tensors, written = write_format(to, tensors, metadata, architecture)
+        metadata = written
+    facts = facts_of(outline, source, architecture, out.stem)
+    metadata = header_metadata(outline, facts, metadata, to=to, private=False)
+    Adapter(tensors=tensors, metadata=metadata, manifest=adapter.manifest).write(out)
 
 
 def base_path(base: str, option: str = "the base") -> Path:

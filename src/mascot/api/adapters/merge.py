@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.weight_changes.decomposition import RankRule
 from mascot.adapters.weight_changes.extraction import Energy
 from mascot.adapters.weight_changes.merging import (
@@ -80,7 +81,8 @@ def merge(
     on_event(plan_merge(inputs, found, rule))
     tensors, rows = summed_tensors(parts, kernels, rule, words, on_event)
     metadata = {**other_metadata(parts), **settings_metadata(ranks_in(tensors)), **records}
-    write_output(out, tensors, metadata, manifest, output_format(inputs, to))
+    made = Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
+    write_output(out, made, inputs[0].path, output_format(inputs, to))
     return FileWork(path=out, rows=(*rows, *word_rows(words, parts), ("size", show_bytes(out.stat().st_size))))
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mascot.adapters.adapter_file import Manifest
-from mascot.adapters.token_rows import RECORDS_KEY
+from mascot.adapters.adapter_file import Adapter, Manifest
+from mascot.adapters.lora_keys import METADATA_KEY
 from mascot.adapters.weight_changes.decomposition import RankRule
-from mascot.adapters.weight_changes.merging import ScaledAdapter, common_dtype, other_metadata, summed_changes
+from mascot.adapters.weight_changes.merging import ScaledAdapter, common_dtype, summed_changes
 from mascot.adapters.weight_changes.resizing import Ranks, magnitude_of, ranks_in, settings_metadata
 from mascot.api.adapters.input_files import (
     InputAdapter,
@@ -67,15 +67,15 @@ def resize(
     magnitudes = kept_magnitudes(part)
     metadata = settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes)) | kept_metadata(part)
     tensors |= magnitudes | {key: part.tensors[key] for key in part.word_keys}
-    write_output(out, tensors, metadata, described(one, rule), output_format([one], to))
+    made = Adapter(tensors=tensors, metadata=metadata, manifest=described(one, rule))
+    write_output(out, made, one.path, output_format([one], to))
     sizes = ("size", f"{show_bytes(out.stat().st_size)}, before {show_bytes(one.path.stat().st_size)}")
     return FileWork(path=out, rows=(*rows, *magnitude_rows(magnitudes), sizes))
 
 
 def kept_metadata(part: ScaledAdapter) -> dict[str, str]:
     """Keep the texts of the header that say nothing about ranks."""
-    records = {key: value for key, value in part.metadata.items() if key == RECORDS_KEY}
-    return {**other_metadata([part]), **records}
+    return {key: value for key, value in part.metadata.items() if not key.endswith(METADATA_KEY)}
 
 
 def magnitude_rows(magnitudes: Mapping[str, Tensor]) -> list[tuple[str, str]]:
