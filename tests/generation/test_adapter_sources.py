@@ -85,6 +85,7 @@ def test_adapters_come_first_and_the_rest_are_prompts(here: Path) -> None:
         (["runs/owl:-1", "an owl"], "not between 0 and 4"),
         (["runs/owl:nan", "an owl"], "not between 0 and 4"),
         (["an owl", "at night"], "an owl does not exist"),
+        (["class=runs/owl", "an owl"], "cannot be called class, as {class} has a meaning"),
     ],
 )
 def test_a_word_that_looks_like_a_path_is_never_a_prompt(here: Path, words: list[str], says: str) -> None:

@@ -21,6 +21,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
+from mascot.generation.loading import open_stack_generator
 from mascot.generation.stack.applied_stack import apply_stack
 from mascot.generation.stack.stack_checks import check_stack, report_shared_tokens
 from mascot.generation.stack.stacked_adapter import StackedAdapter
@@ -374,6 +375,14 @@ def test_adapters_that_cannot_be_together_are_refused_by_name(
 ) -> None:
     with pytest.raises(UserError, match=says):
         check_stack([one, OTHER, other])
+
+
+def test_adapters_that_read_their_base_in_other_ways_are_refused() -> None:
+    one, other = named("owl"), named("cat", "zwx", recipe={"clip_skip": 2})
+    with pytest.raises(UserError, match=r"runs/owl and runs/cat .* settings of their base \(clip_skip\)"):
+        open_stack_generator([one, OTHER, other])
+    with pytest.raises(UserError, match="does not say which base it is for; give --base"):
+        open_stack_generator([OTHER])
 
 
 def test_a_token_of_two_adapters_is_told() -> None:
