@@ -26,7 +26,7 @@ from mascot.experiments.sweep import SweepFolder, SweepJob, sweep_recipes
 from mascot.generation.knob_checks import check_knob_axes
 from mascot.generation.knob_grid import plan_settings, sweep_knobs
 from mascot.generation.knobs import ImageRequest, settings_text
-from mascot.generation.loading import base_of, open_generator, plan_requests, recommended_knobs, resolve_adapter
+from mascot.generation.loading import open_generator, plan_requests, recommended_knobs, resolve_adapter
 from mascot.generation.prompts.prompt_reading import check_prompts
 from mascot.generation.prompts.prompt_sets import KNOBS_PROMPT
 from mascot.progress import OnEvent, ignore
@@ -149,7 +149,7 @@ def generate_knob_grid(
     settings = plan_settings(over, prompt=request.prompt, seed=request.seed, knobs=knobs)
     check_knob_axes(adapter, over, [setting.knobs for setting in settings])
     typed = {text for setting in settings for text in (setting.request.prompt, setting.knobs.negative)}
-    check_prompts(sorted(typed), base_of(adapter))
+    check_prompts(sorted(typed), adapter.manifest.base if adapter.manifest else None)
     if (out is not None and target.is_dir()) or not is_writable(target.parent):
         raise UserError(f"{target} cannot be written; give another --out, a file such as knobs.png.")
     generator, _, base = open_generator(run, on_event=on_event)
