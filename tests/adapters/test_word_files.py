@@ -77,6 +77,8 @@ def test_other_files_hold_no_words(tensors: dict[str, Tensor]) -> None:
         ({"emb_params": torch.ones(90, 8)}, "are no word of 1 to 75 rows"),
         ({"clip_l": ROWS, "clip_g": WIDE[:1]}, "are no word of 1 to 75 rows"),
         ({"clip_l": ROWS, "emb_params": ROWS}, "which is no row"),
+        ({" ": ROWS}, "it holds a word without a name"),
+        ({"bundle_emb..clip_l": ROWS, **LAYER}, "it holds a word without a name"),
     ],
 )
 def test_what_cannot_be_a_word_is_refused_by_name(tensors: dict[str, Tensor], fault: str) -> None:
@@ -102,3 +104,18 @@ def test_out_and_back_gives_the_same_tensors_and_record(word: Word, *, bundled: 
 def test_a_dot_in_a_bundled_word_is_refused() -> None:
     with pytest.raises(UserError, match="holds a dot"):
         bundle_words([Word(token=DOTTED, rows={"text_encoder": ROWS})])
+
+
+def test_a_token_that_begins_another_keeps_its_own_rows() -> None:
+    words = [Word(token=name, rows={"text_encoder": ROWS + number}) for number, name in enumerate(("a", "a.b"))]
+    own, metadata = own_words(words, bundled=True)
+    _, back = take_words(own, metadata, "file")
+    assert {word.token: float(word.rows["text_encoder"][0, 0] - ROWS[0, 0]) for word in back} == {"a": 0, "a.b": 1}
+
+
+def test_thousands_of_words_are_refused_at_once() -> None:
+    rows = {f"word{number}": torch.ones(2) for number in range(10_000)}
+    assert take_words(rows, {}, "file") == (rows, [])
+    bundled = {f"bundle_emb.{name}.clip_l": row for name, row in rows.items()}
+    with pytest.raises(UserError, match="holds 10000 words, and at most 100 are read"):
+        take_words(bundled, {}, "file")

@@ -54,6 +54,8 @@ UNREAD_ROWS: Final[Mapping[str, str]] = {
     ),
 }
 """Names of rows that have no place here -> what they are."""
+MOST_WORDS: Final = 100
+"""Most words of a file; each makes a tokenizer of its own."""
 LAYER_MARKS: Final = ("lora_", "hada_", "lokr_")
 """One of these stands in the names of low-rank layers' tensors."""
 ALONE_NAMES: Final = ("emb_params", "string_to_param.*")
@@ -94,7 +96,7 @@ def holds_one_word(shapes: Mapping[str, Sequence[int]]) -> bool:
 
 def holds_named_words(shapes: Mapping[str, Sequence[int]]) -> bool:
     """Tell whether a file holds nothing but words, each under its token's name."""
-    if not shapes or any(len(shape) not in {1, 2} for shape in shapes.values()):
+    if not shapes or len(shapes) > MOST_WORDS or any(len(shape) not in {1, 2} for shape in shapes.values()):
         return False
     widths = {shape[-1] for shape in shapes.values()}
     return len(widths) == 1 and not any(is_layer(key) or (len(shapes) > 1 and "." in key) for key in shapes)
@@ -133,6 +135,11 @@ def take_words(
     for key in (key for key in tensors if key.startswith(BUNDLE)):
         token, rows = split_bundled(key, records)
         bundled.setdefault(token, {})[rows] = tensors[key]
+    if len(bundled) + len(marked) > MOST_WORDS:
+        raise UserError(
+            f"it holds {len(bundled) + len(marked)} words, and at most {MOST_WORDS} are read; "
+            "give a file with fewer of them."
+        )
     words = [make_word(token, rows, records.get(token)) for token, rows in bundled.items()]
     words += [make_word(token, {token: tensors[token]}, None) for token in marked]
     rest = {key: value for key, value in tensors.items() if not key.startswith(BUNDLE) and key not in marked}
@@ -141,7 +148,7 @@ def take_words(
 
 def split_bundled(key: str, tokens: Iterable[str]) -> tuple[str, str]:
     """Split a name `bundle_emb.TOKEN.ROWS` into token and rows; a token may hold dots."""
-    for token in tokens:
+    for token in sorted(tokens, key=len, reverse=True):
         if key.startswith(bundle_prefix(token)):
             return token, key.removeprefix(bundle_prefix(token))
     inner = key.removeprefix(BUNDLE)
@@ -161,6 +168,8 @@ def make_word(token: str, tensors: Mapping[str, Tensor], record: TokenRecord | N
     Raises:
         UserError: some of them have no place here, or are no rows.
     """
+    if not token.strip():
+        raise UserError("it holds a word without a name; get the file again from where it comes from.")
     for key in tensors:
         if key in UNREAD_ROWS:
             raise UserError(
