@@ -126,7 +126,7 @@ def fused_layer(kind: str, shape: Sequence[int], blocks: int, generator: torch.G
     )
 
 
-@pytest.mark.parametrize("base", ["sd3", "flux"])
+@pytest.mark.parametrize("base", ["sd3", pytest.param("flux", marks=pytest.mark.slow)])
 def test_kohya_names_what_kohya_trains(base: str) -> None:
     """The file names of kohya's own list, which its trainer writes."""
     layers = adapter_of(adaptable_shapes(base), "lora")

@@ -337,7 +337,7 @@ def with_weights(base: Path, layers: Mapping[str, tuple[str, ...]], changes: Map
     return generated(family)
 
 
-@pytest.mark.parametrize("kind", ["dora", pytest.param("loha", marks=pytest.mark.slow), "lokr"])
+@pytest.mark.parametrize("kind", ["dora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("loha", "lokr"))])
 @pytest.mark.parametrize("family", [pytest.param("sd3", marks=pytest.mark.slow), "flux"])
 def test_other_kinds_of_layers_are_applied_as_defined(
     bases: Mapping[str, Path], family: str, kind: str, tmp_path: Path
@@ -438,8 +438,9 @@ def test_what_is_trained_here_draws_the_same_in_every_format(
         assert difference <= (ONE_LEVEL if variant == "rslora" else 0), to
 
 
-@pytest.mark.parametrize("prefix", ["lora_te3_", "text_encoders.t5xxl.transformer."])
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("sd3", "lora_te3_"), ("sd3", "text_encoders.t5xxl.transformer."), ("flux", "lora_te3_")]
+)
 def test_a_change_of_the_t5_is_refused_by_name(
     bases: Mapping[str, Path], family: str, prefix: str, tmp_path: Path
 ) -> None:
