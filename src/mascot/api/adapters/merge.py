@@ -111,7 +111,7 @@ def plan_merge(
         title="merge",
         rows=(
             ("adapters", ", ".join(f"{one.name} at {one.scale:g} and {one.text_scale:g} (text)" for one in inputs)),
-            ("tensors", f"{sum(len(one.adapter.tensors) for one in inputs)} of {len(found)} layers"),
+            ("tensors", f"{sum(len(one.adapter.tensors) for one in inputs)}, of {len(found)} layers"),
             ("time", show_seconds(seconds_for(values * 8 * 64) if reduces else 0)),
             ("size of the output", f"{'at most ' if reduces else ''}about {show_bytes(size)}"),
         ),

@@ -124,7 +124,7 @@ def plan_resize(one: InputAdapter, part: ScaledAdapter) -> FileWorkPlanned:
         title="resize",
         rows=(
             ("adapter", one.name),
-            ("tensors", f"{len(one.adapter.tensors)} of {len(part.layers)} layers"),
+            ("tensors", f"{len(one.adapter.tensors)}, of {len(part.layers)} layers"),
             ("time", show_seconds(seconds_for(sum(tensor.numel() for tensor in tensors) * 8 * 64))),
             ("size of the output", f"usually below {show_bytes(sum(tensor.nbytes for tensor in tensors))}"),
         ),
