@@ -51,7 +51,10 @@ def trained(method: str, tiny_base: Path, home: Path, name: str) -> Run:
     return train(recipe, out=home / name, report=False)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "dreambooth" else name for name in METHODS],
+)
 def run(request: pytest.FixtureRequest, tiny_base: Path, home: Path) -> Run:
     return trained(request.param, tiny_base, home, request.param)
 

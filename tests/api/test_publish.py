@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from laws.bad_places import empty_scores
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.adapters.publish import publish
 from mascot.api.train import train
 from mascot.cli.app import main
+from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Score, Scores
 from mascot.recipe.recipe import Recipe
 from mascot.storage import model_hub
+from mascot.storage.image_files import write_image
 from mascot.storage.run_folder import Run
 from tiny.hub import TOKEN, Hub, local_hub
 from tiny.photos import noise
@@ -132,6 +136,45 @@ def test_the_card_says_how_to_use_it(run: Run, tiny_base: Path, tmp_path: Path) 
 def sorted_by_card(folder: Path, front: str) -> list[str]:
     names = [path.name for path in (folder / "images").iterdir()]
     return sorted(names, key=front.index)
+
+
+def test_images_are_chosen_by_score_and_photos_leave_the_scores(run: Run, tmp_path: Path) -> None:
+    """The best image of each prompt, the best prompt first; folds, hashes and names stay here."""
+    folder = tmp_path / "scored"
+    shutil.copytree(run.folder, folder)
+    scored = Run(folder)
+    prompts: list[PromptScores] = []
+    for number, name in enumerate(("red", "green", "blue")):
+        images: list[ImageScores] = []
+        for seed in range(2):
+            file = f"evaluation/{name}_{seed}.png"
+            write_image(Image.new("RGB", (8, 8), (number * 80, seed * 80, 0)), folder / file, "")
+            images.append(ImageScores(seed=seed, file=file, values={"identity": number / 10 + (1 - seed) / 100}))
+        values = {"identity": number / 10, "clip_t": 0.1}
+        prompts.append(PromptScores(template=name, prompt=f"a {name} zwx dog", values=values, images=tuple(images)))
+    fold = FoldScores(
+        photo=NAMES[0],
+        thumbnail=f"evaluation/{NAMES[0]}",
+        step=1,
+        training_similarity=0.5,
+        held_out_similarity=0.5,
+        held_out_share=0.5,
+        base_copying=None,
+        images=(),
+    )
+    values = empty_scores(seed=0).values | {"identity": Score(value=0.625)}
+    told = {"prompts": tuple(prompts), "photos": ("0123456789abcdef",), "folds": (fold,), "values": values}
+    notes = (f"{NAMES[1]} is measured twice, in {folder.absolute()}.",)
+    empty_scores(seed=0).model_copy(update={**told, "notes": notes}).write(scored.scores)
+    out = publish(folder, REPO, dry_run=True, out=tmp_path / "out").folder
+    text, card = ((out / name).read_text(encoding="utf-8") for name in ("scores.json", "README.md"))
+    assert re.findall(r'url: "(.+)"', card) == [f"images/a-{name}-zwx-dog_0.png" for name in ("blue", "green", "red")]
+    assert Image.open(out / "images" / "a-blue-zwx-dog_0.png").getpixel((0, 0)) == (160, 0, 0)
+    assert "| identity | 0.625 |" in card
+    assert Scores.read(out / "scores.json").prompts[2].images[0].file == "images/a-blue-zwx-dog_0.png"
+    for word in (*NAMES, "0123456789abcdef", str(folder.absolute())):
+        assert word not in text
+        assert word not in card
 
 
 def test_what_is_uploaded_generates_as_the_run_does(
