@@ -47,15 +47,17 @@ def test_a_trained_word_goes_out_and_back_with_the_same_bytes(
 ) -> None:
     trained = fresh_token(bases[kind])
     trained.write(tmp_path / "run.safetensors")
-    converted(tmp_path / "run.safetensors", tmp_path / "first.safetensors", "diffusers")
-    said = converted(tmp_path / "run.safetensors", tmp_path / "out.safetensors", to)
-    assert "call a word by its file's name, here out and not sks" in said
-    expected = {"emb_params"} if kind == "one" else {"clip_l", "clip_g"}
-    assert load_file(tmp_path / "out.safetensors").keys() == expected
-    converted(tmp_path / "out.safetensors", tmp_path / "back.safetensors", "diffusers")
-    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "first.safetensors").read_bytes()
-    assert equal(Adapter.read(tmp_path / "back.safetensors").tensors, trained.tensors)
-    assert Adapter.read(tmp_path / "out.safetensors").manifest == trained.manifest
+    first, out, back = (tmp_path / name / "owl.safetensors" for name in ("first", "out", "back"))
+    for path in (first, out, back):  # of one name, which is the title in their headers
+        path.parent.mkdir()
+    converted(tmp_path / "run.safetensors", first, "diffusers")
+    said = converted(tmp_path / "run.safetensors", out, to)
+    assert "call a word by its file's name, here owl and not sks" in said
+    assert load_file(out).keys() == ({"emb_params"} if kind == "one" else {"clip_l", "clip_g"})
+    converted(out, back, "diffusers")
+    assert back.read_bytes() == first.read_bytes()
+    assert equal(Adapter.read(back).tensors, trained.tensors)
+    assert Adapter.read(out).manifest == trained.manifest
 
 
 def with_words(base: Path) -> Adapter:
