@@ -222,7 +222,7 @@ def test_sides_that_do_not_divide_are_refused(family: Family, height: int, width
     assert 1 <= len(near) <= 2
     for wide, high in near:
         assert max(abs(int(wide) - width), abs(int(high) - height)) < 16
-        assert Generator(family).size(knobs_with(height=int(high), width=int(wide)))
+        assert Generator(family).size(knobs_with(height=int(high), width=int(wide))) == (int(high), int(wide))
 
 
 def test_an_unknown_solver_is_refused_with_those_that_the_base_has(family: Family) -> None:
