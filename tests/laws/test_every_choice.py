@@ -263,8 +263,9 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("resize", "--out"): (["--out", "{out}/deeper/resized.safetensors"],),
     ("token", "--base"): (["--base", "starter"], ["--base", "nowhere"]),
     ("token", "--candidates"): (["--candidates", "1"], ["--candidates", "2"]),
+    ("inspect", "files"): (["{run}"], ["{run}", "{other}/adapter.safetensors"], ["nowhere"]),
     ("convert", "adapter"): (["{run}"], ["{other}/adapter.safetensors"], ["nowhere"]),
-    ("convert", "out"): (["{out}/deeper/b.safetensors"], ["{out}/b.bin"]),
+    ("convert", "out"): (["{out}/deeper/b.safetensors"], ["b.bin"]),
     ("convert", "--to"): (["--to", "diffusers"], ["--to", "kohya"], ["--to", "comfyui"], ["--to", "peft"]),
     ("convert", "--private"): (["--private"],),
     ("convert", "--thumbnail"): (

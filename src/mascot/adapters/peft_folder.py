@@ -21,6 +21,7 @@ from mascot.adapters.formats.registry import locate
 from mascot.adapters.lora_keys import METADATA_KEY, PartSettings
 from mascot.adapters.peft_layers import group_factors
 from mascot.errors import UserError, list_some
+from mascot.storage.strict_parsing import parse_json_object
 from mascot.storage.tensor_files import read_tensors
 from mascot.storage.untrusted_files import read_json_object
 
@@ -96,7 +97,7 @@ def write_peft_folder(folder: Path, tensors: Mapping[str, Tensor], metadata: Map
     Raises:
         UserError: peft cannot make such layers.
     """
-    settings: dict[str, object] = json.loads(metadata[METADATA_KEY])
+    settings = parse_json_object(metadata[METADATA_KEY])
     for part in dict.fromkeys(key.partition(".")[0] for key in tensors):
         own = {key.removeprefix(f"{part}."): tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
         values = {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}

@@ -209,7 +209,7 @@ def check_out(path: Path, to: str) -> Path:
     if path.exists():
         raise UserError(f"{path} exists already; give another name, or delete it first.")
     if to == "peft" and path.suffix == SUFFIX:
-        raise UserError(f"peft reads folders, and {path} is named like a file; give {path.with_suffix('')}.")
+        raise UserError(f"--to peft writes a folder, and {path} is named like a file; give {path.with_suffix('')}.")
     if to != "peft" and path.suffix != SUFFIX:
         raise UserError(f"other tools read files that end in {SUFFIX}; give {path}{SUFFIX}.")
     return path
