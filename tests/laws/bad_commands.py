@@ -527,7 +527,7 @@ def _pictures() -> Iterator[Command]:
         "--unet-scale": ("-1", "5", "x"),
         "--text-scale": ("-1", "5"),
         "--steps": ("0", "1001", "x", "2.5"),
-        "--size": ("64", "64x", "x64", "axb", "-64x64", "0x0", "64x64x64", "9000x9000", "", "64 64"),
+        "--size": ("64x", "x64", "axb", "-64x64", "0x0", "64x64x64", "9000x9000", "", "64 64"),
     }
     for option, values in wrong.items():
         for value in values:
@@ -547,7 +547,7 @@ def _pictures() -> Iterator[Command]:
                 f"{option} has no effect", "generate", f"adapters/{name}.safetensors", "a {subject}", option, value
             )
     yield draw("unknown solver", "--solver", "ddmi")
-    yield draw("did you mean 'dpm++'", "--solver", "dpm")
+    yield draw("unknown solver 'dpm'", "--solver", "dpm")
     yield draw("does not exist", "--base", "nowhere")
     yield draw("was trained on", "--base", "bases/other_seed")
     yield draw("no such option", "--negativ", "x")
