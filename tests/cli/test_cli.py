@@ -340,19 +340,20 @@ def test_any_prompt_makes_a_name_that_file_systems_take(tmp_path: Path, prompt: 
 def test_the_doctor_prints_what_would_be_done_and_which_files_are_refused(
     mascot: Run_, tiny_base: Path, photos: Path, tmp_path: Path, measure: str
 ) -> None:
+    (photos / "broken.jpg").rename(photos / "[red]broken[b].jpg")
     before = sorted(tmp_path.rglob("*"))
     chosen = settings(
-        "training.steps=30", "training.batch_size=3", "training.gradient_accumulation_steps=2", "token='[red]sks[/]'"
+        "training.steps=30", "training.batch_size=3", "training.gradient_accumulation_steps=2", "token=sks"
     )
-    code, printed, errors = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "[/b]", measure, *chosen)
+    code, printed, errors = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "dog", measure, *chosen)
     assert (code, errors) == (0, "")
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     assert "images per step 6 (3 x 2 accumulated)" in rows
     assert "steps 30" in rows
     assert "passes over each photo 90.0" in rows
     assert "photos 2" in rows
-    assert any(row.startswith("not used: broken.jpg ") for row in rows)
-    assert any("[red]sks[/] [/b]" in row for row in rows)
+    assert any(row.startswith("not used: [red]broken[b].jpg ") for row in rows)
+    assert any("sks dog" in row for row in rows)
     assert any(row.startswith("cost about ") for row in rows) == (measure == "--measure")
     assert sorted(tmp_path.rglob("*")) == before
 
