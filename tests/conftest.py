@@ -25,6 +25,7 @@ from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
+    from tiny.commands import Command
     from tiny.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASCOT_CACHE", str(folder / "cache"))
         yield World(folder, tiny_base)
+
+
+@pytest.fixture
+def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process: its exit code, standard output and standard error."""
+    from tiny.commands import Command
+
+    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

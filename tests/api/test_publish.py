@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from laws.bad_places import empty_scores
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.adapters.publish import publish
 from mascot.api.train import train
-from mascot.cli.app import main
 from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Score, Scores
 from mascot.recipe.recipe import Recipe
 from mascot.storage import model_hub
 from mascot.storage.image_files import write_image
 from mascot.storage.run_folder import Run
+from tiny.commands import Command
 from tiny.hub import TOKEN, Hub, local_hub
 from tiny.photos import noise
 
@@ -52,25 +52,6 @@ def run(tiny_base: Path, home: Path) -> Run:
         token="zwx",  # noqa: S106
     )
     return train(recipe, out=home / "published_run", report=False)
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command: its exit code, standard output, and standard error."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["mascot", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed, errors = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, printed, errors
-
-    return command
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from mascot.storage import image_files
 from mascot.storage.atomic_write import fresh_path
 from mascot.storage.run_folder import Run
 from mascot.training.loop import Loop
+from tiny.commands import Command
 from tiny.photos import noise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,25 +50,13 @@ from mascot.cli.app import main
 main()
 """
 
-Run_ = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run_:
-    """Run a command in this process: its exit code, standard output and standard error."""
+def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command of wide lines in this process."""
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        printed, errors = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, printed, errors
-
-    return run
+    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -150,17 +139,17 @@ def test_a_command_has_a_dozen_options_at_most_and_each_says_what_it_does(comman
     assert [parameter.name for parameter in options if not parameter.help] == []
 
 
-def test_the_version_is_printed(mascot: Run_) -> None:
+def test_the_version_is_printed(mascot: Command) -> None:
     assert mascot("--version") == (0, f"mascot {__version__}\n", "")
 
 
-def test_without_a_command_there_is_help_and_a_remark(mascot: Run_) -> None:
+def test_without_a_command_there_is_help_and_a_remark(mascot: Command) -> None:
     code, printed, errors = mascot()
     assert (code, errors) == (2, "mascot: No command is given. See mascot --help.\n")
     assert "train" in printed
 
 
-def test_a_remark_names_the_command_whose_help_is_meant(mascot: Run_) -> None:
+def test_a_remark_names_the_command_whose_help_is_meant(mascot: Command) -> None:
     code, _, errors = mascot("generate", "--giudance", "3")
     assert code == 2
     assert errors.startswith("mascot: No such option: --giudance")
@@ -170,7 +159,7 @@ def test_a_remark_names_the_command_whose_help_is_meant(mascot: Run_) -> None:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
 def test_an_interruption_is_reported_wherever_it_comes_from(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
 ) -> None:
     def interrupt(**_: object) -> None:
         raise interruption
@@ -187,7 +176,7 @@ def test_an_interruption_is_reported_wherever_it_comes_from(
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, fault: OSError, remedy: str
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, adapter: Path, fault: OSError, remedy: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise fault
@@ -197,7 +186,7 @@ def test_what_the_system_refuses_is_a_sentence(
     assert mascot("generate", adapter, "a dog") == (2, "", error)
 
 
-def test_a_bug_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path) -> None:
+def test_a_bug_of_ours_is_not_hidden(mascot: Command, monkeypatch: pytest.MonkeyPatch, adapter: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("a library is at a loss")
 
@@ -207,7 +196,7 @@ def test_a_bug_of_ours_is_not_hidden(mascot: Run_, monkeypatch: pytest.MonkeyPat
 
 
 def test_training_prints_its_photos_and_settings_before_it_begins(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -239,7 +228,7 @@ def _python_handles_interrupts() -> Iterator[None]:
 @pytest.mark.usefixtures("_python_handles_interrupts")
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_interruption_in_the_middle_of_a_step_keeps_the_whole_step_and_resuming_ends_in_the_same_bytes(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, at: int
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, at: int
 ) -> None:
     monkeypatch.setattr(train, "write_training_report", lambda *_: None)
     words = ["train", photos, "--base", tiny_base, *settings("method.learning_rate=0.01")]
@@ -270,7 +259,7 @@ def interrupting(at: int) -> Callable[[Loop, Any], Any]:
 
 
 def test_images_carry_what_made_them_and_are_where_the_command_says(
-    mascot: Run_, adapter: Path, tiny_base: Path
+    mascot: Command, adapter: Path, tiny_base: Path
 ) -> None:
     options = ["--count", 2, "--seed", 5, "--negative", "fog", "--unet-scale", 0.5]
     code, printed, errors = mascot("generate", adapter, "a {subject} in the snow", "a plain cat", *options)
@@ -285,7 +274,7 @@ def test_images_carry_what_made_them_and_are_where_the_command_says(
         )
 
 
-def test_a_scale_behind_a_path_is_that_of_the_option(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
+def test_a_scale_behind_a_path_is_that_of_the_option(mascot: Command, adapter: Path, tmp_path: Path) -> None:
     def image(*words: object) -> bytes:
         code, printed, errors = mascot("generate", *words, "--count", 1, "--steps", 1, "--out", tmp_path / "out")
         assert (code, errors) == (0, "")
@@ -297,7 +286,7 @@ def test_a_scale_behind_a_path_is_that_of_the_option(mascot: Run_, adapter: Path
     assert image(f"{adapter}:0.5:1", "a {subject}") == image(adapter, "a {subject}", "--unet-scale", 0.5) != both
 
 
-def test_images_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Path) -> None:
+def test_images_are_never_overwritten(mascot: Command, adapter: Path, tmp_path: Path) -> None:
     words = ("generate", adapter, "a cat", "--count", 1, "--steps", 1, "--out", tmp_path / "out")
     first, second = (Path(mascot(*words, "--guidance", guidance)[1].strip()) for guidance in (1, 9))
     assert [first.name, second.name] == ["a-cat_0.png", "a-cat_0-2.png"]
@@ -306,7 +295,7 @@ def test_images_are_never_overwritten(mascot: Run_, adapter: Path, tmp_path: Pat
 
 
 def test_an_interrupted_command_keeps_the_images_that_it_has_generated(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, adapter: Path, tmp_path: Path
 ) -> None:
     write = image_files.write_new_image
 
@@ -338,7 +327,7 @@ def test_any_prompt_makes_a_name_that_file_systems_take(tmp_path: Path, prompt: 
 
 @pytest.mark.parametrize("measure", ["--measure", "--no-measure"])
 def test_the_doctor_prints_what_would_be_done_and_which_files_are_refused(
-    mascot: Run_, tiny_base: Path, photos: Path, tmp_path: Path, measure: str
+    mascot: Command, tiny_base: Path, photos: Path, tmp_path: Path, measure: str
 ) -> None:
     (photos / "broken.jpg").rename(photos / "[red]broken[b].jpg")
     before = sorted(tmp_path.rglob("*"))
@@ -358,7 +347,7 @@ def test_the_doctor_prints_what_would_be_done_and_which_files_are_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_doctor_takes_what_training_takes(mascot: Run_, tiny_base: Path, photos: Path) -> None:
+def test_the_doctor_takes_what_training_takes(mascot: Command, tiny_base: Path, photos: Path) -> None:
     options = {
         command: {parameter.name for parameter in COMMANDS[command].params} - {"help"}
         for command in ("train", "doctor")
@@ -374,7 +363,7 @@ def test_the_doctor_takes_what_training_takes(mascot: Run_, tiny_base: Path, pho
 
 @pytest.mark.parametrize("method", ["textual-inversion", "pivotal"])
 def test_a_word_of_the_class_noun_cannot_be_trained_as_the_token(
-    mascot: Run_, tiny_base: Path, photos: Path, method: str
+    mascot: Command, tiny_base: Path, photos: Path, method: str
 ) -> None:
     words = ["doctor", photos, "--base", tiny_base, "--class-noun", "great horned owl", "--no-measure"]
     code, printed, errors = mascot(*words, "--method", method, "--token", "Owl")
@@ -389,7 +378,7 @@ def test_a_word_of_the_class_noun_cannot_be_trained_as_the_token(
 
 @pytest.mark.parametrize("command", ["train", "doctor"])
 def test_faults_of_captions_are_said_before_training(
-    mascot: Run_, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, command: str
+    mascot: Command, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, photos: Path, tmp_path: Path, command: str
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

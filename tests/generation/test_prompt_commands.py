@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from laws.bad_places import fresh_adapter
 from mascot.adapters.adapter_file import Adapter
-from mascot.cli import app
 from mascot.errors import UserError
 from mascot.models.families.registry import load_family
 from mascot.recipe.recipe import Recipe
 from mascot.runs.inputs import check_base
 from mascot.storage.image_files import read_png
+from tiny.commands import Command
 from tiny.families import CASCADES, MAKERS, tiny_base
 from tiny.world import World
 
@@ -23,31 +21,13 @@ QUICK = ("--count", "1", "--steps", "1")
 LONG = ", ".join(["a dog in the snow"] * 20)
 
 
-Command = Callable[..., tuple[int, list[str], str]]
-"""Runs a command, and returns its code, the lines of stdout, and stderr."""
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """A command that ends in a code, and what it prints."""
-
-    def run(*words: str | Path) -> tuple[int, list[str], str]:
-        monkeypatch.setattr(sys, "argv", ["mascot", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        out, err = capfd.readouterr()
-        return int(stop.value.code or 0), out.splitlines(), err
-
-    return run
-
-
 def test_generate_says_in_the_image_and_once_on_stderr_how_it_reads_prompts(
-    world: World, tmp_path: Path, command: Command
+    world: World, tmp_path: Path, mascot: Command
 ) -> None:
     typed = "a ({subject}:1.5) in [the snow]"
     words = ["generate", world.run.folder, typed, LONG, "a dog", "--negative", "(blurry:1.2)", "--count", "2"]
-    code, out, err = command(*words, "--steps", "1", "--out", tmp_path)
+    code, printed, err = mascot(*words, "--steps", "1", "--out", tmp_path)
+    out = printed.splitlines()
     assert (code, len(out)) == (0, 6)
     assert sorted(line.split(" is read ")[1] for line in err.splitlines() if line.startswith("note: ")) == [
         "in 2 chunks.",
@@ -63,12 +43,12 @@ def test_generate_says_in_the_image_and_once_on_stderr_how_it_reads_prompts(
     assert weighted != plain
 
 
-def test_weights_of_1_are_the_same_bytes_as_no_brackets(world: World, tmp_path: Path, command: Command) -> None:
+def test_weights_of_1_are_the_same_bytes_as_no_brackets(world: World, tmp_path: Path, mascot: Command) -> None:
     images = [
-        command("generate", world.run.folder, prompt, *QUICK, "--out", tmp_path / str(number))[1]
+        mascot("generate", world.run.folder, prompt, *QUICK, "--out", tmp_path / str(number))[1]
         for number, prompt in enumerate(("a {subject} in the snow", "a ({subject}:1.0) in (the:1) snow"))
     ]
-    one, other = (read_png(Path(line))[0].tobytes() for [line] in images)
+    one, other = (read_png(Path(line.strip()))[0].tobytes() for line in images)
     assert one == other
 
 
@@ -85,36 +65,36 @@ def test_weights_of_1_are_the_same_bytes_as_no_brackets(world: World, tmp_path: 
     ],
 )
 def test_what_cannot_be_drawn_ends_in_one_sentence(
-    world: World, tmp_path: Path, command: Command, words: tuple[str, ...], says: str
+    world: World, tmp_path: Path, mascot: Command, words: tuple[str, ...], says: str
 ) -> None:
-    code, out, err = command("generate", world.run.folder, *words, *QUICK, "--out", tmp_path / "images")
-    assert (code, out) == (2, [])
+    code, out, err = mascot("generate", world.run.folder, *words, *QUICK, "--out", tmp_path / "images")
+    assert (code, out) == (2, "")
     assert says in err
     assert not (tmp_path / "images").exists()
 
 
 def test_subjects_of_several_adapters_are_weighted_by_their_names(
-    world: World, tmp_path: Path, command: Command
+    world: World, tmp_path: Path, mascot: Command
 ) -> None:
     other = world.write("other", seed=1)
     words = ("generate", world.run.folder, other.folder, "a ({run}:1.5) BREAK a [{other}]", *QUICK, "--out", tmp_path)
-    code, out, err = command(*words)
-    assert (code, len(out)) == (0, 1), err
+    code, out, err = mascot(*words)
+    assert (code, out.count("\n")) == (0, 1), err
     assert "is read in 2 chunks, with the weights 'sks dog' 1.5, 'sks dog' 0.909091." in err
-    parameters = read_png(Path(out[0]))[1]["parameters"]
+    parameters = read_png(Path(out.strip()))[1]["parameters"]
     assert parameters.startswith("a (sks dog:1.5) BREAK a [sks dog]\n")
     assert parameters.endswith("Emphasis: Original, Prompt chunks: 2")
 
 
-def test_a_grid_fills_the_prompts_of_its_axis(world: World, tmp_path: Path, command: Command) -> None:
+def test_a_grid_fills_the_prompts_of_its_axis(world: World, tmp_path: Path, mascot: Command) -> None:
     over = ("--over", "prompt=a {subject} hat,a ({subject}:1.5) hat", "--over", "guidance=3,5")
-    code, out, err = command("sweep", world.run.folder, *over, "--out", tmp_path / "grid.png")
-    assert (code, out) == (0, [str(tmp_path / "grid.png")]), err
+    code, out, err = mascot("sweep", world.run.folder, *over, "--out", tmp_path / "grid.png")
+    assert (code, out) == (0, f"{tmp_path / 'grid.png'}\n"), err
     assert "note: 'a (sks dog:1.5) hat' is read with the weights 'sks dog' 1.5." in err
     assert read_png(tmp_path / "grid.png")[1]["parameters"].startswith("a sks dog hat\n")
-    code, _, err = command("sweep", world.run.folder, "--over", "prompt=a {owl}", "--out", tmp_path / "none.png")
+    code, _, err = mascot("sweep", world.run.folder, "--over", "prompt=a {owl}", "--out", tmp_path / "none.png")
     assert (code, "unknown placeholder {owl}" in err) == (2, True)
-    code, _, err = command("sweep", world.run.folder, "--over", "prompt=a (b:9)", "--out", tmp_path / "none.png")
+    code, _, err = mascot("sweep", world.run.folder, "--over", "prompt=a (b:9)", "--out", tmp_path / "none.png")
     assert (code, "give a weight from 0 to 3" in err) == (2, True)
     assert not (tmp_path / "none.png").exists()
 
@@ -134,7 +114,7 @@ def test_clip_t_reads_prompts_without_their_brackets(world: World) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "flux")) for name in (*MAKERS, *CASCADES)]
 )
 def test_every_family_takes_what_it_can_and_refuses_the_rest_by_name(
-    tmp_path: Path, command: Command, name: str
+    tmp_path: Path, mascot: Command, name: str
 ) -> None:
     base = tiny_base(name, tmp_path / "base")
     adapter = fresh_adapter(base, **({"text_learning_rate": 0.0} if name.startswith("deepfloyd") else {}))
@@ -144,19 +124,19 @@ def test_every_family_takes_what_it_can_and_refuses_the_rest_by_name(
     Adapter(tensors=adapter.tensors, metadata=adapter.metadata, manifest=manifest).write(path)
     chunked = name in {"sdxl", "sd3"}
     words = ("generate", path, *QUICK, "--out", tmp_path / "images")
-    code, out, err = command(*words, "--size", "64", r"a \(red\) {subject}")
-    assert (code, len(out)) == (0, 1), err
-    assert read_png(Path(out[0]))[0].size == (64, 64)
+    code, out, err = mascot(*words, "--size", "64", r"a \(red\) {subject}")
+    assert (code, out.count("\n")) == (0, 1), err
+    assert read_png(Path(out.strip()))[0].size == (64, 64)
     for prompt in ("a (red:1.3) {subject}", "a {subject} BREAK snow"):
-        code, out, err = command(*words, "--size", "64", prompt)
+        code, out, err = mascot(*words, "--size", "64", prompt)
         assert code == (0 if chunked else 2), err
         assert ("is read " if chunked else "leave ") in err
-    code, _, err = command(*words, "--size", "64", "--solver", "bogus", "a {subject}")
+    code, _, err = mascot(*words, "--size", "64", "--solver", "bogus", "a {subject}")
     flow = name in {"sd3", "flux"}
     assert (code, ("give euler with" if flow else "give one of ddim, dpm++, euler, unipc") in err) == (2, True)
     negative = ("--negative", "a hat", *(("--true-guidance", "3") if name == "flux" else ("--guidance", "3")))
-    assert command(*words, "--size", "64", *negative, "a {subject}")[0] == 0
-    code, _, err = command(*words, "--size", "64", "--negative", "a hat", "--guidance", "1", "a {subject}")
+    assert mascot(*words, "--size", "64", *negative, "a {subject}")[0] == 0
+    code, _, err = mascot(*words, "--size", "64", "--negative", "a hat", "--guidance", "1", "a {subject}")
     assert (code, "--negative has no effect" in err) == (2, True)
 
 

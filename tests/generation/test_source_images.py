@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-import mascot
-from mascot.cli.app import main
+from mascot import generate
 from mascot.data.image_decoding import mask_paths
 from mascot.errors import UserError
 from mascot.generation.generator import Generator, fit_start
@@ -20,6 +19,7 @@ from mascot.generation.knobs import Knobs
 from mascot.generation.start_image import SourceImage, read_source_image
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
+from tiny.commands import Command
 from tiny.photos import bad_photo_files, noise
 from tiny.world import World
 
@@ -205,25 +205,16 @@ def test_a_mark_that_a_crop_leaves_out_is_refused(family: Family) -> None:
         source(noise(256, 64), mask=mask).cut((64, 64), family.stages[0])
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command; its exit code."""
-    monkeypatch.setattr("sys.argv", ["mascot", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(str(stop.value.code))
-
-
 def test_the_command_redraws_what_a_mask_marks_and_the_python_api_does_the_same(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, mascot: Command
 ) -> None:
     noise(64, 64).save(tmp_path / "photo.png")
     half(200, 200).filter(ImageFilter.GaussianBlur(8)).save(tmp_path / "mask.png")
     words = ("generate", world.run.folder, "a {subject}", "--count", 2, "--steps", 4, "--out", tmp_path / "out")
     options = ("--image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--strength", 0.75)
-    assert run(monkeypatch, *words, *options) == 0
-    printed = capfd.readouterr()
-    assert printed.err == ""
-    paths = [Path(line) for line in printed.out.splitlines()]
+    code, printed, errors = mascot(*words, *options)
+    assert (code, errors) == (0, "")
+    paths = [Path(line) for line in printed.splitlines()]
     images = [Image.open(path) for path in paths]
     lower = np.asarray(noise(64, 64))[48:]
     assert all(np.array_equal(np.asarray(image)[48:], lower) for image in images)
@@ -233,7 +224,7 @@ def test_the_command_redraws_what_a_mask_marks_and_the_python_api_does_the_same(
     text = str(images[0].info["parameters"])
     assert re.search(r"Size: 64x64,.*Denoising strength: 0.75, Init image size: 64x64, Init image hash: \w+", text)
     assert re.search(r"Mask: \d+(\.\d)?% redrawn \(soft edges\)", text)
-    api = mascot.generate(
+    api = generate(
         world.run.folder,
         ["a {subject}"],
         Knobs(steps=4),
@@ -260,18 +251,17 @@ def test_the_command_refuses_in_one_sentence_and_writes_nothing(
     says: str,
     world: World,
     tmp_path: Path,
+    mascot: Command,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     noise(64, 64).save(tmp_path / "photo.png")
     (tmp_path / "photo.txt").write_text("a dog", encoding="utf-8")
     (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:999])
     words = ("generate", world.run.folder, "a {subject}", "--count", 1, "--steps", 4, "--out", tmp_path / "out")
-    assert run(monkeypatch, *words, *options) == 2
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    assert re.fullmatch(r"mascot: [^\n]+\.\n", printed.err), printed.err
-    assert says in printed.err
+    code, printed, errors = mascot(*words, *options)
+    assert (code, printed) == (2, "")
+    assert re.fullmatch(r"mascot: [^\n]+\.\n", errors), errors
+    assert says in errors
     assert not (tmp_path / "out").exists()
     shutil.rmtree(tmp_path, ignore_errors=True)

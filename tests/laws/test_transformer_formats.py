@@ -143,8 +143,9 @@ def test_kohya_names_what_kohya_trains(base: str) -> None:
 
 
 def test_a_transformer_of_unknown_width_is_not_guessed() -> None:
-    layers: Layers = {("transformer", "transformer_blocks.0.attn.to_q"): random_layer(
-        "lora", (64, 64), 2, 2.0, torch.Generator())}  # fmt: skip
+    layers: Layers = {
+        ("transformer", "transformer_blocks.0.attn.to_q"): random_layer("lora", (64, 64), 2, 2.0, torch.Generator())
+    }
     tensors, metadata = write_own(layers)
     assert architecture_of(tensors) is None
     with pytest.raises(UserError, match=r"SD3 or of FLUX\.1"):

@@ -37,7 +37,6 @@ def every(pattern: str) -> Callable[[Collection[str]], bool]:
 
 USE_THERE: Final = "generate with that tool, or give a LoRA, LoCon, DoRA, LoHa or LoKr"
 WHOLE: Final = "give it as --base, and an adapter that was trained on it"
-EMBEDDING: Final = "generate with the tool that wrote it, or train the token here with --method textual-inversion"
 
 FORMATS: Final = (
     ForeignFormat(
@@ -101,10 +100,7 @@ def describe_foreign(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] |
     """
     if not shapes:
         return None
-    found = next((known for known in FORMATS if known.matches(shapes)), None)
-    if found is not None:
-        return found.name, found.remedy
-    return None
+    return next(((known.name, known.remedy) for known in FORMATS if known.matches(shapes)), None)
 
 
 def describe_pickle(path: Path) -> str | None:

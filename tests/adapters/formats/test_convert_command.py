@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +16,15 @@ from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_layers import adapter_parameters, lora_layers
-from mascot.cli.app import main
 from mascot.diffusion.noise import seeded
 from mascot.methods.lora import LoraSettings
 from mascot.models.families.registry import load_family
+from tiny.commands import Command
 from tiny.photos import noise
 from tiny.stable_diffusion import SUBJECT
 
 FLAT = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 PAIR = {f"{FLAT}.lora_down.weight": torch.rand(2, 16), f"{FLAT}.lora_up.weight": torch.rand(16, 2)}
-
-
-@dataclass(frozen=True)
-class Command:
-    """Runs `mascot` in this process."""
-
-    patch: pytest.MonkeyPatch
-    capture: pytest.CaptureFixture[str]
-
-    def __call__(self, *words: object) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        self.patch.setattr(sys, "argv", ["mascot", *map(str, words)])
-        self.capture.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed, errors = self.capture.readouterr()
-        return int(str(stop.value.code)), printed, errors
-
-
-@pytest.fixture
-def mascot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command."""
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -79,8 +79,10 @@ def test_parts_that_share_their_down_projection_keep_its_rank(kind: str) -> None
 
 
 def test_an_up_projection_of_zeros_keeps_its_ranks() -> None:
-    parts = [replace(part, tensors={**part.tensors, ".lora_B.weight": torch.zeros(16, 4)})
-             for part in parts_of("lora", QKV, (4, 4, 4), (4, 4, 4))]  # fmt: skip
+    parts = [
+        replace(part, tensors={**part.tensors, ".lora_B.weight": torch.zeros(16, 4)})
+        for part in parts_of("lora", QKV, (4, 4, 4), (4, 4, 4))
+    ]
     for before, after in zip(parts, split_layer(join_layers(parts, QKV), QKV), strict=True):
         assert_same(after, before)
 
@@ -95,8 +97,10 @@ def test_scales_that_differ_are_folded_into_one_factor() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 7.3, 1.0, 0.7, 100.0, 16])
 def test_alphas_of_few_digits_come_back_through_a_file(alpha: float) -> None:
-    layers = {("transformer", f"transformer_blocks.0.attn.to_{name}"): part
-              for name, part in zip("qkv", parts_of("lora", QKV, (5, 5, 5), (alpha,) * 3), strict=True)}  # fmt: skip
+    layers = {
+        ("transformer", f"transformer_blocks.0.attn.to_{name}"): part
+        for name, part in zip("qkv", parts_of("lora", QKV, (5, 5, 5), (alpha,) * 3), strict=True)
+    }
     layers["transformer", "transformer_blocks.0.attn.to_out.0"] = layers[
         "transformer", "transformer_blocks.0.attn.to_q"
     ]
@@ -129,8 +133,14 @@ def test_a_lokr_is_split_between_the_blocks_of_its_first_factor() -> None:
 def test_a_lokr_cut_inside_a_block_is_read_as_the_lora_it_equals(blocks: int) -> None:
     generator = seed(3)
     fused = layer_of(
-        {".lokr_w1": torch.randn(blocks, 6, generator=generator), ".lokr_w2_a": torch.randn(6, 2, generator=generator),
-         ".lokr_w2_b": torch.randn(2, 3, generator=generator)}, 2, 1.0)  # fmt: skip
+        {
+            ".lokr_w1": torch.randn(blocks, 6, generator=generator),
+            ".lokr_w2_a": torch.randn(6, 2, generator=generator),
+            ".lokr_w2_b": torch.randn(2, 3, generator=generator),
+        },
+        2,
+        1.0,
+    )
     parts = split_layer(fused, QKV)
     assert torch.allclose(torch.cat([change(part) for part in parts if part]), change(fused), atol=1e-6)
 
@@ -161,8 +171,12 @@ def test_halves_inside_a_block_are_refused() -> None:
 
 def test_halves_that_comfyui_would_leave_unexchanged_are_refused_by_name() -> None:
     odd = layer_of({".lokr_w1": torch.randn(3, 3), ".lokr_w2": torch.randn(8, 4)}, 1, 1.0)
-    others = {("transformer", f"transformer_blocks.{number}.attn.add_q_proj"): random_layer(
-        "lokr", (12, 12), 1, 1.0, seed(number)) for number in (0, 23)}  # fmt: skip
+    others = {
+        ("transformer", f"transformer_blocks.{number}.attn.add_q_proj"): random_layer(
+            "lokr", (12, 12), 1, 1.0, seed(number)
+        )
+        for number in (0, 23)
+    }
     tensors, metadata = write_own({**others, ("transformer", "norm_out.linear"): odd})
     assert "lycoris_norm_out_linear.lokr_w1" in write_format("comfyui", tensors, metadata, "sd3")[0]
     tensors, metadata = write_own({**others, ("transformer", "transformer_blocks.23.norm1_context.linear"): odd})

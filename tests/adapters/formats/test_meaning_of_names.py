@@ -58,8 +58,10 @@ def original_weights(architecture: str) -> dict[str, Tensor]:
         norms = [f"double_blocks.N.{side}_attn.norm" for side in ("img", "txt")] + ["single_blocks.N.norm"]
         weights |= {
             f"{with_number(norm, number)}.{part}_norm.scale": torch.ones(4)
-            for norm in norms for part in ("query", "key") for number in "01"
-        }  # fmt: skip
+            for norm in norms
+            for part in ("query", "key")
+            for number in "01"
+        }
     last = "joint_blocks.1.context_block"  # the last block of SD3 does not change the text
     return {
         name: weight for name, weight in weights.items() if not name.startswith((f"{last}.attn.proj", f"{last}.mlp"))

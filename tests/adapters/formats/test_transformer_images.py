@@ -6,7 +6,6 @@ measure: its names, halves and alphas are written out here, not taken from the c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from adapters.formats.low_rank_layers import applied, layer_of, random_layer
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import LayerChange
 from mascot.api.adapters.convert import convert
-from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation.generator import Generator
@@ -31,6 +29,7 @@ from mascot.methods.lora import LoraSettings, restore
 from mascot.models.families.flux import pack
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
+from tiny.commands import Command
 from tiny.families import tiny_base
 from tiny.stable_diffusion import SUBJECT
 
@@ -90,8 +89,11 @@ TEXT_LAYERS = [
     for name in (*(f"self_attn.{letter}_proj" for letter in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 ]
 
-KOHYA_ENDINGS = {".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight",
-                 ".lora_magnitude_vector": ".dora_scale"}  # fmt: skip
+KOHYA_ENDINGS = {
+    ".lora_A.weight": ".lora_down.weight",
+    ".lora_B.weight": ".lora_up.weight",
+    ".lora_magnitude_vector": ".dora_scale",
+}
 
 Changes = dict[str, tuple[Tensor, Tensor]]
 """Original layer -> its down and its up projection."""
@@ -127,8 +129,11 @@ def by_diffusers(base: Path, file: Path) -> np.ndarray:
     pipeline.load_lora_weights(file)
     noise = gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)])
     options: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 64, "width": 64}
-    given = {"latents": pack(noise), "max_sequence_length": 32} if base.name == "flux" else {
-        "latents": noise, "negative_prompt": ""}  # fmt: skip
+    given = (
+        {"latents": pack(noise), "max_sequence_length": 32}
+        if base.name == "flux"
+        else {"latents": noise, "negative_prompt": ""}
+    )
     return np.asarray(pipeline(PROMPT, **options, **given, output_type="np").images[0], np.float64) * 255
 
 
@@ -306,8 +311,11 @@ def test_files_with_names_of_diffusers_are_the_plain_change(
     write: Callable[[Changes, Mapping[str, tuple[str, ...]]], Tensors],
     tmp_path: Path,
 ) -> None:
-    layers = {name: owns for name, owns in (SD3_LAYERS if family == "sd3" else FLUX_LAYERS).items()
-              if len(owns) == 1 and name not in SHIFT_FIRST}  # fmt: skip
+    layers = {
+        name: owns
+        for name, owns in (SD3_LAYERS if family == "sd3" else FLUX_LAYERS).items()
+        if len(owns) == 1 and name not in SHIFT_FIRST
+    }
     changes = random_changes(bases[family], layers)
     ours = with_file(bases[family], save(write(changes, layers), tmp_path))
     scale = ALPHA / RANK if write is onetrainer else 1.0
@@ -344,8 +352,11 @@ def test_other_kinds_of_layers_are_applied_as_defined(
 ) -> None:
     """A DoRA, which diffusers reads as a LoRA, and LoHa and LoKr, which it refuses."""
     base = bases[family]
-    layers = {name: own for name, own in (SD3_LAYERS if family == "sd3" else {**FLUX_LAYERS, **FLUX_MORE}).items()
-              if name != "x_embedder.proj"}  # fmt: skip
+    layers = {
+        name: own
+        for name, own in (SD3_LAYERS if family == "sd3" else {**FLUX_LAYERS, **FLUX_MORE}).items()
+        if name != "x_embedder.proj"
+    }
     shapes = {name: (len(up), down.shape[1]) for name, (down, up) in random_changes(base, layers).items()}
     generator = torch.Generator().manual_seed(2)
     changes = {name: product_of(kind, shape, generator) for name, shape in shapes.items()}
@@ -363,8 +374,10 @@ def test_a_lokr_that_is_cut_inside_a_block_is_applied_as_the_lora_it_equals(
     bases: Mapping[str, Path], tmp_path: Path
 ) -> None:
     base = bases["flux"]
-    layers = {name: FLUX_MORE.get(name) or FLUX_LAYERS[name] for name in
-              ("single_blocks.0.linear1", "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj")}  # fmt: skip
+    layers = {
+        name: FLUX_MORE.get(name) or FLUX_LAYERS[name]
+        for name in ("single_blocks.0.linear1", "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj")
+    }
     generator = torch.Generator().manual_seed(3)
     changes: dict[str, LayerChange] = {}
     file: Tensors = {}
@@ -381,30 +394,23 @@ def test_a_lokr_that_is_cut_inside_a_block_is_applied_as_the_lora_it_equals(
     assert np.abs(ours - with_weights(base, layers, changes)).max() <= ONE_LEVEL
 
 
-def run_convert(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """Run the command `convert` in this process, and expect success."""
-    monkeypatch.setattr(sys, "argv", ["mascot", "convert", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
-
-
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_the_command_writes_what_diffusers_draws(
-    bases: Mapping[str, Path], family: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    bases: Mapping[str, Path],
+    family: str,
+    tmp_path: Path,
+    mascot: Command,
+) -> None:
     """From kohya to diffusers and back, also layers that diffusers drops in kohya's form."""
     layers = SD3_LAYERS if family == "sd3" else {**FLUX_LAYERS, **FLUX_MORE}
     texts = text_file("lora_te1_text_model_")
     theirs = save(kohya(random_changes(bases[family], layers)) | texts, tmp_path)
     own, back, comfy = (tmp_path / f"{name}.safetensors" for name in ("own", "back", "comfy"))
-    run_convert(monkeypatch, theirs, own, "--to", "diffusers")
-    assert "ComfyUI reads no alphas" in " ".join("".join(capsys.readouterr()).split())
-    run_convert(monkeypatch, own, comfy, "--to", "comfyui")
-    capsys.readouterr()
-    run_convert(monkeypatch, comfy, back, "--to", "kohya")
-    said = " ".join("".join(capsys.readouterr()).split())
+    code, _, said = mascot("convert", theirs, own, "--to", "diffusers")
+    assert (code, "ComfyUI reads no alphas" in said) == (0, True)
+    assert mascot("convert", own, comfy, "--to", "comfyui")[0] == 0
+    code, _, said = mascot("convert", comfy, back, "--to", "kohya")
+    assert code == 0
     assert ("reads no file of SD3" if family == "sd3" else "drops layers outside the blocks") in said
     before, after = load_file(theirs), load_file(back)
     assert before.keys() == after.keys()

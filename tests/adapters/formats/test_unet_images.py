@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.lora_keys import METADATA_KEY, name_in_file
-from mascot.cli.app import main
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 from mascot.generation import loading
@@ -28,6 +25,7 @@ from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, Knobs
 from mascot.models.families.registry import load_family
 from mascot.protocols import Family
+from tiny.commands import Command
 from tiny.families import tiny_base
 from tiny.stable_diffusion import tiny_stable_diffusion
 
@@ -126,29 +124,6 @@ def load_part(pipeline: Any, folder: Path) -> None:
         PeftModel.from_pretrained(getattr(pipeline, folder.name), folder)
 
 
-@dataclass(frozen=True)
-class Command:
-    """Runs `mascot convert` in this process."""
-
-    patch: pytest.MonkeyPatch
-    capture: pytest.CaptureFixture[str]
-
-    def __call__(self, *words: object) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        self.patch.setattr(sys, "argv", ["mascot", "convert", *map(str, words)])
-        self.capture.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed, errors = self.capture.readouterr()
-        return int(str(stop.value.code)), printed, errors
-
-
-@pytest.fixture
-def convert(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run `mascot convert`."""
-    return Command(monkeypatch, capfd)
-
-
 CASES = [
     pytest.param(name, kind, marks=[pytest.mark.slow] * ((name, kind) != ("sd", "lora")))
     for name in ("sd", "sdxl")
@@ -158,7 +133,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_every_format_draws_the_same_image(
-    bases: Mapping[str, Path], convert: Command, tmp_path: Path, name: str, kind: str
+    bases: Mapping[str, Path], mascot: Command, tmp_path: Path, name: str, kind: str
 ) -> None:
     """Alphas differ by layer, but in kohya's form for diffusers, which takes the commonest."""
     base = bases[name]
@@ -169,12 +144,12 @@ def test_every_format_draws_the_same_image(
     assert difference(expected, ours(base, None)) > 10
     for to in ("diffusers", "kohya", "comfyui", "peft"):
         out = tmp_path / (to if to == "peft" else f"{to}.safetensors")
-        assert convert(source, out, "--to", to)[0] == 0
+        assert mascot("convert", source, out, "--to", to)[0] == 0
         assert difference(ours(base, out), expected) == 0, to
     assert difference(theirs(base, tmp_path / "diffusers.safetensors"), expected) <= 1
     assert difference(by_peft(base, tmp_path / "peft"), expected) <= 1
     if kind == "lora":
-        code, _, errors = convert(even, tmp_path / "k.safetensors", "--to", "kohya")
+        code, _, errors = mascot("convert", even, tmp_path / "k.safetensors", "--to", "kohya")
         assert (code, errors) == (0, "")
         assert difference(theirs(base, tmp_path / "k.safetensors"), ours(base, even)) <= 1
 

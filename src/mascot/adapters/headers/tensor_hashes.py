@@ -36,15 +36,8 @@ def with_places(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in PLACES} | {key: PLACES[key] for key in wanted}
 
 
-def with_hashes(content: bytes) -> bytes:
-    """Fill in the hashes of a whole safetensors file where its header has places for them."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    digest = hashlib.sha256(content[end:]).hexdigest()
-    return content[:8] + filled_header(content[8:end], digest, legacy_hash(content[LEGACY_BYTES])) + content[end:]
-
-
 def fill_hashes(path: Path) -> None:
-    """Fill in the hashes of a safetensors file that was just written, in place.
+    """Fill in the hashes of a safetensors file where its header has places for them, in place.
 
     The file is read in pieces, so it may be larger than the memory.
     """

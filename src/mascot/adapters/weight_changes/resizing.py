@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +15,6 @@ from mascot.adapters.weight_changes.low_rank import MAGNITUDE, DenseChange, Fact
 
 MOST_BYTES: Final = 48 * 2**20
 """Most bytes of changes that wait until there are more of their shape."""
-
-OnLayer = Callable[[str], None]
-"""Called with the name of each layer when it is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

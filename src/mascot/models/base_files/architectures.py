@@ -15,8 +15,6 @@ from mascot.models.base_files.file_contents import AUTOENCODER, OPEN_CLIP, SECON
 
 HEAD_WIDTH: Final = 64
 """Width of an attention head, but in Stable Diffusion 1's UNets, which have 8 heads a layer."""
-TIME_WIDTH: Final = 256
-"""Width of the embedding of each of the six framing numbers."""
 FRAMING_NUMBERS: Final = 6
 
 ALL_LAYERS: Final = 24

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from mascot.adapters.headers.hub_facts import ENCODERS, READ_BY_A1111, WEIGHTS, prompt_name
 from mascot.generation.knobs import Knobs
 from mascot.models import starter
 from mascot.reports.model_card import CardUsage
-
-NEEDS_NOTHING: Final = "pip install mascot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
