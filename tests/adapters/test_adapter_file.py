@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from mascot.adapters import adapter_file
 from mascot.adapters.adapter_file import Adapter, Manifest
+from mascot.adapters.lora_keys import read_settings
 from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import UserError
 
@@ -110,3 +112,16 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path, text: str) -> 
     save_file({"unet.a.lora_A.weight": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"mascot": text})
     with pytest.raises(UserError, match="another version of mascot"):
         Adapter.read(tmp_path / "a.safetensors")
+
+
+def test_the_weights_of_a_peft_folder_are_read_with_the_settings_beside_them(tmp_path: Path) -> None:
+    layer = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    halves = {f"{layer}.lora_A.weight": torch.ones(4, 8), f"{layer}.lora_B.weight": torch.ones(8, 4)}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    alone = Adapter.read(tmp_path / "adapter_model.safetensors")
+    assert read_settings(alone.metadata)["unet"].lora_alpha == 4
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 32, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    beside = Adapter.read(tmp_path / "adapter_model.safetensors")
+    assert beside.metadata == Adapter.read(tmp_path).metadata
+    assert read_settings(beside.metadata)["unet"].lora_alpha == 64

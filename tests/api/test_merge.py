@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from adapters.weight_changes.made_adapters import difference, draw, draw_sum, load, write_adapter
+from adapters.weight_changes.made_adapters import KNOBS, difference, draw, draw_sum, load, write_adapter
 from mascot.adapters.adapter_file import Adapter
 from mascot.api.adapters.bake import bake
 from mascot.api.adapters.merge import merge
 from mascot.api.adapters.resize import resize
+from mascot.api.generate import generate
 from tiny.families import tiny_base as family_base
 from tiny.single_files import tiny_pipeline, tiny_single_file
 
@@ -55,6 +57,17 @@ def test_a_baked_folder_draws_what_base_and_adapter_draw(
     expected = draw(load(tiny_base), PROMPT, adapter=Adapter.read(adapter))
     assert difference(draw(load(tmp_path / "baked"), PROMPT), expected) <= 1
     assert difference(draw(load(tiny_base), PROMPT), expected) > 8
+
+
+@pytest.mark.parametrize("pair", [("lora", "dora"), pytest.param(("dora", "dora"), marks=pytest.mark.slow)])
+def test_a_dora_beside_others_is_baked_as_it_is_drawn(tiny_base: Path, tmp_path: Path, pair: tuple[str, str]) -> None:
+    files = [
+        write_adapter(tiny_base, tmp_path / f"{n}.safetensors", seed=n, variant=kind) for n, kind in enumerate(pair)
+    ]
+    sources = [f"{files[0]}:0.7", f"{files[1]}:0.9"]
+    bake(sources, str(tiny_base), tmp_path / "baked")
+    (expected,) = generate(sources, [PROMPT], KNOBS, count=1, seed=3)
+    assert difference(draw(load(tmp_path / "baked"), PROMPT), np.asarray(expected)) <= 1
 
 
 @pytest.mark.parametrize("kind", ["one", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("two", "xl"))])

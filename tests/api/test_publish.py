@@ -13,9 +13,11 @@ from PIL import Image
 
 from laws.bad_places import empty_scores
 from mascot.adapters.adapter_file import Adapter
+from mascot.adapters.peft_folder import settings_beside
 from mascot.api.adapters.publish import publish
 from mascot.api.train import train
 from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Score, Scores
+from mascot.generation.stack.adapter_sources import read_source
 from mascot.recipe.recipe import Recipe
 from mascot.storage import model_hub
 from mascot.storage.image_files import write_image
@@ -268,3 +270,9 @@ def test_other_methods_are_published_in_the_forms_that_tools_read(
     assert mascot("generate", REPO, *words, tmp_path / "hub_images")[::2] == (0, "")
     [ours], [theirs] = ((tmp_path / name).glob("*.png") for name in ("own", "hub_images"))
     assert Image.open(ours).tobytes() == Image.open(theirs).tobytes()
+
+
+def test_the_settings_of_a_peft_repository_come_with_its_weights(hub: Hub) -> None:
+    hub.repositories["someone/cat"] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+    file = Path(str(read_source("someone/cat").file()))
+    assert (file.name, settings_beside(file)) == ("adapter_model.safetensors", True)

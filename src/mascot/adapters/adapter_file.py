@@ -28,7 +28,7 @@ from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_
 from mascot.adapters.formats.word_files import tensors_in_pickle
 from mascot.adapters.headers.tensor_hashes import fill_hashes, with_places
 from mascot.adapters.lora_keys import METADATA_KEY, first_mistake
-from mascot.adapters.peft_folder import is_peft_folder, read_peft_folder
+from mascot.adapters.peft_folder import is_peft_folder, read_peft_folder, settings_beside
 from mascot.errors import UserError
 from mascot.protocols import Subject
 from mascot.storage.tensor_files import read_pickled, read_tensors, write_tensors
@@ -184,8 +184,8 @@ class Adapter:
             UserError: the file does not exist, is not a safetensors file or of a format that mascot
                 does not read, is damaged, or has a manifest of a newer version.
         """
-        if is_peft_folder(path):
-            tensors, header = read_peft_folder(path)
+        if is_peft_folder(path) or settings_beside(path):
+            tensors, header = read_peft_folder(path if path.is_dir() else path.parent)
         else:
             tensors, header = read_file(path)
         text = header.pop(MANIFEST_KEY, None)

@@ -50,6 +50,11 @@ def is_peft_folder(path: Path) -> bool:
     return any((folder / CONFIG).is_file() for folder in (path, *(path / part for part in PARTS)))
 
 
+def settings_beside(path: Path) -> bool:
+    """Tell whether a file is that of a folder of peft, whose settings lie beside it."""
+    return path.name == WEIGHTS and (path.parent / CONFIG).is_file()
+
+
 def read_peft_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a folder for one part, or one with a subfolder for each part.
 

@@ -22,6 +22,7 @@ from mascot.adapters.weight_changes.low_rank import (
 from mascot.adapters.weight_changes.merging import ScaledAdapter, summed_changes
 from mascot.adapters.weight_changes.resizing import Ranks, ranks_in, reduce_layers, settings_metadata
 from mascot.diffusion.noise import seeded
+from mascot.errors import UserError
 
 SHAPES = ((6, 8, 0), (8, 6, 0), (24, 18, 0), (6, 4, 3), (4, 6, 1))
 ADAPTERS = st.tuples(
@@ -63,6 +64,22 @@ def test_a_merged_file_holds_the_sum_of_the_changes(
     read = read_layers(tensors, settings_metadata(ranks_in(tensors)))
     again = change_of(read[layer], tensors)
     torch.testing.assert_close(again.dense().view(expected.shape), expected, atol=3e-5, rtol=3e-5)
+
+
+@pytest.mark.parametrize("scale", [2.0**-9, 1.0, 2.0**17])
+def test_half_precision_rounds_a_scaled_change_no_more_than_an_unscaled_one(scale: float) -> None:
+    up, down = torch.randn(40, 4, generator=seeded(0)) / 300, torch.randn(4, 30, generator=seeded(1)) / 10
+    change = FactoredChange(up_MR=up, down_RN=down).scaled(scale)
+    tensors = to_tensors("unet.conv_in", change, torch.float16)
+    written = tensors["unet.conv_in.lora_B.weight"].double() @ tensors["unet.conv_in.lora_A.weight"].double()
+    exact = up.double() @ down.double() * scale
+    assert (written - exact).norm() / exact.norm() < 2**-11
+
+
+def test_a_change_that_half_precision_cannot_hold_is_refused() -> None:
+    change = FactoredChange(up_MR=torch.full((3, 1), 1e9), down_RN=torch.full((1, 3), 1e9))
+    with pytest.raises(UserError, match="too large for float16; give smaller scales"):
+        to_tensors("unet.conv_in", change, torch.float16)
 
 
 def singular_values(change: Tensor) -> Tensor:

@@ -261,20 +261,44 @@ def as_factors(change: WeightChange) -> FactoredChange:
     return FactoredChange(up_MR=up_MR, down_RN=down_RN, kernel=change.kernel)
 
 
+def balanced(change: FactoredChange) -> FactoredChange:
+    """Move powers of two between the factors, so that both have values of one size at each rank.
+
+    That changes no bit of their product. float16 rounds coarsely below 6e-5 and ends at 65504.
+    """
+    largest_up_R, largest_down_R = change.up_MR.abs().amax(0), change.down_RN.abs().amax(1)
+    ratio_R = torch.where((largest_up_R > 0) & (largest_down_R > 0), largest_down_R / largest_up_R, 1.0)
+    power_R = torch.exp2(ratio_R.log2().div(2).round())
+    return replace(change, up_MR=change.up_MR * power_R, down_RN=change.down_RN / power_R[:, None])
+
+
 def to_tensors(layer: str, change: FactoredChange, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Write factors as the tensors of a LoRA whose alpha is its rank."""
+    """Write factors as the tensors of a LoRA whose alpha is its rank.
+
+    Raises:
+        UserError: a value is too large for the type.
+    """
     ones = tuple(1 for _ in change.kernel)
+    change = balanced(change) if dtype == torch.float16 else change
     down, up = change.down_RN.to(dtype), change.up_MR.to(dtype)
+    if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+        raise UserError(
+            f"the change of {layer} is too large for {str(dtype).removeprefix('torch.')}; give smaller scales, "
+            "or adapters that mascot convert --dtype fp32 has written."
+        )
     if change.kernel:
         down = down.reshape(len(down), -1, *change.kernel)
     return {f"{layer}.lora_A.weight": down.contiguous(), f"{layer}.lora_B.weight": up.reshape(*up.shape, *ones)}
 
 
-def changed_weight(layer: StoredLayer, tensors: Mapping[str, Tensor], weight: Tensor, scale: float) -> Tensor:
+def changed_weight(
+    layer: StoredLayer, tensors: Mapping[str, Tensor], weight: Tensor, scale: float, before: Tensor | None = None
+) -> Tensor:
     """Return what a layer adds to the base's weight, float32, in the weight's shape.
 
     A DoRA gives each output of the weight, changed in its direction, a length of its own (Liu et
-    al. 2024, equation 5); the scale belongs to the direction.
+    al. 2024, equation 5); the scale belongs to the direction. What LoRAs have added `before` is
+    multiplied with it, as in peft and diffusers.
 
     Raises:
         UserError: the layer's tensors do not fit the weight.
@@ -291,5 +315,8 @@ def changed_weight(layer: StoredLayer, tensors: Mapping[str, Tensor], weight: Te
         turned_MN = base_MN + added_MN
         length_M1 = turned_MN.norm(dim=1, keepdim=True)
         magnitude_M1 = tensors[layer.keys[MAGNITUDE]].float().reshape(-1, 1)
-        added_MN = turned_MN * (magnitude_M1 / length_M1) - base_MN
+        factor_M1 = magnitude_M1 / length_M1
+        added_MN = turned_MN * factor_M1 - base_MN
+        if before is not None:
+            added_MN = added_MN + (factor_M1 - 1) * before.flatten(1)
     return added_MN.view(weight.shape)

@@ -52,10 +52,15 @@ class Contribution:
     """A low-rank layer; or else `key` holds the whole weight."""
     key: str = ""
 
-    def added_to(self, weight: Tensor) -> Tensor:
-        """Compute what is added to the base's weight, float32."""
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a LoHa or a LoKr, which are added after all LoRAs of a weight."""
+        return self.layer is not None and self.layer.kind != "factors"
+
+    def added_to(self, weight: Tensor, before: Tensor) -> Tensor:
+        """Compute what is added to a weight, float32, beside what was added `before`."""
         if self.layer is not None:
-            return changed_weight(self.layer, self.adapter.tensors, weight, self.scale)
+            return changed_weight(self.layer, self.adapter.tensors, weight, self.scale, before)
         return self.scale * (self.adapter.tensors[self.key].float() - weight.float())
 
 
@@ -158,14 +163,21 @@ def check_found(changes: Contributions, base: BaseFiles) -> None:
 
 
 def new_weight(weight: Tensor, found: Sequence[Contribution]) -> Tensor:
-    """Compute a weight with all changes, float32; a whole one at full scale is taken as it is."""
-    first = found[0]
-    if len(found) == 1 and first.key and first.scale == 1:
-        return first.adapter.tensors[first.key].float()
-    added = first.added_to(weight)
-    for one in found[1:]:
-        added = added + one.added_to(weight)
-    return weight.float() + added
+    """Compute a weight with all changes, float32, in the order in which generation applies them.
+
+    Whole weights come first; a single one at full scale is taken as it is.
+    """
+    whole = [one for one in found if one.key]
+    if len(whole) == 1 and whole[0].scale == 1:
+        base = whole[0].adapter.tensors[whole[0].key].float()
+    else:
+        nothing = torch.zeros(())
+        base = sum((one.added_to(weight, nothing) for one in whole), weight.float())
+    low_rank = sorted((one for one in found if not one.key), key=lambda one: one.is_product)
+    added = torch.zeros_like(base)
+    for one in low_rank:
+        added = added + one.added_to(base, added)
+    return base + added if low_rank else base
 
 
 def plan_bake(inputs: Sequence[InputAdapter], base: BaseFiles, changes: Contributions) -> FileWorkPlanned:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from mascot.adapters.peft_folder import is_peft_folder
+from mascot.adapters.peft_folder import CONFIG, WEIGHTS, is_peft_folder
 from mascot.data.prompt_templates import PLACEHOLDERS
 from mascot.errors import UserError, list_some, shorten
 from mascot.generation.knobs import LARGEST_SCALE
@@ -184,8 +184,11 @@ def download_adapter(repository: str) -> Path:
             several.
     """
     try:
-        names = [name for name in hub_files(repository) if "/" not in name and name.endswith(ENDINGS[0])]
+        files = hub_files(repository)
+        names = [name for name in files if "/" not in name and name.endswith(ENDINGS[0])]
         known = [name for name in IN_REPOSITORIES if name in names] or names
+        if known == [WEIGHTS] and CONFIG in files:
+            hub_file(repository, CONFIG)  # is read where it lies beside the weights
         if len(known) == 1 or known[:1] == [IN_REPOSITORIES[0]]:
             return hub_file(repository, known[0])
     except Exception as error:  # the hub's library raises many kinds
