@@ -79,7 +79,7 @@ def shorten(text: str, length: int = 100) -> str:
 def list_some(names: Iterable[str]) -> str:
     """Join up to three names, and count the others: `a, b, c and 2 more`."""
     names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(shorten(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def printable(path: Path) -> str:
@@ -88,6 +88,12 @@ def printable(path: Path) -> str:
     Control characters and undecodable bytes become `?`.
     """
     return "".join(letter if letter.isprintable() else "?" for letter in path.name)
+
+
+def escape_control(text: str) -> str:
+    """Write characters that would steer a terminal as escapes; line ends stay."""
+    shown = (letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    return text if text.isprintable() else "".join(shown)
 
 
 def import_optional(package: str) -> ModuleType:

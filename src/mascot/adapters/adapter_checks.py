@@ -11,12 +11,19 @@ from torch import Tensor
 
 from mascot.adapters.foreign_formats import describe_foreign
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE, METADATA_KEY, MOST_RANK, UP, PartSettings, read_settings
-from mascot.errors import UserError, list_some
+from mascot.adapters.token_rows import BUNDLE, ENCODERS, RECORDS_KEY, read_records
+from mascot.errors import UserError, list_some, shorten
 
 AGAIN = "get the file again from where it comes from, or train it again."
 """Remedy for a damaged file."""
 LARGEST_PRODUCT = 1e12
 """Bound of a down projection's largest value times the up projection's, beyond any healthy one."""
+LARGEST_ROW = 1e4
+"""Bound of a word's values; those of text encoders are below 10."""
+STAGE = re.compile(r"^stage\d+\.")
+"""How names of a later stage of a base begin."""
+PART = re.compile(r"(stage\d+\.)?(unet|transformer|text_encoder(_\d+)?)\.")
+"""How names of a part's tensors begin."""
 PEFT_PREFIX = "base_model.model."
 """How peft's own names begin, after the part."""
 PRODUCT_TENSOR = re.compile(r"^(?P<layer>.+)\.(?P<kind>hada|lokr)_(?P<name>\w+)$")
@@ -38,6 +45,22 @@ def check_adapter(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     check_finite(path, tensors)
     try:
         faults = list(low_rank_faults(tensors, metadata))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if faults:
+        raise UserError(f"{path} is damaged: {list_some(faults)}; {AGAIN}")
+
+
+def check_words(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Check what is beside the low-rank layers of an adapter file in our form.
+
+    Raises:
+        UserError: it is empty, or has tensors of no part and no word, or rows that are none.
+    """
+    if not tensors:
+        raise UserError(f"{path}: this adapter is empty; train or export it again.")
+    try:
+        faults = list(word_faults(tensors, metadata))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if faults:
@@ -73,6 +96,12 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
+def largest(tensor: Tensor) -> float:
+    """Return the largest absolute value of a tensor; 8-bit floats are compared as float32."""
+    values = tensor.float() if tensor.element_size() == 1 else tensor
+    return float(values.abs().max())
+
+
 def low_rank_faults(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[str]:
     """Describe what is wrong with the low-rank layers of a file, layer by layer.
 
@@ -104,6 +133,39 @@ def settings_by_part(metadata: Mapping[str, str]) -> dict[str, PartSettings]:
     }
 
 
+def word_faults(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[str]:
+    """Describe tensors that are of no part, and are no rows of a word that the metadata name.
+
+    Raises:
+        UserError: the metadata cannot be read.
+    """
+    others = [key for key in tensors if not PART.match(key)]
+    named = any(key.endswith(RECORDS_KEY) for key in metadata)
+    if not named and len(others) == len(tensors):
+        return  # what is missing is said where the words are restored
+    tokens = {
+        record.token
+        for key in metadata
+        if key.endswith(RECORDS_KEY)
+        for record in read_records({RECORDS_KEY: metadata[key]})
+    }
+    for key in others:
+        name = STAGE.sub("", key)
+        if name not in tokens and name not in ENCODERS and not name.startswith(BUNDLE):
+            yield f"{shorten(key)} is of no layer and no word"
+        elif fault := row_fault(f"the word's tensor {shorten(key)}", tensors[key]):
+            yield fault
+
+
+def row_fault(name: str, rows_ND: Tensor) -> str:
+    """Say what makes rows of a word useless; empty where nothing does."""
+    if rows_ND.numel() == 0:
+        return f"{name} is empty"
+    if not is_finite(rows_ND):
+        return f"{name} has NaN or infinite values"
+    return f"{name} has values beyond {LARGEST_ROW:g}" if largest(rows_ND) > LARGEST_ROW else ""
+
+
 def pair_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettings]) -> Iterator[str]:
     """Describe LoRA layers without one of their projections or magnitudes, or with two ranks."""
     has_magnitudes = {part_of(key) for key in tensors if key.endswith(MAGNITUDE)}
@@ -122,9 +184,9 @@ def pair_faults(tensors: Mapping[str, Tensor], settings: Mapping[str, PartSettin
             yield f"{key if tensor.ndim < 2 else layer + UP} is no matrix"
         elif tensor.shape[0] != up.shape[1]:
             yield f"{key} has rank {tensor.shape[0]}, and its other half {up.shape[1]}"
-        elif 0 in (*tensor.shape, *up.shape):
+        elif 0 in (*tensor.shape, *up.shape) or not (tensor.is_floating_point() and up.is_floating_point()):
             continue  # said by the caller
-        elif float(tensor.abs().max()) * float(up.abs().max()) > LARGEST_PRODUCT:
+        elif largest(tensor) * largest(up) > LARGEST_PRODUCT:
             yield f"{key} times its other half is beyond {LARGEST_PRODUCT:g}"
         else:
             yield from rank_faults(key, layer, tensor.shape[0], settings)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign
+from mascot.adapters.adapter_checks import AGAIN, check_adapter, check_foreign, check_words
 from mascot.adapters.foreign_formats import describe_pickle
 from mascot.adapters.formats.numbered_layers import WORD_MARK
 from mascot.adapters.formats.registry import ConvertedAdapter, is_foreign, read_format
@@ -196,6 +196,7 @@ class Adapter:
             converted = convert_foreign(path, tensors, header)
             tensors, header, found = dict(converted.tensors), dict(converted.metadata), converted.format
         check_adapter(path, tensors, header)
+        check_words(path, tensors, header)
         return cls(tensors=tensors, metadata=header, manifest=manifest, format=found)
 
 

@@ -31,6 +31,8 @@ T5_PREFIX: Final = "encoder.block."
 """How the layers of a T5 begin, in files and modules."""
 MOST_RANK: Final = 4096
 """Largest rank that is read from a file."""
+LARGEST_ALPHA: Final = 1e6
+"""Largest alpha that is read from a file, of either sign."""
 MOST_PATTERNS: Final = 20_000
 """Most layers for which metadata may record a rank or an alpha of their own."""
 MOST_WILDCARDS: Final = 50
@@ -41,7 +43,7 @@ WILDCARD: Final = re.compile(r"\.[*+]|\\d\+?|\[0-9\]\+?")
 """What a simple pattern may hold besides names."""
 
 Value = TypeVar("Value")
-Alpha = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA, allow_inf_nan=False)]
 
 
 def name_in_file(part: str, key: str) -> str:

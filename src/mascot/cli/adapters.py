@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mascot.cli.options import RunOrAdapter
+from mascot.errors import escape_control
 
 Files = Annotated[
     list[Path],
@@ -43,7 +44,7 @@ def inspect(files: Files, *, json: AsJson = False) -> None:
         typer.echo(write_json([look_into(file) for file in files]))
         return
     for number, file in enumerate(files):
-        typer.echo(f"{chr(10) * bool(number)}{write_text(look_into(file))}")
+        typer.echo(f"{chr(10) * bool(number)}{escape_control(write_text(look_into(file)))}")
 
 
 Private = Annotated[bool, typer.Option("--private", help="Write no header for other tools.")]
@@ -72,7 +73,7 @@ def convert(
     quiet_libraries()
     conversion = write_as(adapter, out, to=to, dtype=dtype, private=private, thumbnail=thumbnail)
     for note in conversion.notes:
-        typer.echo(f"mascot: note: {note}.", err=True)
+        typer.echo(escape_control(f"mascot: note: {note}."), err=True)
     layers = f"{conversion.layers} layers" if conversion.layers else "words"
     if conversion.path not in conversion.words:
         typer.echo(f"{conversion.path}: {layers}, from {conversion.format} to {conversion.to}")

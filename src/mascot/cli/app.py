@@ -21,7 +21,7 @@ from mascot.cli.publish import publish
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
-from mascot.errors import UserError, is_out_of_memory, received, shorten
+from mascot.errors import UserError, escape_control, is_out_of_memory, received, shorten
 from mascot.storage.strict_parsing import is_unicode
 
 SUMMARY = (
@@ -124,7 +124,7 @@ class NoticeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one warning."""
-        typer.echo(f"mascot: {' '.join(record.getMessage().split())}", err=True)
+        typer.echo(f"mascot: {escape_control(' '.join(record.getMessage().split()))}", err=True)
 
 
 def prepare_output() -> None:
@@ -167,5 +167,5 @@ def describe_system_error(error: OSError) -> str:
 
 def refuse(sentence: str) -> int:
     """Print an error in one line on stderr; returns the exit code."""
-    typer.echo(f"mascot: {' '.join(sentence.split())}", err=True)
+    typer.echo(f"mascot: {escape_control(' '.join(sentence.split()))}", err=True)
     return 2

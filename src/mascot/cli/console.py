@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
-from mascot.errors import check_interrupted
+from mascot.errors import check_interrupted, escape_control
 from mascot.progress import (
     AdapterReadBack,
     CheckpointChosen,
@@ -268,7 +268,7 @@ def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> 
     """Print names and values."""
     table = RichTable(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2))
     for name, value in rows:
-        table.add_row(name, value, style=None)
+        table.add_row(name, escape_control(value), style=None)
     console.print(table, markup=False)
 
 

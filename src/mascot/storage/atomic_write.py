@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mascot.errors import UserError
+from mascot.errors import UserError, shorten
 
 REMEDIES: Mapping[int, str] = {
     errno.EEXIST: "choose a path whose parents are folders",
@@ -182,6 +182,37 @@ def is_writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place for a new file or folder that is taken, or where none can be written.
+
+    A link that leads nowhere is there too.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        check_writable(path.parent)
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "choose another folder")
+        raise UserError(f"{shorten(str(path))} cannot be written ({error.strerror}); {remedy}.") from error
+    else:
+        raise UserError(f"{path} exists already; give another name, or remove it first.")
+
+
+@contextmanager
+def all_or_none() -> Generator[list[Path]]:
+    """Yield a list for the files that a block writes; if it raises, they are removed again."""
+    written: list[Path] = []
+    try:
+        yield written
+    except BaseException:
+        for path in written:
+            remove(path)
+        raise
 
 
 def check_writable(folder: Path) -> None:

@@ -16,7 +16,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -39,6 +39,9 @@ HEADER_LIMIT = 100_000_000
 
 PICKLED_LIMIT = 2**28
 """Most bytes of a file of pickled tensors, packed and unpacked: words and small adapters."""
+
+MOST_DIMENSIONS = 64
+"""Most dimensions of a tensor; the most that torch computes with."""
 
 NOT_WHOLE = "it is not a whole .safetensors file"
 REMEDY = "copy or export it again"
@@ -72,7 +75,7 @@ class TensorEntry(BaseModel):
 
     dtype: str
     """The format's name, such as `F32` or `BF16`."""
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=MOST_DIMENSIONS)
     data_offsets: list[Annotated[int, Field(ge=0)]] = Field(min_length=2, max_length=2)
     """First byte, and the byte after the last, from the end of the header."""
 
@@ -111,10 +114,19 @@ def read_header(path: Path, *, remedy: str = REMEDY) -> TensorHeader:
         entries = _ENTRIES.validate_python(values)
     except (MalformedText, ValidationError):
         raise UnreadableFile(path, NOT_WHOLE, remedy) from None
-    end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
-    if len(text) != length or end != size - 8 - length:
+    if len(text) != length or not fills(entries.values(), size - 8 - length):
         raise UnreadableFile(path, NOT_WHOLE, remedy)
     return TensorHeader(entries=entries, metadata=metadata)
+
+
+def fills(entries: Iterable[TensorEntry], size: int) -> bool:
+    """Tell whether tensors stand one after the other in so many bytes, without gap and overlap."""
+    end = 0
+    for first, after in sorted(entry.data_offsets for entry in entries):
+        if first != end or after < first:
+            return False
+        end = after
+    return end == size
 
 
 def read_tensors(path: Path, *, prefix: str = "", remedy: str = REMEDY) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mascot.adapters.adapter_checks import AGAIN
-from mascot.adapters.lora_keys import DOWN, MAGNITUDE, MOST_RANK, UP
+from mascot.adapters.lora_keys import DOWN, LARGEST_ALPHA, MAGNITUDE, MOST_RANK, UP
 from mascot.errors import UserError
 
 MID: Final = ".lora_mid.weight"
@@ -119,8 +119,8 @@ def read_layer(name: str, tensors: Mapping[str, Tensor], alpha: float | None = N
     own = dict(tensors)
     stored = own.pop(ALPHA, None)
     if stored is not None:
-        if stored.numel() != 1 or not torch.isfinite(stored.double()).all():
-            raise UserError(f"the alpha of {name} is not one finite number; {AGAIN}")
+        if stored.numel() != 1 or stored.dtype == torch.bool or not abs(float(stored)) <= LARGEST_ALPHA:
+            raise UserError(f"the alpha of {name} is not one finite number up to {LARGEST_ALPHA:g}; {AGAIN}")
         alpha = read_alpha(stored) or alpha  # 0 stands for the rank, as in kohya's code
     if not own:
         raise UserError(f"{name} has an alpha and nothing else; {AGAIN}")

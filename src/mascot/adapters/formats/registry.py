@@ -18,7 +18,7 @@ from mascot.adapters.formats import text_encoder_names
 from mascot.adapters.formats.layer_kinds import input_widths, read_layer, split_key, write_kohya
 from mascot.adapters.formats.layer_names import DenoiserNames
 from mascot.adapters.formats.layer_settings import Layers, read_own, with_alpha, without_settings, write_own
-from mascot.adapters.formats.numbered_layers import is_numbered, read_numbered, without_numbers
+from mascot.adapters.formats.numbered_layers import LAYER, is_numbered, read_numbered, without_numbers
 from mascot.adapters.formats.transformer_layers import (
     ORIGINAL_NAMES,
     PART,
@@ -107,6 +107,8 @@ def read_format(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name
     """
     rest, found_words = take_words(tensors, metadata, name)
     numbered = is_numbered(tuple(rest))
+    if numbered and (strays := [key for key in rest if not LAYER.fullmatch(key)]):
+        raise UserError(describe_strays(strays, len(tensors)))
     grouped, formats = group_by_layer(read_numbered(rest) if numbered else rest)
     formats = {"cloneofsimo": None} if numbered else formats or {"words": None}
     metadata = without_numbers(metadata) if numbered else metadata

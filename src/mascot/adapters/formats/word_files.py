@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from mascot.adapters.formats.numbered_layers import WORD_MARK, read_numbered
@@ -28,7 +29,7 @@ from mascot.adapters.token_rows import (
     read_records,
     write_records,
 )
-from mascot.errors import UserError, list_some
+from mascot.errors import UserError, list_some, shorten
 
 ONLY_ENCODER: Final = "text_encoder"
 SECOND_ENCODER: Final = "text_encoder_2"
@@ -56,6 +57,8 @@ UNREAD_ROWS: Final[Mapping[str, str]] = {
 """Names of rows that have no place here -> what they are."""
 MOST_WORDS: Final = 100
 """Most words of a file; each makes a tokenizer of its own."""
+LONGEST_WORD: Final = 200
+"""Most letters of a word."""
 LAYER_MARKS: Final = ("lora_", "hada_", "lokr_")
 """One of these stands in the names of low-rank layers' tensors."""
 ALONE_NAMES: Final = ("emb_params", "string_to_param.*")
@@ -170,6 +173,10 @@ def make_word(token: str, tensors: Mapping[str, Tensor], record: TokenRecord | N
     """
     if not token.strip():
         raise UserError("it holds a word without a name; get the file again from where it comes from.")
+    if len(token) > LONGEST_WORD or not token.isprintable() or "{" in token or "}" in token:
+        raise UserError(
+            f"it holds a word that no prompt can have, {shorten(token)!r}; get the file again from where it comes from."
+        )
     for key in tensors:
         if key in UNREAD_ROWS:
             raise UserError(
@@ -179,9 +186,11 @@ def make_word(token: str, tensors: Mapping[str, Tensor], record: TokenRecord | N
     rows: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         part = PART_OF_ROWS.get(key, ONLY_ENCODER)
-        if tensor.ndim not in {1, 2} or not tensor.is_floating_point() or part in rows:
+        is_named = key in PART_OF_ROWS or key == token
+        if not is_named or tensor.ndim not in {1, 2} or not tensor.is_floating_point() or part in rows:
             raise UserError(
-                f"the word {token} has a tensor {key} {tuple(tensor.shape)}, which is no row of an embedding; "
+                f"the word {token} has a tensor {shorten(key)} {tuple(tensor.shape[:9])}, "
+                "which is no row of an embedding; "
                 "get the file again from where it comes from."
             )
         rows[part] = tensor if tensor.ndim == 2 else tensor[None]
@@ -300,9 +309,21 @@ def tensors_in_pickle(value: object) -> dict[str, Tensor] | None:
         value = name_pairs(pairs) if all(isinstance(tensor, Tensor) for tensor in value) else {}
     if not isinstance(value, dict) or not value:
         return None
-    if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items()):
+    if not all(isinstance(key, str) for key in value) or not all(map(is_plain, value.values())):
         return None
     return {key: tensor.detach() for key, tensor in value.items()}
+
+
+def is_plain(tensor: object) -> bool:
+    """Tell whether a value is a tensor with all its values in memory, and not one repeated."""
+    if (
+        not isinstance(tensor, Tensor)
+        or tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.device.type != "cpu"
+    ):
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def name_pairs(pairs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,12 +26,13 @@ from mascot.api.adapters.input_files import (
     read_inputs,
     show_bytes,
     weight_of,
+    word_places,
 )
 from mascot.api.adapters.rank_reduction import FileWork
 from mascot.errors import UserError, list_some
 from mascot.models.base_files.weight_places import PARTS, BaseFiles, locate_weights, put_weight
 from mascot.progress import FileWorkPlanned, LayersDone, OnEvent, ignore
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.atomic_write import all_or_none, atomic_write
 from mascot.storage.tensor_files import open_tensors, stream_tensors
 
 STALE: Final = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
@@ -92,12 +93,15 @@ def bake(adapters: Sequence[Source], into: str, out: str | Path, *, on_event: On
     check_one_base(inputs)
     base = locate_weights(source)
     parts = [one.scaled() for one in inputs]
-    join_words(parts)
+    tensors, metadata = join_words(parts)
+    tokens = dict.fromkeys(key.removeprefix(BUNDLE).rpartition(".")[0] for key in tensors)
+    places = word_places(out, tokens, alone=False)
     changes = contributions(parts)
     check_found(changes, base)
     on_event(plan_bake(inputs, base, changes))
-    write_base(base, changes, out, on_event)
-    words = write_words(parts, out)
+    with all_or_none() as done:
+        words = write_words(tensors, metadata, places, done)
+        write_base(base, changes, out, on_event)
     kinds = sorted({name.partition(".")[0] for name in changes})
     rows = [(part, f"{sum(name.startswith(f'{part}.') for name in changes)} weights changed") for part in kinds]
     return FileWork(path=out, rows=(*rows, *words))
@@ -274,19 +278,19 @@ def counted(on_event: OnEvent) -> Callable[[], None]:
     return done
 
 
-def write_words(parts: Sequence[ScaledAdapter], out: Path) -> list[tuple[str, str]]:
+def write_words(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], places: Mapping[str, Path], done: list[Path]
+) -> list[tuple[str, str]]:
     """Write the words of all adapters beside the base, each in a file of its own.
 
-    Returns a row for each.
+    Returns a row for each, and adds its file to those that are done.
     """
-    tensors, metadata = join_words(parts)
     records = {record.token: record for record in read_records(metadata)} if metadata else {}
     rows: list[tuple[str, str]] = []
-    words = dict.fromkeys(key.removeprefix(BUNDLE).rpartition(".")[0] for key in tensors)
-    for word in words:
+    for word, path in places.items():
         own = {k.rpartition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{BUNDLE}{word}.")}
-        path = out.with_name(f"{out.stem}_{word}{ENDING}")
         record = write_records([records[word]]) if word in records else {}
         Adapter(tensors=own, metadata=record, manifest=None).write(path)
+        done.append(path)
         rows.append((f"word {word}", f"{path}, an adapter of its own for the new base"))
     return rows

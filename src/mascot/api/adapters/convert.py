@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,12 @@ from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
 from mascot.adapters.peft_folder import write_peft_folder
 from mascot.adapters.token_rows import ENCODERS, RECORDS_KEY, read_records
+from mascot.api.adapters.input_files import word_places
 from mascot.api.adapters.publication.written_header import facts_of, header_metadata, read_thumbnail
 from mascot.errors import UserError, list_some
 from mascot.generation.loading import resolve_adapter
 from mascot.methods.registry import LAYERS_AND_WORDS, WORDS, method_in
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.atomic_write import all_or_none, atomic_write, check_free
 from mascot.storage.run_folder import Run
 
 Format = Literal["diffusers", "kohya", "peft", "comfyui"]
@@ -90,7 +90,8 @@ def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
     """
     to = target.to
     (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
-    words = {check_out(word_path(path, to, token), "words"): content for token, content in apart.items()}
+    places = word_places(path, apart, alone=to not in {"diffusers", "peft"})
+    words = {places[token]: content for token, content in apart.items()}
     layers, others = read_own(tensors, metadata)
     if not layers and not others and not words:
         raise UserError(f"{target.read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
@@ -170,22 +171,14 @@ def write_all(adapters: Mapping[Path, Adapter], folder: Path | None) -> None:
     Raises:
         UserError: one cannot be written.
     """
-    for path, adapter in adapters.items():
-        if path != folder:
-            adapter.write(path)
-            continue
-        with atomic_write(path) as temporary:
-            write_peft_folder(temporary, adapter.tensors, adapter.metadata)
-
-
-def word_path(path: Path, to: str, token: str) -> Path:
-    """Name the file of a word that needs one of its own.
-
-    Tools of kohya's forms call a word by its file's name. In diffusers' form the file says it.
-    """
-    safe = re.sub(r"[^\w-]+", "", token) or "word"
-    name = f"{path.stem if path.suffix == SUFFIX else path.name}_{safe}" if to in {"diffusers", "peft"} else safe
-    return path.with_name(f"{name}{SUFFIX}")
+    with all_or_none() as done:
+        for path, adapter in reversed(adapters.items()):  # the words first: where the output is, all is
+            if path == folder:
+                with atomic_write(path) as temporary:
+                    write_peft_folder(temporary, adapter.tensors, adapter.metadata)
+            else:
+                adapter.write(path)
+            done.append(path)
 
 
 def notes_on_words(to: str, path: Path, adapter: Adapter, words: Collection[Path]) -> Iterator[str]:
@@ -206,8 +199,7 @@ def check_out(path: Path, to: str) -> Path:
     Raises:
         UserError: there is something, or the name of a file does not end in `.safetensors`.
     """
-    if path.exists():
-        raise UserError(f"{path} exists already; give another name, or delete it first.")
+    check_free(path)
     if to == "peft" and path.suffix == SUFFIX:
         raise UserError(f"--to peft writes a folder, and {path} is named like a file; give {path.with_suffix('')}.")
     if to != "peft" and path.suffix != SUFFIX:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from mascot.generation.stack.adapter_sources import AdapterSource, name_of, read
 from mascot.methods.registry import method_holding
 from mascot.models.base_files.weight_places import locate_weights, plain_name
 from mascot.models.families.base_source import is_hub_id, source_of
-from mascot.storage.atomic_write import check_writable
+from mascot.storage.atomic_write import check_free as check_new
 from mascot.storage.run_folder import Run
 
 Source = str | Path | Run | AdapterSource
@@ -102,6 +103,27 @@ def read_inputs(sources: Sequence[Source]) -> list[InputAdapter]:
     return found
 
 
+def word_places(path: Path, tokens: Iterable[str], *, alone: bool) -> dict[str, Path]:
+    """Name the files of words beside another file, none of which is there yet.
+
+    Tools of kohya's forms call a word by its file's name; `alone` gives it no more than that.
+
+    Raises:
+        UserError: one is there, or cannot be written.
+    """
+    places: dict[str, Path] = {}
+    for token in tokens:
+        safe = re.sub(r"[^\w-]+", "", token) or "word"
+        name = safe if alone else f"{path.stem if path.suffix == ENDING else path.name}_{safe}"
+        numbers = itertools.count(2)
+        place = path.with_name(f"{name}{ENDING}")
+        while place in places.values():
+            place = path.with_name(f"{name}-{next(numbers)}{ENDING}")
+        check_new(place)
+        places[token] = place
+    return places
+
+
 def check_out(out: Path, inputs: Sequence[InputAdapter]) -> None:
     """Refuse an output file of another kind, one that is there, or one that cannot be written.
 
@@ -121,9 +143,7 @@ def check_free(out: Path, inputs: Sequence[InputAdapter] = ()) -> None:
     """
     if any(out.exists() and out.samefile(one.path) for one in inputs):
         raise UserError(f"--out {out} is one of the files that are read; give another --out.")
-    if out.exists():
-        raise UserError(f"--out {out} exists already; remove it, or give another --out.")
-    check_writable(out.parent)
+    check_new(out)
 
 
 def check_format(to: str | None) -> None:

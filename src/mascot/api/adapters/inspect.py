@@ -20,6 +20,7 @@ from mascot.adapters.formats.word_files import take_words, tensors_in_pickle
 from mascot.adapters.peft_folder import is_peft_folder
 from mascot.api.adapters.inspection.file_facts import (
     FileFacts,
+    faults_of_words,
     read_file_facts,
     read_folder_facts,
     word_facts,
@@ -198,6 +199,7 @@ def inspect_pickled(path: Path) -> Inspection:
         trigger=" ".join(word.token for word in facts),
         words=facts,
         dtypes=dict(dtypes),
+        warnings=tuple(faults_of_words(words)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mascot.api.adapters.publication.contents import Contents, collect
 from mascot.api.adapters.publication.privacy import Privacy
 from mascot.errors import UserError, suggest
 from mascot.generation.loading import resolve_adapter
-from mascot.storage.atomic_write import atomic_write
+from mascot.storage.atomic_write import atomic_write, check_writable
 from mascot.storage.model_hub import check_hub, upload_folder
 from mascot.storage.run_folder import Run, open_run
 
@@ -99,8 +100,9 @@ def check_folder(run: Run, out: str | Path | None) -> Path:
         UserError: there is something in it that is not ours to replace.
     """
     folder = run.folder / FOLDER if out is None else Path(out)
-    if out is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+    if out is not None and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; give another --out, or leave it out for {run.folder / FOLDER}.")
+    check_writable(folder.parent)
     return folder
 
 

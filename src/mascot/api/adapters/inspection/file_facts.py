@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mascot.adapters.adapter_checks import settings_by_part
+from mascot.adapters.adapter_checks import row_fault, settings_by_part
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import read_own, write_own
 from mascot.adapters.formats.registry import architecture_of
@@ -21,7 +21,7 @@ from mascot.adapters.peft_folder import read_peft_folder
 from mascot.api.adapters.inspection.blocks import block_of, exists
 from mascot.api.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
 from mascot.api.adapters.inspection.stated import Statement, Truth, read_statements
-from mascot.errors import UserError, list_some
+from mascot.errors import UserError, list_some, shorten
 from mascot.storage.tensor_files import DTYPES, TensorEntry, open_tensors
 
 KINDS: Final[Mapping[str, str]] = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -173,7 +173,18 @@ def read_word_facts(
         return ()
     if rest:
         faults.append(f"{len(rest)} of its tensors belong to no layer and no word: {list_some(rest)}")
+    faults += faults_of_words(words)
     return word_facts(words)
+
+
+def faults_of_words(words: Iterable[Word]) -> list[str]:
+    """Say what is wrong with the rows of words."""
+    return [
+        fault
+        for word in words
+        for rows_ND in word.rows.values()
+        if (fault := row_fault(f"the word {shorten(word.token)}", rows_ND))
+    ]
 
 
 def word_facts(words: Iterable[Word]) -> tuple[WordFacts, ...]:

@@ -23,7 +23,8 @@ UNKNOWN: Final = "not known without the base"
 def write_json(inspections: Iterable[Inspection]) -> str:
     """Write inspections as a JSON list, with the same facts as the text."""
     values = [dataclasses.asdict(found) | {"parameters": found.parameters} for found in inspections]
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
 
 
 def write_text(found: Inspection) -> str:

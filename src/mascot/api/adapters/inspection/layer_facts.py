@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mascot.adapters.adapter_checks import is_finite, settings_by_part
+from mascot.adapters.adapter_checks import LARGEST_PRODUCT, is_finite, settings_by_part
 from mascot.adapters.formats.layer_kinds import ALPHA, LayerChange, read_layer, split_key
 from mascot.adapters.formats.layer_settings import with_alpha
 from mascot.adapters.formats.numbered_layers import is_numbered, read_numbered
@@ -22,6 +22,7 @@ from mascot.storage.tensor_files import TensorEntry
 HALF: Final = "lack half of their weights"
 NOT_FINITE: Final = "have NaN or infinite weights"
 ZERO_ALPHA: Final = "have an alpha of 0, which other tools take for the rank or for no change at all"
+BEYOND: Final = f"have weights beyond {LARGEST_PRODUCT:g}, which no command applies"
 WHOLE_NUMBERS: Final = "hold whole numbers"
 UNREAD: Final = "have a form that is not read here"
 NUMBERED: Final = "cloneofsimo"
@@ -131,7 +132,7 @@ def read_facts(
             rank=change.rank,
             alpha=change.alpha,
             energy=energy,
-            fault=ZERO_ALPHA if 0 in (stated, change.alpha) else "",
+            fault=BEYOND if (energy or 0) > LARGEST_PRODUCT**2 else ZERO_ALPHA if 0 in (stated, change.alpha) else "",
         )
 
 
