@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mascot.cli.options import AdapterBase, FirstSeed, parse_size
+from mascot.cli.options import FirstSeed, parse_size
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,66 +24,107 @@ Words = Annotated[
         "stands for token and class noun, {NAME} for one of several.",
     ),
 ]
+Count = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, or the side of a square.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
+]
+
+ADAPTERS = "Adapters"
+"""Heading of the options of adapters."""
 Adapters = Annotated[
     list[str] | None,
-    typer.Option(help="An adapter in the same form, or NAME=ADAPTER to call it {NAME}.", show_default=False),
+    typer.Option(
+        help="An adapter in the same form, or NAME=ADAPTER to call it {NAME}.",
+        show_default=False,
+        rich_help_panel=ADAPTERS,
+    ),
 ]
-Count = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each prompt.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)]
 UnetScale = Annotated[
-    float | None, typer.Option(help="Adapter scale of the denoiser; 0 is the base model.", show_default=False)
+    float | None,
+    typer.Option(
+        help="Scale of one adapter in the denoiser; 0 is the base model.", show_default=False, rich_help_panel=ADAPTERS
+    ),
 ]
-TextScale = Annotated[float | None, typer.Option(help="Adapter scale of the text encoder.", show_default=False)]
-Negative = Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False)]
+TextScale = Annotated[
+    float | None,
+    typer.Option(help="Scale of one adapter in the text encoders.", show_default=False, rich_help_panel=ADAPTERS),
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Base model: where it is now, if it was moved, or which, if the adapter does not name one.",
+        show_default=False,
+        rich_help_panel=ADAPTERS,
+    ),
+]
+
+SOLVER = "Guidance and solver (by default as training chose)"
+"""Heading of the knobs."""
+Negative = Annotated[str | None, typer.Option(help="Negative prompt.", show_default=False, rich_help_panel=SOLVER)]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False, rich_help_panel=SOLVER)]
 TrueGuidance = Annotated[
     float | None,
-    typer.Option(help="Guidance scale of the negative prompt, where a base embeds --guidance.", show_default=False),
+    typer.Option(
+        help="Guidance scale of the negative prompt, where --guidance is an input of the base itself.",
+        show_default=False,
+        rich_help_panel=SOLVER,
+    ),
 ]
-SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False)]
-SolverName = Annotated[str | None, typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False)]
-Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, or the side of a square.", show_default=False)]
+SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False, rich_help_panel=SOLVER)]
+SolverName = Annotated[
+    str | None,
+    typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False, rich_help_panel=SOLVER),
+]
+
+START = "From an image"
+"""Heading of the options of an image to start from."""
 StartFrom = Annotated[
     Path | None,
-    typer.Option(help="An image to start from; its size is generated unless --size is given.", show_default=False),
+    typer.Option(
+        help="Image to start from. Images get its size, unless --size is given.",
+        show_default=False,
+        rich_help_panel=START,
+    ),
 ]
 Strength = Annotated[
     float | None,
     typer.Option(
-        help="How much of --image is redrawn, above 0 and up to 1. By default 0.6, and 1 with a mask on an inpainting "
-        "base.",
+        help="How much of --image is redrawn, above 0 and up to 1. By default 0.6; on an inpainting base with a "
+        "mask 1.",
         show_default=False,
+        rich_help_panel=START,
     ),
 ]
 Mask = Annotated[
     Path | None,
     typer.Option(
-        help="White where --image is redrawn, black where no bit of it changes; grays blend.", show_default=False
+        help="White where --image is redrawn, black where it stays as it is; grays blend.",
+        show_default=False,
+        rich_help_panel=START,
     ),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder for the images. By default images/ beside the adapter.", show_default=False)
 ]
 
 
 def generate(
     words: Words,
     *,
-    adapter: Adapters = None,
     count: Count = 4,
     seed: FirstSeed = 0,
-    guidance: Guidance = None,
+    size: Size = None,
+    out: Out = None,
+    adapter: Adapters = None,
     unet_scale: UnetScale = None,
     text_scale: TextScale = None,
+    base: BaseModel = None,
     negative: Negative = None,
+    guidance: Guidance = None,
     true_guidance: TrueGuidance = None,
     steps: SolverSteps = None,
     solver: SolverName = None,
-    size: Size = None,
     image: StartFrom = None,
     strength: Strength = None,
     mask: Mask = None,
-    base: AdapterBase = None,
-    out: Out = None,
 ) -> None:
     """Generate images with a trained adapter, by default with the knobs that training chose."""
     from mascot.cli.console import quiet_libraries

@@ -25,14 +25,16 @@ Adapters = Annotated[
 OneAdapter = Annotated[str, typer.Argument(help="A run's folder (RUN@200 for a kept step), or an adapter file.")]
 OutFile = Annotated[Path, typer.Option(help="The .safetensors file to write.")]
 OutBase = Annotated[Path, typer.Option(help="The .safetensors file to write, or with --into the new base.")]
-Rank = Annotated[int | None, typer.Option(help="Most singular values of each layer.", show_default=False)]
+Rank = Annotated[int | None, typer.Option(help="Largest rank of a layer.", show_default=False)]
 Energy = Annotated[
-    float | None, typer.Option(help="Share of each layer's energy to keep, such as 0.95.", show_default=False)
+    float | None,
+    typer.Option(help="Share of each layer's squared weight change to keep, such as 0.95.", show_default=False),
 ]
 Ratio = Annotated[
     float | None,
     typer.Option(
-        help="Keep singular values down to the largest of the layer over this, such as 10.", show_default=False
+        help="Keep the singular values of each layer that are at least its largest divided by this, such as 10.",
+        show_default=False,
     ),
 ]
 Into = Annotated[
@@ -44,7 +46,9 @@ Into = Annotated[
 ]
 Shapes = Annotated[
     str | None,
-    typer.Option(help="Where the base is; only a LoHa or LoKr of convolutions needs it.", show_default=False),
+    typer.Option(
+        help="Where the base is now, if it was moved. Only a LoHa or LoKr of convolutions needs it.", show_default=False
+    ),
 ]
 Format = Annotated[
     str | None,
@@ -53,7 +57,7 @@ Format = Annotated[
 Tuned = Annotated[str, typer.Argument(help="The trained model: a folder in the diffusers layout, or a file.")]
 TunedFrom = Annotated[str, typer.Option("--base", help="The base it was trained from: a folder, a file or starter.")]
 ConvRank = Annotated[
-    int | None, typer.Option(help="Most singular values of convolutions. By default --rank.", show_default=False)
+    int | None, typer.Option(help="Largest rank of a convolution. By default --rank.", show_default=False)
 ]
 NewFormat = Annotated[
     str | None, typer.Option(help="Format: diffusers, kohya or comfyui. By default diffusers.", show_default=False)
