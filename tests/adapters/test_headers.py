@@ -217,6 +217,12 @@ def test_a_family_that_no_other_tool_reads_is_named_by_its_own_name() -> None:
     assert not [key for key in found if key.startswith("ss")]
 
 
+def test_an_unknown_base_is_not_named_at_all() -> None:
+    found = facts(None, family="").header(low_rank(), {}, to="diffusers")
+    assert "modelspec.architecture" not in found
+    assert found["modelspec.sai_model_spec"] == "1.0.0"
+
+
 def test_the_second_version_is_told_by_the_width_of_its_text() -> None:
     assert [architecture_in("sd", width) for width in (768, 1024, 64, None)] == ["sd1", "sd2", "sd1", "sd1"]
     assert architecture_in("sdxl", 2048) == "sdxl"

@@ -15,6 +15,8 @@ from mascot.api.adapters.bake import bake
 from mascot.api.adapters.merge import merge
 from mascot.api.adapters.resize import resize
 from mascot.api.generate import generate
+from mascot.errors import UserError
+from mascot.progress import Event
 from tiny.families import tiny_base as family_base
 from tiny.single_files import tiny_pipeline, tiny_single_file
 
@@ -68,6 +70,15 @@ def test_a_dora_beside_others_is_baked_as_it_is_drawn(tiny_base: Path, tmp_path:
     bake(sources, str(tiny_base), tmp_path / "baked")
     (expected,) = generate(sources, [PROMPT], KNOBS, count=1, seed=3)
     assert difference(draw(load(tmp_path / "baked"), PROMPT), np.asarray(expected)) <= 1
+
+
+def test_weights_of_another_shape_are_refused_before_anything_is_baked(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tiny_base, tmp_path / "a.safetensors")
+    other = tiny_single_file("one", tmp_path / "other.safetensors")
+    events: list[Event] = []
+    with pytest.raises(UserError, match="a has another shape of text_encoder"):
+        bake([adapter], str(other), tmp_path / "baked.safetensors", on_event=events.append)
+    assert not events
 
 
 @pytest.mark.parametrize("kind", ["one", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("two", "xl"))])

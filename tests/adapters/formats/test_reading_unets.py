@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_settings import read_own
 from mascot.adapters.formats.registry import architecture_of, read_format, write_format
-from mascot.adapters.lora_keys import METADATA_KEY, PartSettings
+from mascot.adapters.lora_keys import METADATA_KEY, PartSettings, read_settings
 from mascot.adapters.peft_layers import config_from
 from mascot.errors import UserError
 from mascot.methods.lora import restore
@@ -187,6 +187,23 @@ def test_the_base_is_told_by_the_width_of_its_texts(width: int, found: str | Non
     key = QUERY.replace("attn1.to_q", "attn2.to_k")
     tensors = {f"{key}.lora_A.weight": torch.rand(2, width), f"{key}.lora_B.weight": B}
     assert architecture_of(tensors) == found
+
+
+def test_two_clips_alone_are_of_xl_or_of_stable_diffusion_3() -> None:
+    layer = "text_model_encoder_layers_0_self_attn_q_proj"
+    tensors: dict[str, Tensor] = {}
+    for encoder, width in (("te1", 768), ("te2", 1280)):
+        tensors[f"lora_{encoder}_{layer}.lora_down.weight"] = torch.rand(2, width)
+        tensors[f"lora_{encoder}_{layer}.lora_up.weight"] = torch.rand(width, 2)
+    assert read_format(tensors, {}).architecture is None
+
+
+def test_a_lokr_with_two_ranks_is_scaled_by_the_second_as_in_other_tools() -> None:
+    shapes = {"lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (4, 3)}
+    tensors = {f"{FLAT}.{end}": torch.rand(shape) for end, shape in shapes.items()}
+    read = read_format({**tensors, f"{FLAT}.alpha": torch.tensor(8.0)}, {})
+    settings = read_settings(read.metadata)["unet"]
+    assert (settings.r, settings.alpha) == (4, 8)
 
 
 def product_change(tensors: Mapping[str, Tensor]) -> Tensor:

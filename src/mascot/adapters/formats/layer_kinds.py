@@ -202,7 +202,8 @@ def read_product(name: str, own: dict[str, Tensor], alpha: float | None) -> Laye
     kinds = {ending[:5] for ending in own}
     if len(kinds) != 1:
         raise UserError(f"{name} has tensors of several methods, {', '.join(sorted(own))}; {AGAIN}")
-    factor = next((own[end] for end in (".hada_w1_b", ".lokr_w1_b", ".lokr_w2_b") if end in own), None)
+    # Where both factors of a LoKr are split, other tools take the rank of the second.
+    factor = next((own[end] for end in (".hada_w1_b", ".lokr_w2_b", ".lokr_w1_b") if end in own), None)
     if factor is not None:
         rank = len(factor)
     else:

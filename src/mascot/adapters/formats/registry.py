@@ -269,7 +269,8 @@ def place_text_layers(layers: Layers) -> Layers:
 def architecture_of(tensors: Mapping[str, Tensor]) -> Architecture | None:
     """Tell the kind of base from the names and shapes of tensors in our form; None if they do not.
 
-    A UNet is told by the width of the text embeddings that it attends to.
+    A UNet is told by the width of the text embeddings that it attends to. Two CLIPs alone tell
+    nothing: those of SDXL and of Stable Diffusion 3 are alike.
     """
     widths = input_widths(tensors, "unet.", (".attn2.to_k", ".attn2.to_v"))
     if widths:
@@ -278,10 +279,8 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> Architecture | None:
     text = input_widths(tensors, "text_encoder", ("q_proj", "k_proj", "v_proj", "out_proj", ".fc1"))
     if PART in parts:
         return tell_transformer(read_own(tensors, {})[0])
-    if "text_encoder_3" in parts or not text:
-        return None
-    if "text_encoder_2" in parts:
-        return "sdxl" if SECOND_ENCODER in text else None
+    if parts & {"text_encoder_2", "text_encoder_3"}:
+        return "sdxl" if "unet" in parts and SECOND_ENCODER in text else None
     return TEXT_WIDTHS.get(text.pop()) if len(text) == 1 and "unet" in parts else None
 
 

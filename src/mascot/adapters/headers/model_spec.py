@@ -96,13 +96,18 @@ class ModelSpec:
         }
         return {f"{PREFIX}{key}": value for key, value in values.items() if value is not None}
 
-    def architecture_id(self, names: Iterable[str], widths: Iterable[int]) -> str:
-        """Return the architecture's id with the kind of file: `stable-diffusion-v1/lora`."""
+    def architecture_id(self, names: Iterable[str], widths: Iterable[int]) -> str | None:
+        """Return the architecture's id with the kind of file: `stable-diffusion-v1/lora`.
+
+        None where neither the architecture nor the family is known.
+        """
         known = ARCHITECTURES.get(self.architecture or "", self.family.replace("_", "-"))
         if self.prediction != "epsilon":
             known = VELOCITY.get(self.architecture or "", known)
         if self.architecture == "sd3":
             known = NEWER.get(version_3(names, widths), known)
+        if not known:
+            return None
         return f"{known}/{self.kind}" if self.kind else known
 
 

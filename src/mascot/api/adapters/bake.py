@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ class Contribution:
     layer: StoredLayer | None = None
     """A low-rank layer; or else `key` holds the whole weight."""
     key: str = ""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether it changes a weight of a shape; products tell that only when multiplied."""
+        if self.layer is None:
+            return tuple(self.adapter.tensors[self.key].shape) == shape
+        if self.is_product:
+            return True
+        up, down = (self.adapter.tensors[self.layer.keys[f"lora_{side}.weight"]] for side in "BA")
+        return (len(up), down[0].numel()) == (shape[0], math.prod(shape[1:]))
 
     @property
     def is_product(self) -> bool:
@@ -159,7 +169,7 @@ def check_found(changes: Contributions, base: BaseFiles) -> None:
     for name, found in changes.items():
         shape = base.places[name].shape
         for one in found:
-            if one.key and tuple(one.adapter.tensors[one.key].shape) != shape:
+            if not one.fits(shape):
                 raise UserError(
                     f"{one.adapter.name} has another shape of {name} than {base.path}; "
                     "give the base that it was trained on."

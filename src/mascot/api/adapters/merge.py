@@ -42,7 +42,7 @@ from mascot.api.adapters.input_files import (
     show_seconds,
     write_output,
 )
-from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors
+from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors, size_row
 from mascot.errors import UserError
 from mascot.progress import FileWorkPlanned, LayersDone, OnEvent, ignore
 
@@ -78,7 +78,7 @@ def merge(
     if not found and not words:
         raise UserError("nothing is left to merge at these scales; give a scale that is not 0, such as 1.")
     manifest = joint_manifest(inputs, layers=bool(found), words=bool(words))
-    on_event(plan_merge(inputs, found, rule))
+    on_event(plan_merge(inputs, parts, found, rule))
     tensors, rows = summed_tensors(parts, kernels, rule, words, on_event)
     metadata = {**other_metadata(parts), **settings_metadata(ranks_in(tensors)), **records}
     made = Adapter(tensors=tensors, metadata=metadata, manifest=manifest)
@@ -101,7 +101,10 @@ def addable_inputs(adapters: Sequence[Source], out: Path) -> tuple[list[InputAda
 
 
 def plan_merge(
-    inputs: Sequence[InputAdapter], found: Mapping[str, Sequence[object]], rule: RankRule
+    inputs: Sequence[InputAdapter],
+    parts: Sequence[ScaledAdapter],
+    found: Mapping[str, Sequence[object]],
+    rule: RankRule,
 ) -> FileWorkPlanned:
     """Say what a merge reads, how long it takes, and how large its file becomes."""
     size = float(sum(tensor.nbytes for one in inputs for tensor in one.adapter.tensors.values()))
@@ -113,7 +116,7 @@ def plan_merge(
             ("adapters", ", ".join(f"{one.name} at {one.scale:g} and {one.text_scale:g} (text)" for one in inputs)),
             ("tensors", f"{sum(len(one.adapter.tensors) for one in inputs)}, of {len(found)} layers"),
             ("time", show_seconds(seconds_for(values * 8 * 64) if reduces else 0)),
-            ("size of the output", f"{'at most ' if reduces else ''}about {show_bytes(size)}"),
+            ("size of the output", size_row(parts, size, "at most about" if reduces else "about")),
         ),
         layers=len(found),
     )

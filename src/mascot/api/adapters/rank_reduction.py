@@ -11,7 +11,9 @@ from torch import Tensor
 
 from mascot.adapters.weight_changes.decomposition import RankRule, Reduction
 from mascot.adapters.weight_changes.low_rank import WeightChange, to_tensors
+from mascot.adapters.weight_changes.merging import ScaledAdapter
 from mascot.adapters.weight_changes.resizing import Ranks, energy_rows, reduce_layers
+from mascot.api.adapters.input_files import show_bytes
 from mascot.errors import UserError
 from mascot.progress import LayersDone, OnEvent
 
@@ -39,6 +41,16 @@ def check_rule(rule: RankRule) -> None:
         raise UserError(f"--ratio {rule.ratio:g} is below 1 or no number; give one such as 10.")
     if rule.ratio is not None and rule.energy is not None:
         raise UserError("--energy and --ratio both choose the ranks; give one of them, with --rank for the most.")
+
+
+def size_row(adapters: Iterable[ScaledAdapter], count: float, bound: str) -> str:
+    """Say how many bytes a file of LoRAs gets, as a `bound` that holds where all inputs are such.
+
+    LoHas and LoKrs need fewer numbers for the same ranks.
+    """
+    if any(layer.kind != "factors" for one in adapters for layer in one.layers.values()):
+        return "that of LoRAs, which is larger than that of LoHas and LoKrs"
+    return f"{bound} {show_bytes(count)}"
 
 
 def reduced_tensors(

@@ -26,7 +26,7 @@ from mascot.api.adapters.input_files import (
     show_seconds,
     write_output,
 )
-from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors
+from mascot.api.adapters.rank_reduction import FileWork, check_rule, reduced_tensors, size_row
 from mascot.errors import UserError, list_some
 from mascot.progress import FileWorkPlanned, OnEvent, ignore
 
@@ -126,7 +126,7 @@ def plan_resize(one: InputAdapter, part: ScaledAdapter) -> FileWorkPlanned:
             ("adapter", one.name),
             ("tensors", f"{len(one.adapter.tensors)}, of {len(part.layers)} layers"),
             ("time", show_seconds(seconds_for(sum(tensor.numel() for tensor in tensors) * 8 * 64))),
-            ("size of the output", f"usually below {show_bytes(sum(tensor.nbytes for tensor in tensors))}"),
+            ("size of the output", size_row([part], sum(tensor.nbytes for tensor in tensors), "usually below")),
         ),
         layers=len(part.layers),
     )
