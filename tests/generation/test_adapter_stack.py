@@ -143,7 +143,7 @@ MIXES = (
     ("pivotal", "loha", "lora"),
     ("lokr", "dora", "loha"),
 )
-QUICK = (("loha", "lora", "dreambooth"), ("pivotal", "loha", "lora"))
+QUICK = (("loha", "lora", "dreambooth"),)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_base(family: Family) -> None:
 
 FAMILIES = [
     pytest.param("sd", "dora"),
-    pytest.param("sdxl", "lora"),
+    pytest.param("sdxl", "lora", marks=pytest.mark.slow),
     pytest.param("sd3", "rslora", marks=pytest.mark.slow),
     pytest.param("flux", "lora", marks=pytest.mark.slow),
 ]

@@ -118,7 +118,7 @@ def test_a_word_of_another_base_is_refused(bases: Mapping[str, Path], tmp_path: 
 KNOBS = Knobs(steps=3, guidance=3.0, height=64, width=64)
 
 
-@pytest.mark.parametrize("kind", ["one", "two"])
+@pytest.mark.parametrize("kind", [pytest.param("one", marks=pytest.mark.slow), "two"])
 def test_diffusers_draws_our_image_from_converted_layers_and_words(
     bases: Mapping[str, Path], tmp_path: Path, kind: str
 ) -> None:
