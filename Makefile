@@ -3,13 +3,14 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check inputs campaigns clean
+.PHONY: help demo test check inputs formats campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
 	@echo 'make test       install mascot and its tools into $(VENV), then everything that CI runs'
 	@echo 'make check      the same without installing; BIN=folder/of/another/venv/bin to use that one'
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
+	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -46,6 +47,9 @@ check:
 
 inputs: $(VENV)/installed-dev
 	timeout 2400 $(BIN)/python -m pytest -m slow tests/reliability/test_random_inputs.py
+
+formats: $(VENV)/installed-dev
+	timeout 1200 $(BIN)/python -m pytest -m slow tests/laws/test_formats.py tests/laws/test_transformer_formats.py
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py
