@@ -14,6 +14,7 @@ from PIL import Image
 from laws.bad_places import empty_scores
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.peft_folder import settings_beside
+from mascot.api.adapters.publication.contents import kohya_name
 from mascot.api.adapters.publish import publish
 from mascot.api.train import train
 from mascot.evaluation.scores import FoldScores, ImageScores, PromptScores, Score, Scores
@@ -114,6 +115,19 @@ def test_the_card_says_how_to_use_it(run: Run, tiny_base: Path, tmp_path: Path) 
     assert header["modelspec.thumbnail"].startswith("data:image/jpeg")
     [code] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     compile(code, "card", "exec")
+
+
+def test_no_file_of_a_repository_takes_the_place_of_another(run: Run, tmp_path: Path) -> None:
+    """The repository's name may be that of diffusers' file, of ours, or of a trained word."""
+    folder = publish(run, "me/pytorch_lora_weights", dry_run=True, out=tmp_path / "files").folder
+    forms = {path.stem: Adapter.read(path) for path in folder.glob("*.safetensors")}
+    assert {name: adapter.format for name, adapter in forms.items()} == {
+        "pytorch_lora_weights": None,
+        "pytorch_lora_weights_lora": "kohya",
+    }
+    assert forms["pytorch_lora_weights_lora"].metadata["ss_output_name"] == "pytorch_lora_weights_lora"
+    assert "<lora:pytorch_lora_weights_lora:1>" in (folder / "README.md").read_text(encoding="utf-8")
+    assert kohya_name("Zwx", ["zwx"]) == "Zwx_lora"
 
 
 def sorted_by_card(folder: Path, front: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -119,11 +119,11 @@ def weight_files(run: Run, adapter: Adapter, facts: AdapterFacts, name: str) -> 
         if own.manifest is not None and words:
             own = replace(own, manifest=own.manifest.model_copy(update={"method": method_in(tensors)}))
         yield WEIGHTS, described(own, own, facts, "diffusers"), "main layers" if main_is_layers else "layers"
-        yield from kohya_file(own, facts, name)
+        yield from kohya_file(own, facts, kohya_name(name, words))
     for token, (rows, record) in words.items():
         manifest = adapter.manifest and adapter.manifest.model_copy(update={"method": method_in(rows)})
         word = Adapter(tensors=rows, metadata=record, manifest=manifest)
-        yield f"{token}.safetensors", described(word, word, facts, "diffusers"), token
+        yield f"{token.replace('/', '_')}.safetensors", described(word, word, facts, "diffusers"), token
 
 
 def words_alone(adapter: Adapter) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
@@ -138,8 +138,14 @@ def words_alone(adapter: Adapter) -> dict[str, tuple[dict[str, Tensor], dict[str
     }
 
 
+def kohya_name(name: str, tokens: Iterable[str]) -> str:
+    """Name kohya's file as the repository is named, unless another of its files is called so."""
+    taken = {Path(MAIN).stem, Path(WEIGHTS).stem, *tokens}
+    return f"{name}_lora" if name.lower() in {other.lower() for other in taken} else name
+
+
 def kohya_file(adapter: Adapter, facts: AdapterFacts, name: str) -> Iterator[Form]:
-    """Yield the layers in kohya's form, where it has a name for each."""
+    """Yield the layers in kohya's form under a name, where it has a name for each."""
     architecture: Architecture | None = facts.architecture  # pyright: ignore[reportAssignmentType]
     if architecture is None:
         return
@@ -148,7 +154,7 @@ def kohya_file(adapter: Adapter, facts: AdapterFacts, name: str) -> Iterator[For
     except UserError:
         return
     other = Adapter(tensors=tensors, metadata=metadata, manifest=adapter.manifest)
-    yield f"{name}.safetensors", described(other, adapter, facts, "kohya"), "kohya"
+    yield f"{name}.safetensors", described(other, adapter, replace(facts, output_name=name), "kohya"), "kohya"
 
 
 def described(written: Adapter, own: Adapter, facts: AdapterFacts, to: str) -> Adapter:
