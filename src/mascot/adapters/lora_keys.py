@@ -25,6 +25,8 @@ UP: Final = ".lora_B.weight"
 """Name ending of the up projection: out x rank, or out x rank x 1 x 1 of a convolution."""
 MAGNITUDE: Final = ".lora_magnitude_vector"
 """Name ending of a DoRA's magnitudes."""
+TENSOR_MARKS: Final = (".lora_", ".hada_", ".lokr_")
+"""One of these stands in the name of every low-rank tensor: LoRA and DoRA, LoHa, LoKr."""
 TEXT_PREFIX: Final = "text_model."
 """Prefix of text encoder layers in files; transformers 5 dropped it from its modules."""
 T5_PREFIX: Final = "encoder.block."

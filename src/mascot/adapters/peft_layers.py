@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
-from mascot.adapters.lora_keys import DOWN, MAGNITUDE, PartSettings, find_pattern
+from mascot.adapters.lora_keys import DOWN, MAGNITUDE, TENSOR_MARKS, PartSettings, find_pattern
 from mascot.errors import UserError, list_some
 
 Value = TypeVar("Value", bound=Hashable)
@@ -51,8 +51,6 @@ UNSUPPORTED_QUANTIZATION: Mapping[str, tuple[str, ...]] = {
     "lokr": ("is_loaded_in_4bit",),
 }
 """Variant -> attributes of quantized modules on which it fails inside peft or bitsandbytes."""
-TENSOR_MARKS = (".lora_", ".hada_", ".lokr_")
-"""One of these stands in the name of every low-rank tensor: LoRA and DoRA, LoHa, LoKr."""
 
 
 def lora_layers(module: nn.Module) -> list[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mascot.adapters.lora_keys import (
     T5_PREFIX,
+    TENSOR_MARKS,
     PartSettings,
     name_in_file,
     name_in_module,
@@ -25,7 +26,6 @@ from mascot.adapters.lora_keys import (
 )
 from mascot.adapters.peft_layers import (
     ADAPTER,
-    TENSOR_MARKS,
     UNSUPPORTED_QUANTIZATION,
     adapter_parameters,
     cast_to_float32,

@@ -54,7 +54,7 @@ def method_in(keys: Collection[str]) -> str:
 
     Such a file has low-rank layers, or words (rows of token embeddings), or both.
     """
-    from mascot.adapters.peft_layers import TENSOR_MARKS
+    from mascot.adapters.lora_keys import TENSOR_MARKS
     from mascot.adapters.token_rows import BUNDLE
 
     layers = sum(any(mark in key for mark in TENSOR_MARKS) for key in keys)

@@ -11,10 +11,8 @@ from torch import Tensor
 from mascot.adapters.headers.kohya_header import TrainingFacts, kohya_keys
 from mascot.adapters.headers.model_spec import PREFIX, ModelSpec
 from mascot.adapters.headers.tensor_hashes import with_places
-from mascot.adapters.lora_keys import DOWN
+from mascot.adapters.lora_keys import DOWN, TENSOR_MARKS
 
-LOW_RANK: Final = (".lora_", ".hada_", ".lokr_")
-"""One of these stands in the name of every tensor of a low-rank layer."""
 PARTS: Final = ("unet.", "transformer.", "text_encoder")
 """How the names of a base's own weights begin."""
 FAMILIES: Final[Mapping[str, str]] = {"sd": "sd1", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
@@ -93,7 +91,7 @@ def architecture_in(family: str, text_width: int | None) -> str | None:
 def kind_of(names: Iterable[str]) -> str:
     """Tell by its tensors' names what a file is (see `model_spec.KINDS`)."""
     names = list(names)
-    if any(mark in name for name in names for mark in LOW_RANK):
+    if any(mark in name for name in names for mark in TENSOR_MARKS):
         return "lora"
     return "" if any(name.startswith(PARTS) for name in names) else "textual-inversion"
 

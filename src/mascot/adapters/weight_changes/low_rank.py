@@ -17,8 +17,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from mascot.adapters.adapter_checks import part_of
-from mascot.adapters.lora_keys import METADATA_KEY, PartSettings, find_pattern, read_settings
+from mascot.adapters.adapter_checks import part_of, settings_by_part
+from mascot.adapters.lora_keys import PartSettings, find_pattern
 from mascot.errors import UserError, list_some
 
 Kind = Literal["factors", "hadamard", "kronecker"]
@@ -110,12 +110,7 @@ def read_layers(names: Mapping[str, object], metadata: Mapping[str, str]) -> dic
     Raises:
         UserError: the metadata cannot be read.
     """
-    settings = {
-        f"{key.removesuffix(METADATA_KEY)}{part}": value
-        for key in metadata
-        if key.endswith(METADATA_KEY)
-        for part, value in read_settings(metadata, key).items()
-    }
+    settings = settings_by_part(metadata)
     keys: dict[str, dict[str, str]] = {}
     for name in names:
         if found := TENSOR.match(name):

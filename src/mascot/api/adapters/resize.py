@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mascot.adapters.adapter_file import Adapter, Manifest
-from mascot.adapters.lora_keys import METADATA_KEY
+from mascot.adapters.formats.layer_settings import without_settings
 from mascot.adapters.weight_changes.decomposition import RankRule
 from mascot.adapters.weight_changes.merging import ScaledAdapter, common_dtype, summed_changes
 from mascot.adapters.weight_changes.resizing import Ranks, magnitude_of, ranks_in, settings_metadata
@@ -65,17 +65,12 @@ def resize(
     ranks = Ranks(linear=rule, convolution=rule)
     tensors, rows = reduced_tensors(changes, ranks, common_dtype([part]), on_event)
     magnitudes = kept_magnitudes(part)
-    metadata = settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes)) | kept_metadata(part)
+    metadata = settings_metadata(ranks_in(tensors), magnitudes=bool(magnitudes)) | without_settings(part.metadata)
     tensors |= magnitudes | {key: part.tensors[key] for key in part.word_keys}
     made = Adapter(tensors=tensors, metadata=metadata, manifest=described(one, rule))
     write_output(out, made, one.path, output_format([one], to))
     sizes = ("size", f"{show_bytes(out.stat().st_size)}, before {show_bytes(one.path.stat().st_size)}")
     return FileWork(path=out, rows=(*rows, *magnitude_rows(magnitudes), sizes))
-
-
-def kept_metadata(part: ScaledAdapter) -> dict[str, str]:
-    """Keep the texts of the header that say nothing about ranks."""
-    return {key: value for key, value in part.metadata.items() if not key.endswith(METADATA_KEY)}
 
 
 def magnitude_rows(magnitudes: Mapping[str, Tensor]) -> list[tuple[str, str]]:
