@@ -172,7 +172,7 @@ def write_all(adapters: Mapping[Path, Adapter], folder: Path | None) -> None:
         UserError: one cannot be written.
     """
     with all_or_none() as done:
-        for path, adapter in reversed(adapters.items()):  # the words first: where the output is, all is
+        for path, adapter in reversed(list(adapters.items())):  # the words first: where the output is, all is
             if path == folder:
                 with atomic_write(path) as temporary:
                     write_peft_folder(temporary, adapter.tensors, adapter.metadata)
