@@ -110,6 +110,20 @@ def test_words_get_files_of_their_own_where_the_tool_reads_them_there(
     assert "exists already" in str(again.exception)
 
 
+def test_a_word_of_its_own_states_the_base_of_its_layers(shared_data: Path, tmp_path: Path) -> None:
+    converted(shared_data / "peer_adapters" / "lora_disney.safetensors", tmp_path / "out.safetensors", "diffusers")
+    stated = Adapter.read(tmp_path / "out_s1.safetensors").metadata
+    assert stated["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+
+
+def test_a_word_of_an_unknown_base_states_none(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.randn(1, 768)}, tmp_path / "style.safetensors")
+    converted(tmp_path / "style.safetensors", tmp_path / "out.safetensors", "diffusers")
+    stated = Adapter.read(tmp_path / "out.safetensors").metadata
+    assert "modelspec.sai_model_spec" in stated
+    assert "modelspec.architecture" not in stated
+
+
 def test_several_words_alone_become_a_file_each(tmp_path: Path) -> None:
     words = [Word(token=name, rows={"text_encoder": ROWS[768].clone()}) for name in ("<a>", "b")]
     own, record = own_words(words, bundled=False)

@@ -14,7 +14,7 @@ from mascot.adapters.adapter_checks import is_finite
 from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import Layers, read_own
-from mascot.adapters.formats.registry import architecture_of, stated_architecture, write_format
+from mascot.adapters.formats.registry import Architecture, architecture_of, stated_architecture, write_format
 from mascot.adapters.formats.transformer_layers import notes_on_transformer
 from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.lora_keys import MAGNITUDE
@@ -89,6 +89,7 @@ def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
         UserError: it holds nothing that has other formats; or as `check_out` and `Target.written`.
     """
     to = target.to
+    architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
     (tensors, metadata), apart = separate_words(to, adapter.tensors, adapter.metadata)
     places = word_places(path, apart, alone=to not in {"diffusers", "peft"})
     words = {places[token]: content for token, content in apart.items()}
@@ -96,10 +97,10 @@ def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
     if not layers and not others and not words:
         raise UserError(f"{target.read} holds no low-rank layers and no words; give a LoRA, LoHa, LoKr or words.")
     main = replace(adapter, tensors=tensors, metadata=metadata)
-    written = {path: target.written(main, path)} if tensors else {}
+    written = {path: target.written(main, path, architecture)} if tensors else {}
     for file, (own, record) in words.items():
         word = replace(adapter, tensors=own, metadata=record)
-        written[file] = replace(target, to="diffusers" if to == "peft" else to).written(word, file)
+        written[file] = replace(target, to="diffusers" if to == "peft" else to).written(word, file, architecture)
     write_all(written, folder=path if to == "peft" else None)
     return Conversion(
         path=path if tensors else next(iter(words)),
@@ -109,7 +110,7 @@ def write_target(adapter: Adapter, target: Target, path: Path) -> Conversion:
         words=tuple(words),
         notes=(
             *notes_on(to, main, layers),
-            *notes_on_transformer(to, layers, architecture_of(tensors) or stated_architecture(tensors, metadata)),
+            *notes_on_transformer(to, layers, architecture),
             *notes_on_words(to, path, adapter, words),
         ),
     )
@@ -142,15 +143,15 @@ class Target:
         image = None if thumbnail is None else read_thumbnail(thumbnail, read)
         return cls(to=to, read=read, dtype=dtype, private=private, thumbnail=image)
 
-    def written(self, adapter: Adapter, path: Path) -> Adapter:
+    def written(self, adapter: Adapter, path: Path, architecture: Architecture | None) -> Adapter:
         """Turn an adapter in our form into one in another, with another dtype, for a path.
 
         Its manifest names the method that the tensors alone amount to. Its header describes it.
+        `architecture` is that of all files: a word alone does not tell its own.
 
         Raises:
             UserError: the format has no name for a layer, or a value is too large for the dtype.
         """
-        architecture = architecture_of(adapter.tensors) or stated_architecture(adapter.tensors, adapter.metadata)
         try:
             tensors, metadata = write_format(self.to, adapter.tensors, adapter.metadata, architecture)
         except UserError as error:
