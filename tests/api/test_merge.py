@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def test_a_merged_file_draws_what_both_draw(tiny_base: Path, tmp_path: Path, pai
     assert merged.manifest is not None
     assert [subject.name for subject in merged.manifest.subjects] == ["owl", "cat"]
     assert [part["unet_scale"] for part in merged.manifest.recipe["merged"]] == [0.7, 0.5]
+
+
+def test_a_merged_file_states_the_base_that_its_inputs_state(tiny_base: Path, tmp_path: Path) -> None:
+    stated = {"modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.prediction_type": "v"}
+    for seed in (0, 1):
+        adapter = Adapter.read(write_adapter(tiny_base, tmp_path / "a.safetensors", seed=seed))
+        replace(adapter, metadata={**adapter.metadata, **stated}).write(tmp_path / f"{seed}.safetensors")
+    merge([str(tmp_path / "0.safetensors"), f"cat={tmp_path / '1.safetensors'}"], tmp_path / "both.safetensors")
+    written = Adapter.read(tmp_path / "both.safetensors").metadata
+    assert {key: written[key] for key in stated} == stated
+    assert written["ss_base_model_version"] == "sd_v1_v"
 
 
 @pytest.mark.parametrize("options", BAKED, ids=str)

@@ -38,6 +38,8 @@ from mascot.errors import UserError, list_some
 
 Kernels = Mapping[str, tuple[int, ...]]
 """Layer -> height and width of its kernel in the base; empty for a linear layer."""
+OF_THE_BASE = ("modelspec.architecture", "modelspec.prediction_type", "ss_base_model_version")
+"""Keys of a header that speak of the base, and so hold for a sum of its adapters too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,11 @@ def common_dtype(adapters: Sequence[ScaledAdapter]) -> torch.dtype:
 
 
 def other_metadata(adapters: Sequence[ScaledAdapter]) -> dict[str, str]:
-    """Keep the texts of the first adapter's header that say nothing about it alone."""
+    """Keep the texts of the first adapter's header that say nothing about it alone.
+
+    What all headers that speak of their base say alike is kept, as layers may not tell it.
+    """
     first = without_header(adapters[0].metadata)
-    return {key: value for key, value in first.items() if not key.endswith((METADATA_KEY, RECORDS_KEY))}
+    rest = {key: value for key, value in first.items() if not key.endswith((METADATA_KEY, RECORDS_KEY))}
+    stated = {key: {one.metadata[key] for one in adapters if key in one.metadata} for key in OF_THE_BASE}
+    return rest | {key: values.pop() for key, values in stated.items() if len(values) == 1}
