@@ -465,6 +465,16 @@ def _file_work() -> Iterator[Command]:
     for name in ("half", "other_rank", "flat", "scalar"):
         yield _command("is damaged", "merge", f"adapters/{name}.safetensors", *out)
         yield _command("is damaged", "resize", f"adapters/{name}.safetensors", "--rank", "1", *out)
+    yield _command("have no rank", "merge", "adapters/token.safetensors", "--rank", "2", *out)
+    yield _command("--base 'nowhere' is not there", "merge", "adapter.safetensors", "--base", "nowhere", *out)
+    yield _command(
+        "--base 'nowhere' is not there", "resize", "adapter.safetensors", "--rank", "1", "--base", "nowhere", *out
+    )
+    yield _command("the adapter is empty", "merge", "", *out)
+    yield _command("the adapter is empty", "resize", "", "--rank", "1", *out)
+    yield _command("the adapter is empty", "generate", "", "a dog")
+    yield _command("--adapter is empty", "generate", "a dog", "--adapter", "")
+    yield _command("exists already", "convert", "adapter.safetensors", "adapters", "--to", "peft")
     yield _command("no rank is given", "resize", "adapter.safetensors", *out)
     yield _command("give one of them", "resize", "adapter.safetensors", "--energy", "0.9", "--ratio", "3", *out)
     yield _command("leave the scale out", "resize", "adapter.safetensors:0.5", "--rank", "1", *out)

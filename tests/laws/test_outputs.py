@@ -91,6 +91,7 @@ def test_a_place_that_is_taken_is_refused_whatever_is_there(here: Path, command:
         refused(writer.words(f"{name}{suffix}"), "exists already; give another name, or remove it first.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WRITERS)
 def test_a_place_that_cannot_be_written_is_refused(here: Path, command: str) -> None:
     writer = WRITERS[command]
@@ -101,6 +102,7 @@ def test_a_place_that_cannot_be_written_is_refused(here: Path, command: str) -> 
         refused(writer.words(f"/proc/{writer.name}"), "cannot be written")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WRITERS)
 def test_folders_above_are_made_and_the_second_time_is_refused(here: Path, command: str) -> None:
     writer = WRITERS[command]
@@ -129,6 +131,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(
     assert run(writer.words(writer.name)).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WRITERS)
 def test_ctrl_c_ends_with_130_and_leaves_nothing(here: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = WRITERS[command]
@@ -141,6 +144,33 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(here: Path, command: str, monke
     before = snapshot(here)
     assert run(writer.words(writer.name)).code == 130
     assert changes(before, snapshot(here)) == {}
+
+
+def test_an_adapter_of_zeros_is_refused_where_it_would_be_added(here: Path) -> None:
+    tensors = contents(here / "base")["kohya"].tensors
+    zeros = {key: tensor * 0 if key.endswith("lora_up.weight") else tensor for key, tensor in tensors.items()}
+    save_file(zeros, here / "zeros.safetensors")
+    for words in (
+        ["merge", "zeros.safetensors", "a.safetensors", "--out", "made.safetensors"],
+        ["merge", "zeros.safetensors", "--into", "base", "--out", "made"],
+        ["resize", "zeros.safetensors", "--rank", "1", "--out", "made.safetensors"],
+    ):
+        refused(words, "changes nothing, as every layer's change is 0")
+
+
+def test_two_words_with_one_name_for_files_get_two_files(here: Path) -> None:
+    content = contents(here / "base")["bundle"]
+    rows = content.tensors["bundle_emb.owl.emb_params"]
+    words = {"bundle_emb.o/wl.emb_params": rows + 1, "bundle_emb.../../owl.emb_params": rows + 2}
+    save_file({**content.tensors, **words}, here / "three.safetensors")
+    for command in (
+        ["merge", "three.safetensors", "--into", "base", "--out", "made/base"],
+        ["convert", "three.safetensors", "made/base.safetensors", "--to", "diffusers"],
+    ):
+        assert run(command).code == 0
+        files = [here / "made" / f"base_owl{number}.safetensors" for number in ("", "-2", "-3")]
+        assert len({next(iter(load_file(file).values())).sum().item() for file in files}) == 3
+        shutil.rmtree(here / "made")
 
 
 def test_words_beside_an_output_are_checked_before_anything_is_written(here: Path) -> None:

@@ -78,6 +78,11 @@ class LayerChange:
         return DOWN not in self.tensors
 
     @property
+    def is_dora(self) -> bool:
+        """Tells a DoRA from a LoRA."""
+        return MAGNITUDE in self.tensors
+
+    @property
     def is_whole(self) -> bool:
         """Tells a LoKr of two whole factors, which has no rank."""
         return {".lokr_w1", ".lokr_w2"} <= self.tensors.keys()

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from mascot.adapters.adapter_file import Adapter, Manifest, SubjectRecord
+from mascot.adapters.formats.layer_settings import read_own
 from mascot.adapters.formats.registry import FORMATS, architecture_of, stated_architecture, write_format
 from mascot.adapters.weight_changes.merging import Kernels, ScaledAdapter, needs_kernels
 from mascot.api.adapters.publication.written_header import facts_of, header_metadata
@@ -91,16 +92,26 @@ def read_inputs(sources: Sequence[Source]) -> list[InputAdapter]:
     """Read adapters in every form that users name them.
 
     Raises:
-        UserError: one cannot be read, or two have one name.
+        UserError: one cannot be read or changes nothing, or two have one name.
     """
     found: list[InputAdapter] = []
     for source in map(read_source, sources):
         adapter, path = resolve_adapter(source.file())
+        if changes_nothing(adapter):
+            raise UserError(f"{path} changes nothing, as every layer's change is 0; leave it out, or train it again.")
         found.append(InputAdapter(name=name_of(source), path=path, adapter=adapter, scales=source.scales))
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two adapters are called {twice}; give one of them another name, as in NAME={found[-1].path}.")
     return found
+
+
+def changes_nothing(adapter: Adapter) -> bool:
+    """Tell whether an adapter holds low-rank layers alone, each of which has a factor of zeros."""
+    layers, others = read_own(adapter.tensors, adapter.metadata)
+    return not others and all(
+        not change.is_dora and any(not tensor.any() for tensor in change.tensors.values()) for change in layers.values()
+    )
 
 
 def word_places(path: Path, tokens: Iterable[str], *, alone: bool) -> dict[str, Path]:
@@ -286,6 +297,8 @@ def kernels_for(adapters: Sequence[ScaledAdapter], inputs: Sequence[InputAdapter
     Raises:
         UserError: the base is needed, and is not there.
     """
+    if base is not None:
+        base_path(base, "--base")  # a wrong one is said even where nothing is needed of it
     if not needs_kernels(adapters):
         return {}
     named = base or next((one.adapter.manifest.base for one in inputs if one.adapter.manifest is not None), "")

@@ -77,6 +77,8 @@ def merge(
     kernels, found = kernels_for(parts, inputs, base), layers_of(parts)
     if not found and not words:
         raise UserError("nothing is left to merge at these scales; give a scale that is not 0, such as 1.")
+    if not found and rule != RankRule():
+        raise UserError("these adapters hold words alone, which have no rank; leave --rank and --energy out.")
     manifest = joint_manifest(inputs, layers=bool(found), words=bool(words))
     on_event(plan_merge(inputs, parts, found, rule))
     tensors, rows = summed_tensors(parts, kernels, rule, words, on_event)

@@ -65,6 +65,8 @@ def read_source(source: str | Path | Run | AdapterSource, called: str = "the ada
     if isinstance(source, Run):
         return AdapterSource(text=str(source.folder), place=source)
     text = str(source)
+    if not text.strip():
+        raise UserError(f"{called} is empty; give a run's folder or an adapter file.")
     readings = list(readings_of(text))
     found = next((one for one in readings if is_there(str(one.place))), None)
     found = found or next((one for one in readings if is_repository(str(one.place))), None)

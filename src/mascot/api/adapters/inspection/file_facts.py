@@ -14,10 +14,12 @@ from torch import Tensor
 from mascot.adapters.adapter_checks import row_fault, settings_by_part
 from mascot.adapters.formats.layer_kinds import ALPHA
 from mascot.adapters.formats.layer_settings import read_own, write_own
+from mascot.adapters.formats.numbered_layers import WORD_MARK
 from mascot.adapters.formats.registry import architecture_of
 from mascot.adapters.formats.transformer_layers import separate_layers
 from mascot.adapters.formats.word_files import Word, take_words
 from mascot.adapters.peft_folder import read_peft_folder
+from mascot.adapters.token_rows import BUNDLE
 from mascot.api.adapters.inspection.blocks import block_of, exists
 from mascot.api.adapters.inspection.layer_facts import LayerFacts, Located, locate_layers, read_facts
 from mascot.api.adapters.inspection.stated import Statement, Truth, read_statements
@@ -135,7 +137,11 @@ def describe(
     except UserError as error:
         located, others = [], list(entries)
         warnings.append(str(error).rstrip("."))
-    words = read_word_facts({key: tensors[key] for key in others}, metadata, path.stem, warnings)
+    strays = [key for key in others if located and not key.startswith(BUNDLE) and metadata.get(key) != WORD_MARK]
+    lost = set(strays)
+    if strays:
+        warnings.append(f"{len(strays)} of its tensors belong to no layer and no word: {list_some(strays)}")
+    words = read_word_facts({key: tensors[key] for key in others if key not in lost}, metadata, path.stem, warnings)
     located.sort(key=lambda one: one.part.startswith("text_encoder"))
     layers, settings = read_layer_facts(tensors, [one for one in located if one.part], metadata, warnings)
     architecture = architecture_in(located, entries)
