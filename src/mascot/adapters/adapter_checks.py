@@ -161,6 +161,8 @@ def row_fault(name: str, rows_ND: Tensor) -> str:
     """Say what makes rows of a word useless; empty where nothing does."""
     if rows_ND.numel() == 0:
         return f"{name} is empty"
+    if rows_ND.ndim not in {1, 2} or not rows_ND.is_floating_point():
+        return f"{name} is no row of an embedding"
     if not is_finite(rows_ND):
         return f"{name} has NaN or infinite values"
     return f"{name} has values beyond {LARGEST_ROW:g}" if largest(rows_ND) > LARGEST_ROW else ""
