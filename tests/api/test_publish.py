@@ -115,6 +115,7 @@ def test_the_card_says_how_to_use_it(run: Run, tiny_base: Path, tmp_path: Path) 
     assert header["modelspec.thumbnail"].startswith("data:image/jpeg")
     [code] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     compile(code, "card", "exec")
+    assert "dtype=torch.float32" in code  # else the parts of a half base meet in two dtypes
 
 
 def test_no_file_of_a_repository_takes_the_place_of_another(run: Run, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from html.parser import HTMLParser
 from importlib import import_module
 from io import BytesIO
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -340,6 +341,14 @@ def test_the_strip_on_top_takes_the_first_of_each_row_in_turns() -> None:
     chosen = hero((group("a", 9), ContextGroup(name="empty", rows=()), group("b", 2)))
     assert [prompt for prompt, _ in chosen] == ["a0", "b0", "a1", "b1", "a2", "a3"]
     assert all(image.getpixel((0, 0)) != plain(99).getpixel((0, 0)) for _, image in chosen)
+
+
+def test_the_snippet_loads_all_parts_of_a_half_base_in_one_dtype() -> None:
+    """The starter is stored in float16, of which transformers and diffusers make two dtypes."""
+    lines = snippet(replace(BARE, base="starter")).splitlines()
+    head: dict[str, Any] = {}
+    exec("\n".join(lines[: next(i for i, line in enumerate(lines) if "from_pretrained" in line) + 1]), head)  # noqa: S102
+    assert {head["pipe"].unet.dtype, head["pipe"].text_encoder.dtype, head["pipe"].vae.dtype} == {torch.float32}
 
 
 def test_the_snippet_finds_the_starter_by_its_module() -> None:

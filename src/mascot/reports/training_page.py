@@ -190,9 +190,10 @@ def snippet(report: Report) -> str:
         ("\nfrom mascot.models import starter", "starter.folder()") if report.base == "starter" else ("", base)
     )
     return f"""\
+import torch
 from diffusers import DiffusionPipeline{imports}
 
-pipe = DiffusionPipeline.from_pretrained({source})
+pipe = DiffusionPipeline.from_pretrained({source}, dtype=torch.float32)
 pipe.load_lora_weights({adapter}, adapter_name="subject")
 # 1 is the trained strength, 0 the base model; lower the scales where
 # the subject crowds out the rest of the prompt

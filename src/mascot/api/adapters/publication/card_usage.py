@@ -63,7 +63,7 @@ def in_diffusers(adapter: PublishedAdapter) -> Iterator[CardUsage]:
     """Write code for diffusers, where it can read one of the files."""
     if not (adapter.is_whole or adapter.layers or adapter.words):
         return
-    lines = ["from diffusers import DiffusionPipeline"]
+    lines = ["import torch", "from diffusers import DiffusionPipeline"]
     source = json.dumps(adapter.repository if adapter.is_whole else adapter.base, ensure_ascii=False)
     if starter.is_embedded(adapter.base) and not adapter.is_whole:
         lines += ["from mascot.models import starter", ""]
@@ -71,7 +71,8 @@ def in_diffusers(adapter: PublishedAdapter) -> Iterator[CardUsage]:
     else:
         lines += [""]
     missing = "" if adapter.is_public or adapter.is_whole else "  # the place of your copy"
-    lines += [f"pipe = DiffusionPipeline.from_pretrained({source}){missing}"]
+    # One dtype for all parts: without it a stored half text encoder meets a float32 denoiser.
+    lines += [f"pipe = DiffusionPipeline.from_pretrained({source}, dtype=torch.float32){missing}"]
     prompt = adapter.prompt
     if adapter.layers is not None and not adapter.is_whole:
         lines += list(load_layers(adapter))
