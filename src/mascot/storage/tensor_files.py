@@ -84,6 +84,13 @@ class TensorEntry(BaseModel):
         """Number of values."""
         return math.prod(self.shape)
 
+    @property
+    def fits(self) -> bool:
+        """Tell whether its bytes are those of its shape; types that torch lacks are not counted."""
+        width = re.search(r"\d+", self.dtype)
+        count = self.size * (int(width[0]) // 8 if width else 1)
+        return self.dtype not in DTYPES or count == self.data_offsets[1] - self.data_offsets[0]
+
 
 _ENTRIES = TypeAdapter(dict[str, TensorEntry])
 _TEXTS = TypeAdapter(dict[str, str])
@@ -114,7 +121,11 @@ def read_header(path: Path, *, remedy: str = REMEDY) -> TensorHeader:
         entries = _ENTRIES.validate_python(values)
     except (MalformedText, ValidationError):
         raise UnreadableFile(path, NOT_WHOLE, remedy) from None
-    if len(text) != length or not fills(entries.values(), size - 8 - length):
+    if (
+        len(text) != length
+        or not fills(entries.values(), size - 8 - length)
+        or not all(one.fits for one in entries.values())
+    ):
         raise UnreadableFile(path, NOT_WHOLE, remedy)
     return TensorHeader(entries=entries, metadata=metadata)
 
