@@ -342,3 +342,9 @@ def test_fused_layers_have_the_energy_of_the_layers_in_them(tmp_path: Path) -> N
             "single_transformer_blocks.1": plain_energy(tensors, "transformer.single", 1.0),
         }
     )
+
+
+def test_the_embedded_base_is_inspected_by_its_name() -> None:
+    found = inspect("starter")
+    assert found.what == "a base folder (StableDiffusionPipeline)"
+    assert {size.part for size in found.sizes} >= {"unet", "text_encoder"}

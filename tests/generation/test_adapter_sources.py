@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from mascot.errors import UserError
+from mascot.generation.loading import resolve_adapter
 from mascot.generation.stack.adapter_sources import AdapterSource, name_of, read_source, split_words
 from mascot.storage.run_folder import Run
 
@@ -128,3 +130,19 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(here: Path, monkeypatch:
     }.items():
         with pytest.raises(UserError, match=says):
             AdapterSource(text="", place=Path(f"someone/{name}")).file()
+
+
+def test_a_folder_as_it_is_on_the_hub_is_read_like_a_repository(here: Path) -> None:
+    adapter = {"unet.a.lora_A.weight": torch.ones(1, 2), "unet.a.lora_B.weight": torch.ones(2, 1)}
+    folder = here / "published"
+    folder.mkdir()
+    for name in ("owl.safetensors", "pytorch_lora_weights.safetensors"):
+        save_file(adapter, folder / name)
+    assert resolve_adapter(folder)[1] == folder / "pytorch_lora_weights.safetensors"
+    assert split_words(["published", "a dog"], [])[1] == ["a dog"]
+
+
+def test_a_base_in_the_place_of_an_adapter_is_called_a_base(here: Path) -> None:
+    (here / "owl" / "model_index.json").touch()
+    with pytest.raises(UserError, match=r"owl is a base, and no adapter; give an adapter, and this folder as --base"):
+        resolve_adapter(here / "owl")

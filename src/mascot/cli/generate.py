@@ -74,7 +74,11 @@ TrueGuidance = Annotated[
 SolverSteps = Annotated[int | None, typer.Option(help="Solver steps.", show_default=False, rich_help_panel=SOLVER)]
 SolverName = Annotated[
     str | None,
-    typer.Option(help="Solver: ddim, dpm++, euler or unipc.", show_default=False, rich_help_panel=SOLVER),
+    typer.Option(
+        help="Solver: ddim, dpm++, euler or unipc, as far as the base has it.",
+        show_default=False,
+        rich_help_panel=SOLVER,
+    ),
 ]
 
 START = "From an image"

@@ -16,7 +16,7 @@ from mascot.errors import UserError, list_some
 from mascot.generation.generator import Generator
 from mascot.generation.knob_checks import scales_of
 from mascot.generation.knobs import ImageRequest, Knobs
-from mascot.generation.stack.adapter_sources import AdapterSource, name_of
+from mascot.generation.stack.adapter_sources import AdapterSource, name_of, published_file
 from mascot.generation.stack.stack_checks import check_stack, report_shared_tokens
 from mascot.generation.stack.stacked_adapter import Stack, StackedAdapter
 from mascot.generation.stack.subject_names import fill_prompts
@@ -33,20 +33,34 @@ DEVICE_REMEDY = "give --device cpu"
 
 
 def resolve_adapter(source: str | Path | Run) -> tuple[Adapter, Path]:
-    """Read the adapter of a run, a run's folder, a file or a folder of peft; returns its path too.
+    """Read the adapter of a run, a file, or a folder; returns its path too.
 
-    `RUN@STEP` is the adapter of a step that a run keeps, finished or not.
+    A folder is a run's, one of peft, or one as it is on the hub. `RUN@STEP` is the adapter of a
+    step that a run keeps, finished or not.
 
     Raises:
         UserError: the run is not finished, the step is not kept, or the file cannot be read.
     """
     path = source.adapter if isinstance(source, Run) else locate(Path(source))
     if path.is_dir() and not is_peft_folder(path):
-        run = open_run(path)
-        if not run.adapter.exists():
-            raise UserError(f"{path} is not trained to the end; finish it with `mascot train --resume --out {path}`.")
-        path = run.adapter
+        path = adapter_in(path)
     return Adapter.read(path), path
+
+
+def adapter_in(folder: Path) -> Path:
+    """Return the adapter's file of a run, or of a folder as it is on the hub.
+
+    Raises:
+        UserError: the folder holds none, or a run that is not finished.
+    """
+    run = Run(folder)
+    if not run.recipe.exists() and (published := published_file(folder)) is not None:
+        return published
+    if not run.recipe.exists() and (folder / "model_index.json").exists():
+        raise UserError(f"{folder} is a base, and no adapter; give an adapter, and this folder as --base.")
+    if not open_run(folder).adapter.exists():
+        raise UserError(f"{folder} is not trained to the end; finish it with `mascot train --resume --out {folder}`.")
+    return run.adapter
 
 
 def open_stack(sources: Sequence[AdapterSource], on_event: OnEvent = ignore) -> tuple[StackedAdapter, ...]:

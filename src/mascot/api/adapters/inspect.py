@@ -29,6 +29,7 @@ from mascot.api.adapters.inspection.inspected import Inspection, PartSize
 from mascot.errors import UserError
 from mascot.generation.stack.adapter_sources import download_adapter, is_repository
 from mascot.models.base_files.file_contents import PARTS, UNET, FileContents, read_contents
+from mascot.models.families.base_source import source_of
 from mascot.models.families.registry import family_name
 from mascot.storage.run_folder import Run, kept_steps, locate
 from mascot.storage.tensor_files import DTYPES, TensorEntry, read_header, read_pickled
@@ -54,7 +55,7 @@ def inspect(source: str | Path) -> Inspection:
     Raises:
         UserError: nothing is there, or it is damaged, or it is nothing that mascot knows.
     """
-    path = locate(Path(source))
+    path = locate(Path(source_of(str(source))))
     if not path.exists() and is_repository(str(source)):
         path = download_adapter(str(source))
     if path.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,10 +17,10 @@ from mascot.storage.run_folder import Run
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of adapter files."""
-IN_FOLDERS = ("recipe.toml", "adapter.safetensors")
-"""A folder with one of these files is an adapter's, such as a run's."""
 IN_REPOSITORIES = ("adapter.safetensors", "pytorch_lora_weights.safetensors")
 """Names of the adapter's file in a repository of the hub, the best first."""
+IN_FOLDERS = ("recipe.toml", *IN_REPOSITORIES)
+"""A folder with one of these files is an adapter's, such as a run's."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 NAMED = re.compile(r"([^\W\d][\w-]*)=(.+)", re.DOTALL)
 """`NAME=PATH`."""
@@ -178,6 +178,23 @@ def similar(reading: AdapterSource) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "give a run's folder or a .safetensors file."
 
 
+def names_in(files: Iterable[str]) -> list[str]:
+    """List the files of a repository that may be its adapter's, the best first."""
+    names = [name for name in files if "/" not in name and name.endswith(ENDINGS[0])]
+    return [name for name in IN_REPOSITORIES if name in names] or names
+
+
+def is_clear(names: Sequence[str]) -> bool:
+    """Tell whether the first of some names is the adapter's file without a doubt."""
+    return len(names) == 1 or list(names[:1]) == [IN_REPOSITORIES[0]]
+
+
+def published_file(folder: Path) -> Path | None:
+    """Return the adapter's file of a folder as it is on the hub; None where it is not clear."""
+    names = names_in(path.name for path in sorted(folder.iterdir()))
+    return folder / names[0] if is_clear(names) else None
+
+
 def download_adapter(repository: str) -> Path:
     """Return the adapter's file of a repository on the hub, from its cache or downloaded.
 
@@ -187,11 +204,10 @@ def download_adapter(repository: str) -> Path:
     """
     try:
         files = hub_files(repository)
-        names = [name for name in files if "/" not in name and name.endswith(ENDINGS[0])]
-        known = [name for name in IN_REPOSITORIES if name in names] or names
+        known = names_in(files)
         if known == [WEIGHTS] and CONFIG in files:
             hub_file(repository, CONFIG)  # is read where it lies beside the weights
-        if len(known) == 1 or known[:1] == [IN_REPOSITORIES[0]]:
+        if is_clear(known):
             return hub_file(repository, known[0])
     except Exception as error:  # the hub's library raises many kinds
         raise UserError(
@@ -209,7 +225,7 @@ def name_of(source: AdapterSource) -> str:
     place = source.place.folder if isinstance(source.place, Run) else source.place
     whole = str(place) if place.exists() else str(place).rpartition("@")[0] or str(place)
     path = Path(whole).absolute()
-    common = {Path(name).stem for name in (*IN_FOLDERS, *IN_REPOSITORIES)}
+    common = {Path(name).stem for name in IN_FOLDERS}
     name = path.name if path.is_dir() or path.suffix not in ENDINGS else path.stem
     name = path.parent.name if name in common else name
     return f"{name}_adapter" if name in PLACEHOLDERS else name
