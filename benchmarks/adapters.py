@@ -173,18 +173,20 @@ def run(folder: Path) -> list[Row]:
     """Measure all verbs."""
     parts = sdxl_parts()
     layers = list(layers_of(parts))
-    one, two, wide = folder / "one.safetensors", folder / "two.safetensors", folder / "fp32.safetensors"
-    for seed, path in enumerate((one, two)):
-        write_adapter(path, layers, seed, torch.float16)
-    write_adapter(wide, layers, 2, torch.float32)
+    halves, wholes = ([folder / f"{kind}{seed}.safetensors" for seed in range(2)] for kind in ("fp16_", "fp32_"))
+    for paths, dtype in ((halves, torch.float16), (wholes, torch.float32)):
+        for seed, path in enumerate(paths):
+            write_adapter(path, layers, seed, dtype)
+    one = halves[0]
     count = write_models(folder / "base", folder / "tuned", parts["unet"])
     seconds = plain_seconds({shape for _, shape in layers})
     plain = sum(seconds[shape] for _, shape in layers)
     plain_middle = sum(seconds[shape] for name, shape in layers if name.startswith(f"unet.{SHARE}"))
-    pair, out = [f"a={one}:0.7", f"b={two}:0.5"], folder / "out.safetensors"
+    pair, wide = ([f"a={first}:0.7", f"b={second}:0.5"] for first, second in (halves, wholes))
+    out = folder / "out.safetensors"
     jobs: list[tuple[str, list[object], float | None, str, dict[str, object]]] = [
         ("merge", [pair], None, "merge, exactly", {}),
-        ("merge", [[f"a={wide}:0.7", f"b={two}:0.5"]], None, "merge, exactly, one of them in float32", {}),
+        ("merge", [wide], None, "merge, exactly, both in float32", {}),
         ("merge", [pair], plain, "merge to rank 32", {"rank": 32}),
         ("resize", [str(one)], plain, "resize to rank 8", {"rank": 8}),
         ("resize", [str(one)], plain, "resize to 90 % of the energy", {"energy": 0.9}),
