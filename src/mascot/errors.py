@@ -66,9 +66,14 @@ def raise_unrelated(error: Exception) -> None:
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` where a known name is similar, else list the known names."""
     known = list(known)
-    name = name[:100]
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."
+    meant = likely(name, known)
+    return f"; {meant[2:-1]}?" if meant else f"; known: {', '.join(known)}."
+
+
+def likely(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'X')` where a known name is similar, else nothing."""
+    close = get_close_matches(name[:100], list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r})" if close else ""
 
 
 def shorten(text: str, length: int = 100) -> str:

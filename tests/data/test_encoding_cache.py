@@ -26,6 +26,10 @@ def stage(tiny_base: Path) -> Stage:
     return load_family(str(tiny_base), device="cpu", precision="fp32").stages[0]
 
 
+READ_BACK = 6
+"""Prompts that reading a file back encodes: of three images, each with an empty negative prompt."""
+
+
 class EncoderCalls:
     """Records the inputs of a stage's encoders from here on."""
 
@@ -120,7 +124,8 @@ def test_a_run_with_shared_encodings_has_the_same_bytes_and_encodes_nothing(
         recipe = small_recipe(home, tiny_base, seed)
         with pool.lend(recipe) as family:
             train(recipe, out=tmp_path / name, report=False, family=family, encodings=pool.encodings)
-            count = len(calls.images), len(calls.prompts)
+            count = len(calls.images), len(calls.prompts) - READ_BACK
+            calls.prompts = calls.prompts[: count[1]]
             assert (count == before) == (name != "first")
             before = count
             if name == "second":

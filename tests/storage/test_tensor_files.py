@@ -93,5 +93,5 @@ def test_a_header_that_lies_about_a_type_is_refused(tmp_path: Path) -> None:
     for dtype in ("F64", "F99"):
         header = f'{{"a":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,8]}}}}'.encode()
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-        with open_tensors(path) as stored, pytest.raises(UnreadableFile):
+        with pytest.raises(UnreadableFile), open_tensors(path) as stored:
             _ = stored["a"]

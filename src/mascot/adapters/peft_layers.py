@@ -81,13 +81,25 @@ def relative_change(layer: Any, adapter: str = ADAPTER) -> float:
     layer.set_scale(adapter, 1.0)
     change = layer.get_delta_weight(adapter).float()
     layer.scaling[adapter] = scaling
-    weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
+    weight = full_weight(layer.get_base_layer())
     magnitudes = getattr(layer, "lora_magnitude_vector", {})
     if adapter in magnitudes:
         directed = (weight + change).flatten(1)
         scale = magnitudes[adapter].weight.detach().float().flatten() / directed.norm(dim=1)
         change = (scale[:, None] * directed).view_as(weight) - weight
     return (change.norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)).item()
+
+
+def full_weight(layer: Any) -> Tensor:
+    """Return the weight of a base layer, quantized or not, in float32.
+
+    peft's own function leaves an 8-bit layer without its scales.
+    """
+    weight = layer.weight
+    if type(weight).__name__ != "Int8Params":
+        return dequantize_module_weight(layer).detach().float()
+    scales = layer.state.SCB if weight.SCB is None else weight.SCB
+    return weight.data * (scales[:, None] / 127)
 
 
 def disable_dropout(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mascot.diffusion.objectives import FlowObjective
 from mascot.diffusion.solvers import EulerSolver, timestep_shift
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError, likely, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, layers_ending
 from mascot.models.pipeline_stage import PipelineStage
 
@@ -88,8 +88,8 @@ class FlowStage(PipelineStage):
         """
         if name not in FLOW_SOLVERS:
             raise UserError(
-                f"unknown solver {name!r} of a flow; give {' or '.join(FLOW_SOLVERS)} with --solver, or knobs.solver "
-                "in a recipe."
+                f"unknown solver {name!r} of a flow{likely(name, FLOW_SOLVERS)}; give {' or '.join(FLOW_SOLVERS)} "
+                "with --solver, or knobs.solver in a recipe."
             )
         scheduler: Any = type(self.scheduler).from_config(self.scheduler.config)
         if scheduler.config.use_dynamic_shifting or self.even_sigmas:

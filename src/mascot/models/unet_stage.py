@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mascot.diffusion.objectives import DiffusionObjective
 from mascot.diffusion.solvers import SOLVERS
-from mascot.errors import UserError, suggest
+from mascot.errors import UserError, likely, suggest
 from mascot.models.adaptable_layers import TEXT_LAYERS, UNET_LAYERS, layers_ending
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.base_files.file_contents import check_channels
@@ -170,7 +170,8 @@ class UNetStage(PipelineStage):
         del height, width
         if name not in SOLVERS:
             raise UserError(
-                f"unknown solver {name!r}; give one of {', '.join(SOLVERS)} with --solver, or knobs.solver in a recipe."
+                f"unknown solver {name!r}{likely(name, SOLVERS)}; give one of {', '.join(SOLVERS)} with --solver, or "
+                "knobs.solver in a recipe."
             )
         kind, options = SOLVERS[name]
         if float(self.scheduler.alphas_cumprod[-1]) == 0 and name != "ddim":
