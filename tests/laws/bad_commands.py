@@ -556,6 +556,7 @@ def _pictures() -> Iterator[Command]:
             yield _command(
                 f"{option} has no effect", "generate", f"adapters/{name}.safetensors", "a {subject}", option, value
             )
+    yield draw("is not of the form WIDTHxHEIGHT", "--size", "9" * 5000)
     yield draw("unknown solver", "--solver", "ddmi")
     yield draw("unknown solver 'dpm'", "--solver", "dpm")
     yield draw("does not exist", "--base", "nowhere")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDic
 
 import typer
 
-from mascot.errors import UserError
+from mascot.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from mascot.recipe.recipe import Recipe
@@ -168,11 +168,15 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
     """
     if photos is None or photos == "all":
         return photos
-    if not photos.isdecimal() or int(photos) < 1:
+    if not photos.isdecimal() or len(photos) > LONGEST_NUMBER or int(photos) < 1:
         raise UserError(
-            f"--cross-validate {photos!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say)."
+            f"--cross-validate {shorten(photos)!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say)."
         )
     return int(photos)
+
+
+LONGEST_NUMBER = 20
+"""Most digits of a number that is read; Python refuses to read thousands of them."""
 
 
 def parse_size(size: str | None) -> dict[str, int]:
@@ -185,6 +189,6 @@ def parse_size(size: str | None) -> dict[str, int]:
         return {}
     width, cross, height = size.lower().partition("x")
     height = height if cross else width
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UserError(f"--size {size!r} is not of the form WIDTHxHEIGHT; give 512x768, or 768 for a square.")
+    if not all(side.isdecimal() and len(side) <= LONGEST_NUMBER for side in (width, height)):
+        raise UserError(f"--size {shorten(size)!r} is not of the form WIDTHxHEIGHT; give 512x768, or 768 for a square.")
     return {"width": int(width), "height": int(height)}
