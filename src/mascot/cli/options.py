@@ -170,7 +170,8 @@ def parse_folds(photos: str | None) -> int | Literal["all"] | None:
         return photos
     if not photos.isdecimal() or len(photos) > LONGEST_NUMBER or int(photos) < 1:
         raise UserError(
-            f"--cross-validate {shorten(photos)!r} is neither all nor a number of photos; give --cross-validate all, or 3 (say)."
+            f"--cross-validate {shorten(photos)!r} is neither all nor a number of photos; give --cross-validate all, "
+            "or 3 (say)."
         )
     return int(photos)
 
