@@ -35,6 +35,7 @@ def bad_commands() -> list[Command]:
         *_file_work(),
         *_inspections(),
         *_several(),
+        *_empty_places(),
         *_pictures(),
         *_checkups(),
         *_sweeps(),
@@ -506,6 +507,20 @@ def _inspections() -> Iterator[Command]:
     yield look("no whole file of pickled tensors", "own/word.pt", files={"own/word.pt": b"PK\x03\x04"})
     yield look("not valid JSON", "bases/index_truncated")
     yield look("AudioPipeline", "bases/other_kind")
+
+
+def _empty_places() -> Iterator[Command]:
+    """Nothing in the place of a run or file; it is never the present folder."""
+    options = (
+        ("diagnose",),
+        ("inspect",),
+        ("convert", "out.safetensors", "--to", "kohya"),
+        ("compare", "run"),
+        ("sweep", "--over", "guidance=3,5"),
+        ("publish", "--repo", "me/owl"),
+    )
+    for command, *words in options:
+        yield _command("a place is empty", command, "", *words)
 
 
 def _several() -> Iterator[Command]:

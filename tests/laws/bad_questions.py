@@ -34,7 +34,8 @@ def _evaluate(says: str, where: str, *words: str) -> Command:
 def _evaluations() -> Iterator[Command]:
     yield _command("missing argument", "evaluate")
     yield _evaluate("does not exist", "nowhere")
-    for folder in ("", "empty", "photos"):
+    yield _evaluate("a place is empty", "")
+    for folder in ("empty", "photos"):
         yield _evaluate("not a mascot run", folder)
     yield _evaluate("not trained to the end", "unfinished")
     yield _evaluate("file of pickled weights", "pickled.ckpt")

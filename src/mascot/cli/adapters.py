@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from mascot.cli.options import RunOrAdapter
+from mascot.cli.options import RunOrAdapter, read_place
 from mascot.errors import escape_control
 
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="Adapter files, runs, RUN@STEP, checkpoints, or folders of bases or adapters.", show_default=False
+        help="Adapter files, runs, RUN@STEP, checkpoints, or folders of bases or adapters.",
+        show_default=False,
+        parser=read_place,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list instead, one entry a file.")]

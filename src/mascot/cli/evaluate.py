@@ -18,6 +18,7 @@ from mascot.cli.options import (
     RunOrAdapter,
     given_options,
     parse_folds,
+    read_place,
 )
 from mascot.errors import UserError
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        help="Runs (RUN@200,400 for kept steps) or adapter files; with --real, folders of photos.", show_default=False
+        help="Runs (RUN@200,400 for kept steps) or adapter files; with --real, folders of photos.",
+        show_default=False,
+        parser=read_place,
     ),
 ]
 Real = Annotated[
@@ -73,8 +76,10 @@ ComparisonPhotos = Annotated[
         help="Photos to compare with, instead of the run's; several subjects take one folder each.", show_default=False
     ),
 ]
-One = Annotated[Path, typer.Argument(help="An evaluated run (RUN@200 for a kept step) or adapter file.")]
-Other = Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.")]
+One = Annotated[
+    Path, typer.Argument(help="An evaluated run (RUN@200 for a kept step) or adapter file.", parser=read_place)
+]
+Other = Annotated[Path, typer.Argument(help="Another one, evaluated with the same options.", parser=read_place)]
 ComparisonPage = Annotated[
     Path | None,
     typer.Option("--out", help="HTML page to write. By default in the first run's folder.", show_default=False),

@@ -14,6 +14,18 @@ from mascot.errors import UserError, shorten
 if TYPE_CHECKING:
     from mascot.recipe.recipe import Recipe
 
+
+def read_place(text: str) -> Path:
+    """Read a file's or folder's place; an empty one would be the present folder.
+
+    Raises:
+        UserError: it is empty.
+    """
+    if not text.strip():
+        raise UserError("a place is empty, where a run, an adapter or a file must be; give its path.")
+    return Path(text)
+
+
 Photos = Annotated[
     list[Path] | None, typer.Argument(help="Folders and files with 3 to 10 photos of the subject.", show_default=False)
 ]
@@ -43,7 +55,9 @@ Overrides = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Training steps.", show_default=False)]
-RunOrAdapter = Annotated[Path, typer.Argument(help="A run's folder (RUN@200 for a kept step), or an adapter file.")]
+RunOrAdapter = Annotated[
+    Path, typer.Argument(help="A run's folder (RUN@200 for a kept step), or an adapter file.", parser=read_place)
+]
 Images = Annotated[int, typer.Option(min=1, max=1000, help="Images of each prompt.")]
 FirstSeed = Annotated[
     int, typer.Option(min=0, help="Seed of the first image of each prompt. The next image has seed + 1.")

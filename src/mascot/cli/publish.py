@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mascot.cli.options import AdapterBase
+from mascot.cli.options import AdapterBase, read_place
 
-FinishedRun = Annotated[Path, typer.Argument(help="A finished run's folder.")]
+FinishedRun = Annotated[Path, typer.Argument(help="A finished run's folder.", parser=read_place)]
 Repo = Annotated[str, typer.Option(help="Repository on the model hub: owner/name.", show_default=False)]
 License = Annotated[
     str | None,

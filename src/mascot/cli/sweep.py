@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mascot.cli.options import Base, Clip, Identity, Overrides, given_options
+from mascot.cli.options import Base, Clip, Identity, Overrides, given_options, read_place
 from mascot.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Source = Annotated[
     Path,
-    typer.Argument(help="A recipe (.toml) to train with several settings, or a run or adapter to vary knobs of."),
+    typer.Argument(
+        help="A recipe (.toml) to train with several settings, or a run or adapter to vary knobs of.", parser=read_place
+    ),
 ]
 Over = Annotated[list[str], typer.Option(help="A setting and its values: method.rank=4,16 or guidance=3,5,9.")]
 Trials = Annotated[
