@@ -33,6 +33,7 @@ from mascot.methods.textual_inversion import TextualInversionSettings
 from mascot.models.families.registry import load_family
 from mascot.progress import Event, TokenShared
 from mascot.protocols import Family, Stage, Subject
+from tiny.families import pipeline_options
 from tiny.families import tiny_base as make_base
 
 # diffusers' schedulers turn tensors into arrays in a way that numpy 2 finds old.
@@ -300,19 +301,7 @@ def theirs(
     weights = [{part: scale for part, scale in one.items() if part in known} for one in scales]
     pipeline.set_adapters([f"a{number}" for number in range(len(files))], weights)
     noise = gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)])
-    options: dict[str, Any] = {
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "height": 64,
-        "width": 64,
-        "output_type": "np",
-    }
-    if name == "flux":
-        from mascot.models.families.flux import pack
-
-        options |= {"latents": pack(noise), "max_sequence_length": 32}
-    else:
-        options |= {"latents": noise, "negative_prompt": ""}
+    options = pipeline_options(name, noise, steps=STEPS, guidance=GUIDANCE)
     return np.asarray(pipeline(PROMPT, **options).images[0], np.float64) * 255
 
 

@@ -24,7 +24,7 @@ from mascot.models.families.registry import describe, family_name, load_family
 from mascot.protocols import Family
 from mascot.recipe.recipe import Recipe, preset_values
 from mascot.storage.run_folder import Run
-from tiny.families import MAKERS, tiny_base
+from tiny.families import MAKERS, pipeline_options, tiny_base
 from tiny.stable_diffusion import SUBJECT, Idle, tiny_stable_diffusion
 
 PROMPT = "a photo of a sks dog in the snow"
@@ -72,22 +72,11 @@ def theirs(name: str, folder: Path, family: Family, adapter: Path | None = None)
     if adapter is not None:
         pipeline.load_lora_weights(adapter)
     noise = gaussian(family.stages[0].latent_shape(64, 64), [seeded("picture", 5)])
-    options: dict[str, Any] = {
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "height": 64,
-        "width": 64,
-        "output_type": "np",
-    }
-    if name == "flux":
-        from mascot.models.families.flux import pack
-
-        options |= {"latents": pack(noise), "max_sequence_length": 32}
-    elif name == "deepfloyd_if":
+    options = pipeline_options(name, noise, steps=STEPS, guidance=GUIDANCE)
+    if name == "deepfloyd_if":
         # This pipeline accepts no noise; it draws its own from the generator before anything else.
-        options |= {"generator": seeded("picture", 5), "negative_prompt": "", "clean_caption": False}
-    else:
-        options |= {"latents": noise, "negative_prompt": ""}
+        del options["latents"]
+        options |= {"generator": seeded("picture", 5), "clean_caption": False}
     return np.asarray(pipeline(PROMPT, **options).images[0], np.float64) * 255
 
 

@@ -24,6 +24,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from tiny.stable_diffusion import SIDE, WIDTH, WORDS, text_config, tiny_clip_tokenizer
@@ -256,3 +257,19 @@ def _written(make: Callable[[], Any], folder: Path, seed: int) -> Path:
             part.eval()
     pipeline.save_pretrained(folder)
     return folder
+
+
+def pipeline_options(name: str, noise: Tensor, *, steps: int, guidance: float) -> dict[str, Any]:
+    """Make the options with which a pipeline of diffusers starts from given noise, at 64 pixels."""
+    options: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "height": 64,
+        "width": 64,
+        "output_type": "np",
+    }
+    if name == "flux":
+        from mascot.models.families.flux import pack
+
+        return options | {"latents": pack(noise), "max_sequence_length": 32}
+    return options | {"latents": noise, "negative_prompt": ""}

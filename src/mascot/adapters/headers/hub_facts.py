@@ -19,9 +19,9 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("dreambooth",),
 }
 """Kind of file -> the hub's tags of it. The template shows a gallery of images."""
-WEIGHTS: Final = "pytorch_lora_weights.safetensors"
+LAYERS_FILE: Final = "pytorch_lora_weights.safetensors"
 """The file that diffusers' `load_lora_weights` takes from a repository."""
-WORDS: Final = "learned_embeds.safetensors"
+WORD_FILE: Final = "learned_embeds.safetensors"
 """The file that diffusers' `load_textual_inversion` takes from a repository."""
 ENCODERS: Final[Mapping[str, tuple[str, str]]] = {
     "clip_l": ("text_encoder", "tokenizer"),

@@ -27,7 +27,7 @@ from mascot.api.adapters.inspection.file_facts import (
 )
 from mascot.api.adapters.inspection.inspected import Inspection, PartSize
 from mascot.errors import UserError
-from mascot.generation.stack.adapter_sources import download_adapter, is_repository
+from mascot.generation.stack.adapter_sources import download_adapter, is_repository, published_file
 from mascot.models.base_files.file_contents import PARTS, UNET, FileContents, read_contents
 from mascot.models.families.base_source import source_of
 from mascot.models.families.registry import family_name
@@ -37,13 +37,6 @@ from mascot.storage.untrusted_files import UnreadableFile, read_json_object
 
 PICKLED: Final = (".pt", ".bin", ".pth", ".ckpt")
 """File name extensions of pickled weights."""
-ADAPTER_NAMES: Final = (
-    "adapter.safetensors",
-    "pytorch_lora_weights.safetensors",
-    "adapter_model.safetensors",
-    "learned_embeds.safetensors",
-)
-"""Names of an adapter's file in folders of models on the hub; the first that exists counts."""
 AGAIN: Final = "get it again from where it comes from"
 
 
@@ -221,25 +214,23 @@ def inspect_folder(path: Path) -> Inspection:
         raise UserError(
             f"{path} is not trained to the end; finish it with `mascot train --resume --out {path}`{there}."
         )
-    file = adapter_in(path)
+    file = named_file(path)
     found = inspect(file)
     return replace(found, kept_steps=tuple(kept_steps(run))) if run.recipe.is_file() else found
 
 
-def adapter_in(folder: Path) -> Path:
+def named_file(folder: Path) -> Path:
     """Find the adapter's file in a folder: by a usual name, or as its only file of tensors.
 
     Raises:
         UserError: there is none, or there are several.
     """
-    for name in ADAPTER_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        held = f"{len(files)} .safetensors files; give one of them" if files else "no run, no base and no adapter"
-        raise UserError(f"{folder} holds {held}{'' if files else '; give a file or the folder of a run or a base'}.")
-    return files[0]
+    file = published_file(folder)
+    if file is None:
+        count = len(list(folder.glob("*.safetensors")))
+        held = f"{count} .safetensors files; give one of them" if count else "no run, no base and no adapter"
+        raise UserError(f"{folder} holds {held}{'' if count else '; give a file or the folder of a run or a base'}.")
+    return file
 
 
 def inspect_base(path: Path) -> Inspection:

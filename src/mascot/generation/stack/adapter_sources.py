@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from mascot.adapters.headers.hub_facts import LAYERS_FILE, WORD_FILE
 from mascot.adapters.peft_folder import CONFIG, WEIGHTS, is_peft_folder
 from mascot.data.prompt_templates import PLACEHOLDERS
 from mascot.errors import UserError, list_some, shorten
@@ -17,7 +18,7 @@ from mascot.storage.run_folder import Run
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of adapter files."""
-IN_REPOSITORIES = ("adapter.safetensors", "pytorch_lora_weights.safetensors")
+IN_REPOSITORIES = ("adapter.safetensors", LAYERS_FILE, WEIGHTS, WORD_FILE)
 """Names of the adapter's file in a repository of the hub, the best first."""
 IN_FOLDERS = ("recipe.toml", *IN_REPOSITORIES)
 """A folder with one of these files is an adapter's, such as a run's."""
@@ -179,19 +180,19 @@ def similar(reading: AdapterSource) -> str:
 
 
 def names_in(files: Iterable[str]) -> list[str]:
-    """List the files of a repository that may be its adapter's, the best first."""
+    """List the files of a repository or folder that may be its adapter's, the best first."""
     names = [name for name in files if "/" not in name and name.endswith(ENDINGS[0])]
     return [name for name in IN_REPOSITORIES if name in names] or names
 
 
 def is_clear(names: Sequence[str]) -> bool:
-    """Tell whether the first of some names is the adapter's file without a doubt."""
-    return len(names) == 1 or list(names[:1]) == [IN_REPOSITORIES[0]]
+    """Tell whether the first of some names is the adapter's: a usual one, or the only one."""
+    return len(names) == 1 or bool(names and names[0] in IN_REPOSITORIES)
 
 
 def published_file(folder: Path) -> Path | None:
     """Return the adapter's file of a folder as it is on the hub; None where it is not clear."""
-    names = names_in(path.name for path in sorted(folder.iterdir()))
+    names = names_in(path.name for path in sorted(folder.iterdir()) if path.is_file())
     return folder / names[0] if is_clear(names) else None
 
 
@@ -205,7 +206,7 @@ def download_adapter(repository: str) -> Path:
     try:
         files = hub_files(repository)
         known = names_in(files)
-        if known == [WEIGHTS] and CONFIG in files:
+        if known[:1] == [WEIGHTS] and CONFIG in files:
             hub_file(repository, CONFIG)  # is read where it lies beside the weights
         if is_clear(known):
             return hub_file(repository, known[0])

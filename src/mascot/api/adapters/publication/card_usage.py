@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mascot.adapters.headers.hub_facts import ENCODERS, READ_BY_A1111, WEIGHTS, prompt_name
+from mascot.adapters.headers.hub_facts import ENCODERS, LAYERS_FILE, READ_BY_A1111, prompt_name
 from mascot.generation.knobs import Knobs
 from mascot.models import starter
 from mascot.reports.model_card import CardUsage
@@ -160,7 +160,7 @@ def in_other_tools(adapter: PublishedAdapter) -> Iterator[CardUsage]:
 
 def file_words(name: str, published: PublishedAdapter) -> str:
     """Describe a file of the repository."""
-    if name == WEIGHTS:
+    if name == LAYERS_FILE:
         return "the layers, for diffusers" + (" and mascot" if name == published.main else "")
     if name == published.kohya:
         return "the layers in kohya's form, for A1111, Forge and ComfyUI"

@@ -14,7 +14,7 @@ from mascot.adapters.adapter_file import Adapter
 from mascot.adapters.formats.registry import Architecture, architecture_of, stated_architecture, write_format
 from mascot.adapters.formats.word_files import separate_words
 from mascot.adapters.headers.adapter_facts import AdapterFacts, kind_of
-from mascot.adapters.headers.hub_facts import WEIGHTS
+from mascot.adapters.headers.hub_facts import LAYERS_FILE
 from mascot.adapters.headers.model_spec import LAYERS, WORDS_ALONE
 from mascot.adapters.headers.thumbnails import thumbnail
 from mascot.adapters.lora_keys import DOWN, MAGNITUDE
@@ -118,7 +118,7 @@ def weight_files(run: Run, adapter: Adapter, facts: AdapterFacts, name: str) -> 
         own = replace(layers, tensors=tensors, metadata=metadata)
         if own.manifest is not None and words:
             own = replace(own, manifest=own.manifest.model_copy(update={"method": method_in(tensors)}))
-        yield WEIGHTS, described(own, own, facts, "diffusers"), "main layers" if main_is_layers else "layers"
+        yield LAYERS_FILE, described(own, own, facts, "diffusers"), "main layers" if main_is_layers else "layers"
         yield from kohya_file(own, facts, kohya_name(name, words))
     for token, (rows, record) in words.items():
         manifest = adapter.manifest and adapter.manifest.model_copy(update={"method": method_in(rows)})
@@ -140,7 +140,7 @@ def words_alone(adapter: Adapter) -> dict[str, tuple[dict[str, Tensor], dict[str
 
 def kohya_name(name: str, tokens: Iterable[str]) -> str:
     """Name kohya's file as the repository is named, unless another of its files is called so."""
-    taken = {Path(MAIN).stem, Path(WEIGHTS).stem, *tokens}
+    taken = {Path(MAIN).stem, Path(LAYERS_FILE).stem, *tokens}
     return f"{name}_lora" if name.lower() in {other.lower() for other in taken} else name
 
 
@@ -169,7 +169,7 @@ def describe(
     assert adapter.manifest is not None, "a run's adapter has a manifest"
     manifest = adapter.manifest
     base = public_name(manifest.base)
-    layers = next((content for file, content, _ in forms if file == WEIGHTS), None)
+    layers = next((content for file, content, _ in forms if file == LAYERS_FILE), None)
     words = tuple(
         (what, file, tuple(content.tensors)) for file, content, what in forms if what.split()[0] not in OWN_FORMS
     )
@@ -183,7 +183,7 @@ def describe(
         knobs=recommended_knobs(adapter),
         size=manifest.resolution,
         main=next((file for file, _, what in forms if what.startswith("main")), MAIN),
-        layers=WEIGHTS if layers is not None and reads(layers) else None,
+        layers=LAYERS_FILE if layers is not None and reads(layers) else None,
         kohya=next((file for file, _, what in forms if what == "kohya"), None),
         words=words,
         is_whole=is_whole,
