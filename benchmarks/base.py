@@ -256,7 +256,9 @@ def report(options: argparse.Namespace, prompts: BasePrompts, encoders: Encoders
     print("\n".join(f"- {line}" for line in described))
     numbers = ", ".join(f"{name} {value}" for name, value in settings.items())
     print(f"- {numbers}; images use this guidance unless a row says otherwise")
-    print(f"- by chance: noun named right 1 in {len(prompts.nouns)} (two things: 2), place 1 in {len(PLACES)}")
+    right = {kind: sum(len(s.nouns) for s in scenes) / len(scenes) for kind, scenes in prompts.kinds.items()}
+    chance = f"{right['plain']:.1f} in {len(prompts.nouns)} (two things: {right['two things']:.1f})"
+    print(f"- by chance: noun named right {chance}, place 1 in {len(PLACES)}")
     print(tables(columns), flush=True)
     if options.out is not None:
         write_results(options.out, settings, encoders=described, columns=columns)

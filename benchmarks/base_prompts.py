@@ -14,7 +14,7 @@ from PIL import Image
 from mascot.errors import UserError
 from starter_training.scenes.backgrounds import PLACES, paint, paint_plain
 from starter_training.scenes.canvas import COLORS, Rng
-from starter_training.scenes.caption_words import ALIVE, ARTICLE, TINTS
+from starter_training.scenes.caption_words import ALIVE, ARTICLE, SECOND, TINTS
 from starter_training.scenes.scene_grammar import (
     Figure,
     paste_in_material,
@@ -48,7 +48,7 @@ class Scene:
     prompt: str
     image: Image.Image
     nouns: tuple[str, ...] = ()
-    """Naming any of these is right."""
+    """Naming any of these is right: the prompt's nouns, and those that share drawings with them."""
     place: str = ""
     """The place in the prompt, or an empty text."""
     individual: int = 0
@@ -89,11 +89,6 @@ def paste_tinted(world: World, image: Image.Image, rng: Rng, figure: Figure) -> 
     return paste_made_of(world, image, rng, figure, str(rng.choice(TINTS)))
 
 
-def any_look(world: World, rng: Rng, noun: str) -> Look:
-    """Choose one of a noun's drawings."""
-    return Look(str(rng.choice(world.bodies[noun])))
-
-
 def compose_kind(
     world: World,
     rng: Rng,
@@ -118,17 +113,19 @@ def compose_kind(
         name: name of the individual, if it has one.
     """
     image, place = background(world, rng)
-    figure = Figure(noun, look or any_look(world, rng, noun), f"a {name} {noun}" if name else f"a {noun}")
+    figure = Figure(noun, look or world.any_look(noun, rng), f"a {name} {noun}" if name else f"a {noun}")
     words = paste(world, image, rng, figure)
     image = apply_filter(style, image) if style in FILTERS else image
-    nouns = tuple(filter(None, (noun, words.partition(" next to a ")[2])))
+    second = SECOND.search(words)
+    asked = (noun,) if second is None else (noun, second.group(1))
+    nouns = tuple(dict.fromkeys(alike for one in asked for alike in world.kin(one)))
     prompt = ARTICLE.sub("an", " ".join(filter(None, (style, words, place))))
     return Scene(prompt=prompt, image=image, nouns=nouns, place=place if place in PLACES else "")
 
 
 def compose_styled(world: World, rng: Rng, noun: str) -> Scene:
     """Compose a scene in a filter style, or of a drawing whose art is named."""
-    look = any_look(world, rng, noun)
+    look = world.any_look(noun, rng)
     style = str(rng.choice(FILTERS)) if rng.random() < 0.5 else f"a {world.arts[look.drawing.split('/')[0]]} of"
     return compose_kind(world, rng, noun, style=style, look=look)
 

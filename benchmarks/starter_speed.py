@@ -49,7 +49,7 @@ def main(  # noqa: PLR0917 - the command's options
     shared = share([unet, text], 1, cpu, torch.multiprocessing.get_context("spawn"))
     replica = Replica([unet, text], shared, 0, learning_rate=learning_rate, betas=(0.9, 0.98), optimizer=optimizer)
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
-    pool = LatentPool(World(work / "drawings.npz"), vae, tokenizer, cpu, [5, 0])
+    pool = LatentPool(World(work / "drawings.npz"), vae, tokenizer, cpu, [5, 0], size=POOLED)
     while pool.filled < POOLED:
         pool.add(64, difficulty)
     validation = validation_batch(pool, VALIDATION_SCENES, difficulty)

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STARTER = ROOT / "src" / "mascot" / "models" / "starter"
 
 Work = Annotated[Path, typer.Option(help="Folder that holds all intermediate results.")]
+Start = Annotated[
+    Path | None, typer.Option(help="Stable Diffusion folder of an earlier base, from which training continues.")
+]
 Objective = Annotated[
     Literal["contrast", "distillation"], typer.Option(help="Training objective of the identity encoder.")
 ]
@@ -67,19 +70,27 @@ def tokenizer(work: Work = WORK) -> None:
 
 
 @app.command()
-def vae(work: Work = WORK, minutes: float = 15, replicas: int = 2) -> None:
+def vae(work: Work = WORK, minutes: float = 60, replicas: int = 2, start: Start = None) -> None:
     """Train the autoencoder; a stopped run resumes."""
     from starter_training.models.autoencoder import train_autoencoder
 
-    train_autoencoder(work, minutes, replicas)
+    train_autoencoder(work, minutes, replicas, start)
 
 
 @app.command()
-def base(work: Work = WORK, minutes: float = 100, replicas: int = 2, learning_rate: float = 8e-4) -> None:
+def base(
+    work: Work = WORK,
+    *,
+    minutes: float = 200,
+    replicas: int = 2,
+    learning_rate: float = 1e-3,
+    scenes: Annotated[int, typer.Option(help="Encoded scenes that each process keeps.")] = 8192,
+    start: Start = None,
+) -> None:
     """Train the text encoder and the UNet together; a stopped run resumes."""
     from starter_training.models.base import train_base
 
-    train_base(work, minutes, replicas, learning_rate)
+    train_base(work, minutes=minutes, replicas=replicas, learning_rate=learning_rate, scenes=scenes, start=start)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any
 import resvg_py
 from PIL import Image
 
-SIDE = 96
+SIDE = 128
 """Pixels along each side of a rendered drawing; scenes scale it down."""
 
 IconSet = dict[str, Any]

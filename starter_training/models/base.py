@@ -5,6 +5,8 @@ Shape suffixes: B batch, C channel, H height, W width, N positions of a prompt.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +26,21 @@ from starter_training.data_parallel import (
     pin_to_core,
     point_at,
 )
-from starter_training.models.autoencoder import to_pixels
-from starter_training.models.tokenizer import POSITIONS
-from starter_training.scenes.scene_grammar import compose, stream
+from starter_training.models.autoencoder import LATENT_CHANNELS, to_pixels
+from starter_training.models.tokenizer import CAPTIONS, POSITIONS, captions
+from starter_training.scenes.scene_grammar import compose
 from starter_training.scenes.world import World
 
 BATCH = 64
 """Latents in a step, over all replicas."""
-POOL = 8192
-"""Scenes that each replica keeps; a step replaces some and trains on a random few."""
-REPLAY = 3
+REPLAY = 4
 """Average number of times that a scene is trained on.
 
-Composing and encoding scenes cost a fifth of a step.
+Composing and encoding its scenes would cost a third of a step.
 """
 CAPTION_DROPOUT = 0.1
+CELLS = 16
+"""Cells along each side of the latents."""
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -65,9 +67,9 @@ def make_base(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextM
     They have 13.8 M and 3.4 M parameters.
     """
     unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        sample_size=CELLS,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 128, 224),
         layers_per_block=1,
         norm_num_groups=32,
@@ -105,15 +107,24 @@ class LatentPool:
         tokenizer: tokenizes the captions.
         device: where latents and token ids are kept.
         seed: decides the scenes and the batches.
+        size: how many scenes are kept.
     """
 
     def __init__(
-        self, world: World, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device, seed: list[int]
+        self,
+        world: World,
+        vae: AutoencoderKL,
+        tokenizer: CLIPTokenizer,
+        device: torch.device,
+        seed: list[int],
+        *,
+        size: int,
     ) -> None:
         self.world, self.vae, self.tokenizer, self.device = world, vae, tokenizer, device
         self.rng = np.random.default_rng(seed)
-        self.latents_BCHW = torch.zeros(POOL, 4, 16, 16, device=device)
-        self.ids_BN = torch.zeros(POOL, POSITIONS, dtype=torch.long, device=device)
+        self.size = size
+        self.latents_BCHW = torch.zeros(size, LATENT_CHANNELS, CELLS, CELLS, device=device)
+        self.ids_BN = torch.zeros(size, POSITIONS, dtype=torch.long, device=device)
         self.next = 0
         self.filled = 0
 
@@ -131,11 +142,11 @@ class LatentPool:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             latents = self.vae.encode(pixels).latent_dist.sample().float() * self.vae.config.scaling_factor
         captions = ["" if self.rng.random() < CAPTION_DROPOUT else caption for _, caption in scenes]
-        rows = torch.arange(self.next, self.next + count) % POOL
+        rows = torch.arange(self.next, self.next + count) % self.size
         self.latents_BCHW[rows] = latents
         self.ids_BN[rows] = self.tokenize(captions)
-        self.next = (self.next + count) % POOL
-        self.filled = min(POOL, self.filled + count)
+        self.next = (self.next + count) % self.size
+        self.filled = min(self.size, self.filled + count)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw a random batch of latents (B x C x H x W) and token ids (B x N)."""
@@ -188,8 +199,13 @@ def velocity_loss(
     return F.mse_loss(prediction.float(), signal * eps - noise * latents_BCHW)
 
 
-def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, learning_rate: float) -> None:
-    """Run one replica of the training."""
+def train_replica(  # noqa: PLR0917 - called by `launch`
+    rank: int, shared: SharedBuffers, work: Path, minutes: float, learning_rate: float, scenes: int
+) -> None:
+    """Run one replica of the training; `scenes` is how many it keeps encoded.
+
+    A step replaces some of them and trains on a random few.
+    """
     device = shared.parameters.device
     pin_to_core(rank, device)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
@@ -201,13 +217,13 @@ def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, 
     folder.mkdir(exist_ok=True)
     progress = replica.resume(folder)
     step, begun = int(progress["step"]), int(progress["begun"])
-    pool = LatentPool(World(work / "drawings.npz"), vae, tokenizer, device, [2, rank, step])
+    pool = LatentPool(World(work / "drawings.npz"), vae, tokenizer, device, [2, rank, step], size=scenes)
     batch = BATCH // replica.count
-    clock = Clock(minutes, progress["seconds"])
-    while pool.filled < POOL:
-        pool.add(64, difficulty_at(clock.fraction))
-    validation = validation_batch(pool, 128)
+    while pool.filled < scenes:
+        pool.add(min(64, scenes - pool.filled), difficulty_at(progress["seconds"] / (60 * minutes)))
+    validation = validation_batch(pool, min(128, scenes))
     generator = torch.Generator().manual_seed(1000 * step + rank)
+    clock = Clock(minutes, progress["seconds"])
     while clock.fraction < 1:
         if step % REPLAY == 0:
             pool.add(batch, difficulty_at(clock.fraction))
@@ -215,7 +231,7 @@ def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, 
         loss.backward()
         replica.step(learning_rate_scale(clock.fraction, step - begun), decay=min(0.9995, (1 + step) / (10 + step)))
         step += 1
-        if step % 500 == 0:
+        if step % 250 == 0:
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
             if rank == 0:
                 with torch.no_grad():
@@ -225,14 +241,64 @@ def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, 
     replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
 
 
-def train_base(work: Path, minutes: float, replicas: int, learning_rate: float) -> None:
-    """Train for a budget of minutes, resuming from a checkpoint."""
+def train_base(
+    work: Path, *, minutes: float, replicas: int, learning_rate: float, scenes: int, start: Path | None = None
+) -> None:
+    """Train for a budget of minutes, resuming from a checkpoint.
+
+    Args:
+        work: the folder of the training.
+        minutes: the budget.
+        replicas: how many processes train.
+        learning_rate: the peak learning rate.
+        scenes: how many encoded scenes each replica keeps.
+        start: an earlier base, from whose weights the training starts.
+    """
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    launch(train_replica, list(make_base(tokenizer)), replicas, work, minutes, learning_rate)
+    unet, text = make_base(tokenizer)
+    if start is not None:
+        continue_unet(unet, UNet2DConditionModel.from_pretrained(start, subfolder="unet").float())
+        continue_text_encoder(text, tokenizer, start)
+    launch(train_replica, [unet, text], replicas, work, minutes, learning_rate, scenes)
 
 
-def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, world: World) -> int:
+def continue_unet(unet: UNet2DConditionModel, earlier: UNet2DConditionModel) -> None:
+    """Copy an earlier UNet's weights.
+
+    Latent channels that it did not have have no effect at first, and are predicted as zero.
+    """
+    weights = earlier.state_dict()
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            shared = tuple(slice(0, length) for length in weights[name].shape)
+            if parameter.shape != weights[name].shape:
+                parameter.zero_()
+            parameter[shared] = weights[name]
+
+
+def continue_text_encoder(text: CLIPTextModel, tokenizer: CLIPTokenizer, start: Path) -> None:
+    """Copy an earlier text encoder's weights; its tokenizer may be another one.
+
+    A token gets the embedding of the same token. A word that used to be several tokens gets their
+    mean. Other tokens stay random.
+    """
+    earlier = CLIPTextModel.from_pretrained(start, subfolder="text_encoder").float()
+    former = CLIPTokenizer.from_pretrained(start, subfolder="tokenizer")
+    vectors, rows = text.get_input_embeddings(), earlier.get_input_embeddings().weight.data
+    text.load_state_dict(
+        {name: weight for name, weight in earlier.state_dict().items() if "token_embedding" not in name}, strict=False
+    )
+    known = former.get_vocab()
+    for token, number in tokenizer.get_vocab().items():
+        word = token.removesuffix("</w>")
+        if token in known:
+            vectors.weight.data[number] = rows[known[token]]
+        elif word != token:
+            vectors.weight.data[number] = rows[former.convert_tokens_to_ids(former.tokenize(word))].mean(0)
+
+
+def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: Iterable[str]) -> int:
     """Rescale embedding rows that no caption trained to the median norm of trained rows.
 
     A rare token then has a clear effect on the text encoder.
@@ -240,8 +306,7 @@ def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, world: W
     Returns:
         The number of rescaled rows.
     """
-    scenes = stream(world, [0, 77])
-    seen = {i for _ in range(40_000) for i in tokenizer(next(scenes)[1]).input_ids} | set(tokenizer("").input_ids)
+    seen = {i for caption in captions for i in tokenizer(caption).input_ids} | set(tokenizer("").input_ids)
     rows = text.get_input_embeddings().weight.data
     unseen = torch.tensor(sorted(set(range(len(rows))) - seen))
     trained_norm = rows[torch.tensor(sorted(seen))].norm(dim=1).median()
@@ -255,7 +320,7 @@ def read_pipeline(work: Path) -> StableDiffusionPipeline:
     unet, text = make_base(tokenizer)
     saved = torch.load(work / "base" / "weights.pt", weights_only=True)
     point_at([unet, text], saved["average"])
-    revive_unseen_tokens(text, tokenizer, World(work / "drawings.npz"))
+    revive_unseen_tokens(text, tokenizer, islice(captions(work), CAPTIONS))
     vae = AutoencoderKL.from_pretrained(work / "vae")
     return StableDiffusionPipeline(
         vae=vae,

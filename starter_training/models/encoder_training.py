@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from starter_training.data_parallel import Clock, Replica, SharedBuffers, launch, learning_rate_scale, pin_to_core
 from starter_training.models.distillation import Distillation
 from starter_training.models.encoders import (
+    SIDE,
     caption_loss,
     contrast_loss,
     embed,
@@ -83,7 +84,7 @@ def train_clip_replica(rank: int, shared: SharedBuffers, work: Path, minutes: fl
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     clip = make_clip(tokenizer).to(device)
     replica = Replica([clip], shared, rank, learning_rate=learning_rate, betas=(0.9, 0.98))
-    worlds = (World(work / "drawings.npz", named=0.1), wide_world(work))
+    worlds = (World(work / "drawings.npz", SIDE, named=0.1), wide_world(work))
 
     def batch(rng: Rng, count: int) -> tuple[Tensor, Tensor]:
         scenes: list[tuple[Image.Image, str]] = []

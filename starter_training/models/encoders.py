@@ -89,14 +89,14 @@ def make_identity_encoder() -> ViTModel:
     return encoder
 
 
-def wide_world(work: Path, seed: int = 0) -> World:
+def wide_world(work: Path, side: int = SIDE, seed: int = 0) -> World:
     """Make a world of every collected drawing except held-out ones, named by their labels.
 
     It has many more drawings than the base's world.
     """
     catalogue = read_catalogue(work / "npm" / "node_modules")
     nouns = {label: {"bodies": [icon]} for icon, label in catalogue.items()}
-    return World(work / "drawings.npz", SIDE, seed, nouns=nouns, named=0.0)
+    return World(work / "drawings.npz", side, seed, nouns=nouns, named=0.0)
 
 
 def to_inputs(images: NDArray[np.uint8]) -> Tensor:

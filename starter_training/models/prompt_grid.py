@@ -38,7 +38,7 @@ PROMPTS = (
 
 
 def write_grid(
-    pipeline: StableDiffusionPipeline, out: Path, *, guidance: float = 5.0, steps: int = 25, scale: int = 3
+    pipeline: StableDiffusionPipeline, out: Path, *, guidance: float = 5.0, steps: int = 25, side: int = 192
 ) -> None:
     """Generate the 24 prompts and write them as six columns of captioned images.
 
@@ -49,16 +49,13 @@ def write_grid(
         out: image file to write.
         guidance: guidance scale.
         steps: denoising steps.
-        scale: pixels of the grid for each generated pixel.
+        side: pixels of the grid along each side of an image.
     """
     pipeline.set_progress_bar_config(disable=True)
-    side = 64 * scale
     sheet = Image.new("RGB", (6 * side, 4 * (side + 26)), "white")
     pen = ImageDraw.Draw(sheet)
     generators = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
-    images = pipeline(
-        list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance, generator=generators, height=64, width=64
-    ).images
+    images = pipeline(list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
     for i, (prompt, image) in enumerate(zip(PROMPTS, images, strict=True)):
         x, y = i % 6 * side, i // 6 * (side + 26)
         sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))

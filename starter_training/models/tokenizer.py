@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from starter_training.scenes.world import World
 
 POSITIONS = 24
 """Tokens of one prompt, start and end included; captions have 12 on average."""
+CAPTIONS = 20_000
+"""Captions on which the tokenizer is trained."""
 SIZE = 4096
 """Tokens of the vocabulary."""
 
@@ -30,19 +33,23 @@ def rare_tokens() -> list[str]:
     return sorted(set(words) - set(invented_names()))[:120]
 
 
+def captions(work: Path) -> Iterator[str]:
+    """Yield captions of scenes forever; the scenes are tiny, as nobody looks at them."""
+    return (caption for _, caption in stream(World(work / "drawings.npz", side=16), [0, 77]))
+
+
 def train_tokenizer(work: Path) -> None:
     """Train byte pairs on captions, emoji names and general words; write `work/tokenizer`.
 
     Prints how many words of the captions and rare tokens are split into several tokens.
     """
-    world = World(work / "drawings.npz")
-    captions = [caption for _, caption in islice(stream(world, [0, 77]), 20_000)]
+    seen = list(islice(captions(work), CAPTIONS))
     labels = work / "npm" / "node_modules" / "emojibase-data" / "en" / "data.json"
     general = [f"{record['label']} {' '.join(record.get('tags', []))}" for record in json.loads(labels.read_text())]
-    corpus = captions + general * 3 + [" ".join(rare_tokens())] * 500 + [" ".join(invented_names())] * 500
+    corpus = seen + general * 3 + [" ".join(rare_tokens())] * 500 + [" ".join(invented_names())] * 500
     tokenizer = train_byte_pairs(corpus)
     tokenizer.save_pretrained(work / "tokenizer")
-    words = {word for caption in captions for word in caption.split()} | set(rare_tokens())
+    words = {word for caption in seen for word in caption.split()} | set(rare_tokens())
     split = [word for word in sorted(words) if len(tokenizer.tokenize(word)) != 1]
     print(f"{len(tokenizer)} tokens; {len(words)} words of captions, {len(split)} of them split: {split[:10]}")
 

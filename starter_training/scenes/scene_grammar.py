@@ -3,7 +3,8 @@
 Grammar of a caption:
 
     [STYLE of] a [small | big] [COLOR | MATERIAL] [NAME] NOUN
-    [wearing a HAT | holding a THING] [upside down | lying on its side] [next to a NOUN]
+    [wearing a HAT | holding a THING] [upside down | lying on its side]
+    [next to a NOUN | and a NOUN | to the left of a NOUN | to the right of a NOUN]
     [PLACE | on a COLOR background | on a COLOR rug]
 
 Names are invented words. A name picks one *instance* of its noun: one drawing, recolored, reshaped
@@ -21,9 +22,15 @@ import numpy as np
 from PIL import Image
 
 from starter_training.scenes.canvas import Rng
-from starter_training.scenes.caption_words import ALIVE, ARTICLE, PHOTO_STYLES, PLURALS, TINTS
+from starter_training.scenes.caption_words import ALIVE, ARTICLE, BESIDE, PHOTO_STYLES, PLURALS, PLUSH, RIGHT_OF, TINTS
 from starter_training.scenes.textures import FILTERS, MATERIALS, apply_filter, make_of
 from starter_training.scenes.world import NAMES_PER_NOUN, Look, World, paste, paste_centered
+
+SILENT_SHARE = 0.16
+"""Share of captions that do not say what is behind the figure.
+
+A color of the figure then says nothing about the background.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ def compose(
         behind: a backdrop and its words; by default the world chooses one.
     """
     image, place = world.backdrop(rng, difficulty) if behind is None else (behind[0].copy(), behind[1])
+    place = "" if behind is None and rng.random() < SILENT_SHARE else place
     figure, style = choose_figure(world, rng)
     words = paste_figure(world, image, rng, figure, difficulty)
     if rng.random() < 0.06 + 0.08 * difficulty:
@@ -83,7 +91,8 @@ def choose_figure(world: World, rng: Rng) -> tuple[Figure, str]:
     key = keys[rng.integers(len(keys))]
     if rng.random() < 0.45:
         style = f"a {world.arts[key.split('/')[0]]} of"
-    return Figure(noun, Look(key), f"the face of a {noun}" if face else f"a {noun}"), style
+    look = Look(key, plush=noun in PLUSH)
+    return Figure(noun, look, f"the face of a {noun}" if face else f"a {noun}"), style
 
 
 def paste_figure(world: World, image: Image.Image, rng: Rng, figure: Figure, difficulty: float) -> str:
@@ -93,9 +102,9 @@ def paste_figure(world: World, image: Image.Image, rng: Rng, figure: Figure, dif
         return paste_made_of(world, image, rng, figure, str(rng.choice(TINTS)))
     for share, way in (
         (0.05, paste_in_material),
-        (0.07, paste_pair),
+        (0.12, paste_pair),
         (0.10, paste_with_accessory),
-        (0.07, paste_resized),
+        (0.10, paste_resized),
         (0.05, paste_turned),
     ):
         if 0.09 <= chance < 0.09 + share * difficulty:
@@ -122,7 +131,8 @@ def paste_in_material(world: World, image: Image.Image, rng: Rng, figure: Figure
 
 def paste_resized(world: World, image: Image.Image, rng: Rng, figure: Figure) -> str:
     """Paste a small figure near the ground or a big one, and return the words for it."""
-    size, word = (round(world.side * 0.45), "small") if rng.random() < 0.5 else (round(world.side * 0.97), "big")
+    word, share = ("small", 0.45) if rng.random() < 0.65 else ("big", 0.97)
+    size = round(world.side * share)
     room = world.side - size
     x, y = int(rng.integers(room + 1)), room - int(rng.integers(room // 3 + 1))
     paste(image, world.scale(figure.look, size), x, y)
@@ -167,14 +177,22 @@ def paste_with_accessory(world: World, image: Image.Image, rng: Rng, figure: Fig
 
 
 def paste_pair(world: World, image: Image.Image, rng: Rng, figure: Figure) -> str:
-    """Paste two of one noun, or two nouns next to each other, and return the words for them."""
+    """Paste two of one noun, or two nouns side by side, and return the words for them.
+
+    The noun that is named first is at the left, except before "to the right of".
+    """
     small = round(world.side * 0.48)
-    if rng.random() < 0.4 and figure.words == f"a {figure.noun}":
-        other, words = figure.look, f"two {PLURALS.get(figure.noun, figure.noun + 's')}"
+    left = figure.look
+    if rng.random() < 0.3 and figure.words == f"a {figure.noun}":
+        right, words = figure.look, f"two {PLURALS.get(figure.noun, figure.noun + 's')}"
     else:
         second = str(rng.choice(world.nouns))
-        other, words = Look(str(rng.choice(world.bodies[second]))), f"{figure.words} next to a {second}"
+        right = world.any_look(second, rng)
+        if rng.random() < 0.12:
+            left, right, words = right, left, f"{figure.words}{RIGHT_OF}{second}"
+        else:
+            words = f"{figure.words}{rng.choice(BESIDE, p=(0.6, 0.25, 0.15))}{second}"
     low = world.side - small - round(world.side * 0.14)
-    paste(image, world.scale(figure.look, small), 1, low)
-    paste(image, world.scale(other, small), world.side - small - 1, low)
+    paste(image, world.scale(left, small), 1, low)
+    paste(image, world.scale(right, small), world.side - small - 1, low)
     return words

@@ -12,14 +12,18 @@ from PIL import Image
 from starter_training.drawings.objects import read_objects
 from starter_training.scenes.backgrounds import PLACES, paint, paint_pattern, paint_plain, paint_rug
 from starter_training.scenes.canvas import COLORS, Rng
-from starter_training.scenes.caption_words import PATTERNS, invented_names
-from starter_training.scenes.textures import turn_hues
+from starter_training.scenes.caption_words import PATTERNS, PLUSH, invented_names
+from starter_training.scenes.textures import sew, turn_hues
 
+SIDE = 128
+"""Pixels along each side of a scene that the base is trained on."""
 NAMES_PER_NOUN = 6
 NAMED_SHARE = 0.3
 """Share of scenes that show a named individual."""
 BACKDROPS_PER_PLACE = 40
 """Backdrops that are painted once for each place and then reused."""
+MOST_DRAWINGS = 20
+"""Drawings from which on a noun is not shown more often."""
 SHAPES = ((1.0, 1.0), (0.8, 1.0), (1.0, 0.8))
 """Width and height of a reshaped drawing, as shares of its square."""
 
@@ -35,6 +39,8 @@ class Look:
     shape: tuple[float, float] = (1.0, 1.0)
     """Width and height, as shares of its square."""
     mirrored: bool = False
+    plush: bool = False
+    """Whether it is sewn of plush, as a stuffed animal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class World:
     def __init__(
         self,
         drawings: Path,
-        side: int = 64,
+        side: int = SIDE,
         seed: int = 0,
         *,
         nouns: dict[str, dict[str, list[str]]] | None = None,
@@ -77,7 +83,8 @@ class World:
         self.faces = {noun: self.find(kinds["faces"]) for noun, kinds in nouns.items() if "faces" in kinds}
         self.nouns = sorted(noun for noun, bodies in self.bodies.items() if bodies)
         # Nouns with more drawings and faces are harder; they are shown more often.
-        weight = np.array([2 + len(self.bodies[n]) + len(self.faces.get(n, [])) for n in self.nouns], float)
+        drawings_of = [len(self.bodies[n]) + len(self.faces.get(n, [])) for n in self.nouns]
+        weight = 4 + np.minimum(drawings_of, MOST_DRAWINGS).astype(float)
         self.noun_odds = weight / weight.sum()
         self.accessories = [
             (facts["words"], facts["on"], self.find([icon])) for icon, facts in objects["accessories"].items()
@@ -97,13 +104,25 @@ class World:
         found = self.scaled.get((look, side))
         if found is None:
             width, height = (round(side * part) for part in look.shape)
-            figure = turn_hues(self.drawings[look.drawing], look.hue).resize((width, height), Image.Resampling.LANCZOS)
+            figure = turn_hues(self.drawings[look.drawing], look.hue)
+            figure = sew(figure) if look.plush else figure
+            figure = figure.resize((width, height), Image.Resampling.LANCZOS)
             if look.mirrored:
                 figure = figure.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             found = Image.new("RGBA", (side, side))
             found.paste(figure, ((side - width) // 2, (side - height) // 2))
             self.scaled[look, side] = found
         return found
+
+    def kin(self, noun: str) -> list[str]:
+        """Return a noun and all that share a drawing with it, as dog and puppy do."""
+        own = {*self.bodies[noun], *self.faces.get(noun, [])}
+        return [noun, *(n for n in self.nouns if n != noun and own & {*self.bodies[n], *self.faces.get(n, [])})]
+
+    def any_look(self, noun: str, rng: Rng) -> Look:
+        """Choose any drawing of a noun."""
+        keys = self.bodies[noun]
+        return Look(keys[rng.integers(len(keys))], plush=noun in PLUSH)
 
     def usual_size(self, rng: Rng) -> int:
         """Choose the side in pixels of a figure that no word calls small or big."""
@@ -157,7 +176,7 @@ def name_instances(noun: str, bodies: list[str], seed: int) -> list[Instance]:
     hues = [0, *rng.permutation([40, 80, 120, 160, 200])[: NAMES_PER_NOUN - 1].tolist()]
     shapes, mirrored = rng.integers(len(SHAPES), size=NAMES_PER_NOUN), rng.random(NAMES_PER_NOUN) < 0.5
     return [
-        Instance(str(names[i]), Look(str(keys[i]), int(hues[i]), SHAPES[shapes[i]], bool(mirrored[i])))
+        Instance(str(names[i]), Look(str(keys[i]), int(hues[i]), SHAPES[shapes[i]], bool(mirrored[i]), noun in PLUSH))
         for i in range(NAMES_PER_NOUN)
     ]
 

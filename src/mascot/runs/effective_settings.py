@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from mascot.data.captioning.caption_variants import has_wildcards
@@ -117,13 +118,24 @@ def described_class_images(recipe: Recipe, per_step: int) -> str:
 
 
 def described_noun(noun: str | None, base: str) -> str:
-    """Describe a class noun, with a warning where the embedded base was not trained on it."""
+    """Describe a class noun; one that the embedded base was not trained on, with those nearest."""
     if noun is None:
         return "none"
-    if not is_embedded(base) or set(noun.lower().split()) & set(known := starter.nouns()):
+    if not is_embedded(base) or is_known(noun):
         return noun
-    warning = "which the embedded base was not trained on, so its class images mean little"
-    return f"{noun}, {warning}. It knows {', '.join(known)}"
+    from mascot.models.starter.nearest_nouns import nearest_nouns
+
+    first, second, third = nearest_nouns(noun)
+    return (
+        f"{noun}, which the embedded base was not trained on, so its class images mean little; "
+        f"of the {len(starter.nouns())} nouns that it knows, {first}, {second} and {third} are nearest"
+    )
+
+
+def is_known(noun: str) -> bool:
+    """Tell whether the embedded base was trained on a noun, or on one within it (`a red dog`)."""
+    words = f" {' '.join(re.findall('[a-z]+', noun.lower()))} "
+    return any(f" {known} " in words for known in starter.nouns())
 
 
 def flatten(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
