@@ -165,8 +165,8 @@ def validation_batch(pool: LatentPool, count: int, difficulty: float = 1.0) -> t
 
 
 def difficulty_at(fraction: float) -> float:
-    """Return the difficulty of scenes: 0 in the first quarter of the time, 1 from half of it on."""
-    return min(1.0, max(0.0, (fraction - 0.25) / 0.25))
+    """Return the difficulty of scenes: 0 in the first tenth of the time, 1 from two fifths of it."""
+    return min(1.0, max(0.0, (fraction - 0.1) / 0.3))
 
 
 def velocity_loss(

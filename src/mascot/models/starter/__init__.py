@@ -1,6 +1,6 @@
 """The embedded base model, its encoders and held-out subjects, as package data.
 
-`base/` is a Stable Diffusion of 64 pixels, small enough for a laptop's CPU. `clip/` and `identity/`
+`base/` is a Stable Diffusion of 128 pixels, small enough for a laptop's CPU. `clip/` and `identity/`
 are the encoders that measure it. `subjects/` holds photos of subjects that none of them was trained
 on. `token.json` is the identifier token for this base.
 
@@ -100,7 +100,7 @@ def complete_folder(name: str, needed: tuple[str, ...], content: str, step: str)
 
 
 def folder() -> Path:
-    """Return the folder of the embedded base: a Stable Diffusion pipeline, 64 px, float16.
+    """Return the folder of the embedded base: a Stable Diffusion pipeline, 128 px, float16.
 
     Raises:
         UserError: weights are missing.
