@@ -19,7 +19,7 @@ STARTER = ROOT / "src" / "mascot" / "models" / "starter"
 
 Work = Annotated[Path, typer.Option(help="Folder that holds all intermediate results.")]
 Start = Annotated[
-    Path | None, typer.Option(help="Stable Diffusion folder of an earlier base, from which training continues.")
+    Path | None, typer.Option(help="Folder of an earlier base or CLIP, from whose weights training starts.")
 ]
 Objective = Annotated[
     Literal["contrast", "distillation"], typer.Option(help="Training objective of the identity encoder.")
@@ -70,11 +70,13 @@ def tokenizer(work: Work = WORK) -> None:
 
 
 @app.command()
-def vae(work: Work = WORK, minutes: float = 60, replicas: int = 2, start: Start = None) -> None:
+def vae(
+    work: Work = WORK, minutes: float = 60, replicas: int = 2, learning_rate: float = 2e-3, start: Start = None
+) -> None:
     """Train the autoencoder; a stopped run resumes."""
     from starter_training.models.autoencoder import train_autoencoder
 
-    train_autoencoder(work, minutes, replicas, start)
+    train_autoencoder(work, minutes=minutes, replicas=replicas, learning_rate=learning_rate, start=start)
 
 
 @app.command()
@@ -94,11 +96,13 @@ def base(
 
 
 @app.command()
-def clip(work: Work = WORK, minutes: float = 25, learning_rate: float = 1e-3) -> None:
+def clip(
+    work: Work = WORK, minutes: float = 60, replicas: int = 2, learning_rate: float = 1e-3, start: Start = None
+) -> None:
     """Train the CLIP that scores prompt fidelity; a stopped run resumes."""
     from starter_training.models.encoder_training import train_clip
 
-    train_clip(work, minutes, learning_rate)
+    train_clip(work, minutes=minutes, replicas=replicas, learning_rate=learning_rate, start=start)
 
 
 @app.command()

@@ -23,6 +23,8 @@ from starter_training.data_parallel import (
     point_at,
 )
 from starter_training.models.encoders import wide_world
+from starter_training.scenes.augmentations import crowd
+from starter_training.scenes.canvas import Rng
 from starter_training.scenes.scene_grammar import compose, stream
 from starter_training.scenes.world import World
 
@@ -31,6 +33,8 @@ BATCH = 16
 SIDE = 128
 """Pixels along each side of an image."""
 LATENT_CHANNELS = 8
+CROWDED = 0.35
+"""Share of images that show a crowd of small drawings."""
 LATENT_NOISE = 0.2
 """Largest standard deviation of the noise that the decoder has to bear.
 
@@ -94,13 +98,24 @@ def latent_loss(model: AutoencoderKL, earlier: AutoencoderKL, means_BCHW: Tensor
     return F.mse_loss(means_BCHW[:, : target.shape[1]].float(), target)
 
 
-def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, start: Path | None) -> None:
+def training_image(worlds: tuple[World, World], rng: Rng) -> Image.Image:
+    """Compose a scene of the base's world or of all drawings, or a crowd of these."""
+    base, wide = worlds
+    chance = rng.random()
+    if chance < CROWDED:
+        return crowd(wide, rng)
+    return compose(base if chance < (1 + CROWDED) / 2 else wide, rng)[0]
+
+
+def train_replica(  # noqa: PLR0917 - called by `launch`
+    rank: int, shared: SharedBuffers, work: Path, minutes: float, learning_rate: float, start: Path | None
+) -> None:
     """Run one replica of the training."""
     device = shared.parameters.device
     pin_to_core(rank, device)
     model = make_autoencoder().to(device)
     earlier = None if start is None else AutoencoderKL.from_pretrained(start, subfolder="vae").float().to(device).eval()
-    replica = Replica([model], shared, rank, learning_rate=2e-3, betas=(0.9, 0.99))
+    replica = Replica([model], shared, rank, learning_rate=learning_rate, betas=(0.9, 0.99))
     folder = work / "autoencoder"
     folder.mkdir(exist_ok=True)
     progress = replica.resume(folder)
@@ -109,8 +124,7 @@ def train_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, 
     rng = np.random.default_rng([1, rank, step])
     generator = torch.Generator(device).manual_seed(1000 * step + rank)
     while clock.fraction < 1:
-        scenes = [compose(worlds[number % 2], rng) for number in range(BATCH // replica.count)]
-        pixels = to_pixels([image for image, _ in scenes]).to(device)
+        pixels = to_pixels([training_image(worlds, rng) for _ in range(BATCH // replica.count)]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = model.encode(pixels).latent_dist
             latents = posterior.sample(generator)
@@ -155,7 +169,9 @@ def equalize(model: AutoencoderKL, latents_BCHW: Tensor, kept: int = 0) -> None:
     model.register_to_config(scaling_factor=round(1 / usual.item(), 5))
 
 
-def train_autoencoder(work: Path, minutes: float, replicas: int, start: Path | None = None) -> None:
+def train_autoencoder(
+    work: Path, *, minutes: float, replicas: int, learning_rate: float, start: Path | None = None
+) -> None:
     """Train for a budget of minutes, resuming from a checkpoint.
 
     Writes `work/vae`, a diffusers folder with the averaged weights and their scaling factor.
@@ -164,11 +180,12 @@ def train_autoencoder(work: Path, minutes: float, replicas: int, start: Path | N
         work: the folder of the training.
         minutes: the budget.
         replicas: how many processes train.
+        learning_rate: the peak learning rate.
         start: an earlier base, whose latents the first channels shall be.
     """
     torch.manual_seed(0)
     model = make_autoencoder()
-    launch(train_replica, [model], replicas, work, minutes, start)
+    launch(train_replica, [model], replicas, work, minutes, learning_rate, start)
     saved = torch.load(work / "autoencoder" / "weights.pt", weights_only=True)
     point_at([model], saved["average"])
     model.eval()

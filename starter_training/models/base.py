@@ -27,7 +27,7 @@ from starter_training.data_parallel import (
     point_at,
 )
 from starter_training.models.autoencoder import LATENT_CHANNELS, to_pixels
-from starter_training.models.tokenizer import CAPTIONS, POSITIONS, captions
+from starter_training.models.tokenizer import CAPTIONS, POSITIONS, captions, copy_weights
 from starter_training.scenes.scene_grammar import compose
 from starter_training.scenes.world import World
 
@@ -165,7 +165,7 @@ def validation_batch(pool: LatentPool, count: int, difficulty: float = 1.0) -> t
 
 
 def difficulty_at(fraction: float) -> float:
-    """Return the difficulty of scenes: 0 in the first tenth of the time, 1 from two fifths of it."""
+    """Return the difficulty of scenes: 0 in the first tenth of the time, 1 from two fifths on."""
     return min(1.0, max(0.0, (fraction - 0.1) / 0.3))
 
 
@@ -278,24 +278,10 @@ def continue_unet(unet: UNet2DConditionModel, earlier: UNet2DConditionModel) -> 
 
 
 def continue_text_encoder(text: CLIPTextModel, tokenizer: CLIPTokenizer, start: Path) -> None:
-    """Copy an earlier text encoder's weights; its tokenizer may be another one.
-
-    A token gets the embedding of the same token. A word that used to be several tokens gets their
-    mean. Other tokens stay random.
-    """
+    """Copy the weights of an earlier base's text encoder; its tokenizer may be another one."""
     earlier = CLIPTextModel.from_pretrained(start, subfolder="text_encoder").float()
     former = CLIPTokenizer.from_pretrained(start, subfolder="tokenizer")
-    vectors, rows = text.get_input_embeddings(), earlier.get_input_embeddings().weight.data
-    text.load_state_dict(
-        {name: weight for name, weight in earlier.state_dict().items() if "token_embedding" not in name}, strict=False
-    )
-    known = former.get_vocab()
-    for token, number in tokenizer.get_vocab().items():
-        word = token.removesuffix("</w>")
-        if token in known:
-            vectors.weight.data[number] = rows[known[token]]
-        elif word != token:
-            vectors.weight.data[number] = rows[former.convert_tokens_to_ids(former.tokenize(word))].mean(0)
+    copy_weights(text, earlier, tokenizer, former)
 
 
 def revive_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: Iterable[str]) -> int:

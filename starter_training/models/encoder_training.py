@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from starter_training.data_parallel import Clock, Replica, SharedBuffers, launch, learning_rate_scale, pin_to_core
 from starter_training.models.distillation import Distillation
@@ -25,7 +25,7 @@ from starter_training.models.encoders import (
     to_inputs,
     wide_world,
 )
-from starter_training.models.tokenizer import POSITIONS
+from starter_training.models.tokenizer import POSITIONS, copy_weights
 from starter_training.scenes.augmentations import PLAIN, choose_subjects, finish, generate_views
 from starter_training.scenes.canvas import Rng
 from starter_training.scenes.scene_grammar import compose
@@ -62,7 +62,7 @@ def run_steps(
     folder.mkdir(parents=True, exist_ok=True)
     progress = replica.resume(folder)
     clock, step, begun = Clock(minutes, progress["seconds"]), int(progress["step"]), int(progress["begun"])
-    rng = np.random.default_rng([4, step])
+    rng = np.random.default_rng([4, replica.rank, step])
     while clock.fraction < 1:
         loss = step_loss(rng, clock.fraction)
         loss.backward()
@@ -72,9 +72,11 @@ def run_steps(
         step += 1
         if step % 250 == 0:
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
-            print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} {validate()}", flush=True)
+            if replica.rank == 0:
+                print(f"step {step} {clock.seconds / 60:.1f} min loss {loss.item():.4f} {validate()}", flush=True)
     replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})
-    print(f"step {step} {clock.seconds / 60:.1f} min {validate()}", flush=True)
+    if replica.rank == 0:
+        print(f"step {step} {clock.seconds / 60:.1f} min {validate()}", flush=True)
 
 
 def train_clip_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, learning_rate: float) -> None:
@@ -143,11 +145,24 @@ def train_identity_replica(  # noqa: PLR0917 - called by `launch`
     run_steps(replica, folder, minutes, step_loss=step_loss, validate=validate, after=after)
 
 
-def train_clip(work: Path, minutes: float, learning_rate: float) -> None:
-    """Train the CLIP for a budget of minutes, resuming from a checkpoint."""
+def train_clip(work: Path, *, minutes: float, replicas: int, learning_rate: float, start: Path | None = None) -> None:
+    """Train the CLIP for a budget of minutes, resuming from a checkpoint.
+
+    Each replica contrasts the scenes of its own batch.
+
+    Args:
+        work: the folder of the training.
+        minutes: the budget.
+        replicas: how many processes train.
+        learning_rate: the peak learning rate.
+        start: the folder of an earlier CLIP, from whose weights the training starts.
+    """
     torch.manual_seed(0)
-    clip = make_clip(CLIPTokenizer.from_pretrained(work / "tokenizer"))
-    launch(train_clip_replica, [clip], 1, work, minutes, learning_rate)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    clip = make_clip(tokenizer)
+    if start is not None:
+        copy_weights(clip, CLIPModel.from_pretrained(start).float(), tokenizer, CLIPTokenizer.from_pretrained(start))
+    launch(train_clip_replica, [clip], replicas, work, minutes, learning_rate)
 
 
 def train_identity_encoder(work: Path, minutes: float, learning_rate: float, objective: str) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import CLIPTokenizer
 
 from starter_training.scenes.caption_words import invented_names
@@ -85,3 +87,23 @@ def train_byte_pairs(corpus: list[str]) -> CLIPTokenizer:
         vocab.setdefault(token, len(vocab))
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=POSITIONS)
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, earlier: nn.Module, tokenizer: CLIPTokenizer, former: CLIPTokenizer) -> None:
+    """Copy an earlier model's weights to one that differs in its vocabulary alone.
+
+    A token gets the embedding of the same token. A word that used to be several tokens gets their
+    mean. Other tokens keep theirs.
+    """
+    weights, name = earlier.state_dict(), next(n for n, _ in model.named_parameters() if "token_embedding" in n)
+    rows, parameters, known = weights.pop(name), dict(model.named_parameters()), former.get_vocab()
+    for key, weight in weights.items():
+        if key in parameters:
+            parameters[key].copy_(weight)
+    for token, number in tokenizer.get_vocab().items():
+        word = token.removesuffix("</w>")
+        if token in known:
+            parameters[name][number] = rows[known[token]]
+        elif word != token:
+            parameters[name][number] = rows[former.convert_tokens_to_ids(former.tokenize(word))].mean(0)

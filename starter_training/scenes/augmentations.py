@@ -13,6 +13,8 @@ from starter_training.scenes.caption_words import TINTS
 from starter_training.scenes.textures import FILTERS, apply_filter, make_of, turn_hues
 from starter_training.scenes.world import Look, World, paste
 
+CROWD_SIZES = (0.14, 0.2, 0.28, 0.4)
+"""Sides of the drawings in a crowd, as shares of the scene's."""
 HUES = (0, 40, 80, 120, 160, 200)
 """Turns of hue that make a drawing another individual, in 256ths of the circle."""
 
@@ -134,3 +136,14 @@ def generate_views(
         Shape (subjects x count) x H x W x 3, uint8.
     """
     return np.stack([np.asarray(show(world, look, rng, variation)) for look in looks for _ in range(count)])
+
+
+def crowd(world: World, rng: Rng) -> Image.Image:
+    """Compose a scene of 8 to 24 small drawings: the autoencoder's lesson in small details."""
+    image, _ = world.backdrop(rng, 1.0)
+    keys = sorted(world.drawings)
+    for _ in range(rng.integers(8, 25)):
+        size = round(world.side * rng.choice(CROWD_SIZES))
+        look = Look(keys[rng.integers(len(keys))], int(rng.choice(HUES)), mirrored=rng.random() < 0.5)
+        paste(image, world.scale(look, size), *rng.integers(-size // 3, world.side - 2 * size // 3, 2).tolist())
+    return image
