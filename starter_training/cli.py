@@ -58,7 +58,7 @@ def scenes(out: Path, work: Work = WORK, difficulty: float = 1.0, seed: int = 1)
     for i, (image, caption) in enumerate(islice(stream(world, [seed], difficulty), 96)):
         sheet.paste(image, (i % 12 * world.side, i // 12 * world.side))
         print(caption)
-    sheet.resize((sheet.width * 2, sheet.height * 2)).save(out)
+    sheet.save(out)
 
 
 @app.command()
@@ -116,12 +116,17 @@ def identity(
 
 
 @app.command()
-def grid(out: Path, work: Work = WORK, guidance: float = 5.0) -> None:
+def grid(
+    out: Path,
+    work: Work = WORK,
+    guidance: float = 5.0,
+    two_objects: Annotated[bool, typer.Option("--two-objects", help="Six prompts of two objects instead.")] = False,
+) -> None:
     """Generate the 24 fixed prompts with the weights trained so far."""
     from starter_training.models.base import read_pipeline
-    from starter_training.models.prompt_grid import write_grid
+    from starter_training.models.prompt_grid import PROMPTS, TWO_OBJECTS, write_grid
 
-    write_grid(read_pipeline(work), out, guidance=guidance)
+    write_grid(read_pipeline(work), out, TWO_OBJECTS if two_objects else PROMPTS, guidance=guidance)
 
 
 @app.command()

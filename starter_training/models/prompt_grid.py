@@ -1,7 +1,9 @@
-"""The 24 fixed prompts of the base, and the grid of images that it generates for them."""
+"""The fixed prompts of the base, and the grid of images that it generates for them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,28 +38,48 @@ PROMPTS = (
 )
 """Object, place, style, color, two objects and view."""
 
+TWO_OBJECTS = (
+    "a dog next to a cup in a room",
+    "a cat next to a ball on the grass",
+    "a duck next to a boat on a yellow background",
+    "a robot and a tree in the snow",
+    "an owl to the left of a teapot on a white background",
+    "a car next to a house in the mountains",
+)
+"""Two objects each, the first at the left."""
+MARGIN = 26
+"""Pixels below an image, for its prompt."""
+
 
 def write_grid(
-    pipeline: StableDiffusionPipeline, out: Path, *, guidance: float = 5.0, steps: int = 25, side: int = 192
+    pipeline: StableDiffusionPipeline,
+    out: Path,
+    prompts: Sequence[str] = PROMPTS,
+    *,
+    guidance: float = 5.0,
+    steps: int = 25,
+    side: int = 192,
 ) -> None:
-    """Generate the 24 prompts and write them as six columns of captioned images.
+    """Generate prompts and write them as six columns of captioned images.
 
     Image i has seed i.
 
     Args:
         pipeline: the base to look at.
         out: image file to write.
+        prompts: what to generate.
         guidance: guidance scale.
         steps: denoising steps.
         side: pixels of the grid along each side of an image.
     """
     pipeline.set_progress_bar_config(disable=True)
-    sheet = Image.new("RGB", (6 * side, 4 * (side + 26)), "white")
+    generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+    images = pipeline(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+    rows = math.ceil(len(prompts) / 6)
+    sheet = Image.new("RGB", (6 * side, rows * (side + MARGIN)), "white")
     pen = ImageDraw.Draw(sheet)
-    generators = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
-    images = pipeline(list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
-    for i, (prompt, image) in enumerate(zip(PROMPTS, images, strict=True)):
-        x, y = i % 6 * side, i // 6 * (side + 26)
+    for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        x, y = i % 6 * side, i // 6 * (side + MARGIN)
         sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
         middle = len(prompt) // 2
         cut = prompt.find(" ", middle) if " " in prompt[middle:] else len(prompt)

@@ -35,7 +35,7 @@ def states(text: CLIPTextModel, tokenizer: CLIPTokenizer, caption: str) -> Tenso
 
 
 def test_a_new_tokenizer_keeps_what_the_text_encoder_knows() -> None:
-    """Captions of known tokens have the same states; a new word is the mean of its tokens of old."""
+    """Captions of known tokens have the same states; a new word is the mean of its old tokens."""
     former = train_byte_pairs(["a dog on the beach", "a cat"] * 50)
     tokenizer = train_byte_pairs(["a sloth on the beach", "a dog", "a cat"] * 50)
     earlier, text = make_text_encoder(former, 1), make_text_encoder(tokenizer, 2)
