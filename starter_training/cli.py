@@ -119,6 +119,7 @@ def identity(
 def grid(
     out: Path,
     work: Work = WORK,
+    *,
     guidance: float = 5.0,
     two_objects: Annotated[bool, typer.Option("--two-objects", help="Six prompts of two objects instead.")] = False,
 ) -> None:
