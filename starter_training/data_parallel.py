@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -305,11 +306,17 @@ def launch(function: Callable[..., None], modules: list[nn.Module], replicas: in
         function(0, shared, *arguments)
         return
     workers = [context.Process(target=function, args=(rank, shared, *arguments)) for rank in range(replicas)]
-    for worker in workers:
-        worker.start()
-    while running := [worker.sentinel for worker in workers if worker.is_alive()]:
-        wait(running)
-        if any(worker.exitcode for worker in workers):
-            shared.barrier.abort()  # otherwise the others wait forever for the failed one
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for worker in workers:
+            worker.start()
+        while running := [worker.sentinel for worker in workers if worker.is_alive()]:
+            wait(running)
+            if any(worker.exitcode for worker in workers):
+                shared.barrier.abort()  # otherwise the others wait forever for the failed one
+    finally:
+        for worker in workers:
+            worker.terminate()  # a training that is stopped leaves no process behind
+        signal.signal(signal.SIGTERM, usual)
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a replica failed; run the same command again to resume from the last checkpoint.")

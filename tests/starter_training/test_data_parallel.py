@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -351,3 +353,34 @@ def test_a_failed_replica_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="a replica failed"):
         launch(fail, modules(), 2, tmp_path)
     assert float((tmp_path / "waited").read_text()) < 50
+
+
+def sleep_on(rank: int, _shared: SharedBuffers, folder: Path) -> None:
+    """Write the process's id, and never end."""
+    (folder / f"{rank}.tmp").write_text(f"{os.getpid()}")
+    (folder / f"{rank}.tmp").replace(folder / f"{rank}.pid")
+    time.sleep(300)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on an accelerator there is one replica")
+def test_a_terminated_training_leaves_no_process(tmp_path: Path) -> None:
+    """The replicas end with the command that started them."""
+
+    def terminate() -> None:
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    usual = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(sleep_on, modules(), 2, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is usual
+    for file in tmp_path.glob("*.pid"):
+        ended = time.monotonic() + 20
+        while Path(f"/proc/{file.read_text()}/cmdline").exists() and time.monotonic() < ended:
+            with suppress(ChildProcessError):
+                os.waitpid(int(file.read_text()), os.WNOHANG)
+            time.sleep(0.05)
+        assert not Path(f"/proc/{file.read_text()}").exists()
