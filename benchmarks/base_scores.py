@@ -19,6 +19,7 @@ from mascot.evaluation.metrics.frechet import frechet_distance
 from mascot.evaluation.metrics.prompt_fidelity import prompt_fidelity
 from mascot.evaluation.metrics.subject_fidelity import similarity
 from starter_training.scenes.backgrounds import PLACES
+from starter_training.scenes.canvas import COLORS
 from starter_training.scenes.caption_words import ARTICLE
 
 RESAMPLES = 4000
@@ -152,6 +153,24 @@ def score_kind(prompts: BasePrompts, references: References, kind: str, images: 
     return scores
 
 
+def border_share(image: Image.Image, color: str) -> float:
+    """Return the share of an image's border that is nearer to a named color than to the others.
+
+    The border is a sixteenth of the side wide.
+    """
+    width = max(1, image.width // 16)
+    pixels = np.asarray(image.convert("RGB"), float)
+    inner = np.zeros(pixels.shape[:2], bool)
+    inner[width:-width, width:-width] = True
+    distances = np.linalg.norm(pixels[~inner][:, None] - np.asarray(list(COLORS.values())), axis=-1)
+    return float((distances.argmin(1) == list(COLORS).index(color)).mean())
+
+
+def color_of(prompt: str) -> str:
+    """Return the first word of a prompt that is a color."""
+    return next(word for word in prompt.split() if word in COLORS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One cell of a table."""
@@ -184,12 +203,20 @@ Rows = dict[tuple[str, str, str], Measurement]
 def score_kinds(
     prompts: BasePrompts, references: References, encoders: Encoders, images: Mapping[str, Sequence[Image.Image]]
 ) -> Rows:
-    """Score one base's images by kind of prompt."""
-    return {
+    """Score one base's images by kind of prompt.
+
+    A figure's color should not be the background's: prompts of "colours" name no background.
+    """
+    rows = {
         (KINDS_SECTION, kind, measure): mean_of(values)
         for kind, generated in images.items()
         for measure, values in score_kind(prompts, references, kind, encoders.embed(generated)).items()
     }
+    if "colours" in images:
+        colored = zip(images["colours"], prompts.kinds["colours"], strict=True)
+        painted = [border_share(image, color_of(scene.prompt)) for image, scene in colored]
+        rows[KINDS_SECTION, "colours", "border in the figure's color"] = mean_of(painted)
+    return rows
 
 
 def score_retrieval(references: References, encoders: Encoders, images: Sequence[Image.Image]) -> Rows:

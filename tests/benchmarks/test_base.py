@@ -31,7 +31,7 @@ from starter_training.drawings.objects import read_objects
 from starter_training.scenes import world as worlds
 from starter_training.scenes.backgrounds import PLACES
 from starter_training.scenes.canvas import COLORS
-from starter_training.scenes.caption_words import ALIVE, PLURALS, TINTS
+from starter_training.scenes.caption_words import ALIVE, BESIDE, PLURALS, RIGHT_OF, TINTS
 from starter_training.scenes.textures import FILTERS, MATERIALS
 from starter_training.scenes.world import World
 
@@ -139,6 +139,8 @@ def words_of(world: World) -> set[str]:
         *TINTS,
         *COLORS,
         *MATERIALS,
+        *BESIDE,
+        RIGHT_OF,
     ]
     phrases += [
         *world.arts.values(),
@@ -147,6 +149,18 @@ def words_of(world: World) -> set[str]:
     ]
     phrases.append("a an of photo on background wearing holding upside down lying on its side small big two next to")
     return {word for phrase in phrases for word in phrase.split()}
+
+
+def test_the_border_says_what_color_the_background_has() -> None:
+    """A gray figure on purple: all of the border is purple; a purple figure on gray: none of it."""
+    gray, purple = (Image.new("RGB", (64, 64), COLORS[color]) for color in ("gray", "purple"))
+    image, other = purple.copy(), gray.copy()
+    image.paste(gray.resize((40, 40)), (12, 12))
+    other.paste(purple.resize((40, 40)), (12, 12))
+    assert [base_scores.border_share(shown, "purple") for shown in (image, other)] == [1, 0]
+    image.paste(COLORS["white"], (0, 0, 32, 64))
+    assert base_scores.border_share(image, "purple") == pytest.approx(0.5)
+    assert base_scores.color_of("a photo of a purple can") == "purple"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,9 +177,9 @@ def test_a_kind_has_exactly_as_many_different_prompts_as_wanted_all_of_the_world
 def test_a_prompt_names_what_is_right_about_its_image(world: World) -> None:
     for kind in KINDS:
         for scene in choose(world, kind, 24, seed=4):
-            assert all(noun in scene.prompt or PLURALS.get(noun, noun + "s") in scene.prompt for noun in scene.nouns), (
-                scene.prompt
-            )
+            named = {n for n in scene.nouns if n in scene.prompt or PLURALS.get(n, n + "s") in scene.prompt}
+            assert scene.nouns[0] in named, scene.prompt
+            assert set(scene.nouns) <= {alike for noun in named for alike in world.kin(noun)}, scene.prompt
             assert scene.place in scene.prompt
     for scene in choose(world, "names", 24, seed=4):
         assert world.instances[scene.nouns[0]][scene.individual].name in scene.prompt.split()
