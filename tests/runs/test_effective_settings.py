@@ -17,7 +17,9 @@ from mascot.api.doctor import doctor
 from mascot.api.train import train
 from mascot.data.dataset import Dataset, TrainingExample
 from mascot.diffusion import loss
+from mascot.generation.prompts.live_nouns import is_live
 from mascot.models import starter
+from mascot.models.starter.nearest_nouns import nearest_nouns
 from mascot.progress import Event, SettingsResolved
 from mascot.protocols import Batch, Framing, Latents
 from mascot.recipe.recipe import Recipe
@@ -126,17 +128,31 @@ def test_other_rows_show_the_recipe() -> None:
     assert "rank 3" in other["method"]
 
 
-@pytest.mark.parametrize("noun", ["dog", "brown Dog", "duck toy"])
+@pytest.mark.parametrize(
+    "noun",
+    [
+        *("dog", "brown Dog", "duck toy", "Stuffed Animal", "a stuffed animal of wool", "stuffed-animal"),
+        *("boot", "sneaker", "backpack", "sunglasses", "cartoon", "monster"),
+    ],
+)
 def test_a_noun_that_the_base_was_trained_on_is_shown_alone(noun: str) -> None:
     assert dict(planned_settings(recipe_of(class_noun=noun), 3, 64))["class noun"] == noun
 
 
-def test_a_noun_that_the_embedded_base_was_not_trained_on_is_shown_with_those_that_it_knows() -> None:
-    shown = dict(planned_settings(recipe_of(class_noun="cartoon"), 3, 64))["class noun"]
-    assert shown.startswith("cartoon, which the embedded base was not trained on")
-    assert shown.endswith(f"It knows {', '.join(starter.nouns())}")
-    elsewhere = recipe_of(class_noun="cartoon").model_copy(update={"base": "owner/name"})
-    assert dict(planned_settings(elsewhere, 3, 64))["class noun"] == "cartoon"
+def test_an_unknown_noun_is_shown_with_the_nearest_that_the_embedded_base_knows() -> None:
+    """They are the CLIP's: for an animal that it was trained on and the base was not, animals."""
+    shown = dict(planned_settings(recipe_of(class_noun="otter"), 3, 64))["class noun"]
+    nearest = nearest_nouns("otter")
+    assert "\n" not in shown
+    assert shown == (
+        "otter, which the embedded base was not trained on, so its class images mean little; of the "
+        f"{len(starter.nouns())} nouns that it knows, {nearest[0]}, {nearest[1]} and {nearest[2]} are nearest"
+    )
+    assert set(nearest) <= set(starter.nouns())
+    assert all(is_live(noun) for noun in nearest)
+    assert nearest_nouns("dog")[0] == "dog"
+    elsewhere = recipe_of(class_noun="otter").model_copy(update={"base": "owner/name"})
+    assert dict(planned_settings(elsewhere, 3, 64))["class noun"] == "otter"
     assert dict(planned_settings(recipe_of(), 3, 64))["class noun"] == "none"
 
 
