@@ -86,7 +86,7 @@ def base(
     minutes: float = 200,
     replicas: int = 2,
     learning_rate: float = 1e-3,
-    scenes: Annotated[int, typer.Option(help="Encoded scenes that each process keeps.")] = 8192,
+    scenes: Annotated[int, typer.Option(help="Encoded scenes that each process keeps.")] = 4096,
     start: Start = None,
 ) -> None:
     """Train the text encoder and the UNet together; a stopped run resumes."""

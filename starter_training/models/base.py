@@ -33,7 +33,7 @@ from starter_training.scenes.world import World
 
 BATCH = 64
 """Latents in a step, over all replicas."""
-REPLAY = 4
+REPLAY = 6
 """Average number of times that a scene is trained on.
 
 Composing and encoding its scenes would cost a third of a step.
