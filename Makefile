@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check inputs formats campaigns clean
+.PHONY: help demo test check inputs formats starter campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -11,6 +11,7 @@ help:
 	@echo 'make check      the same without installing; BIN=folder/of/another/venv/bin to use that one'
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
+	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -50,6 +51,9 @@ inputs: $(VENV)/installed-dev
 
 formats: $(VENV)/installed-dev
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/laws/test_formats.py tests/laws/test_transformer_formats.py
+
+starter: $(VENV)/installed-dev
+	timeout 1200 $(BIN)/python -m pytest -m slow tests/starter_training
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py
