@@ -28,14 +28,17 @@ from starter_training.models.encoders import (
 from starter_training.models.tokenizer import POSITIONS, copy_weights
 from starter_training.scenes.augmentations import PLAIN, choose_subjects, finish, generate_views
 from starter_training.scenes.canvas import Rng
+from starter_training.scenes.caption_words import ARTICLE
 from starter_training.scenes.scene_grammar import compose
-from starter_training.scenes.world import World
+from starter_training.scenes.world import World, paste_centered
 
-PAIRS, SHARING = 160, 8
+PAIRS, SHARING = 160, 16
 """Scenes of one contrastive step, and how many of them share a backdrop.
 
 In front of the same backdrop, only what the scenes show distinguishes their captions.
 """
+SILENT = 0.5
+"""Share of backdrops that captions say nothing of: they name the figure alone."""
 SUBJECTS = 64
 """Subjects of one step of the identity encoder, two views each."""
 
@@ -79,8 +82,16 @@ def run_steps(
         print(f"step {step} {clock.seconds / 60:.1f} min {validate()}", flush=True)
 
 
+def show_noun(world: World, noun: str) -> Image.Image:
+    """Compose one drawing of a noun in front of any background, always the same one."""
+    rng = np.random.default_rng([3, 6, world.nouns.index(noun)])
+    image, _ = world.backdrop(rng, 1.0)
+    paste_centered(image, world.scale(world.any_look(noun, rng), world.usual_size(rng)))
+    return image
+
+
 def train_clip_replica(rank: int, shared: SharedBuffers, work: Path, minutes: float, learning_rate: float) -> None:
-    """Train the CLIP: half of the scenes are of the base's world, half of all other drawings."""
+    """Train the CLIP: a fifth of the scenes are of all drawings, the others of the base's world."""
     device = shared.parameters.device
     pin_to_core(rank, device)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
@@ -88,23 +99,31 @@ def train_clip_replica(rank: int, shared: SharedBuffers, work: Path, minutes: fl
     replica = Replica([clip], shared, rank, learning_rate=learning_rate, betas=(0.9, 0.98))
     worlds = (World(work / "drawings.npz", SIDE, named=0.1), wide_world(work))
 
+    def tokenize(captions: list[str]) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "max_length": POSITIONS, "return_tensors": "pt"}
+        return tokenizer(captions, **options).input_ids.to(device)
+
     def batch(rng: Rng, count: int) -> tuple[Tensor, Tensor]:
         scenes: list[tuple[Image.Image, str]] = []
         for group in range(count // SHARING):
-            world = worlds[group % 2]
-            behind = world.backdrop(rng, 1.0)
+            world = worlds[int(group % 4 == 3)]
+            image, place = world.backdrop(rng, 1.0)
+            behind = (image, "" if rng.random() < SILENT else place)
             scenes += [compose(world, rng, behind=behind) for _ in range(SHARING)]
-        ids = tokenizer(
-            [c for _, c in scenes], padding="max_length", truncation=True, max_length=POSITIONS, return_tensors="pt"
-        ).input_ids
         inputs = to_inputs(np.stack([np.asarray(finish(image, rng, PLAIN)) for image, _ in scenes]))
-        return inputs.to(device), ids.to(device)
+        return inputs.to(device), tokenize([caption for _, caption in scenes])
 
     validation = batch(np.random.default_rng([3, 4]), 256)
+    world = worlds[0]
+    shown = to_inputs(np.stack([np.asarray(show_noun(world, noun)) for noun in world.nouns])).to(device)
+    prompts = tokenize([ARTICLE.sub("an", f"a photo of a {noun}") for noun in world.nouns])
 
     def validate() -> str:
         with torch.no_grad():
-            return f"validation loss {caption_loss(clip, *validation).item():.4f}"
+            named = clip(input_ids=prompts, pixel_values=shown).logits_per_image.argmax(1).tolist()
+            loss = caption_loss(clip, *validation).item()
+        right = [world.nouns[found] in world.kin(noun) for found, noun in zip(named, world.nouns, strict=True)]
+        return f"validation loss {loss:.4f}, {np.mean(right):.3f} of {len(right)} nouns named right"
 
     def step_loss(rng: Rng, _fraction: float) -> Tensor:
         return caption_loss(clip, *batch(rng, PAIRS))
