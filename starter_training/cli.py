@@ -119,15 +119,18 @@ def identity(
 def grid(
     out: Path,
     work: Work = WORK,
-    *,
     guidance: float = 5.0,
-    two_objects: Annotated[bool, typer.Option("--two-objects", help="Six prompts of two objects instead.")] = False,
+    of: Annotated[
+        Literal["prompts", "pairs", "nouns"],
+        typer.Option(help="The 24 fixed prompts, six of two objects, or all nouns."),
+    ] = "prompts",
 ) -> None:
-    """Generate the 24 fixed prompts with the weights trained so far."""
+    """Generate fixed prompts with the weights trained so far, to look at."""
     from starter_training.models.base import read_pipeline
-    from starter_training.models.prompt_grid import PROMPTS, TWO_OBJECTS, write_grid
+    from starter_training.models.prompt_grid import PROMPTS, TWO_OBJECTS, noun_prompts, write_grid
 
-    write_grid(read_pipeline(work), out, TWO_OBJECTS if two_objects else PROMPTS, guidance=guidance)
+    asked = {"prompts": lambda: PROMPTS, "pairs": lambda: TWO_OBJECTS, "nouns": noun_prompts}[of]()
+    write_grid(read_pipeline(work), out, asked, guidance=guidance)
 
 
 @app.command()

@@ -10,6 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
+from starter_training.drawings.objects import read_objects
+from starter_training.scenes.caption_words import ARTICLE
+
 PROMPTS = (
     "a photo of a dog in the snow",
     "a photo of a cat on a red background",
@@ -47,8 +50,15 @@ TWO_OBJECTS = (
     "a car next to a house in the mountains",
 )
 """Two objects each, the first at the left."""
+BATCH = 24
+"""Images that are generated at once."""
 MARGIN = 26
 """Pixels below an image, for its prompt."""
+
+
+def noun_prompts() -> list[str]:
+    """Return one prompt for each noun of the base, in alphabetical order, without a background."""
+    return [ARTICLE.sub("an", f"a photo of a {noun}") for noun in sorted(read_objects()["nouns"])]
 
 
 def write_grid(
@@ -60,7 +70,7 @@ def write_grid(
     steps: int = 25,
     side: int = 192,
 ) -> None:
-    """Generate prompts and write them as six columns of captioned images.
+    """Generate prompts and write them as captioned images, six in a row or more.
 
     Image i has seed i.
 
@@ -73,15 +83,17 @@ def write_grid(
         side: pixels of the grid along each side of an image.
     """
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    images = pipeline(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
-    rows = math.ceil(len(prompts) / 6)
-    sheet = Image.new("RGB", (6 * side, rows * (side + MARGIN)), "white")
+    columns = 6 if len(prompts) <= BATCH else round(math.sqrt(2 * len(prompts)))
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(prompts) / columns) * (side + MARGIN)), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        x, y = i % 6 * side, i // 6 * (side + MARGIN)
-        sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
-        middle = len(prompt) // 2
-        cut = prompt.find(" ", middle) if " " in prompt[middle:] else len(prompt)
-        pen.text((x + 3, y + side), f"{prompt[:cut]}\n{prompt[cut:].strip()}", fill="black")
+    for start in range(0, len(prompts), BATCH):
+        asked = list(prompts[start : start + BATCH])
+        generators = [torch.Generator().manual_seed(start + i) for i in range(len(asked))]
+        images = pipeline(asked, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+        for i, (prompt, image) in enumerate(zip(asked, images, strict=True), start):
+            x, y = i % columns * side, i // columns * (side + MARGIN)
+            sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
+            middle = len(prompt) // 2
+            cut = prompt.find(" ", middle) if " " in prompt[middle:] else len(prompt)
+            pen.text((x + 3, y + side), f"{prompt[:cut]}\n{prompt[cut:].strip()}", fill="black")
     sheet.save(out)

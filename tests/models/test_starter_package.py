@@ -297,7 +297,7 @@ def test_the_packaged_base_generates() -> None:
     generated = pipeline(
         ["a photo of an owl in the snow"] * 2, num_inference_steps=4, generator=generators, output_type="np"
     ).images
-    assert generated.shape == (2, 64, 64, 3)
+    assert generated.shape == (2, 128, 128, 3)
     assert np.isfinite(generated).all()
     assert np.abs(generated[0] - generated[1]).mean() > 0.01
 
@@ -362,7 +362,7 @@ def test_an_export_is_light_anonymous_and_whole(tiny_base: Path, tmp_path: Path)
         if file.suffix == ".json" and {"_name_or_path", "name_or_path"} & set(json.loads(file.read_text()))
     ]
     assert {file.stat().st_mode & 0o444 for file in files} == {0o444}
-    assert (export.folder / "nouns.txt").read_text(encoding="utf-8").split() == sorted(OBJECTS["nouns"])
+    assert (export.folder / "nouns.txt").read_text(encoding="utf-8").splitlines() == sorted(OBJECTS["nouns"])
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 
 
