@@ -109,35 +109,44 @@ def write_encoder(
 def export_encoders(work: Path, starter: Path, objective: str) -> str:
     """Write `starter/clip` and `starter/identity` from the weights trained in `work`.
 
+    An encoder that was not trained there stays as it is.
+
     Args:
         work: the folder of the training.
         starter: the folder of the package data.
         objective: the objective by which the identity encoder was trained.
 
     Returns:
-        A line with both sizes.
+        A line with the size of each that was written.
 
     Raises:
-        UserError: an earlier step has not run, or both together are too large.
+        UserError: neither was trained, or both together are too large.
     """
-    trained = {"clip": work / "encoders" / "clip", "identity": work / "encoders" / f"identity-{objective}"}
-    for step, folder in trained.items():
-        weights = folder / "weights.pt"
-        if not weights.is_file():
-            raise UserError(f"{weights} is missing: run `python -m starter_training {step} --work {work}` first.")
+    folders = {"clip": work / "encoders" / "clip", "identity": work / "encoders" / f"identity-{objective}"}
+    trained = {name: folder for name, folder in folders.items() if (folder / "weights.pt").is_file()}
+    if not trained:
+        raise UserError(
+            f"no encoder has been trained in {work}: run `python -m starter_training clip --work {work}` or "
+            f"`python -m starter_training identity --work {work}` first."
+        )
     tokenizer, pixels = CLIPTokenizer.from_pretrained(work / "tokenizer"), probe_images(work)
-    clip = read_average(make_clip(tokenizer), trained["clip"])
-    identity = read_average(make_identity_encoder(), trained["identity"])
-    counts = {
-        name: sum(p.numel() for p in model.parameters()) for name, model in (("clip", clip), ("identity", identity))
-    }
-    megabytes = 2 * sum(counts.values()) / 1e6
+    models = {name: read_average(make_encoder(name, tokenizer), folder) for name, folder in trained.items()}
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    others = sum(megabytes_of(starter / name) for name in folders.keys() - trained.keys())
+    megabytes = 2 * sum(counts.values()) / 1e6 + others
     if megabytes > LIMIT_MB:
         raise UserError(
             f"The encoders would have {megabytes:.1f} MB and {LIMIT_MB:.0f} MB is the limit: make them narrower."
         )
     icons = len(read_catalogue(work / "npm" / "node_modules"))
-    cards = {name: encoder_card(name, icons=icons, side=SIDE, parameters=count) for name, count in counts.items()}
-    clip_size = write_encoder(clip, starter / "clip", cards["clip"], pixels, tokenizer)
-    identity_size = write_encoder(identity, starter / "identity", cards["identity"], pixels)
-    return f"CLIP {clip_size:.1f} MB, identity encoder {identity_size:.1f} MB in {starter}"
+    written: list[str] = []
+    for name, model in models.items():
+        card = encoder_card(name, icons=icons, side=SIDE, parameters=counts[name])
+        size = write_encoder(model, starter / name, card, pixels, tokenizer if name == "clip" else None)
+        written.append(f"{name} {size:.1f} MB")
+    return f"{', '.join(written)} in {starter}"
+
+
+def make_encoder(name: str, tokenizer: CLIPTokenizer) -> CLIPModel | ViTModel:
+    """Make the encoder `clip` or `identity` with random weights."""
+    return make_clip(tokenizer) if name == "clip" else make_identity_encoder()

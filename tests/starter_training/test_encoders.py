@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTMod
 from mascot.errors import UserError
 from mascot.evaluation.metrics.image_encoders import read_clip, read_identity_encoder
 from starter_training.drawings.objects import read_objects
+from starter_training.export import export_encoders as exports
 from starter_training.export.export_encoders import LIMIT_MB, export_encoders, write_encoder
 from starter_training.export.export_encoders import embed as embed_images
 from starter_training.export.package_folder import ORIGINS
@@ -353,17 +355,35 @@ def test_an_encoder_that_half_precision_cannot_hold_is_refused(trained: ViTModel
     ]
 
 
-@pytest.mark.parametrize(
-    ("objective", "made", "step"), [("contrast", [], "clip"), ("distillation", ["clip"], "identity")]
-)
-def test_an_untrained_encoder_is_reported(objective: str, made: list[str], step: str, tmp_path: Path) -> None:
-    """Exporting before training says which step to run, and writes nothing."""
-    for name in made:
-        (tmp_path / "encoders" / name).mkdir(parents=True)
-        (tmp_path / "encoders" / name / "weights.pt").touch()
-    with pytest.raises(UserError, match=f"starter_training {step} "):
-        export_encoders(tmp_path, tmp_path / "starter", objective)
+def test_untrained_encoders_are_reported(tmp_path: Path) -> None:
+    """Exporting before any training says which steps to run, and writes nothing."""
+    with pytest.raises(UserError, match=r"starter_training clip .* or .*starter_training identity "):
+        export_encoders(tmp_path, tmp_path / "starter", "contrast")
     assert not (tmp_path / "starter").exists()
+
+
+@pytest.mark.parametrize("other", [10, int(LIMIT_MB * 1e6)])
+def test_an_encoder_that_was_not_trained_stays_as_it_is(
+    tmp_path: Path, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is written, unless both together would be too heavy."""
+    monkeypatch.setattr(exports, "probe_images", lambda _work: to_inputs(pixels()))
+    monkeypatch.setattr(exports, "read_catalogue", lambda _modules: {"dog": "dog"})
+    tiny_clip_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    encoder, folder = make_identity_encoder(), tmp_path / "encoders" / "identity-contrast"
+    folder.mkdir(parents=True)
+    torch.save({"average": torch.cat([p.detach().flatten() for p in encoder.parameters()])}, folder / "weights.pt")
+    starter = tmp_path / "starter"
+    (starter / "clip").mkdir(parents=True)
+    (starter / "clip" / "before").write_bytes(bytes(other))
+    if other > 10:
+        with pytest.raises(UserError, match="make them narrower"):
+            export_encoders(tmp_path, starter, "contrast")
+        assert not (starter / "identity").exists()
+    else:
+        assert re.fullmatch(r"identity 5\.\d MB in .*", export_encoders(tmp_path, starter, "contrast"))
+        assert (starter / "identity" / "model.safetensors").is_file()
+    assert [file.name for file in (starter / "clip").iterdir()] == ["before"]
 
 
 def test_the_starter_s_own_encoders_fit_the_limit() -> None:

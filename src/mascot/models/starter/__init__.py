@@ -1,8 +1,9 @@
 """The embedded base model, its encoders and held-out subjects, as package data.
 
-`base/` is a Stable Diffusion of 128 pixels, small enough for a laptop's CPU. `clip/` and `identity/`
-are the encoders that measure it. `subjects/` holds photos of subjects that none of them was trained
-on. `token.json` is the identifier token for this base.
+`base/` is a Stable Diffusion of 128 pixels, small enough for a laptop's CPU. `clip/` and
+`identity/` are the encoders that measure it. `subjects/` holds photos of subjects that none of them
+was trained on. `token.json` is the identifier token for this base. `nearest_nouns` finds the nouns
+that it knows nearest to another.
 
 What does not live here: the training of all this (`starter_training/` beside `src`), and loading a
 base (`models/families`).
