@@ -53,6 +53,8 @@ class SharedBuffers:
     """Shape replicas x parameters."""
     norms: Tensor
     """Squared gradient norm of each replica's own parameters."""
+    fraction: Tensor
+    """Share of the time that is spent, by the first replica's clock."""
     barrier: Barrier
 
 
@@ -72,13 +74,19 @@ def share(modules: list[nn.Module], replicas: int, device: torch.device, context
         flat.clone(),
         torch.zeros(replicas, flat.numel(), device=device),
         torch.zeros(replicas, device=device),
+        torch.zeros(1, device=device),
     ]
     if device.type == "cpu":
         for buffer in buffers:
             buffer.share_memory_()
     barrier = context.Barrier(replicas)
     return SharedBuffers(
-        parameters=buffers[0], average=buffers[1], gradients=buffers[2], norms=buffers[3], barrier=barrier
+        parameters=buffers[0],
+        average=buffers[1],
+        gradients=buffers[2],
+        norms=buffers[3],
+        fraction=buffers[4],
+        barrier=barrier,
     )
 
 
@@ -164,6 +172,18 @@ class Replica:
             )
         if others:
             self.optimizers.append(torch.optim.Adam(others, lr=learning_rate, betas=betas, fused=True))
+
+    def spent(self, clock: Clock) -> float:
+        """Return the share of the time that is spent, the same for all replicas.
+
+        By clocks of their own one would stop a step before the others, which then wait forever.
+        """
+        if self.rank == 0:
+            self.shared.fraction.fill_(clock.fraction)
+        self.shared.barrier.wait()
+        fraction = self.shared.fraction.item()
+        self.shared.barrier.wait()
+        return fraction
 
     def step(self, scale: float, *, clip: float = 1.0, decay: float = 0.9995) -> None:
         """Average and clip the gradients, then update the parameters and their moving average.

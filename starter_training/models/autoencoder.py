@@ -123,7 +123,7 @@ def train_replica(  # noqa: PLR0917 - called by `launch`
     worlds = (World(work / "drawings.npz"), wide_world(work, SIDE))
     rng = np.random.default_rng([1, rank, step])
     generator = torch.Generator(device).manual_seed(1000 * step + rank)
-    while clock.fraction < 1:
+    while (fraction := replica.spent(clock)) < 1:
         pixels = to_pixels([training_image(worlds, rng) for _ in range(BATCH // replica.count)]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = model.encode(pixels).latent_dist
@@ -135,7 +135,7 @@ def train_replica(  # noqa: PLR0917 - called by `launch`
             if earlier is not None:
                 loss = loss + 0.1 * latent_loss(model, earlier, posterior.mean, pixels)
         loss.backward()
-        replica.step(learning_rate_scale(clock.fraction, step), decay=min(0.998, (1 + step) / (10 + step)))
+        replica.step(learning_rate_scale(fraction, step), decay=min(0.998, (1 + step) / (10 + step)))
         step += 1
         if step % 100 == 0:
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": progress["begun"]})

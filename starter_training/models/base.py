@@ -224,12 +224,12 @@ def train_replica(  # noqa: PLR0917 - called by `launch`
     validation = validation_batch(pool, min(128, scenes))
     generator = torch.Generator().manual_seed(1000 * step + rank)
     clock = Clock(minutes, progress["seconds"])
-    while clock.fraction < 1:
+    while (fraction := replica.spent(clock)) < 1:
         if step % REPLAY == 0:
-            pool.add(batch, difficulty_at(clock.fraction))
+            pool.add(batch, difficulty_at(fraction))
         loss = velocity_loss((unet, text), alphas, *pool.draw(batch), generator)
         loss.backward()
-        replica.step(learning_rate_scale(clock.fraction, step - begun), decay=min(0.9995, (1 + step) / (10 + step)))
+        replica.step(learning_rate_scale(fraction, step - begun), decay=min(0.9995, (1 + step) / (10 + step)))
         step += 1
         if step % 250 == 0:
             replica.save(folder, {"seconds": clock.seconds, "step": float(step), "begun": float(begun)})

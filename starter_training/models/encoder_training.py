@@ -66,10 +66,10 @@ def run_steps(
     progress = replica.resume(folder)
     clock, step, begun = Clock(minutes, progress["seconds"]), int(progress["step"]), int(progress["begun"])
     rng = np.random.default_rng([4, replica.rank, step])
-    while clock.fraction < 1:
-        loss = step_loss(rng, clock.fraction)
+    while (fraction := replica.spent(clock)) < 1:
+        loss = step_loss(rng, fraction)
         loss.backward()
-        scale = learning_rate_scale(clock.fraction, step - begun, warmup=100)
+        scale = learning_rate_scale(fraction, step - begun, warmup=100)
         replica.step(scale, decay=min(0.998, (1 + step) / (10 + step)))
         after()
         step += 1
