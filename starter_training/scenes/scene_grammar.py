@@ -102,10 +102,10 @@ def paste_figure(world: World, image: Image.Image, rng: Rng, figure: Figure, dif
         return paste_made_of(world, image, rng, figure, str(rng.choice(TINTS)))
     for share, way in (
         (0.05, paste_in_material),
-        (0.12, paste_pair),
+        (0.22, paste_pair),
         (0.10, paste_with_accessory),
         (0.10, paste_resized),
-        (0.05, paste_turned),
+        (0.08, paste_turned),
     ):
         if 0.09 <= chance < 0.09 + share * difficulty:
             return way(world, image, rng, figure)
