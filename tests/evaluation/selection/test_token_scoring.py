@@ -219,7 +219,7 @@ def test_the_embedded_base_has_candidates() -> None:
     """Its vocabulary's own numbers give enough of them, and none is a word of its captions."""
     family = load_family(EMBEDDED, device="cpu", precision="fp32")
     words = find_rare_words(tokenizers_of(family))
-    assert len(words) > 20
+    assert len(words) >= 10
     assert not {"fan", "jar", "bye", "dog", "as", "we"} & set(words)
 
 
