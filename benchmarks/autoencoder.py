@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -43,7 +44,8 @@ class Reconstruction:
     """An autoencoder that is asked for images of `SIDE` pixels."""
 
     label: str
-    model: AutoencoderKL
+    model: Any
+    """An `AutoencoderKL`, whose annotations do not fit its outputs."""
     side: int
     """Pixels along each side of the images that it was trained on."""
 
@@ -51,7 +53,7 @@ class Reconstruction:
     def read(cls, base: str) -> Reconstruction:
         """Read a base's autoencoder; the base is a folder or the word starter."""
         folder = starter.folder() if base == starter.EMBEDDED else Path(base)
-        model = AutoencoderKL.from_pretrained(folder, subfolder="vae", local_files_only=True).float().eval()
+        model: Any = AutoencoderKL.from_pretrained(folder, subfolder="vae", local_files_only=True).float().eval()
         cells = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
         return cls(label=base, model=model, side=cells * 2 ** (len(model.config.block_out_channels) - 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -193,7 +194,8 @@ def train_autoencoder(
     scenes = stream(world, [8, 8])
     with torch.no_grad():
         latents = model.encode(to_pixels([next(scenes)[0] for _ in range(256)])).latent_dist.sample()
-    kept = 0 if start is None else AutoencoderKL.load_config(start, subfolder="vae")["latent_channels"]
+    config: Any = {} if start is None else AutoencoderKL.load_config(start, subfolder="vae")
+    kept = config.get("latent_channels", 0)
     equalize(model, latents, kept)
     model.save_pretrained(work / "vae")
     parameters = sum(p.numel() for p in model.parameters())

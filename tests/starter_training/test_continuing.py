@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -45,7 +47,8 @@ def test_a_new_tokenizer_keeps_what_the_text_encoder_knows() -> None:
     torch.testing.assert_close(states(text, tokenizer, caption), states(earlier, former, caption))
     [whole], pieces = tokenizer.tokenize("sloth"), former.tokenize("sloth")
     assert len(pieces) > 1
-    rows, before = text.get_input_embeddings().weight, earlier.get_input_embeddings().weight
+    rows: Any = text.get_input_embeddings().weight
+    before: Any = earlier.get_input_embeddings().weight
     expected = before[former.convert_tokens_to_ids(pieces)].mean(0)
     torch.testing.assert_close(rows[tokenizer.convert_tokens_to_ids(whole)], expected)
 

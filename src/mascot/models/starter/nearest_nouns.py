@@ -4,6 +4,8 @@ The CLIP was trained on the names of 840 animals and things, many more than the 
 what most nouns look like that the base was never shown.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
@@ -23,7 +25,7 @@ def nearest_nouns(noun: str, count: int = 3) -> list[str]:
     """
     known, folder = starter.nouns(), starter.clip_folder()
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     captions = [f"a photo of a {word}" for word in (noun.lower(), *known)]
     inputs = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
     embeddings_BD = F.normalize(model.get_text_features(input_ids=inputs.input_ids).pooler_output, dim=-1)
