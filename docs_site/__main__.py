@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What bitsandbytes says when it is imported concerns no page.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-from docs_site.built_pages import requests_elsewhere
-from docs_site.staging import ROOT, stage
-
+ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "site"
 
 
 def main() -> None:
     """Stage the pages, build them strictly, and check what was built."""
+    # What bitsandbytes says when it is imported concerns no page.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from docs_site.built_pages import requests_elsewhere
+    from docs_site.staging import stage
+
     stage(ROOT / "build" / "site_pages")
     settings = Path(__file__).parent / "mkdocs.yml"
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}

@@ -21,9 +21,11 @@ LOADED = {
     "use": ("href", "xlink:href"),
     "video": ("src", "poster"),
 }
-"""Element -> attributes that a browser loads without being asked; links (`a`) are not among them."""
+"""Element -> attributes that a browser loads without being asked; links (`a`) are not there."""
 ELSEWHERE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
-STYLE_LOADS = re.compile(r"""url\(\s*["']?((?:https?:)?//[^"')]+)|@import\s+["']((?:https?:)?//[^"']+)""", re.IGNORECASE)
+STYLE_LOADS = re.compile(
+    r"""url\(\s*["']?((?:https?:)?//[^"')]+)|@import\s+["']((?:https?:)?//[^"']+)""", re.IGNORECASE
+)
 QUIET = {"canonical"}
 """Relations of `link` that nothing is loaded for."""
 

@@ -77,7 +77,7 @@ def option_row(option: Any) -> list[str]:
 
 
 def takes(option: Any) -> str:
-    """Describe what an option takes: a kind of value with its range, or the names to choose from."""
+    """Describe what an option takes: a kind of value with its range, or names to choose from."""
     kinds = list(plain_kinds(option.type_descriptor.annotation))
     names = [str(name) for kind in kinds if get_origin(kind) is typing.Literal for name in get_args(kind)]
     if names:

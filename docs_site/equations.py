@@ -34,5 +34,9 @@ def _replaced(text: str) -> str:
 
 
 def _mathml(tex: str, *, display: str) -> str:
-    """Convert one equation; its TeX is kept as the text that a screen reader may fall back to."""
-    return convert(tex.strip(), display=display).replace("\n", "")
+    """Convert one equation.
+
+    A line that begins with `math` would be read as a block, so inline ones stand in a `span`.
+    """
+    made = convert(tex.strip(), display=display).replace("\n", "")
+    return made if display == "block" else f"<span>{made}</span>"

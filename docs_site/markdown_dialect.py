@@ -25,6 +25,8 @@ class Rewriting:
     """Open list items, the outermost first: where the marker and where the text begins."""
     fence: str = ""
     """The fence of an open block of code."""
+    in_list: bool = False
+    """Whether the lines since the last empty one began with a list item."""
 
     @property
     def after_blank(self) -> bool:
@@ -39,10 +41,14 @@ class Rewriting:
             self.fence = "" if text.startswith(self.fence) and not text.strip(self.fence[0]) else self.fence
         elif not text:
             self.lines.append("")
-        elif item := ITEM.match(text):
+        elif (item := ITEM.match(text)) and self.may_begin(item["marker"]):
             self.open_item(indent, indent + item.end(), text)
         else:
             self.add_text(indent, text)
+
+    def may_begin(self, marker: str) -> bool:
+        """Tell whether a line with a marker is an item: inside a paragraph, numbers begin at 1."""
+        return self.after_blank or self.in_list or marker[:-1] in {"", "1"}
 
     @property
     def text_column(self) -> int:
@@ -51,18 +57,18 @@ class Rewriting:
 
     def open_item(self, marker: int, column: int, text: str) -> None:
         """Write the first line of a list item."""
-        sibling = False
         while self.items and marker < self.items[-1][1]:
-            sibling = True
             self.items.pop()
-        if not (self.items or sibling or self.after_blank):
+        if not (self.in_list or self.after_blank):
             self.lines.append("")
+        self.in_list = True
         self.write(text)
         self.items.append((marker, column))
 
     def add_text(self, indent: int, text: str) -> None:
         """Write a line of a paragraph, a table, a heading or a fence."""
         if self.after_blank or text.startswith("#"):
+            self.in_list = False
             while self.items and indent < self.items[-1][1]:
                 self.items.pop()
         if fence := FENCE.match(text):

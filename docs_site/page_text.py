@@ -26,5 +26,5 @@ def sentence(text: str) -> str:
     text = text.strip().replace("<", "&lt;")
     if not text:
         return ""
-    begin = text[0].upper() if text.split()[0].isalpha() else text[0]
+    begin = text[0].upper() if text.split()[0].replace("-", "").isalpha() else text[0]
     return f"{begin}{text[1:]}{'' if text[-1] in '.?!' else '.'}"

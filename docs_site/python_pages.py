@@ -46,7 +46,16 @@ RECORD_CLASSES = {
     "effective.json": ("mascot.runs.opening", ("StartFacts",)),
     "scores.json": (
         "mascot.evaluation.scores",
-        ("Scores", "Score", "PromptScores", "ImageScores", "FoldScores", "SubjectScores", "LeakageScores", "JointScores"),
+        (
+            "Scores",
+            "Score",
+            "PromptScores",
+            "ImageScores",
+            "FoldScores",
+            "SubjectScores",
+            "LeakageScores",
+            "JointScores",
+        ),
     ),
     "diagnosis.json": ("mascot.evaluation.diagnosis.findings", ("Diagnosis", "Finding", "CheckResult")),
     "leaderboard.json": ("mascot.experiments.leaderboard", ("Leaderboard", "Entry", "Measurement")),
@@ -80,7 +89,9 @@ def event_page() -> str:
     """Write the page of all events, in the order of their file."""
     nodes = ast.parse((PACKAGE / "progress.py").read_text(encoding="utf-8")).body
     events = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name != "Event"]
-    return "\n".join([EVENTS, *(part for node in events for part in (f"## {node.name}\n", docstring(node), fields(node)))])
+    return "\n".join(
+        [EVENTS, *(part for node in events for part in (f"## {node.name}\n", docstring(node), fields(node)))]
+    )
 
 
 def record_page() -> str:
@@ -109,8 +120,10 @@ def summary(node: Documented) -> str:
 
 def signature(node: ast.FunctionDef, name: str) -> str:
     """Write a function's signature as a block of code, with an argument on each line."""
-    plain = [ast.unparse(ast.arguments([], [argument], kwonlyargs=[], kw_defaults=[], defaults=[]))
-             for argument in (*node.args.posonlyargs, *node.args.args)]
+    plain = [
+        ast.unparse(ast.arguments([], [argument], kwonlyargs=[], kw_defaults=[], defaults=[]))
+        for argument in (*node.args.posonlyargs, *node.args.args)
+    ]
     plain = [text for text in plain if text not in {"self", "cls"}]
     defaults = [ast.unparse(default) for default in node.args.defaults]
     first = len(plain) - len(defaults)
@@ -182,7 +195,9 @@ def fields(node: ast.ClassDef) -> str:
     rows: list[tuple[str, str, str]] = []
     for one, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-            rows.append((code(one.target.id), code(ast.unparse(one.annotation)), text_below(following) or description(one)))
+            rows.append(
+                (code(one.target.id), code(ast.unparse(one.annotation)), text_below(following) or description(one))
+            )
     return table(["field", "type", "what it is"], rows) if rows else ""
 
 

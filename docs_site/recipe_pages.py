@@ -53,12 +53,10 @@ def recipe_page() -> str:
 
 def preset_page() -> str:
     """Write the page of all presets, each as its file."""
-    parts = [PRESETS]
     folder = files("mascot") / "recipe" / "presets"
-    for preset in sorted(folder.iterdir(), key=lambda path: path.name):
-        if preset.name.endswith(".toml"):
-            parts.append(f"## {preset.name.removesuffix('.toml')}\n\n```toml\n{preset.read_text().strip()}\n```\n")
-    return "\n".join(parts)
+    presets = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
+    sections = [f"## {path.name[:-5]}\n\n```toml\n{path.read_text().strip()}\n```\n" for path in presets]
+    return "\n".join([PRESETS, *sections])
 
 
 def section_tables(model: type[BaseModel], path: str) -> Iterator[str]:
