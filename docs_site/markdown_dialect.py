@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 ITEM = re.compile(r"(?P<marker>[-*+]|\d+[.)])(?P<space> +)(?=\S)")
+NUMBER = re.compile(r"(\d+)\. ")
 FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})")
 LEVEL = 4
 """Spaces of one level of a list."""
@@ -41,14 +42,14 @@ class Rewriting:
             self.fence = "" if text.startswith(self.fence) and not text.strip(self.fence[0]) else self.fence
         elif not text:
             self.lines.append("")
-        elif (item := ITEM.match(text)) and self.may_begin(item["marker"]):
+        elif (item := ITEM.match(text)) and self.may_begin(item["marker"], indent):
             self.open_item(indent, indent + item.end(), text)
         else:
             self.add_text(indent, text)
 
-    def may_begin(self, marker: str) -> bool:
-        """Tell whether a line with a marker is an item: inside a paragraph, numbers begin at 1."""
-        return self.after_blank or self.in_list or marker[:-1] in {"", "1"}
+    def may_begin(self, marker: str, indent: int) -> bool:
+        """Tell whether a line is an item; inside a paragraph, a list's numbers begin at 1."""
+        return self.after_blank or indent < self.text_column or marker[:-1] in {"", "1"}
 
     @property
     def text_column(self) -> int:
@@ -75,7 +76,8 @@ class Rewriting:
             self.fence = fence["fence"]
         elif text.startswith("|") and not self.after_blank and not self.lines[-1].strip().startswith("|"):
             self.lines.append("")
-        self.write(text)
+        number = NUMBER.match(text)  # which is none here, but would be read as one
+        self.write(f"{number[1]}\\{text[number.end(1) :]}" if number else text)
 
     def write(self, text: str) -> None:
         """Write a text at the level of the open items."""

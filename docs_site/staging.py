@@ -32,6 +32,8 @@ GENERATED = {
     "docs/reference/records.md": record_page,
 }
 """Page -> the function that writes it."""
+SHOWN = ("examples/mascot/mascot.svg",)
+"""Files that the theme shows, as `mkdocs.yml` names them."""
 LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -48,6 +50,9 @@ def stage(folder: Path) -> None:
     for name, make in GENERATED.items():
         write(folder / name, make())
     shutil.copytree(Path(__file__).parent / "theme", folder / "theme")
+    for name in SHOWN:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
 
 
 def committed_pages() -> list[Path]:
