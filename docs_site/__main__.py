@@ -9,28 +9,32 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT / "site"
+SETTINGS = Path(__file__).parent / "mkdocs.yml"
 
 
 def main() -> None:
-    """Stage the pages, build them strictly, and check what was built."""
+    """Build the site, and say where it is."""
     # What bitsandbytes says when it is imported concerns no page.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    site = ROOT / "site"
+    found = build(ROOT / "build" / "documentation", site)
+    if found:
+        sys.exit("\n".join(["the site is broken:", *found]))
+    print(f"{site / 'index.html'}: {len(list(site.rglob('*.html')))} pages, nothing is loaded from other machines")
+
+
+def build(work: Path, site: Path) -> list[str]:
+    """Stage the pages in `work`, build them strictly into `site`, and list what is wrong."""
     from docs_site.built_pages import requests_elsewhere
     from docs_site.staging import stage
 
-    stage(ROOT / "build" / "site_pages")
-    settings = Path(__file__).parent / "mkdocs.yml"
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    stage(work / "pages")
+    settings = work / "mkdocs.yml"
+    settings.write_text(f"INHERIT: {SETTINGS}\ndocs_dir: pages\nsite_dir: {site}\n", encoding="utf-8")
     # Not --quiet: it would hide warnings from --strict too.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean", "--config-file", str(settings)]
-    done = subprocess.run(command, env=environment, check=False)  # noqa: S603 - our own words
-    if done.returncode:
-        sys.exit(done.returncode)
-    found = requests_elsewhere(SITE)
-    if found:
-        sys.exit("\n".join(["the site asks other machines:", *found]))
-    print(f"{SITE / 'index.html'}: {len(list(SITE.rglob('*.html')))} pages, nothing is loaded from other machines")
+    done = subprocess.run(command, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)  # noqa: S603 - our own words
+    return ["mkdocs refused a page"] if done.returncode else requests_elsewhere(site)
 
 
 if __name__ == "__main__":

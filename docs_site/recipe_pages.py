@@ -43,6 +43,9 @@ def recipe_page() -> str:
     sections = {name: kind for name, info in fields.items() if (kind := section_in(info))}
     top = {name: info for name, info in fields.items() if name not in sections and name != "method"}
     parts = [INTRODUCTION, "## Top level\n", key_table("", top)]
+    for name, info in top.items():
+        for kind in tables_in(info):
+            parts += [f"## Tables {name}\n", sentence(first_sentence(kind)), "", key_table(name, kind.model_fields)]
     for method in METHODS:
         kind = settings_of(method)
         parts += [f"## Method {method}\n", sentence(first_sentence(kind)), "", *section_tables(kind, "method")]
@@ -83,8 +86,7 @@ def values_of(info: FieldInfo) -> str:
     kinds = list(plain_kinds(info.annotation))
     names = [str(name) for kind in kinds if get_origin(kind) is typing.Literal for name in get_args(kind)]
     found = ", ".join(map(code, names)) or next((KINDS[kind] for kind in kinds if kind in KINDS), "")
-    tables = any(isinstance(part, type) and issubclass(part, BaseModel) for kind in kinds for part in get_args(kind))
-    found = found or ("tables" if tables else "list of texts")
+    found = found or ("tables" if tables_in(info) else "list of texts")
     limits = ", ".join(limits_of(info))
     return " ".join(filter(None, [found, limits])) + (", or `none`" if types.NoneType in kinds else "")
 
@@ -127,6 +129,12 @@ def section_in(info: FieldInfo) -> type[BaseModel] | None:
         if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
             return kind
     return None
+
+
+def tables_in(info: FieldInfo) -> list[type[BaseModel]]:
+    """Return the settings class of a key that is a list of tables; empty for others."""
+    parts = [part for kind in plain_kinds(info.annotation) for part in get_args(kind)]
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def plain_kinds(annotation: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def mentions() -> list[Documented]:
         if page.name == "CHANGELOG.md":  # which also names what was renamed
             continue
         texts = [code for code in inline_code(page) if code.startswith("mascot ") and balanced(code)]
-        texts += [line[2:] for block in blocks(page) for line in block.text.splitlines() if line.startswith("$ mascot ")]
+        texts += [
+            line[2:] for block in blocks(page) for line in block.text.splitlines() if line.startswith("$ mascot ")
+        ]
         found += [Documented(page, " ".join(text.split())) for text in texts]
     return found
 
@@ -139,7 +142,7 @@ def parse_mistakes(name: str, arguments: list[str]) -> list[str]:
 
 def key_mistakes(words: list[str]) -> list[str]:
     """The settings after `--set` that no recipe has."""
-    given = [after.partition("=")[0] for word, after in zip(words, words[1:], strict=False) if word == "--set"]
+    given = [after.partition("=")[0] for word, after in pairwise(words) if word == "--set"]
     return [f"no recipe key {key}" for key in given if key not in recipe_keys() and not key.isupper()]
 
 

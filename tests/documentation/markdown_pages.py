@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -66,9 +67,7 @@ def headings(page: Path) -> list[tuple[str, str]]:
     """The level and the text of each heading, in order."""
     found = tokens(page)
     return [
-        (token.tag, plain(inside.children or []))
-        for token, inside in zip(found, found[1:], strict=False)
-        if token.type == "heading_open"
+        (token.tag, plain(inside.children or [])) for token, inside in pairwise(found) if token.type == "heading_open"
     ]
 
 

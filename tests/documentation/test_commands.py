@@ -1,4 +1,4 @@
-"""Laws of the documentation's code: each command, key and call exists, and is run or says why not."""
+"""Laws of the documentation's code: commands, keys and calls exist, and are run or say why not."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_every_recipe_has_only_keys_that_exist(page: Path) -> None:
 
 
 def call_mistakes(source: str) -> Iterator[str]:
-    """The names of `mascot` in a piece of Python that are not public, and arguments they do not take."""
+    """The calls of `mascot` that do not exist, and arguments that are not taken."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name, owner = node.func.attr, node.func.value

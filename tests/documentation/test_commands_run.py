@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -58,9 +58,9 @@ def shorter_value(option: str, word: str) -> str:
 
 def small_settings(name: str, words: Sequence[str]) -> list[str]:
     """Settings that make a training short, without those that are given or have no effect."""
-    given = {after.partition("=")[0] for word, after in zip(words, words[1:], strict=False) if word == "--set"}
+    given = {after.partition("=")[0] for word, after in pairwise(words) if word == "--set"}
     unused = {"prior.weight=0", "prior.form=outputs", "textual-inversion"} & set(words)
-    recipe = [word for word, before in zip(words[1:], words, strict=False) if before == "--recipe"]
+    recipe = [after for word, after in pairwise(words) if word == "--recipe"]
     unused |= {"recipe"} & {"recipe" for place in recipe if "outputs" in Path(place).read_text(encoding="utf-8")}
     settings = [one for one in SMALL if one.partition("=")[0] not in given]
     settings = [one for one in settings if not (unused and one.startswith("prior."))]
@@ -77,7 +77,7 @@ def tokens_of(words: Sequence[str]) -> list[str]:
 
 def clear_output(words: Sequence[str], folder: Path) -> None:
     """Delete what a command will write, which is there for other pages' commands."""
-    targets = [after for word, after in zip(words, words[1:], strict=False) if word == "--out"]
+    targets = [after for word, after in pairwise(words) if word == "--out"]
     targets += [words[3]] if words[1] == "convert" else []
     for target in (folder / place for place in targets if "--resume" not in words):
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)

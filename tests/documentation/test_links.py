@@ -1,4 +1,4 @@
-"""Laws of links: each leads to a file and a heading of the repository; images say what they show."""
+"""Laws of links: each leads to a file and a heading that exist; images say what they show."""
 
 from __future__ import annotations
 

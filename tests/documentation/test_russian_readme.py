@@ -11,7 +11,7 @@ from documentation.markdown_pages import ROOT, blocks, headings, images, inline_
 
 ENGLISH, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
 EACH_OTHER = {ENGLISH.name, RUSSIAN.name}
-CYRILLIC = re.compile(r"[а-яё]", re.IGNORECASE)
+CYRILLIC = re.compile(r"[\u0400-\u04ff]")
 
 
 def outline(page: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""A folder in which the documentation's commands run: photos, runs, adapters and images by their names.
+"""A folder in which the documentation's commands run: photos, runs, adapters, images.
 
-All runs are of the embedded base. They are trained for two steps, and generate with one solver step.
+All runs are of the embedded base. They are trained for two steps, and generate with one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ SMALL = (
 """Settings that make a training short."""
 RUNS = ("photos", "again", "owl", "parrot", "bear", "dog", "a", "b", "photo")
 """Runs of one subject; they differ in their weights."""
+TOKENS = ("sks", "zwx")
 PROMPT = "a {subject} in the snow"
 COLLECTED = {"cat9": "dog6", "mug": "can", "robot": "cat"}
 """Names of the collection in the tests to those in the documentation."""
@@ -95,11 +96,11 @@ def write_run(folder: Path, name: str, photos: Sequence[str], class_noun: str) -
     """Train a run for two steps, of one subject or several."""
     places, nouns = [str(folder / place) for place in photos], class_noun.split(",")
     if len(nouns) == 1:
-        recipe = Recipe.preset(photos=tuple(places), class_noun=class_noun, token="sks", overrides=SMALL)
+        recipe = Recipe.preset(photos=tuple(places), class_noun=class_noun, token=TOKENS[0], overrides=SMALL)
     else:
         tables = [
             {"photos": [place], "class_noun": noun, "token": token}
-            for place, noun, token in zip(places, nouns, ("sks", "zwx"), strict=True)
+            for place, noun, token in zip(places, nouns, TOKENS, strict=True)
         ]
         recipe = Recipe.preset(subject=tables, overrides=SMALL)
     return train(recipe, out=folder / "runs" / name)
@@ -125,8 +126,8 @@ def forget(path: Path) -> None:
 
 
 def write_recipes(folder: Path) -> None:
-    """Write the recipes that the pages name; `small.toml` is that of its page, on the embedded base."""
-    recipe = Recipe.preset(photos=(str(folder / "photos"),), class_noun="dog", token="sks", overrides=SMALL)
+    """Write the recipes that the pages name; `small.toml` is its page's, on the embedded base."""
+    recipe = Recipe.preset(photos=(str(folder / "photos"),), class_noun="dog", token=TOKENS[0], overrides=SMALL)
     (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     page = ROOT / "docs" / "how-to" / "eight_gigabytes.md"
     written = next(block.text for block in blocks(page) if block.language == "toml")
