@@ -34,7 +34,12 @@ def build(work: Path, site: Path) -> list[str]:
     # Not --quiet: it would hide warnings from --strict too.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean", "--config-file", str(settings)]
     done = subprocess.run(command, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)  # noqa: S603 - our own words
-    return ["mkdocs refused a page"] if done.returncode else requests_elsewhere(site)
+    if done.returncode:
+        return ["mkdocs refused a page"]
+    # The theme reads this file where the pages are opened from disk.
+    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    (site / "search" / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
+    return requests_elsewhere(site)
 
 
 if __name__ == "__main__":
