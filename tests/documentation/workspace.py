@@ -56,8 +56,7 @@ def make_workspace(folder: Path) -> Path:
     for number, name in enumerate(RUNS[1:]):
         copy_run(one, folder / "runs" / name, seed=number)
     write_run(folder, "both", ["owl", "bear"], "owl,bear")
-    for name in ("photos", "again", "a", "b"):
-        evaluate(folder / "runs" / name, prompts=[PROMPT], images=1)
+    evaluate(folder / "runs" / "again", prompts=[PROMPT], images=1)
     shutil.copyfile(folder / "runs" / "photos" / "adapter.safetensors", folder / "adapter.safetensors")
     for name in ("style", "ink"):
         convert(str(folder / "runs" / "b"), str(folder / f"{name}.safetensors"), to="kohya", private=True)
@@ -77,12 +76,14 @@ def write_photos(folder: Path) -> None:
         for file in sorted(source.glob("*.png"))[:3]:
             shutil.copyfile(file, folder / name / file.name)
     for photo in sorted((folder / "photos").glob("*.png")):
-        mark(Image.open(photo).size).save(photo.with_suffix(".mask.png"))
-    image = Image.open(folder / "owl" / "1.png").convert("RGB").resize((128, 128))
+        with Image.open(photo) as image:
+            mark(image.size).save(photo.with_suffix(".mask.png"))
+    with Image.open(folder / "owl" / "1.png") as image:
+        start = image.convert("RGB").resize((128, 128))
     for name in ("room.png", "dog.png", "beach.png", "photo.jpg"):
-        image.save(folder / name)
+        start.save(folder / name)
     for name in ("sofa.png", "mask.png", "photo.mask.png"):
-        mark(image.size).save(folder / name)
+        mark(start.size).save(folder / name)
 
 
 def mark(size: tuple[int, int]) -> Image.Image:
