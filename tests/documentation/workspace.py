@@ -1,6 +1,6 @@
 """A folder in which the documentation's commands run: photos, runs, adapters, images.
 
-All runs are of the embedded base. They are trained for two steps, and generate with one.
+All runs are of the embedded base. They are trained for two steps, and generate with four.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SMALL = (
     "prior.count=1",
     "prior.steps=1",
     "previews.every=2",
-    "knobs.steps=1",
+    "knobs.steps=4",
     "selection.active=false",
     "diagnosis.active=false",
     "report.images=0",
