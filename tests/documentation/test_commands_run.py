@@ -64,6 +64,7 @@ def small_settings(name: str, words: Sequence[str]) -> list[str]:
     unused |= {"recipe"} & {"recipe" for place in recipe if "outputs" in Path(place).read_text(encoding="utf-8")}
     settings = [one for one in SMALL if one.partition("=")[0] not in given]
     settings = [one for one in settings if not (unused and one.startswith("prior."))]
+    settings = [one for one in settings if not (name == "suite" and one.startswith("diagnosis."))]
     settings = [one for one in settings if not ("--steps" in words and one.startswith("training.steps"))]
     token = [] if name == "suite" or "--token" in words or "--from" in words or recipe else tokens_of(words)
     return [*token, *(word for one in settings for word in ("--set", one))]
