@@ -23,8 +23,13 @@ from documentation.markdown_pages import ROOT, name_of
 from documentation.workspace import PROMPT, SMALL, make_workspace, workspace_of
 from tiny.commands import Command
 
-RUN = [command for command in commands() if reason_not_to_run(command.text) is None]
-PAGES = {name_of(page): list(members) for page, members in groupby(RUN, key=lambda command: command.page)}
+FIRST = {command.text: command for command in reversed(commands())}
+"""Command -> where it stands first; it runs there, and not again."""
+RUN = [command for command in FIRST.values() if reason_not_to_run(command.text) is None]
+PAGES = {
+    name_of(page): list(members)
+    for page, members in groupby(sorted(RUN, key=commands().index), key=lambda command: command.page)
+}
 SHORTER = {"--steps": "2", "--trials": "2", "--images": "1", "--prompts": "1", "--count": "1"}
 """Option -> its value here, whatever stands in the documentation."""
 ADDED = {

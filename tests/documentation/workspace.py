@@ -128,7 +128,9 @@ def forget(path: Path) -> None:
 
 def write_recipes(folder: Path) -> None:
     """Write the recipes that the pages name; `small.toml` is its page's, on the embedded base."""
-    recipe = Recipe.preset(photos=(str(folder / "photos"),), class_noun="dog", token=TOKENS[0], overrides=SMALL)
+    recipe = Recipe.preset(
+        photos=(str(folder / "photos"),), class_noun="dog", token=TOKENS[0], overrides=[*SMALL, "knobs.steps=1"]
+    )
     (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     page = ROOT / "docs" / "how-to" / "eight_gigabytes.md"
     written = next(block.text for block in blocks(page) if block.language == "toml")
