@@ -110,7 +110,8 @@ def definition(module: str, name: str) -> Documented:
     """Find the definition of a public name in its module."""
     path = PACKAGE.parent / f"{module.replace('.', '/')}.py"
     nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    return next(node for node in nodes if isinstance(node, Documented) and node.name == name)
+    # The last one: those before it may be overloads.
+    return [node for node in nodes if isinstance(node, Documented) and node.name == name][-1]
 
 
 def summary(node: Documented) -> str:

@@ -14,14 +14,7 @@ from docs_site.python_pages import event_page, python_page, record_page
 from docs_site.recipe_pages import preset_page, recipe_page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (
-    "README.md",
-    "README.ru.md",
-    "CHANGELOG.md",
-    "docs/**/*.md",
-    "benchmarks/README.md",
-    "starter_training/README.md",
-)
+PAGES = ("*.md", "docs/**/*.md", "benchmarks/README.md", "starter_training/README.md")
 """Patterns of the Markdown files that become pages."""
 GENERATED = {
     "docs/reference/commands.md": command_page,
