@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands", {
 SHELLS = {"sh", "bash"}
 SHELL_WORDS = ("for ", "done", ". ")
 """Beginnings of lines that belong to the shell."""
-OTHER_PROGRAMS = {"unzip", "hf"}
+OTHER_PROGRAMS = {"git", "hf", "unzip"}
 """Programs that are not ours; their options are theirs."""
 
 

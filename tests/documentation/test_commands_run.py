@@ -46,7 +46,7 @@ def shortened(words: Sequence[str]) -> list[str]:
     name, found = words[1], [shorter_value(before, word) for before, word in zip(["", *words], words, strict=False)]
     if "--resume" in found and "--steps" in found:
         found[found.index("--steps") + 1] = "3"
-    if name in {"train", "doctor", "suite"} and "--resume" not in found:
+    if name in {"train", "doctor", "suite"} and len(found) > 2 and "--resume" not in found:
         found += small_settings(name, found)
     added = ADDED.get(name, ())
     pairs = [pair for pair in zip(added[::2], added[1::2], strict=True) if pair[0] not in found]
