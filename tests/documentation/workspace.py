@@ -28,6 +28,7 @@ SMALL = (
     "training.steps=2",
     "training.batch_size=1",
     "training.checkpoint_every=1",
+    "checkpoints.keep=9",
     "prior.count=1",
     "prior.steps=1",
     "previews.every=2",
