@@ -3,12 +3,14 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check inputs formats starter campaigns clean
+.PHONY: help demo test check docs commands inputs formats starter campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
 	@echo 'make test       install mascot and its tools into $(VENV), then everything that CI runs'
 	@echo 'make check      the same without installing; BIN=folder/of/another/venv/bin to use that one'
+	@echo 'make docs       the documentation as a site: site/index.html'
+	@echo 'make commands   every command of the documentation that can run here (a quarter of an hour)'
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
@@ -46,6 +48,12 @@ test: $(VENV)/installed-dev
 check:
 	$(checks)
 
+docs: $(VENV)/installed-dev
+	PYTHONPATH=src $(BIN)/python -m docs_site
+
+commands: $(VENV)/installed-dev
+	timeout 3600 $(BIN)/python -m pytest -m slow tests/documentation
+
 inputs: $(VENV)/installed-dev
 	timeout 2400 $(BIN)/python -m pytest -m slow tests/reliability/test_random_inputs.py
 
@@ -59,5 +67,5 @@ campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
