@@ -166,3 +166,12 @@ def export(work: Work = WORK, out: Path = STARTER / "base") -> None:
 
     with user_errors_printed():
         print(export_base(work, out).summary())
+
+
+@app.command()
+def canary(out: Path = ROOT / "src" / "mascot" / "api" / "installation" / "canary.json") -> None:
+    """Record the numbers that `mascot doctor` compares training with; takes a few minutes."""
+    from starter_training.export.canary_record import record_canary
+
+    with user_errors_printed():
+        print(record_canary(out))
