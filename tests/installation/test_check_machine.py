@@ -21,7 +21,7 @@ from mascot.api.installation import issue_report, machine_facts, package_version
 from mascot.api.installation.check_machine import check_machine
 from mascot.api.installation.issue_report import without_private
 from mascot.api.installation.machine_report import MachineFinding, MachineSection
-from mascot.api.installation.package_versions import EXTRAS, SHOWN, check_imports, check_packages, tested_versions
+from mascot.api.installation.package_versions import EXTRAS, SHOWN, check_imports, check_packages
 from mascot.api.installation.torch_build import Gpu, TorchBuild, has_kernels, measure_precision
 from tiny.commands import Command
 
@@ -161,9 +161,9 @@ def test_a_torchvision_that_does_not_fit_is_found(tmp_path: Path) -> None:
     done = doctor_with(tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        f"mascot: torchvision 0.28.0 does not fit torch {torch.__version__}, and diffusers fails with it (RuntimeError: "
-        "operator torchvision::nms does not exist). Run pip uninstall torchvision, which mascot does not need, or "
-        "install the torchvision of this torch.\n"
+        f"mascot: torchvision 0.28.0 does not fit torch {torch.__version__}, and diffusers fails with it "
+        "(RuntimeError: operator torchvision::nms does not exist). Run pip uninstall torchvision, which mascot does "
+        "not need, or install the torchvision of this torch.\n"
     )
     assert "canary" not in done.stdout
     for path in tmp_path.glob("torchvision*"):
@@ -205,11 +205,13 @@ def test_a_module_that_cannot_be_imported_is_found_with_its_package(monkeypatch:
     check_imports(section)
     [finding] = section.findings
     assert finding.message == "PIL.Image cannot be imported (ImportError: no)."
-    assert finding.remedy == f"Run pip install --force-reinstall pillow=={tested_versions()['pillow']}."
+    assert (
+        finding.remedy == f"Run pip install --force-reinstall pillow=={package_versions.tested_versions()['pillow']}."
+    )
 
 
 def test_the_tested_versions_are_those_of_the_constraints() -> None:
-    tested = tested_versions()
+    tested = package_versions.tested_versions()
     assert set(SHOWN) <= set(tested)
     assert tested["imagehash"] == "4.3.2"
 
@@ -292,7 +294,7 @@ def test_a_build_of_torch_is_judged_beside_the_driver(build: dict[str, object], 
     ],
 )
 def test_kernels_run_on_later_gpus_of_their_generation(
-    architectures: tuple[str, ...], capability: tuple[int, int], runs: bool
+    architectures: tuple[str, ...], capability: tuple[int, int], *, runs: bool
 ) -> None:
     assert has_kernels(architectures, capability) == runs
 

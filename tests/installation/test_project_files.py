@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def citation_faults(citation: dict[str, Any]) -> list[str]:
             faults.append(f"an author has {sorted(author)}")
     if citation.get("type", "software") not in {"software", "dataset"}:
         faults.append("type is neither software nor dataset")
-    if not isinstance(citation.get("date-released", datetime.date(2026, 1, 1)), datetime.date):
+    if not isinstance(citation.get("date-released", dt.date(2026, 1, 1)), dt.date):
         faults.append("date-released is no date")
     return faults
 

@@ -19,6 +19,8 @@ SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIAL", re.IGN
 """Names of environment variables whose values are left out wherever they stand."""
 TOKENS = re.compile(r"\b(?:hf|api_org|sk|ghp|gho|github_pat)_[A-Za-z0-9_]{8,}")
 """Access tokens of model hubs and code hosts."""
+REST = r"[^\s:;,'\"()<>|]"
+"""What a path goes on with."""
 PLACES = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\]+[^\s/\\:;,'\"()<>|]+){2,}[/\\]?")
 """Absolute paths of two parts or more, of any system."""
 URL = re.compile(r"https?://pytorch\.org\S*")
@@ -63,7 +65,7 @@ def without_private(text: str, public: str = "") -> str:
         text = text.replace(secret, "SECRET")
     text = TOKENS.sub("SECRET", text)
     for place in sorted(places(), key=len, reverse=True):
-        text = text.replace(place, "PLACE")
+        text = re.sub(rf"{re.escape(place)}{REST}*", "PLACE", text)
     kept = URL.findall(text)
     parts = [PLACES.sub("PLACE", part) for part in URL.split(text)]
     text = "".join(part + url for part, url in zip(parts, [*kept, ""], strict=True))

@@ -188,7 +188,7 @@ def check_device() -> tuple[MachineSection, str, str]:
     section.add("threads", str(torch.get_num_threads()))
     section.findings += build.findings()
     check_memory(section, device)
-    measured = {name: measure_precision(name, device) for name in DTYPES}
+    measured = {name: measure_precision(name, device) for name in DTYPES if device != "cpu" or name != "fp16"}
     section.add("precision", describe_precisions(measured, device))
     slow = measured["bf16"].seconds > SLOW * measured["fp32"].seconds
     if not measured["fp32"].works:
@@ -223,5 +223,5 @@ def check_memory(section: MachineSection, device: str) -> None:
 
 def describe_precisions(measured: dict[str, Precision], device: str) -> str:
     """Describe which precisions training can take on a device."""
-    names = [name for name, found in measured.items() if found.works and not (device == "cpu" and name == "fp16")]
+    names = [name for name, found in measured.items() if found.works]
     return ", ".join(names) + ("; fp16 does not train on a CPU" if device == "cpu" else "")
