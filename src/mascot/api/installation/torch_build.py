@@ -144,7 +144,7 @@ def has_kernels(architectures: Sequence[str], capability: tuple[int, int]) -> bo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
+class MeasuredPrecision:
     """What a device makes of one precision."""
 
     works: bool
@@ -152,7 +152,7 @@ class Precision:
     """Time of one forward and backward pass of a small layer."""
 
 
-def measure_precision(name: str, device: str) -> Precision:
+def measure_precision(name: str, device: str) -> MeasuredPrecision:
     """Run a small layer forward and backward in a precision, and compare it with float64."""
     x_BCHW = gaussian((32, 32, 32), [seeded("precision", number) for number in range(2)])
     weight = gaussian((32, 3, 3), [seeded("layer", number) for number in range(32)]) / 17
@@ -169,9 +169,9 @@ def measure_precision(name: str, device: str) -> Precision:
             seconds = min(seconds, time.perf_counter() - started)
     except (RuntimeError, NotImplementedError):  # the device has no such layer
         check_interrupted()
-        return Precision(works=False, seconds=seconds)
+        return MeasuredPrecision(works=False, seconds=seconds)
     finite = weight.grad is not None and bool(weight.grad.isfinite().all())
-    return Precision(works=finite and error < ACCURATE[name], seconds=seconds)
+    return MeasuredPrecision(works=finite and error < ACCURATE[name], seconds=seconds)
 
 
 def check_device() -> tuple[MachineSection, str, str]:
@@ -221,7 +221,7 @@ def check_memory(section: MachineSection, device: str) -> None:
         section.add(f"memory of {device}", f"{gib(available_memory(device))} free")
 
 
-def describe_precisions(measured: dict[str, Precision], device: str) -> str:
+def describe_precisions(measured: dict[str, MeasuredPrecision], device: str) -> str:
     """Describe which precisions training can take on a device."""
     names = [name for name, found in measured.items() if found.works]
     return ", ".join(names) + ("; fp16 does not train on a CPU" if device == "cpu" else "")
