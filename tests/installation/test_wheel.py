@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +63,18 @@ def in_checkout() -> set[str]:
     return {name.removeprefix("src/") for name in listed.stdout.splitlines()}
 
 
+def included() -> dict[str, Path]:
+    """Files that the wheel takes from outside of the package, by their names in it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: dict[str, Path] = {}
+    for source, target in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items():
+        paths = sorted((ROOT / source).rglob("*")) if (ROOT / source).is_dir() else [ROOT / source]
+        for path in paths:
+            inside = path.relative_to(ROOT / source).as_posix()
+            found[target if inside == "." else f"{target}/{inside}"] = path
+    return found
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A source distribution, and the wheel that is built from it."""
@@ -85,10 +98,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]) ->
     with zipfile.ZipFile(built["wheel"]) as archive:
         assert archive.testzip() is None
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        constraints = archive.read("mascot/api/installation/constraints.txt")
+        taken = {name: archive.read(name) for name in included()}
     own = {name for name in sizes if not PurePosixPath(name).parts[0].endswith(".dist-info")}
-    assert own == {*in_checkout(), "mascot/api/installation/constraints.txt"}
-    assert constraints == (ROOT / "constraints.txt").read_bytes()
+    assert own == {*in_checkout(), *included()}
+    assert taken == {name: path.read_bytes() for name, path in included().items()}
+    assert "mascot/api/installation/constraints.txt" in taken
     for path in (*PACKAGE.rglob("*.safetensors"), *PACKAGE.rglob("*.toml"), *PACKAGE.rglob("*.jinja")):
         assert sizes[path.relative_to(PACKAGE.parent).as_posix()] == path.stat().st_size, path
 

@@ -198,13 +198,13 @@ def show_machine(*, measure: bool, as_json: bool, report: Path | None) -> None:
 
     from mascot.api.installation.check_machine import check_machine
     from mascot.api.installation.issue_report import write_issue_report
-    from mascot.cli.console import quiet_libraries
+    from mascot.cli.console import plain_display
     from mascot.storage.atomic_write import check_free
 
     if report is not None:
         check_free(report)
-    with suppress(Exception):  # what cannot be imported is found by the check
-        quiet_libraries()
+    with suppress(Exception):  # it quiets the libraries; one that cannot be imported is found by the check
+        plain_display()
     console = Console(stderr=as_json)
     with console.status("checking this machine: the canary takes about 20 seconds" if measure else "checking"):
         found = check_machine(measure=measure)

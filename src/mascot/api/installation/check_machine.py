@@ -88,8 +88,8 @@ def describe_failure(error: Exception) -> MachineFinding:
             message="There is too little memory for the canary.",
             remedy="Close other programs, or use a machine with more memory.",
         )
-    told = shorten(sentence(f"{type(error).__name__}: {error}"), 300)
-    return MachineFinding(severity="error", message=f"The canary failed with {told}", remedy=remedy())
+    described = shorten(sentence(f"{type(error).__name__}: {error}"), 300)
+    return MachineFinding(severity="error", message=f"The canary failed with {described}", remedy=remedy())
 
 
 def sentence(text: str) -> str:
