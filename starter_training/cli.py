@@ -171,7 +171,9 @@ def export(work: Work = WORK, out: Path = STARTER / "base") -> None:
 @app.command()
 def canary(out: Path = ROOT / "src" / "mascot" / "api" / "installation" / "canary.json") -> None:
     """Record the numbers that `mascot doctor` compares training with; takes a few minutes."""
+    from mascot.cli.console import plain_display
     from starter_training.export.canary_record import record_canary
 
+    display = plain_display()
     with user_errors_printed():
-        print(record_canary(out))
+        display.say(record_canary(out))

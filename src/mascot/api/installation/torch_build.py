@@ -17,7 +17,7 @@ from mascot.diffusion.noise import gaussian, seeded
 from mascot.errors import check_interrupted
 from mascot.models.devices import available_memory, choose_device, gib
 
-LITTLE_MEMORY = 2 * 2**30
+LITTLE_MEMORY = 3 * 2**29
 """Bytes; training the embedded base takes about that."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ACCURATE = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.02}
