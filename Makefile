@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs commands inputs formats starter campaigns clean
+.PHONY: help demo test check docs commands inputs formats starter wheel campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -14,6 +14,7 @@ help:
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
+	@echo 'make wheel      the wheel in a bare environment, and faults that the doctor must find (some minutes)'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -62,6 +63,11 @@ formats: $(VENV)/installed-dev
 
 starter: $(VENV)/installed-dev
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/starter_training
+
+# The wheel's tests share one environment, so one process runs them.
+wheel: $(VENV)/installed-dev
+	timeout 1800 $(BIN)/python -m pytest -n 0 -m slow tests/installation/test_wheel.py
+	timeout 1800 $(BIN)/python -m pytest -m slow tests/installation --ignore tests/installation/test_wheel.py
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,3 +167,15 @@ def export(work: Work = WORK, out: Path = STARTER / "base") -> None:
 
     with user_errors_printed():
         print(export_base(work, out).summary())
+
+
+@app.command()
+def canary(out: Path = ROOT / "src" / "mascot" / "api" / "installation" / "canary.json") -> None:
+    """Record the numbers that `mascot doctor` compares training with; takes a few minutes."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine threads would spin for minutes
+    from mascot.cli.console import plain_display
+    from starter_training.export.canary_record import record_canary
+
+    display = plain_display()
+    with user_errors_printed():
+        display.say(record_canary(out))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mascot.api.experiments.evaluate_suite import evaluate_suite
     from mascot.api.experiments.sweep import sweep
     from mascot.api.generate import generate
+    from mascot.api.installation.check_machine import check_machine
     from mascot.api.train import train
     from mascot.errors import UserError as UserError
     from mascot.evaluation.scores import Scores
@@ -50,6 +51,7 @@ PUBLIC = {
     "extract": "mascot.api.adapters.extract",
     "merge": "mascot.api.adapters.merge",
     "resize": "mascot.api.adapters.resize",
+    "check_machine": "mascot.api.installation.check_machine",
     "compare": "mascot.api.experiments.compare",
     "convert": "mascot.api.adapters.convert",
     "cross_validate": "mascot.api.experiments.cross_validate",
@@ -72,6 +74,7 @@ __all__ = [
     "Scores",
     "UserError",
     "bake",
+    "check_machine",
     "compare",
     "convert",
     "cross_validate",

@@ -36,6 +36,8 @@ REFUSED: frozenset[str] = frozenset(
         "train --set bogus=1",
         "train --steps 0",
         "doctor --from nowhere",
+        "doctor --json",
+        "doctor --report {out}/report.md",
         "train --class-images nowhere",
         "train --caption-with nowhere",
         "doctor --class-images nowhere",

@@ -281,6 +281,8 @@ OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("publish", "--dry-run"): (["--dry-run"],),
     ("publish", "--out"): (["--out", "{out}/files"], ["--out", "{photos}"]),
     ("doctor", "--measure"): (["--measure"], ["--no-measure"]),
+    ("doctor", "--json"): (["--json"],),
+    ("doctor", "--report"): (["--report", "{out}/report.md"],),
 }
 """Command and option -> words of its cases, in place of those of its type."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +22,12 @@ from mascot.cli.options import (
     build_recipe,
     recipe_values,
 )
-from mascot.errors import UserError
+from mascot.errors import UserError, escape_control
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mascot.api.installation.machine_report import MachineReport
     from mascot.recipe.recipe import Recipe
 from mascot.methods.registry import METHODS
 
@@ -50,7 +55,14 @@ CaptionWith = Annotated[
     typer.Option(help="Model that captions photos without a caption: folder or hub id.", show_default=False),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Read photos in subfolders, too.")]
-Measure = Annotated[bool, typer.Option(help="Load the base model and time a few steps.")]
+Measure = Annotated[
+    bool, typer.Option(help="Load the base model and time a few steps; without photos, train the canary.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Without photos: print what was found as JSON.")]
+IssueReport = Annotated[
+    Path | None,
+    typer.Option("--report", help="Without photos: write what was found for an issue.", show_default=False),
+]
 
 
 def train(
@@ -137,24 +149,91 @@ def doctor(
     caption_with: CaptionWith = None,
     recursive: Recursive = False,
     measure: Measure = True,
+    as_json: AsJson = False,
+    report: IssueReport = None,
 ) -> None:
-    """Check photos and settings before training: what is used, what is wrong, what it costs."""
-    made = build_recipe(
-        recipe,
-        photos=photos,
-        class_noun=class_noun,
-        base=base,
-        overrides=overrides,
-        token=token,
-        seed=seed,
-        method=method,
-        steps=steps,
-        start_from=start_from,
-        class_images=class_images,
-        caption_with=caption_with,
-        recursive=recursive,
-    )
-    show_checkup(made, measure=measure)
+    """Check photos and settings before training; without photos, check this machine."""
+    options: RecipeOptions = {
+        "photos": photos,
+        "class_noun": class_noun,
+        "base": base,
+        "overrides": overrides,
+        "token": token,
+        "seed": seed,
+        "method": method,
+        "steps": steps,
+        "start_from": start_from,
+        "class_images": class_images,
+        "caption_with": caption_with,
+        "recursive": recursive,
+    }
+    if recipe is None and not any(value is not None and value is not False for value in options.values()):
+        show_machine(measure=measure, as_json=as_json, report=report)
+        return
+    check_about_machine(as_json=as_json, report=report)
+    show_checkup(build_recipe(recipe, **options), measure=measure)
+
+
+def check_about_machine(*, as_json: bool, report: Path | None) -> None:
+    """Refuse the options of the check of a machine where photos or settings are checked.
+
+    Raises:
+        UserError: one of them is given.
+    """
+    given = ["--json"] * as_json + ["--report"] * (report is not None)
+    if given:
+        raise UserError(
+            f"{' and '.join(given)} belong to the check of this machine, and photos or settings are checked here; "
+            "run mascot doctor with nothing else."
+        )
+
+
+def show_machine(*, measure: bool, as_json: bool, report: Path | None) -> None:
+    """Check this machine, print what was found, and write it for an issue if that is asked for.
+
+    Raises:
+        UserError: something keeps mascot from working here, or the report cannot be written.
+    """
+    from rich.console import Console
+
+    from mascot.api.installation.check_machine import check_machine
+    from mascot.api.installation.issue_report import write_issue_report
+    from mascot.cli.console import plain_display
+    from mascot.storage.atomic_write import check_free
+
+    if report is not None:
+        check_free(report)
+    with suppress(Exception):  # it quiets the libraries; one that cannot be imported is found by the check
+        plain_display()
+    console = Console(stderr=as_json)
+    with console.status("checking this machine: the canary takes about 20 seconds" if measure else "checking"):
+        found = check_machine(measure=measure)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        print_machine(console, found)
+    if report is not None:
+        write_issue_report(found, report)
+        typer.echo(f"report: {report}", err=as_json)
+    if found.errors:
+        raise UserError(f"{found.errors[0].message} {found.errors[0].remedy}")
+
+
+def print_machine(console: Console, found: MachineReport) -> None:
+    """Print facts by section, then what is wrong, with remedies."""
+    from mascot.cli.console import show_rows
+
+    for section in found.sections:
+        rows = [(fact.name, f"{fact.value} ({fact.place})" if fact.place else fact.value) for fact in section.facts]
+        show_rows(console, section.title, rows)
+        console.print()
+    for finding in found.findings:
+        style = None if finding.severity == "note" else "yellow"
+        text = escape_control(f"{finding.severity}: {finding.message} {finding.remedy}")
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    if not found.errors:
+        trained = any(section.title == "canary" for section in found.sections)
+        console.print("mascot works on this machine." if trained else "Nothing is wrong; no canary was trained.")
 
 
 def show_checkup(recipe: Recipe, *, measure: bool) -> None:
