@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL.Image import Image
+from pydantic import ValidationError
 
-from mascot.errors import UserError
+from mascot.errors import UserError, suggest
 from mascot.generation.generator import fit_start
 from mascot.generation.knob_checks import check_stack_knobs
 from mascot.generation.knobs import Knobs
@@ -32,8 +33,8 @@ Source = str | Path | Run | AdapterSource
 
 def generate(
     run: Source | Sequence[Source],
-    prompts: Sequence[str],
-    knobs: Knobs | None = None,
+    prompts: str | Sequence[str],
+    knobs: Knobs | Mapping[str, object] | None = None,
     *,
     count: int = 4,
     seed: int = 0,
@@ -43,7 +44,7 @@ def generate(
     mask: ImageSource | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Image]:
-    """Generate `count` images of each prompt, in order, with one adapter or several at once.
+    """Generate `count` images of a prompt or of each of several, with one adapter or several.
 
     `run` is a run, its folder, an adapter file, or `owner/name` on the model hub. It may end in
     scales, as `runs/owl:0.8`, or begin with a name, as `owl=runs/a`: see `read_source`. Several
@@ -51,10 +52,10 @@ def generate(
 
     In prompts, `{subject}` stands for token and class noun, and `{owl}` for those of the adapter of
     that name. Image k of each prompt has `seed + k`. Without `knobs`, those that training
-    recommends are used. `base` replaces the path or hub id of the base model that the adapter
-    names. Generation may start from an `image`: see `start_image.read_source_image`. It then has
-    the image's size, unless the knobs have one. Events: `PromptTruncated`, `PromptRead`,
-    `ImageFitted`, `TokenShared`.
+    recommends are used; a mapping such as `{"guidance": 5}` changes single ones of them. `base`
+    replaces the path or hub id of the base model that the adapter names. Generation may start from
+    an `image`: see `start_image.read_source_image`. It then has the image's size, unless the knobs
+    have one. Events: `PromptTruncated`, `PromptRead`, `ImageFitted`, `TokenShared`.
 
     Raises:
         UserError: an adapter or its base model cannot be read, they do not fit together, a knob
@@ -62,6 +63,8 @@ def generate(
     """
     source_image = read_source_image(image, mask=mask, strength=strength, write=str)
     stack = open_stack(read_sources(run), on_event)
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    knobs = change_knobs(stack, knobs) if isinstance(knobs, Mapping) else knobs
     chosen = choose_knobs(stack, knobs, base)
     requests = plan_requests(stack, prompts, count=count, seed=seed)
     check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(stack))
@@ -80,6 +83,23 @@ def read_sources(run: Source | Sequence[Source]) -> list[AdapterSource]:
     if not sources:
         raise UserError("no adapter is given; give a run, its folder or an adapter file.")
     return [read_source(source) for source in sources]
+
+
+def change_knobs(stack: Stack, changes: Mapping[str, object]) -> Knobs | None:
+    """Return the recommended knobs with some of them changed; None where nothing is.
+
+    Raises:
+        UserError: there is no such knob, or its value is out of range.
+    """
+    if unknown := [name for name in changes if name not in Knobs.model_fields]:
+        raise UserError(f"{unknown[0]} is not a knob{suggest(unknown[0], Knobs.model_fields)}")
+    if not changes:
+        return None
+    recommended = stack_knobs(stack)
+    try:
+        return Knobs.model_validate({**recommended.model_dump(exclude_unset=True), **changes})
+    except ValidationError as error:
+        raise UserError("; ".join(f"{m['loc'][0]}={m['input']}: {m['msg']}" for m in error.errors()) + ".") from None
 
 
 def choose_knobs(stack: Stack, knobs: Knobs | None, base: str | None) -> Knobs:
