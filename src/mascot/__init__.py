@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mascot.api.experiments.cross_validate import cross_validate
     from mascot.api.experiments.evaluate_suite import evaluate_suite
     from mascot.api.experiments.sweep import generate_knob_grid, sweep
-    from mascot.api.generate import generate
+    from mascot.api.generate import generate, open_adapter
     from mascot.api.notebook.bundle import bundle, offer_download
     from mascot.api.notebook.library_notices import quiet_libraries
     from mascot.api.notebook.live_progress import LiveProgress
@@ -71,6 +71,7 @@ PUBLIC = {
     "generate_knob_grid": "mascot.api.experiments.sweep",
     "inspect": "mascot.api.adapters.inspect",
     "offer_download": "mascot.api.notebook.bundle",
+    "open_adapter": "mascot.api.generate",
     "publish": "mascot.api.adapters.publish",
     "quiet_libraries": "mascot.api.notebook.library_notices",
     "show": "mascot.api.notebook.shown",
@@ -103,6 +104,7 @@ __all__ = [
     "inspect",
     "merge",
     "offer_download",
+    "open_adapter",
     "publish",
     "quiet_libraries",
     "resize",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL.Image import Image
 from pydantic import ValidationError
 
 from mascot.errors import UserError, suggest
-from mascot.generation.generator import fit_start
+from mascot.generation.generator import Generator, fit_start
 from mascot.generation.knob_checks import check_stack_knobs
 from mascot.generation.knobs import Knobs
 from mascot.generation.loading import (
@@ -61,16 +63,64 @@ def generate(
         UserError: an adapter or its base model cannot be read, they do not fit together, a knob
             has no effect, or prompts, image, strength or mask cannot be used.
     """
-    source_image = read_source_image(image, mask=mask, strength=strength, write=str)
-    stack = open_stack(read_sources(run), on_event)
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    knobs = change_knobs(stack, knobs) if isinstance(knobs, Mapping) else knobs
-    chosen = choose_knobs(stack, knobs, base)
-    requests = plan_requests(stack, prompts, count=count, seed=seed)
-    check_prompts([*(request.prompt for request in requests), chosen.negative], base or base_of(stack))
-    generator, _ = open_stack_generator(stack, base=base, on_event=on_event)
-    start, chosen = fit_start(source_image, generator, chosen, sized=bool(knobs and (knobs.width or knobs.height)))
-    return list(generator.generate(requests, chosen, start))
+    opened = open_adapter(run, base=base, on_event=on_event)
+    return opened.generate(prompts, knobs, count=count, seed=seed, image=image, strength=strength, mask=mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedAdapter:
+    """An adapter, or several, whose base stays in memory between images.
+
+    The base is loaded for the first image, and leaves memory with this value.
+    """
+
+    stack: Stack
+    base: str | None
+    on_event: OnEvent
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The base with the adapters applied."""
+        return open_stack_generator(self.stack, base=self.base, on_event=self.on_event)[0]
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        knobs: Knobs | Mapping[str, object] | None = None,
+        *,
+        count: int = 4,
+        seed: int = 0,
+        image: ImageSource | None = None,
+        strength: float | None = None,
+        mask: ImageSource | None = None,
+    ) -> list[Image]:
+        """Generate `count` images of a prompt or of each of several; see `generate`.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        source_image = read_source_image(image, mask=mask, strength=strength, write=str)
+        changed = change_knobs(self.stack, knobs) if isinstance(knobs, Mapping) else knobs
+        chosen = choose_knobs(self.stack, changed, self.base)
+        asked = [prompts] if isinstance(prompts, str) else prompts
+        requests = plan_requests(self.stack, asked, count=count, seed=seed)
+        check_prompts([*(request.prompt for request in requests), chosen.negative], self.base or base_of(self.stack))
+        sized = bool(changed and (changed.width or changed.height))
+        start, chosen = fit_start(source_image, self.generator, chosen, sized=sized)
+        return list(self.generator.generate(requests, chosen, start))
+
+
+def open_adapter(
+    run: Source | Sequence[Source], *, base: str | None = None, on_event: OnEvent = ignore
+) -> OpenedAdapter:
+    """Open one adapter or several, to generate with them again and again.
+
+    `run`, `base` and the events are those of `generate`.
+
+    Raises:
+        UserError: an adapter cannot be read, or they do not fit together.
+    """
+    return OpenedAdapter(stack=open_stack(read_sources(run), on_event), base=base, on_event=on_event)
 
 
 def read_sources(run: Source | Sequence[Source]) -> list[AdapterSource]:
