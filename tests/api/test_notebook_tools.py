@@ -108,7 +108,7 @@ def test_a_live_view_shows_the_loss_and_the_curves_of_validation(preview: Path) 
 
 def test_a_live_view_escapes_every_text(preview: Path) -> None:
     view, shown = LiveProgress(), list[str]()
-    view.put = lambda name, html: shown.append(html)  # pyright: ignore[reportAttributeAccessIssue]
+    view.put = lambda _, html: shown.append(html)
     seen(view, list(training(preview)))
     assert any(html.escape(SCRIPT) in text for text in shown)
     assert not any("<script" in text for text in shown)
@@ -127,7 +127,7 @@ def test_every_event_of_training_is_recorded(world: World, tmp_path: Path) -> No
         base=str(world.base),
         photos=world.folder / "photos",
         class_noun="dog",
-        token="sks",
+        token="sks",  # noqa: S106 - a word of prompts
         training={"steps": 4, "warmup_steps": 0, "checkpoint_every": 4},
         prior={"weight": 0.0},
         previews={"every": 2, "prompts": ["a {subject}"]},
@@ -307,5 +307,5 @@ def test_single_knobs_change_those_that_training_recommends(world: World) -> Non
     assert mascot.generate(world.run, "a {subject}", {"guidance": 2}, count=1)[0].tobytes() == other.tobytes()
     with pytest.raises(UserError, match="did you mean 'guidance'"):
         opened.generate("a {subject}", {"guidence": 2})
-    with pytest.raises(UserError, match="guidance=-1: .* greater than or equal to 0"):
+    with pytest.raises(UserError, match=r"guidance=-1: .* greater than or equal to 0"):
         opened.generate("a {subject}", {"guidance": -1})

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import mascot
 from mascot.storage.run_folder import Run
 
 TRAIN = """

@@ -31,10 +31,12 @@ def trees() -> dict[str, ast.Module]:
 def traces(content: dict[str, Any]) -> list[str]:
     """What an execution leaves in a notebook."""
     found = [key for key in content["metadata"] if key not in {"kernelspec", "language_info"}]
-    for cell in content["cells"]:
-        if cell["metadata"] or cell.get("outputs") or cell.get("execution_count") is not None:
-            found.append(cell["id"])
-    return found
+    executed = [
+        cell["id"]
+        for cell in content["cells"]
+        if cell["metadata"] or cell.get("outputs") or cell.get("execution_count") is not None
+    ]
+    return found + executed
 
 
 def test_outputs_are_stripped() -> None:

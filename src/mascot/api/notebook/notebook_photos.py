@@ -58,6 +58,6 @@ def save_uploads(uploaded: Mapping[str, bytes], folder: Path) -> Path:
         last = PurePosixPath(name.replace("\\", "/")).name
         if last in {"", ".."}:
             raise UserError(f"{name!a} is no name of a photo; rename the file, and upload it again.")
-        with atomic_write(folder / last) as temporary, temporary.open("wb") as file:
-            file.write(content)
+        with atomic_write(folder / last) as temporary:
+            temporary.write_bytes(content)
     return folder
