@@ -126,14 +126,13 @@ def measure(keep: Path, images: int) -> dict[str, Any]:
     """Train and measure everything that is not kept yet."""
     file = keep / f"measured_{images}.json"
     measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    runs = {name: train_run(name, keep / name) for name in RUNS}
-    owl = Owl(images=images)
+    owl, main_run = Owl(images=images), train_run("study", keep / "study")
     parts: dict[str, Callable[[], object]] = {
-        "runs": lambda: run_scores(owl, runs),
-        "prompts": lambda: prompt_scores(owl, runs["study"]),
-        "guidance": lambda: guidance_scores(owl, runs["study"]),
-        "scales": lambda: scale_scores(owl, runs["study"]),
-        "word_order": lambda: word_order(owl, runs["study"]),
+        "prompts": lambda: prompt_scores(owl, main_run),
+        "guidance": lambda: guidance_scores(owl, main_run),
+        "scales": lambda: scale_scores(owl, main_run),
+        "word_order": lambda: word_order(owl, main_run),
+        "runs": lambda: run_scores(owl, {name: train_run(name, keep / name) for name in RUNS}),
     }
     for name, part in parts.items():
         if name not in measured:

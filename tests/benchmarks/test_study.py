@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from benchmarks.study import TABLES, replace_tables
 from benchmarks.study_observations import OBSERVATIONS, better, guidance, more_steps
 from benchmarks.study_runs import RUNS, caption_photos, recipe_of
 from benchmarks.study_scores import ADAPTER_SCALES, GUIDANCES, PROMPTS, TEXT_SCALES
+
+if TYPE_CHECKING:
+    from tiny.commands import Command
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "study.md"
 
@@ -112,3 +115,21 @@ def test_the_replay_runs_from_the_photos_to_the_tables(tmp_path: Path, monkeypat
     for name, make in TABLES.items():
         if name != "observations":
             assert make(measured).count("\n") >= 5
+
+
+@pytest.mark.slow
+def test_the_recipe_is_one_that_the_commands_take(
+    mascot: Command, tiny_base: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the study's own optimizer; a tiny base of the same kind stands in for its own."""
+    monkeypatch.setenv("MASCOT_CACHE", str(home / "cache"))
+    given = [str(home / "photos"), "--recipe", str(study_runs.FILE), "--base", str(tiny_base)]
+    code, printed, errors = mascot("doctor", *given, "--no-measure")
+    assert code == 0, errors
+    for words in ("0.0003", "1e-05", "123", "adamw8bit", "cinnamoroll", "500", "constant"):
+        assert words in printed, printed
+    small = "training.steps=2 dataset.resolution=32 precision=fp32 device=cpu knobs.steps=1 previews.every=0"
+    settings = [f"--set={one}" for one in (*small.split(), "report.images=0", "diagnosis.active=false")]
+    code, _, errors = mascot("train", *given, *settings, "--out", tmp_path / "run")
+    assert code == 0, errors
+    assert (tmp_path / "run" / "adapter.safetensors").exists()
