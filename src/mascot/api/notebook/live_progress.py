@@ -8,8 +8,6 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
-from PIL.Image import Resampling
-
 from mascot.progress import (
     AdapterReadBack,
     CheckpointChosen,
@@ -41,9 +39,6 @@ from mascot.reports.notebook.live_view import LiveView, PreviewRow, Validated, r
 from mascot.storage.image_files import open_image
 
 Recorded = TypeVar("Recorded", bound=Event)
-
-PREVIEW_SIDE = 148
-"""Longest side of a preview as it is shown, in pixels."""
 
 
 class DisplayHandle(Protocol):
@@ -201,10 +196,7 @@ def record_step(view: LiveProgress, event: StepTrained) -> None:
 
 def record_previews(view: LiveProgress, event: PreviewsWritten) -> None:
     """Read the previews of a step."""
-    images = [open_image(path) for path in event.paths]
-    for image in images:
-        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Resampling.LANCZOS)
-    view.previews.append(PreviewRow(step=event.step, images=tuple(images)))
+    view.previews.append(PreviewRow.of(event.step, [open_image(path) for path in event.paths]))
     view.prompts, view.has_new_previews = event.prompts, True
 
 

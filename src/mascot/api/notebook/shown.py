@@ -63,7 +63,7 @@ def show_previews(run: Run) -> Fragment:
     found = {step: [read_png(path) for path in paths] for step, paths in sorted(run.previews().items())}
     if not found:
         raise UserError(f"{run.folder} has no previews; train with previews.every=100, or another number of steps.")
-    rows = [PreviewRow(step=step, images=tuple(image for image, _ in files)) for step, files in found.items()]
+    rows = [PreviewRow.of(step, [image for image, _ in files]) for step, files in found.items()]
     prompts = [texts.get("parameters", "").partition("\n")[0] for _, texts in next(iter(found.values()))]
     return Fragment(render_previews(rows, prompts))
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 
 from mascot.reports.html import fill_template
 from mascot.reports.loss_curve import PLOT, Curve, Tick, draw_curve, step_ticks
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Ticks of the y axis of the validation curves."""
+
+
+PREVIEW_SIDE = 296
+"""Longest side of a preview, in pixels: twice that on the page, for dense screens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,14 @@ class PreviewRow:
 
     step: int
     images: tuple[Image, ...]
-    """At most as large as they are shown."""
+
+    @classmethod
+    def of(cls, step: int, images: Sequence[Image]) -> PreviewRow:
+        """Make a row of copies, at most `PREVIEW_SIDE` pixels wide and high."""
+        copies = [image.copy() for image in images]
+        for image in copies:
+            image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Resampling.LANCZOS)
+        return cls(step=step, images=tuple(copies))
 
 
 def render_live_view(view: LiveView) -> str:
