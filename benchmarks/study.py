@@ -122,9 +122,9 @@ def replace_tables(text: str, tables: Mapping[str, str]) -> str:
     return text
 
 
-def measure(keep: Path, images: int) -> dict[str, Any]:
-    """Train and measure everything that is not kept yet."""
-    file = keep / f"measured_{images}.json"
+def measure(keep: Path, images: int, *, quick: bool = False) -> dict[str, Any]:
+    """Train and measure everything that is not kept yet; `quick` leaves out all runs but one."""
+    file = keep / f"measured_{images}{'_quick' if quick else ''}.json"
     measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     owl, main_run = Owl(images=images), train_run("study", keep / "study")
     parts: dict[str, Callable[[], object]] = {
@@ -132,7 +132,9 @@ def measure(keep: Path, images: int) -> dict[str, Any]:
         "guidance": lambda: guidance_scores(owl, main_run),
         "scales": lambda: scale_scores(owl, main_run),
         "word_order": lambda: word_order(owl, main_run),
-        "runs": lambda: run_scores(owl, {name: train_run(name, keep / name) for name in RUNS}),
+        "runs": lambda: run_scores(
+            owl, {name: train_run(name, keep / name) for name in (("study",) if quick else RUNS)}
+        ),
     }
     for name, part in parts.items():
         if name not in measured:
@@ -145,10 +147,14 @@ def measure(keep: Path, images: int) -> dict[str, Any]:
 def main(
     keep: Annotated[Path, typer.Option(help="Folder of the runs and the measurements.")] = Path("runs/study"),
     images: Annotated[int, typer.Option(min=1, help="Images of each prompt and setting.")] = 2,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out the runs that the study's is compared with.")
+    ] = False,
     write: Annotated[Path | None, typer.Option(help="Markdown file whose tables are replaced.")] = None,
 ) -> None:
     """Train, measure, and write the tables."""
-    measured = measure(keep, images)
+    measured = measure(keep, images, quick=quick)
     tables = {name: make(measured) for name, make in TABLES.items()}
     if write is None:
         for name, written in tables.items():

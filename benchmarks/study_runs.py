@@ -60,7 +60,7 @@ class StudyRun:
 
 
 RUNS: Mapping[str, StudyRun] = {
-    "study": StudyRun(about="the study's settings", overrides=(), steps=(100, 300, 500, 700)),
+    "study": StudyRun(about="the study's settings", overrides=(), steps=(100, 300, 500, 600)),
     "captions": StudyRun(about="the same, with captions", overrides=(), steps=(300,), captioned=True),
     "text_rate": StudyRun(
         about="text encoder's rate 5e-5 in place of 1e-5",

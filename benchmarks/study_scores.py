@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import typer
 from PIL import Image
 from torch import Tensor
 
@@ -163,6 +164,7 @@ def run_scores(owl: Owl, runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     references = owl.references(open_adapter(runs["study"]), CONTEXTS)
     for name, run in runs.items():
         for step in RUNS[name].steps:
+            typer.echo(f"measuring {name} at step {step}", err=True)
             found = owl.measure(open_adapter(f"{run.folder}@{step}"), CONTEXTS, {}, references)
             rows.append({"run": name, "about": RUNS[name].about, "step": step, **found})
     return rows

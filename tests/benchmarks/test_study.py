@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import study, study_runs, study_scores
 from benchmarks.study import TABLES, replace_tables
-from benchmarks.study_observations import OBSERVATIONS, better, guidance, more_steps
+from benchmarks.study_observations import MISSING, OBSERVATIONS, better, guidance, more_steps, observations_table
 from benchmarks.study_runs import RUNS, caption_photos, recipe_of
 from benchmarks.study_scores import ADAPTER_SCALES, GUIDANCES, PROMPTS, TEXT_SCALES
 
@@ -83,8 +83,12 @@ def test_verdicts_follow_the_numbers() -> None:
     found["guidance"][2] |= numbers(0.9)
     assert guidance(found).verdict == "does not agree"
     assert more_steps(found).verdict == "agrees"
-    next(one for one in found["runs"] if one["step"] == 700)["score"] = 0.6
+    next(one for one in found["runs"] if one["step"] == 600)["score"] = 0.6
     assert more_steps(found).verdict == "does not agree"
+    found["runs"] = [one for one in found["runs"] if one["run"] == "study"]
+    rows = {said: verdict for said, _, verdict in observations_table(found)[1]}
+    assert rows["captions look better"] == f"**{MISSING}**"
+    assert rows["500 steps are better than 300"] != f"**{MISSING}**"
 
 
 def test_the_runs_have_the_settings_of_the_study() -> None:
