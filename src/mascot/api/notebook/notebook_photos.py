@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mascot.errors import UserError
+from mascot.models.starter import owl_folder
 from mascot.storage.atomic_write import atomic_write
-
-PACKAGED = "owl_photos"
-"""Folder of the photos in an installed package; in a checkout they are among the examples."""
 
 
 def example_photos() -> Path:
@@ -21,12 +18,7 @@ def example_photos() -> Path:
     Raises:
         UserError: the installation lacks them.
     """
-    package = Path(str(files("mascot")))
-    places = [package / PACKAGED, package.parents[1] / "examples" / "mascot" / "photos"]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise UserError("this installation has no photos of its own; give a folder with 3 to 10 photos.")
+    return owl_folder()
 
 
 def upload_photos(folder: str | Path = "photos") -> Path:
