@@ -2,8 +2,8 @@
 
 `base/` is a Stable Diffusion of 128 pixels, small enough for a laptop's CPU. `clip/` and
 `identity/` are the encoders that measure it. `subjects/` holds photos of subjects that none of them
-was trained on, `owl/` those of the subject of the demo. `token.json` is the identifier token for this base. `nearest_nouns` finds the nouns
-that it knows nearest to another.
+was trained on, `owl/` those of the demo's subject. `token.json` is the identifier token for this
+base. `nearest_nouns` finds the nouns that it knows nearest to another.
 
 What does not live here: the training of all this (`starter_training/` beside `src`), and loading a
 base (`models/families`).
