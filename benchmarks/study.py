@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.study_observations import observations_table
+from benchmarks.study_observations import MISSING, observations_table
 from benchmarks.study_runs import RUNS, train_run
 from benchmarks.study_scores import (
     ADAPTER_SCALES,
@@ -122,10 +122,21 @@ def replace_tables(text: str, tables: Mapping[str, str]) -> str:
     return text
 
 
+def write_tables(measured: Mapping[str, Any]) -> dict[str, str]:
+    """Write all tables; one whose part is not measured yet says so."""
+    known = {"observations", *measured}
+    return {name: make(measured) if name in known else f"{MISSING.capitalize()}." for name, make in TABLES.items()}
+
+
+def kept_measurements(keep: Path, images: int, *, quick: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the file of the measurements that are kept, and what is in it."""
+    file = keep / f"measured_{images}{'_quick' if quick else ''}.json"
+    return file, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def measure(keep: Path, images: int, *, quick: bool = False) -> dict[str, Any]:
     """Train and measure everything that is not kept yet; `quick` leaves out all runs but one."""
-    file = keep / f"measured_{images}{'_quick' if quick else ''}.json"
-    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file, measured = kept_measurements(keep, images, quick=quick)
     owl, main_run = Owl(images=images), train_run("study", keep / "study")
     parts: dict[str, Callable[[], object]] = {
         "prompts": lambda: prompt_scores(owl, main_run),
@@ -151,11 +162,12 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the runs that the study's is compared with.")
     ] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="Measure nothing, and write what is kept.")] = False,
     write: Annotated[Path | None, typer.Option(help="Markdown file whose tables are replaced.")] = None,
 ) -> None:
     """Train, measure, and write the tables."""
-    measured = measure(keep, images, quick=quick)
-    tables = {name: make(measured) for name, make in TABLES.items()}
+    measured = kept_measurements(keep, images, quick=quick)[1] if kept else measure(keep, images, quick=quick)
+    tables = write_tables(measured)
     if write is None:
         for name, written in tables.items():
             typer.echo(f"{name}\n\n{written}\n")

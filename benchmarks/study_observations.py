@@ -36,7 +36,7 @@ def run_at(measured: Mapping[str, Any], run: str, step: int) -> float:
     Raises:
         NotMeasuredError: it was left out.
     """
-    for one in measured["runs"]:
+    for one in measured.get("runs", ()):
         if (one["run"], one["step"]) == (run, step):
             return float(one["score"])
     raise NotMeasuredError
@@ -177,7 +177,7 @@ def observations_table(measured: Mapping[str, Any]) -> tuple[tuple[str, ...], li
     for said, look in OBSERVATIONS.items():
         try:
             finding = look(measured)
-        except NotMeasuredError:
+        except (NotMeasuredError, KeyError):
             finding = Finding("-", MISSING)
         rows.append((said, finding.measured, f"**{finding.verdict}**"))
     return ("the study observed", "measured here, on the starter", "verdict"), rows

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import study, study_runs, study_scores
-from benchmarks.study import TABLES, replace_tables
+from benchmarks.study import TABLES, replace_tables, write_tables
 from benchmarks.study_observations import MISSING, OBSERVATIONS, better, guidance, more_steps, observations_table
 from benchmarks.study_runs import RUNS, caption_photos, recipe_of
 from benchmarks.study_scores import ADAPTER_SCALES, GUIDANCES, PROMPTS, TEXT_SCALES
@@ -72,6 +72,8 @@ def test_every_table_has_its_place_in_the_page() -> None:
     assert replace_tables(written, made) == written
     for said in OBSERVATIONS:
         assert f"| {said} |" in text, "the page was not written by this version of the script"
+    assert set(write_tables({}).values()) >= {"Not measured yet."}
+    assert write_tables({"guidance": measurements()["guidance"]})["guidance"] == made["guidance"]
     with pytest.raises(ValueError, match="there is no <!-- runs: begin -->"):
         replace_tables("", {"runs": ""})
 
