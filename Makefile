@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs commands inputs formats starter wheel campaigns clean
+.PHONY: help demo test check docs commands inputs formats starter wheel notebook campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -15,6 +15,7 @@ help:
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
 	@echo 'make wheel      the wheel in a bare environment, and faults that the doctor must find (some minutes)'
+	@echo 'make notebook   run the notebook, and kernels that train again and again (six minutes)'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -29,6 +30,10 @@ $(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(VENV)/installed-demo $@
+
+$(VENV)/installed-notebook: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebook]'
+	@touch $@
 
 demo: $(VENV)/installed-demo
 	rm -rf runs/demo
@@ -68,6 +73,12 @@ starter: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	timeout 1800 $(BIN)/python -m pytest -n 0 -m slow tests/installation/test_wheel.py
 	timeout 1800 $(BIN)/python -m pytest -m slow tests/installation --ignore tests/installation/test_wheel.py
+
+# The notebook alone takes less than four minutes on two idle cores.
+notebook: $(VENV)/installed-notebook
+	timeout 1200 $(BIN)/python -m pytest -m slow -n 0 tests/notebook tests/benchmarks/test_study.py
+	rm -rf build/notebook && mkdir -p build/notebook && cp notebooks/mascot.ipynb build/notebook
+	timeout 600 $(BIN)/python -m pytest -n 0 --nbmake --nbmake-timeout=240 build/notebook
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py

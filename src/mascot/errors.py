@@ -16,6 +16,10 @@ class UserError(Exception):
     The command line prints it and exits with code 2.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks print in place of a traceback: the sentence alone."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 received: list[int] = []
 """Numbers of the signals that asked the present command to end, by Ctrl-C or SIGTERM."""

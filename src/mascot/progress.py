@@ -80,6 +80,40 @@ class StepTrained(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewsWritten(Event):
+    """Training has written the previews of a step."""
+
+    step: int
+    """Step 0 is what training starts from."""
+    paths: tuple[Path, ...]
+    """The image files."""
+    prompts: tuple[str, ...]
+    """The prompt of each image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointValidated(Event):
+    """Training has measured images of a step on validation prompts.
+
+    A resumed run emits those of its earlier steps again, before its first step.
+    """
+
+    step: int
+    likeness: float
+    """Mean cosine of the images and the photos."""
+    prompt_fidelity: float
+    """Mean cosine of the images and their prompts (CLIP-T)."""
+    likeness_gain: float
+    """Likeness: 0 as the base model, 1 as real photos."""
+    prompt_kept: float
+    """Prompt fidelity: 0 as noise, 1 as the base model."""
+    copying: float
+    """How much nearer images are to a training photo than photos are to each other, 0..1."""
+    score: float
+    """The score by which the checkpoint is selected, 0..1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointChosen(Event):
     """Training has selected the checkpoint that becomes the adapter."""
 

@@ -62,7 +62,8 @@ def train(
     several runs on one base. With `until`, training ends after that step.
 
     Events, in order: `PhotosRead`, `TokenSearchStarted`, `ClassImagesStarted`, `SettingsResolved`,
-    `StepTrained`, `CheckpointChosen`, `AdapterReadBack`, `KnobsChosen`, `GenerationStarted` and
+    `StepTrained` with `PreviewsWritten` and `CheckpointValidated` between them,
+    `CheckpointChosen`, `AdapterReadBack`, `KnobsChosen`, `GenerationStarted` and
     `ImageGenerated` of the diagnosis, `DiagnosisFinished` or `DiagnosisFailed`, `FileWritten`.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
+from mascot.api.notebook.library_notices import quiet_libraries
 from mascot.errors import check_interrupted, escape_control
 from mascot.progress import (
     AdapterReadBack,
@@ -59,17 +59,6 @@ Shown = TypeVar("Shown", bound=Event)
 
 SMOOTHING = 0.95
 """Decay of the smoothed loss on the progress bar, as single losses vary with their timestep."""
-
-
-def quiet_libraries() -> None:
-    """Switch off warnings, notices and progress bars of libraries, which a user cannot act on."""
-    warnings.filterwarnings("ignore")
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
 
 
 def show_note(event: Event) -> None:

@@ -149,13 +149,14 @@ class Recipe(BaseModel):
             base: The base model; None takes that of the file, else the starter.
             overrides: Items such as `method.rank=16`.
             file: A recipe file, complete or partial.
-            given: Values of top-level keys; None counts as not given.
+            given: Values of top-level keys; None counts as not given. `photos` may be one path.
 
         Raises:
             UserError: all mistakes at once, each with its key; or the base cannot be read so.
         """
         in_file = read_toml(file) if file is not None else {}
         given = {key: value for key, value in given.items() if value is not None}
+        given |= {"photos": paths_of(given["photos"])} if "photos" in given else {}
         changes = merge(merge(in_file, given | ({} if base is None else {"base": base})), parse_overrides(overrides))
         recipe = cls.parse(with_presets(changes))
         check_reading(recipe.base, recipe.reading)
@@ -192,6 +193,15 @@ class Recipe(BaseModel):
         Absent ones are written as `none`, so that no preset fills them when the file is used again.
         """
         return tomli_w.dumps(write_none(self.model_dump(mode="json")))
+
+
+def paths_of(photos: object) -> object:
+    """Write one path or several as texts; anything else stays as it is, and is refused later."""
+    if isinstance(photos, str | Path):
+        return [str(photos)]
+    if isinstance(photos, Sequence):
+        return [str(one) if isinstance(one, Path) else one for one in cast("Sequence[object]", photos)]
+    return photos
 
 
 def method_in(values: Mapping[str, Any]) -> str | None:

@@ -63,7 +63,7 @@ def draw_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
     finite = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     reach = min(len(finite) // 25, LONGEST_REACH)
     smoothed = smooth(smooth([loss for _, loss in finite], reach), reach)
-    first, last = _widen(min(step for step, _ in losses), max(step for step, _ in losses))
+    first, last = _widen(*_span(losses))
     low, high, values = _value_axis([loss for _, loss in finite] or [0.0, 1.0])
 
     def x(step: float) -> float:
@@ -79,7 +79,7 @@ def draw_curve(losses: Sequence[tuple[int, float]]) -> Curve | None:
             for k, ((step, _), loss) in enumerate(zip(finite, smoothed, strict=True))
         ),
         not_finite=tuple(x(step) for step, loss in losses if not math.isfinite(loss)),
-        steps=tuple(Tick(at=x(step), label=format_number(step)) for step in _step_ticks(losses)),
+        steps=tuple(Tick(at=x(step), label=format_number(step)) for step in step_ticks(*_span(losses))),
         values=tuple(Tick(at=y(value), label=format_number(value)) for value in values),
         window=4 * reach + 1,
         summary=_summary(len(losses), smoothed),
@@ -109,9 +109,13 @@ def _value_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     return ticks[0], ticks[-1], ticks
 
 
-def _step_ticks(losses: Sequence[tuple[int, float]]) -> list[int]:
-    """Return ticks of the x axis: round steps between the first and the last."""
-    first, last = min(step for step, _ in losses), max(step for step, _ in losses)
+def _span(losses: Sequence[tuple[int, float]]) -> tuple[int, int]:
+    """Return the first and the last step."""
+    return min(step for step, _ in losses), max(step for step, _ in losses)
+
+
+def step_ticks(first: int, last: int) -> list[int]:
+    """Return ticks of an axis of steps: round steps between the first and the last."""
     interval = max(round(_round_interval(last - first)), 1) if last > first else 1
     return list(range(-(-first // interval) * interval, last + 1, interval))
 

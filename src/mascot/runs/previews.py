@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mascot.data.prompt_templates import expand
 from mascot.generation.generator import Generator
 from mascot.generation.knobs import ImageRequest, settings_text
@@ -16,10 +18,10 @@ def preview_prompts(recipe: Recipe) -> list[str]:
     return [prompt for template in recipe.previews.prompts for prompt in expand(template, recipe.subject)]
 
 
-def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: int, step: int) -> None:
+def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: int, step: int) -> tuple[Path, ...]:
     """Generate a recipe's previews with the base as it is now, and write them as those of a step.
 
-    `resolution` is the side of the square images in pixels.
+    `resolution` is the side of the square images in pixels. Returns the files, prompt by prompt.
     """
     generator = Generator(family)
     knobs = generator.with_defaults(recipe.knobs.model_copy(update={"height": resolution, "width": resolution}))
@@ -29,3 +31,4 @@ def write_previews(recipe: Recipe, family: Family, files: Run, *, resolution: in
         facts = generator.reading(requests[i].prompt, knobs).facts
         text = settings_text(requests[i], knobs, (resolution, resolution), recipe.base, f"step {step}", facts=facts)
         write_image(image, files.preview(step, i), text)
+    return tuple(files.preview(step, i) for i in range(len(prompts)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from mascot.errors import UserError, check_interrupted, is_out_of_memory
+from mascot.progress import PreviewsWritten
 from mascot.runs.export import export_adapter
 from mascot.runs.inputs import check_base
-from mascot.runs.previews import write_previews
+from mascot.runs.previews import preview_prompts, write_previews
 from mascot.runs.training_log import TrainingLog, open_log
 from mascot.runs.training_run import TrainingRun
 from mascot.storage.atomic_write import atomic_write
@@ -97,7 +98,8 @@ def next_step(run: TrainingRun) -> Step | None:
 def write_step_previews(run: TrainingRun, step: int) -> None:
     """Generate and write the previews of a step."""
     with run.generating():
-        write_previews(run.recipe, run.family, run.files, resolution=run.resolution, step=step)
+        paths = write_previews(run.recipe, run.family, run.files, resolution=run.resolution, step=step)
+    run.on_event(PreviewsWritten(step=step, paths=paths, prompts=tuple(preview_prompts(run.recipe))))
 
 
 def write_checkpoint(run: TrainingRun) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from mascot.evaluation.selection.criterion import MINIMUM_GAIN, ReferenceScores, SelectionScore, ValidationResult, score
+from mascot.progress import CheckpointValidated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,19 @@ class CheckpointResult:
     step: int
     result: ValidationResult
     score: SelectionScore
+
+    @property
+    def event(self) -> CheckpointValidated:
+        """The event that reports it."""
+        return CheckpointValidated(
+            step=self.step,
+            likeness=self.result.likeness,
+            prompt_fidelity=self.result.prompt_fidelity,
+            likeness_gain=self.score.likeness_gain,
+            prompt_kept=self.score.prompt_kept,
+            copying=self.score.copying,
+            score=self.score.total,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

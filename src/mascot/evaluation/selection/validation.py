@@ -140,6 +140,8 @@ class Validation:
         if run.files.selection.exists():
             self.selector = read_selector(run.files.selection)
             self.selector.go_on(after=done, patience=run.recipe.selection.patience, anew=run.is_extended)
+            for earlier in self.selector.results:
+                run.on_event(earlier.event)
         else:
             with run.base_only():
                 images = self.validation_set.generate_class(Generator(run.family, on_event=run.on_event))
@@ -172,6 +174,7 @@ class Validation:
                     for number, attached in self.run.attached.items():
                         save_parameters(attached, folder, f"stage{number}")
         self.write()
+        self.run.on_event(self.selector.results[-1].event)
 
     def write(self) -> None:
         """Write the results, and delete saved parameters that are no longer the best."""

@@ -2,8 +2,8 @@
 
 `base/` is a Stable Diffusion of 128 pixels, small enough for a laptop's CPU. `clip/` and
 `identity/` are the encoders that measure it. `subjects/` holds photos of subjects that none of them
-was trained on. `token.json` is the identifier token for this base. `nearest_nouns` finds the nouns
-that it knows nearest to another.
+was trained on, `owl/` those of the demo's subject. `token.json` is the identifier token for this
+base. `nearest_nouns` finds the nouns that it knows nearest to another.
 
 What does not live here: the training of all this (`starter_training/` beside `src`), and loading a
 base (`models/families`).
@@ -29,6 +29,7 @@ __all__ = [
     "identity_folder",
     "is_embedded",
     "nouns",
+    "owl_folder",
     "subjects",
     "token_file",
 ]
@@ -45,6 +46,7 @@ BASE_FILES = (
     "nouns.txt",
 )
 ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+OWL_FILES = tuple(f"{number}.png" for number in range(1, 7))
 REMEDY = "reinstall mascot from a wheel, or run `python -m starter_training {step}` in a checkout, or name another one."
 """What a user can do where package data is missing; `step` makes it again."""
 
@@ -141,6 +143,15 @@ def identity_folder() -> Path:
         UserError: weights are missing.
     """
     return complete_folder("identity", ENCODER_FILES, "identity encoder", "encoders")
+
+
+def owl_folder() -> Path:
+    """Return the folder of the demo's photos, an owl: copies of those in `examples/mascot`.
+
+    Raises:
+        UserError: they are missing from the installation.
+    """
+    return complete_folder("owl", OWL_FILES, "owl", "mascot")
 
 
 def token_file() -> Path:
