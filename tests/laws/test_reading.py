@@ -27,6 +27,7 @@ READERS = {
     "adapters/foreign_formats.py": "looks into an archive from an opened file",
     "runs/training_log.py": "writes the step log",
     "reports/html.py": "writes pages",
+    "storage/event_log.py": "appends progress events",
 }
 """File that may call what opens or parses -> why."""
 OPENING = {
