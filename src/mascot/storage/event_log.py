@@ -7,9 +7,10 @@ finds everything again.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
@@ -23,12 +24,24 @@ from mascot.storage.untrusted_files import UnreadableFile, read_json_lines
 
 KIND: Final = "event"
 """Key of an event's kind, the name of its class."""
+TIME: Final = "written_at"
+"""Key of the time at which an event was written, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event of a file, and when it was written."""
+
+    event: Event
+    at: float
+    """Seconds since 1970; 0 where the file does not say."""
 
 
 def event_line(event: Event) -> str:
     """Write an event as one line of JSON, without its end."""
     values = asdict(event)  # pyright: ignore[reportArgumentType] - all kinds of events are dataclasses
-    return json.dumps({KIND: type(event).__name__, **values}, default=str, ensure_ascii=False)
+    facts = {KIND: type(event).__name__, TIME: round(time.time(), 3), **values}
+    return json.dumps(facts, default=str, ensure_ascii=False)
 
 
 @contextmanager
@@ -90,6 +103,15 @@ class EventFile:
 
 
 def read_events(path: Path) -> list[Event]:
+    """Read the events of a file as `read_log` does, without their times.
+
+    Raises:
+        UnreadableFile: there is something else at the path, such as a folder.
+    """
+    return [logged.event for logged in read_log(path)]
+
+
+def read_log(path: Path) -> list[LoggedEvent]:
     """Read the events of a file; damaged lines, and kinds of other versions, are left out.
 
     A missing file has no events.
@@ -103,19 +125,19 @@ def read_events(path: Path) -> list[Event]:
         if error.missing:
             return []
         raise
-    return [event for line in lines if (event := read_event(line.value)) is not None]
+    return [logged for line in lines if (logged := read_event(line.value)) is not None]
 
 
-def read_event(value: object) -> Event | None:
+def read_event(value: object) -> LoggedEvent | None:
     """Read one event from its JSON values; None where it is none of this version."""
     if not isinstance(value, dict):
         return None
     values = dict(cast("dict[str, object]", value))
-    kind = kinds().get(str(values.pop(KIND, "")))
+    kind, at = kinds().get(str(values.pop(KIND, ""))), values.pop(TIME, 0.0)
     if kind is None:
         return None
     try:
-        return kind.validate_python(values)
+        return LoggedEvent(kind.validate_python(values), float(at) if isinstance(at, int | float) else 0.0)
     except ValidationError:
         return None
 
