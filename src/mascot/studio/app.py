@@ -17,19 +17,19 @@ from mascot.studio.server.password import Door, check_address, is_loopback
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import gradio as gr  # noqa: E402 - it reads the settings above when it is imported
-import uvicorn  # noqa: E402
-from fastapi import FastAPI  # noqa: E402
-from starlette.responses import FileResponse, Response  # noqa: E402
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.responses import FileResponse, Response
 
-from mascot.studio.page import HERE, address_of, build_page, head_of, theme  # noqa: E402
-from mascot.studio.server.protection import Protection  # noqa: E402
-from mascot.studio.server.routes import NOTHING, add_routes  # noqa: E402
-from mascot.studio.server.sessions import GiveSession  # noqa: E402
-from mascot.studio.tabs.answers import Room  # noqa: E402
-from mascot.studio.tabs.photos import size_limit  # noqa: E402
-from mascot.studio.words import LANGUAGES, words_for  # noqa: E402
-from mascot.studio.workshop import OWN, Workshop  # noqa: E402
+from mascot.studio.page import HERE, address_of, build_page, head_of, theme
+from mascot.studio.server.protection import Protection
+from mascot.studio.server.routes import NOTHING, add_routes
+from mascot.studio.server.sessions import GiveSession
+from mascot.studio.tabs.answers import Room
+from mascot.studio.tabs.photos import size_limit
+from mascot.studio.words import LANGUAGES, words_for
+from mascot.studio.workshop import OWN, Workshop
 
 ASSETS: Final = {"studio.js": "text/javascript", "studio.css": "text/css", "favicon.svg": "image/svg+xml"}
 MOST_WAITING: Final = 200

@@ -104,10 +104,16 @@ def head_of(room: Room) -> str:
     )
 
 
+WARM: Final = gr.themes.Color(
+    "#fdf4ee", "#fae4d5", "#f4c6a8", "#eba373", "#dd7c42", "#c8622a", "#b4501c", "#963f14", "#78330f", "#5c280d", "#351606"
+)
+"""The accent in its shades, the palest first."""
+
+
 def theme() -> gr.themes.Base:
     """Return the theme: the system's fonts, one warm color, quiet surfaces."""
     return gr.themes.Base(
-        primary_hue=gr.themes.colors.orange,
+        primary_hue=WARM,
         neutral_hue=gr.themes.colors.stone,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
@@ -136,4 +142,19 @@ def colors() -> Mapping[str, str]:
         "button_large_text_weight": "500",
         "input_background_fill": "#ffffff",
         "input_background_fill_dark": "#1a1715",
+        "input_border_width": "1px",
+        "input_border_width_dark": "1px",
+        "input_border_color": "#ddd5cb",
+        "input_border_color_dark": "#463d36",
+        "input_radius": "8px",
+        "block_radius": "12px",
+        "button_secondary_background_fill": "#ffffff",
+        "button_secondary_background_fill_hover": "#f3efe9",
+        "button_secondary_background_fill_dark": "#211d1a",
+        "button_secondary_background_fill_hover_dark": "#2a2521",
+        "button_secondary_border_color": "#ddd5cb",
+        "button_secondary_border_color_dark": "#463d36",
+        "button_border_width": "1px",
+        "button_large_text_size": "15px",
+        "button_large_radius": "10px",
     }

@@ -24,7 +24,7 @@ class Words:
 
     def __call__(self, key: str, **values: object) -> str:
         """Return what is said under a key, with values in their places."""
-        return self.table[key].format(**values) if values else self.table[key]
+        return self.table[key].format(**values)
 
 
 @cache

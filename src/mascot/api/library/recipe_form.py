@@ -80,10 +80,9 @@ def form_values(form: RecipeForm) -> dict[str, object]:
     """Return what the fields say, as nested values of a recipe."""
     values: dict[str, object] = {}
     base = form.base.strip() or "starter"
-    training = cast("Mapping[str, object]", preset_values(base, form.method).get("training", {}))
     steps = form.steps
     if steps is None and form.effort != "usual":
-        steps = max(1, round(int(str(training.get("steps", 400))) * FACTORS[form.effort]))
+        steps = int(preset_fields(base, form.method, form.effort)["steps"])
     given: dict[str, object] = {"method.name": form.method, "training.steps": steps, "seed": form.seed}
     given |= {"method.learning_rate": form.learning_rate, "previews.every": form.previews_every}
     given |= QUICK if form.effort == "quick" else {}
@@ -91,6 +90,26 @@ def form_values(form: RecipeForm) -> dict[str, object]:
         if value is not None:
             insert(values, key.split("."), value)
     return values
+
+
+def preset_fields(base: str, method: str, effort: Effort) -> dict[str, float]:
+    """Return what a preset recommends for the fields of numbers; 0 where it says nothing.
+
+    The keys are `steps`, `rate` and `every`. A base that cannot be read has no preset.
+    """
+    try:
+        preset = preset_values(base.strip() or "starter", method)
+    except UserError:
+        preset = {}
+    found = {
+        name: float(str(cast("Mapping[str, object]", preset.get(section, {})).get(key, 0)))
+        for name, section, key in (
+            ("steps", "training", "steps"),
+            ("rate", "method", "learning_rate"),
+            ("every", "previews", "every"),
+        )
+    }
+    return found | {"steps": float(round(found["steps"] * FACTORS[effort]))}
 
 
 def flat(values: Mapping[str, object], before: str = "") -> list[tuple[str, str]]:
@@ -137,7 +156,7 @@ def methods() -> list[str]:
 
 
 def find_bases(folders: Sequence[Path]) -> list[str]:
-    """List the bases in some folders: diffusers' folders and .safetensors files beside each other."""
+    """List the embedded base, and the folders of bases in some folders."""
     found = ["starter"]
     for folder in folders:
         if folder.is_dir():

@@ -17,8 +17,8 @@ from mascot.api.library.listing import RunSummary
 from mascot.api.library.photo_desk import PhotoDesk, PhotoEntry, facts_by_number
 from mascot.data.photo_audit import MINIMUM_PHOTOS, MINIMUM_SHARPNESS, Audit, PhotoFacts
 from mascot.errors import UserError
-from mascot.recipe.recipe import preset_values
 from mascot.methods.registry import DEFAULT
+from mascot.recipe.recipe import preset_values
 from mascot.storage.event_log import read_log
 from mascot.storage.run_folder import Run
 from mascot.studio.charts import looks_chart, loss_chart
@@ -58,7 +58,7 @@ def photo_card(desk: PhotoDesk, entry: PhotoEntry, facts: PhotoFacts | None, ali
     version = f"{path.stat().st_mtime_ns:x}" if path.exists() else "0"
     chips = list[str]()
     if facts is not None:
-        chips.append(chip(f"{facts.size[1]} × {facts.size[0]}"))
+        chips.append(chip(f"{facts.size[1]}x{facts.size[0]}"))
         chips += [chip(words("photos.blurred"), "warn")] if facts.sharpness < MINIMUM_SHARPNESS else []
         chips += [chip(words("photos.small"), "warn")] if facts.upscaled else []
         cropped = words("photos.loses", share=f"{facts.cropped:.0%}")

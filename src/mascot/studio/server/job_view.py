@@ -1,10 +1,11 @@
-"""How far a job is, from its events: the part that it is in, its share, and the time that is left."""
+"""How far a job is, from its events: its part, its share, and the time that is left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from mascot.progress import (
@@ -101,7 +102,7 @@ def progress_of(log: Sequence[LoggedEvent], job: Job) -> Progress:
 def seconds_left(trained: Sequence[tuple[float, StepTrained]], steps: int) -> float | None:
     """Estimate the rest of the training by the speed of the last steps, by their median."""
     recent = trained[-RECENT:]
-    gaps = sorted(after[0] - before[0] for before, after in zip(recent, recent[1:], strict=False))
+    gaps = sorted(after[0] - before[0] for before, after in pairwise(recent))
     if not gaps:
         return None
     passed = time.time() - recent[-1][0]

@@ -11,22 +11,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mascot.studio.server.password import is_loopback
 
-POLICY: Final = "; ".join(
-    [
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",  # Gradio's page has scripts of its own
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "media-src 'self' blob:",
-        "worker-src 'self' blob:",
-        "frame-ancestors 'self'",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-    ]
-)
+RULES: Final[Mapping[str, str]] = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",  # Gradio's page has scripts of its own
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",
+    "media-src": "'self' blob:",
+    "worker-src": "'self' blob:",
+    "frame-ancestors": "'self'",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+POLICY: Final = "; ".join(f"{kind} {places}" for kind, places in RULES.items())
 """What the page may load: from this server alone."""
 HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": POLICY,

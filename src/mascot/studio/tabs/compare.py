@@ -1,4 +1,4 @@
-"""The tab Compare: a table of images over two settings, and two adapters side by side with votes."""
+"""The tab Compare: a table of images over two settings, and two adapters with votes."""
 
 from __future__ import annotations
 

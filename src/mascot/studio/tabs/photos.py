@@ -40,7 +40,7 @@ def build_photos(room: Room) -> None:
 
 
 def add_files(session: Session, paths: list[str]) -> list[str]:
-    """Add uploaded files to a session's photos, and delete the uploads; returns what was refused."""
+    """Add uploaded files to a session's photos, and delete them; returns what was refused."""
     faults: list[str] = []
     for text in paths:
         path = Path(text)

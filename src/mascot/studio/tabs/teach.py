@@ -9,7 +9,7 @@ from typing import cast
 import gradio as gr
 
 from mascot.api.doctor import doctor
-from mascot.api.library.recipe_form import Effort, RecipeForm, find_bases, methods, nouns, recipe_from
+from mascot.api.library.recipe_form import Effort, RecipeForm, find_bases, methods, nouns, preset_fields, recipe_from
 from mascot.errors import UserError
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.recipe import Recipe
@@ -96,11 +96,12 @@ def build_fields(room: Room) -> TeachFields:
         method = gr.Dropdown(methods(), value=DEFAULT, label=words("teach.method"), info=words("teach.method_info"))
     efforts = [(words(f"teach.{effort}"), effort) for effort in ("quick", "usual", "thorough")]
     effort = gr.Radio(efforts, value="usual", label=words("teach.effort"), elem_id="teach-effort")
+    recommended = preset_fields("starter", DEFAULT, "usual")
     with gr.Row():
-        steps = gr.Number(label=words("teach.steps"), precision=0, minimum=0, elem_id="teach-steps", min_width=110)
-        rate = gr.Number(label=words("teach.rate"), minimum=0, step=1e-5, min_width=110)
-        seed = gr.Number(label=words("teach.seed"), precision=0, minimum=0, min_width=110)
-        every = gr.Number(label=words("teach.every"), precision=0, minimum=0, elem_id="teach-every", min_width=110)
+        steps = gr.Number(recommended["steps"], label=words("teach.steps"), precision=0, minimum=0, elem_id="teach-steps", min_width=110)
+        rate = gr.Number(recommended["rate"], label=words("teach.rate"), minimum=0, step=1e-5, min_width=110)
+        seed = gr.Number(0, label=words("teach.seed"), precision=0, minimum=0, min_width=110)
+        every = gr.Number(recommended["every"], label=words("teach.every"), precision=0, minimum=0, elem_id="teach-every", min_width=110)
     with gr.Accordion(words("teach.all"), open=False):
         settings = gr.Code(
             label=words("teach.toml"),
@@ -110,7 +111,18 @@ def build_fields(room: Room) -> TeachFields:
             show_line_numbers=False,
             elem_id="teach-settings",
         )
+    connect_preset((base, method, effort), (steps, rate, every))
     return TeachFields(noun, base, method, effort, steps, rate, seed, every, settings, name)
+
+
+def connect_preset(chosen: tuple[gr.components.Component, ...], filled: tuple[gr.Number, ...]) -> None:
+    """Fill the numbers with what the preset recommends, whenever another one is chosen."""
+
+    def fill(base: str | None, method: str, effort: Effort) -> list[float]:
+        return list(preset_fields(base or "", method, effort).values())
+
+    for component in chosen:
+        component.input(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bases(room: Room) -> list[str]:
