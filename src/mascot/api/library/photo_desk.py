@@ -31,6 +31,8 @@ SMALLEST_CROP: Final = 0.1
 """A crop is at least this share of a side."""
 BORDER: Final = 0.04
 """Share of the sides that counts as border."""
+MOST_PARTS: Final = 100
+"""Connected parts of a mask that are looked at."""
 WORKING_SIDE: Final = 256
 """Masks from the border are computed at this size."""
 
@@ -270,8 +272,24 @@ def subject_by_border(image: Image.Image) -> Image.Image:
     framed.paste(near, (1, 1))
     ImageDraw.floodfill(framed, (0, 0), 128)
     inner = framed.crop((1, 1, WORKING_SIDE + 1, WORKING_SIDE + 1))
-    subject = inner.point([255] * 128 + [0] + [255] * 127)
-    return subject.filter(ImageFilter.MedianFilter(7))
+    subject = inner.point([255] * 128 + [0] + [255] * 127).filter(ImageFilter.MedianFilter(7))
+    return largest_part(subject)
+
+
+def largest_part(mask: Image.Image) -> Image.Image:
+    """Keep the largest connected part of a mask, and others of at least a tenth of its size."""
+    rest, parts = mask.copy(), list[tuple[int, np.ndarray]]()
+    for _ in range(MOST_PARTS):
+        found = np.argwhere(np.asarray(rest) == 255)
+        if not len(found):
+            break
+        ImageDraw.floodfill(rest, (int(found[0][1]), int(found[0][0])), 128)
+        part_HW = np.asarray(rest) == 128
+        parts.append((int(part_HW.sum()), part_HW))
+        rest = rest.point([*range(128), 0, *range(129, 256)])
+    largest = max((size for size, _ in parts), default=0)
+    kept = [part_HW for size, part_HW in parts if size >= largest / 10]
+    return Image.fromarray(np.where(np.logical_or.reduce(kept), 255, 0).astype(np.uint8)) if kept else mask
 
 
 def border_colors(ring_NC: np.ndarray) -> np.ndarray:

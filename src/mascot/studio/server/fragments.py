@@ -147,7 +147,8 @@ def job_detail(run: Run, progress: Progress, words: Words) -> str:
     parts = {name: words(f"jobs.{name}") for name in ("likeness", "prompt", "copying")}
     charts = loss_chart(losses, progress.steps, words("jobs.loss"))
     charts += looks_chart(looks_of(run), progress.steps, parts, words("jobs.looks"))
-    return f'<div class="charts">{charts}</div>{previews(run, words)}'
+    drawn = f'<div class="charts">{charts}</div>' if charts else ""
+    return drawn + previews(run, words)
 
 
 def previews(run: Run, words: Words) -> str:

@@ -113,7 +113,7 @@ def photo_routes(shop: Workshop) -> APIRouter:
     @router.get("/mask/{number}")
     def send_mask(request: Request, number: int) -> Response:
         path = session_of(shop, request).desk.mask(number)
-        return FileResponse(path, media_type="image/png") if path.is_file() else NOTHING
+        return FileResponse(path, media_type="image/png") if path.is_file() else Response(status_code=204)
 
     @router.post("/photos/{number}/{verb}")
     async def change_photo(request: Request, number: int, verb: str) -> Response:
