@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check inputs formats starter campaigns clean
+.PHONY: help demo test check inputs formats starter studio-test campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -12,6 +12,7 @@ help:
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
+	@echo 'make studio-test  the studio as a person uses it, in a browser (ten minutes); installs chromium where it may'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -54,6 +55,11 @@ formats: $(VENV)/installed-dev
 
 starter: $(VENV)/installed-dev
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/starter_training
+
+# Without chromium, and without the permission to install it, the tests are skipped and say so.
+studio-test: $(VENV)/installed-dev
+	command -v chromium >/dev/null || apt-get install -y -qq chromium >/dev/null 2>&1 || echo 'chromium is missing: the tests in a browser are skipped'
+	timeout 2400 $(BIN)/python -m pytest -n 0 -rs -m slow tests/studio
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py
