@@ -1,4 +1,4 @@
-"""A visitor without a browser, for crowds: it uploads, draws through Gradio's queue, and watches."""
+"""A visitor without a browser: it uploads, draws through Gradio's queue, and watches."""
 
 from __future__ import annotations
 
@@ -71,7 +71,13 @@ def ask(client: httpx.Client, config: dict[str, Any], target: str, event: str, v
     [wanted] = [one for one in config["dependencies"] if [ids[target], event] in [list(t) for t in one["targets"]]]
     data = [values.get(parts[number].get("elem_id"), parts[number].get("value")) for number in wanted["inputs"]]
     session = secrets.token_hex(8)
-    body = {"data": data, "fn_index": wanted["id"], "session_hash": session, "event_data": None, "trigger_id": ids[target]}
+    body = {
+        "data": data,
+        "fn_index": wanted["id"],
+        "session_hash": session,
+        "event_data": None,
+        "trigger_id": ids[target],
+    }
     joined = client.post("/gradio_api/queue/join", json=body)
     assert joined.status_code == 200, joined.text
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as answer:

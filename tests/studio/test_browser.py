@@ -18,7 +18,18 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, expect
 
 from studio.crowd import Visit, draw_and_watch
-from studio.visitors import CHROMIUM, PATIENCE, PHOTOS, ROOT, SETTINGS, Person, Studio, chromium, start_studio, wait_until
+from studio.visitors import (
+    CHROMIUM,
+    PATIENCE,
+    PHOTOS,
+    ROOT,
+    SETTINGS,
+    Person,
+    Studio,
+    chromium,
+    start_studio,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -271,7 +282,9 @@ def test_many_clients_draw_and_watch_at_once(studio: Studio, owl: str) -> None:
     assert draw_and_watch(studio.url, 0, owl).own  # everything is loaded now
     before = server.memory_info().rss
     with ThreadPoolExecutor(CROWD) as pool:
-        visits: list[Visit] = list(pool.map(lambda number: draw_and_watch(studio.url, number, owl), range(1, CROWD + 1)))
+        visits: list[Visit] = list(
+            pool.map(lambda number: draw_and_watch(studio.url, number, owl), range(1, CROWD + 1))
+        )
     assert all(visit.drawn and visit.watched for visit in visits), "all are answered"
     assert all(visit.own and not visit.others for visit in visits), "none sees another's photo or image"
     grown = (server.memory_info().rss - before) / 2**20

@@ -64,7 +64,9 @@ def test_nothing_is_shown_before_the_password() -> None:
     assert other.get("/secret").status_code == 401, "another start, another cookie"
 
 
-@pytest.mark.parametrize("said", ["", "é", "\ud800".encode(errors="surrogatepass").decode(errors="replace"), "x" * 100_000])
+@pytest.mark.parametrize(
+    "said", ["", "é", "\ud800".encode(errors="surrogatepass").decode(errors="replace"), "x" * 100_000]
+)
 def test_odd_passwords_are_wrong_ones(said: str) -> None:
     assert client().post("/login", data={"password": said}).status_code == 401
 

@@ -83,7 +83,9 @@ def test_a_run_that_is_used_is_not_deleted(library: Path) -> None:
         delete_run(library, "first")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "..", "a/b", "../first", ".trash", "a\0b", "x" * 81, "/etc", "a\\b", "first."])
+@pytest.mark.parametrize(
+    "name", ["", "  ", "..", "a/b", "../first", ".trash", "a\0b", "x" * 81, "/etc", "a\\b", "first."]
+)
 def test_no_name_is_a_path(library: Path, name: str) -> None:
     for act in (find_run, delete_run):
         with pytest.raises(UserError):
@@ -125,7 +127,9 @@ def test_a_form_becomes_a_recipe_and_its_settings_win(library: Path) -> None:
     assert (recipe.class_noun, recipe.training.steps, recipe.training.batch_size) == ("owl", 100, 2)
     assert recipe.method.model_dump()["rank"] == 3
     assert preset_fields("starter", "lora", "thorough") == {"steps": 800, "rate": 1e-3, "every": 100}
-    assert recipe_from(RecipeForm(class_noun="owl", steps=5, settings="[training]\nsteps=9"), photos).training.steps == 9
+    assert (
+        recipe_from(RecipeForm(class_noun="owl", steps=5, settings="[training]\nsteps=9"), photos).training.steps == 9
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,13 @@ def test_an_axis_that_cannot_be_read_is_refused(axis: str, values: str) -> None:
 
 def test_votes_add_up_whichever_side_a_run_stood_on(tmp_path: Path) -> None:
     box = VoteBox(tmp_path / "votes.jsonl")
-    for left, right, choice in (("a", "b", "left"), ("b", "a", "right"), ("b", "a", "left"), ("a", "b", "alike"), ("a", "c", "left")):
+    for left, right, choice in (
+        ("a", "b", "left"),
+        ("b", "a", "right"),
+        ("b", "a", "left"),
+        ("a", "b", "alike"),
+        ("a", "c", "left"),
+    ):
         box.cast(left, right, choice, prompt="<b>", seed=1)
     found = VoteBox(tmp_path / "votes.jsonl").between("a", "b")
     assert (found.wins, found.losses, found.alike, found.share) == (2, 1, 1, 2 / 3)

@@ -63,7 +63,9 @@ def test_what_the_desk_holds_is_what_training_reads(desk: PhotoDesk) -> None:
     assert facts.path == photo.path
 
 
-@pytest.mark.parametrize("content", [b"", b"MZ\x90\x00", b"<svg onload='alert(1)'/>", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+@pytest.mark.parametrize(
+    "content", [b"", b"MZ\x90\x00", b"<svg onload='alert(1)'/>", b"\x89PNG\r\n\x1a\n" + b"\0" * 50]
+)
 def test_a_file_that_is_no_image_is_refused_by_its_owners_name(desk: PhotoDesk, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)

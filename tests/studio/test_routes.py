@@ -60,7 +60,18 @@ def add_photo(shop: Workshop, visitor: TestClient, tmp_path: Path, name: str = "
     desk_of(shop, visitor).add(tmp_path / "a.png", name)
 
 
-PATHS = ["../run", "..", "%2e%2e", "..%2f..%2fetc", "/etc/passwd", ".studio", ".trash", "run/../../x", "run\0", "no run"]
+PATHS = [
+    "../run",
+    "..",
+    "%2e%2e",
+    "..%2f..%2fetc",
+    "/etc/passwd",
+    ".studio",
+    ".trash",
+    "run/../../x",
+    "run%00",
+    "no run",
+]
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -72,7 +83,7 @@ def test_no_name_leaves_the_library(visitor: TestClient, name: str, what: str) -
 
 @pytest.mark.parametrize("file", ["../recipe.toml", "..%2frecipe.toml", "recipe.toml", "step000005_0.png%00", "lock"])
 def test_no_other_file_of_a_run_is_sent(visitor: TestClient, file: str) -> None:
-    assert visitor.get(f"/studio/runs/run/previews/{file}").status_code == 404
+    assert visitor.get(f"/studio/runs/run/previews/{file}").status_code in {404, 405}
     assert visitor.get("/studio/runs/run/previews/step000005_0.png").status_code == 200
 
 
@@ -99,7 +110,7 @@ def test_every_text_of_a_user_is_escaped(shop: Workshop, visitor: TestClient, tm
                 text = visitor.get(f"/studio/live/{part}?language={language}").text
                 assert "<script" not in text
                 assert "<img src=x" not in text
-                assert (SCRIPT[1:8] in text) == (part != "library")
+                assert ("alert(1)" in text) == (part != "library")
     finally:
         del shop.jobs.found[job.id]
 
@@ -227,6 +238,6 @@ def test_both_languages_say_the_same_things() -> None:
 
 
 def test_russian_is_written_in_russian() -> None:
-    plain = {key for key, _, russian in sayings() if not any("а" <= letter.lower() <= "я" for letter in russian)}
+    plain = {key for key, _, russian in sayings() if not any("\u0430" <= letter.lower() <= "\u044f" for letter in russian)}
     assert plain == set()
     assert words_for("ru")("tab.photos") == "Фото"

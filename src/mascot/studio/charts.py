@@ -22,7 +22,8 @@ def loss_chart(losses: Sequence[tuple[int, float]], steps: int, title: str) -> s
         return ""
     shown = thin(losses)
     line = thin(smooth(losses))
-    highest = max(sorted(loss for _, loss in losses)[int(0.98 * (len(losses) - 1))], max(v for _, v in line)) * 1.05
+    ordered = sorted(loss for _, loss in losses)
+    highest = 1.05 * max(ordered[int(0.98 * (len(ordered) - 1))], *(value for _, value in line))
     x_end = max(steps, losses[-1][0], 1)
     curves = path_of(shown, x_end, highest, "single") + path_of(line, x_end, highest, "smooth")
     said = f"{title}: {line[-1][1]:.3f}"

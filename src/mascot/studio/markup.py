@@ -43,7 +43,7 @@ def empty(message: str) -> str:
     return f'<p class="empty">{text(message)}</p>'
 
 
-def drawn_card(number: str, prompt: str, seed: int, settings: str, words: Words, scores: str = "") -> str:
+def drawn_card(number: str, prompt: str, seed: int, settings: str, *, words: Words, scores: str = "") -> str:
     """Write a generated image with its settings, its scores, and what can be done with it."""
     source = part("image", number)
     return (

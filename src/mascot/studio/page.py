@@ -105,7 +105,17 @@ def head_of(room: Room) -> str:
 
 
 WARM: Final = gr.themes.Color(
-    "#fdf4ee", "#fae4d5", "#f4c6a8", "#eba373", "#dd7c42", "#c8622a", "#b4501c", "#963f14", "#78330f", "#5c280d", "#351606"
+    "#fdf4ee",
+    "#fae4d5",
+    "#f4c6a8",
+    "#eba373",
+    "#dd7c42",
+    "#c8622a",
+    "#b4501c",
+    "#963f14",
+    "#78330f",
+    "#5c280d",
+    "#351606",
 )
 """The accent in its shades, the palest first."""
 

@@ -129,7 +129,7 @@ class JobQueue:
             del self.found[name]
 
     def look(self) -> None:
-        """Settle the jobs whose processes have ended, and start the next one of each free device."""
+        """Settle the jobs whose processes have ended, and start the next of each free device."""
         with self.lock:
             for job in self.jobs():
                 if job.state in {"running", "stopping"} and not is_alive(job, self.children.get(job.id)):

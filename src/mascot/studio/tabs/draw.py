@@ -209,7 +209,7 @@ def draw_all(room: Room, session: Session, values: tuple[object, ...]) -> str:
 def show(room: Room, session: Session, one: DrawnImage, scores: str = "") -> str:
     """Keep an image in the session, and write its card."""
     number = room.shop.sessions.keep_image(session, one.image, one.text)
-    return drawn_card(number, one.prompt, one.seed, one.text, room.words, scores)
+    return drawn_card(number, one.prompt, one.seed, one.text, words=room.words, scores=scores)
 
 
 def request_of(room: Room, session: Session, values: tuple[object, ...]) -> DrawingRequest:

@@ -98,10 +98,24 @@ def build_fields(room: Room) -> TeachFields:
     effort = gr.Radio(efforts, value="usual", label=words("teach.effort"), elem_id="teach-effort")
     recommended = preset_fields("starter", DEFAULT, "usual")
     with gr.Row():
-        steps = gr.Number(recommended["steps"], label=words("teach.steps"), precision=0, minimum=0, elem_id="teach-steps", min_width=110)
+        steps = gr.Number(
+            recommended["steps"],
+            label=words("teach.steps"),
+            precision=0,
+            minimum=0,
+            elem_id="teach-steps",
+            min_width=110,
+        )
         rate = gr.Number(recommended["rate"], label=words("teach.rate"), minimum=0, step=1e-5, min_width=110)
         seed = gr.Number(0, label=words("teach.seed"), precision=0, minimum=0, min_width=110)
-        every = gr.Number(recommended["every"], label=words("teach.every"), precision=0, minimum=0, elem_id="teach-every", min_width=110)
+        every = gr.Number(
+            recommended["every"],
+            label=words("teach.every"),
+            precision=0,
+            minimum=0,
+            elem_id="teach-every",
+            min_width=110,
+        )
     with gr.Accordion(words("teach.all"), open=False):
         settings = gr.Code(
             label=words("teach.toml"),
