@@ -28,6 +28,7 @@ READERS = {
     "runs/training_log.py": "writes the step log",
     "reports/html.py": "writes pages",
     "storage/event_log.py": "appends progress events",
+    "studio/jobs/process.py": "appends what a job prints",
 }
 """File that may call what opens or parses -> why."""
 OPENING = {

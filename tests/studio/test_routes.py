@@ -31,7 +31,7 @@ SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 @pytest.fixture(scope="module")
 def shop(world: World) -> Workshop:
     """A studio on the library of a tiny run."""
-    shop = Workshop.open(world.folder)
+    shop = Workshop.at(world.folder)
     preview = Run(world.folder / "run").preview(5, 0)
     preview.parent.mkdir()
     noise(16, 16).save(preview)
@@ -238,6 +238,8 @@ def test_both_languages_say_the_same_things() -> None:
 
 
 def test_russian_is_written_in_russian() -> None:
-    plain = {key for key, _, russian in sayings() if not any("\u0430" <= letter.lower() <= "\u044f" for letter in russian)}
+    plain = {
+        key for key, _, russian in sayings() if not any("\u0430" <= letter.lower() <= "\u044f" for letter in russian)
+    }
     assert plain == set()
     assert words_for("ru")("tab.photos") == "Фото"

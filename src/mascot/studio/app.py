@@ -101,7 +101,7 @@ def serve_locked(
 ) -> None:
     """Serve a library whose lock this process holds, on an open socket."""
     os.environ["GRADIO_TEMP_DIR"] = str((library / OWN / "uploads").resolve())
-    shop = Workshop.open(library.resolve())
+    shop = Workshop.at(library.resolve())
     shop.sessions.clean()
     app = build_app(shop, address=address, password=password)
     shop.jobs.begin()

@@ -27,7 +27,7 @@ def chip(label: str, kind: str = "", hint: str = "") -> str:
     return f'<span class="chip {kind}"{said}>{text(label)}</span>'
 
 
-def picture(source: str, alternative: str, *, kind: str = "", lazy: bool = True) -> str:
+def image_tag(source: str, alternative: str, *, kind: str = "", lazy: bool = True) -> str:
     """Write an image of this server."""
     loading = ' loading="lazy"' if lazy else ""
     return f'<img src="{text(source)}" alt="{text(alternative)}" class="{kind}"{loading} decoding="async">'
@@ -47,7 +47,7 @@ def drawn_card(number: str, prompt: str, seed: int, settings: str, *, words: Wor
     """Write a generated image with its settings, its scores, and what can be done with it."""
     source = part("image", number)
     return (
-        f'<figure class="drawn">{picture(source, prompt, lazy=False)}<figcaption>'
+        f'<figure class="drawn">{image_tag(source, prompt, lazy=False)}<figcaption>'
         f'<span class="prompt">{text(prompt)}</span>{scores}'
         f'<span class="row"><button type="button" class="act" data-seed="{seed}">'
         f"{text(words('draw.again', seed=seed))}</button>"

@@ -33,7 +33,7 @@ def build_page(room: Room) -> gr.Blocks:
             with gr.Tab(words("tab.photos"), id="photos", elem_id="tab-photos"):
                 build_photos(room)
             with gr.Tab(words("tab.teach"), id="teach", elem_id="tab-teach"):
-                taught = build_teach(room)
+                fields = build_teach(room)
             with gr.Tab(words("tab.draw"), id="draw", elem_id="tab-draw") as draw:
                 drawn = build_draw(room)
             with gr.Tab(words("tab.compare"), id="compare", elem_id="tab-compare") as compare:
@@ -41,7 +41,7 @@ def build_page(room: Room) -> gr.Blocks:
             with gr.Tab(words("tab.library"), id="library", elem_id="tab-library") as library:
                 published = build_library(room)
             with gr.Tab(words("tab.report"), id="report", elem_id="tab-report") as report:
-                reported = build_report(room, taught, tabs)
+                reported = build_report(room, fields, tabs)
         fill_on_opening(room, (draw, drawn.adapters), (compare, compared), (report, reported))
         library.select(
             lambda: gr.Dropdown(choices=finished(room)),

@@ -35,7 +35,7 @@ class Workshop:
     votes: VoteBox
 
     @classmethod
-    def open(cls, library: Path) -> Workshop:
+    def at(cls, library: Path) -> Workshop:
         """Open a library, and make its folder where there is none."""
         own = library / OWN
         own.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,7 @@ class Workshop:
         run = Run(self.library / name)
         if run.folder.exists() or any(Path(job.run).name == name and not job.ended for job in self.jobs.jobs()):
             raise UserError(f"There is a run {name!r} already; give another name.")
+        self.forget_jobs(name)  # one of that name that never began
 
         def prepare(files: JobFolder) -> tuple[tuple[str, ...], tuple[str, ...]]:
             files.folder.mkdir(parents=True)

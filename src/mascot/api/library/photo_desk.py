@@ -37,7 +37,7 @@ WORKING_SIDE: Final = 256
 """Masks from the border are computed at this size."""
 
 
-class PhotoEntry(BaseModel):
+class DeskPhoto(BaseModel):
     """One photo of a desk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class PhotoList(JsonRecord):
 
     damaged = "{path} is damaged; add the photos again."
 
-    entries: tuple[PhotoEntry, ...] = ()
+    entries: tuple[DeskPhoto, ...] = ()
     next: int = 1
 
 
@@ -90,7 +90,7 @@ class PhotoDesk:
         except UserError:
             return PhotoList()
 
-    def entry(self, number: int) -> PhotoEntry:
+    def entry(self, number: int) -> DeskPhoto:
         """Return a photo by its number.
 
         Raises:
@@ -101,7 +101,7 @@ class PhotoDesk:
             raise UserError("This photo is not there any more; choose another one.")
         return found[0]
 
-    def add(self, path: Path, name: str) -> PhotoEntry:
+    def add(self, path: Path, name: str) -> DeskPhoto:
         """Add a photo; its contents decide what it is, not its name.
 
         Raises:
@@ -114,7 +114,7 @@ class PhotoDesk:
             )
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"{shorten(name, 60)} is larger than {LARGEST_FILE // 2**20} MiB; save a smaller copy.")
-        entry = PhotoEntry(number=listed.next, name=shorten(name, 120))
+        entry = DeskPhoto(number=listed.next, name=shorten(name, 120))
         decoded = read_upload(path, name)
         for place in (self.photo(entry.number), self.original(entry.number)):
             write_plain(decoded.image, place)
@@ -124,17 +124,13 @@ class PhotoDesk:
         self.write([*listed.entries, entry], listed.next + 1)
         return entry
 
-    def write(self, entries: Sequence[PhotoEntry], following: int | None = None) -> None:
+    def write(self, entries: Sequence[DeskPhoto], following: int | None = None) -> None:
         """Write the list, and each caption beside its photo."""
         PhotoList(entries=tuple(entries), next=following or self.read().next).write(self.record)
         for entry in entries:
-            place = self.photo(entry.number).with_suffix(".txt")
-            if entry.caption:
-                Run(self.folder).write_text(place, entry.caption)
-            else:
-                place.unlink(missing_ok=True)
+            write_caption(entry.caption, self.photo(entry.number).with_suffix(".txt"))
 
-    def change(self, number: int, **changes: object) -> PhotoEntry:
+    def change(self, number: int, **changes: object) -> DeskPhoto:
         """Change what is said of a photo.
 
         Raises:
@@ -144,7 +140,7 @@ class PhotoDesk:
         self.write([changed if one.number == number else one for one in self.read().entries])
         return changed
 
-    def caption(self, number: int, text: str) -> PhotoEntry:
+    def caption(self, number: int, text: str) -> DeskPhoto:
         """Set a photo's caption; an empty one leaves it to the recipe's templates.
 
         Raises:
@@ -164,7 +160,7 @@ class PhotoDesk:
         self.photo(number).with_suffix(".txt").unlink(missing_ok=True)
         self.write([one for one in self.read().entries if one.number != number])
 
-    def crop(self, number: int, box: tuple[float, float, float, float] | None) -> PhotoEntry:
+    def crop(self, number: int, box: tuple[float, float, float, float] | None) -> DeskPhoto:
         """Crop a photo to a box: left, top, right and bottom as shares of the original's sides.
 
         None takes the whole photo again. A mask is dropped, as it was painted on another image.
@@ -180,7 +176,7 @@ class PhotoDesk:
         self.mask(number).unlink(missing_ok=True)
         return self.change(number, cropped=box is not None, masked=False)
 
-    def set_mask(self, number: int, mask: Image.Image | None) -> PhotoEntry:
+    def set_mask(self, number: int, mask: Image.Image | None) -> DeskPhoto:
         """Set a photo's mask, white on the subject, of any size; None removes it.
 
         Raises:
@@ -197,7 +193,7 @@ class PhotoDesk:
         write_plain(grey, self.mask(number))
         return self.change(number, masked=True)
 
-    def mask_from_border(self, number: int) -> PhotoEntry:
+    def mask_from_border(self, number: int) -> DeskPhoto:
         """Mask what does not have the colors of a photo's border.
 
         Raises:
@@ -215,6 +211,14 @@ class PhotoDesk:
     def copy_photos(self, to: Path) -> None:
         """Copy photos, masks and captions, for a training that goes on whatever happens here."""
         shutil.copytree(self.folder / "photos", to)
+
+
+def write_caption(caption: str, path: Path) -> None:
+    """Write a caption, or remove the file of an empty one."""
+    if caption:
+        Run(path.parent).write_text(path, caption)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def facts_by_number(audit: Audit | None) -> dict[int, PhotoFacts]:

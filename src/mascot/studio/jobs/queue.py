@@ -32,16 +32,9 @@ class JobQueue:
         self.folder = folder
         self.lock = threading.RLock()
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self.found: dict[str, Job] = {}
+        self.found = read_jobs(folder)
         self.ending = threading.Event()
         self.thread: threading.Thread | None = None
-        for record in sorted(folder.glob("*/job.json")):
-            try:
-                job = Job.read(record)
-            except UserError as error:
-                logger.warning("%s", error)
-                continue
-            self.found[job.id] = job
 
     def files(self, name: str) -> JobFolder:
         """Return the files of a job."""
@@ -184,3 +177,16 @@ class JobQueue:
     def running(self) -> list[Job]:
         """List the jobs that have a process."""
         return [job for job in self.jobs() if job.state in {"running", "stopping"}]
+
+
+def read_jobs(folder: Path) -> dict[str, Job]:
+    """Read the jobs of a folder by name; a damaged record is named in one line."""
+    found: dict[str, Job] = {}
+    for record in sorted(folder.glob("*/job.json")):
+        try:
+            job = Job.read(record)
+        except UserError as error:
+            logger.warning("%s", error)
+            continue
+        found[job.id] = job
+    return found

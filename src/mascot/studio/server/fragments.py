@@ -14,7 +14,7 @@ from mascot.api.library.changes import list_trash
 from mascot.api.library.curves import looks_of, losses_of
 from mascot.api.library.lineage import trace
 from mascot.api.library.listing import RunSummary
-from mascot.api.library.photo_desk import PhotoDesk, PhotoEntry, facts_by_number
+from mascot.api.library.photo_desk import DeskPhoto, PhotoDesk, facts_by_number
 from mascot.data.photo_audit import MINIMUM_PHOTOS, MINIMUM_SHARPNESS, Audit, PhotoFacts
 from mascot.errors import UserError
 from mascot.methods.registry import DEFAULT
@@ -23,8 +23,8 @@ from mascot.storage.event_log import read_log
 from mascot.storage.run_folder import Run
 from mascot.studio.charts import looks_chart, loss_chart
 from mascot.studio.jobs.job import Job
-from mascot.studio.markup import button, chip, definition, empty, part, picture, text
-from mascot.studio.server.job_view import Progress, progress_of
+from mascot.studio.jobs.job_progress import Progress, progress_of
+from mascot.studio.markup import button, chip, definition, empty, image_tag, part, text
 from mascot.studio.words import Words
 from mascot.studio.workshop import Workshop
 
@@ -52,7 +52,7 @@ def resolution_of_starter() -> int:
     return int(dataset.get("resolution", 512))
 
 
-def photo_card(desk: PhotoDesk, entry: PhotoEntry, facts: PhotoFacts | None, alike: bool, words: Words) -> str:  # noqa: FBT001
+def photo_card(desk: PhotoDesk, entry: DeskPhoto, facts: PhotoFacts | None, alike: bool, words: Words) -> str:  # noqa: FBT001
     """Show one photo."""
     number, path = entry.number, desk.photo(entry.number)
     version = f"{path.stat().st_mtime_ns:x}" if path.exists() else "0"
@@ -67,7 +67,7 @@ def photo_card(desk: PhotoDesk, entry: PhotoEntry, facts: PhotoFacts | None, ali
     chips += [chip(words("photos.cropped"), "good")] if entry.cropped else []
     chips += [chip(words("photos.masked"), "good")] if entry.masked else []
     edit = f'data-edit="{number}" data-version="{version}"'
-    image = picture(f"{part('photo', number)}?v={version}", entry.name)
+    image = image_tag(f"{part('photo', number)}?v={version}", entry.name)
     return (
         f'<li class="photo" data-photo="{number}"><button type="button" class="pick" {edit} '
         f'aria-label="{text(words("photos.edit_one", name=entry.name))}">{image}</button>'
@@ -110,7 +110,7 @@ def job_card(shop: Workshop, job: Job, words: Words) -> str:
     open_ = not job.ended or job.state == "failed"
     progress = progress_of(read_log(shop.jobs.files(job.id).events), job)
     detail = job_detail(Run(Path(job.run)), progress, words) if job.run and job.state != "queued" else ""
-    said = progress.sentence(words) if not job.ended else job.sentence
+    said = progress_text(progress, words) if not job.ended else job.sentence
     line = f'<p class="said">{text(said)}</p>' if said else ""
     folded = (
         f"<details{' open' if open_ or job.state == 'stopped' else ''}><summary>{text(words('jobs.curves'))}</summary>"
@@ -122,6 +122,27 @@ def job_card(shop: Workshop, job: Job, words: Words) -> str:
         f"{folded + detail + '</details>' if detail else ''}"
         f'<div class="row">{job_buttons(job, words)}</div></article>'
     )
+
+
+def progress_text(progress: Progress, words: Words) -> str:
+    """Say in one line how far a job is."""
+    parts = [words(f"part.{progress.part}")]
+    if progress.part == "training" and progress.steps:
+        parts.append(words("jobs.of", step=progress.step, steps=progress.steps))
+        parts += [words("jobs.loss_now", loss=f"{progress.loss:.3f}")] if progress.loss is not None else []
+        parts += [words("jobs.left", time=duration(progress.left, words))] if progress.left is not None else []
+    return " · ".join(parts)
+
+
+def duration(seconds: float | None, words: Words) -> str:
+    """Write a time as people say it."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return words("time.seconds", count=max(1, round(seconds)))
+    if seconds < 5400:
+        return words("time.minutes", count=round(seconds / 60))
+    return words("time.hours", count=f"{seconds / 3600:.1f}")
 
 
 def progress_bar(progress: Progress, words: Words) -> str:
@@ -158,7 +179,7 @@ def previews(run: Run, words: Words) -> str:
     for step in sorted(found, reverse=True)[:MOST_LOOKS]:
         name = words("jobs.step", step=step)
         images = "".join(
-            picture(part("runs", run.folder.name, "previews", path.name) + f"?v={path.stat().st_mtime_ns:x}", name)
+            image_tag(part("runs", run.folder.name, "previews", path.name) + f"?v={path.stat().st_mtime_ns:x}", name)
             for path in found[step]
         )
         columns.append(f"<figure>{images}<figcaption>{text(name)}</figcaption></figure>")
@@ -188,7 +209,9 @@ def run_card(shop: Workshop, one: RunSummary, runs: Sequence[RunSummary], words:
     """Show one run: its image, scores, diagnosis, origin, and what can be done with it."""
     name, version = one.name, f"{one.changed:.0f}"
     image = (
-        picture(f"{part('runs', name, 'thumbnail')}?v={version}", name) if one.image else '<span class="blank"></span>'
+        image_tag(f"{part('runs', name, 'thumbnail')}?v={version}", name)
+        if one.image
+        else '<span class="blank"></span>'
     )
     scores = "".join(chip(f"{title} {value:.2f}") for title, value in one.scores.items())
     state = "" if one.finished else chip(words("library.unfinished"), "warn")

@@ -42,7 +42,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 def add_routes(app: FastAPI, shop: Workshop) -> None:
     """Add the studio's routes to an app."""
-    for router in (photo_routes(shop), job_routes(shop), run_routes(shop), live_routes(shop)):
+    for router in (photo_routes(shop), job_routes(shop), run_routes(shop), library_routes(shop), live_routes(shop)):
         app.include_router(router, prefix="/studio")
 
     @app.exception_handler(UserError)
@@ -148,7 +148,7 @@ def job_routes(shop: Workshop) -> APIRouter:
 
 
 def run_routes(shop: Workshop) -> APIRouter:
-    """Make the routes of runs: images, reports, downloads, and the buttons of the library."""
+    """Make the routes of what runs hold: images, reports, downloads."""
     router = APIRouter()
 
     @router.get("/runs/{name}/thumbnail")
@@ -179,6 +179,13 @@ def run_routes(shop: Workshop) -> APIRouter:
             run, f"you/{re.sub('[^A-Za-z0-9.-]+', '-', name).strip('-.') or 'run'}", dry_run=True, out=folder / "card"
         )
         return sent(done.folder / "README.md", f"{name}-README.md", folder)
+
+    return router
+
+
+def library_routes(shop: Workshop) -> APIRouter:
+    """Make the routes of the library's buttons."""
+    router = APIRouter()
 
     @router.post("/runs/{name}/{verb}")
     async def change_run(request: Request, name: str, verb: str) -> Response:

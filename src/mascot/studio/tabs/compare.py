@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Final, cast
@@ -62,13 +63,6 @@ def build_grid(room: Room) -> gr.Dropdown:
     go = gr.Button(words("compare.draw_grid"), variant="primary", elem_id="grid-go")
     result = gr.HTML(empty(words("compare.grid_empty")), elem_id="grid-result", elem_classes="result")
 
-    def offer(axis: str, name: str | None) -> str:
-        if axis in STARTS:
-            return STARTS[axis]
-        own = str(name or "").partition("@")[0]
-        same = [one for one in room.choices() if axis == "adapter" or one.partition("@")[0] == own]
-        return ", ".join(same[:4])
-
     def draw(name: str, said: str, first: float, x: str, xs: str, y: str, ys: str, request: gr.Request) -> str:  # noqa: PLR0917
         with said_to_the_user():
             session = room.session(request)
@@ -80,10 +74,19 @@ def build_grid(room: Room) -> gr.Dropdown:
             return grid_table(room, session, cells, columns, rows)
 
     for axis, values in ((x_axis, x_values), (y_axis, y_values)):
-        axis.input(offer, [axis, run], values, api_visibility="private", show_progress="hidden")
+        axis.input(partial(offer_values, room), [axis, run], values, api_visibility="private", show_progress="hidden")
     fields = [run, prompt, seed, x_axis, x_values, y_axis, y_values]
     go.click(draw, fields, result, concurrency_id=DEVICE, concurrency_limit=1, api_visibility="private")
     return run
+
+
+def offer_values(room: Room, axis: str, name: str | None) -> str:
+    """Offer values of an axis: numbers, kept steps of the run, or runs."""
+    if axis in STARTS:
+        return STARTS[axis]
+    own = str(name or "").partition("@")[0]
+    same = [one for one in room.choices() if axis == "adapter" or one.partition("@")[0] == own]
+    return ", ".join(same[:4])
 
 
 def plan(room: Room, session: Session, name: str | None, prompt: str, seed: int) -> DrawingRequest:

@@ -95,6 +95,26 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
         upload = gr.UploadButton(
             words("draw.upload"), file_types=[".safetensors"], type="filepath", scale=1, min_width=120
         )
+    prompts, contexts = build_prompts(room)
+    with gr.Row():
+        guidance = gr.Slider(0, 20, 3, step=0.1, label=words("draw.guidance"), elem_id="draw-guidance", min_width=140)
+        unet = gr.Slider(0, 2, 1, step=0.05, label=words("draw.unet"), min_width=140)
+        texts = gr.Slider(0, 2, 1, step=0.05, label=words("draw.text"), min_width=140)
+    marks = gr.HTML("", elem_classes="marks")
+    with gr.Row():
+        seed = gr.Number(0, label=words("draw.seed"), precision=0, minimum=0, elem_id="draw-seed", min_width=110)
+        count = gr.Slider(1, 8, 2, step=1, label=words("draw.count"), elem_id="draw-count", min_width=140)
+    negative, width, height, base = build_more(room)
+    canvas, strength = build_canvas(room)
+    fields = DrawFields(
+        adapters, prompts, guidance, unet, texts, seed, count, negative, width, height, canvas, strength, base
+    )
+    return fields, marks, upload, contexts
+
+
+def build_prompts(room: Room) -> tuple[gr.Textbox, gr.Dropdown]:
+    """Build the field of the prompts, and the list of contexts that adds to it."""
+    words = room.words
     prompts = gr.Textbox(
         label=words("draw.prompts"),
         info=words("draw.prompts_info"),
@@ -106,20 +126,24 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
     )
     every = [prompt for prompts_of in CONTEXTS.values() for prompt in prompts_of]
     contexts = gr.Dropdown(every, label=words("draw.contexts"), value=None, elem_id="draw-contexts")
-    with gr.Row():
-        guidance = gr.Slider(0, 20, 3, step=0.1, label=words("draw.guidance"), elem_id="draw-guidance", min_width=140)
-        unet = gr.Slider(0, 2, 1, step=0.05, label=words("draw.unet"), min_width=140)
-        texts = gr.Slider(0, 2, 1, step=0.05, label=words("draw.text"), min_width=140)
-    marks = gr.HTML("", elem_classes="marks")
-    with gr.Row():
-        seed = gr.Number(0, label=words("draw.seed"), precision=0, minimum=0, elem_id="draw-seed", min_width=110)
-        count = gr.Slider(1, 8, 2, step=1, label=words("draw.count"), elem_id="draw-count", min_width=140)
+    return prompts, contexts
+
+
+def build_more(room: Room) -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Textbox]:
+    """Build the fields of the negative prompt, the size and the base."""
+    words = room.words
     with gr.Accordion(words("draw.more"), open=False):
         negative = gr.Textbox(label=words("draw.negative"), max_length=2000)
         with gr.Row():
             width = gr.Number(None, label=words("draw.width"), precision=0, minimum=0, min_width=110)
             height = gr.Number(None, label=words("draw.height"), precision=0, minimum=0, min_width=110)
         base = gr.Textbox(label=words("draw.base"), info=words("draw.base_info"), max_length=400)
+    return negative, width, height, base
+
+
+def build_canvas(room: Room) -> tuple[gr.ImageEditor, gr.Slider]:
+    """Build the canvas of the image to start from, and how much of it is redrawn."""
+    words = room.words
     with gr.Accordion(words("draw.from_image"), open=False):
         gr.HTML(f"<p>{words('draw.brush')}</p>")
         canvas = gr.ImageEditor(
@@ -134,10 +158,7 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
             transforms=(),
         )
         strength = gr.Slider(0.05, 1, 0.6, step=0.05, label=words("draw.strength"))
-    fields = DrawFields(
-        adapters, prompts, guidance, unet, texts, seed, count, negative, width, height, canvas, strength, base
-    )
-    return fields, marks, upload, contexts
+    return canvas, strength
 
 
 def connect_upload(room: Room, upload: gr.UploadButton, adapters: gr.Dropdown) -> None:

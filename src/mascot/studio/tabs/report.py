@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from mascot.api.library.listing import read_diagnosis
-from mascot.api.library.recipe_form import settings_text_of
+from mascot.api.library.recipe_form import preset_fields, settings_text_of
 from mascot.studio.markup import empty, part, text
 from mascot.studio.tabs.answers import Room, choose, said_to_the_user
 from mascot.studio.tabs.library import finished
@@ -27,10 +27,12 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
     def fill(name: str | None, chosen: list[str] | None) -> list[object]:
         with said_to_the_user():
             form, settings = settings_text_of(room.run(name or ""), chosen or [])
-        return [form.class_noun, form.base, form.method, settings, "usual", None, gr.Tabs(selected="teach")]
+        numbers = preset_fields(form.base, form.method, "usual").values()
+        return [form.class_noun, form.base, form.method, settings, "usual", *numbers, gr.Tabs(selected="teach")]
 
     run.change(show, run, [page, remedies], api_visibility="private", show_progress="hidden")
-    filled = [fields.noun, fields.base, fields.method, fields.settings, fields.effort, fields.steps, tabs]
+    filled = [fields.noun, fields.base, fields.method, fields.settings, fields.effort]
+    filled += [fields.steps, fields.rate, fields.every, tabs]
     apply.click(fill, [run, remedies], filled, api_visibility="private")
     return run, page, remedies
 

@@ -96,6 +96,23 @@ def build_fields(room: Room) -> TeachFields:
         method = gr.Dropdown(methods(), value=DEFAULT, label=words("teach.method"), info=words("teach.method_info"))
     efforts = [(words(f"teach.{effort}"), effort) for effort in ("quick", "usual", "thorough")]
     effort = gr.Radio(efforts, value="usual", label=words("teach.effort"), elem_id="teach-effort")
+    steps, rate, seed, every = build_numbers(room)
+    with gr.Accordion(words("teach.all"), open=False):
+        settings = gr.Code(
+            label=words("teach.toml"),
+            language=None,
+            lines=8,
+            max_lines=24,
+            show_line_numbers=False,
+            elem_id="teach-settings",
+        )
+    connect_preset((base, method, effort), (steps, rate, every))
+    return TeachFields(noun, base, method, effort, steps, rate, seed, every, settings, name)
+
+
+def build_numbers(room: Room) -> tuple[gr.Number, gr.Number, gr.Number, gr.Number]:
+    """Build the fields of steps, learning rate, seed and previews, filled by the preset."""
+    words = room.words
     recommended = preset_fields("starter", DEFAULT, "usual")
     with gr.Row():
         steps = gr.Number(
@@ -116,17 +133,7 @@ def build_fields(room: Room) -> TeachFields:
             elem_id="teach-every",
             min_width=110,
         )
-    with gr.Accordion(words("teach.all"), open=False):
-        settings = gr.Code(
-            label=words("teach.toml"),
-            language=None,
-            lines=8,
-            max_lines=24,
-            show_line_numbers=False,
-            elem_id="teach-settings",
-        )
-    connect_preset((base, method, effort), (steps, rate, every))
-    return TeachFields(noun, base, method, effort, steps, rate, seed, every, settings, name)
+    return steps, rate, seed, every
 
 
 def connect_preset(chosen: tuple[gr.components.Component, ...], filled: tuple[gr.Number, ...]) -> None:
@@ -136,7 +143,7 @@ def connect_preset(chosen: tuple[gr.components.Component, ...], filled: tuple[gr
         return list(preset_fields(base or "", method, effort).values())
 
     for component in chosen:
-        component.input(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
+        component.change(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bases(room: Room) -> list[str]:

@@ -25,7 +25,6 @@ from mascot.progress import (
 )
 from mascot.storage.event_log import LoggedEvent
 from mascot.studio.jobs.job import Job
-from mascot.studio.words import Words
 
 PARTS: Final[Mapping[type[Event], str]] = {
     PhotosRead: "loading",
@@ -65,15 +64,6 @@ class Progress:
         """How much of the steps is done; None where that is not known."""
         return min(1.0, self.step / self.steps) if self.steps and self.part == "training" else None
 
-    def sentence(self, words: Words) -> str:
-        """Say it in one line."""
-        parts = [words(f"part.{self.part}")]
-        if self.part == "training" and self.steps:
-            parts.append(words("jobs.of", step=self.step, steps=self.steps))
-            parts += [words("jobs.loss_now", loss=f"{self.loss:.3f}")] if self.loss is not None else []
-            parts += [words("jobs.left", time=duration(self.left, words))] if self.left is not None else []
-        return " · ".join(parts)
-
 
 def progress_of(log: Sequence[LoggedEvent], job: Job) -> Progress:
     """Read a job's progress from its events."""
@@ -107,14 +97,3 @@ def seconds_left(trained: Sequence[tuple[float, StepTrained]], steps: int) -> fl
         return None
     passed = time.time() - recent[-1][0]
     return max(0.0, gaps[len(gaps) // 2] * (steps - recent[-1][1].step) - min(passed, gaps[-1]))
-
-
-def duration(seconds: float | None, words: Words) -> str:
-    """Write a time as people say it."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return words("time.seconds", count=max(1, round(seconds)))
-    if seconds < 5400:
-        return words("time.minutes", count=round(seconds / 60))
-    return words("time.hours", count=f"{seconds / 3600:.1f}")
