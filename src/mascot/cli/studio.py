@@ -34,8 +34,6 @@ def studio(
     try:
         from mascot.studio.app import serve
     except ModuleNotFoundError as error:
-        if error.name not in {"gradio", "fastapi", "uvicorn", "starlette"}:
-            raise
         raise UserError(f"the studio needs {error.name}; run pip install 'mascot[studio]'.") from error
     quiet_libraries()
     serve(library, port=port, address=address, password=password, say=typer.echo)

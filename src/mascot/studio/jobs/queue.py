@@ -63,11 +63,10 @@ class JobQueue:
             UserError: its folder cannot be filled.
         """
         name = new_id()
-        files = self.files(name)
         try:
-            words, resume_words = prepare(files)
+            words, resume_words = prepare(self.files(name))
         except BaseException:
-            shutil.rmtree(files.folder, ignore_errors=True)
+            shutil.rmtree(self.files(name).folder, ignore_errors=True)
             raise
         made = Job(
             id=name,
@@ -129,7 +128,7 @@ class JobQueue:
                     self.children.pop(job.id, None)
                     state, sentence = ending(job, self.files(job.id))
                     self.keep(job, state=state, sentence=sentence, pid=None, born=None)
-            busy = {job.device for job in self.found.values() if job.state in {"running", "stopping"}}
+            busy = {job.device for job in self.running()}
             for job in self.jobs():
                 if job.state == "queued" and job.device not in busy and not self.ending.is_set():
                     busy.add(job.device)
@@ -167,11 +166,10 @@ class JobQueue:
             if job.state == "running":
                 self.stop(job.id)
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            self.look()
-            if not self.running():
-                break
+        self.look()
+        while self.running() and time.monotonic() < deadline:
             time.sleep(POLL / 5)
+            self.look()
         return self.running()
 
     def running(self) -> list[Job]:
