@@ -88,8 +88,8 @@ def test_an_empty_library_and_an_address_of_nobody_are_refused(mascot: Command, 
 def test_without_the_extra_a_sentence_says_what_to_install(
     mascot: Command, monkeypatch: pytest.MonkeyPatch, library: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mascot.studio.app", None)
+    monkeypatch.delitem(sys.modules, "mascot.studio.app")
     monkeypatch.setitem(sys.modules, "gradio", None)
     code, _, errors = mascot("studio", "--library", library)
     assert code == 2
-    assert "pip install 'mascot[studio]'" in errors
+    assert errors == "mascot: the studio needs gradio; run pip install 'mascot[studio]'.\n"

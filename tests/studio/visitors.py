@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "mascot" / "photos").glob("*.png"))
@@ -117,10 +117,14 @@ class Person:
             if not request.url.startswith((self.url, "data:", "blob:")):
                 self.elsewhere.append(request.url)
 
+        def close(dialog: Dialog) -> None:
+            self.faults.append(f"a script ran: {dialog.message}")
+            dialog.dismiss()
+
         page.on("console", hear)
         page.on("request", see)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("dialog", lambda dialog: (self.faults.append(f"a script ran: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", close)
 
     def open(self, path: str = "/") -> None:
         """Load the page, and wait until it can be used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -45,7 +46,7 @@ def build_app(shop: Workshop, *, address: str = "127.0.0.1", password: str | Non
     def send_asset(name: str) -> Response:
         return FileResponse(HERE / "assets" / name, media_type=ASSETS[name]) if name in ASSETS else NOTHING
 
-    for language in reversed(LANGUAGES):  # the address / would take all others
+    for language in reversed(list(LANGUAGES)):  # the address / would take all others
         room = Room(shop, words_for(language))
         page = build_page(room).queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
         gr.mount_gradio_app(
@@ -133,7 +134,7 @@ def open_socket(address: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{address}:{port} cannot be listened on ({reason}); give another --port, such as {port % 60000 + 1}."
-        ) from error
+        elsewhere = getattr(error, "errno", None) in {errno.EADDRNOTAVAIL, None}
+        remedy = "an --address of this machine" if elsewhere else f"another --port, such as {port % 60000 + 1}"
+        raise UserError(f"{address}:{port} cannot be listened on ({reason}); give {remedy}.") from error
     return listener

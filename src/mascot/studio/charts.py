@@ -44,7 +44,7 @@ def looks_chart(looks: Sequence[Look], steps: int, names: Mapping[str, str], tit
     return drawing(curves + axes(x_end, ticks, 1.0), f"{title}: {said}", title, f'<ul class="legend">{legend}</ul>')
 
 
-def thin(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+def thin(points: Points) -> list[tuple[float, float]]:
     """Take up to `MOST_POINTS` of some points, the last one among them."""
     every = max(1, -(-len(points) // MOST_POINTS))
     return [points[i] for i in range(len(points) - 1, -1, -every)][::-1]

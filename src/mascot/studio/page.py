@@ -20,6 +20,8 @@ from mascot.studio.tabs.teach import build_teach
 from mascot.studio.words import LANGUAGES
 
 HERE: Final = Path(__file__).parent
+CLEANING: Final = 3600
+"""Seconds after which an upload that nothing kept is deleted."""
 SCRIPT_WORDS: Final = "script"
 """The part of the table that the page's script speaks."""
 
@@ -27,7 +29,9 @@ SCRIPT_WORDS: Final = "script"
 def build_page(room: Room) -> gr.Blocks:
     """Build the page."""
     words = room.words
-    with gr.Blocks(title="mascot studio", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title="mascot studio", analytics_enabled=False, fill_width=True, delete_cache=(CLEANING, CLEANING)
+    ) as page:
         gr.HTML(header(room))
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(words("tab.photos"), id="photos", elem_id="tab-photos"):

@@ -88,7 +88,7 @@ class Workshop:
             files.folder.mkdir(parents=True)
             return ("evaluate", str(run), "--images", "2"), ()
 
-        return self.jobs.submit(name, prepare, device=choose_device("auto"))
+        return self.jobs.submit(f"{name}: evaluate", prepare, device=choose_device("auto"))
 
     def busy(self, name: str) -> bool:
         """Tell whether a job works on a run, or will."""

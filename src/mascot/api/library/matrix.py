@@ -13,7 +13,7 @@ from mascot.generation.stack.adapter_sources import AdapterSource
 Axis = Literal["checkpoint", "adapter", "guidance", "unet_scale", "text_scale", "seed"]
 """What a table varies."""
 AXES: Final[tuple[Axis, ...]] = get_args(Axis)
-NAMED: Final = frozenset({"checkpoint", "adapter"})
+NAMED: Final[frozenset[Axis]] = frozenset({"checkpoint", "adapter"})
 """Axes whose values are names of adapters."""
 MOST_CELLS: Final = 36
 Resolve = Callable[[str], AdapterSource]

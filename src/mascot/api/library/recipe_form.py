@@ -54,12 +54,12 @@ def recipe_from(form: RecipeForm, photos: Path) -> Recipe:
     """
     written = parse_settings(form.settings)
     given = merge(form_values(form), written)
-    fields = {"photos": [str(photos)], "class_noun": form.class_noun.strip() or None, "base": form.base.strip()}
     for key in PLACES:
         if key in written:
             raise UserError(f"{key} has a field of its own; leave it out of the settings.")
     overrides = [f"{key}={value}" for key, value in flat(given)]
-    recipe = Recipe.preset(overrides=overrides, **{key: value for key, value in fields.items() if value})
+    noun, base = form.class_noun.strip() or None, form.base.strip() or None
+    recipe = Recipe.preset(base=base, overrides=overrides, photos=[str(photos)], class_noun=noun)
     check_used([recipe], overrides=parse_overrides([f"{key}={value}" for key, value in flat(written)]), in_file={})
     return recipe
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import gradio as gr
 
@@ -163,7 +163,7 @@ def build_pair(room: Room) -> tuple[gr.Dropdown, gr.Dropdown]:
 
 
 def connect_pair(
-    room: Room, fields: list[gr.components.Component], go: gr.Button, outputs: tuple[gr.HTML, gr.State, gr.HTML]
+    room: Room, fields: Sequence[gr.components.Component], go: gr.Button, outputs: tuple[gr.HTML, gr.State, gr.HTML]
 ) -> None:
     """Let the button generate both images, and show the votes so far."""
 
@@ -172,7 +172,7 @@ def connect_pair(
             session = room.session(request)
             return show_pair(room, session, (one, other, said, int(seed or 0)))
 
-    go.click(draw, fields, list(outputs), concurrency_id=DEVICE, concurrency_limit=1, api_visibility="private")
+    go.click(draw, list(fields), list(outputs), concurrency_id=DEVICE, concurrency_limit=1, api_visibility="private")
 
 
 def show_pair(room: Room, session: Session, pair: Pair) -> tuple[str, Pair, str]:
@@ -237,7 +237,7 @@ def connect_votes(
         return vote
 
     for button, choice in zip(buttons, ("left", "alike", "right"), strict=True):
-        button.click(vote_as(cast("Choice", choice)), shown, [summed, seed], api_visibility="private")
+        button.click(vote_as(choice), shown, [summed, seed], api_visibility="private")
 
 
 def vote_line(room: Room, one: str, other: str) -> str:
