@@ -300,7 +300,7 @@ def declared_names(info: Any) -> list[str]:
 
 
 SERVING = frozenset({"studio"})
-"""Commands that run until they are stopped; `studio/test_command.py` tries each of their options."""
+"""Commands that run until they are stopped; `studio/test_command.py` tries their options."""
 
 
 def command_options() -> list[Option]:

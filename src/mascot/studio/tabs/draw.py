@@ -96,7 +96,7 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
             words("draw.upload"), file_types=[".safetensors"], type="filepath", scale=1, min_width=120
         )
     prompts, contexts = build_prompts(room)
-    with gr.Row():
+    with gr.Group():
         guidance = gr.Slider(0, 20, 3, step=0.1, label=words("draw.guidance"), elem_id="draw-guidance", min_width=140)
         unet = gr.Slider(0, 2, 1, step=0.05, label=words("draw.unet"), min_width=140)
         texts = gr.Slider(0, 2, 1, step=0.05, label=words("draw.text"), min_width=140)
