@@ -266,7 +266,7 @@ def test_every_field_and_picture_has_a_name(person: Person) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_at_any_width(studio: Studio, browser: Browser, owl: str, *, width: int, dark: bool) -> None:
     del owl
-    for path in ("/", "/ru"):
+    for path in ("/", "/ru/"):
         person = Person.arrive(browser, studio.url, width=width, dark=dark, path=path)
         tabs = person.page.locator("#tabs > div [role=tab]")
         for number in range(6):

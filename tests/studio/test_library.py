@@ -94,7 +94,7 @@ def test_no_name_is_a_path(library: Path, name: str) -> None:
         rename_run(library, "first", name)
 
 
-@given(st.text(max_size=90))
+@given(st.text(max_size=12))
 def test_every_name_that_is_accepted_stays_in_its_folder(name: str) -> None:
     try:
         accepted = check_name(name)

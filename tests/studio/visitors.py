@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "mascot" / "photos").glob("*.png"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROGRAM = "from mascot.cli.app import main; main()"
-PATIENCE = 300_000
+PATIENCE = 1000 * int(os.environ.get("MASCOT_STUDIO_PATIENCE", "300"))
 """Milliseconds that a page may take on a busy machine."""
 SETTINGS = """token = "sks"
 [prior]

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
 from mascot.studio.page import HERE, address_of, build_page, head_of, theme
 from mascot.studio.server.protection import Protection
@@ -47,12 +48,13 @@ def build_app(shop: Workshop, *, address: str = "127.0.0.1", password: str | Non
         return FileResponse(HERE / "assets" / name, media_type=ASSETS[name]) if name in ASSETS else NOTHING
 
     for language in reversed(list(LANGUAGES)):  # the address / would take all others
-        room = Room(shop, words_for(language))
+        room, place = Room(shop, words_for(language)), address_of(language)
+        app.add_api_route(f"/{language}", partial(RedirectResponse, place), methods=["GET"], response_model=None)
         page = build_page(room).queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
         gr.mount_gradio_app(
             app,
             page,
-            path=address_of(language),
+            path=place.rstrip("/") or "/",
             footer_links=[],
             max_file_size=size_limit(),
             ssr_mode=False,

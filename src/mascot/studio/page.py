@@ -95,7 +95,7 @@ def header(room: Room) -> str:
 
 def address_of(language: str) -> str:
     """Return the address of the page in a language."""
-    return "/" if language == next(iter(LANGUAGES)) else f"/{language}"
+    return "/" if language == next(iter(LANGUAGES)) else f"/{language}/"
 
 
 def head_of(room: Room) -> str:

@@ -141,7 +141,7 @@ class Door:
             self.attempts.fail(address)
             return HTMLResponse(login_page(language, words("login.wrong")), status_code=401)
         self.attempts.succeed(address)
-        opened = RedirectResponse("/" if language == "en" else f"/{language}", status_code=303)
+        opened = RedirectResponse("/" if language == "en" else f"/{language}/", status_code=303)
         opened.set_cookie(COOKIE, self.key, httponly=True, samesite="lax")
         return opened
 
