@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +48,7 @@ def build_app(shop: Workshop, *, address: str = "127.0.0.1", password: str | Non
 
     for language in reversed(list(LANGUAGES)):  # the address / would take all others
         room, place = Room(shop, words_for(language)), address_of(language)
-        app.add_api_route(f"/{language}", partial(RedirectResponse, place), methods=["GET"], response_model=None)
+        app.router.routes.append(Route(f"/{language}", lead_on))
         page = build_page(room).queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
         gr.mount_gradio_app(
             app,
@@ -71,6 +70,11 @@ def build_app(shop: Workshop, *, address: str = "127.0.0.1", password: str | Non
         app.add_middleware(Door, password=password)
     app.add_middleware(Protection, names={address} if is_loopback(address) else None)
     return app
+
+
+def lead_on(request: Request) -> Response:
+    """Lead from `/en` and `/ru` to the page in that language."""
+    return RedirectResponse(address_of(request.url.path.strip("/")))
 
 
 def serve(
