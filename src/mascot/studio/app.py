@@ -21,7 +21,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from mascot.studio.page import HERE, address_of, build_page, head_of, theme
 from mascot.studio.server.protection import Protection
