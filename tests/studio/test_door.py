@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from mascot.errors import UserError
 from mascot.studio.server.password import FREE, TOGETHER, Attempts, Door, check_address
 from mascot.studio.server.protection import Protection
-from mascot.studio.server.sessions import COOKIE, GiveSession, cookie_of
+from mascot.studio.sessions import COOKIE, GiveSession, cookie_of
 
 PASSWORD = "correct horse"  # noqa: S105 - a test's
 

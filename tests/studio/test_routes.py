@@ -19,7 +19,7 @@ from mascot.storage.event_log import EventFile
 from mascot.storage.run_folder import Run
 from mascot.studio.jobs.job import Job
 from mascot.studio.server.routes import add_routes
-from mascot.studio.server.sessions import GiveSession
+from mascot.studio.sessions import GiveSession
 from mascot.studio.words import LANGUAGES, read_table, words_for
 from mascot.studio.workshop import Workshop
 from tiny.photos import noise

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from mascot.studio.page import HERE, address_of, build_page, head_of, theme
 from mascot.studio.server.protection import Protection
 from mascot.studio.server.routes import NOTHING, add_routes
-from mascot.studio.server.sessions import GiveSession
+from mascot.studio.sessions import GiveSession
 from mascot.studio.tabs.answers import Room
 from mascot.studio.tabs.photos import size_limit
 from mascot.studio.words import LANGUAGES, words_for

@@ -18,7 +18,7 @@ from mascot.recipe.recipe import Recipe
 from mascot.storage.run_folder import Run
 from mascot.studio.jobs.job import Job, JobFolder
 from mascot.studio.jobs.queue import JobQueue
-from mascot.studio.server.sessions import Sessions
+from mascot.studio.sessions import Sessions
 
 OWN = ".studio"
 """Folder in the library of what is the studio's: jobs, sessions, votes."""

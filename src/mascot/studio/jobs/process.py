@@ -13,7 +13,6 @@ from typing import Final
 
 import psutil
 
-import mascot
 from mascot.errors import escape_control, shorten
 from mascot.progress import CommandEnded
 from mascot.storage.event_log import read_events
@@ -52,7 +51,7 @@ def next_words(job: Job) -> Sequence[str]:
 
 def environment() -> dict[str, str]:
     """Return the environment of a job: this package first, and no colors in what it prints."""
-    package = str(Path(mascot.__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[3])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH", "")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "NO_COLOR": "1", "TERM": "dumb"}
 

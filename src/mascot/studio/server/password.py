@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mascot.errors import UserError
-from mascot.studio.server.sessions import cookie_of
+from mascot.studio.sessions import cookie_of
 from mascot.studio.words import words_for
 
 COOKIE: Final = "mascot_door"

@@ -27,7 +27,7 @@ from mascot.errors import UserError
 from mascot.storage.image_files import decode_mask
 from mascot.storage.run_folder import Run
 from mascot.studio.server.fragments import Kept, jobs_part, library_part, photos_part
-from mascot.studio.server.sessions import COOKIE, Session
+from mascot.studio.sessions import COOKIE, Session
 from mascot.studio.words import LANGUAGES, Words, words_for
 from mascot.studio.workshop import OWN, Workshop
 

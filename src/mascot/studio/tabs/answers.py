@@ -15,7 +15,7 @@ from mascot.api.library.changes import check_name, find_run
 from mascot.errors import UserError, is_out_of_memory
 from mascot.generation.stack.adapter_sources import AdapterSource
 from mascot.storage.run_folder import Run
-from mascot.studio.server.sessions import COOKIE, Session
+from mascot.studio.sessions import COOKIE, Session
 from mascot.studio.words import Words
 from mascot.studio.workshop import Workshop
 

@@ -19,7 +19,7 @@ from mascot.errors import UserError
 from mascot.generation.loading import base_of, open_stack
 from mascot.generation.stack.adapter_sources import AdapterSource
 from mascot.studio.markup import chip, empty, table, text
-from mascot.studio.server.sessions import Session
+from mascot.studio.sessions import Session
 from mascot.studio.tabs.answers import DEVICE, UPLOADED, Room, choose, said_to_the_user
 from mascot.studio.tabs.draw import session_adapters, show
 

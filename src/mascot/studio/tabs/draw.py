@@ -17,7 +17,7 @@ from mascot.errors import UserError
 from mascot.generation.prompts.prompt_sets import CONTEXTS
 from mascot.progress import Event, ImageFitted, PromptRead, PromptTruncated, TokenShared
 from mascot.studio.markup import drawn_card, text
-from mascot.studio.server.sessions import Session
+from mascot.studio.sessions import Session
 from mascot.studio.tabs.answers import DEVICE, UPLOADED, Room, lines_of, said_to_the_user
 
 MOST_PROMPTS: Final = 12

@@ -8,7 +8,7 @@ import gradio as gr
 
 from mascot.api.library.photo_desk import LARGEST_FILE
 from mascot.errors import UserError
-from mascot.studio.server.sessions import Session
+from mascot.studio.sessions import Session
 from mascot.studio.tabs.answers import Room, message
 
 REFRESH = "() => window.studio.refresh()"

@@ -14,7 +14,7 @@ from mascot.errors import UserError
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.recipe import Recipe
 from mascot.studio.markup import definition, text
-from mascot.studio.server.sessions import Session
+from mascot.studio.sessions import Session
 from mascot.studio.tabs.answers import DEVICE, Room, said_to_the_user
 from mascot.studio.tabs.photos import REFRESH
 
