@@ -122,10 +122,13 @@ def test_the_loss_comes_from_the_log_and_from_newer_events(library: Path) -> Non
 
 def test_a_form_becomes_a_recipe_and_its_settings_win(library: Path) -> None:
     photos = library.parent / "photos"
-    form = RecipeForm(class_noun=" owl ", effort="quick", settings="[training]\nbatch_size = 2\n[method]\nrank = 3")
+    form = RecipeForm(
+        class_noun=" owl ", effort="quick", masked=0.2, settings="[training]\nbatch_size = 2\n[method]\nrank = 3"
+    )
     recipe = recipe_from(form, photos)
     assert (recipe.class_noun, recipe.training.steps, recipe.training.batch_size) == ("owl", 100, 2)
     assert recipe.method.model_dump()["rank"] == 3
+    assert recipe.dataset.masked == 0.2
     assert preset_fields("starter", "lora", "thorough") == {"steps": 800, "rate": 1e-3, "every": 100}
     assert (
         recipe_from(RecipeForm(class_noun="owl", steps=5, settings="[training]\nsteps=9"), photos).training.steps == 9

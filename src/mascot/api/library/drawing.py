@@ -162,7 +162,7 @@ class Drawer:
         with self.lock:
             encoders = self.encoders_of(base)
             images = [one.image for one in drawn]
-            prompts_BD = encoders.clip.embed_prompts([without_token(one.prompt, subject) for one in drawn])
+            prompts_BD = encoders.clip.embed_prompts([spoken(one.prompt, subject) for one in drawn])
             fidelity_BD, embedded_BD = encoders.clip.embed(images), encoders.identity.embed(images)
             real_BD = None
             if photos:
@@ -208,6 +208,11 @@ def recommended_for(source: AdapterSource) -> Knobs:
 
 
 def subject_of(stack: Stack) -> Subject:
-    """Return the subject that prompts of a stack name first."""
-    manifest = stack[0].adapter.manifest
+    """Return the subject of the first adapter that names one; its token is empty where none does."""
+    manifest = next((one.adapter.manifest for one in stack if one.adapter.manifest is not None), None)
     return Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else Subject(token="")
+
+
+def spoken(prompt: str, subject: Subject) -> str:
+    """Return a prompt without the token, which CLIP has never seen."""
+    return without_token(prompt, subject) if subject.token else prompt

@@ -42,6 +42,8 @@ class RecipeForm:
     learning_rate: float | None = None
     seed: int | None = None
     previews_every: int | None = None
+    masked: float | None = None
+    """Loss weight of what lies outside the masks of photos; None ignores masks."""
     settings: str = ""
     """More settings as TOML; they win over the fields."""
 
@@ -84,7 +86,11 @@ def form_values(form: RecipeForm) -> dict[str, object]:
     if steps is None and form.effort != "usual":
         steps = int(preset_fields(base, form.method, form.effort)["steps"])
     given: dict[str, object] = {"method.name": form.method, "training.steps": steps, "seed": form.seed}
-    given |= {"method.learning_rate": form.learning_rate, "previews.every": form.previews_every}
+    given |= {
+        "method.learning_rate": form.learning_rate,
+        "previews.every": form.previews_every,
+        "dataset.masked": form.masked,
+    }
     given |= QUICK if form.effort == "quick" else {}
     for key, value in given.items():
         if value is not None:

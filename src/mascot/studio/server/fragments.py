@@ -43,7 +43,9 @@ def photos_part(desk: PhotoDesk, words: Words) -> str:
     facts = facts_by_number(audit)
     alike = {int(path.stem) for pair in (audit.pairs if audit else ()) for path in (pair.first, pair.second)}
     cards = "".join(photo_card(desk, one, facts.get(one.number), one.number in alike, words) for one in listed.entries)
-    return f'{readiness(audit, len(listed.entries), words)}<ul class="photos">{cards}</ul>'
+    masks = sum(one.masked for one in listed.entries)
+    said = f'<p class="said">{text(words("photos.masks", count=masks))}</p>' if masks else ""
+    return f'{readiness(audit, len(listed.entries), words)}{said}<ul class="photos">{cards}</ul>'
 
 
 def resolution_of_starter() -> int:

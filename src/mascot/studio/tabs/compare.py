@@ -190,7 +190,8 @@ def show_pair(room: Room, session: Session, pair: Pair) -> tuple[str, Pair, str]
         drawn = room.shop.drawer.draw(
             DrawingRequest(sources=wanted.sources, prompts=wanted.prompts, seed=seed, base=base)
         )
-        scores = score(room, wanted.sources[0], drawn, own or theirs, judge_of(one, other))
+        sources = (wanted.sources[0], *(plan.sources[0] for plan in plans))
+        scores = score(room, sources, drawn, own or theirs, judge_of(one, other))
         head = f"<h3>{text(name)}</h3>"
         sides.append(f"<section>{head}{show(room, session, drawn[0], scores)}</section>")
     return f'<div class="pair">{"".join(sides)}</div>', pair, vote_line(room, one, other)
@@ -201,12 +202,17 @@ def judge_of(one: str, other: str) -> str:
     return other if one.startswith(UPLOADED) else one
 
 
-def score(room: Room, source: AdapterSource, drawn: Sequence[DrawnImage], base: str | None, judge: str) -> str:
-    """Write the scores of an image; a note where they cannot be measured."""
+def score(
+    room: Room, sources: Sequence[AdapterSource], drawn: Sequence[DrawnImage], base: str | None, judge: str
+) -> str:
+    """Write the scores of an image; a note where they cannot be measured.
+
+    The first of `sources` that names a subject says which token the prompt has.
+    """
     try:
         photos = [] if judge.startswith(UPLOADED) else photos_of(room.run(judge))
-        stack = open_stack([source])
-        [found] = room.shop.drawer.measure(drawn, photos, subject_of(stack), str(base))
+        stacks = [open_stack([source])[0] for source in sources]
+        [found] = room.shop.drawer.measure(drawn, photos, subject_of(stacks), str(base))
     except UserError as error:
         return f'<p class="said" lang="en">{text(error)}</p>'
     return f'<span class="chips">{score_chips(room, found)}</span>'

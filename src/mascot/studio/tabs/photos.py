@@ -8,9 +8,11 @@ import gradio as gr
 
 from mascot.api.library.photo_desk import LARGEST_FILE
 from mascot.errors import UserError
+from mascot.storage.untrusted_files import read_text
 from mascot.studio.sessions import Session
 from mascot.studio.tabs.answers import Room, message
 
+CAPTION = ".txt"
 REFRESH = "() => window.studio.refresh()"
 """Asks the page to load its live parts now."""
 
@@ -40,16 +42,22 @@ def build_photos(room: Room) -> None:
 
 
 def add_files(session: Session, paths: list[str]) -> list[str]:
-    """Add uploaded files to a session's photos, and delete them; returns what was refused."""
+    """Add uploaded files to a session's photos, and delete them; returns what was refused.
+
+    A text of a photo's name is its caption; hidden files of a folder are left out.
+    """
+    files = [Path(path) for path in paths]
+    captions = {path.stem: path for path in files if path.suffix == CAPTION}
     faults: list[str] = []
-    for text in paths:
-        path = Path(text)
+    for path in (one for one in files if one.suffix != CAPTION and not one.name.startswith(".")):
         try:
-            session.desk.add(path, path.name)
+            photo = session.desk.add(path, path.name)
+            if path.stem in captions:
+                session.desk.caption(photo.number, read_text(captions[path.stem]))
         except UserError as error:
             faults.append(str(error))
-        finally:
-            path.unlink(missing_ok=True)
+    for path in files:
+        path.unlink(missing_ok=True)
     return faults
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 from mascot.api.doctor import doctor
 from mascot.api.library.recipe_form import Effort, RecipeForm, find_bases, methods, nouns, preset_fields, recipe_from
 from mascot.errors import UserError
+from mascot.evaluation.diagnosis.remedies import OUTSIDE_MASK_WEIGHT
 from mascot.methods.registry import DEFAULT
 from mascot.recipe.recipe import Recipe
 from mascot.studio.markup import definition, text
@@ -171,6 +172,7 @@ def recipe_of(room: Room, session: Session, values: tuple[object, ...]) -> Recip
         learning_rate=float(rate) if isinstance(rate, int | float) and rate else None,
         seed=int(seed) if isinstance(seed, int | float) else None,
         previews_every=whole(every),
+        masked=OUTSIDE_MASK_WEIGHT if any(photo.masked for photo in session.desk.read().entries) else None,
         settings=str(settings or ""),
     )
     return recipe_from(form, session.desk.folder / "photos")
