@@ -208,7 +208,7 @@ def recommended_for(source: AdapterSource) -> Knobs:
 
 
 def subject_of(stack: Stack) -> Subject:
-    """Return the subject of the first adapter that names one; its token is empty where none does."""
+    """Return the subject of the first adapter that names one; without any its token is empty."""
     manifest = next((one.adapter.manifest for one in stack if one.adapter.manifest is not None), None)
     return Subject(token=manifest.token, class_noun=manifest.class_noun) if manifest else Subject(token="")
 

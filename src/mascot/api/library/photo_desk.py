@@ -24,9 +24,12 @@ from mascot.storage.atomic_write import atomic_write
 from mascot.storage.image_files import open_image, save_png
 from mascot.storage.json_record import JsonRecord
 from mascot.storage.run_folder import Run
+from mascot.storage.untrusted_files import read_text
 
 LARGEST_FILE: Final = 2**26
 """Most bytes of a photo; those of phones have a tenth of it."""
+CAPTION: Final = ".txt"
+"""Ending of a photo's caption file."""
 SMALLEST_CROP: Final = 0.1
 """A crop is at least this share of a side."""
 BORDER: Final = 0.04
@@ -211,6 +214,25 @@ class PhotoDesk:
     def copy_photos(self, to: Path) -> None:
         """Copy photos, masks and captions, for a training that goes on whatever happens here."""
         shutil.copytree(self.folder / "photos", to)
+
+
+def add_files(desk: PhotoDesk, files: Sequence[Path]) -> list[str]:
+    """Add uploaded files to a desk, and delete them; returns what was refused.
+
+    A text of a photo's name is its caption; hidden files of a folder are left out.
+    """
+    captions = {path.stem: path for path in files if path.suffix == CAPTION}
+    faults: list[str] = []
+    for path in (one for one in files if one.suffix != CAPTION and not one.name.startswith(".")):
+        try:
+            photo = desk.add(path, path.name)
+            if path.stem in captions:
+                desk.caption(photo.number, read_text(captions[path.stem]))
+        except UserError as error:
+            faults.append(str(error))
+    for path in files:
+        path.unlink(missing_ok=True)
+    return faults
 
 
 def write_caption(caption: str, path: Path) -> None:
