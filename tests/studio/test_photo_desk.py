@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mascot.api.library.adapter_desk import add_adapter, list_adapters
-from mascot.api.library.photo_desk import PhotoDesk, facts_by_number, subject_by_border
+from mascot.api.library.photo_desk import PhotoDesk, add_files, facts_by_number, subject_by_border
 from mascot.data.photo_audit import MAXIMUM_PHOTOS
 from mascot.data.photos import read_photos
 from mascot.errors import UserError
@@ -72,6 +72,19 @@ def test_a_file_that_is_no_image_is_refused_by_its_owners_name(desk: PhotoDesk, 
     with pytest.raises(UserError, match=r"^holiday\.png "):
         desk.add(path, "holiday.png")
     assert len(desk.read().entries) == 1
+
+
+def test_a_folder_comes_with_its_captions(desk: PhotoDesk, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    files = [save(noise(40, 40), folder / "b.png"), folder / "b.txt", folder / ".DS_Store", folder / "notes.pdf"]
+    files[1].write_text("an owl\non a shelf", encoding="utf-8")
+    for path in files[2:]:
+        path.write_bytes(b"x")
+    [fault] = add_files(desk, files)
+    assert fault.startswith("notes.pdf ")
+    assert [(one.name, one.caption) for one in desk.read().entries[1:]] == [("b.png", "an owl on a shelf")]
+    assert list(folder.iterdir()) == [], "uploads are not kept"
 
 
 def test_there_is_an_end_to_photos(desk: PhotoDesk, tmp_path: Path) -> None:
