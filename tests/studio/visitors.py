@@ -35,7 +35,6 @@ steps = 4
 checkpoints = 2
 knobs = false
 [training]
-batch_size = 1
 checkpoint_every = 2
 """
 """Settings that make a training short; its parts are all there."""
