@@ -34,8 +34,11 @@ from mascot.studio.workshop import OWN, Workshop
 PREVIEW: Final = re.compile(r"step\d{6}_\d{1,4}\.png")
 LARGEST_BODY: Final = 2**23
 """Most bytes that a button sends: a painted mask."""
-PAGE_POLICY: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
-"""What a report may do: show its own images and styles, and nothing else."""
+PAGE_POLICY: Final = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; frame-ancestors 'self'"
+)
+"""What a report may do: show itself, as if it were of another site that can load nothing."""
 NOTHING: Final = PlainTextResponse("There is nothing here.", status_code=404)
 Answer = Callable[[Request], Awaitable[Response]]
 

@@ -38,12 +38,12 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
 
 
 def report_frame(room: Room, name: str | None) -> str:
-    """Show a run's report in a frame that may do nothing but show itself."""
+    """Show a run's report in a frame that reaches nothing of the page."""
     if not name or name not in finished(room) or not room.run(name).report.is_file():
         return empty(room.words("report.empty"))
     source = part("runs", name, "report")
     title = text(room.words("report.of", name=name))
-    return f'<iframe src="{source}" title="{title}" sandbox loading="lazy"></iframe>'
+    return f'<iframe src="{source}" title="{title}" sandbox="allow-scripts" loading="lazy"></iframe>'
 
 
 def offer_remedies(room: Room, name: str | None) -> gr.CheckboxGroup:
