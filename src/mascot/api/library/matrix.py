@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
@@ -13,7 +13,7 @@ from mascot.generation.stack.adapter_sources import AdapterSource
 Axis = Literal["checkpoint", "adapter", "guidance", "unet_scale", "text_scale", "seed"]
 """What a table varies."""
 AXES: Final[tuple[Axis, ...]] = get_args(Axis)
-NAMED: Final[frozenset[Axis]] = frozenset({"checkpoint", "adapter"})
+NAMED: Final[Collection[str]] = frozenset({"checkpoint", "adapter"})
 """Axes whose values are names of adapters."""
 MOST_CELLS: Final = 36
 Resolve = Callable[[str], AdapterSource]
@@ -76,7 +76,7 @@ def draw_matrix(
     Raises:
         UserError: both axes are one, or there are too many cells.
     """
-    if columns.axis == rows.axis or {columns.axis, rows.axis} == NAMED:
+    if columns.axis == rows.axis or (columns.axis in NAMED and rows.axis in NAMED):
         raise UserError("Both axes vary the same thing; choose two that do not.")
     if len(columns.values) * len(rows.values) > MOST_CELLS:
         raise UserError(f"The table has more than {MOST_CELLS} images; give fewer values.")
