@@ -33,7 +33,7 @@ def build_page(room: Room) -> gr.Blocks:
         title="mascot studio", analytics_enabled=False, fill_width=True, delete_cache=(CLEANING, CLEANING)
     ) as page:
         gr.HTML(header(room))
-        with gr.Tabs(elem_id="tabs") as tabs:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(words("tab.photos"), id="photos", elem_id="tab-photos"):
                 build_photos(room)
             with gr.Tab(words("tab.teach"), id="teach", elem_id="tab-teach"):
