@@ -181,7 +181,11 @@ def previews(run: Run, words: Words) -> str:
     for step in sorted(found, reverse=True)[:MOST_LOOKS]:
         name = words("jobs.step", step=step)
         images = "".join(
-            image_tag(part("runs", run.folder.name, "previews", path.name) + f"?v={path.stat().st_mtime_ns:x}", name)
+            image_tag(
+                part("runs", run.folder.name, "previews", path.name) + f"?v={path.stat().st_mtime_ns:x}",
+                name,
+                lazy=False,
+            )
             for path in found[step]
         )
         columns.append(f"<figure>{images}<figcaption>{text(name)}</figcaption></figure>")
