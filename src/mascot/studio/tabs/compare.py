@@ -129,8 +129,10 @@ def build_pair(room: Room) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Build two adapters side by side, and the vote; returns the fields of both."""
     words = room.words
     with gr.Row(equal_height=True):
-        left = gr.Dropdown(room.choices(), label=words("compare.left"), elem_id="pair-left", min_width=200)
-        right = gr.Dropdown(room.choices(), label=words("compare.right"), elem_id="pair-right", min_width=200)
+        left = gr.Dropdown(room.choices(), value=None, label=words("compare.left"), elem_id="pair-left", min_width=200)
+        right = gr.Dropdown(
+            room.choices(), value=None, label=words("compare.right"), elem_id="pair-right", min_width=200
+        )
         upload = gr.UploadButton(
             words("draw.upload"),
             file_types=[".safetensors"],
