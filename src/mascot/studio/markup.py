@@ -44,13 +44,15 @@ def empty(message: str) -> str:
 
 
 def drawn_card(number: str, prompt: str, seed: int, settings: str, *, words: Words, scores: str = "") -> str:
-    """Write a generated image with its settings, its scores, and what can be done with it."""
-    source = part("image", number)
+    """Write a generated image with its settings, its scores, and what can be done with it.
+
+    An image with scores stands in a comparison, where it is not generated again by itself.
+    """
+    source, label = part("image", number), text(words("draw.again", seed=seed))
+    again = "" if scores else f'<button type="button" class="act" data-seed="{seed}">{label}</button>'
     return (
         f'<figure class="drawn">{image_tag(source, prompt, lazy=False)}<figcaption>'
-        f'<span class="prompt">{text(prompt)}</span>{scores}'
-        f'<span class="row"><button type="button" class="act" data-seed="{seed}">'
-        f"{text(words('draw.again', seed=seed))}</button>"
+        f'<span class="prompt">{text(prompt)}</span>{scores}<span class="row">{again}'
         f'<a class="act" href="{source}?download=1" download>{text(words("draw.download"))}</a></span>'
         f"<details><summary>{text(words('draw.settings'))}</summary><pre>{text(settings)}</pre></details>"
         "</figcaption></figure>"

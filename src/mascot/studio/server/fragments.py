@@ -30,7 +30,7 @@ from mascot.studio.workshop import Workshop
 
 MOST_JOBS: Final = 12
 """Jobs that the page lists; older ones have their runs in the library."""
-MOST_LOOKS: Final = 6
+MOST_LOOKS: Final = 5
 """Columns of previews."""
 
 
