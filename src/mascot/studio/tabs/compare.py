@@ -74,7 +74,7 @@ def build_grid(room: Room) -> gr.Dropdown:
             return grid_table(room, session, cells, columns, rows)
 
     for axis, values in ((x_axis, x_values), (y_axis, y_values)):
-        axis.input(partial(offer_values, room), [axis, run], values, api_visibility="private", show_progress="hidden")
+        axis.change(partial(offer_values, room), [axis, run], values, api_visibility="private", show_progress="hidden")
     fields = [run, prompt, seed, x_axis, x_values, y_axis, y_values]
     go.click(draw, fields, result, concurrency_id=DEVICE, concurrency_limit=1, api_visibility="private")
     return run
