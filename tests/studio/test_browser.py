@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("gradio", reason="the studio's extra is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+import httpx
 from playwright.sync_api import Browser, expect
 
 from studio.crowd import Visit, draw_and_watch
@@ -291,6 +292,16 @@ def test_many_clients_draw_and_watch_at_once(studio: Studio, owl: str) -> None:
     assert all(visit.own and not visit.others for visit in visits), "none sees another's photo or image"
     grown = (server.memory_info().rss - before) / 2**20
     assert grown < 400, f"{grown:.0f} MiB"
+
+
+@pytest.mark.parametrize(
+    "place", ["/etc/passwd", "../../etc/passwd", "{runs}/owl/recipe.toml", "{root}/pyproject.toml"]
+)
+def test_gradio_sends_no_file_of_the_machine(studio: Studio, owl: str, place: str) -> None:
+    del owl
+    file = place.format(runs=studio.library, root=ROOT)
+    for page in ("", "/ru"):
+        assert httpx.get(f"{studio.url}{page}/gradio_api/file={file}", timeout=PATIENCE).status_code in {403, 404}
 
 
 def test_a_restarted_server_finds_everything_again(browser: Browser, tmp_path: Path) -> None:
