@@ -62,7 +62,7 @@ def build_app(shop: Workshop, *, address: str = "127.0.0.1", password: str | Non
             theme=theme(),
             css_paths=[HERE / "assets" / "studio.css"],
             head=head_of(room),
-            favicon_path=str(HERE / "assets" / "favicon.svg"),
+            favicon_path=str(HERE / "assets" / "favicon.svg") if place == "/" else None,
             show_error=False,
             enable_monitoring=False,
             blocked_paths=[str(shop.library)],

@@ -104,7 +104,7 @@ def head_of(room: Room) -> str:
     spoken = json.dumps({"language": room.words.language, **own}, ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<script type="application/json" id="studio-words">{spoken}</script>'
-        '<script src="/studio/page/studio.js" defer></script>'
+        '<link rel="icon" href="/studio/page/favicon.svg"><script src="/studio/page/studio.js" defer></script>'
     )
 
 
