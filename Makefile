@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs commands inputs formats starter wheel notebook campaigns clean
+.PHONY: help demo test check docs commands inputs formats starter wheel notebook studio-test campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -16,6 +16,7 @@ help:
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
 	@echo 'make wheel      the wheel in a bare environment, and faults that the doctor must find (some minutes)'
 	@echo 'make notebook   run the notebook, and kernels that train again and again (six minutes)'
+	@echo 'make studio-test  the studio as a person uses it, in a browser (ten minutes); installs chromium where it may'
 	@echo 'make campaigns  kills, full disks, little memory and crowds (an hour); see docs/reliability.md'
 	@echo 'make clean      remove $(VENV), caches and builds; runs are kept'
 
@@ -79,6 +80,11 @@ notebook: $(VENV)/installed-notebook
 	timeout 1200 $(BIN)/python -m pytest -m slow -n 0 tests/notebook tests/benchmarks/test_study.py
 	rm -rf build/notebook && mkdir -p build/notebook && cp notebooks/mascot.ipynb build/notebook
 	timeout 600 $(BIN)/python -m pytest -n 0 --nbmake --nbmake-timeout=240 build/notebook
+
+# Without chromium, and without the permission to install it, the tests are skipped and say so.
+studio-test: $(VENV)/installed-dev
+	command -v chromium >/dev/null || apt-get install -y -qq chromium >/dev/null 2>&1 || echo 'chromium is missing: the tests in a browser are skipped'
+	timeout 2400 $(BIN)/python -m pytest -n 0 -rs -m slow tests/studio
 
 campaigns: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow tests/reliability/test_kills.py tests/reliability/test_resources.py

@@ -302,3 +302,13 @@ class FileWritten(Event):
 
     kind: Literal["report", "leaderboard", "grid", "page"]
     path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandEnded(Event):
+    """A command has ended; the last event of its file of events."""
+
+    outcome: Literal["done", "stopped", "failed"]
+    """`stopped` is an interruption in order, after which a training can be resumed."""
+    sentence: str = ""
+    """Why it failed; empty elsewhere."""

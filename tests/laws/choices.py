@@ -299,10 +299,14 @@ def declared_names(info: Any) -> list[str]:
     return [name for text in texts if isinstance(text, str) for name in text.split("/") if name.startswith("-")]
 
 
+SERVING = frozenset({"studio"})
+"""Commands that run until they are stopped; `studio/test_command.py` tries their options."""
+
+
 def command_options() -> list[Option]:
-    """List every option and argument of every command."""
+    """List every option and argument of every command that ends by itself."""
     found: list[Option] = []
-    for command in COMMANDS:
+    for command in (one for one in COMMANDS if one.__name__ not in SERVING):
         for name, hint in typing.get_type_hints(command, include_extras=True).items():
             if not get_args(hint) or name == "return":  # the context is no option
                 continue

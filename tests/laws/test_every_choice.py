@@ -181,6 +181,7 @@ SHARED: Mapping[str, Sequence[Sequence[str]]] = {
 OWN: Mapping[tuple[str, str], Sequence[Sequence[str]]] = {
     ("train", "--out"): (["--out", "{out}/deeper/run"],),
     ("train", "--resume"): (["--resume"],),
+    ("train", "--events"): (["--events", "{out}/events/log.jsonl"],),
     ("train", "--from"): (["--from", "{run}"], ["--from", "nowhere"]),
     **{
         (command, option): ([option, value], [option, "nowhere"])

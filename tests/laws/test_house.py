@@ -185,7 +185,7 @@ ROOMS = sorted(
 
 def contents(folder: Path) -> list[str]:
     """What a person sees in a folder, without package markers and caches."""
-    hidden = {"__init__.py", "__pycache__"}
+    hidden = {"__init__.py", "__pycache__", "py.typed"}
     return sorted(path.name for path in folder.iterdir() if path.name not in hidden)
 
 

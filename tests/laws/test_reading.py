@@ -27,6 +27,8 @@ READERS = {
     "adapters/foreign_formats.py": "looks into an archive from an opened file",
     "runs/training_log.py": "writes the step log",
     "reports/html.py": "writes pages",
+    "storage/event_log.py": "appends progress events",
+    "studio/jobs/process.py": "appends what a job prints",
 }
 """File that may call what opens or parses -> why."""
 OPENING = {

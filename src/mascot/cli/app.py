@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from mascot.cli.adapters import convert, inspect
+from mascot.cli.adapters import convert, inspect, publish
 from mascot.cli.evaluate import compare, diagnose, evaluate
 from mascot.cli.generate import generate
 from mascot.cli.interruptions import INTERRUPTED, ending_on_signals, exit_code
 from mascot.cli.merge import extract, merge, resize
-from mascot.cli.publish import publish
+from mascot.cli.studio import studio
 from mascot.cli.suite import suite
 from mascot.cli.sweep import sweep, token
 from mascot.cli.train import doctor, train
@@ -43,6 +43,7 @@ COMMANDS = (
     resize,
     publish,
     doctor,
+    studio,
 )
 
 FREE_MEMORY = "close other programs, or use a machine with more memory"

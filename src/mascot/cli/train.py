@@ -23,13 +23,14 @@ from mascot.cli.options import (
     recipe_values,
 )
 from mascot.errors import UserError, escape_control
+from mascot.methods.registry import METHODS
+from mascot.progress import Event, OnEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mascot.api.installation.machine_report import MachineReport
     from mascot.recipe.recipe import Recipe
-from mascot.methods.registry import METHODS
 
 MethodName = Annotated[
     str | None,
@@ -53,6 +54,10 @@ ClassImages = Annotated[
 CaptionWith = Annotated[
     str | None,
     typer.Option(help="Model that captions photos without a caption: folder or hub id.", show_default=False),
+]
+Events = Annotated[
+    Path | None,
+    typer.Option(help="File that gets each progress event as a line of JSON, for other programs.", show_default=False),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Read photos in subfolders, too.")]
 Measure = Annotated[
@@ -82,6 +87,7 @@ def train(
     recursive: Recursive = False,
     out: Out = None,
     resume: Resume = False,
+    events: Events = None,
 ) -> None:
     """Train a base model on the photos of one subject. Writes an adapter and a report."""
     options: RecipeOptions = {
@@ -98,8 +104,11 @@ def train(
         "caption_with": caption_with,
         "recursive": recursive,
     }
-    made = stopped_recipe(out, recipe, options) if resume else build_recipe(recipe, **options)
-    show_training(made, out, resume=resume)
+    from mascot.storage.event_log import logging_events
+
+    with logging_events(events) as log:
+        made = stopped_recipe(out, recipe, options) if resume else build_recipe(recipe, **options)
+        show_training(made, out, resume=resume, log=log)
 
 
 def stopped_recipe(out: Path | None, file: Path | None, options: RecipeOptions) -> Recipe:
@@ -122,13 +131,21 @@ def stopped_recipe(out: Path | None, file: Path | None, options: RecipeOptions) 
     return resumed_recipe(out, merge(changes, parse_overrides(overrides)))
 
 
-def show_training(recipe: Recipe, out: Path | None, *, resume: bool) -> None:
-    """Train with a progress bar, and print where the adapter and the report are."""
+def show_training(recipe: Recipe, out: Path | None, *, resume: bool, log: OnEvent) -> None:
+    """Train with a progress bar, and print where the adapter and the report are.
+
+    `log` gets each event too.
+    """
     from mascot.api.train import train as train_recipe
     from mascot.cli.console import open_display, show_diagnosis
 
     with open_display() as display:
-        run = train_recipe(recipe, out=out, resume=resume, on_event=display)
+
+        def show(event: Event) -> None:
+            display(event)
+            log(event)
+
+        run = train_recipe(recipe, out=out, resume=resume, on_event=show)
     show_diagnosis(display)
     display.say(f"adapter: {run.adapter}\nreport:  {run.report}")
 

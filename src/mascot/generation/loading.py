@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -22,11 +23,20 @@ from mascot.generation.stack.stacked_adapter import Stack, StackedAdapter
 from mascot.generation.stack.subject_names import fill_prompts
 from mascot.models.base_files.base_reading import BaseReading
 from mascot.models.devices import choose_device
-from mascot.models.families.registry import family_name, load_family, text_width
+from mascot.models.families.registry import Precision, family_name, load_family, text_width
 from mascot.progress import OnEvent, ignore
 from mascot.protocols import Family
 from mascot.storage.run_folder import Run, locate, open_run
 from mascot.storage.strict_parsing import is_unicode
+
+
+class LoadFamily(Protocol):
+    """Loads a base, as `load_family` does."""
+
+    def __call__(self, base: str, *, device: str, precision: Precision, reading: BaseReading | None = None) -> Family:
+        """Load a base model, or return it where it is loaded already."""
+        ...
+
 
 DEVICE_REMEDY = "give --device cpu"
 """Remedy for a missing device, where a command has an option of its own for it."""
@@ -152,11 +162,12 @@ def open_stack_generator(
     device: str = "auto",
     family: Family | None = None,
     on_event: OnEvent = ignore,
+    load: LoadFamily = load_family,
 ) -> tuple[Generator, str]:
     """Load the base of adapters and apply them; returns the generator and the base's name.
 
     The arguments are those of `open_generator`. The base is that of the first adapter that names
-    one.
+    one. `load` takes the place of `load_family`, to keep a base from one call to the next.
 
     Raises:
         UserError: no adapter names a base, two were trained with other readings of it, or an
@@ -175,7 +186,7 @@ def open_stack_generator(
         check_same_reading(first, reading, other, reading_of(other.adapter, other.path))
     if family is None:
         check_architectures(stack, name)
-        family = load_family(name, device=chosen, precision=precision, reading=reading)
+        family = load(name, device=chosen, precision=precision, reading=reading)
     return Generator(family, stack, on_event=on_event), name
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mascot.errors import UserError
 from mascot.storage.atomic_write import atomic_write, write_new
 from mascot.storage.untrusted_files import UnreadableFile, read_bytes
 
@@ -139,3 +140,23 @@ def read_png(path: Path, *, remedy: str = "delete it, and it is generated again"
             return rgb, {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadableFile(path, NOT_WHOLE, remedy) from error
+
+
+MASK_PIXELS = 2**24
+"""Most pixels of a mask that a page paints."""
+
+
+def decode_mask(content: bytes) -> Image.Image:
+    """Decode a PNG that a page painted, as gray: white where it is painted.
+
+    Raises:
+        UserError: it is no whole PNG, or has too many pixels.
+    """
+    damaged = UserError("The mask did not arrive whole; paint it again.")
+    try:
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            if image.width * image.height > MASK_PIXELS:
+                raise damaged
+            return image.convert("L")
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise damaged from error
