@@ -12,11 +12,21 @@ OTHER = "it needs another program or its files, which are not part of this repos
 STARTER = "tests/starter_training/test_commands.py runs it, in its order, at a tiny size"
 CI = "it is what CI runs"
 LOOP = "it is the body of a loop of the shell; the same command with a folder's name is run"
+SERVES = "it serves until it is stopped; tests/studio runs it"
 RAY = "it needs a Ray cluster; tests/experiments runs the executor"
 
 SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 NOT_RUN: Mapping[str, str] = {
     "make demo": CI,
+    "git clone ... '&&' cd mascot": HUB,
+    '.venv/bin/mascot doctor': CI,
+    "pip install 'mascot[studio]'": INSTALLS,
+    'mascot studio': SERVES,
+    'mascot studio --library work/runs --port 8000': SERVES,
+    "mascot studio --address 0.0.0.0 --password 'eight letters or more'": SERVES,
+    'mascot doctor photos/ --recipe recipes/study.toml --no-measure': HUB,
+    'mascot train photos/ --recipe recipes/study.toml': HUB,
+    'mascot train examples/mascot/photos --recipe recipes/study.toml --base starter --class-noun owl --set token=none --set dataset.resolution=128 --set training.optimizer=adamw': HOURS,
     "make test": CI,
     "pip install -c constraints.txt .": INSTALLS,
     "pip install -c constraints.txt '.[optimizers]'": INSTALLS,
