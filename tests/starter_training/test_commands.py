@@ -133,7 +133,7 @@ def test_the_documented_commands_make_a_base_and_its_encoders(tmp_path: Path, re
 
     again = tmp_path / "again"
     again.mkdir()
-    for name in ("drawings.npz", "tokenizer"):
+    for name in ("npm", "drawings.npz", "tokenizer"):
         (again / name).symlink_to(tmp_path / "starter_work" / name)
     assert [command.split()[0] for command in continued] == ["vae", "base", "clip"]
     continued = [f"{shortened(command, tmp_path)} --work {again}" for command in continued]
