@@ -101,10 +101,11 @@ def shortened(command: str, folder: Path) -> str:
 def test_the_documented_commands_make_a_base_and_its_encoders(tmp_path: Path, registry: Path) -> None:
     """They run in the order of the README, and mascot reads what they write.
 
-    A second training continues from the base that the first one wrote.
+    A second training continues from what the first one wrote, by the commands with BEFORE.
     """
-    # The canary is of the packaged base; tests/installation/test_canary.py runs its command.
-    commands = [command for command in documented_commands() if command != "canary"]
+    documented = documented_commands()
+    commands = [command for command in documented if "BEFORE" not in command]
+    continued = [command for command in documented if "BEFORE" in command]
     steps = [command.split()[0] for command in commands]
     assert steps[0] == "collect"
     assert {"tokenizer", "vae", "base", "clip", "identity", "grid", "subjects", "encoders", "export"} <= set(steps)
@@ -132,8 +133,10 @@ def test_the_documented_commands_make_a_base_and_its_encoders(tmp_path: Path, re
 
     again = tmp_path / "again"
     again.mkdir()
-    for name in ("drawings.npz", "tokenizer"):
+    for name in ("npm", "drawings.npz", "tokenizer"):
         (again / name).symlink_to(tmp_path / "starter_work" / name)
-    start = f"--work {again} --minutes {MINUTES} --replicas 1 --start {tmp_path / 'base'}"
-    run_commands(registry, tmp_path, f"vae {start}", f"base {start} --scenes 64")
+    assert [command.split()[0] for command in continued] == ["vae", "base", "clip"]
+    continued = [f"{shortened(command, tmp_path)} --work {again}" for command in continued]
+    run_commands(registry, tmp_path, *(command.replace("BEFORE", str(tmp_path)) for command in continued))
     assert (again / "base" / "weights.pt").is_file()
+    assert (again / "encoders" / "clip" / "weights.pt").is_file()
