@@ -305,8 +305,8 @@ def test_a_precision_that_a_device_computes_wrongly_does_not_work(monkeypatch: p
     assert measure_precision("bf16", "cpu").works
     right = functional.conv2d
 
-    def wrong(x: torch.Tensor, *rest: torch.Tensor, **options: int) -> torch.Tensor:
-        made = right(x, *rest, **options)
+    def wrong(x: torch.Tensor, weight: torch.Tensor, *, padding: int) -> torch.Tensor:
+        made = right(x, weight, padding=padding)
         return made * float("nan") if torch.is_autocast_enabled("cpu") else made
 
     monkeypatch.setattr(torch_build.functional, "conv2d", wrong)

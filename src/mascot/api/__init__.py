@@ -7,5 +7,5 @@ Parsing of options and printing live in `cli/`. Training lives in `runs/`, scori
 `evaluation/`, and work over many runs in `experiments/`. `training_report.py` is no verb: it is
 the end of `train`.
 
-Only `cli/`, a future `studio/`, scripts and tests import this room.
+Only `cli/`, `studio/`, scripts and tests import this room.
 """

@@ -129,7 +129,7 @@ def token(
     clip: Clip = None,
 ) -> None:
     """Find rare words for the identifier token, and show what they mean to the base model."""
-    from mascot.api.find_token import find_token
+    from mascot.api.experiments.find_token import find_token
     from mascot.cli.console import open_display, show_rows
     from mascot.evaluation.selection.token_choice import search_rows
     from mascot.models.devices import choose_device

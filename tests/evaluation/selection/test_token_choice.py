@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mascot.api.doctor import doctor
-from mascot.api.find_token import find_token
+from mascot.api.experiments.find_token import find_token
 from mascot.api.train import train
 from mascot.errors import UserError
 from mascot.evaluation.metrics.default_encoders import EncoderPair, load_encoders
