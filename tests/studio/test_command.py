@@ -70,6 +70,14 @@ def test_another_address_needs_a_password(
     assert [found["password"] for found in served] == ["long enough", "from the environment"]
 
 
+def test_a_link_through_another_machine_is_refused(mascot: Command, served: Served, library: Path) -> None:
+    code, _, errors = mascot("studio", "--port", 0, "--library", library, "--share", "always")
+    assert (code, served) == (2, [])
+    assert "--share" in errors
+    assert "never" in errors
+    assert mascot("studio", "--port", 0, "--library", library, "--share", "never")[0] == 0
+
+
 def test_one_studio_serves_a_library(mascot: Command, served: Served, library: Path) -> None:
     with hold_lock(library / OWN):
         code, _, errors = mascot("studio", "--port", 0, "--library", library)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,10 @@ Password = Annotated[
     str | None,
     typer.Option(help="Password of the page, 8 letters or more.", envvar="MASCOT_PASSWORD", show_default=False),
 ]
+Share = Annotated[
+    Literal["never"],
+    typer.Option(help="Link through another machine: never. Photos stay here; others reach the page by --address."),
+]
 Library = Annotated[Path, typer.Option(help="Folder of the runs.", parser=read_place)]
 
 
@@ -26,9 +30,11 @@ def studio(
     port: Port = 7860,
     address: Address = "127.0.0.1",
     password: Password = None,
+    share: Share = "never",
     library: Library = Path("runs"),
 ) -> None:
     """Open the studio: photos, training, images and comparisons on a page in the browser."""
+    del share  # there is one value: whoever expects Gradio's link is told so by the parser
     from mascot.cli.console import quiet_libraries
 
     try:
