@@ -26,6 +26,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     found: Served = []
 
     def serve(library: Path, listener: socket.socket, **options: Any) -> None:
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()  # nobody is refused who comes early
         found.append({"library": library, "bound": listener.getsockname(), **options})
 
     monkeypatch.setattr(app, "serve_locked", serve)
