@@ -41,8 +41,6 @@ pytestmark = [
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CROWD = int(os.environ.get("MASCOT_STUDIO_CROWD", "50"))
 """Clients that draw and watch at once."""
-PICTURES = os.environ.get("MASCOT_STUDIO_PICTURES")
-"""Folder for screenshots; none are written without it."""
 STEPS = 20
 
 
@@ -342,39 +340,3 @@ def test_the_password_opens_the_page(browser: Browser, tmp_path: Path) -> None:
     finally:
         page.close()
         studio.end()
-
-
-@pytest.mark.skipif(PICTURES is None, reason="MASCOT_STUDIO_PICTURES is not set")
-@pytest.mark.parametrize("width", [1280, 768, 390])
-def test_pictures_of_the_page(studio: Studio, browser: Browser, owl: str, width: int) -> None:
-    del owl
-    folder = ROOT / str(PICTURES)
-    folder.mkdir(parents=True, exist_ok=True)
-    person = Person.arrive(browser, studio.url, width=width)
-    person.upload(PHOTOS, expected=6)
-
-    def shoot(name: str) -> None:
-        person.page.wait_for_timeout(1200)
-        person.page.screenshot(path=folder / f"studio-{name}-{width}.png", full_page=True)
-
-    shoot("photos")
-    person.tab("Teach")
-    person.page.locator(".job.done summary").first.click()
-    shoot("teach")
-    person.tab("Draw")
-    expect(person.page.locator("#draw-adapters")).to_contain_text("owl")
-    person.page.locator("#draw-go").click()
-    expect(person.page.locator("#draw-result .drawn")).to_have_count(2)
-    shoot("draw")
-    person.tab("Compare")
-    expect(person.page.locator("#pair-left input")).to_have_value("owl")
-    person.choose("pair-right", f"owl@{STEPS}")
-    person.page.locator("#pair-go").click()
-    expect(person.page.locator("#pair-result img")).to_have_count(2)
-    shoot("compare")
-    person.tab("Library")
-    shoot("library")
-    person.tab("Report")
-    person.page.frame_locator("#report-page iframe").locator("h1").first.wait_for()
-    shoot("report")
-    person.leave()

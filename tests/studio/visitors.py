@@ -155,13 +155,13 @@ class Person:
         entry.fill(value)
         entry.press("Tab")
 
-    def teach(self, name: str, *, steps: int, settings: str = SETTINGS) -> None:
+    def teach(self, name: str, *, steps: int, settings: str = SETTINGS, every: int = 5) -> None:
         """Fill the form and start."""
         self.tab("Teach")
         self.choose("teach-noun", "owl")
         self.fill("teach-name", name)
         self.fill("teach-steps", str(steps))
-        self.fill("teach-every", "5")
+        self.fill("teach-every", str(every))
         code = self.page.locator("#teach-settings .cm-content")
         if not code.is_visible():
             self.page.get_by_text("All settings").click()

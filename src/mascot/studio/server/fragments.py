@@ -222,7 +222,7 @@ def run_card(shop: Workshop, one: RunSummary, runs: Sequence[RunSummary], words:
     scores = "".join(chip(f"{title} {value:.2f}") for title, value in one.scores.items())
     state = "" if one.finished else chip(words("library.unfinished"), "warn")
     verdict = f'<p class="verdict {one.severity or "good"}" lang="en">{text(one.verdict)}</p>' if one.verdict else ""
-    facts = definition([(words("library.subject"), one.subject), (words("library.made"), made_of(one))])
+    facts = definition([(words("library.subject"), one.subject), (words("library.made"), made_of(one, words))])
     return (
         f'<article class="run">{image}<div><header><h3>{text(name)}</h3>{state}</header>'
         f'<p class="chips">{scores}</p>{verdict}{facts}{origin(one, runs, words)}'
@@ -230,9 +230,9 @@ def run_card(shop: Workshop, one: RunSummary, runs: Sequence[RunSummary], words:
     )
 
 
-def made_of(one: RunSummary) -> str:
+def made_of(one: RunSummary, words: Words) -> str:
     """Write the base, the method and the steps of a run."""
-    return f"{one.base}, {one.method}, {one.steps}"
+    return f"{one.base}, {one.method}, {words('library.steps', count=one.steps)}"
 
 
 def origin(one: RunSummary, runs: Sequence[RunSummary], words: Words) -> str:

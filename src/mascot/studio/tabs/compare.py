@@ -41,12 +41,18 @@ def build_compare(room: Room) -> list[gr.Dropdown]:
     return [run, left, right]
 
 
+def offer_runs(room: Room, label: str, field: str) -> gr.Dropdown:
+    """Offer runs and kept steps; any name passes, as the list may be older than the server."""
+    choices = room.choices()
+    return gr.Dropdown(choices, value=None, label=label, elem_id=field, min_width=200, allow_custom_value=True)
+
+
 def build_grid(room: Room) -> gr.Dropdown:
     """Build the table of images; returns the field of its adapter."""
     words = room.words
     axes = [(words(f"axis.{axis}"), axis) for axis in AXES]
     with gr.Row():
-        run = gr.Dropdown(room.choices(), label=words("compare.run"), elem_id="grid-run", min_width=200)
+        run = offer_runs(room, words("compare.run"), "grid-run")
         prompt = gr.Textbox(
             "a {subject} on a beach",
             label=words("compare.prompt"),
@@ -129,10 +135,8 @@ def build_pair(room: Room) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Build two adapters side by side, and the vote; returns the fields of both."""
     words = room.words
     with gr.Row(equal_height=True):
-        left = gr.Dropdown(room.choices(), value=None, label=words("compare.left"), elem_id="pair-left", min_width=200)
-        right = gr.Dropdown(
-            room.choices(), value=None, label=words("compare.right"), elem_id="pair-right", min_width=200
-        )
+        left = offer_runs(room, words("compare.left"), "pair-left")
+        right = offer_runs(room, words("compare.right"), "pair-right")
         upload = gr.UploadButton(
             words("draw.upload"),
             file_types=[".safetensors"],

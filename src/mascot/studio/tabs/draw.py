@@ -86,6 +86,7 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
         adapters = gr.Dropdown(
             room.choices(),
             multiselect=True,
+            allow_custom_value=True,  # the list may be older than the server; names are checked where they are used
             label=words("draw.adapters"),
             info=words("draw.adapters_info"),
             elem_id="draw-adapters",

@@ -20,7 +20,9 @@ def build_library(room: Room) -> gr.Dropdown:
     with gr.Accordion(words("publish.title"), open=False):
         gr.HTML(f"<p>{words('publish.lead')}</p>")
         with gr.Row():
-            run = gr.Dropdown(finished(room), label=words("compare.run"), elem_id="publish-run")
+            run = gr.Dropdown(
+                finished(room), label=words("compare.run"), elem_id="publish-run", allow_custom_value=True
+            )
             repo = gr.Textbox(
                 label=words("publish.repo"), placeholder="name/owl", max_length=200, elem_id="publish-repo"
             )

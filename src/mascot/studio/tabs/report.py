@@ -16,7 +16,7 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
     """Build the tab; returns the run's field, the report, and the remedies."""
     words = room.words
     gr.HTML(f'<p class="lead">{words("report.lead")}</p>')
-    run = gr.Dropdown(finished(room), label=words("compare.run"), elem_id="report-run")
+    run = gr.Dropdown(finished(room), label=words("compare.run"), elem_id="report-run", allow_custom_value=True)
     remedies = gr.CheckboxGroup([], label=words("report.remedies"), elem_id="report-remedies", visible=False)
     apply = gr.Button(words("report.apply"), elem_id="report-apply")
     page = gr.HTML(empty(words("report.empty")), elem_id="report-page")
