@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Visit:
 
 
 @contextmanager
-def serve(page: str, folder: Path) -> Iterator[str]:
+def serve(page: str, folder: Path) -> Generator[str]:
     """Serve a page from a process of its own; yields the address."""
     words = ["studio", "--port", "0", "--library", str(folder / "runs")] if page == "studio" else []
     environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
