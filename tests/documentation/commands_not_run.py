@@ -32,6 +32,7 @@ NOT_RUN: Mapping[str, str] = {
     "pip install -c constraints.txt .": INSTALLS,
     "pip install -c constraints.txt '.[optimizers]'": INSTALLS,
     "pip install -c constraints.txt '.[ray,search]'": INSTALLS,
+    "pip install -c constraints.txt '.[studio]'": INSTALLS,
     "pip install -e '.[recipe]' -c constraints.txt": INSTALLS,
     "python3 -m venv .venv": INSTALLS,
     "hf auth login": HUB,

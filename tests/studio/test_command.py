@@ -46,6 +46,14 @@ def test_it_listens_on_this_machine_alone(mascot: Command, served: Served, libra
     assert found["bound"][1] > 0
 
 
+def test_the_library_is_the_folder_runs(
+    mascot: Command, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mascot("studio", "--port", 0)[0] == 0
+    assert served[0]["library"] == Path("runs")
+
+
 def test_the_port_is_the_one_that_is_given(mascot: Command, served: Served, library: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

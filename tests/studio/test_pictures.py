@@ -19,9 +19,9 @@ from studio.visitors import CHROMIUM, PATIENCE, PHOTOS, ROOT, Person, Studio, ch
 PICTURES = os.environ.get("MASCOT_STUDIO_PICTURES")
 """Folder for the pictures; none are made without it."""
 WIDTHS = (1280, 768, 390)
-STRIP = ("photos", "teach", "draw", "compare")
+WAY = ("photos", "teach", "draw", "compare")
 """The way from photos to a comparison, as one picture."""
-STRIP_HEIGHT = 640
+PART_SIZE = (900, 630)
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +43,7 @@ def test_pictures_of_the_page(tmp_path: Path) -> None:
                 photograph(browser, studio, folder, width)
     finally:
         studio.end()
-    join([folder / f"studio-{name}-1280.png" for name in STRIP], folder / "studio.png")
+    join([folder / f"studio-{name}-1280.png" for name in WAY], folder / "studio.png")
 
 
 def teach(browser: Browser, studio: Studio) -> None:
@@ -65,7 +65,9 @@ def photograph(browser: Browser, studio: Studio, folder: Path, width: int) -> No
 
     def shoot(name: str) -> None:
         page.wait_for_timeout(1500)
-        page.screenshot(path=folder / f"studio-{name}-{width}.png", full_page=True)
+        path = folder / f"studio-{name}-{width}.png"
+        page.screenshot(path=path, full_page=True)
+        shrink(path)
 
     person.upload(PHOTOS, expected=6)
     shoot("photos")
@@ -99,13 +101,17 @@ def photograph(browser: Browser, studio: Studio, folder: Path, width: int) -> No
 
 
 def join(files: Sequence[Path], path: Path) -> None:
-    """Set pictures side by side at one height, each cut where it is longer than wide."""
-    images = [Image.open(file).convert("RGB") for file in files]
-    images = [image.crop((0, 0, image.width, min(image.height, image.width))) for image in images]
-    images = [image.resize((image.width * STRIP_HEIGHT // image.height, STRIP_HEIGHT)) for image in images]
-    strip = Image.new("RGB", (sum(image.width + 8 for image in images) - 8, STRIP_HEIGHT), "#8a8a8a")
-    left = 0
-    for image in images:
-        strip.paste(image, (left, 0))
-        left += image.width + 8
-    strip.save(path, optimize=True)
+    """Set the upper parts of pictures in two columns."""
+    width, height = PART_SIZE
+    whole = Image.new("RGB", (2 * width + 8, (len(files) + 1) // 2 * (height + 8) - 8), "#8a8a8a")
+    for number, file in enumerate(files):
+        image = Image.open(file).convert("RGB")
+        upper = image.crop((0, 0, image.width, image.width * height // width))
+        whole.paste(upper.resize(PART_SIZE), (number % 2 * (width + 8), number // 2 * (height + 8)))
+    whole.save(path)
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    """Write a picture with 256 colors, which is a third of the bytes."""
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)

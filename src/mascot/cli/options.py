@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from mascot.recipe.recipe import Recipe
 
 
-def read_place(text: str) -> Path:
-    """Read a file's or folder's place; an empty one would be the present folder.
+def read_place(text: str | Path) -> Path:
+    """Read a file's or folder's place, or a default; an empty one would be the present folder.
 
     Raises:
         UserError: it is empty.
     """
-    if not text.strip():
+    if not str(text).strip():
         raise UserError("a place is empty, where a run, an adapter or a file must be; give its path.")
     return Path(text)
 
