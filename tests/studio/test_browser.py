@@ -231,6 +231,7 @@ def test_the_report_is_shown_and_fills_the_next_form(person: Person) -> None:
     expect(frame.locator("h1").first).to_be_visible()
     person.page.locator("#report-apply").click()
     expect(person.page.locator("#teach-noun input")).to_have_value("owl")
+    expect(person.page.locator("#teach-steps input")).to_have_value(str(STEPS))
     person.page.get_by_text("All settings").click()
     expect(person.page.locator("#teach-settings .cm-content")).to_contain_text("checkpoint_every = 2")
 
@@ -250,6 +251,34 @@ def test_the_page_is_used_by_keyboard_alone(person: Person) -> None:
     person.page.keyboard.press("Enter")
     expect(person.page.locator(".photo .chips")).to_contain_text("cropped")
     person.page.wait_for_function("document.activeElement.dataset.edit === '1'")  # the focus comes back
+
+
+def test_a_mask_is_proposed_taken_back_and_kept_by_saving(person: Person) -> None:
+    person.upload(PHOTOS[:2], expected=2)
+    chips, desk = person.page.locator(".photo .chips").nth(1), person.page.locator(".desk")
+
+    def open_mask() -> None:
+        person.page.locator(".photo .pick").nth(1).click()
+        desk.locator("[data-mode=mask]").click()
+        person.page.wait_for_function("document.querySelector('.desk canvas').width > 300")
+
+    open_mask()
+    with person.page.expect_response("**/studio/border/*"):
+        desk.locator("[data-do=border]").click()
+    desk.locator("[data-do=close]").click()
+    expect(chips).not_to_contain_text("masked")
+    open_mask()
+    with person.page.expect_response("**/studio/border/*"):
+        desk.locator("[data-do=border]").click()
+    person.page.wait_for_timeout(500)
+    desk.locator("[data-do=save]").click()
+    expect(chips).to_contain_text("masked")
+    open_mask()
+    desk.locator("[data-do=unmask]").click()
+    desk.locator("[data-do=undo]").click()
+    desk.locator("[data-do=unmask]").click()
+    desk.locator("[data-do=save]").click()
+    expect(chips).not_to_contain_text("masked")
 
 
 def test_every_field_and_button_of_a_card_has_a_name(person: Person) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,9 @@ def test_a_mistake_in_the_settings_is_named(library: Path, settings: str, said: 
 def test_the_settings_of_a_run_fill_the_form_of_the_next(library: Path) -> None:
     form, settings = settings_text_of(Run(library / "second"), ["method.rank=8"])
     assert (form.class_noun, form.base) == ("owl", "starter")
-    again = recipe_from(RecipeForm(class_noun="owl", settings=settings), library.parent / "photos")
+    assert (form.steps, form.seed) == (7, 3)
+    assert "steps" not in settings
+    again = recipe_from(replace(form, settings=settings), library.parent / "photos")
     assert (again.training.steps, again.seed, again.method.model_dump()["rank"]) == (7, 3, 8)
 
 

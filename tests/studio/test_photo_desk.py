@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mascot.api.library.adapter_desk import add_adapter, list_adapters
-from mascot.api.library.photo_desk import PhotoDesk, add_files, facts_by_number, subject_by_border
+from mascot.api.library.photo_desk import PhotoDesk, add_files, facts_by_number, subject_by_border, with_own_names
 from mascot.data.photo_audit import MAXIMUM_PHOTOS
 from mascot.data.photos import read_photos
 from mascot.errors import UserError
+from mascot.storage.image_files import open_image
 from tiny.photos import noise
 
 
@@ -113,10 +115,35 @@ def test_a_mask_that_marks_nothing_is_refused(desk: PhotoDesk) -> None:
         desk.set_mask(1, Image.new("L", (10, 10)))
 
 
+def test_photos_without_a_mask_count_whole_beside_masked_ones(desk: PhotoDesk, tmp_path: Path) -> None:
+    desk.add(save(noise(90, 60), tmp_path / "other.png"), "other.png")
+    desk.set_mask(1, circle().convert("L").point([0] * 100 + [255] * 156))
+    assert open_image(desk.mask(2)).convert("L").getextrema() == (255, 255)
+    assert not desk.entry(2).masked
+    audit = desk.audit(64)
+    assert audit
+    assert facts_by_number(audit)[2].cut is None, "a white mask says nothing of where the subject is"
+    desk.set_mask(1, None)
+    assert not desk.mask(1).exists()
+    assert not desk.mask(2).exists()
+
+
+def test_captions_that_come_at_once_are_all_kept(desk: PhotoDesk, tmp_path: Path) -> None:
+    for number in range(2, 9):
+        desk.add(save(noise(40, 40), tmp_path / f"{number}.png"), f"{number}.png")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: desk.caption(number, f"photo {number}"), range(1, 9)))
+    assert [one.caption for one in desk.read().entries] == [f"photo {number}" for number in range(1, 9)]
+
+
+def test_a_sentence_names_photos_as_their_owner_does(desk: PhotoDesk) -> None:
+    assert with_own_names(desk, "001.png is blurred.") == f"{desk.entry(1).name} is blurred."
+
+
 def test_a_photo_that_was_taken_out_is_gone(desk: PhotoDesk) -> None:
     desk.take_out(1)
     assert list(desk.folder.rglob("*.png")) == []
-    for act in (desk.take_out, desk.mask_from_border, lambda number: desk.caption(number, "x")):
+    for act in (desk.take_out, desk.propose_mask, lambda number: desk.caption(number, "x")):
         with pytest.raises(UserError, match="not there any more"):
             act(1)
 
@@ -132,7 +159,10 @@ def test_the_border_tells_the_subject_with_what_it_encloses() -> None:
 def test_a_photo_like_its_border_has_no_mask(desk: PhotoDesk, tmp_path: Path) -> None:
     desk.add(save(Image.new("RGB", (64, 64), "#3060c0"), tmp_path / "flat.png"), "flat.png")
     with pytest.raises(UserError, match="marks nothing"):
-        desk.mask_from_border(2)
+        desk.propose_mask(2)
+    desk.add(save(circle(), tmp_path / "disc.png"), "disc.png")
+    assert desk.propose_mask(3).getextrema() == (0, 255)
+    assert not desk.mask(3).exists(), "a proposal is not kept"
 
 
 def test_a_file_that_is_no_adapter_is_refused(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_photos_are_changed_in_place(shop: Workshop, visitor: TestClient, tmp_pa
     assert visitor.get("/studio/mask/1").status_code == 200
     assert visitor.post("/studio/photos/1/unmask", json={}).json() == {}
     assert visitor.get("/studio/mask/1").status_code == 204
+    assert visitor.get("/studio/border/9").json()["error"].endswith("choose another one.")
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,14 @@ def test_photos_are_changed_in_place(shop: Workshop, visitor: TestClient, tmp_pa
         ("crop", {"box": "all"}),
         ("mask", {"image": "data:image/png;base64,AAAA"}),
         ("mask", {"image": "x"}),
-        ("border", {}),
+        ("unmask", {}),
         ("caption", [1]),
     ],
 )
 def test_what_a_page_cannot_send_is_refused_in_a_sentence(
     shop: Workshop, visitor: TestClient, verb: str, body: object, tmp_path: Path
 ) -> None:
-    if verb != "border":
+    if verb != "unmask":
         add_photo(shop, visitor, tmp_path)
     answer = visitor.post(f"/studio/photos/1/{verb}", json=body)
     assert answer.status_code == 400

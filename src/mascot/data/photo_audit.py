@@ -265,9 +265,13 @@ def _background_histogram(photo: Photo) -> NDArray[np.float64] | None:
 
 
 def _measure(photo: Photo, resolution: int, sizes: Sequence[tuple[int, int]], sharp: float) -> PhotoFacts:
-    """Measure one photo and its crop to the nearest size."""
+    """Measure one photo and its crop to the nearest size.
+
+    A mask that is white everywhere does not say where the subject is.
+    """
     height, width = photo.size
-    box = subject_box(photo.mask) if photo.mask is not None else None
+    marked = photo.mask is not None and photo.mask.getextrema() != (255, 255)
+    box = subject_box(photo.mask) if photo.mask is not None and marked else None
     left, top, right, bottom = crop_box(photo.size, nearest_bucket(photo.size, sizes), box)
     cut = center_distance = None
     if box is not None:

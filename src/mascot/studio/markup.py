@@ -14,11 +14,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def button(label: str, post: str, *, kind: str = "", confirm: str = "", hint: str = "") -> str:
-    """Write a button that posts to an address of this server."""
-    asked = f' data-confirm="{text(confirm)}"' if confirm else ""
-    said = f' aria-label="{text(hint)}"' if hint else ""
-    return f'<button type="button" class="act {kind}" data-post="{text(post)}"{asked}{said}>{text(label)}</button>'
+def button(label: str, post: str, *, kind: str = "", said: str = "", hint: str = "") -> str:
+    """Write a button that posts to an address of this server; `said` is shown when it is done."""
+    shown = f' data-say="{text(said)}"' if said else ""
+    name = f' aria-label="{text(hint)}"' if hint else ""
+    return f'<button type="button" class="act {kind}" data-post="{text(post)}"{shown}{name}>{text(label)}</button>'
 
 
 def chip(label: str, kind: str = "", hint: str = "") -> str:

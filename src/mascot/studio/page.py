@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from mascot.studio.markup import text
 from mascot.studio.tabs.answers import Room
 from mascot.studio.tabs.compare import build_compare, offer_pair
 from mascot.studio.tabs.draw import build_draw, offer_adapters
-from mascot.studio.tabs.library import build_library, finished
+from mascot.studio.tabs.library import build_library, offer_finished
 from mascot.studio.tabs.photos import REFRESH, build_photos
 from mascot.studio.tabs.report import build_report, offer_report
 from mascot.studio.tabs.teach import build_teach
@@ -48,8 +49,8 @@ def build_page(room: Room) -> gr.Blocks:
                 reported = build_report(room, fields, tabs)
         fill_on_opening(room, (draw, drawn.adapters), (compare, compared), (report, reported))
         library.select(
-            lambda: gr.Dropdown(choices=finished(room)),
-            None,
+            partial(offer_finished, room),
+            published,
             published,
             api_visibility="private",
             show_progress="hidden",

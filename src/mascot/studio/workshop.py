@@ -53,11 +53,9 @@ class Workshop:
 
     def trained(self) -> list[str]:
         """List what images can be generated with: finished runs, and kept steps as `RUN@STEP`."""
-        found: list[str] = []
-        for one in self.runs():
-            found += [one.name] if one.finished else []
-            found += [f"{one.name}@{step}" for step in one.kept]
-        return found
+        runs = self.runs()
+        steps = [f"{one.name}@{step}" for one in runs for step in one.kept]
+        return [one.name for one in runs if one.finished] + steps
 
     def train(self, recipe: Recipe, name: str, desk: PhotoDesk) -> Job:
         """Put a training into the queue; its photos are copied, whatever happens to the desk.

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,8 @@ MOST_PARTS: Final = 100
 """Connected parts of a mask that are looked at."""
 WORKING_SIDE: Final = 256
 """Masks from the border are computed at this size."""
+CHANGING: Final = RLock()
+"""Held while a list of photos is changed: a page sends several changes at once."""
 
 
 class DeskPhoto(BaseModel):
@@ -110,28 +113,29 @@ class PhotoDesk:
         Raises:
             UserError: there are enough photos, or the file is too large or no image.
         """
-        listed = self.read()
-        if len(listed.entries) >= MAXIMUM_PHOTOS:
-            raise UserError(
-                f"{shorten(name, 60)}: there are {MAXIMUM_PHOTOS} photos already, and more help little; take one out."
-            )
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{shorten(name, 60)} is larger than {LARGEST_FILE // 2**20} MiB; save a smaller copy.")
-        entry = DeskPhoto(number=listed.next, name=shorten(name, 120))
         decoded = read_upload(path, name)
-        for place in (self.photo(entry.number), self.original(entry.number)):
-            write_plain(decoded.image, place)
-        if decoded.alpha is not None and decoded.alpha.getextrema() != (255, 255):
-            write_plain(decoded.alpha, self.mask(entry.number))
-            entry = entry.model_copy(update={"masked": True})
-        self.write([*listed.entries, entry], listed.next + 1)
+        with CHANGING:
+            listed = self.read()
+            if len(listed.entries) >= MAXIMUM_PHOTOS:
+                raise UserError(
+                    f"{shorten(name, 60)}: there are {MAXIMUM_PHOTOS} photos already, and more help little; "
+                    "take one out."
+                )
+            entry = DeskPhoto(number=listed.next, name=shorten(name, 120))
+            for place in (self.photo(entry.number), self.original(entry.number)):
+                write_plain(decoded.image, place)
+            if decoded.alpha is not None and decoded.alpha.getextrema() != (255, 255):
+                write_plain(decoded.alpha, self.mask(entry.number))
+                entry = entry.model_copy(update={"masked": True})
+            self.write([*listed.entries, entry], listed.next + 1)
         return entry
 
     def write(self, entries: Sequence[DeskPhoto], following: int | None = None) -> None:
-        """Write the list, and each caption beside its photo."""
+        """Write the list, and each photo's caption and mask beside it."""
         PhotoList(entries=tuple(entries), next=following or self.read().next).write(self.record)
         for entry in entries:
             write_caption(entry.caption, self.photo(entry.number).with_suffix(".txt"))
+        complete_masks(self, entries)
 
     def change(self, number: int, **changes: object) -> DeskPhoto:
         """Change what is said of a photo.
@@ -139,8 +143,9 @@ class PhotoDesk:
         Raises:
             UserError: it was taken out.
         """
-        changed = self.entry(number).model_copy(update=changes)
-        self.write([changed if one.number == number else one for one in self.read().entries])
+        with CHANGING:
+            changed = self.entry(number).model_copy(update=changes)
+            self.write([changed if one.number == number else one for one in self.read().entries])
         return changed
 
     def caption(self, number: int, text: str) -> DeskPhoto:
@@ -161,7 +166,8 @@ class PhotoDesk:
         for place in (self.photo(number), self.original(number), self.mask(number)):
             place.unlink(missing_ok=True)
         self.photo(number).with_suffix(".txt").unlink(missing_ok=True)
-        self.write([one for one in self.read().entries if one.number != number])
+        with CHANGING:
+            self.write([one for one in self.read().entries if one.number != number])
 
     def crop(self, number: int, box: tuple[float, float, float, float] | None) -> DeskPhoto:
         """Crop a photo to a box: left, top, right and bottom as shares of the original's sides.
@@ -190,20 +196,17 @@ class PhotoDesk:
             self.mask(number).unlink(missing_ok=True)
             return self.change(number, masked=False)
         size = open_image(self.photo(number)).size
-        grey = mask.convert("L").resize(size, Image.Resampling.BILINEAR)
-        if int(np.asarray(grey).max()) < 128:
-            raise UserError("The mask marks nothing; paint over the subject.")
-        write_plain(grey, self.mask(number))
+        write_plain(checked_mask(mask.convert("L").resize(size, Image.Resampling.BILINEAR)), self.mask(number))
         return self.change(number, masked=True)
 
-    def mask_from_border(self, number: int) -> DeskPhoto:
-        """Mask what does not have the colors of a photo's border.
+    def propose_mask(self, number: int) -> Image.Image:
+        """Mark what does not have the colors of a photo's border; nothing is kept.
 
         Raises:
             UserError: the photo was taken out, or all of it looks like its border.
         """
         self.entry(number)
-        return self.set_mask(number, subject_by_border(open_image(self.photo(number))))
+        return checked_mask(subject_by_border(open_image(self.photo(number))))
 
     def audit(self, resolution: int) -> Audit | None:
         """Audit the photos as they are; None where there is none."""
@@ -214,6 +217,38 @@ class PhotoDesk:
     def copy_photos(self, to: Path) -> None:
         """Copy photos, masks and captions, for a training that goes on whatever happens here."""
         shutil.copytree(self.folder / "photos", to)
+
+
+def complete_masks(desk: PhotoDesk, entries: Sequence[DeskPhoto]) -> None:
+    """Give photos without a mask a white one where others have masks: all of them counts.
+
+    Training takes masks of all photos, or of none.
+    """
+    some = any(entry.masked for entry in entries)
+    for entry in entries:
+        path = desk.mask(entry.number)
+        if not entry.masked and some:
+            write_plain(Image.new("L", open_image(desk.photo(entry.number)).size, 255), path)
+        elif not entry.masked:
+            path.unlink(missing_ok=True)
+
+
+def checked_mask(mask: Image.Image) -> Image.Image:
+    """Return a mask that marks something.
+
+    Raises:
+        UserError: it marks nothing.
+    """
+    if int(np.asarray(mask).max()) < 128:
+        raise UserError("The mask marks nothing; paint over the subject.")
+    return mask
+
+
+def with_own_names(desk: PhotoDesk, sentence: str) -> str:
+    """Write the names that a person's files had in place of those that photos have on the desk."""
+    for entry in desk.read().entries:
+        sentence = sentence.replace(desk.photo(entry.number).name, entry.name)
+    return sentence
 
 
 def add_files(desk: PhotoDesk, files: Sequence[Path]) -> list[str]:
@@ -252,8 +287,10 @@ def read_upload(path: Path, name: str) -> DecodedImage:
     """Decode an uploaded file under the limits of photos.
 
     Raises:
-        UserError: it is no image, or cannot be used; the sentence names it as its owner does.
+        UserError: it is too large, no image, or unusable; the sentence has the owner's name of it.
     """
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{shorten(name, 60)} is larger than {LARGEST_FILE // 2**20} MiB; save a smaller copy.")
     try:
         return decode(path, parse_color("white"), [], longest_side=LONGEST_SIDE)
     except UnusableImage as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import tomli_w
 
@@ -27,6 +27,13 @@ QUICK: Final[Mapping[str, object]] = {"report.images": 0, "selection.knobs": Fal
 """What a quick look leaves out."""
 PLACES: Final = ("photos", "class_noun", "base")
 """Keys that have fields of their own."""
+FIELDS: Final[Mapping[str, str]] = {
+    "steps": "training.steps",
+    "learning_rate": "method.learning_rate",
+    "previews_every": "previews.every",
+    "seed": "seed",
+}
+"""Field of a number -> the key that it sets."""
 MOST_FOLDERS: Final = 50
 
 
@@ -85,12 +92,8 @@ def form_values(form: RecipeForm) -> dict[str, object]:
     steps = form.steps
     if steps is None and form.effort != "usual":
         steps = int(preset_fields(base, form.method, form.effort)["steps"])
-    given: dict[str, object] = {"method.name": form.method, "training.steps": steps, "seed": form.seed}
-    given |= {
-        "method.learning_rate": form.learning_rate,
-        "previews.every": form.previews_every,
-        "dataset.masked": form.masked,
-    }
+    given: dict[str, object] = {"method.name": form.method, "dataset.masked": form.masked}
+    given |= {key: getattr(form, field) for field, key in FIELDS.items()} | {"training.steps": steps}
     given |= QUICK if form.effort == "quick" else {}
     for key, value in given.items():
         if value is not None:
@@ -145,10 +148,21 @@ def settings_text_of(run: Run, changes: Sequence[str] = ()) -> tuple[RecipeForm,
     method.pop("name", None)
     if not method:
         changed.pop("method", None)
+    numbers: dict[str, Any] = {field: take(changed, key) for field, key in FIELDS.items()}
     form = RecipeForm(
-        class_noun=recipe.class_noun or "", base=recipe.base, method=str(getattr(recipe.method, "name", ""))
+        class_noun=recipe.class_noun or "", base=recipe.base, method=str(getattr(recipe.method, "name", "")), **numbers
     )
     return form, tomli_w.dumps(changed)
+
+
+def take(values: dict[str, object], key: str) -> object:
+    """Take a dotted key out of nested values, and a section that is empty then."""
+    section, _, name = key.rpartition(".")
+    inner = cast("dict[str, object]", values.get(section, {})) if section else values
+    found = inner.pop(name, None)
+    if section and not inner:
+        values.pop(section, None)
+    return found
 
 
 def nouns() -> list[str]:

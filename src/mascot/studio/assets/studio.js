@@ -12,7 +12,7 @@
     shown.className = "toast";
     shown.setAttribute("role", "alert");
     shown.textContent = sentence;
-    document.body.append(shown);
+    (document.querySelector("dialog[open]") || document.body).append(shown);  // over a dialog, not behind it
     setTimeout(() => shown.remove(), 9000);
   }
 
@@ -72,9 +72,13 @@
   document.addEventListener("click", async (event) => {
     const act = event.target.closest("[data-post]"), edit = event.target.closest("[data-edit]");
     const seed = event.target.closest("[data-seed]");
+    if (event.target.closest("#draw-go")) {  // the result, and how far it is, may be out of sight
+      const frame = document.getElementById("draw-result").getBoundingClientRect();
+      if (frame.bottom < 80 || frame.top > innerHeight) document.getElementById("draw-result").scrollIntoView();
+    }
     if (act) {
       act.disabled = true;
-      await send(act.dataset.post);
+      if (await send(act.dataset.post) && act.dataset.say) toast(act.dataset.say);
       act.disabled = false;
       look(true);
     } else if (edit) {
@@ -110,7 +114,7 @@
     desk.innerHTML = `<div class="row"><button class="act" data-mode="crop"></button><button class="act" data-mode="mask"></button>
       <button class="act end quiet" data-do="close"></button></div><canvas tabindex="0"></canvas>
       <div class="row for-mask"><button class="act" data-tool="brush"></button><button class="act" data-tool="erase"></button>
-      <input type="range" min="4" max="80" value="28"><button class="act" data-do="border"></button><button class="act" data-do="unmask"></button></div>
+      <input type="range" min="4" max="80" value="28"><button class="act" data-do="border"></button><button class="act" data-do="unmask"></button><button class="act" data-do="undo"></button></div>
       <div class="row for-crop"><button class="act" data-do="whole"></button></div>
       <p></p><div class="row"><button class="act strong end" data-do="save"></button></div>`;
     for (const one of desk.querySelectorAll("button")) {
@@ -125,7 +129,7 @@
 
   function work(desk, number) {
     const canvas = desk.querySelector("canvas"), pen = canvas.getContext("2d");
-    const state = { mode: "crop", tool: "brush", image: null, box: [0.05, 0.05, 0.95, 0.95], from: null, changed: false };
+    const state = { mode: "crop", tool: "brush", image: null, box: [0, 0, 1, 1], from: null };
     const mask = document.createElement("canvas");
     const brush = desk.querySelector("input");
 
@@ -146,7 +150,7 @@
         const ink = tint.getContext("2d");
         ink.drawImage(mask, 0, 0);
         ink.globalCompositeOperation = "source-in";
-        ink.fillStyle = "#e2602a";
+        ink.fillStyle = "#00b7ff";
         ink.fillRect(0, 0, tint.width, tint.height);
         pen.globalAlpha = 0.5;
         pen.drawImage(tint, 0, 0);
@@ -165,7 +169,7 @@
     }
 
     async function take(mode) {
-      state.mode = mode; state.changed = false;
+      state.mode = mode;
       for (const one of desk.querySelectorAll("[data-mode]")) one.setAttribute("aria-pressed", one.dataset.mode === mode);
       desk.querySelector(".for-mask").hidden = mode !== "mask";
       desk.querySelector(".for-crop").hidden = mode !== "crop";
@@ -215,8 +219,12 @@
 
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
-      state.from = place(event); state.changed = true;
-      if (state.mode === "mask") { paint(state.from); show(); }
+      state.from = place(event);
+      if (state.mode === "mask") { remember(); paint(state.from); show(); return; }
+      const [x, y] = state.from, [left, top, right, bottom] = state.box;
+      const near = (one, other) => Math.abs(one - other) < 0.06;
+      if ((near(x, left) || near(x, right)) && (near(y, top) || near(y, bottom)))  // a corner: the other one stays
+        state.from = [near(x, left) ? right : left, near(y, top) ? bottom : top];
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!state.from) return;
@@ -250,6 +258,38 @@
       return done;
     }
 
+    function remember() {
+      const before = document.createElement("canvas");
+      before.width = mask.width; before.height = mask.height;
+      before.getContext("2d").drawImage(mask, 0, 0);
+      state.past = [...(state.past || []).slice(-20), before];
+    }
+
+    function undo() {
+      const before = state.past?.pop();
+      if (!before) return;
+      clear();
+      mask.getContext("2d").drawImage(before, 0, 0);
+      show();
+    }
+
+    function clear() {
+      mask.getContext("2d").globalCompositeOperation = "source-over";
+      mask.getContext("2d").clearRect(0, 0, mask.width, mask.height);
+    }
+
+    const painted = () => mask.getContext("2d").getImageData(0, 0, mask.width, mask.height).data.some((value, i) => i % 4 === 3 && value > 127);
+
+    async function border() {
+      const answer = await fetch(`/studio/border/${number}?now=${Date.now()}`);
+      if (!answer.ok) return toast((await answer.json().catch(() => ({}))).error || words.lost);
+      const proposed = await picture(URL.createObjectURL(await answer.blob()));
+      remember();
+      clear();
+      paintOld(proposed);
+      show();
+    }
+
     function flat() {
       const out = document.createElement("canvas");
       out.width = mask.width; out.height = mask.height;
@@ -267,11 +307,14 @@
       if (one.dataset.tool) tool(one.dataset.tool);
       const wanted = one.dataset.do;
       if (wanted === "close") desk.close();
-      if (wanted === "border" && await carry("border")) await take("mask");
-      if (wanted === "unmask" && await carry("unmask")) await take("mask");
+      if (wanted === "border") await border();
+      if (wanted === "undo") undo();
+      if (wanted === "unmask") { remember(); clear(); show(); }
       if (wanted === "whole" && await carry("crop", { box: null })) desk.close();
       if (wanted === "save") {
-        const done = state.mode === "crop" ? await carry("crop", { box: state.box }) : await carry("mask", { image: flat() });
+        const whole = state.box.every((side, i) => Math.abs(side - (i < 2 ? 0 : 1)) < 0.005);
+        const done = state.mode === "crop" ? await carry("crop", { box: whole ? null : state.box })
+          : painted() ? await carry("mask", { image: flat() }) : await carry("unmask");
         if (done) desk.close();
       }
     });

@@ -14,7 +14,7 @@ from mascot.api.library.changes import list_trash
 from mascot.api.library.curves import looks_of, losses_of
 from mascot.api.library.lineage import trace
 from mascot.api.library.listing import RunSummary
-from mascot.api.library.photo_desk import DeskPhoto, PhotoDesk, facts_by_number
+from mascot.api.library.photo_desk import DeskPhoto, PhotoDesk, facts_by_number, with_own_names
 from mascot.data.photo_audit import MINIMUM_PHOTOS, MINIMUM_SHARPNESS, Audit, PhotoFacts
 from mascot.errors import UserError
 from mascot.methods.registry import DEFAULT
@@ -45,7 +45,7 @@ def photos_part(desk: PhotoDesk, words: Words) -> str:
     cards = "".join(photo_card(desk, one, facts.get(one.number), one.number in alike, words) for one in listed.entries)
     masks = sum(one.masked for one in listed.entries)
     said = f'<p class="said">{text(words("photos.masks", count=masks))}</p>' if masks else ""
-    return f'{readiness(audit, len(listed.entries), words)}{said}<ul class="photos">{cards}</ul>'
+    return f'{readiness(desk, audit, words)}{said}<ul class="photos">{cards}</ul>'
 
 
 def resolution_of_starter() -> int:
@@ -83,14 +83,16 @@ def photo_card(desk: PhotoDesk, entry: DeskPhoto, facts: PhotoFacts | None, alik
     )
 
 
-def readiness(audit: Audit | None, count: int, words: Words) -> str:
+def readiness(desk: PhotoDesk, audit: Audit | None, words: Words) -> str:
     """Say how ready the photos are, and each finding with what to do."""
+    count = len(desk.read().entries)
     findings = list(audit.findings) if audit else []
     warnings = [one for one in findings if one.severity == "warning"]
     state = "photos.few" if count < MINIMUM_PHOTOS else "photos.mend" if warnings else "photos.ready"
     said = words(state, count=count, warnings=len(warnings), least=MINIMUM_PHOTOS)
     items = "".join(
-        f'<li class="{one.severity}" lang="en"><strong>{text(one.message)}</strong> {text(one.remedy)}</li>'
+        f'<li class="{one.severity}" lang="en"><strong>{text(with_own_names(desk, one.message))}</strong> '
+        f"{text(one.remedy)}</li>"
         for one in findings
     )
     listed = f'<ul class="findings">{items}</ul>' if items else ""
@@ -271,7 +273,7 @@ def run_buttons(shop: Workshop, one: RunSummary, words: Words) -> str:
         report = (
             f'<a class="act" href="{part(*place, "report")}?download=1" download>{text(words("library.report"))}</a>'
         )
-        score = button(words("library.score"), part(*place, "evaluate"))
+        score = button(words("library.score"), part(*place, "evaluate"), said=words("library.measuring"))
         more = f'<span class="label">{text(words("library.download"))}</span>{links}{report}{card}{score}'
     delete = button(words("library.delete"), part(*place, "delete"), kind="quiet")
     return f"{more}{rename}{delete}"

@@ -12,6 +12,7 @@ import tempfile
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Awaitable, Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -115,8 +116,15 @@ def photo_routes(shop: Workshop) -> APIRouter:
 
     @router.get("/mask/{number}")
     def send_mask(request: Request, number: int) -> Response:
-        path = session_of(shop, request).desk.mask(number)
-        return FileResponse(path, media_type="image/png") if path.is_file() else Response(status_code=204)
+        desk = session_of(shop, request).desk
+        masked = desk.entry(number).masked
+        return FileResponse(desk.mask(number), media_type="image/png") if masked else Response(status_code=204)
+
+    @router.get("/border/{number}")
+    def propose_mask(request: Request, number: int) -> Response:
+        content = BytesIO()
+        session_of(shop, request).desk.propose_mask(number).save(content, "PNG")
+        return Response(content.getvalue(), media_type="image/png", headers={"cache-control": "no-store"})
 
     @router.post("/photos/{number}/{verb}")
     async def change_photo(request: Request, number: int, verb: str) -> Response:
@@ -127,7 +135,6 @@ def photo_routes(shop: Workshop) -> APIRouter:
             "crop": lambda: desk.crop(number, box_in(body.get("box"))),
             "mask": lambda: desk.set_mask(number, decode_mask(bytes_in(body.get("image")))),
             "unmask": lambda: desk.set_mask(number, None),
-            "border": lambda: desk.mask_from_border(number),
         }
         return await carry_out(verbs, verb)
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import gradio as gr
 
-from mascot.api.library.changes import check_name, find_run
-from mascot.errors import UserError, is_out_of_memory
+from mascot.api.library.changes import find_run
+from mascot.errors import UserError, is_out_of_memory, shorten
 from mascot.generation.stack.adapter_sources import AdapterSource
 from mascot.storage.run_folder import Run
 from mascot.studio.sessions import COOKIE, Session
@@ -50,7 +50,7 @@ class Room:
                 return AdapterSource(text=path.stem, place=path, name=None)
             raise UserError(self.words("draw.gone"))
         run, at, step = name.partition("@")
-        found = find_run(self.shop.library, run)
+        found = self.run(run)
         if at and step.isdecimal():
             return AdapterSource(text=name, place=Path(f"{found.folder}@{int(step)}"))
         return AdapterSource(text=name, place=found)
@@ -61,7 +61,10 @@ class Room:
         Raises:
             UserError: there is none of that name.
         """
-        return find_run(self.shop.library, check_name(name.partition("@")[0]))
+        own = name.partition("@")[0]
+        if own not in {path.name for path in self.shop.library.iterdir()}:
+            raise UserError(self.words("library.gone", name=shorten(own, 40)))
+        return find_run(self.shop.library, own)
 
 
 UPLOADED: Final = "file: "
@@ -87,7 +90,7 @@ def said_to_the_user() -> Generator[None]:
 
 def message(sentence: str) -> gr.Error:
     """Make a message of the page from a sentence, which may hold a user's text."""
-    return gr.Error(escape(sentence), duration=12, title="mascot")
+    return gr.Error(escape(sentence), duration=12, title="mascot", print_exception=False)
 
 
 def lines_of(text: str) -> tuple[str, ...]:

@@ -98,9 +98,10 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
         )
     prompts, contexts = build_prompts(room)
     with gr.Group():
-        guidance = gr.Slider(0, 20, 3, step=0.1, label=words("draw.guidance"), elem_id="draw-guidance", min_width=140)
-        unet = gr.Slider(0, 2, 1, step=0.05, label=words("draw.unet"), min_width=140)
-        texts = gr.Slider(0, 2, 1, step=0.05, label=words("draw.text"), min_width=140)
+        guidance, unet, texts = (
+            knob(room, name, *span)
+            for name, span in {"guidance": (20, 3, 0.1), "unet": (2, 1, 0.05), "text": (2, 1, 0.05)}.items()
+        )
     marks = gr.HTML("", elem_classes="marks")
     with gr.Row():
         seed = gr.Number(0, label=words("draw.seed"), precision=0, minimum=0, elem_id="draw-seed", min_width=110)
@@ -111,6 +112,12 @@ def build_fields(room: Room) -> tuple[DrawFields, gr.HTML, gr.UploadButton, gr.D
         adapters, prompts, guidance, unet, texts, seed, count, negative, width, height, canvas, strength, base
     )
     return fields, marks, upload, contexts
+
+
+def knob(room: Room, name: str, most: float, value: float, step: float) -> gr.Slider:
+    """Build the field of a knob, with what it does."""
+    label, info = room.words(f"draw.{name}"), room.words(f"draw.{name}_info")
+    return gr.Slider(0, most, value, step=step, label=label, info=info, elem_id=f"draw-{name}", min_width=140)
 
 
 def build_prompts(room: Room) -> tuple[gr.Textbox, gr.Dropdown]:
@@ -136,8 +143,12 @@ def build_more(room: Room) -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Textbox
     with gr.Accordion(words("draw.more"), open=False):
         negative = gr.Textbox(label=words("draw.negative"), max_length=2000)
         with gr.Row():
-            width = gr.Number(None, label=words("draw.width"), precision=0, minimum=0, min_width=110)
-            height = gr.Number(None, label=words("draw.height"), precision=0, minimum=0, min_width=110)
+            width = gr.Number(
+                None, label=words("draw.width"), info=words("draw.size_info"), precision=0, minimum=0, min_width=110
+            )
+            height = gr.Number(
+                None, label=words("draw.height"), info=words("draw.size_info"), precision=0, minimum=0, min_width=110
+            )
         base = gr.Textbox(label=words("draw.base"), info=words("draw.base_info"), max_length=400)
     return negative, width, height, base
 
@@ -182,10 +193,10 @@ def session_adapters(session: Session) -> list[str]:
 
 
 def offer_adapters(room: Room, names: list[str] | None, request: gr.Request) -> gr.Dropdown:
-    """Offer what images can be generated with now; the newest where nothing is chosen."""
+    """Offer what images can be generated with now; the newest finished run where none is chosen."""
     choices = [*room.choices(), *session_adapters(room.session(request))]
-    kept = [name for name in names or [] if name in choices]
-    return gr.Dropdown(choices=choices, value=kept or choices[:1])
+    newest = [name for name in choices if "@" not in name][:1]
+    return gr.Dropdown(choices=choices, value=[name for name in names if name in choices] if names else newest)
 
 
 def knobs_of(room: Room, session: Session, names: list[str]) -> list[object]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gradio as gr
 
 from mascot.api.adapters.publish import publish
 from mascot.studio.markup import text
-from mascot.studio.tabs.answers import Room, said_to_the_user
+from mascot.studio.tabs.answers import Room, choose, said_to_the_user
 
 LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "openrail++", "creativeml-openrail-m")
 """Licenses that the form offers; others may be written."""
@@ -17,11 +19,11 @@ def build_library(room: Room) -> gr.Dropdown:
     words = room.words
     gr.HTML(f'<p class="lead">{words("library.lead")}</p>')
     gr.HTML(f'<div data-live="library" aria-label="{words("library.title")}"></div>')
-    with gr.Accordion(words("publish.title"), open=False):
+    with gr.Accordion(words("publish.title"), open=False) as form:
         gr.HTML(f"<p>{words('publish.lead')}</p>")
         with gr.Row():
             run = gr.Dropdown(
-                finished(room), label=words("compare.run"), elem_id="publish-run", allow_custom_value=True
+                finished(room), value=None, label=words("compare.run"), elem_id="publish-run", allow_custom_value=True
             )
             repo = gr.Textbox(
                 label=words("publish.repo"), placeholder="name/owl", max_length=200, elem_id="publish-repo"
@@ -45,8 +47,14 @@ def build_library(room: Room) -> gr.Dropdown:
             files = "".join(f"<li>{text(file)}</li>" for file in done.files)
             return f'<p class="said good">{text(done.url or words("publish.written"))}</p><ul>{files}</ul>'
 
+    form.expand(partial(offer_finished, room), run, run, api_visibility="private", show_progress="hidden")
     go.click(send, [run, repo, license_, private, dry], answer, api_visibility="private", concurrency_limit=1)
     return run
+
+
+def offer_finished(room: Room, name: str | None) -> gr.Dropdown:
+    """Offer the finished runs that there are now."""
+    return choose(finished(room), name)
 
 
 def finished(room: Room) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 
 from mascot.api.library.photo_desk import LARGEST_FILE, add_files
-from mascot.studio.tabs.answers import Room, message
+from mascot.studio.tabs.answers import Room
 
 REFRESH = "() => window.studio.refresh()"
 """Asks the page to load its live parts now."""
@@ -29,7 +30,7 @@ def build_photos(room: Room) -> None:
     def take(paths: list[str] | None, request: gr.Request) -> None:
         faults = add_files(room.session(request).desk, [Path(path) for path in paths or ()])
         if faults:
-            raise message(" ".join(faults))
+            gr.Warning(escape(" ".join(faults)), duration=12, title="mascot")
 
     for component in (files, folder):
         component.upload(take, component, None, api_visibility="private", show_progress="minimal").then(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import gradio as gr
 
 from mascot.api.library.listing import read_diagnosis
@@ -16,7 +18,9 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
     """Build the tab; returns the run's field, the report, and the remedies."""
     words = room.words
     gr.HTML(f'<p class="lead">{words("report.lead")}</p>')
-    run = gr.Dropdown(finished(room), label=words("compare.run"), elem_id="report-run", allow_custom_value=True)
+    run = gr.Dropdown(
+        finished(room), value=None, label=words("compare.run"), elem_id="report-run", allow_custom_value=True
+    )
     remedies = gr.CheckboxGroup([], label=words("report.remedies"), elem_id="report-remedies", visible=False)
     apply = gr.Button(words("report.apply"), elem_id="report-apply")
     page = gr.HTML(empty(words("report.empty")), elem_id="report-page")
@@ -27,12 +31,16 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
     def fill(name: str | None, chosen: list[str] | None) -> list[object]:
         with said_to_the_user():
             form, settings = settings_text_of(room.run(name or ""), chosen or [])
-        numbers = preset_fields(form.base, form.method, "usual").values()
-        return [form.class_noun, form.base, form.method, settings, "usual", *numbers, gr.Tabs(selected="teach")]
+        numbers = preset_fields(form.base, form.method, "usual")
+        given = {"steps": form.steps, "rate": form.learning_rate, "every": form.previews_every}
+        numbers |= {name: float(value) for name, value in given.items() if value is not None}
+        gr.Info(words("report.taken", name=escape(name or "")), duration=8, title="mascot")
+        fields = [form.class_noun, form.base, form.method, settings, "usual", *numbers.values(), form.seed or 0]
+        return [*fields, gr.Tabs(selected="teach")]
 
     run.change(show, run, [page, remedies], api_visibility="private", show_progress="hidden")
     filled = [fields.noun, fields.base, fields.method, fields.settings, fields.effort]
-    filled += [fields.steps, fields.rate, fields.every, tabs]
+    filled += [fields.steps, fields.rate, fields.every, fields.seed, tabs]
     apply.click(fill, [run, remedies], filled, api_visibility="private")
     return run, page, remedies
 

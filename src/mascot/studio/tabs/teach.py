@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -9,6 +11,7 @@ from typing import cast
 import gradio as gr
 
 from mascot.api.doctor import doctor
+from mascot.api.library.photo_desk import with_own_names
 from mascot.api.library.recipe_form import Effort, RecipeForm, find_bases, methods, nouns, preset_fields, recipe_from
 from mascot.errors import UserError
 from mascot.evaluation.diagnosis.remedies import OUTSIDE_MASK_WEIGHT
@@ -57,12 +60,15 @@ def build_teach(room: Room) -> TeachFields:
 
     def look(request: gr.Request, *values: object) -> str:
         with said_to_the_user():
-            return report_readiness(recipe_of(room, room.session(request), values), room)
+            session = room.session(request)
+            with own_names(session):
+                return report_readiness(recipe_of(room, session, values), room, session)
 
     def begin(request: gr.Request, *values: object) -> str:
         with said_to_the_user():
             session = room.session(request)
-            recipe = recipe_of(room, session, values)
+            with own_names(session):
+                recipe = recipe_of(room, session, values)
             job = room.shop.train(recipe, name_of_run(room, values), session.desk)
             return f'<p class="said good" role="status">{text(words("teach.queued", name=job.title))}</p>'
 
@@ -70,6 +76,19 @@ def build_teach(room: Room) -> TeachFields:
     started = start.click(begin, fields.all, answer, api_visibility="private", concurrency_limit=4)
     started.then(None, None, None, js=REFRESH, api_visibility="private")
     return fields
+
+
+@contextmanager
+def own_names(session: Session) -> Generator[None]:
+    """Name photos in a user's mistake as their owner does.
+
+    Raises:
+        UserError: the mistake, in other words.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(with_own_names(session.desk, str(error))) from error
 
 
 def build_fields(room: Room) -> TeachFields:
@@ -138,13 +157,13 @@ def build_numbers(room: Room) -> tuple[gr.Number, gr.Number, gr.Number, gr.Numbe
 
 
 def connect_preset(chosen: tuple[gr.components.Component, ...], filled: tuple[gr.Number, ...]) -> None:
-    """Fill the numbers with what the preset recommends, whenever another one is chosen."""
+    """Fill the numbers with what the preset recommends, whenever somebody chooses another one."""
 
     def fill(base: str | None, method: str, effort: Effort) -> list[float]:
         return list(preset_fields(base or "", method, effort).values())
 
     for component in chosen:
-        component.change(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
+        component.input(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bases(room: Room) -> list[str]:
@@ -196,14 +215,15 @@ def name_of_run(room: Room, values: tuple[object, ...]) -> str:
     return name
 
 
-def report_readiness(recipe: Recipe, room: Room) -> str:
+def report_readiness(recipe: Recipe, room: Room, session: Session) -> str:
     """Say what training would use and cost, and what is wrong with the photos."""
     report = doctor(recipe)
     found = dict(report.settings)
     first = [(name, found[name]) for name in ("cost", "memory") if name in found]
     rest = [(name, value) for name, value in report.settings if name not in {"cost", "memory"}]
     findings = "".join(
-        f'<li class="{one.severity}" lang="en"><strong>{text(one.message)}</strong> {text(one.remedy)}</li>'
+        f'<li class="{one.severity}" lang="en"><strong>{text(with_own_names(session.desk, one.message))}</strong> '
+        f"{text(one.remedy)}</li>"
         for one in report.audit.findings
     )
     return (
