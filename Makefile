@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs commands inputs formats starter wheel notebook studio-test campaigns clean
+.PHONY: help demo test check docs commands inputs formats pairs starter wheel notebook studio-test campaigns clean
 
 help:
 	@echo 'make demo       install mascot into $(VENV), teach the starter model a subject, write a report into runs/demo'
@@ -13,6 +13,7 @@ help:
 	@echo 'make commands   every command of the documentation that can run here (a quarter of an hour)'
 	@echo 'make inputs     2,000 bad inputs at random, each refused in one sentence (about ten minutes)'
 	@echo 'make formats    every layer of the real architectures through every adapter format (two minutes)'
+	@echo 'make pairs      every method on every kind of base, stopped at each step, and in a new process (four minutes)'
 	@echo 'make starter    every step of training the embedded base, at a tiny size (two minutes)'
 	@echo 'make wheel      the wheel in a bare environment, and faults that the doctor must find (some minutes)'
 	@echo 'make notebook   run the notebook, and kernels that train again and again (six minutes)'
@@ -66,6 +67,9 @@ inputs: $(VENV)/installed-dev
 
 formats: $(VENV)/installed-dev
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/laws/test_formats.py tests/laws/test_transformer_formats.py
+
+pairs: $(VENV)/installed-dev
+	timeout 1800 $(BIN)/python -m pytest -m slow tests/laws/test_every_pair.py
 
 starter: $(VENV)/installed-dev
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/starter_training

@@ -352,7 +352,7 @@ def test_the_doctor_takes_what_training_takes(mascot: Command, tiny_base: Path, 
         command: {parameter.name for parameter in COMMANDS[command].params} - {"help"}
         for command in ("train", "doctor")
     }
-    assert options["train"] - {"out", "resume"} <= options["doctor"]
+    assert options["train"] - {"out", "resume", "events"} <= options["doctor"]
     words = ["--method", "textual-inversion", "--steps", 7, "--seed", 5, "--token", "zwx", "--no-measure"]
     code, printed, errors = mascot("doctor", photos, "--base", tiny_base, "--class-noun", "dog", *words)
     assert (code, errors) == (0, "")

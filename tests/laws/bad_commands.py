@@ -592,7 +592,7 @@ def _checkups() -> Iterator[Command]:
     def doctor(says: str, *words: str) -> Command:
         return _command(says, "doctor", *words)
 
-    yield doctor("photos")
+    yield doctor("belong to the check of this machine", "photos", "--json")
     yield doctor("no photos", "empty", "--base", "base")
     yield doctor("does not exist", "nowhere", "--base", "base")
     yield doctor("does not exist", "photos", "--base", "nowhere")

@@ -48,6 +48,8 @@ WORDY = {"textual-inversion", "pivotal"}
 PAIRS = [(family, method) for family in FAMILIES for method in METHODS]
 TAUGHT = [pair for pair in PAIRS if not (pair[0] in WORDLESS and pair[1] in WORDY)]
 REFUSED = [pair for pair in PAIRS if pair not in TAUGHT]
+QUICK = [pytest.param(*pair, marks=() if pair[0] in {"sd", "flux"} else pytest.mark.slow) for pair in TAUGHT]
+"""The pairs: the default run takes those of two families, `make pairs` the others."""
 STEPS = 4
 SIDE = 64
 PROMPT = "a photo of a sks dog in the snow"
@@ -202,7 +204,9 @@ for place, (adapter, side) in enumerate(json.loads(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=() if family == "sd" else pytest.mark.slow) for family in FAMILIES]
+)
 def test_a_file_draws_the_same_in_a_new_process(bases: dict[str, str], family: str, home: Path, tmp_path: Path) -> None:
     """Train, then generate in a fresh process from the file alone: 0 difference, and a change."""
     methods = [method for name, method in TAUGHT if name == family]
@@ -298,7 +302,7 @@ def test_two_accumulated_are_a_batch_of_two(bases: dict[str, str], family: str, 
             push(attached, -0.01)
 
 
-@pytest.mark.parametrize(("family", "method"), TAUGHT)
+@pytest.mark.parametrize(("family", "method"), QUICK)
 def test_stopped_and_resumed_is_never_stopped(
     bases: dict[str, str], family: str, method: str, home: Path, tmp_path: Path
 ) -> None:
