@@ -35,12 +35,12 @@ def build_report(room: Room, fields: TeachFields, tabs: gr.Tabs) -> tuple[gr.Dro
         given = {"steps": form.steps, "rate": form.learning_rate, "every": form.previews_every}
         numbers |= {name: float(value) for name, value in given.items() if value is not None}
         gr.Info(words("report.taken", name=escape(name or "")), duration=8, title="mascot")
-        fields = [form.class_noun, form.base, form.method, settings, "usual", *numbers.values(), form.seed or 0]
-        return [*fields, gr.Tabs(selected="teach")]
+        said = [form.class_noun, form.base, form.method, settings, "usual", *numbers.values(), form.seed or 0]
+        return [*said, [form.base, form.method, "usual"], gr.Tabs(selected="teach")]
 
     run.change(show, run, [page, remedies], api_visibility="private", show_progress="hidden")
     filled = [fields.noun, fields.base, fields.method, fields.settings, fields.effort]
-    filled += [fields.steps, fields.rate, fields.every, fields.seed, tabs]
+    filled += [fields.steps, fields.rate, fields.every, fields.seed, fields.filled_for, tabs]
     apply.click(fill, [run, remedies], filled, api_visibility="private")
     return run, page, remedies
 

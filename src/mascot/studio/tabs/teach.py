@@ -37,11 +37,13 @@ class TeachFields:
     every: gr.Number
     settings: gr.Code
     name: gr.Textbox
+    filled_for: gr.State
+    """Base, method and effort whose preset the numbers hold."""
 
     @property
     def all(self) -> list[gr.components.Component]:
-        """The fields as a list."""
-        return [getattr(self, name) for name in self.__dataclass_fields__]
+        """The fields that somebody fills, as a list."""
+        return [getattr(self, name) for name in self.__dataclass_fields__ if name != "filled_for"]
 
 
 def build_teach(room: Room) -> TeachFields:
@@ -126,8 +128,9 @@ def build_fields(room: Room) -> TeachFields:
             show_line_numbers=False,
             elem_id="teach-settings",
         )
-    connect_preset((base, method, effort), (steps, rate, every))
-    return TeachFields(noun, base, method, effort, steps, rate, seed, every, settings, name)
+    filled_for = gr.State(["starter", DEFAULT, "usual"])
+    connect_preset((base, method, effort), (steps, rate, every), filled_for)
+    return TeachFields(noun, base, method, effort, steps, rate, seed, every, settings, name, filled_for)
 
 
 def build_numbers(room: Room) -> tuple[gr.Number, gr.Number, gr.Number, gr.Number]:
@@ -156,14 +159,21 @@ def build_numbers(room: Room) -> tuple[gr.Number, gr.Number, gr.Number, gr.Numbe
     return steps, rate, seed, every
 
 
-def connect_preset(chosen: tuple[gr.components.Component, ...], filled: tuple[gr.Number, ...]) -> None:
-    """Fill the numbers with what the preset recommends, whenever somebody chooses another one."""
+def connect_preset(
+    chosen: tuple[gr.components.Component, ...], filled: tuple[gr.Number, ...], filled_for: gr.State
+) -> None:
+    """Fill the numbers with what the preset recommends, whenever another one is chosen."""
 
-    def fill(base: str | None, method: str, effort: Effort) -> list[float]:
-        return list(preset_fields(base or "", method, effort).values())
+    def fill(base: str | None, method: str, effort: Effort, known: list[str]) -> list[object]:
+        asked = [base or "", method, effort]
+        numbers = (
+            [gr.skip()] * len(filled) if asked == known else list(preset_fields(base or "", method, effort).values())
+        )
+        return [*numbers, asked]
 
+    given, shown = [*chosen, filled_for], [*filled, filled_for]
     for component in chosen:
-        component.input(fill, list(chosen), list(filled), api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
+        component.change(fill, given, shown, api_visibility="private", show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bases(room: Room) -> list[str]:
